@@ -1,0 +1,51 @@
+"""stantune: hyper-parameter search in which every trial trains with fewer computations, and the winner is as good."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stantune.errors import NoEffectWarning, StantuneError
+    from stantune.problems import Problem
+    from stantune.solver import Solver
+    from stantune.space import Categorical, Float, Integer, Space
+    from stantune.stan.config import Stan
+    from stantune.stan.surgery import accelerate_, restore_
+    from stantune.train import run
+
+# Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
+_HOME = {
+    "Categorical": "space",
+    "Float": "space",
+    "Integer": "space",
+    "NoEffectWarning": "errors",
+    "Problem": "problems",
+    "Solver": "solver",
+    "Space": "space",
+    "Stan": "stan.config",
+    "StantuneError": "errors",
+    "accelerate_": "stan.surgery",
+    "restore_": "stan.surgery",
+    "run": "train",
+}
+__all__ = [
+    "Categorical",
+    "Float",
+    "Integer",
+    "NoEffectWarning",
+    "Problem",
+    "Solver",
+    "Space",
+    "Stan",
+    "StantuneError",
+    "accelerate_",
+    "restore_",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stantune' has no attribute {name!r}")
+    return getattr(import_module(f"stantune.{_HOME[name]}"), name)

@@ -1,0 +1,214 @@
+"""The options that several commands share, and how their texts become settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from stantune.errors import StantuneError, UsageError
+
+if TYPE_CHECKING:
+    # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs neither.
+    from pydantic import BaseModel
+
+    from stantune.problems import Problem, Splits
+    from stantune.search.settings import SearchSettings
+    from stantune.stan.config import Stan
+
+QUICK_ITERATIONS = 300
+_state = {"debug": False}
+
+
+def debugging() -> bool:
+    """Tell whether --debug was given."""
+    return _state["debug"]
+
+
+def _set_debug(value: bool) -> bool:
+    _state["debug"] = _state["debug"] or value
+    return value
+
+
+ProblemName = Annotated[str, typer.Argument(metavar="PROBLEM", help="A built-in problem, or your own as FILE.py:NAME.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True)]
+Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Where data sets are kept (default: $STANTUNE_DATA, else the cache)."),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a training (default: PyTorch's).")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+Quick = Annotated[bool, typer.Option("--quick", help=f"A small search: R = {QUICK_ITERATIONS}.")]
+MaxIterations = Annotated[
+    int | None, typer.Option("--max-iterations", metavar="R", help="Most iterations of a trial (default: all).")
+]
+MinIterations = Annotated[
+    int | None, typer.Option("--min-iterations", metavar="r", help="Least iterations before a trial may be dropped.")
+]
+Eta = Annotated[int, typer.Option("--eta", help="One trial of ETA is promoted in each rung.")]
+Brackets = Annotated[str, typer.Option("--brackets", metavar="all|N", help="How many brackets, from the widest on.")]
+Variant = Annotated[str, typer.Option("--variant", metavar="algorithm1|table1", help="How trials are rounded.")]
+Sampler = Annotated[str, typer.Option("--sampler", metavar="random", help="What proposes settings.")]
+
+Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]
+Rate = Annotated[float, typer.Option("--rate", help="Share of the entries that STAN computes: 0.5 or 0.25.")]
+Period = Annotated[
+    str,
+    typer.Option("--period", metavar="Z|none", help="Reduced iterations after each exact one; none: no exact ones."),
+]
+Pretrain = Annotated[int, typer.Option("--pretrain", metavar="p_t", help="Exact iterations at the start.")]
+Tail = Annotated[int, typer.Option("--tail", help="Exact iterations at the end of a whole training.")]
+
+
+def console_for(json: str | None) -> Console:
+    """Return where people read: standard output, or standard error where that is taken by JSON."""
+    return Console(stderr=json == "-", highlight=False)
+
+
+def write_json(result: BaseModel, target: str | None) -> None:
+    """Write a result where --json says.
+
+    Raises:
+        StantuneError: the file cannot be written.
+    """
+    if target is None:
+        return
+    text = result.model_dump_json(indent=2)
+    if target == "-":
+        print(text)
+        return
+    from stantune.files import write_whole
+
+    try:
+        write_whole(Path(target), f"{text}\n".encode())
+    except OSError as error:
+        raise StantuneError(f"--json {target} cannot be written ({error.strerror}); name another file") from error
+
+
+def check_json(target: str | None) -> None:
+    """Raise UsageError now, and not after hours of training, where --json names no possible file."""
+    if target not in (None, "-") and (Path(target).is_dir() or not Path(target).absolute().parent.is_dir()):
+        raise UsageError(f"--json {target} is no file in an existing directory; name another file")
+
+
+def device_of(text: str) -> str:
+    """Return the device to train on; raises UsageError where there is none such."""
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = text.partition(":")
+    if kind == "cpu" and not index:
+        return text
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise UsageError(f"--device {text} is no device; give auto, cpu, cuda or cuda:N")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {text}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give auto or cpu"
+        )
+    return text
+
+
+def stan_of(
+    accelerate: str, rate: float, period: str, pretrain: int, tail: int, iterations: int, problem: Problem
+) -> Stan | None:
+    """Return STAN's settings, or None for --accelerate none; raises UsageError."""
+    from stantune.stan.config import Stan
+
+    if accelerate not in ("stan", "none"):
+        raise UsageError(f"--accelerate {accelerate} is unknown; give stan or none")
+    if period != "none" and not period.isdigit():
+        raise UsageError(
+            f"--period {period} is no number of iterations, 0 or more; give one, or none for no exact ones"
+        )
+    if pretrain + tail > iterations:
+        raise UsageError(
+            f"--pretrain {pretrain} and --tail {tail} are more than the training's {iterations} iterations; give less"
+        )
+    if accelerate == "none":
+        return None
+    return Stan(
+        rate=rate,
+        period=None if period == "none" else int(period),
+        pretrain=pretrain,
+        tail=tail,
+        iterations=iterations,
+        layers=problem.stan_layers,
+    )
+
+
+def settings_of(
+    problem: Problem,
+    quick: bool,
+    max_iterations: int | None,
+    min_iterations: int | None,
+    eta: int,
+    brackets: str,
+    variant: str,
+    sampler: str,
+    stan: tuple[str, float, str, int, int],
+    seed: int,
+    threads: int | None,
+    device: str,
+) -> SearchSettings:
+    """Return the settings of a search from the options' values; prepares this process for training.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+    from stantune.runtime import tune_process
+    from stantune.search.settings import SearchSettings, default_min_iterations
+
+    if brackets != "all" and not brackets.isdigit():
+        raise UsageError(f"--brackets {brackets} is neither all nor a number; give one of them")
+    if max_iterations is None:
+        max_iterations = min(QUICK_ITERATIONS, problem.iterations) if quick else problem.iterations
+    if max_iterations < 1:
+        raise UsageError(f"--max-iterations {max_iterations} is too small; give at least 1")
+    if eta < 2:
+        raise UsageError(f"--eta {eta} is too small: one trial of eta is promoted; give 2 or more")
+    settings = SearchSettings(
+        seed=seed,
+        max_iterations=max_iterations,
+        min_iterations=default_min_iterations(max_iterations, eta) if min_iterations is None else min_iterations,
+        eta=eta,
+        brackets=None if brackets == "all" else int(brackets),
+        variant=variant,
+        sampler=sampler,
+        device=device_of(device),
+    )
+    settings.check(problem)
+    return dataclasses.replace(settings, stan=stan_of(*stan, max_iterations, problem), threads=tune_process(threads))
+
+
+def load_splits(problem: Problem, data: Path | None, console: Console, full: bool = False) -> Splits:
+    """Return the problem's data; a built-in data set that is not there yet is fetched first."""
+    from stantune.data import fetch, is_present
+
+    if isinstance(problem.data, str) and not is_present(problem.data, data):
+        fetch(problem.data, data, say=lambda line: console.print(line, soft_wrap=True))
+    return problem.load(data, full=full)
+
+
+def warn_of_no_effect(problem: Problem, stan: Stan | None, console: Console) -> None:
+    """Say once, before the first trial, where STAN changes nothing; the trials themselves are silent about it."""
+    import warnings
+
+    from stantune.errors import NoEffectWarning
+    from stantune.stan.surgery import accelerate_
+
+    if stan is None:
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoEffectWarning)
+        accelerate_(problem.build({}), stan)
+    for warning in caught:
+        if issubclass(warning.category, NoEffectWarning):
+            console.print(f"note: {warning.message}", soft_wrap=True)
+    warnings.simplefilter("ignore", NoEffectWarning)

@@ -1,0 +1,126 @@
+"""`stantune train` and `stantune problems`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stantune.cli import options as o
+from stantune.errors import UsageError
+
+if TYPE_CHECKING:
+    from stantune.problems import Problem
+    from stantune.report.results import ProblemResult
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
+Iterations = Annotated[int | None, typer.Option("--iterations", help="How many (default: the problem's own number).")]
+FullTrain = Annotated[bool, typer.Option("--full-train", help="Train on all training images, none held out.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Keep the training there; the same command goes on.")
+]
+
+
+def train(
+    problem: o.ProblemName,
+    set: Set = None,
+    iterations: Iterations = None,
+    full_train: FullTrain = False,
+    accelerate: o.Accelerate = "none",
+    rate: o.Rate = 0.5,
+    period: o.Period = "9",
+    pretrain: o.Pretrain = 0,
+    tail: o.Tail = 0,
+    seed: o.Seed = 0,
+    checkpoint: Checkpoint = None,
+    data: o.Data = None,
+    json: o.Json = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    debug: o.Debug = False,
+) -> None:
+    """Train one setting of a problem, exactly unless told otherwise, and print its error."""
+    from stantune.problems import find
+    from stantune.report.live import training_progress
+    from stantune.report.results import TrainResult
+    from stantune.report.summary import cost_seconds
+    from stantune.report.text import show_training
+    from stantune.runtime import tune_process
+    from stantune.seeds import derive
+    from stantune.stan.config import Stan
+    from stantune.train import run
+
+    o.check_json(json)
+    what = find(problem)
+    setting = _setting(what, set or [])
+    length = iterations or (full_train and what.full_iterations) or what.iterations
+    if length < 1:
+        raise UsageError(f"--iterations {length} is too small; give at least 1")
+    stan: Stan | None = o.stan_of(accelerate, rate, period, pretrain, tail, length, what)
+    where = o.device_of(device)
+    tune_process(threads)
+    console = o.console_for(json)
+    splits = o.load_splits(what, data, console, full_train)
+    o.warn_of_no_effect(what, stan, console)
+    with training_progress(console, length) as moved:
+        outcome = run(
+            what,
+            setting,
+            checkpoint,
+            0,
+            length,
+            splits=splits,
+            seed=derive("train", seed),
+            stan=stan,
+            evaluate=("test",) if full_train else ("validation", "test"),
+            device=where,
+            watch=moved,
+        )
+    result = TrainResult(
+        problem=what.name,
+        seed=seed,
+        accelerate="none" if stan is None else "stan",
+        params=setting,
+        iterations=outcome.iterations,
+        validation_error=outcome.errors.get("validation"),
+        test_error=outcome.errors.get("test"),
+        seconds=cost_seconds(outcome.cost),
+        diverged_at=outcome.diverged_at,
+    )
+    show_training(console, result)
+    o.write_json(result, json)
+
+
+def problems(json: o.Json = None, debug: o.Debug = False) -> None:
+    """List the built-in problems with their spaces."""
+    from stantune.problems import BUILT_IN
+    from stantune.report.results import ProblemsResult
+    from stantune.report.text import show_problems
+
+    o.check_json(json)
+    result = ProblemsResult(problems=[_describe(problem) for problem in BUILT_IN.values()])
+    show_problems(o.console_for(json), result)
+    o.write_json(result, json)
+
+
+def _setting(problem: Problem, assignments: list[str]) -> dict[str, Any]:
+    setting = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment} is no assignment; write it as NAME=VALUE")
+        setting[name] = problem.space.parse(name, text)
+    return problem.space.check(setting)
+
+
+def _describe(problem: Problem) -> ProblemResult:
+    from stantune.report.results import ParameterResult, ProblemResult
+
+    return ProblemResult(
+        name=problem.name,
+        data=problem.data if isinstance(problem.data, str) else "its own",
+        iterations=problem.iterations,
+        batch_size=problem.batch_size,
+        space=[ParameterResult(name=name, **described) for name, described in problem.space.as_json().items()],
+    )

@@ -1,0 +1,34 @@
+"""The few kinds of error and warning that stantune raises; each carries one sentence for the user."""
+
+from __future__ import annotations
+
+
+class StantuneError(Exception):
+    """Something failed; the message is one sentence that names the value, the place and the remedy.
+
+    `exit_code` is what the command line ends with: 1 for a failure, 2 for bad use.
+    """
+
+    exit_code = 1
+
+
+class UsageError(StantuneError, ValueError):
+    """What was asked for cannot be done as asked: an unknown name, a value outside its range."""
+
+    exit_code = 2
+
+
+class DataError(StantuneError):
+    """A data file is missing, cut short or altered, or could not be fetched."""
+
+
+class CheckpointError(StantuneError):
+    """A checkpoint cannot be read, or belongs to another trial."""
+
+
+class StoreError(StantuneError):
+    """The trial table cannot be reached, is locked, or is another search's."""
+
+
+class NoEffectWarning(UserWarning):
+    """Nothing was changed: the request was sound but there was nothing that it applies to."""

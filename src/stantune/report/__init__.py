@@ -1,0 +1,1 @@
+"""Reports: numbers first, then what draws them."""

@@ -1,0 +1,113 @@
+"""What is seen while a search runs: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from stantune.report.words import duration, percent
+from stantune.search.coordinator import Job
+from stantune.search.progress import Progress
+from stantune.search.watching import Silent, Watcher
+
+
+class Lines(Silent):
+    """Writes one line for each rung of each bracket, and for the final training."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rung: tuple[int, int] | None = None
+
+    def job(self, job: Job | None, progress: Progress) -> None:
+        """Write a line where another rung begins."""
+        rung = None if job is None else (job.bracket, job.stop)
+        if rung == self._rung and job is not None:
+            return
+        self._rung = rung
+        what = "final training" if job is None else f"bracket {job.bracket}, rung of {job.stop} iterations"
+        self._console.print(f"{what}: {_state(progress)}", highlight=False, soft_wrap=True)
+
+
+class LiveView(Silent):
+    """Redraws a small table in place, a few times a second."""
+
+    def __init__(self, console: Console) -> None:
+        self.live = Live(console=console, transient=True, auto_refresh=False)
+        self._job: Job | None = None
+        self._drawn = 0.0
+
+    def job(self, job: Job | None, progress: Progress) -> None:
+        """Show the new job."""
+        self._job = job
+        self._draw(progress)
+
+    def iteration(self, progress: Progress) -> None:
+        """Redraw, but not more often than the eye can follow."""
+        if time.monotonic() - self._drawn > 0.25:
+            self._draw(progress)
+
+    def _draw(self, progress: Progress) -> None:
+        self._drawn = time.monotonic()
+        table = Table.grid(padding=(0, 2))
+        if self._job is None:
+            table.add_row("final training", f"iteration {progress.at} of {progress.final_iterations}")
+        else:
+            table.add_row("bracket", f"s = {self._job.bracket}")
+            table.add_row("rung", f"{self._job.stop} iterations")
+            table.add_row("trial", f"{self._job.number}, iteration {progress.at} of {self._job.stop}")
+        table.add_row("trials", _counts(progress))
+        table.add_row("best so far", percent(progress.best))
+        table.add_row("speed", f"{progress.iterations_per_second:.1f} iterations/s")
+        table.add_row("time left", duration(progress.seconds_left))
+        self.live.update(table, refresh=True)
+
+
+def _counts(progress: Progress) -> str:
+    status = progress.status
+    return (
+        f"{progress.trials} begun: {status.running} running, {status.promoted} promoted, {status.dropped} dropped, "
+        f"{status.diverged} diverged"
+    )
+
+
+def _state(progress: Progress) -> str:
+    return (
+        f"trials {_counts(progress)}; best {percent(progress.best)}; "
+        f"{progress.iterations_per_second:.1f} iterations/s, {duration(progress.seconds_left)} left"
+    )
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watcher]:
+    """Give the live view where the console is a terminal, lines elsewhere; what it drew is gone at the end."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    view = LiveView(console)
+    with view.live:
+        yield view
+
+
+@contextmanager
+def training_progress(console: Console, iterations: int) -> Iterator[Callable[[int], None]]:
+    """Give a function that is told the iterations done: a bar on a terminal, a line for each tenth elsewhere."""
+    if not console.is_terminal:
+        tenth = max(iterations // 10, 1)
+
+        def say(done: int) -> None:
+            if done % tenth == 0:
+                console.print(f"iteration {done} of {iterations}")
+
+        yield say
+        return
+    columns = (TextColumn("{task.completed} of {task.total} iterations"), BarColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("training", total=iterations)
+        yield lambda done: bar.update(task, completed=done)

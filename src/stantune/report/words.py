@@ -1,0 +1,51 @@
+"""Numbers as people read and type them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stantune.errors import UsageError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time such as 0.4 s, 38 s, 2 min 05 s or 3 h 20 min; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a time such as 90, 45s, 30m, 2h or 1h30m.
+
+    Raises:
+        UsageError: it is none.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        raise UsageError(f"{text!r} is no length of time; write it as 90s, 30m, 2h or 1h30m")
+    return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+
+
+def percent(error: float | None) -> str:
+    """Return an error in percent; a dash for None."""
+    return "–" if error is None else f"{error:.2f} %"
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """Return a setting on one line."""
+    return ", ".join(f"{name}={_value(value)}" for name, value in setting.items()) or "the problem's own values"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,124 @@
+"""A search's directory: its lock, its files, and what tells it from another search's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.files import write_whole
+from stantune.search.store import Store, sqlite_url
+
+_DATABASE = "search.db"
+_STUDY = "search"
+
+
+class SearchDirectory:
+    """The files of one search. The trial table is the truth; the checkpoints beside it can be made again.
+
+    Attributes:
+        path: the directory.
+        url: of the Optuna storage that holds the trial table.
+        study: the study's name in it.
+    """
+
+    def __init__(self, path: Path, storage: str | None = None) -> None:
+        self.path = path
+        self.url = storage or sqlite_url(path / _DATABASE)
+        # A database of one's own needs no telling name; in a shared one the directory tells searches apart.
+        self.study = f"stantune {path.resolve()}" if storage else _STUDY
+        self._where = _without_password(self.url) if storage else _DATABASE
+
+    @property
+    def final(self) -> Path:
+        """The checkpoint of the final training; at its end it holds the weights that the search found."""
+        return self.path / "final.pt"
+
+    @property
+    def result(self) -> Path:
+        """The result, as the JSON contract has it."""
+        return self.path / "result.json"
+
+    def checkpoint(self, number: int) -> Path:
+        """Return the checkpoint of a trial."""
+        return self.path / "checkpoints" / f"trial-{number:06d}.pt"
+
+    def holds_search(self) -> bool:
+        """Tell whether a search was begun here."""
+        return self._note.exists() or (self.path / _DATABASE).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory if need be and keep other searches out of it; a killed process holds no lock.
+
+        Raises:
+            StantuneError: it cannot be made or written to, or another search is running in it.
+            UsageError: its search keeps its table in another storage.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"another search is running in {self.path}; wait for it, end it, or choose another directory with --out"
+            ) from None
+        except OSError as error:
+            raise StantuneError(
+                f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with --out"
+            ) from error
+        try:
+            self._check_storage()
+            yield
+        finally:
+            lock.release()
+
+    def note_storage(self) -> None:
+        """Write down where the trial table is, so that a later run does not begin a second one elsewhere."""
+        if not self._note.exists():
+            write_whole(self._note, json.dumps({"storage": self._where}).encode())
+
+    def clear(self) -> None:
+        """Delete the search: its table, checkpoints and results; call it under the lock."""
+        if self.study == _STUDY:
+            for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
+                (self.path / name).unlink(missing_ok=True)
+        else:
+            Store.delete(self.url, self.study)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for file in (self.final, self.result, self._note):
+            file.unlink(missing_ok=True)
+
+    @property
+    def _note(self) -> Path:
+        return self.path / "search.json"
+
+    def _check_storage(self) -> None:
+        try:
+            there = json.loads(self._note.read_text())["storage"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{self._note} is damaged; move the directory away, or begin anew in another with --out"
+            ) from None
+        if there != self._where:
+            here = "--storage " + self._where if self.study != _STUDY else "no --storage"
+            raise UsageError(
+                f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
+                "storage, or another directory with --out"
+            )
+
+
+def _without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return url  # Store.open says what is wrong with it

@@ -1,0 +1,43 @@
+"""How long a search will take, from a few timed iterations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stantune.problems import Problem, Splits
+from stantune.search.hyperband import trained_iterations
+from stantune.search.settings import SearchSettings
+from stantune.stan.config import Stan
+from stantune.train import Cost, run
+
+WARM_UP = 4
+TIMED = 16
+
+
+def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits) -> float:
+    """Return the seconds of a whole search if no trial diverges, the final training and all evaluations included.
+
+    Exact and, under STAN, reduced iterations of the problem's own setting are timed here and now.
+    """
+    exact, evaluation = _time(problem, settings, splits, None)
+    average = exact
+    if settings.stan is not None:
+        reduced, _ = _time(problem, settings, splits, replace(settings.stan, period=None, pretrain=0, tail=0))
+        counts = settings.stan.schedule.counts(0, settings.max_iterations)
+        average = (exact * (counts.exact + counts.refresh) + reduced * counts.reduced) / settings.max_iterations
+    plan = settings.plan()
+    evaluations = sum(rung.trials for bracket in plan for rung in bracket.rungs) + 2
+    return average * trained_iterations(plan).continued + exact * settings.max_iterations + evaluation * evaluations
+
+
+def _time(problem: Problem, settings: SearchSettings, splits: Splits, stan: Stan | None) -> tuple[float, float]:
+    """Return the seconds of one iteration and of one evaluation."""
+
+    def cost(iterations: int) -> Cost:
+        return run(
+            problem, {}, None, 0, iterations, splits=splits, seed=settings.seed, stan=stan, device=settings.device
+        ).cost
+
+    cost(WARM_UP)
+    timed = cost(TIMED)
+    return (timed.exact_seconds + timed.reduced_seconds) / TIMED, timed.evaluation_seconds

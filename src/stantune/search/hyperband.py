@@ -1,0 +1,114 @@
+"""Hyperband's brackets, rungs and promotions, in whole numbers (Li et al., JMLR 18(185), 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stantune.errors import UsageError
+
+VARIANTS = ("algorithm1", "table1")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of a bracket: at most `trials` trials, each trained up to `iterations` iterations in all."""
+
+    iterations: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """One run of successive halving with `s` promotions, so s + 1 rungs."""
+
+    s: int
+    rungs: tuple[Rung, ...]
+
+
+class Result(NamedTuple):
+    """What a trial reached in a rung: its error, or None where it diverged."""
+
+    number: int
+    error: float | None
+
+    @property
+    def diverged(self) -> bool:
+        """Tell whether there is no finite error."""
+        return self.error is None or not math.isfinite(self.error)
+
+
+class TrainedIterations(NamedTuple):
+    """The iterations of a whole plan: continuing each promoted trial, or training it anew in each rung."""
+
+    continued: int
+    restarted: int
+
+
+def plan(
+    max_iterations: int,
+    min_iterations: int,
+    eta: int,
+    variant: str = "algorithm1",
+    brackets: int | None = None,
+) -> tuple[Bracket, ...]:
+    """Return the brackets s_max ... 0 for R = `max_iterations` and r = `min_iterations`.
+
+    s_max is the largest s with r eta^s <= R; rung i of bracket s trains up to floor(R / eta^(s-i))
+    iterations, of floor(n / eta^i) trials. How n is rounded is the `variant`'s business:
+
+    - "algorithm1": n = ceil((s_max + 1) / (s + 1) eta^s), as the paper's Algorithm 1 says;
+    - "table1": n = floor((s_max + 1) / (s + 1)) eta^s, which gives the numbers that the paper's Table 1
+      prints (81, 27, 9, 6, 5 for R = 81 and eta = 3).
+
+    `brackets` runs only the first so many, those that stop earliest. Raises UsageError.
+    """
+    if eta < 2:
+        raise UsageError(f"eta is {eta}, but one trial of eta is kept in each rung: give 2 or more")
+    if min_iterations < 1:
+        raise UsageError(f"min-iterations is {min_iterations}, but a rung trains at least 1 iteration")
+    if min_iterations > max_iterations:
+        raise UsageError(
+            f"min-iterations is {min_iterations}, above max-iterations ({max_iterations}): "
+            f"give {max_iterations} or less"
+        )
+    if variant not in VARIANTS:
+        raise UsageError(f"there is no variant {variant!r}: give {' or '.join(VARIANTS)}")
+    s_max = 0
+    while min_iterations * eta ** (s_max + 1) <= max_iterations:
+        s_max += 1
+    if brackets is not None and not 1 <= brackets <= s_max + 1:
+        raise UsageError(f"brackets is {brackets}, but this search has {s_max + 1}: give 1 to {s_max + 1}")
+    planned = []
+    for s in range(s_max, s_max - (s_max + 1 if brackets is None else brackets), -1):
+        ceiling, floor = -(-(s_max + 1) * eta**s // (s + 1)), (s_max + 1) // (s + 1) * eta**s
+        trials = ceiling if variant == "algorithm1" else floor
+        rungs = tuple(Rung(max_iterations // eta ** (s - i), trials // eta**i) for i in range(s + 1))
+        planned.append(Bracket(s, rungs))
+    return tuple(planned)
+
+
+def promote(results: Sequence[Result], keep: int) -> tuple[int, ...]:
+    """Return the numbers of the at most `keep` trials that go on, best first.
+
+    The lowest error comes first, equal errors in the order of the trial numbers. A diverged trial ranks
+    last and never goes on, so fewer than `keep` may be returned.
+    """
+    ranked = sorted(
+        (result.error, result.number) for result in results if result.error is not None and not result.diverged
+    )
+    return tuple(number for _, number in ranked[:keep])
+
+
+def trained_iterations(brackets: Sequence[Bracket]) -> TrainedIterations:
+    """Add up the iterations of a plan in which no trial diverges."""
+    continued = restarted = 0
+    for bracket in brackets:
+        before = 0
+        for rung in bracket.rungs:
+            continued += rung.trials * (rung.iterations - before)
+            restarted += rung.trials * rung.iterations
+            before = rung.iterations
+    return TrainedIterations(continued, restarted)

@@ -1,0 +1,96 @@
+"""What defines a search: two searches with equal settings have equal results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stantune.errors import UsageError
+from stantune.problems import Problem
+from stantune.search.hyperband import Bracket, plan
+from stantune.seeds import derive
+from stantune.stan.config import Stan
+
+# Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
+FEWEST_ITERATIONS = 25
+MOST_BRACKETS = 5
+
+
+def default_min_iterations(max_iterations: int, eta: int) -> int:
+    """Return r such that there are at most five brackets (as in the Hyperband study) and no tiny rung."""
+    fewest: int = max_iterations // eta ** (MOST_BRACKETS - 1)
+    return max(fewest, min(FEWEST_ITERATIONS, max_iterations))
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """All that a search's result depends on.
+
+    Attributes:
+        seed: of every random choice.
+        max_iterations: R, iterations of a trial that is never dropped.
+        min_iterations: r, the least iterations before a trial may be dropped.
+        eta: one of so many trials is promoted.
+        brackets: how many of the brackets are run, from the one that drops most; None for all.
+        variant: "algorithm1" or "table1": how the number of trials is rounded (Li et al., 2018).
+        sampler: what proposes settings.
+        stan: STAN's settings for the trials, without a seed of its own; None trains exactly.
+        threads: of each training; another number changes the last bits of its sums.
+        device: where to train.
+    """
+
+    seed: int
+    max_iterations: int
+    min_iterations: int
+    eta: int = 3
+    brackets: int | None = None
+    variant: str = "algorithm1"
+    sampler: str = "random"
+    stan: Stan | None = None
+    threads: int = 1
+    device: str = "cpu"
+
+    def plan(self) -> tuple[Bracket, ...]:
+        """Return the brackets; raises UsageError where the numbers allow none."""
+        return plan(self.max_iterations, self.min_iterations, self.eta, self.variant, self.brackets)
+
+    def check(self, problem: Problem) -> None:
+        """Raise UsageError where these settings cannot be had, of this problem or at all."""
+        if self.max_iterations > problem.iterations:
+            raise UsageError(
+                f"--max-iterations {self.max_iterations} is out of reach: a training of {problem.name} is "
+                f"{problem.iterations} iterations long; give at most that"
+            )
+        self.plan()
+
+    def identity(self, problem: Problem) -> dict[str, Any]:
+        """Return the settings under the names that the command line gives them, for comparison with a directory's."""
+        stan = self.stan
+        return {
+            "problem": problem.name,
+            "iterations": problem.iterations,
+            "batch-size": problem.batch_size,
+            "seed": self.seed,
+            "max-iterations": self.max_iterations,
+            "min-iterations": self.min_iterations,
+            "eta": self.eta,
+            "brackets": self.brackets or "all",
+            "variant": self.variant,
+            "sampler": self.sampler,
+            "accelerate": "none" if stan is None else "stan",
+            "rate": stan and stan.rate,
+            "pattern": stan and stan.pattern,
+            "period": stan and stan.period,
+            "pretrain": stan and stan.pretrain,
+            "tail": stan and stan.tail,
+            "threads": self.threads,
+            "device": self.device,
+        }
+
+    def trial_seed(self, number: int) -> int:
+        """Return the seed of a trial's weights, data order and grids."""
+        return derive("trial", self.seed, number)
+
+    def final_seed(self) -> int:
+        """Return the seed of the final training, which begins from scratch."""
+        return derive("final", self.seed)

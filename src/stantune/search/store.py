@@ -1,0 +1,338 @@
+"""The trial table, kept in an Optuna study so that a search killed at any moment goes on from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, OptunaError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from stantune.errors import StoreError, UsageError
+from stantune.search.coordinator import Ending, TrialRow
+from stantune.search.sampling import from_distribution, optuna_quiet, to_distribution
+from stantune.search.tables import EndedTrial, ForeignChangeError, SqliteConnection, tables_for
+from stantune.space import Space
+
+# How long to wait for a database that another program holds, or for a server that does not answer.
+PATIENCE_SECONDS = 15
+
+# Drivers whose connect() takes `connect_timeout` in seconds; the others keep their own default.
+_TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
+
+# The names of our attributes in the study and its trials.
+_IDENTITY = "stantune:identity"
+_FINAL = "stantune:final"
+_NUMBER = "stantune:number"
+_BRACKET = "stantune:bracket"
+_DIVERGED_AT = "stantune:diverged_at"
+_END = "stantune:end"
+_COST = "stantune:cost:"
+
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Store:
+    """The trial table of one search: written through to an Optuna study, read from memory.
+
+    One process at a time may write to a study. Of each step what commits it is written last (or all of it
+    at once), so that a process killed between any two writes leaves a table to go on from: a segment that
+    was cut is not in it, one that was recorded is. What a kill leaves undone is the closing of trials; the
+    search's loop makes up for it, because it calls `close` with all `endings` each time.
+
+    In Optuna's terms: the intermediate value of a step is the validation error (percent) after so many
+    iterations; a finished trial is COMPLETE, a dropped or diverged one PRUNED, each with its last error as
+    value; the attributes tell bracket, cause of end, the iteration of a divergence and costs.
+    """
+
+    def __init__(
+        self, storage: BaseStorage, study_name: str, identity: Mapping[str, Any], space: Space, where: str
+    ) -> None:
+        """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
+        self.study_name = study_name
+        self.where = where
+        self._storage = storage
+        self._distributions = {name: to_distribution(parameter) for name, parameter in space.items()}
+        self._rows: list[TrialRow] = []
+        self._trial_ids: list[int] = []
+        self._ended: set[int] = set()
+        with _speaking_of(where):
+            self._study_id = _study(storage, study_name)
+            self._tables = tables_for(storage, self._study_id)
+            trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
+            self._identify({**identity, "space": space.as_json()}, new=not trials)
+            for trial in trials:
+                self._load(trial, space)
+
+    @classmethod
+    def open(cls, url: str, study_name: str, identity: Mapping[str, Any], space: Space) -> Store:
+        """Create the study at an SQLAlchemy URL, or load it and go on.
+
+        `identity` (plain values, also nested) is all that makes this search what it is; the space is added
+        to it. Raises UsageError where the study was begun with another identity, naming each difference,
+        and StoreError where the storage cannot be used or holds what no search of ours wrote.
+        """
+        storage, where = _connect(url)
+        try:
+            return cls(storage, study_name, identity, space, where)
+        except BaseException:
+            storage.engine.dispose()
+            raise
+
+    @staticmethod
+    def delete(url: str, study_name: str) -> bool:
+        """Delete the study with all its trials; return whether there was one. Raises StoreError."""
+        storage, where = _connect(url)
+        try:
+            with _speaking_of(where):
+                try:
+                    study_id = storage.get_study_id_from_name(study_name)
+                except KeyError:
+                    return False
+                tables_for(storage, study_id).delete()
+                return True
+        finally:
+            storage.engine.dispose()
+
+    def __enter__(self) -> Store:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the storage."""
+        self.release()
+
+    def release(self) -> None:
+        """Give up the connections; nothing may be written after this."""
+        self._storage.remove_session()
+        if isinstance(self._storage, RDBStorage):
+            self._storage.engine.dispose()
+
+    def rows(self) -> list[TrialRow]:
+        """Return the trial table in the order of the numbers, as of the last write."""
+        return list(self._rows)
+
+    def create(self, number: int, params: Mapping[str, Any], bracket: int) -> None:
+        """Add trial `number`, which must be the next one. Raises StoreError."""
+        assert number == len(self._rows), f"trial {number} created where {len(self._rows)} is next"
+        with _speaking_of(self.where, self.study_name):
+            trial_id = self._tables.create(number, params, self._distributions, {_NUMBER: number, _BRACKET: bracket})
+        self._trial_ids.append(trial_id)
+        self._rows.append(TrialRow(number, bracket, dict(params)))
+
+    def record(self, number: int, iterations: int, error: float, cost: Mapping[str, Any] | None = None) -> None:
+        """Record the validation error (percent) of a trial after `iterations`, the end of a rung.
+
+        `cost` (plain values) is what the segment cost; it comes back as `TrialRow.costs[iterations]`.
+        Recording the same again replaces it. Raises StoreError.
+        """
+        assert math.isfinite(error), f"trial {number} has the error {error}: record a divergence"
+        row, noted = self._rows[number], dict(cost or {})
+        with _speaking_of(self.where, self.study_name):
+            self._tables.record(self._trial_ids[number], {f"{_COST}{iterations}": noted}, iterations, float(error))
+        self._rows[number] = replace(
+            row,
+            errors={**row.errors, iterations: float(error)},
+            costs={**row.costs, iterations: noted},
+        )
+
+    def record_divergence(self, number: int, iterations: int, at: int, cost: Mapping[str, Any] | None = None) -> None:
+        """Record that a trial diverged at iteration `at` on its way to `iterations`, the end of a rung.
+
+        `cost` is as in `record`, and comes back as `TrialRow.costs[iterations]`. Raises StoreError.
+        """
+        row, noted = self._rows[number], dict(cost or {})
+        # In this order: where attributes are written one by one, the divergence is what commits.
+        attributes = {f"{_COST}{iterations}": noted, _DIVERGED_AT: at}
+        with _speaking_of(self.where, self.study_name):
+            self._tables.record(self._trial_ids[number], attributes, None, math.nan)
+        self._rows[number] = replace(row, diverged_at=at, costs={**row.costs, iterations: noted})
+
+    def close(self, endings: Mapping[int, Ending]) -> None:
+        """Close the trials that ended; those closed before are passed over. Raises StoreError.
+
+        When this returns, all that was recorded survives a power cut: what the trials that go on do not need
+        (the checkpoints of the dropped) may be deleted.
+        """
+        ended = []
+        for number in sorted(endings.keys() - self._ended):
+            errors = self._rows[number].errors
+            ended.append(
+                EndedTrial(
+                    self._trial_ids[number],
+                    TrialState.COMPLETE if endings[number] == "finished" else TrialState.PRUNED,
+                    errors[max(errors)] if errors else None,
+                    {_END: endings[number]},
+                )
+            )
+        if ended:
+            with _speaking_of(self.where, self.study_name):
+                self._tables.close(ended)
+            self._ended.update(endings)
+
+    def totals(self) -> dict[str, float]:
+        """Add up the numbers in all costs that were recorded, by their names."""
+        sums: defaultdict[str, float] = defaultdict(float)
+        for row in self._rows:
+            for cost in row.costs.values():
+                for name, value in cost.items():
+                    if isinstance(value, int | float) and not isinstance(value, bool):
+                        sums[name] += value
+        return dict(sums)
+
+    def set_final(self, final: Mapping[str, Any]) -> None:
+        """Keep the search's final result (plain values), in place of an earlier one. Raises StoreError."""
+        with _speaking_of(self.where, self.study_name):
+            self._storage.set_study_user_attr(self._study_id, _FINAL, dict(final))
+
+    def final(self) -> dict[str, Any] | None:
+        """Return the final result, or None before there is one. Raises StoreError."""
+        with _speaking_of(self.where, self.study_name):
+            final: dict[str, Any] | None = self._storage.get_study_user_attrs(self._study_id).get(_FINAL)
+        return final
+
+    def _identify(self, identity: Mapping[str, Any], new: bool) -> None:
+        here = json.loads(json.dumps(identity))
+        there = self._storage.get_study_user_attrs(self._study_id).get(_IDENTITY)
+        if there is None:
+            # No identity and no trials: created just now, or by a search that was killed right there.
+            if not new:
+                raise self._foreign("it has trials but was not made by a stantune search")
+            self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
+            return
+        differences = _differences(there, here)
+        if differences:
+            raise UsageError(
+                f"the study {self.study_name!r} in {self.where} is that of another search "
+                f"({'; '.join(differences)}): give the settings it was begun with, another place, or --fresh"
+            )
+
+    def _load(self, trial: FrozenTrial, space: Space) -> None:
+        attributes, number = trial.user_attrs, len(self._rows)
+        ours = attributes.get(_NUMBER) == trial.number == number and _BRACKET in attributes
+        if not ours or {
+            name: from_distribution(distribution) for name, distribution in trial.distributions.items()
+        } != dict(space):
+            raise self._foreign(f"its trial {trial.number} was added by another program")
+        if trial.state != TrialState.RUNNING and not (trial.state in _ENDED and _END in attributes):
+            raise self._foreign(f"its trial {trial.number} was ended by another program")
+        errors, diverged_at = dict(trial.intermediate_values), attributes.get(_DIVERGED_AT)
+        costs = {int(key.removeprefix(_COST)): cost for key, cost in attributes.items() if key.startswith(_COST)}
+        if diverged_at is None:
+            # The cost of a segment that was cut between its cost and its error never was.
+            costs = {iterations: cost for iterations, cost in costs.items() if iterations in errors}
+        self._rows.append(TrialRow(number, attributes[_BRACKET], trial.params, errors, diverged_at, costs))
+        self._trial_ids.append(trial._trial_id)
+        if trial.state != TrialState.RUNNING:
+            self._ended.add(number)
+
+    def _foreign(self, what: str) -> StoreError:
+        return StoreError(_foreign_sentence(self.study_name, self.where, what))
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, whatever characters its path has."""
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def _connect(url: str) -> tuple[RDBStorage, str]:
+    """Open Optuna's storage at a URL; return it with the URL as messages may show it, without password."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise UsageError(
+            f"{url!r} is no storage URL: give one like sqlite:///runs/search.db or postgresql://user@host/name"
+        ) from None
+    where = parsed.render_as_string(hide_password=True)
+    options: dict[str, Any] = {}
+    with _speaking_of(where):
+        driver = parsed.get_dialect().driver
+        if driver == "pysqlite":
+            options["connect_args"] = {"factory": SqliteConnection, "timeout": PATIENCE_SECONDS}
+        elif driver in _TIMED_DRIVERS:
+            options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
+        # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
+        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+    return storage, where
+
+
+def _study(storage: BaseStorage, name: str) -> int:
+    try:
+        with optuna_quiet():
+            study_id = storage.create_new_study([StudyDirection.MINIMIZE], name)
+    except DuplicatedStudyError:
+        study_id = storage.get_study_id_from_name(name)
+    return study_id
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Name what differs between two plain values, by dotted names where they are nested."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            difference
+            for key in sorted({*there, *here})
+            for difference in _differences(
+                there.get(key, "nothing"), here.get(key, "nothing"), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if there == here else [f"{name}: {there} there, {here} here"]
+
+
+def _foreign_sentence(study_name: str, where: str, what: str) -> str:
+    return (
+        f"the study {study_name!r} in {where} cannot go on because {what}: "
+        "leave a search's study to the search, and begin it anew with --fresh or in another place"
+    )
+
+
+@contextmanager
+def _speaking_of(where: str, study_name: str = "") -> Iterator[None]:
+    """Turn what Optuna, SQLAlchemy and the drivers raise into a StoreError of one sentence."""
+    try:
+        yield
+    except (StoreError, UsageError):
+        raise
+    except ForeignChangeError as error:
+        raise StoreError(_foreign_sentence(study_name, where, str(error))) from error
+    except (sqlalchemy.exc.NoSuchModuleError, ImportError) as error:
+        raise StoreError(
+            f"the storage {where} needs a database driver that is not installed ({_first_line(error)}): "
+            "install it, or leave --storage away"
+        ) from error
+    except (sqlalchemy.exc.SQLAlchemyError, OptunaError, RuntimeError, KeyError, OSError) as error:
+        # Optuna wraps what SQLAlchemy raised, and SQLAlchemy what the driver did: the driver knows best.
+        cause: BaseException = error
+        while not isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = _first_line(getattr(cause, "orig", None) or cause)
+        raise StoreError(f"the trial table at {where} cannot be used ({reason}): {_remedy(reason)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _remedy(reason: str) -> str:
+    for part, remedy in (
+        ("locked", "another program is writing to it; end that one and give the same command again"),
+        ("not a database", "the file is something else or damaged; move it away or name another"),
+        ("unable to open", "see that its directory exists and may be written to"),
+        ("readonly", "see that the file and its directory may be written to"),
+        ("full", "make room and give the same command again"),
+        ("no longer compatible", "use the version of Optuna that wrote it, or begin in another place"),
+    ):
+        if part in reason:
+            return remedy
+    return "see that the address is right and the database answers, then give the same command again"

@@ -1,0 +1,86 @@
+"""Which entries of a layer's output are computed: grid patterns and their drawn offsets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stantune.errors import UsageError
+from stantune.seeds import derive
+
+
+class Pattern(NamedTuple):
+    """A grid of computed entries: one of every `rows` rows and one of every `columns` columns."""
+
+    rows: int
+    columns: int
+
+    @property
+    def rate(self) -> float:
+        """Share of the entries that the pattern computes ("kept"), where both sides divide evenly."""
+        return 1 / (self.rows * self.columns)
+
+
+class Grid(NamedTuple):
+    """A pattern with its offset: the entries (top + i * rows, left + j * columns) are computed.
+
+    Together with an output size it is the entry matrix E of one iteration, the same for every sample.
+    """
+
+    pattern: Pattern
+    top: int
+    left: int
+
+    def covers(self, height: int, width: int) -> bool:
+        """Tell whether an output of this size has at least one whole period of the pattern on each side."""
+        return height >= self.pattern.rows and width >= self.pattern.columns
+
+    def kept_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return how many rows and columns of an output of `height` x `width` are computed."""
+        return -((self.top - height) // self.pattern.rows), -((self.left - width) // self.pattern.columns)
+
+    def matrix(self, height: int, width: int) -> Tensor:
+        """Return E as a boolean tensor, (height, width): true where the entry is computed."""
+        entries = torch.zeros(height, width, dtype=torch.bool)
+        entries[self.top :: self.pattern.rows, self.left :: self.pattern.columns] = True
+        return entries
+
+
+PATTERNS = {"rows": Pattern(2, 1), "columns": Pattern(1, 2), "blocks": Pattern(2, 2)}
+AUTO = {0.5: "rows", 0.25: "blocks"}
+
+
+def choose_pattern(name: str, rate: float) -> Pattern | None:
+    """Return the pattern called `name` ("auto" for the one that the rate asks for), None where the rate is 1.
+
+    Raises:
+        UsageError: no such pattern, a rate outside (0, 1] or one that no pattern has, or another pattern's rate.
+    """
+    if not 0 < rate <= 1:
+        raise UsageError(f"rate={rate} is not in (0, 1]; it is the share of the entries that is computed, such as 0.5")
+    if name not in (*PATTERNS, "auto"):
+        raise UsageError(f"no pattern is called {name!r}; there are auto, {', '.join(PATTERNS)}")
+    if rate == 1:
+        return None
+    if name == "auto":
+        if rate not in AUTO:
+            nearest = min((*AUTO, 1.0), key=lambda known: abs(known - rate))
+            raise UsageError(f"rate={rate} has no grid pattern; the nearest that has one is {nearest}")
+        name = AUTO[rate]
+    pattern = PATTERNS[name]
+    if pattern.rate != rate:
+        raise UsageError(
+            f"pattern {name!r} computes {pattern.rate} of the entries, not rate={rate}; leave one of them out"
+        )
+    return pattern
+
+
+def draw_grid(pattern: Pattern, seed: int, iteration: int, layer: int) -> Grid:
+    """Return the pattern with the offset of this iteration, drawn uniformly: every entry is computed equally often.
+
+    A pure function, so that neither a checkpoint nor another process needs a generator's state.
+    """
+    drawn = derive("grid", seed, iteration, layer)
+    return Grid(pattern, drawn % pattern.rows, drawn // pattern.rows % pattern.columns)

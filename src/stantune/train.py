@@ -1,0 +1,252 @@
+"""Train one setting of a problem from one iteration to another: loop, checkpoint, divergence guard, evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stantune import checkpoint as checkpoints
+from stantune.data import Batches, Split, in_order
+from stantune.errors import UsageError
+from stantune.guard import Guard
+from stantune.problems import Problem, Splits
+from stantune.seeds import derive
+from stantune.stan.config import Stan
+from stantune.stan.schedule import Phase
+from stantune.stan.surgery import StanHandle, accelerate_
+
+EVALUATION_BATCH = 500
+# A process that is killed in a long segment loses no more than this.
+SAVE_SECONDS = 60.0
+
+
+@dataclass
+class Cost:
+    """What a segment took.
+
+    Attributes:
+        exact: exact iterations (refreshes among them).
+        exact_seconds: their time.
+        reduced: reduced iterations.
+        reduced_seconds: their time.
+        evaluation_seconds: time of the evaluation.
+    """
+
+    exact: int = 0
+    exact_seconds: float = 0.0
+    reduced: int = 0
+    reduced_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a segment ended in.
+
+    Attributes:
+        iterations: where the trial stands now.
+        errors: of each evaluated split, in percent; empty where the trial diverged or was interrupted.
+        diverged_at: the iteration whose loss told that the trial is lost, or None.
+        interrupted: `stop_early` asked for the end before `stop`; the checkpoint holds what was reached.
+        cost: what it took.
+    """
+
+    iterations: int
+    errors: Mapping[str, float]
+    diverged_at: int | None
+    interrupted: bool
+    cost: Cost = field(compare=False)
+
+
+def run(
+    problem: Problem,
+    setting: Mapping[str, Any],
+    checkpoint: Path | None,
+    start: int,
+    stop: int,
+    *,
+    splits: Splits,
+    seed: int = 0,
+    stan: Stan | None = None,
+    evaluate: Sequence[str] = ("validation",),
+    device: str = "cpu",
+    stop_early: Callable[[], bool] = lambda: False,
+    watch: Callable[[int], None] = lambda iteration: None,
+) -> Outcome:
+    """Train a setting from iteration `start` to `stop` and evaluate it, exactly, at the end.
+
+    0 to 600 in one go and 0 to 200 to 600 through checkpoints give the same bits: weights, momentum, order of the
+    data, random state and STAN's grids. A segment may be run again at will: where the checkpoint is already further
+    than `start` (a run that was cut), it goes on from there; where it is missing, it begins anew.
+
+    Args:
+        problem: what to train.
+        setting: values of the problem's parameters; what is left out keeps the problem's own value.
+        checkpoint: the trial's file; None keeps nothing, and then `start` must be 0.
+        start: the iteration that an earlier segment ended with.
+        stop: the iteration to end with.
+        splits: the problem's data, from `problem.load()`.
+        seed: of the weights, the data's order and every other random choice.
+        stan: STAN's settings; None trains exactly.
+        evaluate: the splits that are evaluated at the end: "validation", "test".
+        device: where to train.
+        stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
+        watch: called after each iteration with the number of iterations done.
+
+    Returns:
+        The outcome; a diverged trial's is an ordinary result.
+
+    Raises:
+        UsageError: a setting outside the problem's space, or a range of iterations that makes no sense.
+        CheckpointError: the file is damaged or another trial's.
+    """
+    problem.space.check(setting)
+    if not 0 <= start <= stop or (start and checkpoint is None):
+        raise UsageError(
+            f"cannot train from iteration {start} to {stop}; give 0 <= start <= stop, and a checkpoint if start > 0"
+        )
+    identity = json.dumps(
+        {
+            "problem": problem.name,
+            "setting": dict(setting),
+            "seed": seed,
+            "stan": None if stan is None else asdict(stan),
+            "images": len(splits.train.labels),
+        },
+        sort_keys=True,
+    )
+    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices):
+        trial = _Trial(problem, setting, splits, seed, stan, device)
+        if checkpoint is not None:
+            trial.restore(checkpoints.load(checkpoint, identity))
+        if trial.iteration > stop:
+            raise UsageError(
+                f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
+            )
+        saved = time.monotonic()
+
+        def moved(iteration: int) -> None:
+            nonlocal saved
+            if checkpoint is not None and time.monotonic() - saved > SAVE_SECONDS:
+                checkpoints.save(checkpoint, identity, trial.state())
+                saved = time.monotonic()
+            watch(iteration)
+
+        diverged, interrupted = trial.train(stop, stop_early, moved)
+        if diverged:
+            return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost)
+        if checkpoint is not None and trial.moved:
+            checkpoints.save(checkpoint, identity, trial.state())
+        if interrupted:
+            return Outcome(trial.iteration, {}, None, True, trial.cost)
+        began = time.perf_counter()
+        errors = {name: error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
+        trial.cost.evaluation_seconds = time.perf_counter() - began
+    return Outcome(trial.iteration, errors, None, False, trial.cost)
+
+
+def error_percent(model: nn.Module, splits: Splits, split: Split, device: str = "cpu") -> float:
+    """Return the share of wrongly classified images of `split`, in percent; always exact, never STAN."""
+    training = model.training
+    model.eval()
+    wrong = 0
+    with torch.inference_mode():
+        for batch in in_order(split, EVALUATION_BATCH, splits.normaliser, device):
+            wrong += int((model(batch.images).argmax(1) != batch.labels).sum())
+    model.train(training)
+    return 100.0 * wrong / len(split.labels)
+
+
+class _Trial:
+    """The moving parts of one training and their state."""
+
+    def __init__(
+        self, problem: Problem, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None, device: str
+    ) -> None:
+        torch.manual_seed(derive("weights", seed))
+        self.device = device
+        self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.solver = problem.solver
+        self.optimizer = problem.solver.optimizer(self.model, setting)
+        self.batches = Batches(
+            splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
+        )
+        self.guard = Guard(splits.classes)
+        self.handle: StanHandle | None = None if stan is None else accelerate_(self.model, stan)
+        self.iteration = 0
+        self.moved = False
+        self.cost = Cost()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on."""
+        return {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "above": self.guard.above,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state() if self.device.startswith("cuda") else None,
+        }
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a state; None leaves the beginning as it is."""
+        if state is None:
+            return
+        self.iteration = state["iteration"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.above = state["above"]
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"])
+        if self.handle is not None:
+            self.handle.seek(self.iteration)
+
+    def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
+        """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
+        reduced, began, since = self._reduced(), time.perf_counter(), self.iteration
+        diverged = interrupted = False
+        while self.iteration < stop and not diverged and not interrupted:
+            if reduced != self._reduced():
+                self._account(reduced, since, began)
+                reduced, began, since = not reduced, time.perf_counter(), self.iteration
+            diverged = self.guard.diverged(self._step())
+            if not diverged:
+                self.iteration += 1
+                self.moved = True
+                if self.handle is not None:
+                    self.handle.step()
+                watch(self.iteration)
+                interrupted = self.iteration < stop and stop_early()
+        self._account(reduced, since, began)
+        return diverged, interrupted
+
+    def _step(self) -> float:
+        batch = self.batches.at(self.iteration)
+        self.solver.set_iteration(self.optimizer, self.iteration)
+        loss = F.cross_entropy(self.model(batch.images), batch.labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()
+
+    def _reduced(self) -> bool:
+        return self.handle is not None and self.handle.phase is Phase.REDUCED
+
+    def _account(self, reduced: bool, since: int, began: float) -> None:
+        seconds, iterations = time.perf_counter() - began, self.iteration - since
+        if reduced:
+            self.cost.reduced += iterations
+            self.cost.reduced_seconds += seconds
+        else:
+            self.cost.exact += iterations
+            self.cost.exact_seconds += seconds

@@ -1,0 +1,34 @@
+"""What all tests share: the real data sets, fetched once, and patience on busy machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from stantune.data import Dataset, data_root, fetch, load
+
+# A time limit per example would only tell how busy the machine is.
+hypothesis.settings.register_profile("stantune", deadline=None)
+hypothesis.settings.load_profile("stantune")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The data root (STANTUNE_DATA, else the platform's cache) with MNIST and CIFAR-10 in it."""
+    for name in ("mnist", "cifar10"):
+        fetch(name)
+    return data_root()
+
+
+@pytest.fixture(scope="session")
+def mnist(data_dir: Path) -> Dataset:
+    """The real MNIST."""
+    return load("mnist", data_dir)
+
+
+@pytest.fixture(scope="session")
+def cifar10(data_dir: Path) -> Dataset:
+    """The real CIFAR-10."""
+    return load("cifar10", data_dir)

@@ -1,0 +1,186 @@
+"""What accelerate_ and restore_ do to a model, and what they leave as it was."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from stantune import NoEffectWarning, Stan, accelerate_, restore_
+from stantune.errors import UsageError
+from stantune.stan.entries import PATTERNS, draw_grid
+from stantune.stan.layers import StanConv2d
+from stantune.stan.schedule import Phase
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(288, 10))
+
+
+@pytest.fixture
+def model():
+    return network()
+
+
+def test_parameters_keys_and_evaluation_stay_bit_for_bit(model):
+    before = dict(model.named_parameters())
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.randn(4, 3, 8, 8)
+    exact = model.eval()(images)
+    handle = accelerate_(model.train(), Stan(period=None))
+    assert handle.phase is Phase.REDUCED
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
+    assert model.state_dict().keys() == state.keys()
+    assert not torch.equal(model(images), exact)
+    assert torch.equal(model.eval()(images), exact)
+
+
+def test_restore_gives_back_the_original(model):
+    images = torch.randn(4, 3, 8, 8)
+    exact = model(images)
+    accelerate_(model, Stan(period=None))
+    restore_(model)
+    assert [type(layer) for layer in model] == [type(layer) for layer in network()]
+    assert "grid" not in model[0].__dict__
+    assert torch.equal(model(images), exact)
+
+
+def test_hooks_shared_layers_and_a_model_that_is_a_convolution():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    twice = nn.Sequential(conv, nn.ReLU(), conv)
+    calls = []
+    conv.register_forward_hook(lambda *_: calls.append(1))
+    handle = accelerate_(twice, Stan(rate=0.25, period=None))
+    twice(torch.randn(1, 4, 8, 8))
+    assert len(calls) == 2
+    assert [line.name for line in handle.report] == ["0"]
+    alone = nn.Conv2d(3, 4, 3)
+    assert accelerate_(alone, Stan()).report[0].name == ""
+    assert isinstance(alone, StanConv2d)
+
+
+def test_step_moves_the_schedule_and_draws_every_offset_equally_often(model):
+    handle = accelerate_(model, Stan(rate=0.25, period=3, pretrain=2, tail=1, iterations=2000))
+    phases, seen = [], Counter()
+    for _ in range(2000):
+        phases.append(handle.phase)
+        seen[model[0].grid] += 1
+        handle.step()
+    assert phases[:7] == ["exact", "exact", "refresh", "reduced", "reduced", "reduced", "refresh"]
+    assert phases[-1] == "exact"
+    exact = seen.pop(None)
+    assert exact == sum(phase != "reduced" for phase in phases)
+    assert len(seen) == 4
+    assert min(seen.values()) > 0.8 * sum(seen.values()) / 4
+
+
+def test_grids_are_a_pure_function_of_seed_iteration_and_layer(model):
+    handle = accelerate_(model, Stan(rate=0.25, period=None, seed=3))
+    for _ in range(5):
+        handle.step()
+    first = [model[0].grid, model[2].grid]
+    assert first == [draw_grid(PATTERNS["blocks"], 3, 5, place) for place in (0, 1)]
+    fresh = network()
+    other = accelerate_(fresh, Stan(rate=0.25, period=None, seed=3))
+    other.load_state_dict(handle.state_dict())
+    assert [fresh[0].grid, fresh[2].grid] == first
+
+
+def test_layers_are_chosen_by_name_and_reported(model):
+    handle = accelerate_(model, Stan(layers=("2",)))
+    assert type(model[0]) is nn.Conv2d
+    assert type(model[2]) is StanConv2d
+    assert handle.report[0].reason == "not among layers=2"
+    assert handle.report[1].reason == ""
+    restore_(model)
+    with pytest.raises(UsageError, match="layers='conv9' matches no convolution of the model; it has 0, 2"):
+        accelerate_(model, Stan(layers=("conv9",)))
+
+
+def test_a_subclass_with_its_own_forward_is_left_alone():
+    class Doubled(nn.Conv2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    model = nn.Sequential(
+        Doubled(3, 4, 3), nn.Conv2d(4, 4, 3), nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3))
+    )
+    handle = accelerate_(model, Stan())
+    assert [bool(line.reason) for line in handle.report] == [True, False, True]
+    assert type(model[0]) is Doubled
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 4), nn.Sequential()], ids=["linear", "empty"])
+def test_nothing_to_accelerate_warns(model):
+    with pytest.warns(NoEffectWarning, match="it has no Conv2d"):
+        handle = accelerate_(model, Stan())
+    handle.step()
+    assert handle.phase is Phase.EXACT
+    assert handle.report == ()
+
+
+def test_rate_one_changes_nothing_and_says_so(model):
+    with pytest.warns(NoEffectWarning, match="rate=1 computes every entry"):
+        accelerate_(model, Stan(rate=1))
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_accelerating_twice_is_refused(model):
+    accelerate_(model, Stan())
+    with pytest.raises(UsageError, match="accelerated already"):
+        accelerate_(model, Stan())
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"rate": 0}, "rate=0 is not in"),
+        ({"rate": 1.5}, "rate=1.5 is not in"),
+        ({"rate": 0.3}, "nearest that has one is 0.25"),
+        ({"pattern": "spiral"}, "no pattern is called 'spiral'"),
+        ({"pattern": "blocks"}, "'blocks' computes 0.25"),
+        ({"period": -1}, "period=-1 is negative"),
+        ({"tail": 5}, "iterations=N"),
+    ],
+)
+def test_bad_settings_are_named(setting, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        Stan(**setting)
+
+
+def test_copies_and_pickles_keep_working(model):
+    accelerate_(model, Stan(period=None))
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(copy.deepcopy(model)(images), model(images))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(images), model(images))
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = network()
+    fresh.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(fresh.eval()(images), model.eval()(images))
+
+
+def test_a_reduced_step_trains(model):
+    handle = accelerate_(model, Stan(rate=0.25, period=4))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    images, labels = torch.randn(32, 3, 8, 8), torch.randint(10, (32,))
+    losses = []
+    for _ in range(60):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        handle.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore_(nn.Linear(1, 1))

@@ -1,0 +1,233 @@
+"""Solvers against a literal loop of Caffe's update, and their reading of settings."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from stantune.errors import UsageError
+from stantune.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
+from stantune.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
+
+
+class Tiny(nn.Module):
+    """Two layers, one of them a convolution in channels_last, with gradients that depend on the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 3, 3)
+        self.fc1 = nn.Linear(3, 2)
+        self.double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def loss(self, iteration: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(iteration)
+        x = torch.randn(4, 2, 3, 3, dtype=torch.float64, generator=generator)
+        scores: torch.Tensor = self.fc1(torch.tanh(self.conv1(x)).flatten(1))
+        return scores.square().mean()
+
+
+def tiny(seed: int = 0) -> Tiny:
+    torch.manual_seed(seed)
+    return Tiny()
+
+
+def rates_and_decays(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, tuple[float, float]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def step(solver: Solver, optimizer: torch.optim.Optimizer, model: Tiny, iteration: int) -> None:
+    solver.set_iteration(optimizer, iteration)
+    optimizer.zero_grad()
+    model.loss(iteration).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+@pytest.mark.parametrize("policy", [Fixed(), Inv(0.3, 0.75), MultiStep((3, 5), 0.1), MultiStep((2,), 3.0)])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.5])
+def test_sgd_is_caffes(policy: Policy, momentum: float) -> None:
+    multipliers = {"*.bias": Multiplier(lr=2.0, decay=0.0), "fc1.weight": Multiplier(lr=0.5, decay=250.0)}
+    solver = Solver(lr=0.05, momentum=momentum, weight_decay=4e-3, policy=policy, multipliers=multipliers)
+    model, other = tiny(), tiny()
+    optimizer = solver.optimizer(model, {})
+    table = {
+        "conv1.weight": (1.0, 1.0),
+        "conv1.bias": (2.0, 0.0),
+        "fc1.weight": (0.5, 250.0),
+        "fc1.bias": (2.0, 0.0),
+    }
+    velocity = {name: torch.zeros_like(p) for name, p in other.named_parameters()}
+    for iteration in range(9):
+        step(solver, optimizer, model, iteration)
+        other.zero_grad()
+        other.loss(iteration).backward()  # type: ignore[no-untyped-call]
+        rate = 0.05 * policy.factor(iteration)
+        with torch.no_grad():
+            for name, w in other.named_parameters():
+                assert w.grad is not None
+                lr, decay = table[name]
+                gradient = w.grad + 4e-3 * decay * w
+                velocity[name] = momentum * velocity[name] + rate * lr * gradient
+                w.sub_(velocity[name])
+        torch.testing.assert_close(dict(model.named_parameters()), dict(other.named_parameters()), rtol=1e-12, atol=0)
+
+
+def test_a_plain_torch_sgd_would_not_do() -> None:
+    """The momentum correction matters: without it the update after a milestone is another one."""
+    solver = Solver(lr=0.05, momentum=0.9, policy=MultiStep((2,), 0.1))
+    corrected, plain = tiny(), tiny()
+    first, second = solver.optimizer(corrected), solver.optimizer(plain)
+    for iteration in range(4):
+        step(solver, first, corrected, iteration)
+        solver.set_iteration(second, iteration)
+        for group in second.param_groups:
+            group["momentum"] = 0.9
+        second.zero_grad()
+        plain.loss(iteration).backward()  # type: ignore[no-untyped-call]
+        second.step()
+    assert not torch.allclose(corrected.fc1.weight, plain.fc1.weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_resumed_run_goes_on_bit_for_bit(kind: Any) -> None:
+    solver = Solver(
+        kind=kind, lr=0.05, momentum=0.9 if kind == "sgd" else 0.0, weight_decay=0.01, policy=Inv(0.2, 0.75)
+    )
+    setting = {"lr": 0.02, "conv1_l2": 0.3}
+    whole = tiny()
+    optimizer = solver.optimizer(whole, setting)
+    for iteration in range(7):
+        step(solver, optimizer, whole, iteration)
+
+    begun = tiny()
+    optimizer = solver.optimizer(begun, setting)
+    for iteration in range(3):
+        step(solver, optimizer, begun, iteration)
+    file = io.BytesIO()
+    torch.save({"model": begun.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    resumed = tiny(seed=1)
+    resumed.load_state_dict(state["model"])
+    optimizer = solver.optimizer(resumed, setting)
+    optimizer.load_state_dict(state["optimizer"])
+    for iteration in range(3, 7):
+        step(solver, optimizer, resumed, iteration)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    milestones=st.lists(st.integers(0, 50), max_size=4).map(lambda m: tuple(sorted(m))),
+    iteration=st.integers(0, 60),
+)
+def test_multistep_counts_milestones_from_their_own_iteration_on(milestones: tuple[int, ...], iteration: int) -> None:
+    passed = 0
+    for now in range(iteration + 1):
+        passed += milestones.count(now)
+    assert MultiStep(milestones, 0.5).factor(iteration) == 0.5**passed
+
+
+def test_inv_is_caffes() -> None:
+    assert Inv(1e-4, 0.75).factor(0) == 1.0
+    assert Inv(1e-4, 0.75).factor(5_000) == pytest.approx(0.7377879, rel=1e-6)
+
+
+def test_the_setting_overrides_the_solver() -> None:
+    model = cq()
+    optimizer = CQ_SOLVER.optimizer(model, {"lr": 0.5, "momentum": 0.3, "weight_decay": 0.2, "hidden": 12})
+    found = rates_and_decays(optimizer, model)
+    assert found["conv1.weight"] == (0.5, 0.2)
+    assert found["fc2.bias"] == (1.0, 0.2)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.3}
+    assert len(optimizer.param_groups) == 2
+
+
+def test_a_layers_own_decay_takes_no_other_multiplier() -> None:
+    model = alexlrn()
+    found = rates_and_decays(ALEXLRN_SOLVER.optimizer(model, {"fc1_l2": 0.5, "conv2_l2": 0.0}), model)
+    assert found["fc1.weight"] == (1e-3, 0.5)
+    assert found["fc1.bias"] == (2e-3, 0.0), "a decay multiplier of 0 stays 0"
+    assert found["conv2.weight"] == (1e-3, 0.0)
+    assert found["conv2.bias"] == (2e-3, 0.0)
+    assert found["conv1.weight"] == (1e-3, 4e-3)
+    assert found["conv1.bias"] == (2e-3, 4e-3)
+
+
+def test_groups_come_in_the_order_of_the_model() -> None:
+    model = tiny()
+    solver = Solver(lr=1.0, weight_decay=0.1, multipliers={"*.bias": Multiplier(lr=2.0)})
+    groups = solver.optimizer(model, {"fc1_l2": 0.7}).param_groups
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(1.0, 0.1), (2.0, 0.1), (1.0, 0.7), (2.0, 0.7)]
+
+
+def test_the_first_matching_glob_counts() -> None:
+    model = tiny()
+    multipliers = {"fc1.*": Multiplier(lr=3.0), "*.bias": Multiplier(lr=2.0)}
+    found = rates_and_decays(Solver(lr=1.0, multipliers=multipliers).optimizer(model), model)
+    assert [found[name][0] for name in ("conv1.weight", "conv1.bias", "fc1.bias")] == [1.0, 2.0, 3.0]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = tiny()
+    model.conv1.requires_grad_(False)
+    assert set(rates_and_decays(Solver(lr=1.0).optimizer(model), model)) == {"fc1.weight", "fc1.bias"}
+
+
+def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has() -> None:
+    with pytest.raises(UsageError, match=r"conv9_l2.*conv9.*conv1, fc1"):
+        Solver(lr=1.0).optimizer(tiny(), {"conv9_l2": 0.1})
+
+
+def test_a_glob_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'\*\.bais'"):
+        Solver(lr=1.0, multipliers={"*.bais": Multiplier(lr=2.0)}).optimizer(tiny())
+
+
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "0.1", None, True])
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "conv1_l2"])
+def test_a_value_that_is_no_rate_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        Solver(lr=1.0).optimizer(tiny(), {name: value})
+
+
+def test_impossible_solvers_are_refused() -> None:
+    with pytest.raises(UsageError, match="adagrad"):
+        Solver(kind="adagrad", lr=1.0)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="lr"):
+        Solver(lr=-1.0)
+    with pytest.raises(UsageError, match="momentum"):
+        Solver(kind="adam", lr=1.0, momentum=0.9)
+    with pytest.raises(UsageError, match="momentum"):
+        Solver(kind="adam", lr=1.0).optimizer(tiny(), {"momentum": 0.9})
+    with pytest.raises(UsageError, match="gamma"):
+        MultiStep((1,), 0.0)
+    with pytest.raises(UsageError, match="gamma"):
+        Inv(-1.0, 0.75)
+    with pytest.raises(UsageError, match="decay"):
+        Multiplier(decay=-1.0)
+
+
+def test_a_policy_that_reaches_zero_is_refused() -> None:
+    solver = Solver(lr=1.0, policy=MultiStep((1,), 1e-200))
+    optimizer = solver.optimizer(tiny())
+    solver.set_iteration(optimizer, 1)
+    solver = Solver(lr=1.0, policy=MultiStep((1, 2), 1e-200))
+    with pytest.raises(UsageError, match="iteration 2"):
+        solver.set_iteration(optimizer, 2)
+
+
+def test_solvers_are_values() -> None:
+    assert Solver(lr=1.0) == Solver(lr=1.0) != Solver(lr=2.0)
+    assert hash(CQ_SOLVER) == hash(CQ_SOLVER)
