@@ -39,6 +39,7 @@ _DIVERGED_AT = "stantune:diverged_at"
 _END = "stantune:end"
 _COST = "stantune:cost:"
 
+_DIRECTIONS = [StudyDirection.MINIMIZE]
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -208,8 +209,8 @@ class Store:
         there = self._storage.get_study_user_attrs(self._study_id).get(_IDENTITY)
         if there is None:
             # No identity and no trials: created just now, or by a search that was killed right there.
-            if not new:
-                raise self._foreign("it has trials but was not made by a stantune search")
+            if not new or self._storage.get_study_directions(self._study_id) != _DIRECTIONS:
+                raise self._foreign("it was not made by a stantune search")
             self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
             return
         differences = _differences(there, here)
@@ -271,7 +272,7 @@ def _connect(url: str) -> tuple[RDBStorage, str]:
 def _study(storage: BaseStorage, name: str) -> int:
     try:
         with optuna_quiet():
-            study_id = storage.create_new_study([StudyDirection.MINIMIZE], name)
+            study_id = storage.create_new_study(_DIRECTIONS, name)
     except DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(name)
     return study_id
@@ -331,6 +332,7 @@ def _remedy(reason: str) -> str:
         ("unable to open", "see that its directory exists and may be written to"),
         ("readonly", "see that the file and its directory may be written to"),
         ("full", "make room and give the same command again"),
+        ("already finished", "another program ended a trial of this search; begin anew with --fresh"),
         ("no longer compatible", "use the version of Optuna that wrote it, or begin in another place"),
     ):
         if part in reason:

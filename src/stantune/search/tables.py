@@ -214,8 +214,8 @@ class SqlTables:
     def close(self, ended: Sequence[EndedTrial]) -> None:
         """See Tables; all at once or nothing."""
         with self._engine.connect() as connection:
-            usual = None
-            if self._engine.dialect.name == "sqlite":
+            sqlite = self._engine.dialect.name == "sqlite"
+            if sqlite:
                 # A commit under FULL syncs the whole log to the disk, so also what was written before.
                 usual = connection.exec_driver_sql("PRAGMA synchronous").scalar_one()
                 connection.exec_driver_sql("PRAGMA synchronous=FULL")
@@ -223,9 +223,12 @@ class SqlTables:
             try:
                 with connection.begin():
                     self._close(connection, ended)
-            finally:
-                if usual is not None:
-                    connection.exec_driver_sql(f"PRAGMA synchronous={usual}")
+            except BaseException:
+                # Not to be used again: it may be in the middle of the transaction still.
+                connection.invalidate()
+                raise
+            if sqlite:
+                connection.exec_driver_sql(f"PRAGMA synchronous={usual}")
 
     def delete(self) -> None:
         """See Tables; Optuna's own way loads every row first (40 s for 10 000 trials)."""
