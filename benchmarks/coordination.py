@@ -38,9 +38,7 @@ class TrainsNothing:
             return Outcome(job.start, {}, job.start, False, Cost())
         return Outcome(job.stop, {"validation": digest[1] / 2.55}, None, False, Cost())
 
-    def final(
-        self, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]
-    ) -> Outcome:
+    def final(self, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
         """See stantune.search.executors.Executor."""
         return Outcome(1, {"validation": 0.0, "test": 0.0}, None, False, Cost())
 

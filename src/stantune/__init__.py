@@ -49,3 +49,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'stantune' has no attribute {name!r}")
     return getattr(import_module(f"stantune.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

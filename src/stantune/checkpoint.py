@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,18 @@ from stantune.errors import CheckpointError, StantuneError
 from stantune.files import write_whole
 
 VERSION = 1
+# torch.save writes a zip archive, and torch.load checks no sum of it: a flipped bit would become another weight. The
+# archive's comment, the last thing in the file, is the digest of all that comes before it, so that the file remains
+# one that torch.load itself can read.
+_LABEL = b"sha256 "
+_COMMENT_LENGTH = len(_LABEL) + 2 * hashlib.sha256().digest_size
+_REMEDY = "delete it and the trial is trained again from its first iteration"
 
 
 def save(path: Path, identity: str, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings and containers of them) under the trial's `identity`.
+
+    The file is what torch.save writes, {"version", "identity", "state"}, with a digest as the archive's comment.
 
     Raises:
         StantuneError: the file cannot be written; the one that was there before is untouched.
@@ -24,33 +33,54 @@ def save(path: Path, identity: str, state: dict[str, Any]) -> None:
     torch.save({"version": VERSION, "identity": identity, "state": state}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, buffer.getvalue())
+        write_whole(path, _sealed(buffer.getvalue()))
     except OSError as error:
         raise StantuneError(
-            f"checkpoint {path} cannot be written ({error.strerror}); make room or choose another directory, then "
-            "give the same command again"
+            f"checkpoint {path} cannot be written ({error.strerror or error}); make room or choose another directory, "
+            "then give the same command again"
         ) from error
 
 
 def load(path: Path, identity: str) -> dict[str, Any] | None:
     """Return the state that was saved under `identity`, or None where there is no such file.
 
+    Nothing in the file is executed, whoever wrote it.
+
     Raises:
-        CheckpointError: the file is cut short or altered, or is another trial's.
+        CheckpointError: the file cannot be read, is cut short or altered, or is another trial's.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime, OS errors
+    except OSError as error:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read: it is cut short or altered; delete it and the trial is trained again "
-            "from its first iteration"
+            f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial "
+            "is trained again from its first iteration"
         ) from error
+    if not _is_sound(content):
+        raise CheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime errors
+        raise CheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     if not isinstance(saved, dict) or saved.get("version") != VERSION or saved.get("identity") != identity:
         raise CheckpointError(
-            f"checkpoint {path} is another trial's or another version's; put the right file back, or delete it and the "
-            "trial is trained again from its first iteration"
+            f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
         )
     state: dict[str, Any] = saved["state"]
     return state
+
+
+def _sealed(archive: bytes) -> bytes:
+    # A zip archive ends with the length of its comment, 0 as torch.save leaves it, and the comment.
+    body = archive[:-2] + _COMMENT_LENGTH.to_bytes(2, "little")
+    return body + _digest(body)
+
+
+def _is_sound(content: bytes) -> bool:
+    return content[-_COMMENT_LENGTH:] == _digest(content[:-_COMMENT_LENGTH])
+
+
+def _digest(body: bytes) -> bytes:
+    return _LABEL + hashlib.sha256(body).hexdigest().encode()

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
+import shutil
 from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a reader, or a crash at any moment, meets the old file or the new one.
 
+    A new file has the permissions that the process gives to new files (its umask), an old one keeps its own. A link is
+    followed. What is no ordinary file (a terminal, a pipe, the null device) cannot be replaced and is written to.
+
     Raises:
         OSError: the file cannot be written; what was there before is untouched.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Not tempfile: its files can be read by their owner alone, whatever the umask says.
+        with part.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        if path.exists():
+            shutil.copymode(path, part)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:
-    # The new name itself must survive a power cut. Only POSIX lets a directory be opened for that.
+    # The new name itself must survive a power cut. Only POSIX lets a directory be opened for that, and not every file
+    # system can do it; the file has its new content by now, so that a refusal must not look like a failed writing.
     if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

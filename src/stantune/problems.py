@@ -15,6 +15,7 @@ from torch import nn
 
 from stantune import data as datasets
 from stantune.data import Augment, Dataset, Normalise, Normaliser, Split, hold_out
+from stantune.data.catalog import describe
 from stantune.errors import UsageError
 from stantune.nets import cifar, lenet, mlp
 from stantune.solver import Solver
@@ -62,7 +63,8 @@ class Problem:
         stan_layers: names of the layers that STAN accelerates, as shell patterns.
 
     Raises:
-        UsageError: a parameter that neither the network nor the solver takes, or a number that makes no sense.
+        UsageError: a parameter that neither the network nor the solver takes, one of the network's without a default,
+            an unknown data set, or a number that makes no sense.
     """
 
     name: str
@@ -79,15 +81,25 @@ class Problem:
     stan_layers: tuple[str, ...] = ("*",)
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "validation"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"problem {self.name!r}: {name}={getattr(self, name)} must be at least 1")
+        for name in ("iterations", "batch_size", "validation", "full_iterations"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"problem {self.name!r}: {name}={value} must be at least 1")
+        if isinstance(self.data, str):
+            describe(self.data)
         keywords = inspect.signature(self.network).parameters
+        for keyword in keywords.values():
+            named = keyword.kind not in (keyword.VAR_POSITIONAL, keyword.VAR_KEYWORD)
+            if named and keyword.default is keyword.empty:
+                raise UsageError(
+                    f"problem {self.name!r}: {_name_of(self.network)} has no default for {keyword.name!r}; give one, "
+                    "since a setting may leave parameters out"
+                )
         for parameter in self.space:
             if parameter not in keywords and parameter not in SOLVER_PARAMETERS and not parameter.endswith("_l2"):
                 raise UsageError(
                     f"problem {self.name!r}: nothing takes the parameter {parameter!r}; name it as a keyword of "
-                    f"{getattr(self.network, '__name__', 'the network')}(), as lr, momentum, weight_decay, or LAYER_l2"
+                    f"{_name_of(self.network)}, as lr, momentum, weight_decay, or LAYER_l2"
                 )
 
     def build(self, setting: Mapping[str, Any]) -> nn.Module:
@@ -105,6 +117,10 @@ class Problem:
         dataset = datasets.load(self.data, root) if isinstance(self.data, str) else self.data(root)
         train, validation = hold_out(dataset.train, 0 if full else self.validation)
         return Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
+
+
+def _name_of(network: Callable[..., nn.Module]) -> str:
+    return f"{network.__name__}()" if hasattr(network, "__name__") else "the network"
 
 
 def _logarithmic(low: float, high: float, *names: str) -> dict[str, Float]:
@@ -185,10 +201,10 @@ def find(name: str) -> Problem:
         return BUILT_IN[name]
     file, colon, attribute = name.rpartition(":")
     if not colon:
-        near = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise UsageError(
-            f"no problem is called {name!r}; {hint}There are {', '.join(BUILT_IN)}, or give your own as FILE.py:NAME"
+            f"no problem is called {name!r}{hint}: there are {', '.join(BUILT_IN)}, or give your own as FILE.py:NAME"
         )
     return _from_file(Path(file), attribute)
 
@@ -205,6 +221,7 @@ def _from_file(path: Path, attribute: str) -> Problem:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     problem = getattr(module, attribute, None)
     if not isinstance(problem, Problem):

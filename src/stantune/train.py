@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import nn
 
 from stantune import checkpoint as checkpoints
 from stantune.data import Batches, Split, in_order
-from stantune.errors import UsageError
+from stantune.errors import CheckpointError, UsageError
 from stantune.guard import Guard
 from stantune.problems import Problem, Splits
 from stantune.seeds import derive
@@ -24,13 +24,14 @@ from stantune.stan.schedule import Phase
 from stantune.stan.surgery import StanHandle, accelerate_
 
 EVALUATION_BATCH = 500
+EVALUATED = ("validation", "test")
 # A process that is killed in a long segment loses no more than this.
 SAVE_SECONDS = 60.0
 
 
 @dataclass
 class Cost:
-    """What a segment took.
+    """What a segment took; where it was cut and gone on with, all its parts together.
 
     Attributes:
         exact: exact iterations (refreshes among them).
@@ -89,7 +90,7 @@ def run(
 
     Args:
         problem: what to train.
-        setting: values of the problem's parameters; what is left out keeps the problem's own value.
+        setting: values of the problem's parameters; what is left out keeps the network's and the solver's own value.
         checkpoint: the trial's file; None keeps nothing, and then `start` must be 0.
         start: the iteration that an earlier segment ended with.
         stop: the iteration to end with.
@@ -105,29 +106,43 @@ def run(
         The outcome; a diverged trial's is an ordinary result.
 
     Raises:
-        UsageError: a setting outside the problem's space, or a range of iterations that makes no sense.
+        UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
+            does not exist or is empty.
         CheckpointError: the file is damaged or another trial's.
+        StantuneError: the file cannot be written.
     """
-    problem.space.check(setting)
+    setting = problem.space.check(setting)
     if not 0 <= start <= stop or (start and checkpoint is None):
         raise UsageError(
             f"cannot train from iteration {start} to {stop}; give 0 <= start <= stop, and a checkpoint if start > 0"
         )
+    for name in evaluate:
+        if name not in EVALUATED or not len(getattr(splits, name)):
+            raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
     identity = json.dumps(
         {
             "problem": problem.name,
-            "setting": dict(setting),
+            "setting": setting,
             "seed": seed,
             "stan": None if stan is None else asdict(stan),
-            "images": len(splits.train.labels),
+            "batch_size": problem.batch_size,
+            "images": len(splits.train),
         },
         sort_keys=True,
     )
-    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices):
-        trial = _Trial(problem, setting, splits, seed, stan, device)
-        if checkpoint is not None:
-            trial.restore(checkpoints.load(checkpoint, identity))
+    cuda = _cuda_index(device)
+    with torch.random.fork_rng([] if cuda is None else [cuda]):
+        trial = _Trial(problem, setting, splits, seed, stan, device, start)
+        state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+        if state is not None:
+            try:
+                trial.restore(state)
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
+                    "has now; undo the change, or delete the file and the trial is trained again from its first "
+                    "iteration"
+                ) from error
         if trial.iteration > stop:
             raise UsageError(
                 f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
@@ -136,7 +151,7 @@ def run(
 
         def moved(iteration: int) -> None:
             nonlocal saved
-            if checkpoint is not None and time.monotonic() - saved > SAVE_SECONDS:
+            if checkpoint is not None and time.monotonic() - saved >= SAVE_SECONDS:
                 checkpoints.save(checkpoint, identity, trial.state())
                 saved = time.monotonic()
             watch(iteration)
@@ -155,25 +170,64 @@ def run(
 
 
 def error_percent(model: nn.Module, splits: Splits, split: Split, device: str = "cpu") -> float:
-    """Return the share of wrongly classified images of `split`, in percent; always exact, never STAN."""
+    """Return the share of wrongly classified images of `split`, in percent; always exact, never STAN.
+
+    An image whose scores are not all finite is wrong: weights that are no numbers any more (spoilt by the very last
+    iteration, so that no loss could tell) must not pass for a guess that is right one time in ten.
+
+    Args:
+        model: images (B, C, H, W) to scores (B, classes); it is in its former mode afterwards.
+        splits: for the normaliser.
+        split: at least one image.
+        device: where the model is.
+    """
     training = model.training
     model.eval()
     wrong = 0
     with torch.inference_mode():
         for batch in in_order(split, EVALUATION_BATCH, splits.normaliser, device):
-            wrong += int((model(batch.images).argmax(1) != batch.labels).sum())
+            scores = model(batch.images)
+            right = (scores.argmax(1) == batch.labels) & scores.isfinite().all(1)
+            wrong += len(batch.labels) - int(right.sum())
     model.train(training)
-    return 100.0 * wrong / len(split.labels)
+    return 100.0 * wrong / len(split)
+
+
+def _cuda_index(device: str) -> int | None:
+    """Return the number of a CUDA device, None for any other device."""
+    where = torch.device(device)
+    if where.type != "cuda":
+        return None
+    return torch.cuda.current_device() if where.index is None else where.index
+
+
+class _Stretch(NamedTuple):
+    """Iterations of one kind in a row: the first, whether they are reduced, and when it began."""
+
+    since: int
+    reduced: bool
+    began: float
 
 
 class _Trial:
     """The moving parts of one training and their state."""
 
     def __init__(
-        self, problem: Problem, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None, device: str
+        self,
+        problem: Problem,
+        setting: Mapping[str, Any],
+        splits: Splits,
+        seed: int,
+        stan: Stan | None,
+        device: str,
+        start: int,
     ) -> None:
-        torch.manual_seed(derive("weights", seed))
-        self.device = device
+        # Not torch.manual_seed: it seeds every device, and the caller's random state on the others is not ours.
+        torch.default_generator.manual_seed(derive("weights", seed))
+        self.cuda = _cuda_index(device)
+        if self.cuda is not None:
+            with torch.cuda.device(self.cuda):
+                torch.cuda.manual_seed(derive("weights", seed))
         self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.solver = problem.solver
         self.optimizer = problem.solver.optimizer(self.model, setting)
@@ -182,43 +236,47 @@ class _Trial:
         )
         self.guard = Guard(splits.classes)
         self.handle: StanHandle | None = None if stan is None else accelerate_(self.model, stan)
+        self.start = start
         self.iteration = 0
         self.moved = False
         self.cost = Cost()
+        self._stretch = _Stretch(0, False, time.perf_counter())
 
     def state(self) -> dict[str, Any]:
-        """Return all that the rest of the training depends on."""
+        """Return all that the rest of the training depends on, and what the segment took so far."""
+        self._account()
         return {
             "iteration": self.iteration,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "above": self.guard.above,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state() if self.device.startswith("cuda") else None,
+            "random_cuda": None if self.cuda is None else torch.cuda.get_rng_state(self.cuda),
+            "start": self.start,
+            "cost": asdict(self.cost),
         }
 
-    def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from a state; None leaves the beginning as it is."""
-        if state is None:
-            return
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
         self.iteration = state["iteration"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.above = state["above"]
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"])
+        if self.cuda is not None and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.cuda)
+        if state["start"] == self.start:
+            self.cost = Cost(**state["cost"])
         if self.handle is not None:
             self.handle.seek(self.iteration)
 
     def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
         """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
-        reduced, began, since = self._reduced(), time.perf_counter(), self.iteration
+        self._stretch = _Stretch(self.iteration, self._reduced(), time.perf_counter())
         diverged = interrupted = False
         while self.iteration < stop and not diverged and not interrupted:
-            if reduced != self._reduced():
-                self._account(reduced, since, began)
-                reduced, began, since = not reduced, time.perf_counter(), self.iteration
+            if self._stretch.reduced != self._reduced():
+                self._account()
             diverged = self.guard.diverged(self._step())
             if not diverged:
                 self.iteration += 1
@@ -227,7 +285,7 @@ class _Trial:
                     self.handle.step()
                 watch(self.iteration)
                 interrupted = self.iteration < stop and stop_early()
-        self._account(reduced, since, began)
+        self._account()
         return diverged, interrupted
 
     def _step(self) -> float:
@@ -242,11 +300,14 @@ class _Trial:
     def _reduced(self) -> bool:
         return self.handle is not None and self.handle.phase is Phase.REDUCED
 
-    def _account(self, reduced: bool, since: int, began: float) -> None:
-        seconds, iterations = time.perf_counter() - began, self.iteration - since
+    def _account(self) -> None:
+        """Add the present stretch to the cost and begin the next."""
+        since, reduced, began = self._stretch
+        now = time.perf_counter()
         if reduced:
-            self.cost.reduced += iterations
-            self.cost.reduced_seconds += seconds
+            self.cost.reduced += self.iteration - since
+            self.cost.reduced_seconds += now - began
         else:
-            self.cost.exact += iterations
-            self.cost.exact_seconds += seconds
+            self.cost.exact += self.iteration - since
+            self.cost.exact_seconds += now - began
+        self._stretch = _Stretch(self.iteration, self._reduced(), now)

@@ -73,9 +73,7 @@ def test_any_order_of_jobs_gives_the_paper_s_hyperband(
                 # Closed before it begins: all trials of the first rung are there, and none is still on its way.
                 assert len(peers) == before[0]
                 assert not [
-                    peer
-                    for peer in ready_jobs(brackets, rows)
-                    if peer.bracket == job.bracket and peer.stop < job.stop
+                    peer for peer in ready_jobs(brackets, rows) if peer.bracket == job.bracket and peer.stop < job.stop
                 ]
             key = (job.number, job.start, job.stop)
             assert key not in trained
@@ -113,9 +111,7 @@ def test_status_counts_every_trial_once(
 
 def test_a_search_in_which_all_diverge_ends() -> None:
     brackets = plan(27, 1, 3)
-    rows = [
-        TrialRow(job.number, job.bracket, {}, diverged_at=1) for job in ready_jobs(brackets, [])
-    ]
+    rows = [TrialRow(job.number, job.bracket, {}, diverged_at=1) for job in ready_jobs(brackets, [])]
     assert ready_jobs(brackets, rows) == []
     assert set(endings(brackets, rows).values()) == {"diverged"}
     assert incumbent(rows) is None

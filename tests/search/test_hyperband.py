@@ -154,9 +154,7 @@ def test_promotions_are_the_best_by_counting(errors: list[float | None], keep: i
     promoted = promote(results, keep)
     fine = {number: error for number, error in enumerate(errors) if error is not None and math.isfinite(error)}
     for number, error in fine.items():
-        better = sum(
-            1 for other, theirs in fine.items() if theirs < error or (theirs == error and other < number)
-        )
+        better = sum(1 for other, theirs in fine.items() if theirs < error or (theirs == error and other < number))
         assert (number in promoted) == (better < keep)
         if number in promoted:
             assert promoted[better] == number

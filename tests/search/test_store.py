@@ -258,9 +258,7 @@ def test_a_copied_trial_is_refused(store: Store, url: str) -> None:
 
 
 @pytest.mark.parametrize("by_api", [False, True])
-def test_a_trial_ended_by_another_program_is_refused(
-    url: str, by_api: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_ended_by_another_program_is_refused(url: str, by_api: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if by_api:
         monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
     with reopened(url) as store:

@@ -23,8 +23,7 @@ def dump(path: Path) -> list[Any]:
         "SELECT number, state FROM trials ORDER BY number",
         "SELECT number, param_name, param_value, distribution_json FROM trial_params "
         "JOIN trials USING (trial_id) ORDER BY number, param_name",
-        "SELECT number, key, value_json FROM trial_user_attributes "
-        "JOIN trials USING (trial_id) ORDER BY number, key",
+        "SELECT number, key, value_json FROM trial_user_attributes JOIN trials USING (trial_id) ORDER BY number, key",
         "SELECT number, step, intermediate_value FROM trial_intermediate_values "
         "JOIN trials USING (trial_id) ORDER BY number, step",
         "SELECT number, objective, value FROM trial_values JOIN trials USING (trial_id) ORDER BY number",

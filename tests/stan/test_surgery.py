@@ -86,7 +86,7 @@ def test_grids_are_a_pure_function_of_seed_iteration_and_layer(model):
     for _ in range(5):
         handle.step()
     first = [model[0].grid, model[2].grid]
-    assert first == [draw_grid(PATTERNS["blocks"], 3, 5, place) for place in (0, 1)]
+    assert first == [draw_grid((PATTERNS["blocks"],), 3, 5, place) for place in (0, 1)]
     fresh = network()
     other = accelerate_(fresh, Stan(rate=0.25, period=None, seed=3))
     other.load_state_dict(handle.state_dict())
@@ -184,3 +184,18 @@ def test_a_reduced_step_trains(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         restore_(nn.Linear(1, 1))
+
+
+def test_auto_at_one_half_draws_rows_and_columns_alike(model):
+    handle = accelerate_(model, Stan(rate=0.5, period=None))
+    seen = Counter()
+    for _ in range(2000):
+        seen[model[0].grid] += 1
+        handle.step()
+    assert {(grid.pattern, grid.top, grid.left) for grid in seen} == {
+        (PATTERNS["rows"], 0, 0),
+        (PATTERNS["rows"], 1, 0),
+        (PATTERNS["columns"], 0, 0),
+        (PATTERNS["columns"], 0, 1),
+    }
+    assert min(seen.values()) > 400

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from stantune.cli import options
 from stantune.cli.data import data
@@ -12,8 +14,19 @@ from stantune.cli.search import brackets, search
 from stantune.cli.train import problems, train
 from stantune.errors import StantuneError
 
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Here, because Typer itself would end without a word. A search and a training have a better ending.
+            raise StantuneError("interrupted before it was done; give the same command again to go on") from None
+
+
 app = typer.Typer(
     name="stantune",
+    cls=_Commands,
     help="Hyper-parameter search in which every trial trains with fewer computations, and the winner is as good.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,7 +43,7 @@ app.add_typer(data, name="data")
 def main() -> None:
     """Run the command line; a failure ends in one sentence on standard error and exit code 1, bad use in 2."""
     try:
-        app()
+        app(prog_name="stantune")
     except StantuneError as error:
         if options.debugging():
             raise
@@ -39,5 +52,6 @@ def main() -> None:
     except Exception as error:
         if options.debugging():
             raise
-        print(f"stantune: failed unexpectedly ({type(error).__name__}: {error}); --debug shows where", file=sys.stderr)
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"stantune: failed unexpectedly ({what}); --debug shows where", file=sys.stderr)
         sys.exit(1)

@@ -68,7 +68,8 @@ Tail = Annotated[int, typer.Option("--tail", help="Exact iterations at the end o
 
 def console_for(json: str | None) -> Console:
     """Return where people read: standard output, or standard error where that is taken by JSON."""
-    return Console(stderr=json == "-", highlight=False)
+    # Paths and values are printed as they are: no [markup] and no :emoji: in them.
+    return Console(stderr=json == "-", highlight=False, markup=False, emoji=False)
 
 
 def write_json(result: BaseModel, target: str | None) -> None:
@@ -95,6 +96,16 @@ def check_json(target: str | None) -> None:
     """Raise UsageError now, and not after hours of training, where --json names no possible file."""
     if target not in (None, "-") and (Path(target).is_dir() or not Path(target).absolute().parent.is_dir()):
         raise UsageError(f"--json {target} is no file in an existing directory; name another file")
+
+
+def check_checkpoint(path: Path | None) -> None:
+    """Raise UsageError now, and not after hours of training, where --checkpoint names no possible file."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--checkpoint {path} cannot be written ({error.strerror}); name another file") from error
 
 
 def device_of(text: str) -> str:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.stopping import stoppable
 from stantune.errors import StantuneError, UsageError
 
 Out = Annotated[
@@ -84,9 +80,10 @@ def search(
     )
     console = o.console_for(json)
     directory = SearchDirectory(out or Path("runs") / what.name, storage)
-    with _stoppable(seconds) as stop, directory.locked():
-        if fresh and directory.holds_search():
-            _confirm(directory.path, yes)
+    with stoppable(seconds) as stop, directory.locked():
+        if fresh:
+            if directory.may_hold_search():
+                _confirm(directory.path, yes)
             directory.clear()
         splits = o.load_splits(what, data, console)
         o.warn_of_no_effect(what, settings.stan, console)
@@ -94,7 +91,7 @@ def search(
         with watching(console) as watcher:
             state = run_search(what, settings, directory, executor, watcher=watcher, stop_early=stop.asked)
         result = summarise(what, settings, state)
-        o.write_json(result, str(directory.result))
+        directory.write_result(f"{result.model_dump_json(indent=2)}\n")
     show_search(console, result, directory.path)
     o.write_json(result, json)
     if not result.complete:
@@ -181,33 +178,3 @@ def _confirm(path: Path, yes: bool) -> None:
         raise UsageError(f"--fresh would delete the search in {path}; add --yes to say so where nobody can be asked")
     if not typer.confirm(f"Delete the search in {path} and begin anew?", err=True):
         raise StantuneError(f"the search in {path} is left as it is; without --fresh the command goes on with it")
-
-
-class _Stop:
-    """Whether the search is to end: its budget is spent, or somebody asked for it."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.interrupted = False
-        self._deadline = None if seconds is None else time.monotonic() + seconds
-
-    def asked(self) -> bool:
-        """Tell whether to end now."""
-        return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
-
-
-@contextmanager
-def _stoppable(seconds: float | None) -> Iterator[_Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to end in good order; a second one ends at once."""
-    stop = _Stop(seconds)
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.interrupted:
-            raise KeyboardInterrupt
-        stop.interrupted = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

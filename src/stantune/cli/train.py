@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stantune.cli import options as o
-from stantune.errors import UsageError
+from stantune.cli.stopping import stoppable
+from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
     from stantune.problems import Problem
@@ -52,9 +53,12 @@ def train(
     from stantune.train import run
 
     o.check_json(json)
+    o.check_checkpoint(checkpoint)
     what = find(problem)
     setting = _setting(what, set or [])
-    length = iterations or (full_train and what.full_iterations) or what.iterations
+    length = (full_train and what.full_iterations) or what.iterations
+    if iterations is not None:
+        length = iterations
     if length < 1:
         raise UsageError(f"--iterations {length} is too small; give at least 1")
     stan: Stan | None = o.stan_of(accelerate, rate, period, pretrain, tail, length, what)
@@ -63,7 +67,7 @@ def train(
     console = o.console_for(json)
     splits = o.load_splits(what, data, console, full_train)
     o.warn_of_no_effect(what, stan, console)
-    with training_progress(console, length) as moved:
+    with stoppable() as stop, training_progress(console, length) as moved:
         outcome = run(
             what,
             setting,
@@ -75,8 +79,16 @@ def train(
             stan=stan,
             evaluate=("test",) if full_train else ("validation", "test"),
             device=where,
+            stop_early=stop.asked,
             watch=moved,
         )
+    if outcome.interrupted:
+        how = (
+            "nothing is kept of it without --checkpoint"
+            if checkpoint is None
+            else "the same command goes on from there"
+        )
+        raise StantuneError(f"interrupted at iteration {outcome.iterations}; {how}")
     result = TrainResult(
         problem=what.name,
         seed=seed,

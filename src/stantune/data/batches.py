@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from stantune.data.datasets import Split
 from stantune.errors import UsageError
+from stantune.seeds import derive
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 """A user's augmentation: (images (B, C, H, W) float32, ids (B,), CPU generator) -> images (B, C, H', W')."""
@@ -85,10 +85,7 @@ class Normalise:
 
 
 def _generator(purpose: str, seed: int, number: int) -> torch.Generator:
-    # Hashed, so that (seed, number) pairs do not collide as sums would; Python's own hash() is salted.
-    key = f"{purpose}/{seed}/{number}".encode()
-    digest = hashlib.blake2b(key, digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return torch.Generator().manual_seed(derive(purpose, seed, number))
 
 
 class Batches:

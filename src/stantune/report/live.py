@@ -17,6 +17,8 @@ from stantune.search.coordinator import Job
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
 
+REDRAW_SECONDS = 0.25
+
 
 class Lines(Silent):
     """Writes one line for each rung of each bracket, and for the final training."""
@@ -32,7 +34,7 @@ class Lines(Silent):
             return
         self._rung = rung
         what = "final training" if job is None else f"bracket {job.bracket}, rung of {job.stop} iterations"
-        self._console.print(f"{what}: {_state(progress)}", highlight=False, soft_wrap=True)
+        self._console.print(f"{what}: {'; '.join(_state(progress))}", soft_wrap=True)
 
 
 class LiveView(Silent):
@@ -49,11 +51,13 @@ class LiveView(Silent):
         self._draw(progress)
 
     def iteration(self, progress: Progress) -> None:
-        """Redraw, but not more often than the eye can follow."""
-        if time.monotonic() - self._drawn > 0.25:
-            self._draw(progress)
+        """Show how far it is."""
+        self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
+        # Not more often than the eye can follow: drawing takes time from training.
+        if time.monotonic() - self._drawn < REDRAW_SECONDS:
+            return
         self._drawn = time.monotonic()
         table = Table.grid(padding=(0, 2))
         if self._job is None:
@@ -63,7 +67,7 @@ class LiveView(Silent):
             table.add_row("rung", f"{self._job.stop} iterations")
             table.add_row("trial", f"{self._job.number}, iteration {progress.at} of {self._job.stop}")
         table.add_row("trials", _counts(progress))
-        table.add_row("best so far", percent(progress.best))
+        table.add_row("best error", percent(progress.best))
         table.add_row("speed", f"{progress.iterations_per_second:.1f} iterations/s")
         table.add_row("time left", duration(progress.seconds_left))
         self.live.update(table, refresh=True)
@@ -72,16 +76,17 @@ class LiveView(Silent):
 def _counts(progress: Progress) -> str:
     status = progress.status
     return (
-        f"{progress.trials} begun: {status.running} running, {status.promoted} promoted, {status.dropped} dropped, "
-        f"{status.diverged} diverged"
+        f"{progress.trials} of {progress.planned}; {status.running} running, {status.promoted} promoted, "
+        f"{status.dropped} dropped, {status.diverged} diverged"
     )
 
 
-def _state(progress: Progress) -> str:
-    return (
-        f"trials {_counts(progress)}; best {percent(progress.best)}; "
-        f"{progress.iterations_per_second:.1f} iterations/s, {duration(progress.seconds_left)} left"
-    )
+def _state(progress: Progress) -> Iterator[str]:
+    yield f"trials {_counts(progress)}"
+    if progress.best is not None:
+        yield f"best error {percent(progress.best)}"
+    if progress.seconds_left is not None:
+        yield f"{progress.iterations_per_second:.1f} iterations/s, about {duration(progress.seconds_left)} left"
 
 
 @contextmanager

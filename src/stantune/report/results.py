@@ -17,18 +17,18 @@ class RungResult(Result):
     """One rung of a bracket, as planned."""
 
     iterations: int = Field(description="iterations that a trial has when it is evaluated here")
-    trials: int = Field(description="trials that reach it, if none diverges")
+    trials: int = Field(description="trials that reach it, at most: fewer where nearly all diverge")
 
 
 class BracketResult(Result):
     """One bracket, as planned."""
 
-    s: int = Field(description="number of times that the bracket drops trials")
-    rungs: list[RungResult]
+    s: int = Field(description="how many times the bracket drops trials")
+    rungs: list[RungResult] = Field(description="its rungs, in the order in which they are run")
 
 
 class Counts(Result):
-    """Trials by what became of them."""
+    """Trials by what became of them; one that was promoted counts under its later end too."""
 
     trials: int = Field(description="trials begun")
     promoted: int = Field(description="trials promoted at least once")
@@ -37,35 +37,39 @@ class Counts(Result):
 
 
 class Seconds(Result):
-    """Where the time went, over all runs of the command on this directory."""
+    """Where the time went, over all runs of the command on this directory or checkpoint."""
 
-    total: float = Field(description="training + evaluation + coordination")
-    training: float = Field(description="training iterations of trials and of the final training")
-    evaluation: float = Field(description="validation and test errors")
-    coordination: float = Field(description="everything else: sampling, trial table, checkpoints")
+    total: float = Field(description="seconds: training + evaluation + coordination")
+    training: float = Field(description="seconds of training iterations, those of a final training among them")
+    evaluation: float = Field(description="seconds of measuring validation and test errors")
+    coordination: float = Field(description="seconds of everything else: sampling, trial table, checkpoints")
 
 
 class Saved(Result):
-    """Seconds not spent, against training every trial exactly, from scratch, to the maximum; an estimate."""
+    """Seconds of training not spent, estimated from each trial's own pace: three comparisons, not parts of a sum."""
 
-    early_stopping: float = Field(description="dropped and diverged trials' remaining iterations")
-    continuing: float = Field(description="iterations that a promoted trial did not train again")
-    stan: float = Field(description="reduced iterations' time below that of as many exact ones; negative is a loss")
+    early_stopping: float = Field(
+        description="seconds of dropped and diverged trials, against training each of them to max_iterations"
+    )
+    continuing: float = Field(
+        description="seconds of promoted trials, against a search that trains them from scratch in every rung"
+    )
+    stan: float = Field(description="seconds of reduced iterations, against as many exact ones; negative is a loss")
 
 
 class Best(Result):
-    """The setting with the lowest validation error of the search."""
+    """The setting with the lowest validation error of the search; a trial that diverged in the end does not count."""
 
-    params: dict[str, Any]
-    validation_error: float = Field(description="percent")
+    params: dict[str, Any] = Field(description="each parameter's value")
+    validation_error: float = Field(description="percent of the validation images")
     iterations: int = Field(description="iterations trained when that error was measured")
 
 
 class Final(Result):
     """The best setting, trained exactly from scratch."""
 
-    params: dict[str, Any]
-    iterations: int
+    params: dict[str, Any] = Field(description="each parameter's value")
+    iterations: int = Field(description="iterations trained; fewer than max_iterations where it diverged")
     validation_error: float | None = Field(description="percent; null where the training diverged")
     test_error: float | None = Field(description="percent; null where the training diverged")
 
@@ -73,96 +77,111 @@ class Final(Result):
 class Leader(Best):
     """One of the best five trials."""
 
-    trial: int
+    trial: int = Field(description="the trial's number, from 0; in the Optuna study too")
+
+
+_PROBLEM = Field(description="the problem's name")
+_SEED = Field(description="what was given with --seed")
+_VARIANT = Field(description='"algorithm1" or "table1": how the numbers of trials are rounded')
+_ETA = Field(description="one trial of so many is promoted")
+_MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropped")
+_MIN_ITERATIONS = Field(description="r, the least iterations before a trial may be dropped")
+_BRACKETS = Field(description="the plan, in the order in which it is run")
 
 
 class SearchResult(Result):
-    """`stantune search --json`."""
+    """`stantune search --json`, and result.json in the search's directory."""
 
-    schema_version: Literal["stantune.search/1"] = "stantune.search/1"
-    problem: str
-    seed: int
-    accelerate: Literal["stan", "none"]
-    variant: str
-    eta: int
-    max_iterations: int
-    min_iterations: int
+    schema_version: Literal["stantune.search/1"] = Field(default="stantune.search/1", description="kind and version")
+    problem: str = _PROBLEM
+    seed: int = _SEED
+    accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
+    variant: str = _VARIANT
+    eta: int = _ETA
+    max_iterations: int = _MAX_ITERATIONS
+    min_iterations: int = _MIN_ITERATIONS
     complete: bool = Field(description="false where a budget or Ctrl-C ended the search early")
-    brackets: list[BracketResult]
-    counts: Counts
+    brackets: list[BracketResult] = _BRACKETS
+    counts: Counts = Field(description="trials by what became of them")
     iterations_trained: int = Field(description="of all trials; the final training is not among them")
-    seconds: Seconds
-    saved: Saved
+    seconds: Seconds = Field(description="where the time went, over all runs of the command on this directory")
+    saved: Saved = Field(description="training not done; three comparisons, not parts of a sum")
     best: Best | None = Field(description="null while no trial has a result, or where all diverged")
-    leaders: list[Leader] = Field(description="the best five trials")
+    leaders: list[Leader] = Field(description="the best five trials, the best first")
     final: Final | None = Field(description="null where the search is not complete or found nothing")
 
 
 class TrainResult(Result):
     """`stantune train --json`."""
 
-    schema_version: Literal["stantune.train/1"] = "stantune.train/1"
-    problem: str
-    seed: int
-    accelerate: Literal["stan", "none"]
+    schema_version: Literal["stantune.train/1"] = Field(default="stantune.train/1", description="kind and version")
+    problem: str = _PROBLEM
+    seed: int = _SEED
+    accelerate: Literal["stan", "none"] = Field(description="how it was trained")
     params: dict[str, Any] = Field(description="the values given with --set; the others are the problem's own")
     iterations: int = Field(description="iterations trained")
     validation_error: float | None = Field(description="percent; null under --full-train or where it diverged")
     test_error: float | None = Field(description="percent; null where it diverged")
-    seconds: Seconds
-    diverged_at: int | None
+    seconds: Seconds = Field(description="where the time went; with --checkpoint, of all runs that led here")
+    diverged_at: int | None = Field(description="the iteration, from 0, whose loss told; null where it did not diverge")
 
 
 class PlanResult(Result):
     """`stantune brackets --json`."""
 
-    schema_version: Literal["stantune.brackets/1"] = "stantune.brackets/1"
-    problem: str
-    variant: str
-    eta: int
-    max_iterations: int
-    min_iterations: int
-    brackets: list[BracketResult]
-    trials: int
+    schema_version: Literal["stantune.brackets/1"] = Field(
+        default="stantune.brackets/1", description="kind and version"
+    )
+    problem: str = _PROBLEM
+    variant: str = _VARIANT
+    eta: int = _ETA
+    max_iterations: int = _MAX_ITERATIONS
+    min_iterations: int = _MIN_ITERATIONS
+    brackets: list[BracketResult] = _BRACKETS
+    trials: int = Field(description="trials in all")
     iterations: int = Field(description="of all trials, continuing from checkpoints, if none diverges")
     iterations_restarting: int = Field(description="the same if every rung began from scratch")
-    final_iterations: int
+    final_iterations: int = Field(description="of the final training, which comes on top")
     estimated_seconds: float | None = Field(description="from a few timed iterations; null where the data are missing")
 
 
 class ParameterResult(Result):
     """One parameter of a space."""
 
-    name: str
-    kind: Literal["float", "integer", "categorical"]
-    low: float | None = None
-    high: float | None = None
-    log: bool | None = None
-    choices: list[Any] | None = None
+    name: str = Field(description="its name, as in --set")
+    kind: Literal["float", "integer", "categorical"] = Field(description="what its values are")
+    low: float | None = Field(default=None, description="least value; null where categorical")
+    high: float | None = Field(default=None, description="largest value; null where categorical")
+    log: bool | None = Field(
+        default=None, description="whether it is searched evenly in its logarithm; null where categorical"
+    )
+    choices: list[Any] | None = Field(default=None, description="all values; null unless categorical")
 
 
 class ProblemResult(Result):
     """One problem."""
 
-    name: str
-    data: str
-    iterations: int
-    batch_size: int
-    space: list[ParameterResult]
+    name: str = _PROBLEM
+    data: str = Field(description="the data set's name")
+    iterations: int = Field(description="N, the length of a whole training")
+    batch_size: int = Field(description="images in an iteration")
+    space: list[ParameterResult] = Field(description="what is searched")
 
 
 class ProblemsResult(Result):
     """`stantune problems --json`."""
 
-    schema_version: Literal["stantune.problems/1"] = "stantune.problems/1"
-    problems: list[ProblemResult]
+    schema_version: Literal["stantune.problems/1"] = Field(
+        default="stantune.problems/1", description="kind and version"
+    )
+    problems: list[ProblemResult] = Field(description="the built-in problems")
 
 
 class DataResult(Result):
     """`stantune data fetch --json`."""
 
-    schema_version: Literal["stantune.data/1"] = "stantune.data/1"
-    name: str
-    directory: str
-    training_images: int
-    test_images: int
+    schema_version: Literal["stantune.data/1"] = Field(default="stantune.data/1", description="kind and version")
+    name: str = Field(description="the data set's name")
+    directory: str = Field(description="where its files are")
+    training_images: int = Field(description="images to train on, those that a search holds out among them")
+    test_images: int = Field(description="images of the test set")

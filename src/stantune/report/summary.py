@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from stantune.problems import Problem
 from stantune.report.results import (
@@ -16,7 +16,7 @@ from stantune.report.results import (
     SearchResult,
     Seconds,
 )
-from stantune.search.coordinator import TrialRow, iterations_trained, ranking, status
+from stantune.search.coordinator import Status, TrialRow, iterations_trained, ranking, status
 from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
@@ -52,7 +52,7 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
         ),
         iterations_trained=iterations_trained(state.rows),
         seconds=_seconds(state),
-        saved=_saved(settings, state),
+        saved=_saved(settings, state, counts),
         best=Best(**leaders[0].model_dump(exclude={"trial"})) if leaders else None,
         leaders=leaders,
         final=_final(state),
@@ -91,42 +91,66 @@ def _final(state: SearchState) -> Final | None:
     )
 
 
-def _total(state: SearchState, name: str) -> float:
-    """Add up one number of all costs, the final training's among them."""
-    costs = [cost for row in state.rows for cost in row.costs.values()]
-    if state.final is not None:
-        costs.append(state.final["cost"])
-    return float(sum(cost[name] for cost in costs))
+def _total(costs: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Add up costs, number by number."""
+    total = dict.fromkeys(
+        ("exact", "exact_seconds", "reduced", "reduced_seconds", "evaluation_seconds", "coordination_seconds"), 0.0
+    )
+    for cost in costs:
+        for name in total:
+            total[name] += cost[name]
+    return total
+
+
+def _whole(state: SearchState) -> dict[str, float]:
+    """Add up all costs, the final training's among them."""
+    final = [] if state.final is None else [state.final["cost"]]
+    return _total([cost for row in state.rows for cost in row.costs.values()] + final)
 
 
 def _seconds(state: SearchState) -> Seconds:
-    training = _total(state, "exact_seconds") + _total(state, "reduced_seconds")
-    evaluation, coordination = _total(state, "evaluation_seconds"), _total(state, "coordination_seconds")
+    whole = _whole(state)
+    training = whole["exact_seconds"] + whole["reduced_seconds"]
     return Seconds(
-        total=training + evaluation + coordination,
+        total=training + whole["evaluation_seconds"] + whole["coordination_seconds"],
         training=training,
-        evaluation=evaluation,
-        coordination=coordination,
+        evaluation=whole["evaluation_seconds"],
+        coordination=whole["coordination_seconds"],
     )
 
 
-def _saved(settings: SearchSettings, state: SearchState) -> Saved:
-    exact, reduced = _total(state, "exact"), _total(state, "reduced")
-    exact_seconds, reduced_seconds = _total(state, "exact_seconds"), _total(state, "reduced_seconds")
-    an_exact = exact_seconds / exact if exact else 0.0
-    an_average = (exact_seconds + reduced_seconds) / (exact + reduced) if exact + reduced else 0.0
-    return Saved(
-        early_stopping=an_average * sum(_not_trained(row, settings.max_iterations) for row in state.rows),
-        continuing=an_average * sum(sum(sorted(row.errors)[:-1]) + _base_of_divergence(row) for row in state.rows),
-        stan=reduced * an_exact - reduced_seconds if exact and reduced else 0.0,
-    )
+def _saved(settings: SearchSettings, state: SearchState, counts: Status) -> Saved:
+    """Price what each trial was spared at its own pace: in many a space a setting decides how fast it trains."""
+    whole = _whole(state)
+    usual = _pace(whole, 0.0)
+    usual_exact = _exact_pace(whole, 0.0)
+    early_stopping = continuing = stan = 0.0
+    for row in state.rows:
+        own = _total(row.costs.values())
+        pace = _pace(own, usual)
+        # A trial of an unfinished search that has not ended yet was spared nothing: its iterations are still to come.
+        if counts.trials[row.number] in ("dropped", "diverged"):
+            early_stopping += pace * (settings.max_iterations - iterations_trained([row]))
+        continuing += pace * _trained_before(row)
+        exact_pace = _exact_pace(own, usual_exact)
+        if exact_pace:
+            stan += exact_pace * own["reduced"] - own["reduced_seconds"]
+    return Saved(early_stopping=early_stopping, continuing=continuing, stan=stan)
 
 
-def _not_trained(row: TrialRow, maximum: int) -> int:
-    reached = row.diverged_at if row.diverged_at is not None else max(row.errors, default=0)
-    return maximum - reached
+def _pace(cost: Mapping[str, float], otherwise: float) -> float:
+    """Return the seconds of an average iteration, `otherwise` where there was none (a trial that diverged at once)."""
+    iterations = cost["exact"] + cost["reduced"]
+    return (cost["exact_seconds"] + cost["reduced_seconds"]) / iterations if iterations else otherwise
 
 
-def _base_of_divergence(row: TrialRow) -> int:
-    """Return where a promoted trial stood before the segment in which it diverged."""
-    return max(row.errors, default=0) if row.diverged_at is not None else 0
+def _exact_pace(cost: Mapping[str, float], otherwise: float) -> float:
+    """Return the seconds of an exact iteration, `otherwise` where there was none."""
+    return cost["exact_seconds"] / cost["exact"] if cost["exact"] else otherwise
+
+
+def _trained_before(row: TrialRow) -> int:
+    """Return what a trial would have trained again, had each of its rungs begun from scratch."""
+    reached = sorted(row.errors)
+    # Where it diverged, its last segment began at the last rung that it passed, and not one rung below.
+    return sum(reached) if row.diverged_at is not None else sum(reached[:-1])

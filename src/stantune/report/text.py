@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.report.results import PlanResult, ProblemsResult, SearchResult, TrainResult
-from stantune.report.words import duration, percent, setting_text
+from stantune.report.results import Leader, PlanResult, ProblemsResult, SearchResult, TrainResult
+from stantune.report.words import duration, percent, setting_text, value_text
 
 
 def show_search(console: Console, result: SearchResult, directory: Path) -> None:
     """Print the best five trials, the final errors and where the time went."""
-    table = Table("trial", "validation error", "iterations", "setting", title="best five", title_justify="left")
-    for leader in result.leaders:
-        error = percent(leader.validation_error)
-        table.add_row(str(leader.trial), error, str(leader.iterations), setting_text(leader.params))
-    console.print(table)
     counts = result.counts
     console.print(
         f"{counts.trials} trials: {counts.promoted} promoted, {counts.dropped} dropped early, "
-        f"{counts.diverged} diverged; {result.iterations_trained} iterations"
+        f"{counts.diverged} diverged; {result.iterations_trained} iterations in all",
+        soft_wrap=True,
     )
+    if result.leaders:
+        console.print(_best_trials(result.leaders))
     _show_final(console, result, directory)
+    if not counts.trials:
+        return
     seconds, saved = result.seconds, result.saved
-    times = Table(title="where the time went", title_justify="left", show_header=False)
+    times = Table("where the time went", "", box=SIMPLE_HEAD)
+    times.columns[1].justify = "right"
     times.add_row("training", duration(seconds.training))
     times.add_row("evaluation", duration(seconds.evaluation))
     times.add_row("coordination", duration(seconds.coordination))
@@ -37,17 +40,36 @@ def show_search(console: Console, result: SearchResult, directory: Path) -> None
     console.print(times)
 
 
+def _best_trials(leaders: Sequence[Leader]) -> Table:
+    """Lay the trials side by side: five fit into 80 columns, however many parameters there are."""
+    table = Table("best trials", box=SIMPLE_HEAD)
+    for leader in leaders:
+        table.add_column(f"trial {leader.trial}", justify="right")
+    table.add_row("validation error", *(percent(leader.validation_error) for leader in leaders))
+    table.add_row("iterations", *(str(leader.iterations) for leader in leaders), end_section=True)
+    for name in leaders[0].params:
+        table.add_row(name, *(value_text(leader.params[name]) for leader in leaders))
+    return table
+
+
 def _show_final(console: Console, result: SearchResult, directory: Path) -> None:
     final = result.final
     if final is None:
         why = "every trial diverged" if result.complete else "the search is not complete"
-        console.print(f"no final training: {why}")
+        console.print(f"no final training: {why}", soft_wrap=True)
     elif final.validation_error is None:
-        console.print(f"final training of the best setting, exact: diverged at iteration {final.iterations}")
+        console.print(
+            f"final training of the best setting (exact, from scratch): diverged at iteration {final.iterations}",
+            soft_wrap=True,
+        )
     else:
         console.print(
-            f"final training, exact, {final.iterations} iterations: validation error "
-            f"{percent(final.validation_error)}, test error {percent(final.test_error)} ({directory / 'final.pt'})"
+            f"final training of the best setting (exact, from scratch, {final.iterations} iterations):", soft_wrap=True
+        )
+        console.print(
+            f"  validation error {percent(final.validation_error)}, test error {percent(final.test_error)}; "
+            f"weights in {directory / 'final.pt'}",
+            soft_wrap=True,
         )
 
 
@@ -65,7 +87,10 @@ def show_training(console: Console, result: TrainResult) -> None:
 
 def show_plan(console: Console, result: PlanResult) -> None:
     """Print brackets and rungs, and what they come to."""
-    table = Table("bracket", "rung", "iterations", "trials", title=f"{result.problem}, {result.variant}")
+    console.print(f"{result.problem}, {result.variant}, eta {result.eta}", soft_wrap=True)
+    table = Table("bracket", "rung", "iterations", "trials", box=SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
     for bracket in result.brackets:
         for place, rung in enumerate(bracket.rungs):
             last = place == len(bracket.rungs) - 1
@@ -87,17 +112,15 @@ def show_plan(console: Console, result: PlanResult) -> None:
 def show_problems(console: Console, result: ProblemsResult) -> None:
     """Print each problem with its space."""
     for problem in result.problems:
-        table = Table(
-            "parameter",
-            "values",
-            title=f"{problem.name}: {problem.data}, {problem.iterations} iterations of {problem.batch_size}",
-            title_justify="left",
+        console.print(
+            f"{problem.name}: {problem.data}, {problem.iterations} iterations of {problem.batch_size} images",
+            soft_wrap=True,
         )
+        table = Table("parameter", "from", "to", "scale", "kind", box=SIMPLE_HEAD)
         for parameter in problem.space:
             if parameter.choices is not None:
-                values = ", ".join(map(str, parameter.choices))
+                table.add_row(parameter.name, ", ".join(map(str, parameter.choices)), "", "", parameter.kind)
             else:
                 scale = "log" if parameter.log else "linear"
-                values = f"{parameter.low:g} … {parameter.high:g}, {scale}, {parameter.kind}"
-            table.add_row(parameter.name, values)
+                table.add_row(parameter.name, f"{parameter.low:g}", f"{parameter.high:g}", scale, parameter.kind)
         console.print(table)

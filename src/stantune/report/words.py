@@ -9,6 +9,7 @@ from typing import Any
 from stantune.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = r"\d+(?:\.\d+)?"
 
 
 def duration(seconds: float | None) -> str:
@@ -31,10 +32,10 @@ def parse_duration(text: str) -> float:
     Raises:
         UsageError: it is none.
     """
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+    # Only a number that stands alone may go without its unit: the 30 of 1h30 would be seconds to us, minutes to many.
+    if not re.fullmatch(rf"\s*({_NUMBER}|(?:{_NUMBER}[smhd])+)\s*", text):
         raise UsageError(f"{text!r} is no length of time; write it as 90s, 30m, 2h or 1h30m")
-    return sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    return sum(float(number) * _UNITS[unit or "s"] for number, unit in re.findall(rf"({_NUMBER})([smhd]?)", text))
 
 
 def percent(error: float | None) -> str:
@@ -44,8 +45,9 @@ def percent(error: float | None) -> str:
 
 def setting_text(setting: Mapping[str, Any]) -> str:
     """Return a setting on one line."""
-    return ", ".join(f"{name}={_value(value)}" for name, value in setting.items()) or "the problem's own values"
+    return ", ".join(f"{name}={value_text(value)}" for name, value in setting.items()) or "the problem's own values"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return one value of a setting."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -50,9 +50,9 @@ class SearchDirectory:
         """Return the checkpoint of a trial."""
         return self.path / "checkpoints" / f"trial-{number:06d}.pt"
 
-    def holds_search(self) -> bool:
-        """Tell whether a search was begun here."""
-        return self._note.exists() or (self.path / _DATABASE).exists()
+    def may_hold_search(self) -> bool:
+        """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
+        return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -81,9 +81,17 @@ class SearchDirectory:
             lock.release()
 
     def note_storage(self) -> None:
-        """Write down where the trial table is, so that a later run does not begin a second one elsewhere."""
+        """Write down where the trial table is, so that a later run does not begin a second one elsewhere.
+
+        Raises:
+            StantuneError: it cannot be written.
+        """
         if not self._note.exists():
-            write_whole(self._note, json.dumps({"storage": self._where}).encode())
+            self._write(self._note, json.dumps({"storage": self._where}))
+
+    def write_result(self, text: str) -> None:
+        """Keep the result; raises StantuneError where it cannot be written."""
+        self._write(self.result, text)
 
     def clear(self) -> None:
         """Delete the search: its table, checkpoints and results; call it under the lock."""
@@ -99,6 +107,14 @@ class SearchDirectory:
     @property
     def _note(self) -> Path:
         return self.path / "search.json"
+
+    def _write(self, file: Path, text: str) -> None:
+        try:
+            write_whole(file, text.encode())
+        except OSError as error:
+            raise StantuneError(
+                f"{file} cannot be written ({error.strerror}); make room and give the same command again"
+            ) from error
 
     def _check_storage(self) -> None:
         try:

@@ -19,10 +19,11 @@ def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits)
 
     Exact and, under STAN, reduced iterations of the problem's own setting are timed here and now.
     """
-    exact, evaluation = _time(problem, settings, splits, None)
+    exact, evaluation = _time(problem, settings, splits, None, evaluate=True)
     average = exact
     if settings.stan is not None:
-        reduced, _ = _time(problem, settings, splits, replace(settings.stan, period=None, pretrain=0, tail=0))
+        every = replace(settings.stan, period=None, pretrain=0, tail=0)
+        reduced, _ = _time(problem, settings, splits, every, evaluate=False)
         counts = settings.stan.schedule.counts(0, settings.max_iterations)
         average = (exact * (counts.exact + counts.refresh) + reduced * counts.reduced) / settings.max_iterations
     plan = settings.plan()
@@ -30,14 +31,27 @@ def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits)
     return average * trained_iterations(plan).continued + exact * settings.max_iterations + evaluation * evaluations
 
 
-def _time(problem: Problem, settings: SearchSettings, splits: Splits, stan: Stan | None) -> tuple[float, float]:
-    """Return the seconds of one iteration and of one evaluation."""
+def _time(
+    problem: Problem, settings: SearchSettings, splits: Splits, stan: Stan | None, evaluate: bool
+) -> tuple[float, float]:
+    """Return the seconds of one iteration and of one evaluation (0 unless it is asked for)."""
 
-    def cost(iterations: int) -> Cost:
+    def cost(iterations: int, evaluated: tuple[str, ...]) -> Cost:
         return run(
-            problem, {}, None, 0, iterations, splits=splits, seed=settings.seed, stan=stan, device=settings.device
+            problem,
+            {},
+            None,
+            0,
+            iterations,
+            splits=splits,
+            seed=settings.seed,
+            stan=stan,
+            evaluate=evaluated,
+            device=settings.device,
         ).cost
 
-    cost(WARM_UP)
-    timed = cost(TIMED)
-    return (timed.exact_seconds + timed.reduced_seconds) / TIMED, timed.evaluation_seconds
+    cost(WARM_UP, ())
+    timed = cost(TIMED, ("validation",) if evaluate else ())
+    # Fewer than TIMED where the problem's own setting diverges.
+    iterations = max(timed.exact + timed.reduced, 1)
+    return (timed.exact_seconds + timed.reduced_seconds) / iterations, timed.evaluation_seconds

@@ -31,6 +31,8 @@ class Progress:
         """Take the table as it is now; takes time in proportion to the trials, so call it once per rung."""
         self._rows = rows
         self._left = self.final_iterations + iterations_left(self._plan, rows)
+        # The job that was begun last is in the table now, so nothing is left of it.
+        self._job, self.at = (0, 0), 0
 
     def begin(self, job: Job | None, rows: Sequence[TrialRow]) -> None:
         """A job begins; None stands for the final training."""
@@ -55,6 +57,11 @@ class Progress:
         return len(self._rows)
 
     @property
+    def planned(self) -> int:
+        """Trials of the whole plan."""
+        return sum(bracket.rungs[0].trials for bracket in self._plan)
+
+    @property
     def best(self) -> float | None:
         """The lowest validation error so far, in percent."""
         best = incumbent(self._rows)
@@ -66,11 +73,16 @@ class Progress:
         return self._trained / max(time.monotonic() - self._began, 1e-9)
 
     @property
+    def iterations_left(self) -> int:
+        """Iterations left, the final training's among them, if no trial diverges any more."""
+        return max(self._left - (self.at - self._job[0]), 0)
+
+    @property
     def seconds_left(self) -> float | None:
         """Time left at the pace so far, if no trial diverges any more; None before the first iterations."""
         if self._trained < 10:
             return None
-        return max(self._left - (self.at - self._job[0]), 0) / self.iterations_per_second
+        return self.iterations_left / self.iterations_per_second
 
 
 def iterations_left(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> int:

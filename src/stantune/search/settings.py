@@ -61,6 +61,11 @@ class SearchSettings:
                 f"--max-iterations {self.max_iterations} is out of reach: a training of {problem.name} is "
                 f"{problem.iterations} iterations long; give at most that"
             )
+        # Only here, because it brings Optuna with it.
+        from stantune.search.sampling import SAMPLERS
+
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"--sampler {self.sampler} is unknown; give {' or '.join(SAMPLERS)}")
         self.plan()
 
     def identity(self, problem: Problem) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from stantune.stan.entries import Pattern, choose_pattern
+from stantune.stan.entries import Pattern, choose_patterns
 from stantune.stan.schedule import Schedule
 
 
@@ -15,7 +15,8 @@ class Stan:
 
     Attributes:
         rate: share of the entries that a reduced iteration computes: 1/2, 1/4, or 1 for all.
-        pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": the one that the rate asks for.
+        pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": what the rate asks for, at 1/2
+            rows or columns, drawn for each layer and iteration.
         period: Z, reduced iterations after each exact one (a refresh); None for no refresh.
         pretrain: p_t, exact iterations at the start.
         tail: exact iterations at the end of a run of `iterations`.
@@ -37,7 +38,7 @@ class Stan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choose_pattern(self.pattern, self.rate)
+        choose_patterns(self.pattern, self.rate)
         Schedule(self.pretrain, self.period, self.tail, self.iterations)
 
     @cached_property
@@ -46,6 +47,6 @@ class Stan:
         return Schedule(self.pretrain, self.period, self.tail, self.iterations)
 
     @cached_property
-    def grid_pattern(self) -> Pattern | None:
-        """The pattern of a reduced iteration, None where the rate is 1."""
-        return choose_pattern(self.pattern, self.rate)
+    def grid_patterns(self) -> tuple[Pattern, ...]:
+        """The patterns that a reduced iteration draws from; none where the rate is 1."""
+        return choose_patterns(self.pattern, self.rate)

@@ -49,11 +49,11 @@ class Grid(NamedTuple):
 
 
 PATTERNS = {"rows": Pattern(2, 1), "columns": Pattern(1, 2), "blocks": Pattern(2, 2)}
-AUTO = {0.5: "rows", 0.25: "blocks"}
+AUTO = {0.5: ("rows", "columns"), 0.25: ("blocks",)}
 
 
-def choose_pattern(name: str, rate: float) -> Pattern | None:
-    """Return the pattern called `name` ("auto" for the one that the rate asks for), None where the rate is 1.
+def choose_patterns(name: str, rate: float) -> tuple[Pattern, ...]:
+    """Return the pattern called `name`, or for "auto" all that the rate asks for; none where the rate is 1.
 
     Raises:
         UsageError: no such pattern, a rate outside (0, 1] or one that no pattern has, or another pattern's rate.
@@ -63,24 +63,25 @@ def choose_pattern(name: str, rate: float) -> Pattern | None:
     if name not in (*PATTERNS, "auto"):
         raise UsageError(f"no pattern is called {name!r}; there are auto, {', '.join(PATTERNS)}")
     if rate == 1:
-        return None
+        return ()
     if name == "auto":
         if rate not in AUTO:
             nearest = min((*AUTO, 1.0), key=lambda known: abs(known - rate))
             raise UsageError(f"rate={rate} has no grid pattern; the nearest that has one is {nearest}")
-        name = AUTO[rate]
+        return tuple(PATTERNS[member] for member in AUTO[rate])
     pattern = PATTERNS[name]
     if pattern.rate != rate:
         raise UsageError(
             f"pattern {name!r} computes {pattern.rate} of the entries, not rate={rate}; leave one of them out"
         )
-    return pattern
+    return (pattern,)
 
 
-def draw_grid(pattern: Pattern, seed: int, iteration: int, layer: int) -> Grid:
-    """Return the pattern with the offset of this iteration, drawn uniformly: every entry is computed equally often.
+def draw_grid(patterns: tuple[Pattern, ...], seed: int, iteration: int, layer: int) -> Grid:
+    """Return one of the patterns with an offset, drawn uniformly: every entry is computed equally often.
 
     A pure function, so that neither a checkpoint nor another process needs a generator's state.
     """
-    drawn = derive("grid", seed, iteration, layer)
+    drawn, choice = divmod(derive("grid", seed, iteration, layer), len(patterns))
+    pattern = patterns[choice]
     return Grid(pattern, drawn % pattern.rows, drawn // pattern.rows % pattern.columns)

@@ -21,12 +21,12 @@ class LayerReport(NamedTuple):
 
     Attributes:
         name: its first name in the model ("" for the model itself).
-        pattern: the grid of its reduced iterations, None where it is left alone.
+        patterns: the grids that its reduced iterations draw from, none where it is left alone.
         reason: why it is left alone, "" where it is not.
     """
 
     name: str
-    pattern: Pattern | None
+    patterns: tuple[Pattern, ...]
     reason: str
 
 
@@ -58,10 +58,10 @@ class StanHandle:
     def seek(self, iteration: int) -> None:
         """Go to any iteration; what the layers then compute is a pure function of it and of the seed."""
         self.iteration = iteration
-        pattern = self.stan.grid_pattern
-        reduced = self.phase is Phase.REDUCED and pattern is not None
+        patterns = self.stan.grid_patterns
+        reduced = self.phase is Phase.REDUCED
         for place, layer in enumerate(self._layers):
-            layer.grid = draw_grid(pattern, self.stan.seed, iteration, place) if reduced and pattern else None
+            layer.grid = draw_grid(patterns, self.stan.seed, iteration, place) if reduced else None
 
     def state_dict(self) -> dict[str, int]:
         """Return all that a resumed run needs."""
@@ -100,7 +100,7 @@ def accelerate_(model: nn.Module, stan: Stan) -> StanHandle:
         _check_layer_names(stan.layers, list(convolutions))
     for name, module in convolutions.items():
         reason = _why_not(name, module, stan)
-        report.append(LayerReport(name, None if reason else stan.grid_pattern, reason))
+        report.append(LayerReport(name, () if reason else stan.grid_patterns, reason))
         if not reason:
             module.__class__ = StanConv2d
             found.append(module)  # type: ignore[arg-type]  # it has just become one
@@ -119,7 +119,7 @@ def restore_(model: nn.Module) -> None:
 
 
 def _why_not(name: str, module: nn.Conv2d, stan: Stan) -> str:
-    if stan.grid_pattern is None:
+    if not stan.grid_patterns:
         return "rate=1 computes every entry"
     if not any(fnmatchcase(name, pattern) for pattern in stan.layers):
         return f"not among layers={', '.join(stan.layers)}"

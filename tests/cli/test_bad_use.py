@@ -1,0 +1,140 @@
+"""Bad input on the command line: one sentence that names value, place and remedy; exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stantune.errors import UsageError
+
+Stantune = Callable[..., Any]
+SEARCH = ("search", "lenet")
+
+BAD_USE = [
+    # what is typed, what the sentence must hold
+    (("search", "lenett"), ("'lenett'", "did you mean lenet?", "FILE.py:NAME")),
+    (("train", "cifar"), ("'cifar'", "lenet, cq, alexlrn, alexbn, mlp")),
+    (("brackets", "nothing.py:problem"), ("nothing.py", "FILE.py:NAME")),
+    (("search", "{file}:problm"), ("'problm'", "problem, hopeless, flat")),
+    (("search", "{notes}:problem"), ("notes.txt", "FILE.py:NAME")),
+    (("search", "{broken}:problem"), ("broken.py", "ZeroDivisionError")),
+    (("train", "lenet", "--set", "lr"), ("--set lr ", "NAME=VALUE")),
+    (("train", "lenet", "--set", "rl=1"), ("'rl'", "nearest is lr")),
+    (("train", "lenet", "--set", "lr=10"), ("lr", "10", "5e-05 to 5", "nearest valid value is 5")),
+    (("train", "lenet", "--set", "lr=nan"), ("lr", "nan", "5e-05 to 5")),
+    (("train", "lenet", "--set", "lr=fast"), ("lr", "'fast'", "5e-05 to 5")),
+    (("train", "mlp", "--set", "hidden=100.5"), ("hidden", "100.5", "100 to 8192")),
+    (("train", "lenet", "--iterations", "0"), ("--iterations 0", "at least 1")),
+    (("train", "lenet", "--iterations", "-5"), ("--iterations -5", "at least 1")),
+    (("train", "lenet", "--checkpoint", "{notes}/x.pt"), ("--checkpoint", "notes.txt", "name another")),
+    ((*SEARCH, "--eta", "1"), ("eta", "1", "2 or more")),
+    ((*SEARCH, "--eta", "-3"), ("eta", "-3", "2 or more")),
+    ((*SEARCH, "--max-iterations", "10", "--min-iterations", "11"), ("11", "10 or less")),
+    ((*SEARCH, "--max-iterations", "10001"), ("--max-iterations 10001", "10000 iterations", "give at most that")),
+    ((*SEARCH, "--max-iterations", "0"), ("--max-iterations 0", "at least 1")),
+    ((*SEARCH, "--min-iterations", "0"), ("min-iterations is 0", "at least 1")),
+    ((*SEARCH, "--quick", "--brackets", "0"), ("brackets is 0", "give 1 to 3")),
+    ((*SEARCH, "--quick", "--brackets", "4"), ("brackets is 4", "give 1 to 3")),
+    ((*SEARCH, "--brackets", "some"), ("--brackets some", "all")),
+    (("brackets", "lenet", "--variant", "table2"), ("'table2'", "algorithm1 or table1")),
+    ((*SEARCH, "--sampler", "grid"), ("--sampler grid", "random")),
+    ((*SEARCH, "--accelerate", "meprop"), ("--accelerate meprop", "stan or none")),
+    ((*SEARCH, "--rate", "0.3"), ("rate=0.3", "0.25")),
+    ((*SEARCH, "--rate", "nan"), ("rate=nan", "0.5")),
+    ((*SEARCH, "--period", "often"), ("--period often", "none")),
+    ((*SEARCH, "--period", "-1"), ("--period -1", "0 or more")),
+    ((*SEARCH, "--pretrain", "-1"), ("pretrain", "-1")),
+    ((*SEARCH, "--tail", "-1"), ("tail", "-1")),
+    ((*SEARCH, "--quick", "--pretrain", "200", "--tail", "200"), ("--pretrain 200", "--tail 200", "300")),
+    ((*SEARCH, "--budget", "soon"), ("'soon'", "1h30m")),
+    ((*SEARCH, "--budget", ""), ("''", "1h30m")),
+    ((*SEARCH, "--device", "tpu"), ("--device tpu", "auto, cpu")),
+    ((*SEARCH, "--device", "cuda:99"), ("--device cuda:99", "cpu")),
+    ((*SEARCH, "--json", "{notes}/x.json"), ("--json", "notes.txt", "name another file")),
+    ((*SEARCH, "--json", "{directory}"), ("--json", "name another file")),
+    (("problems", "--json", "{directory}/missing/x.json"), ("--json", "missing", "name another file")),
+    (("train", "lenet", "--json", ""), ("--json", "name another file")),
+    (("search", "{file}:problem", "--out", "{directory}/o", "--storage", "nonsense"), ("'nonsense'", "sqlite:///")),
+    (("data", "fetch", "mnits"), ("'mnits'", "did you mean 'mnist'?")),
+]
+
+
+@pytest.mark.parametrize(("typed", "said"), BAD_USE, ids=lambda value: " ".join(value)[:60])
+def test_one_sentence_and_exit_code_2(
+    stantune: Stantune, tiny_file: Path, tmp_path: Path, typed: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    (tmp_path / "notes.txt").write_text("problem = None")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    places = {
+        "file": tiny_file,
+        "notes": tmp_path / "notes.txt",
+        "broken": tmp_path / "broken.py",
+        "directory": tmp_path,
+    }
+    # A search that began all the same would stop at once, and leave its traces here.
+    budget = ("--budget", "0") if typed[0] == "search" and "--budget" not in typed else ()
+    out = ("--out", str(tmp_path / "out")) if typed[0] == "search" and "--out" not in typed else ()
+    run = stantune(*(part.format(**places) for part in typed), *budget, *out)
+    assert run.code == 2, run
+    assert run.out == ""
+    assert len(run.err.splitlines()) == 1, run.err
+    assert run.err.startswith("stantune: ")
+    assert "Traceback" not in run.err
+    for words in said:
+        assert words in run.err
+    assert not (tmp_path / "out").exists(), "bad use leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("search",),
+        ("search", "lenet", "--eta", "three"),
+        ("search", "lenet", "--sead", "1"),
+        ("search", "lenet", "--threads", "0"),
+        ("serch", "lenet"),
+    ],
+    ids=" ".join,
+)
+def test_usage(stantune: Stantune, typed: tuple[str, ...]) -> None:
+    run = stantune(*typed)
+    assert run.code == 2
+    assert run.out == ""
+    assert run.err.startswith("Usage: stantune")
+    assert "Error: " in run.err
+    assert "Traceback" not in run.err
+
+
+def test_problem_that_nothing_takes(stantune: Stantune, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from stantune import *\n"
+        "problem = Problem('mine', lambda: None, 'mnist', Space({'width': Integer(1, 2)}), Solver(lr=1), 5)\n"
+    )
+    run = stantune("brackets", f"{file}:problem")
+    assert run.code == 2
+    assert "'width'" in run.err
+    assert len(run.err.splitlines()) == 1
+
+
+def test_debug_shows_where(stantune: Stantune) -> None:
+    # Raised on, so that Python prints the traceback.
+    with pytest.raises(UsageError, match="no problem is called 'lenett'"):
+        stantune("search", "lenett", "--debug")
+    assert stantune("search", "lenett").code == 2
+
+
+def test_unexpected_failure_is_one_sentence(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        tiny_file.read_text() + "\n\ndef fails():\n    raise RuntimeError('no\\nway')\n\n"
+        "problem = Problem('fails', fails, images, Space({'lr': Float(1, 2)}), Solver(lr=1), 5, validation=60)\n"
+    )
+    run = stantune("train", f"{file}:problem", "--threads", 1)
+    assert run.code == 1
+    assert run.err.splitlines() == [
+        "stantune: failed unexpectedly (RuntimeError: no way); --debug shows where",
+    ]

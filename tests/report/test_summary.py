@@ -1,0 +1,183 @@
+"""The summary of a search against a trial table whose numbers are worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stantune.problems import find
+from stantune.report.summary import LEADERS, cost_seconds, summarise
+from stantune.search.coordinator import TrialRow
+from stantune.search.hyperband import Bracket, Rung
+from stantune.search.loop import SearchState
+from stantune.search.settings import SearchSettings
+from stantune.stan.config import Stan
+from stantune.train import Cost
+
+SETTINGS = SearchSettings(seed=5, max_iterations=90, min_iterations=10, eta=3, stan=Stan())
+# Six trials; two go on to 30 iterations, one of them to 90. And a bracket of two trials that drops none.
+PLAN = (Bracket(2, (Rung(10, 6), Rung(30, 2), Rung(90, 1))), Bracket(0, (Rung(90, 2),)))
+
+
+def cost(exact: int, exact_seconds: float, reduced: int = 0, reduced_seconds: float = 0.0) -> dict[str, float]:
+    """What a segment took; each evaluation takes 0.5 s and the coordination of each job 0.25 s."""
+    return {
+        "exact": exact,
+        "exact_seconds": exact_seconds,
+        "reduced": reduced,
+        "reduced_seconds": reduced_seconds,
+        "evaluation_seconds": 0.5,
+        "coordination_seconds": 0.25,
+    }
+
+
+def rows() -> list[TrialRow]:
+    def row(number: int, bracket: int, errors: dict[int, float], costs: dict[int, Any], diverged_at: int | None = None):
+        return TrialRow(number, bracket, {"lr": 0.1 * (number + 1)}, errors, diverged_at, costs)
+
+    return [
+        # Goes on to the end. 18 exact iterations of 1 s, 72 reduced ones of 0.5 s.
+        row(
+            0,
+            2,
+            {10: 40.0, 30: 20.0, 90: 12.0},
+            {10: cost(2, 2.0, 8, 4.0), 30: cost(4, 4.0, 16, 8.0), 90: cost(12, 12.0, 48, 24.0)},
+        ),
+        # Dropped at 10: 2 exact ones of 2 s, 8 reduced ones of 1 s, so 1.2 s an iteration.
+        row(1, 2, {10: 50.0}, {10: cost(2, 4.0, 8, 8.0)}),
+        # Promoted, then diverged at 16: 16 iterations, 3.2 s exact, 6.4 s reduced, 0.6 s an iteration on the average.
+        row(2, 2, {10: 30.0}, {10: cost(2, 2.0, 8, 4.0), 30: cost(2, 1.2, 4, 2.4)}, 16),
+        # Diverged in its very first iteration, which took 0.3 s.
+        row(3, 2, {}, {10: cost(0, 0.3)}, 0),
+        # Dropped at 10, and STAN made it slower: 2 exact ones of 1 s, 8 reduced ones of 1.5 s; 1.4 s an iteration.
+        row(4, 2, {10: 50.0}, {10: cost(2, 2.0, 8, 12.0)}),
+        # Dropped at 10, without a reduced iteration: 1 s an iteration.
+        row(5, 2, {10: 89.5}, {10: cost(10, 10.0)}),
+        # Ran to the end, exactly, in 45 s.
+        row(6, 0, {90: 12.0}, {90: cost(90, 45.0)}),
+        # Dropped by nobody: its bracket ends where it ends.
+        row(7, 0, {90: 70.0}, {90: cost(90, 45.0)}),
+    ]
+
+
+FINAL = {
+    "params": {"lr": 0.1},
+    "iterations": 90,
+    "errors": {"validation": 11.0, "test": 11.5},
+    "diverged_at": None,
+    "cost": cost(90, 90.0),
+}
+
+
+def test_brackets_and_settings() -> None:
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
+    assert result.model_dump(include={"problem", "seed", "accelerate", "variant", "eta", "max_iterations"}) == {
+        "problem": "lenet",
+        "seed": 5,
+        "accelerate": "stan",
+        "variant": "algorithm1",
+        "eta": 3,
+        "max_iterations": 90,
+    }
+    assert result.schema_version == "stantune.search/1"
+    assert result.complete
+    assert [bracket.model_dump() for bracket in result.brackets] == [
+        {
+            "s": 2,
+            "rungs": [
+                {"iterations": 10, "trials": 6},
+                {"iterations": 30, "trials": 2},
+                {"iterations": 90, "trials": 1},
+            ],
+        },
+        {"s": 0, "rungs": [{"iterations": 90, "trials": 2}]},
+    ]
+
+
+def test_counts_and_iterations() -> None:
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
+    # Promoted: 0 and 2. Dropped: 1, 4, 5. Diverged: 2 and 3. Finished: 0, 6, 7.
+    assert result.counts.model_dump() == {"trials": 8, "promoted": 2, "dropped": 3, "diverged": 2}
+    assert result.iterations_trained == 90 + 10 + 16 + 0 + 10 + 10 + 90 + 90
+
+
+def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
+    ranked = [(leader.trial, leader.validation_error, leader.iterations) for leader in result.leaders]
+    assert LEADERS == 5
+    assert ranked == [(0, 12.0, 90), (6, 12.0, 90), (1, 50.0, 10), (4, 50.0, 10), (7, 70.0, 90)]
+    assert result.best is not None
+    assert result.best.model_dump() == {"params": {"lr": 0.1}, "validation_error": 12.0, "iterations": 90}
+    assert result.final is not None
+    assert result.final.model_dump() == {
+        "params": {"lr": 0.1},
+        "iterations": 90,
+        "validation_error": 11.0,
+        "test_error": 11.5,
+    }
+
+
+def test_seconds_are_those_of_all_trials_and_the_final_training() -> None:
+    seconds = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True)).seconds
+    # Trial by trial, in the order of the table; then the final training.
+    training = (18 + 36) + 12 + (6 + 3.6) + 0.3 + 14 + 10 + 45 + 45 + 90
+    assert seconds.training == pytest.approx(training)
+    assert seconds.evaluation == pytest.approx(12 * 0.5)  # 3 + 1 + 2 + 5 segments, and the final training
+    assert seconds.coordination == pytest.approx(12 * 0.25)
+    assert seconds.total == pytest.approx(training + 6 + 3)
+
+
+def test_savings_are_priced_at_each_trials_own_pace() -> None:
+    saved = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True)).saved
+    # A trial that did not train at all: the pace of everything, 279.9 s of 406 iterations.
+    everything = (54 + 12 + 9.6 + 0.3 + 14 + 10 + 45 + 45 + 90) / (90 + 10 + 16 + 0 + 10 + 10 + 90 + 90 + 90)
+    early = 80 * 1.2 + 74 * 9.6 / 16 + 90 * everything + 80 * 1.4 + 80 * 1.0
+    assert saved.early_stopping == pytest.approx(early)
+    # Trial 0 did not train 10 + 30 iterations again at 0.6 s; trial 2 not the first 10, at 0.6 s.
+    assert saved.continuing == pytest.approx(40 * 54 / 90 + 10 * 0.6)
+    # 72 at 1 s less 36 s; 8 at 2 s less 8 s; 12 at 3.2 / 4 s less 6.4 s; 8 at 1 s less 12 s: a loss.
+    assert saved.stan == pytest.approx((72 - 36) + (16 - 8) + (12 * 0.8 - 6.4) + (8 - 12))
+
+
+def test_a_search_without_any_exact_iteration_is_compared_with_the_final_training() -> None:
+    plan = (Bracket(0, (Rung(10, 1),)),)
+    only = [TrialRow(0, 0, {}, {10: 50.0}, None, {10: cost(0, 0.0, 10, 6.0)})]
+    # Exact iterations take 1 s in the final training; before it nothing can be said.
+    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, FINAL, True)).saved.stan == pytest.approx(4)
+    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, None, False)).saved.stan == 0
+
+
+def test_trials_that_are_still_to_go_on_have_saved_nothing_yet() -> None:
+    # Half of the first rung: one trial diverged, the others wait for the rung to close.
+    table = [row for row in rows() if row.number in (1, 3, 4)]
+    table = [TrialRow(place, 2, row.params, row.errors, row.diverged_at, row.costs) for place, row in enumerate(table)]
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, None, False))
+    assert not result.complete
+    assert result.final is None
+    assert result.counts.model_dump() == {"trials": 3, "promoted": 0, "dropped": 0, "diverged": 1}
+    assert result.saved.early_stopping == pytest.approx(90 * (12 + 0.3 + 14) / 20)
+    assert result.saved.continuing == 0
+
+
+def test_nothing_at_all() -> None:
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, [], None, False))
+    assert (result.best, result.leaders, result.final, result.iterations_trained) == (None, [], None, 0)
+    assert set(result.seconds.model_dump().values()) == set(result.saved.model_dump().values()) == {0.0}
+
+
+def test_a_final_training_that_diverged_has_no_errors() -> None:
+    final = {**FINAL, "iterations": 7, "errors": {}, "diverged_at": 7}
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), final, True))
+    assert result.final is not None
+    assert result.final.model_dump() == {
+        "params": {"lr": 0.1},
+        "iterations": 7,
+        "validation_error": None,
+        "test_error": None,
+    }
+
+
+def test_the_seconds_of_one_training() -> None:
+    seconds = cost_seconds(Cost(exact=2, exact_seconds=3.0, reduced=5, reduced_seconds=4.0, evaluation_seconds=0.5))
+    assert seconds.model_dump() == {"total": 7.5, "training": 7.0, "evaluation": 0.5, "coordination": 0.0}

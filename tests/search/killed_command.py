@@ -1,0 +1,77 @@
+"""Runs `stantune search` in child processes that are killed, until one gets to the end: a script for test_kill.
+
+Usage: killed_command.py LOG SEED START_UPS MOST ARGUMENT...
+
+LOG is the file to which the tiny problem appends a line for each iteration that it trains. Each child is killed a
+little after it has trained a number of iterations that is drawn for it, the first few of them while they start up.
+Prints a line for each child: its process, and "killed" or "done".
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from stantune.cli import main
+from stantune.search.store import Store, sqlite_url
+from stantune.space import Space
+
+
+def child(arguments: list[str]) -> int:
+    """Start a child that runs the command, and return its process."""
+    process = os.fork()
+    if process == 0:
+        # Apart from the parent's output, which the test reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ["stantune", *arguments]
+        code = 1
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            os._exit(code)
+    return process
+
+
+def trained(log: Path) -> int:
+    """Count the iterations trained so far, by all children."""
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments: list[str]) -> None:
+    """Kill child after child, the first few as they start, until one is done before its moment; most = 0 kills none."""
+    children = 0
+    while True:
+        process, ended, before = child(arguments), 0, trained(log)
+        children += 1
+        if most and children <= start_ups:
+            time.sleep(moments.uniform(0.0, 0.3))
+        else:
+            wanted = before + moments.randint(1, most) if most else sys.maxsize
+            while trained(log) < wanted and not ended:
+                time.sleep(0.001)
+                ended, status = os.waitpid(process, os.WNOHANG)
+        if not ended:
+            # Into a segment, its checkpoint, its evaluation, its record: all take milliseconds.
+            time.sleep(moments.uniform(0.0, 0.02))
+            os.kill(process, signal.SIGKILL)
+            _, status = os.waitpid(process, 0)
+        print(process, "killed" if os.WIFSIGNALED(status) else "done")
+        if os.WIFEXITED(status):
+            sys.exit(os.WEXITSTATUS(status))
+
+
+if __name__ == "__main__":
+    # What a search imports, sooner or later, so that the children spend their lives on searching. There must be no
+    # tensor work before a fork.
+    for module in ("cli.search", "report.live", "report.summary", "report.text", "search.executors", "search.loop"):
+        importlib.import_module(f"stantune.{module}")
+    importlib.import_module("torch._dynamo")
+    Store.open(sqlite_url(Path(sys.argv[1]).with_name("warm.db")), "warm", {}, Space({})).release()
+    run(Path(sys.argv[1]), random.Random(int(sys.argv[2])), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

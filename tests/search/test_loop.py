@@ -1,0 +1,187 @@
+"""The search's loop with trainings that take no time: order, progress, checkpoints, and ends in good order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from stantune import Float, Problem, Solver, Space
+from stantune.errors import UsageError
+from stantune.search.coordinator import Job
+from stantune.search.directory import SearchDirectory
+from stantune.search.hyperband import trained_iterations
+from stantune.search.loop import SearchState, search
+from stantune.search.progress import Progress, iterations_left
+from stantune.search.settings import SearchSettings, default_min_iterations
+from stantune.search.watching import Silent
+from stantune.train import Cost, Outcome
+
+PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
+SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)
+DIVERGING = (4, 11)
+
+
+class Instant:
+    """Trains nothing: a trial's error grows with its number, some diverge; each job leaves a checkpoint."""
+
+    def __init__(self, directory: SearchDirectory, diverging: tuple[int, ...] = DIVERGING) -> None:
+        self.jobs: list[Job | None] = []
+        self._directory = directory
+        self._diverging = diverging
+
+    def trial(
+        self, job: Job, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]
+    ) -> Outcome:
+        self.jobs.append(job)
+        checkpoint = self._directory.checkpoint(job.number)
+        if job.start:
+            assert checkpoint.exists(), "a promoted trial's checkpoint is kept for it"
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.write_text("")
+        diverged_at = job.start + 1 if job.number in self._diverging else None
+        error = 50.0 + job.number - job.stop
+        return self._train(job.start, job.stop, {"validation": error}, diverged_at, stop_early, watch)
+
+    def final(self, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
+        self.jobs.append(None)
+        return self._train(0, 27, {"validation": 1.0, "test": 2.0}, None, stop_early, watch)
+
+    def _train(
+        self,
+        start: int,
+        stop: int,
+        errors: Mapping[str, float],
+        diverged_at: int | None,
+        stop_early: Callable[[], bool],
+        watch: Callable[[int], None],
+    ) -> Outcome:
+        for done in range(start + 1, stop + 1):
+            if done - 1 == diverged_at:
+                return Outcome(diverged_at, {}, diverged_at, False, Cost())
+            watch(done)
+            if done < stop and stop_early():
+                return Outcome(done, {}, None, True, Cost())
+        return Outcome(stop, errors, None, False, Cost())
+
+
+class Recorder(Silent):
+    """Keeps what a watcher is told."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job | None] = []
+        self.left: list[int] = []
+        self.progress: Progress | None = None
+
+    def job(self, job: Job | None, progress: Progress) -> None:
+        self.jobs.append(job)
+        self.left.append(progress.iterations_left)
+        self.progress = progress
+
+    def iteration(self, progress: Progress) -> None:
+        self.left.append(progress.iterations_left)
+
+
+def run(place: Path, **options: Any) -> tuple[SearchState, Instant]:
+    """Run the search of nothing."""
+    directory = SearchDirectory(place)
+    executor = Instant(directory, options.pop("diverging", DIVERGING))
+    with directory.locked():
+        state = search(PROBLEM, SETTINGS, directory, executor, **options)
+    return state, executor
+
+
+def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
+    recorder = Recorder()
+    state, executor = run(tmp_path, watcher=recorder)
+    assert state.complete
+    assert executor.jobs == recorder.jobs
+    done = [(job.bracket, job.stop, job.number) for job in executor.jobs if job is not None]
+    assert done == [
+        *((2, 3, number) for number in range(9)),
+        *((2, 9, number) for number in (0, 1, 2)),
+        (2, 27, 0),
+        *((1, 9, number) for number in range(9, 14)),
+        (1, 27, 9),
+        *((0, 27, number) for number in (14, 15, 16)),
+    ]
+    assert executor.jobs[-1] is None
+    assert state.final is not None
+    assert state.final["params"] == state.rows[0].params
+    assert state.final["errors"] == {"validation": 1.0, "test": 2.0}
+    assert {row.number for row in state.rows if row.diverged_at is not None} == set(DIVERGING)
+    # Only the trials that were trained to the end keep their weights.
+    kept = {file.name for file in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {f"trial-{number:06d}.pt" for number in (0, 9, 14, 15, 16)}
+
+
+def test_iterations_left_count_down_to_nothing(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path, watcher=recorder, diverging=())
+    total = trained_iterations(SETTINGS.plan()).continued + 27
+    counted = list(dict.fromkeys(recorder.left))
+    assert counted == list(range(total, -1, -1)), "one less with each iteration, the final training's among them"
+
+
+def test_divergence_shortens_what_is_left(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run(tmp_path, watcher=recorder)
+    assert recorder.left == sorted(recorder.left, reverse=True)
+    assert recorder.left[-1] == 0
+    progress = recorder.progress
+    assert progress is not None
+    assert (progress.trials, progress.planned, progress.at) == (17, 17, 27)
+    assert progress.seconds_left == 0
+    assert progress.best == 23.0
+    assert (progress.status.promoted, progress.status.diverged, progress.status.running) == (4, 2, 0)
+
+
+def test_iterations_left_of_an_empty_table() -> None:
+    assert iterations_left(SETTINGS.plan(), []) == trained_iterations(SETTINGS.plan()).continued
+
+
+@pytest.mark.parametrize("patience", [0, 1, 5, 30, 100, 200, 215])
+def test_stopped_and_continued(tmp_path: Path, patience: int) -> None:
+    undisturbed, _ = run(tmp_path / "undisturbed")
+    left = patience
+
+    def stop_early() -> bool:
+        nonlocal left
+        left -= 1
+        return left < 0
+
+    stopped, _ = run(tmp_path / "stopped", stop_early=stop_early)
+    assert not stopped.complete
+    assert stopped.final is None
+    ended, _ = run(tmp_path / "stopped")
+    again, executor = run(tmp_path / "stopped")
+    assert executor.jobs == [], "nothing is left to do"
+    for state in (ended, again):
+        assert state.complete
+        assert [(row.params, row.errors, row.diverged_at) for row in state.rows] == [
+            (row.params, row.errors, row.diverged_at) for row in undisturbed.rows
+        ]
+
+
+def test_nothing_found(tmp_path: Path) -> None:
+    state, executor = run(tmp_path, diverging=tuple(range(17)))
+    assert (state.complete, state.final) == (True, None)
+    assert None not in executor.jobs
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_default_min_iterations() -> None:
+    assert default_min_iterations(10_000, 3) == 123
+    assert len(SearchSettings(0, 10_000, default_min_iterations(10_000, 3)).plan()) == 5
+    assert default_min_iterations(300, 3) == 25
+    assert default_min_iterations(10, 3) == 10
+
+
+def test_settings_that_cannot_be_had() -> None:
+    with pytest.raises(UsageError, match="28 is out of reach"):
+        SearchSettings(0, 28, 3).check(PROBLEM)
+    with pytest.raises(UsageError, match="--sampler grid is unknown; give random"):
+        SearchSettings(0, 27, 3, sampler="grid").check(PROBLEM)

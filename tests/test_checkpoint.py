@@ -1,0 +1,183 @@
+"""Checkpoints are read with suspicion: what is cut short, altered, swapped or from elsewhere is refused."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stantune import checkpoint
+from stantune.errors import CheckpointError, StantuneError
+
+on_one_file = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def state() -> dict[str, Any]:
+    weights = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    return {
+        "iteration": 200,
+        "model": {"w": weights, "count": torch.tensor(3)},
+        "optimizer": {"state": {0: {"momentum_buffer": weights * 2}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "random": torch.get_rng_state(),
+        "random_cuda": None,
+        "cost": {"exact_seconds": 0.5},
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "trial-000003.pt"
+    checkpoint.save(path, "trial 3", state())
+    return path
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+def test_what_was_saved_is_loaded(path: Path) -> None:
+    loaded = checkpoint.load(path, "trial 3")
+    assert loaded is not None
+    assert same(loaded, state())
+    assert loaded["model"]["w"].dtype == torch.float32
+
+
+def test_a_file_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "none.pt", "trial 3") is None
+    assert checkpoint.load(tmp_path / "nowhere" / "none.pt", "trial 3") is None
+
+
+def test_it_is_an_ordinary_file_of_torch(path: Path) -> None:
+    # So that the weights of a search's final training can be used without stantune.
+    saved = torch.load(path, weights_only=True)
+    assert (saved["version"], saved["identity"]) == (1, "trial 3")
+    assert same(saved["state"], state())
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment == b"sha256 " + hashlib.sha256(path.read_bytes()[:-71]).hexdigest().encode()
+
+
+def refused(path: Path, content: bytes, message: str = "cut short or altered") -> None:
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        checkpoint.load(path, "trial 3")
+    assert str(path) in str(caught.value)
+    assert "delete it and the trial is trained again" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@on_one_file
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_short_is_refused(path: Path, share: float) -> None:
+    checkpoint.save(path, "trial 3", state())
+    content = path.read_bytes()
+    refused(path, content[: int(share * len(content))])
+
+
+def test_a_file_cut_at_either_end_is_refused(path: Path) -> None:
+    content = path.read_bytes()
+    for length in (0, 1, 21, 22, 70, 71, 72, len(content) - 72, len(content) - 71, len(content) - 1):
+        refused(path, content[:length])
+    refused(path, content[1:])
+    refused(path, content + b"\0")
+
+
+@on_one_file
+@given(share=st.floats(0, 1, exclude_max=True), bits=st.integers(1, 255))
+def test_a_changed_byte_is_noticed_wherever_it_is(path: Path, share: float, bits: int) -> None:
+    checkpoint.save(path, "trial 3", state())
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= bits
+    refused(path, bytes(content))
+
+
+def test_every_single_byte_counts(path: Path) -> None:
+    content = path.read_bytes()
+    assert len(content) < 20_000
+    for place in range(0, len(content)):
+        altered = bytearray(content)
+        altered[place] ^= 1
+        assert not checkpoint._is_sound(bytes(altered))
+
+
+def test_another_trials_file_is_refused(path: Path, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "other.pt", "trial 4", state())
+    refused(path, (tmp_path / "other.pt").read_bytes(), "another trial's or another version's; put the right file back")
+
+
+def test_another_versions_file_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    with pytest.raises(CheckpointError, match="another version's"):
+        checkpoint.load(path, "trial 3")
+
+
+class Bomb:
+    """An object whose unpickling runs code."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.file),))
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_code_in_a_file_is_not_run(path: Path, tmp_path: Path) -> None:
+    exploded = tmp_path / "exploded"
+    buffer = io.BytesIO()
+    torch.save({"version": 1, "identity": "trial 3", "state": Bomb(exploded)}, buffer)
+    # Even where whoever made it knew of the digest.
+    sealed = checkpoint._sealed(buffer.getvalue())
+    refused(path, sealed, "holds what no checkpoint holds")
+    refused(path, checkpoint._sealed(pickle.dumps(Bomb(exploded)) + b"\0\0"), "holds what no checkpoint holds")
+    refused(path, checkpoint._sealed(b"no archive"), "holds what no checkpoint holds")
+    assert not exploded.exists()
+    torch.load(io.BytesIO(sealed), weights_only=False)
+    assert exploded.exists()  # it would have been run
+
+
+def test_a_sound_file_of_something_else_is_refused(path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save([1, 2, 3], buffer)
+    refused(path, checkpoint._sealed(buffer.getvalue()), "another trial's")
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be read \(Is a directory\); mend that"):
+        checkpoint.load(tmp_path, "trial 3")
+
+
+def test_a_full_disk_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        StantuneError, match=r"trial-000003\.pt cannot be written \(No space left on device\); make room"
+    ):
+        checkpoint.save(path, "trial 3", {"iteration": 300})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_directories_are_made_and_an_impossible_one_says_so(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "a" / "b" / "t.pt", "x", {"iteration": 1})
+    assert checkpoint.load(tmp_path / "a" / "b" / "t.pt", "x") == {"iteration": 1}
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StantuneError, match="cannot be written"):
+        checkpoint.save(tmp_path / "file" / "t.pt", "x", {})

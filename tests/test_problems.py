@@ -1,0 +1,255 @@
+"""Problems: the built-in ones against the source's tables, a user's own from a file, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from stantune.data import Dataset, Normalise, Split
+from stantune.errors import UsageError
+from stantune.problems import BUILT_IN, Problem, find
+from stantune.solver import Solver
+from stantune.space import Categorical, Float, Integer, Space
+
+# Tables 1 to 5 of the source, as printed: (scale, min, max).
+LOG = ("log", 5e-5, 5)
+TABLES: dict[str, dict[str, tuple[str, float, float]]] = {
+    "lenet": {"lr": LOG, "conv1_l2": LOG, "conv2_l2": LOG, "momentum": ("log", 0.001, 0.99)},
+    "cq": {"lr": LOG, "conv1_l2": LOG, "conv2_l2": LOG, "conv3_l2": LOG, "fc1_l2": LOG, "fc2_l2": LOG},
+    "alexlrn": {
+        "lr": LOG,
+        "conv1_l2": LOG,
+        "conv2_l2": LOG,
+        "conv3_l2": LOG,
+        "fc1_l2": LOG,
+        "lrn_scale": ("log", 5e-6, 5),
+        "lrn_power": ("linear", 0.01, 3),
+    },
+    "alexbn": {"lr": LOG, "momentum": LOG, "conv1_l2": LOG, "conv2_l2": LOG, "conv3_l2": LOG, "fc1_l2": LOG},
+    "mlp": {
+        "hidden": ("integer linear", 100, 8192),
+        "dropout": ("linear", 0, 0.999),
+        "top_k": ("integer linear", 0, 100),
+    },
+}
+# Data set, N, iterations of a training on all images.
+LENGTHS = {
+    "lenet": ("mnist", 10_000, None),
+    "cq": ("cifar10", 4_000, 5_000),
+    "alexlrn": ("cifar10", 60_000, 70_000),
+    "alexbn": ("cifar10", 60_000, None),
+    "mlp": ("mnist", 20 * 50_000 // 100, 20 * 60_000 // 100),
+}
+
+
+def as_printed(parameter: Float | Integer | Categorical) -> tuple[str, float, float]:
+    assert isinstance(parameter, Float | Integer)
+    scale = "log" if parameter.log else "linear"
+    return (f"integer {scale}" if isinstance(parameter, Integer) else scale), parameter.low, parameter.high
+
+
+def test_the_spaces_are_those_of_the_source() -> None:
+    found = {
+        name: {key: as_printed(value) for key, value in problem.space.items()} for name, problem in BUILT_IN.items()
+    }
+    assert found == TABLES
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_data_and_lengths_are_those_of_the_source(name: str) -> None:
+    problem = find(name)
+    assert (problem.name, problem.batch_size, problem.validation) == (name, 100, 10_000)
+    assert (problem.data, problem.iterations, problem.full_iterations) == LENGTHS[name]
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_every_corner_of_a_space_makes_a_network_and_an_optimizer(name: str, place: float) -> None:
+    problem = find(name)
+    setting: dict[str, Any] = {}
+    for key, (scale, low, high) in TABLES[name].items():
+        value = low + place * (high - low)
+        setting[key] = int(value) if scale.startswith("integer") else value
+    model = problem.build(problem.space.check(setting, complete=True))
+    optimizer = problem.solver.optimizer(model, setting)
+    decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    for key in setting:
+        if key.endswith("_l2"):
+            assert decays[id(model.get_submodule(key.removesuffix("_l2")).weight)] == setting[key]
+    channels, side = (1, 28) if problem.data == "mnist" else (3, 32)
+    assert model(torch.zeros(2, channels, side, side)).shape == (2, 10)
+
+
+def test_the_settings_reach_the_network() -> None:
+    model = find("mlp").build({"hidden": 123, "dropout": 0.25, "top_k": 7})
+    assert (model.fc1.out_features, model.dropout1.p, model.fc1.top_k) == (123, 0.25, 7)
+    model = find("alexlrn").build({"lr": 0.1, "lrn_scale": 0.5, "lrn_power": 2.0})
+    assert [(module.scale, module.power) for module in (model.norm1, model.norm2)] == [(0.5, 2.0)] * 2
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_splits_are_those_of_the_study(full: bool, data_dir: Path, cifar10: Dataset) -> None:
+    splits = find("cq").load(data_dir, full=full)
+    held_out = 0 if full else 10_000
+    assert len(splits.train) == 50_000 - held_out
+    assert splits.validation.ids.tolist() == list(range(50_000 - held_out, 50_000))
+    assert torch.equal(splits.test.images, cifar10.test.images)
+    assert splits.classes == 10
+    # The mean image is that of the images trained on: the validation images have no part in it.
+    mean = cifar10.train.images[: 50_000 - held_out].double().mean(0)
+    assert splits.normaliser.mean is not None
+    torch.testing.assert_close(splits.normaliser.mean.double(), mean, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lenett", r"no problem is called 'lenett' \(did you mean lenet\?\): there are lenet, cq, .*FILE\.py:NAME"),
+        ("CQ", "no problem is called 'CQ' .did you mean cq"),
+        ("alexl", "did you mean alexlrn"),
+        ("", "no problem is called '': there are lenet"),
+        ("my_problem.py", "no problem is called 'my_problem.py'"),
+        ("nowhere.py:problem", "there is no file nowhere.py"),
+        ("lenet:problem", "there is no file lenet"),
+    ],
+)
+def test_an_unknown_problem_is_named_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find(name)
+
+
+SOURCE = '''
+"""A problem of the user's own."""
+from torch import nn
+from stantune import Float, Integer, Problem, Solver, Space
+
+
+def net(width: int = 8) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+mine = Problem(
+    name="mine",
+    network=net,
+    data="mnist",
+    space=Space({"lr": Float(1e-4, 1, log=True), "width": Integer(4, 64), "weight_decay": Float(0, 1)}),
+    solver=Solver(lr=0.1),
+    iterations=50,
+)
+other = Problem(name="other", network=net, data="mnist", space=Space({}), solver=Solver(lr=0.1), iterations=5)
+number = 5
+'''
+
+
+def test_a_problem_in_a_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "my problem.py"
+    path.write_text(SOURCE)
+    problem = find(f"{path}:mine")
+    assert (problem.name, list(problem.space)) == ("mine", ["lr", "width", "weight_decay"])
+    assert problem.build({"width": 5, "lr": 0.5})[1].out_features == 5
+    assert find(f"{path}:other").name == "other"
+    path.write_text(SOURCE.replace('name="mine"', 'name="yours"'))
+    assert find(f"{path}:mine").name == "yours"  # read anew, not remembered
+
+
+@pytest.mark.parametrize(
+    ("source", "attribute", "message"),
+    [
+        (SOURCE, "min", "has no Problem called 'min'; it has mine, other"),
+        (SOURCE, "number", "has no Problem called 'number'; it has mine, other"),
+        (SOURCE, "", "has no Problem called ''"),
+        ("x = 1", "mine", "has no Problem called 'mine'; it has none"),
+        ("def f(:", "mine", "cannot be imported: SyntaxError"),
+        ("import nothing_of_that_name", "mine", "cannot be imported: ModuleNotFoundError: No module named 'nothing"),
+        (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': iterations=0 must be at least 1"),
+    ],
+)
+def test_a_file_without_the_problem_says_what_is_wrong(
+    source: str, attribute: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "problems.py"
+    path.write_text(source)
+    with pytest.raises(UsageError, match=message) as caught:
+        find(f"{path}:{attribute}")
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_no_python_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "problem.txt").write_text(SOURCE)
+    with pytest.raises(UsageError, match=r"problem\.txt is no Python file"):
+        find(f"{tmp_path / 'problem.txt'}:mine")
+
+
+def test_a_file_that_fails_leaves_no_module_behind(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text("raise RuntimeError('no')")
+    before = set(sys.modules)
+    with pytest.raises(UsageError, match="RuntimeError: no"):
+        find(f"{tmp_path / 'failing.py'}:mine")
+    assert set(sys.modules) == before
+
+
+def net(width: int = 8, depth: int = 1, *rest: int, **more: int) -> nn.Module:
+    return nn.Linear(width, depth)
+
+
+GOOD = Problem(
+    name="good",
+    network=net,
+    data="mnist",
+    space=Space({"width": Integer(1, 9), "lr": Float(0, 1), "momentum": Float(0, 1), "fc_l2": Float(0, 1)}),
+    solver=Solver(lr=0.1),
+    iterations=10,
+)
+
+
+def needs_width(width: int, depth: int = 1) -> nn.Module:
+    return nn.Linear(width, depth)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iterations": 0}, "iterations=0 must be at least 1"),
+        ({"batch_size": -1}, "batch_size=-1 must be at least 1"),
+        ({"validation": 0}, "validation=0 must be at least 1"),
+        ({"full_iterations": 0}, "full_iterations=0 must be at least 1"),
+        ({"data": "mnits"}, "no data set 'mnits'.*'mnist'"),
+        ({"space": Space({"widht": Integer(1, 9)})}, r"nothing takes the parameter 'widht'.* net\(\)"),
+        ({"network": needs_width}, r"needs_width\(\) has no default for 'width'"),
+    ],
+)
+def test_a_problem_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"problem 'good': .*{message}|{message}"):
+        replace(GOOD, **change)
+
+
+def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
+    asked: list[Path | None] = []
+
+    def data(root: Path | None) -> Dataset:
+        asked.append(root)
+        images = torch.arange(30, dtype=torch.uint8).reshape(30, 1, 1, 1)
+        split = Split(images, torch.arange(30) % 3, torch.arange(30))
+        return Dataset("own", split.take(0, 20), split.take(20, 30), 3)
+
+    problem = replace(GOOD, data=data, validation=5, normalise=Normalise(mean="channel"))
+    splits = problem.load(tmp_path)
+    assert asked == [tmp_path]
+    assert (len(splits.train), len(splits.validation), len(splits.test), splits.classes) == (15, 5, 10, 3)
+    assert splits.normaliser.mean is not None
+    assert splits.normaliser.mean.tolist() == [7.0]
+    with pytest.raises(UsageError, match="cannot hold out 20 of 20"):
+        replace(problem, validation=20).load()
+
+
+def test_importing_the_problems_loads_no_data_and_no_search() -> None:
+    code = "import sys, stantune.problems; print([m for m in ('optuna', 'PIL', 'rich') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

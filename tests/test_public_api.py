@@ -1,0 +1,51 @@
+"""The package's public face: few names, each of them there, and an import that does no work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import stantune
+
+
+def in_new_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_it_imports_nothing_heavy() -> None:
+    code = "import sys; before = set(sys.modules); import stantune; print(sorted(set(sys.modules) - before))"
+    new = in_new_process(code)
+    for heavy in ("torch", "optuna", "numpy", "sqlalchemy", "pydantic", "rich", "typer", "PIL"):
+        assert f"'{heavy}" not in new
+    assert "'stantune'" in new
+
+
+def test_there_are_at_most_twelve_names_and_each_is_there() -> None:
+    assert 1 <= len(stantune.__all__) <= 12
+    assert stantune.__all__ == sorted(set(stantune.__all__))
+    for name in stantune.__all__:
+        found = getattr(stantune, name)
+        assert found.__name__ == name
+        assert found.__doc__
+
+
+def test_dir_lists_them_before_they_are_used() -> None:
+    assert in_new_process("import stantune; print(dir(stantune))") == str(stantune.__all__)
+
+
+def test_a_star_brings_them_all() -> None:
+    code = "from stantune import *; print(Problem.__name__, run.__name__, accelerate_.__name__)"
+    assert in_new_process(code) == "Problem run accelerate_"
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'stantune' has no attribute 'search_'"):
+        stantune.search_  # noqa: B018
+    assert not hasattr(stantune, "__path_of_nothing__")
+
+
+def test_the_package_is_installed_under_its_name() -> None:
+    assert version("stantune")
