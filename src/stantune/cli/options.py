@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stantune.search.settings import SearchSettings
     from stantune.stan.config import Stan
 
-QUICK_ITERATIONS = 300
+QUICK_ITERATIONS = 600
 _state = {"debug": False}
 
 

@@ -75,6 +75,9 @@ class SearchDirectory:
                 f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with --out"
             ) from error
         try:
+            # What a process was writing when it was killed; whole files never have such a name.
+            for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
+                part.unlink(missing_ok=True)
             self._check_storage()
             yield
         finally:
