@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stantune.cli.options import QUICK_ITERATIONS
 from stantune.problems import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.report.summary import bracket_results
@@ -121,7 +122,7 @@ def test_brackets_without_data(stantune: Stantune, tmp_path: Path) -> None:
     run = stantune("brackets", "cq", "--quick", "--data", tmp_path, "--json", tmp_path / "x.json")
     assert run.code == 0
     result = PlanResult.model_validate_json((tmp_path / "x.json").read_text())
-    assert (result.max_iterations, result.estimated_seconds) == (300, None)
+    assert (result.max_iterations, result.estimated_seconds) == (QUICK_ITERATIONS, None)
     assert "unknown without the data" in run.out
     assert {file.name for file in tmp_path.iterdir()} == {"x.json"}, "nothing is fetched for it"
 
