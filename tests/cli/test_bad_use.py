@@ -48,7 +48,7 @@ BAD_USE = [
     ((*SEARCH, "--period", "-1"), ("--period -1", "0 or more")),
     ((*SEARCH, "--pretrain", "-1"), ("pretrain", "-1")),
     ((*SEARCH, "--tail", "-1"), ("tail", "-1")),
-    ((*SEARCH, "--max-iterations", "300", "--pretrain", "200", "--tail", "200"), ("--pretrain 200", "--tail 200", "300")),
+    ((*SEARCH, "--max-iterations", "300", "--pretrain", "200", "--tail", "200"), ("--pretrain 200", "--tail 200")),
     ((*SEARCH, "--budget", "soon"), ("'soon'", "1h30m")),
     ((*SEARCH, "--budget", ""), ("''", "1h30m")),
     ((*SEARCH, "--device", "tpu"), ("--device tpu", "auto, cpu")),
