@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,14 +25,7 @@ from stantune.space import Float, Space
 from stantune.stan.config import Stan
 from stantune.train import Outcome, error_percent, run
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small batches are quickest on one thread, on a busy machine above all."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(problem: Problem, dataset: Dataset, images: int = 2000, held_out: int = 200) -> Splits:

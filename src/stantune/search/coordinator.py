@@ -85,16 +85,6 @@ class Status:
     finished: int
 
 
-def bracket_of(plan: Sequence[Bracket], number: int) -> Bracket:
-    """Return the bracket of a trial number: a plan's first bracket has the numbers from 0 on, and so forth."""
-    first = 0
-    for bracket in plan:
-        first += bracket.rungs[0].trials
-        if number < first:
-            return bracket
-    raise AssertionError(f"the plan ends before trial {number}")
-
-
 def rungs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Iterator[RungState]:
     """Go through every rung that has begun, bracket after bracket; a rung begins when the one before closes.
 

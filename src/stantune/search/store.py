@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -182,16 +181,6 @@ class Store:
             with _speaking_of(self.where, self.study_name):
                 self._tables.close(ended)
             self._ended.update(endings)
-
-    def totals(self) -> dict[str, float]:
-        """Add up the numbers in all costs that were recorded, by their names."""
-        sums: defaultdict[str, float] = defaultdict(float)
-        for row in self._rows:
-            for cost in row.costs.values():
-                for name, value in cost.items():
-                    if isinstance(value, int | float) and not isinstance(value, bool):
-                        sums[name] += value
-        return dict(sums)
 
     def set_final(self, final: Mapping[str, Any]) -> None:
         """Keep the search's final result (plain values), in place of an earlier one. Raises StoreError."""
