@@ -21,7 +21,8 @@ from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.train import Cost, Outcome
+from stantune.train import Outcome
+from stantune.trial import Cost
 
 ETA = 3
 

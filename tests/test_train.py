@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import stantune.train
+import stantune.trial
 from stantune.data import Dataset
 from stantune.errors import CheckpointError, UsageError
 from stantune.guard import CHANCE_MULTIPLE, PATIENCE
@@ -416,7 +417,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, script: list[float] | None = None)
         losses.append(loss.item())
         return loss
 
-    monkeypatch.setattr(stantune.train.F, "cross_entropy", loss_of)
+    monkeypatch.setattr(stantune.trial.F, "cross_entropy", loss_of)
     return losses
 
 

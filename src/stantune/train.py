@@ -7,45 +7,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from stantune import checkpoint as checkpoints
-from stantune.data import Batches, Split, in_order
+from stantune.data import Split, in_order
 from stantune.errors import CheckpointError, UsageError
-from stantune.guard import Guard
 from stantune.problems import Problem, Splits
-from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.schedule import Phase
-from stantune.stan.surgery import StanHandle, accelerate_
+from stantune.trial import Cost, Trial
 
 EVALUATION_BATCH = 500
 EVALUATED = ("validation", "test")
 # A process that is killed in a long segment loses no more than this.
 SAVE_SECONDS = 60.0
-
-
-@dataclass
-class Cost:
-    """What a segment took; where it was cut and gone on with, all its parts together.
-
-    Attributes:
-        exact: exact iterations (refreshes among them).
-        exact_seconds: their time.
-        reduced: reduced iterations.
-        reduced_seconds: their time.
-        evaluation_seconds: time of the evaluation.
-    """
-
-    exact: int = 0
-    exact_seconds: float = 0.0
-    reduced: int = 0
-    reduced_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -130,42 +107,40 @@ def run(
         },
         sort_keys=True,
     )
-    cuda = _cuda_index(device)
-    with torch.random.fork_rng([] if cuda is None else [cuda]):
-        trial = _Trial(problem, setting, splits, seed, stan, device, start)
-        state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
-        if state is not None:
-            try:
-                trial.restore(state)
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
-                raise CheckpointError(
-                    f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
-                    "has now; undo the change, or delete the file and the trial is trained again from its first "
-                    "iteration"
-                ) from error
-        if trial.iteration > stop:
-            raise UsageError(
-                f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
-            )
-        saved = time.monotonic()
+    trial = Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
+    state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+    if state is not None:
+        try:
+            trial.restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
+                "has now; undo the change, or delete the file and the trial is trained again from its first "
+                "iteration"
+            ) from error
+    if trial.iteration > stop:
+        raise UsageError(
+            f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
+        )
+    saved = time.monotonic()
 
-        def moved(iteration: int) -> None:
-            nonlocal saved
-            if checkpoint is not None and time.monotonic() - saved >= SAVE_SECONDS:
-                checkpoints.save(checkpoint, identity, trial.state())
-                saved = time.monotonic()
-            watch(iteration)
-
-        diverged, interrupted = trial.train(stop, stop_early, moved)
-        if diverged:
-            return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost)
-        if checkpoint is not None and trial.moved:
+    def moved(iteration: int) -> None:
+        nonlocal saved
+        if checkpoint is not None and time.monotonic() - saved >= SAVE_SECONDS:
             checkpoints.save(checkpoint, identity, trial.state())
-        if interrupted:
-            return Outcome(trial.iteration, {}, None, True, trial.cost)
-        began = time.perf_counter()
-        errors = {name: error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
-        trial.cost.evaluation_seconds = time.perf_counter() - began
+            saved = time.monotonic()
+        watch(iteration)
+
+    diverged, interrupted = trial.train(stop, stop_early, moved)
+    if diverged:
+        return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost)
+    if checkpoint is not None and trial.moved:
+        checkpoints.save(checkpoint, identity, trial.state())
+    if interrupted:
+        return Outcome(trial.iteration, {}, None, True, trial.cost)
+    began = time.perf_counter()
+    errors = {name: error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
+    trial.cost.evaluation_seconds = time.perf_counter() - began
     return Outcome(trial.iteration, errors, None, False, trial.cost)
 
 
@@ -191,123 +166,3 @@ def error_percent(model: nn.Module, splits: Splits, split: Split, device: str = 
             wrong += len(batch.labels) - int(right.sum())
     model.train(training)
     return 100.0 * wrong / len(split)
-
-
-def _cuda_index(device: str) -> int | None:
-    """Return the number of a CUDA device, None for any other device."""
-    where = torch.device(device)
-    if where.type != "cuda":
-        return None
-    return torch.cuda.current_device() if where.index is None else where.index
-
-
-class _Stretch(NamedTuple):
-    """Iterations of one kind in a row: the first, whether they are reduced, and when it began."""
-
-    since: int
-    reduced: bool
-    began: float
-
-
-class _Trial:
-    """The moving parts of one training and their state."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        setting: Mapping[str, Any],
-        splits: Splits,
-        seed: int,
-        stan: Stan | None,
-        device: str,
-        start: int,
-    ) -> None:
-        # Not torch.manual_seed: it seeds every device, and the caller's random state on the others is not ours.
-        torch.default_generator.manual_seed(derive("weights", seed))
-        self.cuda = _cuda_index(device)
-        if self.cuda is not None:
-            with torch.cuda.device(self.cuda):
-                torch.cuda.manual_seed(derive("weights", seed))
-        self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.solver = problem.solver
-        self.optimizer = problem.solver.optimizer(self.model, setting)
-        self.batches = Batches(
-            splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
-        )
-        self.guard = Guard(splits.classes)
-        self.handle: StanHandle | None = None if stan is None else accelerate_(self.model, stan)
-        self.start = start
-        self.iteration = 0
-        self.moved = False
-        self.cost = Cost()
-        self._stretch = _Stretch(0, False, time.perf_counter())
-
-    def state(self) -> dict[str, Any]:
-        """Return all that the rest of the training depends on, and what the segment took so far."""
-        self._account()
-        return {
-            "iteration": self.iteration,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "above": self.guard.above,
-            "random": torch.get_rng_state(),
-            "random_cuda": None if self.cuda is None else torch.cuda.get_rng_state(self.cuda),
-            "start": self.start,
-            "cost": asdict(self.cost),
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
-        self.iteration = state["iteration"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.guard.above = state["above"]
-        torch.set_rng_state(state["random"])
-        if self.cuda is not None and state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.cuda)
-        if state["start"] == self.start:
-            self.cost = Cost(**state["cost"])
-        if self.handle is not None:
-            self.handle.seek(self.iteration)
-
-    def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
-        """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
-        self._stretch = _Stretch(self.iteration, self._reduced(), time.perf_counter())
-        diverged = interrupted = False
-        while self.iteration < stop and not diverged and not interrupted:
-            if self._stretch.reduced != self._reduced():
-                self._account()
-            diverged = self.guard.diverged(self._step())
-            if not diverged:
-                self.iteration += 1
-                self.moved = True
-                if self.handle is not None:
-                    self.handle.step()
-                watch(self.iteration)
-                interrupted = self.iteration < stop and stop_early()
-        self._account()
-        return diverged, interrupted
-
-    def _step(self) -> float:
-        batch = self.batches.at(self.iteration)
-        self.solver.set_iteration(self.optimizer, self.iteration)
-        loss = F.cross_entropy(self.model(batch.images), batch.labels)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss.item()
-
-    def _reduced(self) -> bool:
-        return self.handle is not None and self.handle.phase is Phase.REDUCED
-
-    def _account(self) -> None:
-        """Add the present stretch to the cost and begin the next."""
-        since, reduced, began = self._stretch
-        now = time.perf_counter()
-        if reduced:
-            self.cost.reduced += self.iteration - since
-            self.cost.reduced_seconds += now - began
-        else:
-            self.cost.exact += self.iteration - since
-            self.cost.exact_seconds += now - began
-        self._stretch = _Stretch(self.iteration, self._reduced(), now)

@@ -18,7 +18,8 @@ from stantune.search.loop import SearchState, search
 from stantune.search.progress import Progress, iterations_left
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.search.watching import Silent
-from stantune.train import Cost, Outcome
+from stantune.train import Outcome
+from stantune.trial import Cost
 
 PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
 SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)

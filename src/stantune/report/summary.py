@@ -20,7 +20,7 @@ from stantune.search.coordinator import Status, TrialRow, iterations_trained, ra
 from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
-from stantune.train import Cost
+from stantune.trial import Cost
 
 LEADERS = 5
 

@@ -8,7 +8,8 @@ from stantune.problems import Problem, Splits
 from stantune.search.hyperband import trained_iterations
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
-from stantune.train import Cost, run
+from stantune.train import run
+from stantune.trial import Cost
 
 WARM_UP = 4
 TIMED = 16

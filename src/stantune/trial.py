@@ -1,0 +1,212 @@
+"""Trial: the moving parts of one training, their state, and what they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stantune.data import Batches
+from stantune.guard import Guard
+from stantune.problems import Problem, Splits
+from stantune.seeds import derive
+from stantune.stan.config import Stan
+from stantune.stan.schedule import Phase
+from stantune.stan.surgery import StanHandle, accelerate_
+
+
+@dataclass
+class Cost:
+    """What a segment took; where it was cut and gone on with, all its parts together.
+
+    Attributes:
+        exact: exact iterations (refreshes among them).
+        exact_seconds: their time.
+        reduced: reduced iterations.
+        reduced_seconds: their time.
+        evaluation_seconds: time of the evaluation.
+    """
+
+    exact: int = 0
+    exact_seconds: float = 0.0
+    reduced: int = 0
+    reduced_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+class _Random(NamedTuple):
+    """States of torch's generators, of the host and of the trial's CUDA device, (bytes,) each."""
+
+    host: Tensor
+    cuda: Tensor | None
+
+
+class _Stretch(NamedTuple):
+    """Iterations of one kind in a row: the first, whether they are reduced, and when it began."""
+
+    since: int
+    reduced: bool
+    began: float
+
+
+class Trial:
+    """One training of a problem in memory: go on with `train`, keep with `state`, come back with `restore`.
+
+    It has random state of its own (torch's generators, for dropout and the like), so that several trials may take turns
+    in one process and each gets the same result as alone.
+
+    Attributes:
+        model: the network, in training mode, its images in channels_last memory.
+        handle: STAN's, None where it trains exactly.
+        iteration: iterations done.
+        moved: whether any were done since it was made or restored.
+        cost: what they took.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        setting: Mapping[str, Any],
+        splits: Splits,
+        *,
+        seed: int,
+        stan: Stan | None,
+        device: str = "cpu",
+        start: int = 0,
+    ) -> None:
+        """Make a new network.
+
+        Args:
+            problem: what to train.
+            setting: values of the problem's parameters, checked.
+            splits: the problem's data.
+            seed: of the weights, the data's order and every other random choice.
+            stan: STAN's settings; None trains exactly.
+            device: where to train.
+            start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
+        """
+        self._cuda = _cuda_index(device)
+        self._running = False
+        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]):
+            # Not torch.manual_seed: it seeds every device, and the caller's random state on the others is not ours.
+            torch.default_generator.manual_seed(derive("weights", seed))
+            if self._cuda is not None:
+                with torch.cuda.device(self._cuda):
+                    torch.cuda.manual_seed(derive("weights", seed))
+            self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            self._random = self._live_random()
+        self.solver = problem.solver
+        self.optimizer = problem.solver.optimizer(self.model, setting)
+        self.batches = Batches(
+            splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
+        )
+        self.guard = Guard(splits.classes)
+        self.handle: StanHandle | None = None if stan is None else accelerate_(self.model, stan)
+        self.start = start
+        self.iteration = 0
+        self.moved = False
+        self.cost = Cost()
+        self._stretch = _Stretch(0, False, time.perf_counter())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on, and what the segment took so far."""
+        random = self._random
+        if self._running:
+            self._account()
+            random = self._live_random()
+        return {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "above": self.guard.above,
+            "random": random.host,
+            "random_cuda": random.cuda,
+            "start": self.start,
+            "cost": asdict(self.cost),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.iteration = state["iteration"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.above = state["above"]
+        self._random = _Random(state["random"], state["random_cuda"])
+        if state["start"] == self.start:
+            self.cost = Cost(**state["cost"])
+        if self.handle is not None:
+            self.handle.seek(self.iteration)
+
+    def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
+        """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
+        diverged = interrupted = False
+        with self._turn():
+            while self.iteration < stop and not diverged and not interrupted:
+                if self._stretch.reduced != self._reduced():
+                    self._account()
+                diverged = self.guard.diverged(self._step())
+                if not diverged:
+                    self.iteration += 1
+                    self.moved = True
+                    if self.handle is not None:
+                        self.handle.step()
+                    watch(self.iteration)
+                    interrupted = self.iteration < stop and stop_early()
+        return diverged, interrupted
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Train with the trial's own random state and on its own clock; the caller's state comes back afterwards."""
+        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]):
+            torch.set_rng_state(self._random.host)
+            if self._cuda is not None and self._random.cuda is not None:
+                torch.cuda.set_rng_state(self._random.cuda, self._cuda)
+            self._stretch = _Stretch(self.iteration, self._reduced(), time.perf_counter())
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
+                self._account()
+                self._random = self._live_random()
+
+    def _live_random(self) -> _Random:
+        return _Random(torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda))
+
+    def _step(self) -> float:
+        batch = self.batches.at(self.iteration)
+        self.solver.set_iteration(self.optimizer, self.iteration)
+        loss = F.cross_entropy(self.model(batch.images), batch.labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()
+
+    def _reduced(self) -> bool:
+        return self.handle is not None and self.handle.phase is Phase.REDUCED
+
+    def _account(self) -> None:
+        """Add the present stretch to the cost and begin the next."""
+        since, reduced, began = self._stretch
+        now = time.perf_counter()
+        if reduced:
+            self.cost.reduced += self.iteration - since
+            self.cost.reduced_seconds += now - began
+        else:
+            self.cost.exact += self.iteration - since
+            self.cost.exact_seconds += now - began
+        self._stretch = _Stretch(self.iteration, self._reduced(), now)
+
+
+def _cuda_index(device: str) -> int | None:
+    """Return the number of a CUDA device, None for any other device."""
+    where = torch.device(device)
+    if where.type != "cuda":
+        return None
+    return torch.cuda.current_device() if where.index is None else where.index
