@@ -30,5 +30,9 @@ class StoreError(StantuneError):
     """The trial table cannot be reached, is locked, or is another search's."""
 
 
-class NoEffectWarning(UserWarning):
+class StanWarning(UserWarning):
+    """Training goes on, but not as the user may think: `step()` is not called, an output is not finite."""
+
+
+class NoEffectWarning(StanWarning):
     """Nothing was changed: the request was sound but there was nothing that it applies to."""

@@ -18,7 +18,8 @@ from stantune.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.schedule import Phase
-from stantune.stan.surgery import StanHandle, accelerate_
+from stantune.stan.handle import StanHandle
+from stantune.stan.surgery import accelerate_
 
 
 @dataclass
@@ -107,7 +108,8 @@ class Trial:
             splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
         )
         self.guard = Guard(splits.classes)
-        self.handle: StanHandle | None = None if stan is None else accelerate_(self.model, stan)
+        self.handle: StanHandle | None = None if stan is None else self._accelerate(stan)
+        self._remembers = stan is not None and stan.memo is not None
         self.start = start
         self.iteration = 0
         self.moved = False
@@ -127,6 +129,7 @@ class Trial:
             "above": self.guard.above,
             "random": random.host,
             "random_cuda": random.cuda,
+            "stan": None if self.handle is None else self.handle.state_dict(),
             "start": self.start,
             "cost": asdict(self.cost),
         }
@@ -141,7 +144,7 @@ class Trial:
         if state["start"] == self.start:
             self.cost = Cost(**state["cost"])
         if self.handle is not None:
-            self.handle.seek(self.iteration)
+            self.handle.load_state_dict(state["stan"])
 
     def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
         """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
@@ -179,8 +182,14 @@ class Trial:
     def _live_random(self) -> _Random:
         return _Random(torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda))
 
+    def _accelerate(self, stan: Stan) -> StanHandle:
+        needs_example = stan.memo is not None or (stan.rate == "auto" and stan.plan is None)
+        return accelerate_(self.model, stan, self.batches.at(0).images if needs_example else None)
+
     def _step(self) -> float:
         batch = self.batches.at(self.iteration)
+        if self._remembers and self.handle is not None:
+            self.handle.visit(batch.ids, batch.images)
         self.solver.set_iteration(self.optimizer, self.iteration)
         loss = F.cross_entropy(self.model(batch.images), batch.labels)
         self.optimizer.zero_grad()

@@ -15,6 +15,7 @@ schedules = st.builds(
     period=st.none() | st.integers(0, 9),
     tail=st.integers(0, 30),
     total=st.integers(0, 60),
+    unit=st.integers(1, 7),
 )
 
 
@@ -22,6 +23,12 @@ def test_the_cycle_of_the_source():
     schedule = Schedule(pretrain=2, period=3, tail=2, total=13)
     letters = "".join(schedule.phase(i)[0:3] + " " for i in range(13)).split()
     assert letters == ["exa", "exa", "ref", "red", "red", "red", "ref", "red", "red", "red", "ref", "exa", "exa"]
+
+
+def test_cycles_of_epochs_begin_with_whole_epochs():
+    schedule = Schedule(pretrain=2, period=1, unit=4)
+    letters = "".join(schedule.phase(i)[0:3] + " " for i in range(20)).split()
+    assert letters == ["exa"] * 4 + ["ref"] * 4 + ["red"] * 4 + ["ref"] * 4 + ["red"] * 4
 
 
 def test_no_period_means_no_refresh():
@@ -42,6 +49,11 @@ def test_counts_are_those_of_the_phases(schedule, start, length):
 def test_negative_numbers_are_named(name):
     with pytest.raises(UsageError, match=f"{name}=-1 is negative"):
         Schedule(**{"total": 9, name: -1})
+
+
+def test_a_unit_is_at_least_one_iteration():
+    with pytest.raises(UsageError, match="unit of 0 iterations"):
+        Schedule(unit=0)
 
 
 def test_a_tail_needs_the_length_of_the_run():

@@ -2,33 +2,93 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
-from stantune.stan.entries import Pattern, choose_patterns
+from stantune.errors import UsageError
+from stantune.stan.entries import PATTERNS, PLANE, Pattern, choose_patterns
+from stantune.stan.meprop import MeProp
 from stantune.stan.schedule import Schedule
+
+# What a layer may lose in a reduced iteration where the rate is "auto": ||Y - fill(Y)|| / ||Y|| (ours).
+AUTO_TOLERANCE = 0.5
+
+
+@dataclass(frozen=True)
+class Memo:
+    """Settings of the memo fill: a skipped entry receives what it had when its sample last passed (ours).
+
+    Attributes:
+        samples: how many samples there are; their ids are 0 … samples - 1.
+        epoch: iterations in an epoch; cycles are counted in epochs.
+        budget: bytes that may be held, None for half of the memory that is free.
+        dtype: "bf16" or "fp32": how values are kept.
+        positions: "grid": the pattern's drawn grid; "changed": of each sample the entries that changed most between its
+            last two visits.
+
+    Raises:
+        UsageError: a value outside its range.
+    """
+
+    samples: int
+    epoch: int
+    budget: int | None = None
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    positions: Literal["grid", "changed"] = "grid"
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "epoch", "budget"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"memo's {name}={value} is too small; give at least 1")
+        for name, words in (("dtype", ("bf16", "fp32")), ("positions", ("grid", "changed"))):
+            if getattr(self, name) not in words:
+                raise UsageError(f"memo's {name}={getattr(self, name)!r} is unknown; give {' or '.join(words)}")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What the planner decided for one layer: the names of the patterns that pay there; none leaves it alone."""
+
+    layer: str
+    patterns: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in self.patterns:
+            if name not in PATTERNS:
+                raise UsageError(f"the plan of layer {self.layer!r}: no pattern is called {name!r}")
 
 
 @dataclass(frozen=True)
 class Stan:
-    """Settings of STAN with the neighbour fill.
+    """Settings of STAN.
 
     Attributes:
-        rate: share of the entries that a reduced iteration computes: 1/2, 1/4, or 1 for all.
+        rate: share of the entries that a reduced iteration computes: 1/2, 1/4, or 1 for all. "auto" measures the model
+            on this machine and lets each layer choose anew at every refresh, under `tolerance`, among what pays there.
         pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": what the rate asks for, at 1/2
             rows or columns, drawn for each layer and iteration.
-        period: Z, reduced iterations after each exact one (a refresh); None for no refresh.
+        period: Z, reduced iterations after each exact one (a refresh); None for no refresh. In epochs under `memo`.
         pretrain: p_t, exact iterations at the start.
         tail: exact iterations at the end of a run of `iterations`.
         iterations: N, length of the run; needed for a tail alone.
-        layers: names of the layers to accelerate, as shell patterns ("features.*"); every Conv2d by default.
+        layers: names of the layers to accelerate, as shell patterns ("features.*"); every convolution by default.
         seed: of the grids' offsets.
+        tolerance: at each refresh a layer takes its cheapest pattern, no cheaper than `rate`, whose relative error
+            ||Y - fill(Y)|| / ||Y|| on the exact output Y is at most this, and computes all entries where none is
+            (ours). None: the rate's patterns, always.
+        memo: the memo fill instead of the neighbour fill.
+        linear: names of nn.Linear layers that compute only some of their neurons too, as shell patterns (memo alone).
+        meprop: meProp on the model's nn.Linear layers.
+        plan: what the planner decided, layer by layer; layers that it does not name are left alone.
 
     Raises:
         UsageError: a value outside its range, or two that contradict each other.
     """
 
-    rate: float = 0.5
+    rate: float | Literal["auto"] = 0.5
     pattern: str = "auto"
     period: int | None = 9
     pretrain: int = 0
@@ -36,17 +96,63 @@ class Stan:
     iterations: int | None = None
     layers: tuple[str, ...] = ("*",)
     seed: int = 0
+    tolerance: float | None = None
+    memo: Memo | None = None
+    linear: tuple[str, ...] = ()
+    meprop: MeProp | None = None
+    plan: tuple[LayerPlan, ...] | None = None
 
     def __post_init__(self) -> None:
-        choose_patterns(self.pattern, self.rate)
-        Schedule(self.pretrain, self.period, self.tail, self.iterations)
+        if isinstance(self.rate, str):
+            if self.rate != "auto":
+                raise UsageError(f'rate={self.rate!r} is unknown; give a share of the entries, such as 0.5, or "auto"')
+            if self.pattern != "auto":
+                raise UsageError(f'pattern={self.pattern!r} is fixed, and rate="auto" chooses patterns; leave one out')
+        else:
+            choose_patterns(self.pattern, self.rate)
+        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise UsageError(f"tolerance={self.tolerance} is no relative error; give a number above 0, such as 0.3")
+        if self.chooses and self.period is None:
+            raise UsageError("patterns are chosen at a refresh, and period=None has none; give a number of iterations")
+        if self.memo is not None and self.chooses:
+            raise UsageError("the memo fill has a fixed rate; leave out memo, or rate='auto' and tolerance")
+        if self.linear and self.memo is None:
+            raise UsageError(
+                f"linear={', '.join(self.linear)}: neurons have no neighbours to copy; give memo=Memo(...)"
+            )
+        if self.iterations is not None and self.pretrain + self.tail > self.iterations:
+            raise UsageError(
+                f"pretrain={self.pretrain} and tail={self.tail} are more than iterations={self.iterations}; give less"
+            )
+        self.schedule  # noqa: B018  (its own checks, now and not in the first iteration)
+
+    @property
+    def chooses(self) -> bool:
+        """Tell whether each layer chooses its pattern anew at every refresh."""
+        return self.rate == "auto" or self.tolerance is not None
+
+    @property
+    def allowed_error(self) -> float:
+        """The relative error that a chosen pattern may have."""
+        return AUTO_TOLERANCE if self.tolerance is None else self.tolerance
 
     @cached_property
     def schedule(self) -> Schedule:
         """The phases of the run's iterations."""
-        return Schedule(self.pretrain, self.period, self.tail, self.iterations)
+        unit = 1 if self.memo is None else self.memo.epoch
+        return Schedule(self.pretrain, self.period, self.tail, self.iterations, unit)
 
-    @cached_property
-    def grid_patterns(self) -> tuple[Pattern, ...]:
-        """The patterns that a reduced iteration draws from; none where the rate is 1."""
-        return choose_patterns(self.pattern, self.rate)
+    def patterns_of(self, layer: str) -> tuple[Pattern, ...]:
+        """Return the patterns that the layer of this name may use; none where it computes every entry.
+
+        A fixed rate draws from them, a tolerance chooses one of them.
+        """
+        names = tuple(PLANE)
+        if self.plan is not None:
+            names = next((line.patterns for line in self.plan if line.layer == layer), ())
+        if self.rate == "auto":
+            return tuple(PATTERNS[name] for name in names)
+        if self.tolerance is not None and self.pattern == "auto":
+            return tuple(PATTERNS[name] for name in names if self.rate <= PATTERNS[name].rate < 1)
+        wanted = choose_patterns(self.pattern, self.rate)
+        return tuple(pattern for pattern in wanted if pattern in {PATTERNS[name] for name in names})

@@ -1,4 +1,4 @@
-"""Which entries of a layer's output are computed: grid patterns and their drawn offsets."""
+"""Which entries of a layer's output are computed: grid patterns with drawn offsets, and any boolean choice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Pattern(NamedTuple):
 class Grid(NamedTuple):
     """A pattern with its offset: the entries (top + i * rows, left + j * columns) are computed.
 
-    Together with an output size it is the entry matrix E of one iteration, the same for every sample.
+    Together with an output size it is the entry matrix E of one iteration, the same for every sample. The output of a
+    one-dimensional layer, of length L, is one row of L columns.
     """
 
     pattern: Pattern
@@ -48,33 +49,65 @@ class Grid(NamedTuple):
         return entries
 
 
-PATTERNS = {"rows": Pattern(2, 1), "columns": Pattern(1, 2), "blocks": Pattern(2, 2)}
+class EntryMatrix(NamedTuple):
+    """The entry matrix E of one layer and iteration, any choice at all; a `Grid` is the compact form of a regular one.
+
+    Attributes:
+        entries: true where the entry is computed, bool: (B, H, W); for a linear layer (B, N).
+    """
+
+    entries: Tensor
+
+    @property
+    def kept(self) -> float:
+        """Share of the entries that is computed, in [0, 1]; 1 where there are none, as nothing is skipped then."""
+        return self.entries.count_nonzero().item() / self.entries.numel() if self.entries.numel() else 1.0
+
+
+Entries = Grid | EntryMatrix
+
+
+def check_entries(entries: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `entries` is boolean and of this shape, (B, H, W) or (B, N)."""
+    if entries.dtype != torch.bool:
+        raise ValueError(f"entries are {entries.dtype}, not torch.bool")
+    if tuple(entries.shape) != shape:
+        raise ValueError(f"entries are {tuple(entries.shape)}, not {shape} as the layer's output")
+
+
+PLANE = {"rows": Pattern(2, 1), "columns": Pattern(1, 2), "blocks": Pattern(2, 2)}
+PATTERNS = {**PLANE, "quarter": Pattern(1, 4)}  # "quarter": for one-dimensional layers, see `along_line`
 AUTO = {0.5: ("rows", "columns"), 0.25: ("blocks",)}
 
 
 def choose_patterns(name: str, rate: float) -> tuple[Pattern, ...]:
-    """Return the pattern called `name`, or for "auto" all that the rate asks for; none where the rate is 1.
+    """Return the 2-D pattern called `name`, or for "auto" all that the rate asks for; none where the rate is 1.
 
     Raises:
         UsageError: no such pattern, a rate outside (0, 1] or one that no pattern has, or another pattern's rate.
     """
     if not 0 < rate <= 1:
         raise UsageError(f"rate={rate} is not in (0, 1]; it is the share of the entries that is computed, such as 0.5")
-    if name not in (*PATTERNS, "auto"):
-        raise UsageError(f"no pattern is called {name!r}; there are auto, {', '.join(PATTERNS)}")
+    if name not in (*PLANE, "auto"):
+        raise UsageError(f"no pattern is called {name!r}; there are auto, {', '.join(PLANE)}")
     if rate == 1:
         return ()
     if name == "auto":
         if rate not in AUTO:
             nearest = min((*AUTO, 1.0), key=lambda known: abs(known - rate))
             raise UsageError(f"rate={rate} has no grid pattern; the nearest that has one is {nearest}")
-        return tuple(PATTERNS[member] for member in AUTO[rate])
-    pattern = PATTERNS[name]
+        return tuple(PLANE[member] for member in AUTO[rate])
+    pattern = PLANE[name]
     if pattern.rate != rate:
         raise UsageError(
             f"pattern {name!r} computes {pattern.rate} of the entries, not rate={rate}; leave one of them out"
         )
     return (pattern,)
+
+
+def along_line(patterns: tuple[Pattern, ...]) -> tuple[Pattern, ...]:
+    """Return what 2-D patterns become in a one-dimensional layer: all of each period along its one row, each once."""
+    return tuple(dict.fromkeys(Pattern(1, pattern.rows * pattern.columns) for pattern in patterns))
 
 
 def draw_grid(patterns: tuple[Pattern, ...], seed: int, iteration: int, layer: int) -> Grid:

@@ -1,133 +1,203 @@
-"""StanConv2d: a convolution that computes only the entries of its current grid and fills the others."""
+"""The layers that STAN puts in place of PyTorch's: they compute some of their entries and fill the others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.stan.entries import Grid
-from stantune.stan.fill import neighbour
+from stantune.stan.entries import EntryMatrix, Grid
+from stantune.stan.fill import memo_at, nearest_computed, neighbour_at
+from stantune.stan.linear import linear_in_block
+from stantune.stan.positions import conv2d_at
+from stantune.stan.strided import conv2d_kept, conv2d_on_grid, output_size
 
 
-class Span(NamedTuple):
-    """How one side of the input is prepared so that a strided convolution meets just the computed places.
+class Recollection(NamedTuple):
+    """What a reduced iteration under the memo fill begins with.
 
     Attributes:
-        crop: places dropped at the start.
-        before: zeros put before it.
-        after: zeros put after it.
+        entries: those that are computed now; of a linear layer the run of its neurons.
+        values: (B, C, H, W), or (B, N) of a linear layer: what every entry had at its sample's last visit; a tensor
+            that the layer may write into.
     """
 
-    crop: int
-    before: int
-    after: int
+    entries: Grid | EntryMatrix | slice
+    values: Tensor
 
 
-def span(size: int, low: int, kernel: int, dilation: int, stride: int, first: int, step: int, kept: int) -> Span:
-    """Return the `Span` of an input side of `size` places, padded by `low` in front, for the places first + i * step.
+class Memory(Protocol):
+    """What a layer remembers of the samples of the present batch."""
 
-    Place p of the output reads the input from p * stride - low to p * stride - low + (kernel - 1) * dilation.
+    def recall(self, dtype: torch.dtype) -> Recollection | None:
+        """Return what the batch had last, in `dtype`; None where this iteration computes every entry."""
+        ...
+
+    def remember(self, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
+        """Keep an output, (B, C, H, W) or (B, N), without its graph; `entries` are those computed, None for all."""
+        ...
+
+
+class _StanLayer(nn.Module):
+    """What the handle sets on a layer for one iteration; a copied or pickled layer has none of it and is exact.
+
+    Attributes:
+        grid: the entries to compute; None for all.
+        watch: called with the exact output, without its graph, where `grid` is None.
+        memory: what skipped entries receive under the memo fill.
+        passed: called at each forward pass in training.
     """
-    begin = first * stride - low
-    end = begin + (kept - 1) * step * stride + (kernel - 1) * dilation + 1
-    return Span(max(begin, 0), max(-begin, 0), max(end - size, 0))
+
+    grid: Grid | EntryMatrix | None = None
+    watch: Callable[[Tensor], None] | None = None
+    memory: Memory | None = None
+    passed: Callable[[], None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in SET_BY_HANDLE}
 
 
-def output_side(size: int, padding: int, kernel: int, dilation: int, stride: int) -> int:
-    """Return the length of a convolution's output side; `padding` is that of both ends together."""
-    return (size + padding - dilation * (kernel - 1) - 1) // stride + 1
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed")
 
 
-def conv2d_on_grid(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    grid: Grid,
-) -> Tensor:
-    """Convolve at the grid's entries and fill the others from their nearest computed neighbour (STAN, ours).
+class _Geometry(NamedTuple):
+    """A convolution's arguments after the input, as `conv2d_kept` takes them, in two dimensions."""
 
-    A grid of period (r, c) is a convolution with r, c times the stride whose input starts where the offset says, so
-    the multiply-adds shrink to the pattern's rate, forward and backward.
-
-    Args:
-        input: (B, C_in, H, W).
-        weight: (C_out, C_in / groups, kernel height, kernel width).
-        bias: (C_out,) or None.
-        stride: of rows and columns.
-        padding: zeros at the left, right, top and bottom, in F.pad's order.
-        dilation: of rows and columns.
-        groups: as in F.conv2d.
-        grid: the entries to compute.
-
-    Returns:
-        (B, C_out, H_out, W_out), the size of the exact output; computed exactly where the grid does not cover it.
-    """
-    left, right, top, bottom = padding
-    kernel = weight.shape[-2:]
-    height = output_side(input.shape[-2], top + bottom, kernel[0], dilation[0], stride[0])
-    width = output_side(input.shape[-1], left + right, kernel[1], dilation[1], stride[1])
-    if not grid.covers(height, width):
-        return F.conv2d(F.pad(input, list(padding)), weight, bias, tuple(stride), 0, tuple(dilation), groups)
-    pattern = grid.pattern
-    rows, columns = grid.kept_size(height, width)
-    vertical = span(input.shape[-2], top, kernel[0], dilation[0], stride[0], grid.top, pattern.rows, rows)
-    horizontal = span(input.shape[-1], left, kernel[1], dilation[1], stride[1], grid.left, pattern.columns, columns)
-    if vertical.crop or horizontal.crop:
-        input = input[..., vertical.crop :, horizontal.crop :]
-    # The convolution pads both ends alike and for free; only what one end needs beyond that costs a copy. More zeros
-    # than needed after the last place do no harm while they are no more than the exact convolution has there.
-    down = vertical.before if vertical.after <= vertical.before <= bottom else min(vertical.before, vertical.after)
-    across = (
-        horizontal.before
-        if horizontal.after <= horizontal.before <= right
-        else min(horizontal.before, horizontal.after)
-    )
-    extra = (
-        horizontal.before - across,
-        max(horizontal.after - across, 0),
-        vertical.before - down,
-        max(vertical.after - down, 0),
-    )
-    if any(extra):
-        input = F.pad(input, extra)
-    larger = (stride[0] * pattern.rows, stride[1] * pattern.columns)
-    kept = F.conv2d(input, weight, bias, larger, (down, across), tuple(dilation), groups)
-    return neighbour(kept, height, width)
+    weight: Tensor
+    bias: Tensor | None
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
 
 
-class StanConv2d(nn.Conv2d):
+class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
+    """What StanConv1d and StanConv2d share. A 1-D convolution is a 2-D one of a single row."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output, (B, C_out, H_out, W_out), of an input (B, C_in, H, W) or (C_in, H, W).
+
+        In evaluation, and with nothing set on the layer, it is the original's. (In one dimension there is no H.)
+        """
+        return self._trained(input) if self.training else self._exact(input)
+
+    def _exact(self, input: Tensor) -> Tensor:
+        return super().forward(input)  # type: ignore[no-any-return]  # nn.Conv1d's or nn.Conv2d's
+
+    # The grid is another one in each iteration: compiled, each would be a program of its own.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _trained(self, input: Tensor) -> Tensor:
+        if self.passed is not None:
+            self.passed()
+        sides = self.weight.dim() - 2
+        if input.dim() == sides + 1:
+            return self._trained_batch(input.unsqueeze(0)).squeeze(0)
+        return self._trained_batch(input)
+
+    def _trained_batch(self, input: Tensor) -> Tensor:
+        if not len(input):
+            return self._exact(input)
+        if self.memory is not None:
+            return self._with_memory(input, self.memory)
+        if self.grid is None:
+            output = self._exact(input)
+            if self.watch is not None:
+                self.watch(self._in_2d(output.detach()))
+            return output
+        plane, geometry = self._geometry(input)
+        if isinstance(self.grid, Grid):
+            return self._back(conv2d_on_grid(plane, *geometry, self.grid))
+        entries = self.grid.entries
+        computed = conv2d_at(plane, *geometry, entries)
+        return self._back(neighbour_at(computed, entries, nearest_computed(entries)))
+
+    def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
+        plane, geometry = self._geometry(input)
+        weight, _, stride, padding, dilation, _ = geometry
+        recalled = memory.recall(_result_type(input))
+        size = output_size(plane, weight, stride, padding, dilation)
+        if recalled is None or (isinstance(recalled.entries, Grid) and not recalled.entries.covers(*size)):
+            output = self._exact(input)
+            memory.remember(output.detach(), None)
+            return output
+        entries, values = recalled
+        if isinstance(entries, EntryMatrix):
+            computed = conv2d_at(plane, *geometry, self._plane_of(entries.entries))
+            output = memo_at(computed, self._plane_of(entries.entries), self._in_2d(values))
+        else:
+            assert isinstance(entries, Grid)
+            output = self._in_2d(values)
+            rows, columns = entries.pattern
+            output[..., entries.top :: rows, entries.left :: columns] = conv2d_kept(plane, *geometry, entries)
+        memory.remember(self._back(output.detach()), entries)
+        return self._back(output)
+
+    def _geometry(self, input: Tensor) -> tuple[Tensor, _Geometry]:
+        """Return the input, (B, C_in, H, W), and the convolution in two dimensions, with padding of zeros alone."""
+        around = list(self._reversed_padding_repeated_twice)
+        if self.padding_mode != "zeros":
+            input = F.pad(input, around, mode=self.padding_mode)
+            around = [0] * len(around)
+        if self.weight.dim() == 4:
+            return input, _Geometry(self.weight, self.bias, self.stride, around, self.dilation, self.groups)
+        return self._in_2d(input), _Geometry(
+            self.weight.unsqueeze(2), self.bias, (1, *self.stride), (*around, 0, 0), (1, *self.dilation), self.groups
+        )
+
+    def _plane_of(self, entries: Tensor) -> Tensor:
+        return entries if self.weight.dim() == 4 else entries.unsqueeze(1)
+
+    def _in_2d(self, tensor: Tensor) -> Tensor:
+        return tensor if self.weight.dim() == 4 else tensor.unsqueeze(2)
+
+    def _back(self, output: Tensor) -> Tensor:
+        return output if self.weight.dim() == 4 else output.squeeze(2)
+
+
+class StanConv1d(_StanConvolution, nn.Conv1d):
+    """An nn.Conv1d that computes only some of its entries while it trains; see StanConv2d."""
+
+
+class StanConv2d(_StanConvolution, nn.Conv2d):
     """An nn.Conv2d that computes only the entries of `grid` while it trains; exact in evaluation or with no grid.
 
     `stantune.accelerate_` turns an nn.Conv2d into one in place, so that Parameters, hooks, names and every reference to
     the layer stay what they were.
     """
 
-    grid: Grid | None = None
+
+class StanLinear(_StanLayer, nn.Linear):
+    """An nn.Linear that computes only a drawn run of its neurons while it trains (memo fill).
+
+    Which neurons is the same for all samples of a batch, so that the products stay dense.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the layer's output, (B, C_out, H_out, W_out), of an input (B, C_in, H, W) or (C_in, H, W)."""
-        if self.grid is None or not self.training:
+        """Return the layer's output, (B, out_features), of an input (B, in_features).
+
+        Inputs of other shapes, evaluation and a layer without memory are the original's.
+        """
+        if not self.training or input.dim() != 2 or not len(input) or self.memory is None:
             return super().forward(input)
-        if input.dim() == 3:
-            return self.forward(input.unsqueeze(0)).squeeze(0)
-        left, right, top, bottom = self._reversed_padding_repeated_twice
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            left = right = top = bottom = 0
-        return conv2d_on_grid(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            (left, right, top, bottom),
-            self.dilation,
-            self.groups,
-            self.grid,
-        )
+        return self._with_memory(input, self.memory)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
+        recalled = memory.recall(_result_type(input))
+        if recalled is None:
+            output = super().forward(input)
+            memory.remember(output.detach(), None)
+            return output
+        assert isinstance(recalled.entries, slice)
+        output = linear_in_block(input, self.weight, self.bias, recalled.entries, recalled.values)
+        memory.remember(output.detach(), recalled.entries)
+        return output
+
+
+def _result_type(input: Tensor) -> torch.dtype:
+    """Return the type of a product with this input: autocast's where it is on."""
+    kind = input.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype

@@ -3,132 +3,128 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
-from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from stantune.errors import NoEffectWarning, UsageError
+from stantune.stan.batch_memory import BatchMemory, memory_for
 from stantune.stan.config import Stan
-from stantune.stan.entries import Pattern, draw_grid
-from stantune.stan.layers import StanConv2d
-from stantune.stan.schedule import Phase
+from stantune.stan.eligible import check_names, convolutions, linears, why_not
+from stantune.stan.entries import Pattern
+from stantune.stan.handle import LayerReport, StanHandle
+from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear
+from stantune.stan.meprop import MePropLinear
+from stantune.stan.plan import plan_for
+
+# What a layer's class becomes, and what `restore_` makes of it again.
+SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: StanConv1d,
+    nn.Conv2d: StanConv2d,
+    nn.Linear: StanLinear,
+}
+ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
+# Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
+BY_SURGERY = "by_surgery"
 
 
-class LayerReport(NamedTuple):
-    """What became of one convolution.
-
-    Attributes:
-        name: its first name in the model ("" for the model itself).
-        patterns: the grids that its reduced iterations draw from, none where it is left alone.
-        reason: why it is left alone, "" where it is not.
-    """
-
-    name: str
-    patterns: tuple[Pattern, ...]
-    reason: str
-
-
-class StanHandle:
-    """Moves an accelerated model through its schedule; `step()` once per training iteration.
-
-    Attributes:
-        stan: the settings.
-        report: what became of each convolution of the model, in the model's order.
-        iteration: the training iteration that the next forward pass belongs to, from 0.
-    """
-
-    def __init__(self, stan: Stan, layers: list[StanConv2d], report: tuple[LayerReport, ...]) -> None:
-        self.stan = stan
-        self.report = report
-        self.iteration = 0
-        self._layers = layers
-        self.seek(0)
-
-    @property
-    def phase(self) -> Phase:
-        """The phase of the present iteration; always exact where no layer was changed."""
-        return self.stan.schedule.phase(self.iteration) if self._layers else Phase.EXACT
-
-    def step(self) -> None:
-        """Go on to the next iteration: call it once per iteration, where a learning-rate scheduler would be."""
-        self.seek(self.iteration + 1)
-
-    def seek(self, iteration: int) -> None:
-        """Go to any iteration; what the layers then compute is a pure function of it and of the seed."""
-        self.iteration = iteration
-        patterns = self.stan.grid_patterns
-        reduced = self.phase is Phase.REDUCED
-        for place, layer in enumerate(self._layers):
-            layer.grid = draw_grid(patterns, self.stan.seed, iteration, place) if reduced else None
-
-    def state_dict(self) -> dict[str, int]:
-        """Return all that a resumed run needs."""
-        return {"iteration": self.iteration}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where the run that gave `state` was."""
-        self.seek(state["iteration"])
-
-
-def accelerate_(model: nn.Module, stan: Stan) -> StanHandle:
-    """Turn the model's convolutions into STAN layers, in place.
+def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> StanHandle:
+    """Turn the model's layers into STAN layers, in place.
 
     Parameters, their names, hooks and buffers stay the same objects; evaluation stays exact, bit for bit. Layers that
-    are not plain nn.Conv2d (subclasses with a forward of their own, parametrized ones) are left alone and reported.
+    are not plain nn.Conv1d or nn.Conv2d (subclasses with a forward of their own, parametrized ones, other dimensions)
+    are left alone and reported. Copies and pickles of the model train exactly.
 
     Args:
-        model: any module; it may itself be an nn.Conv2d.
+        model: any module; it may itself be a convolution.
         stan: the settings.
+        example: a batch of inputs, (B, ...), as the model will see them; needed for rate="auto" and memo alone. The
+            model is left as it was.
 
     Returns:
         The handle: call its `step()` once per training iteration, read its `report`.
 
     Raises:
-        UsageError: the model is accelerated already, or a pattern of `stan.layers` matches no convolution.
+        UsageError: the model is accelerated already, a shell pattern matches no layer, the example is missing, or what
+            is to be remembered does not fit into memory.
 
     Warns:
         NoEffectWarning: nothing was changed.
     """
-    found: list[StanConv2d] = []
-    report: list[LayerReport] = []
-    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    if any(isinstance(module, StanConv2d) for module in convolutions.values()):
+    if any(type(module) in ORIGINAL or BY_SURGERY in module.__dict__ for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
-    if convolutions:
-        _check_layer_names(stan.layers, list(convolutions))
-    for name, module in convolutions.items():
-        reason = _why_not(name, module, stan)
-        report.append(LayerReport(name, () if reason else stan.grid_patterns, reason))
-        if not reason:
-            module.__class__ = StanConv2d
-            found.append(module)  # type: ignore[arg-type]  # it has just become one
-    if not found:
-        why = "; ".join(f"{line.name or 'the model'}: {line.reason}" for line in report) or "it has no Conv2d"
+    found = convolutions(model)
+    dense = linears(model)
+    if found:
+        check_names("layers", stan.layers, list(found), "convolution")
+    check_names("linear", stan.linear, list(dense), "nn.Linear")
+    plan = None
+    if stan.rate == "auto" and stan.plan is None:
+        if example is None:
+            raise UsageError('rate="auto" measures the model; give accelerate_ a batch of inputs as example=images')
+        plan = plan_for(model, stan, example)
+        stan = plan.stan
+    report = [_report(name, module, stan) for name, module in found.items()]
+    report += [_report_linear(name, module, stan) for name, module in dense.items() if stan.linear]
+    chosen = {line.name: line.patterns for line in report if not line.reason}
+    layers = {**found, **dense}
+    memory: BatchMemory | None = None
+    if stan.memo is not None and chosen:
+        if example is None:
+            raise UsageError("the memo fill needs the sizes of the layers' outputs; give accelerate_ example=images")
+        memory, left_out = memory_for(model, stan, {name: layers[name] for name in chosen}, example)
+        report = [line._replace(patterns=(), reason=left_out.get(line.name, line.reason)) for line in report]
+        chosen = {name: patterns for name, patterns in chosen.items() if name not in left_out}
+    swapped: list[tuple[str, StanConv1d | StanConv2d | StanLinear]] = []
+    for name in chosen:
+        layer = layers[name]
+        layer.__class__ = SWAPPED[type(layer)]
+        swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
+    sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
+    if not swapped and not sparse:
+        why = "; ".join(f"{line.name or 'the model'}: {line.reason}" for line in report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=2)
-    return StanHandle(stan, found, tuple(report))
+    return StanHandle(stan, swapped, tuple(report), memory, plan)
 
 
 def restore_(model: nn.Module) -> None:
-    """Turn every STAN layer of the model back into the nn.Conv2d that it was, in place."""
+    """Turn every layer that `accelerate_` changed back into what it was, in place."""
     for module in model.modules():
-        if isinstance(module, StanConv2d):
-            module.__dict__.pop("grid", None)
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]  # the class that it had before
+        if type(module) in ORIGINAL:
+            for name in SET_BY_HANDLE:
+                module.__dict__.pop(name, None)
+            module.__class__ = ORIGINAL[type(module)]  # the class that it had before
+        elif module.__dict__.pop(BY_SURGERY, False):
+            for name in ("top_k", "unified"):
+                module.__dict__.pop(name, None)
+            module.__class__ = nn.Linear
 
 
-def _why_not(name: str, module: nn.Conv2d, stan: Stan) -> str:
-    if not stan.grid_patterns:
-        return "rate=1 computes every entry"
-    if not any(fnmatchcase(name, pattern) for pattern in stan.layers):
-        return f"not among layers={', '.join(stan.layers)}"
-    if type(module) is not nn.Conv2d:
-        return f"{type(module).__name__} is not nn.Conv2d itself and may compute something else"
-    return ""
+def _report(name: str, module: nn.Module, stan: Stan) -> LayerReport:
+    patterns: tuple[Pattern, ...] = ()
+    reason = why_not(name, module, stan.layers)
+    if not reason:
+        patterns = stan.patterns_of(name)
+        if not patterns:
+            reason = "rate=1 computes every entry" if stan.plan is None else "it does not pay, as the planner measured"
+    return LayerReport(name, patterns, reason)
 
 
-def _check_layer_names(patterns: tuple[str, ...], names: list[str]) -> None:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"layers={pattern!r} matches no convolution of the model; it has {', '.join(names)}")
+def _report_linear(name: str, module: nn.Module, stan: Stan) -> LayerReport:
+    reason = why_not(name, module, stan.linear)
+    patterns = () if reason else stan.patterns_of(name)
+    return LayerReport(name, patterns, reason or ("" if patterns else "rate=1 computes every entry"))
+
+
+def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> list[str]:
+    """Turn nn.Linear layers into meProp's; return their names."""
+    if stan.meprop is None or not stan.meprop.top_k:
+        return []
+    check_names("meprop's layers", stan.meprop.layers, list(dense), "nn.Linear")
+    changed = []
+    for name, module in dense.items():
+        if name in taken or why_not(name, module, stan.meprop.layers):
+            continue
+        module.__class__ = MePropLinear
+        module.__dict__.update({"top_k": stan.meprop.top_k, "unified": stan.meprop.unified, BY_SURGERY: True})
+        changed.append(name)
+    return changed

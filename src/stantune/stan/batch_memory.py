@@ -1,0 +1,180 @@
+"""What each layer of a model remembers of the batch at hand: the MemoStore joined to a handle's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stantune.errors import UsageError
+from stantune.seeds import derive
+from stantune.stan.config import Stan
+from stantune.stan.entries import EntryMatrix, Grid, along_line, draw_grid
+from stantune.stan.fingerprints import Fingerprints
+from stantune.stan.layers import Recollection, StanConv2d, StanLinear
+from stantune.stan.linear import neuron_block
+from stantune.stan.memo import MemoStore
+from stantune.stan.memo_budget import LayerSpace, choose_layers, free_memory
+from stantune.stan.schedule import Phase
+
+
+class BatchMemory:
+    """The memory of all accelerated layers under the memo fill, for the samples that `visit` named last.
+
+    Attributes:
+        bytes: memory held in all, by the values, what is kept of their changes, and the samples' fingerprints.
+    """
+
+    def __init__(self, stan: Stan, spaces: tuple[LayerSpace, ...], device: torch.device) -> None:
+        assert stan.memo is not None
+        rate = float(stan.rate)
+        self._stan = stan
+        self._iteration = 0
+        self._store = MemoStore(
+            stan.memo.samples, spaces, dtype=stan.memo.dtype, positions=stan.memo.positions, rate=rate, device=device
+        )
+        self._fingerprints = Fingerprints(stan.memo.samples, device)
+        self.bytes = self._store.bytes + self._fingerprints.bytes
+
+    def begin(self, iteration: int) -> None:
+        """Say which training iteration the next forward pass belongs to."""
+        self._iteration = iteration
+
+    def visit(self, ids: Tensor, inputs: Tensor | None) -> None:
+        """See `StanHandle.visit`."""
+        self._store.visit(ids)
+        if inputs is not None:
+            self._fingerprints.check(self._store.ids, inputs)
+
+    def of(self, place: int, layer: nn.Module) -> LayerMemory:
+        """Return the memory of one layer."""
+        return LayerMemory(self, place, layer)
+
+    def recall(self, place: int, layer: nn.Module, dtype: torch.dtype) -> Recollection | None:
+        """See `layers.Memory.recall`."""
+        if self._stan.schedule.phase(self._iteration) is not Phase.REDUCED:
+            return None
+        recalled = self._store.recall(place, dtype)
+        if recalled.entries is not None and not isinstance(layer, StanLinear):
+            return Recollection(EntryMatrix(recalled.entries), recalled.values)
+        if not bool(recalled.known.all()):
+            # Samples that the last epoch left out; they are too few for a program of their own.
+            return None
+        return Recollection(self._drawn(place, layer), recalled.values)
+
+    def remember(self, place: int, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
+        """See `layers.Memory.remember`."""
+        if self._stan.schedule.phase(self._iteration) is Phase.EXACT:
+            return
+        shape = (len(output), *output.shape[2:]) if output.dim() > 2 else output.shape
+        if isinstance(entries, Grid):
+            sides = shape[1:] if len(shape) == 3 else (1, *shape[1:])
+            computed: Tensor | None = entries.matrix(*sides).to(output.device).reshape(shape[1:]).expand(shape)
+        elif isinstance(entries, slice):
+            run = torch.zeros(shape, dtype=torch.bool, device=output.device)
+            run[:, entries] = True
+            computed = run
+        else:
+            computed = None if entries is None else entries.entries.reshape(shape)
+        self._store.remember(place, output, computed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, tensors by reference."""
+        return {"store": self._store.state_dict(), "fingerprints": self._fingerprints.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy what `state_dict` returned; raises UsageError where it does not fit."""
+        self._store.load_state_dict(state["store"])
+        self._fingerprints.load_state_dict(state["fingerprints"])
+
+    def _drawn(self, place: int, layer: nn.Module) -> Grid | slice:
+        stan = self._stan
+        if isinstance(layer, StanLinear):
+            turn = derive("neurons", stan.seed, self._iteration, place)
+            return neuron_block(layer.out_features, round(1 / float(stan.rate)), turn)
+        patterns = stan.patterns_of(self._store.layers[place].name)
+        drawable = patterns if isinstance(layer, StanConv2d) else along_line(patterns)
+        return draw_grid(drawable, stan.seed, self._iteration, place)
+
+
+class LayerMemory:
+    """One layer's part of a BatchMemory: what `layers.Memory` asks for."""
+
+    def __init__(self, batch: BatchMemory, place: int, layer: nn.Module) -> None:
+        self._batch = batch
+        self._place = place
+        self._layer = layer
+
+    def recall(self, dtype: torch.dtype) -> Recollection | None:
+        """See `layers.Memory.recall`."""
+        return self._batch.recall(self._place, self._layer, dtype)
+
+    def remember(self, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
+        """See `layers.Memory.remember`."""
+        self._batch.remember(self._place, output, entries)
+
+
+def memory_for(
+    model: nn.Module, stan: Stan, layers: Mapping[str, nn.Module], example: Tensor
+) -> tuple[BatchMemory, dict[str, str]]:
+    """Return the memory of the layers that fit into the budget, and why the others were left out, by name.
+
+    Which layers get it is decided by the multiply-adds that a byte saves, which no timing disturbs.
+
+    Args:
+        model: not accelerated yet; it is left as it was.
+        stan: settings with a memo.
+        layers: those to accelerate, by name.
+        example: a batch of inputs, (B, ...).
+
+    Raises:
+        UsageError: nothing fits, or the example is no input of the model.
+    """
+    assert stan.memo is not None
+    sizes = output_shapes(model, layers, example)
+    spaces = [
+        LayerSpace(name, sizes[name], (1 - float(stan.rate)) * _multiply_adds(layer, sizes[name]))
+        for name, layer in layers.items()
+    ]
+    memo = stan.memo
+    budget = free_memory() // 2 if memo.budget is None else memo.budget
+    selection = choose_layers(spaces, memo.samples, budget, memo.dtype, memo.positions)
+    left_out = {space.name: f"memo's {budget} bytes are taken by others" for space in selection.left_out}
+    return BatchMemory(stan, selection.chosen, example.device), left_out
+
+
+def output_shapes(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one sample's output of each layer, from an evaluation of the model on `example`."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    names = {layer: name for name, layer in layers.items()}
+
+    def note(layer: nn.Module, _: Any, output: Tensor) -> None:
+        sizes[names[layer]] = tuple(output.shape[1:])
+
+    training = {module: module.training for module in model.modules()}
+    hooks = [layer.register_forward_hook(note) for layer in names]
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    missing = [name for name in layers if name not in sizes]
+    if missing:
+        raise UsageError(f"the example does not pass through {', '.join(missing)}; leave them out of layers=")
+    return sizes
+
+
+def _multiply_adds(layer: nn.Module, size: tuple[int, ...]) -> float:
+    """Return the multiply-adds of one sample, forward."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    places = 1
+    for side in size[1:]:
+        places *= side
+    return float(weight.numel() * places)

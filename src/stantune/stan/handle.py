@@ -1,0 +1,200 @@
+"""StanHandle: moves an accelerated model through its schedule, one training iteration after the other."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from stantune.errors import StanWarning, UsageError
+from stantune.stan.choice import Choice, cheapest, grid_errors
+from stantune.stan.config import Stan
+from stantune.stan.entries import Grid, Pattern, along_line, draw_grid
+from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear
+from stantune.stan.schedule import Phase
+
+if TYPE_CHECKING:
+    from stantune.stan.batch_memory import BatchMemory
+    from stantune.stan.plan import Plan
+
+# So many training passes of one layer in one iteration are no accumulation of gradients any more.
+FORGOTTEN = 200
+
+
+class LayerReport(NamedTuple):
+    """What became of one layer.
+
+    Attributes:
+        name: its first name in the model ("" for the model itself).
+        patterns: the grids that its reduced iterations draw or choose from, none where it is left alone.
+        reason: why it is left alone, "" where it is not.
+    """
+
+    name: str
+    patterns: tuple[Pattern, ...]
+    reason: str
+
+
+class StanHandle:
+    """Moves an accelerated model through its schedule; `step()` once per training iteration.
+
+    Attributes:
+        stan: the settings, in numbers also where "auto" was asked for.
+        report: what became of each convolution of the model and of each nn.Linear that was asked for, in its order.
+        plan: what the planner measured and decided, None where it was not asked.
+        iteration: the training iteration that the next forward pass belongs to, from 0.
+        memory_bytes: what the memo fill holds; 0 without it.
+        history: what each layer chose at each refresh since the handle was made, where patterns are chosen.
+    """
+
+    def __init__(
+        self,
+        stan: Stan,
+        layers: Sequence[tuple[str, StanConv1d | StanConv2d | StanLinear]],
+        report: tuple[LayerReport, ...],
+        memory: BatchMemory | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        """Take over layers that `accelerate_` has just changed, with their names."""
+        self.stan = stan
+        self.report = report
+        self.plan = plan
+        self.iteration = 0
+        self.history: list[Choice] = []
+        self.memory_bytes = 0 if memory is None else memory.bytes
+        self._layers = [layer for _, layer in layers]
+        self._names = [name for name, _ in layers]
+        patterns = {line.name: line.patterns for line in report}
+        self._patterns = [
+            patterns[name] if isinstance(layer, StanConv2d) else along_line(patterns[name]) for name, layer in layers
+        ]
+        self._chosen: list[Pattern | None] = [None] * len(layers)
+        self._memory = memory
+        self._kept_sum = 0.0
+        self._kept_count = 0
+        self._passes = 0
+        self._warned: set[str] = set()
+        if self._layers:
+            self._layers[0].passed = self._passed
+        if memory is not None:
+            for place, layer in enumerate(self._layers):
+                layer.memory = memory.of(place, layer)
+        self.seek(0)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the present iteration; always exact where no layer was changed."""
+        return self.stan.schedule.phase(self.iteration) if self._layers else Phase.EXACT
+
+    @property
+    def kept(self) -> float:
+        """Mean share of the entries that the accelerated layers computed in reduced iterations so far; 1 before any."""
+        return self._kept_sum / self._kept_count if self._kept_count else 1.0
+
+    def step(self) -> None:
+        """Go on to the next iteration: call it once per iteration, where a learning-rate scheduler would be."""
+        if self.phase is Phase.REDUCED:
+            shares = [self._share(layer) for layer in self._layers]
+            self._kept_sum += sum(shares) / len(shares)
+            self._kept_count += 1
+        self.seek(self.iteration + 1)
+
+    def seek(self, iteration: int) -> None:
+        """Go to any iteration.
+
+        What the layers then compute is a pure function of it and of the seed; where patterns are chosen, of what was
+        chosen last too, and under the memo fill of what is remembered.
+        """
+        self.iteration = iteration
+        self._passes = 0
+        phase = self.phase
+        if self._memory is not None:
+            self._memory.begin(iteration)
+            return
+        for place, layer in enumerate(self._layers):
+            layer.grid = self._grid(place) if phase is Phase.REDUCED else None
+            layer.watch = partial(self._choose, place) if phase is Phase.REFRESH and self.stan.chooses else None
+
+    def visit(self, ids: Tensor, inputs: Tensor | None = None) -> None:
+        """Say which samples the next forward pass is of; needed under the memo fill alone, once per iteration.
+
+        Args:
+            ids: of the batch's samples, (B,), integers from 0 to samples - 1, each once.
+            inputs: the batch, (B, ...): where it is given, a sample that has changed since its last visit is refused.
+
+        Raises:
+            UsageError: ids that are missing, repeated or out of range, or a sample that has changed.
+        """
+        if self._memory is not None:
+            self._memory.visit(ids, inputs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; under the memo fill that is all that is remembered, too."""
+        state: dict[str, Any] = {"iteration": self.iteration}
+        if self.stan.chooses:
+            state["chosen"] = [None if pattern is None else list(pattern) for pattern in self._chosen]
+        if self._memory is not None:
+            state["memory"] = self._memory.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the run that gave `state` was.
+
+        Raises:
+            UsageError: it is another model's or was made with other settings.
+        """
+        if ("chosen" in state) != self.stan.chooses or ("memory" in state) != (self._memory is not None):
+            raise UsageError("this state of STAN was made with other settings; give the Stan that it was made with")
+        if self.stan.chooses:
+            if len(state["chosen"]) != len(self._layers):
+                raise UsageError(
+                    f"this state of STAN is of {len(state['chosen'])} layers, and the model has {len(self._layers)}"
+                )
+            self._chosen = [None if pattern is None else Pattern(*pattern) for pattern in state["chosen"]]
+        if self._memory is not None:
+            self._memory.load_state_dict(state["memory"])
+        self.seek(state["iteration"])
+
+    def _share(self, layer: StanConv1d | StanConv2d | StanLinear) -> float:
+        if self._memory is not None:
+            return float(self.stan.rate)
+        return layer.grid.pattern.rate if isinstance(layer.grid, Grid) else 1.0
+
+    def _grid(self, place: int) -> Grid | None:
+        """Return the grid of a reduced iteration, None where the layer computes every entry."""
+        patterns = self._patterns[place]
+        if self.stan.chooses:
+            chosen = self._chosen[place]
+            patterns = () if chosen is None else (chosen,)
+        return draw_grid(patterns, self.stan.seed, self.iteration, place) if patterns else None
+
+    def _choose(self, place: int, exact: Tensor) -> None:
+        candidates = self._patterns[place]
+        grids = [draw_grid((pattern,), self.stan.seed, self.iteration, place) for pattern in candidates]
+        errors = dict(zip(candidates, grid_errors(exact, grids), strict=True))
+        if any(math.isnan(error) for error in errors.values()):
+            self._say(
+                f"the output of {self._names[place] or 'the model'} is not finite at the refresh of iteration "
+                f"{self.iteration}; the layer computes every entry until the next one"
+            )
+        self._chosen[place] = cheapest(errors, self.stan.allowed_error)
+        self.history.append(Choice(self.iteration, self._names[place], errors, self._chosen[place]))
+
+    def _passed(self) -> None:
+        self._passes += 1
+        if self._passes == FORGOTTEN:
+            self._say(
+                f"{FORGOTTEN} training passes in iteration {self.iteration}: step() seems forgotten; call it once per "
+                "iteration, or every pass uses the same entries"
+            )
+
+    def _say(self, sentence: str) -> None:
+        """Warn, once of each kind."""
+        kind = sentence.split()[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(sentence, StanWarning, stacklevel=2)

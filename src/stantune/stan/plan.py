@@ -1,0 +1,219 @@
+"""Which layer gets which patterns, and what that brings: from the times of the layers and the speed-up equation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from stantune.errors import UsageError
+from stantune.stan.choice import Choice, cheapest
+from stantune.stan.config import LayerPlan, Stan
+from stantune.stan.cost import IterationTimes, pays, speedup
+from stantune.stan.entries import PATTERNS
+from stantune.stan.timing import Clock, LayerTimes, ModelTimes, PatternTimes, measure
+
+# The Z that the planner chooses from; the smallest one that comes near the best keeps E fresh.
+PERIODS = (4, 9, 19, 49, 99)
+NEAR_BEST = 0.97
+# A pattern must save this share of the layer's exact time. Below it lies the noise of the timing, and a layer that
+# skips half of its work or more and saves less than this gives away accuracy for next to nothing.
+WORTHWHILE = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the planner measured and decided.
+
+    Timings are not reproducible, so a plan is data: where a run is to be repeated or resumed, or shared by several
+    processes, `stan` is stored and used again instead of planning anew.
+
+    Attributes:
+        stan: the settings in numbers: for rate="auto" its `plan`, `period`, `tolerance` and `rate` are the planner's.
+        layers: the five times of every convolution.
+        step_seconds: of a whole exact iteration.
+        predicted_speedup: of the whole run; None where nothing predicts it (memo fill, meProp).
+        reasons: why layers are left alone, by name, with the figures.
+    """
+
+    stan: Stan
+    layers: tuple[LayerTimes, ...]
+    step_seconds: float
+    predicted_speedup: float | None
+    reasons: Mapping[str, str]
+
+
+def plan_for(
+    model: nn.Module,
+    stan: Stan,
+    example: Tensor,
+    *,
+    iterations: int | None = None,
+    step: Callable[[], object] | None = None,
+    step_seconds: float | None = None,
+    budget: float = 3.0,
+    clock: Clock | None = None,
+) -> Plan:
+    """Time the model's layers here and now, decide what rate="auto" leaves open, and predict the run's speed-up.
+
+    The model is left as it was. For the arguments see `timing.measure`; with neither `step` nor `step_seconds` the
+    prediction is that of forward and backward pass alone, as in the source.
+
+    Args:
+        model: not accelerated.
+        stan: the settings; where the rate is a number they stay as they are and only the speed-up is predicted.
+        example: a batch of inputs, (B, ...).
+        iterations: N; by default `stan.iterations`, and a long run where that is None too.
+        step: performs a whole exact training iteration.
+        step_seconds: what one takes, measured elsewhere in the same conditions.
+        budget: seconds, see `timing.measure`.
+        clock: for tests.
+
+    Raises:
+        UsageError: an empty example, or a `step_seconds` less than what its parts take.
+    """
+    if not example.dim() or not len(example):
+        raise UsageError("the example holds no sample, and nothing can be timed on it; give a batch as in training")
+    times = measure(model, stan.layers, example, step=step, step_seconds=step_seconds, budget=budget, clock=clock)
+    return decide(times, stan, iterations)
+
+
+def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan:
+    """Return the plan that follows from measured times: a pure function.
+
+    For rate="auto" each layer keeps as candidates the patterns that save at least WORTHWHILE of its exact time and more
+    than every pattern that computes more entries; Z is the smallest of PERIODS that reaches NEAR_BEST of the best
+    speed-up; layers of which a cycle then costs more than it saves are left alone (the source's break-even).
+
+    Args:
+        times: of `measure`.
+        stan: the settings.
+        iterations: N; by default `stan.iterations`, and a long run where that is None too.
+    """
+    iterations = stan.iterations if iterations is None else iterations
+    if stan.rate != "auto":
+        reasons = {layer.name: layer.reason for layer in times.layers if layer.reason}
+        return Plan(stan, times.layers, times.step_seconds, predict(times, stan, iterations), reasons)
+    reasons = {}
+    kept: dict[str, tuple[PatternTimes, ...]] = {}
+    for layer in times.layers:
+        candidates = _worthwhile(layer)
+        if layer.reason or not candidates:
+            reasons[layer.name] = layer.reason or _too_little(layer)
+        else:
+            kept[layer.name] = candidates
+    period = _period(times, stan, kept, iterations)
+    for layer in times.layers:
+        if layer.name in kept:
+            best = max(kept[layer.name], key=lambda candidate: candidate.saved)
+            t_e = _measuring(layer, kept[layer.name])
+            if not pays(period, best.t_i, best.t_j, t_e):
+                del kept[layer.name]
+                reasons[layer.name] = (
+                    f"saves {_ms(best.saved)} a reduced iteration, and a refresh costs {_ms(t_e)} every {period + 1}"
+                )
+    concrete = _concrete(stan, kept, period)
+    return Plan(concrete, times.layers, times.step_seconds, predict(times, concrete, iterations), reasons)
+
+
+def predict(
+    times: ModelTimes, stan: Stan, iterations: int | None = None, history: Sequence[Choice] = ()
+) -> float | None:
+    """Return the speed-up of a whole run under concrete settings; None for memo fill and meProp, which are not timed.
+
+    Where a layer draws its pattern, their mean counts. Where it chooses at each refresh, the mean over what it chose in
+    `history`; where that says nothing of the layer, the choice that it would have made when it was measured. Choices
+    change as the weights do, so that a prediction without a history is only as good as these few first iterations.
+
+    Args:
+        times: of `measure`, with the same or more layers than `stan` has.
+        stan: the settings, with a numeric rate.
+        iterations: N; by default `stan.iterations`, and a long run where that is None too.
+        history: of the handle of a run, or of a part of it.
+
+    Raises:
+        UsageError: a whole iteration takes no longer than what its layers save, so that it was measured wrongly.
+    """
+    if stan.memo is not None or stan.meprop is not None:
+        return None
+    t_e = t_i = t_j = 0.0
+    for layer in times.layers:
+        if not any(fnmatchcase(layer.name, pattern) for pattern in stan.layers):
+            continue
+        candidates = layer.among(stan.patterns_of(layer.name))
+        drawn: Sequence[PatternTimes | None] = candidates
+        if stan.chooses:
+            t_e += _measuring(layer, candidates)
+            drawn = _chosen(candidates, stan.allowed_error, [past for past in history if past.layer == layer.name])
+        for candidate in drawn:
+            if candidate is not None:
+                t_i += candidate.t_i / len(drawn)
+                t_j += candidate.t_j / len(drawn)
+    iterations = stan.iterations if iterations is None else iterations
+    try:
+        return speedup(IterationTimes(times.step_seconds, t_e, t_i, t_j), stan.schedule, iterations)
+    except ValueError as error:
+        raise UsageError(f"step_seconds={times.step_seconds} does not fit the times of the layers: {error}") from error
+
+
+def _worthwhile(layer: LayerTimes) -> tuple[PatternTimes, ...]:
+    """Return the candidates that save enough, and more than each one that computes more entries and errs less."""
+    return tuple(
+        candidate
+        for candidate in layer.patterns
+        if candidate.saved >= WORTHWHILE * layer.exact
+        and candidate.saved > 0
+        and all(
+            candidate.saved > other.saved
+            for other in layer.patterns
+            if PATTERNS[other.name].rate > PATTERNS[candidate.name].rate
+        )
+    )
+
+
+def _too_little(layer: LayerTimes) -> str:
+    best = max(layer.patterns, key=lambda candidate: candidate.saved)
+    return (
+        f"saves {_ms(best.saved)} of {_ms(layer.exact)} a reduced iteration at best ({best.name}), less than "
+        f"{WORTHWHILE:.0%}"
+    )
+
+
+def _period(times: ModelTimes, stan: Stan, kept: Mapping[str, tuple[PatternTimes, ...]], iterations: int | None) -> int:
+    """Return Z, as if every layer always took its fastest candidate."""
+    best = [max(candidates, key=lambda candidate: candidate.saved) for candidates in kept.values()]
+    t_e = sum(_measuring(layer, kept[layer.name]) for layer in times.layers if layer.name in kept)
+    one = IterationTimes(
+        times.step_seconds, t_e, sum(candidate.t_i for candidate in best), sum(candidate.t_j for candidate in best)
+    )
+    try:
+        reached = {period: speedup(one, replace(stan, period=period).schedule, iterations) for period in PERIODS}
+    except ValueError as error:
+        raise UsageError(f"step_seconds={times.step_seconds} does not fit the times of the layers: {error}") from error
+    return next(period for period in PERIODS if reached[period] >= NEAR_BEST * max(reached.values()))
+
+
+def _concrete(stan: Stan, kept: Mapping[str, Sequence[PatternTimes]], period: int) -> Stan:
+    plan = tuple(LayerPlan(name, tuple(candidate.name for candidate in kept[name])) for name in kept)
+    rates = [PATTERNS[candidate.name].rate for candidates in kept.values() for candidate in candidates]
+    return replace(stan, rate=min(rates, default=1.0), tolerance=stan.allowed_error, period=period, plan=plan)
+
+
+def _measuring(layer: LayerTimes, candidates: Sequence[PatternTimes]) -> float:
+    """Return t_e of some of a layer's patterns: each takes about as long."""
+    return layer.t_e * len(candidates) / len(layer.patterns) if layer.patterns else 0.0
+
+
+def _chosen(candidates: Sequence[PatternTimes], allowed: float, history: Sequence[Choice]) -> list[PatternTimes | None]:
+    """Return what a layer chose at each refresh, None for all entries, or else the one thing it would choose now."""
+    of = {PATTERNS[candidate.name]: candidate for candidate in candidates}
+    chosen = [past.pattern for past in history]
+    if not chosen:
+        chosen = [cheapest({pattern: candidate.error for pattern, candidate in of.items()}, allowed)]
+    return [None if pattern is None else of.get(pattern) for pattern in chosen]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"

@@ -1,0 +1,37 @@
+"""One of two processes that train an accelerated model with DistributedDataParallel: run by test_data_parallel."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from stantune import Stan, accelerate_
+
+
+def main(rank: int, meeting: str, result: str) -> None:
+    """Train a few iterations on this process's half of each batch and let the first process save the weights."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(144, 5))
+    handle = accelerate_(model, Stan(rate=0.5, period=2))
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    images, labels = torch.randn(6, 8, 3, 8, 8), torch.randint(5, (6, 8))
+    for iteration in range(6):
+        half = slice(4 * rank, 4 * rank + 4)
+        loss = nn.functional.cross_entropy(parallel(images[iteration, half]), labels[iteration, half])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        handle.step()
+    if rank == 0:
+        torch.save(model.state_dict(), result)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,94 @@
+"""Fingerprints notice every change of a sample's input, and none that is only rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stantune.errors import UsageError
+from stantune.stan.fingerprints import Fingerprints
+
+
+@pytest.fixture
+def images():
+    return torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 50
+
+
+def seen(images):
+    """Return fingerprints that saw every image once."""
+    fingerprints = Fingerprints(20)
+    fingerprints.check(torch.arange(len(images)), images)
+    return fingerprints
+
+
+def test_the_same_inputs_pass_in_any_order_batch_and_memory_layout(images):
+    fingerprints = Fingerprints(20)
+    generator = torch.Generator().manual_seed(1)
+    for size in (12, 5, 1, 12):
+        ids = torch.randperm(12, generator=generator)[:size]
+        fingerprints.check(ids, images[ids])
+        fingerprints.check(ids, images[ids].to(memory_format=torch.channels_last))
+        fingerprints.check(ids, images[ids] * (1 + 1e-6))
+        with torch.autocast("cpu", torch.bfloat16):
+            fingerprints.check(ids, images[ids])
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        lambda one: one.flip(-1),
+        lambda one: one.roll(1, -2),
+        lambda one: one + 0.5,
+        lambda one: one * 1.01,
+        lambda one: one + 0.01 * one.std() * torch.randn(one.shape, generator=torch.Generator().manual_seed(2)),
+        lambda one: torch.cat([one[:, :6], torch.zeros_like(one[:, 6:])], 1),
+    ],
+    ids=["flip", "shift", "brightness", "contrast", "noise", "cut out"],
+)
+@pytest.mark.parametrize("place", range(12))
+def test_a_changed_sample_is_refused_by_name_and_its_first_input_stays(images, augment, place):
+    fingerprints = seen(images)
+    ids = torch.arange(12).flip(0)
+    changed = images[ids].clone()
+    changed[11 - place] = augment(changed[11 - place])
+    for _ in range(2):
+        with pytest.raises(UsageError, match=rf"sample {place} differs from its first visit.* augmentation off, or"):
+            fingerprints.check(ids, changed)
+    fingerprints.check(ids, images[ids])
+
+
+def test_ids_that_do_not_stay_with_their_samples_are_refused(images):
+    fingerprints = seen(images)
+    with pytest.raises(UsageError, match="or its id was another sample's"):
+        fingerprints.check(torch.arange(12), images.roll(1, 0))
+
+
+def test_another_number_or_shape_of_samples_is_refused(images):
+    fingerprints = seen(images)
+    with pytest.raises(UsageError, match="given 3 sample ids for a batch of 12"):
+        fingerprints.check(torch.arange(3), images)
+    with pytest.raises(UsageError, match=r"saw samples of the shape \(3, 8, 8\) and now of \(3, 8, 7\)"):
+        fingerprints.check(torch.arange(12), images[..., :7])
+
+
+def test_an_input_that_is_not_finite_is_not_taken_for_a_changed_one(images):
+    images[3, 0, 0, 0] = torch.nan
+    seen(images).check(torch.arange(12), images)
+
+
+def test_a_saved_state_goes_on(images):
+    saved = seen(images).state_dict()
+    resumed = Fingerprints(20)
+    resumed.load_state_dict(saved)
+    resumed.check(torch.arange(12), images)
+    with pytest.raises(UsageError, match="differs"):
+        resumed.check(torch.arange(12), images.flip(-1))
+    fresh = Fingerprints(20)
+    fresh.load_state_dict(Fingerprints(20).state_dict())
+    fresh.check(torch.arange(4), images[:4, :1])
+    with pytest.raises(UsageError, match="of 20 samples, and this run has 21"):
+        Fingerprints(21).load_state_dict(saved)
+
+
+def test_four_bytes_are_held_for_a_sample():
+    assert Fingerprints(1000).bytes == 4000
