@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -142,6 +143,43 @@ def test_multistep_counts_milestones_from_their_own_iteration_on(milestones: tup
 def test_inv_is_caffes() -> None:
     assert Inv(1e-4, 0.75).factor(0) == 1.0
     assert Inv(1e-4, 0.75).factor(5_000) == pytest.approx(0.7377879, rel=1e-6)
+
+
+factors = st.fractions(min_value=Fraction(1, 50), max_value=Fraction(50))
+
+
+@settings(max_examples=80)
+@given(
+    milestones=st.lists(st.integers(0, 10**6), max_size=4).map(tuple),
+    factor=factors,
+    iteration=st.integers(0, 10**7),
+)
+def test_a_scaled_multistep_is_where_the_original_was(
+    milestones: tuple[int, ...], factor: Fraction, iteration: int
+) -> None:
+    policy = MultiStep(milestones, 0.5)
+    then = iteration * factor.denominator // factor.numerator
+    assert policy.scaled(factor).factor(iteration) == policy.factor(then)
+
+
+def test_milestones_are_scaled_without_rounding_errors() -> None:
+    assert MultiStep((4000,), 0.1).scaled(Fraction(3333, 5000)) == MultiStep((2667,), 0.1)
+    assert MultiStep((5,), 0.1).scaled(Fraction(3, 5)) == MultiStep((3,), 0.1)
+    # 49 · (1/49) in floats is less than 1, 3 · (1/3 rounded up) more.
+    for whole in range(1, 200):
+        assert MultiStep((whole,), 0.1).scaled(Fraction(1, whole)) == MultiStep((1,), 0.1)
+    assert MultiStep((60_000, 65_000), 0.1).scaled(Fraction(1)) == MultiStep((60_000, 65_000), 0.1)
+
+
+@settings(max_examples=60)
+@given(factor=factors, iteration=st.integers(0, 10**5))
+def test_a_scaled_inv_is_where_the_original_was(factor: Fraction, iteration: int) -> None:
+    scaled = Inv(1e-4, 0.75).scaled(factor)
+    assert scaled.factor(iteration) == pytest.approx((1 + 1e-4 * float(iteration / factor)) ** -0.75, rel=1e-12)
+
+
+def test_a_constant_rate_stays_constant() -> None:
+    assert Fixed().scaled(Fraction(2, 3)) == Fixed()
 
 
 def test_the_setting_overrides_the_solver() -> None:

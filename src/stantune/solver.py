@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any, Literal, Protocol
 
 import torch
@@ -23,6 +24,10 @@ class Policy(Protocol):
         """Return what the base rate is multiplied by in this iteration (counted from 0); above 0."""
         ...
 
+    def scaled(self, factor: Fraction) -> Policy:
+        """Return the same course in a run that is `factor` times as long; `factor` is above 0."""
+        ...
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -31,6 +36,10 @@ class Fixed:
     def factor(self, iteration: int) -> float:
         """Return 1."""
         return 1.0
+
+    def scaled(self, factor: Fraction) -> Fixed:
+        """Return the same: a constant rate knows no time."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,10 @@ class Inv:
         """Return (1 + gamma · iteration)^-power."""
         return float((1.0 + self.gamma * iteration) ** -self.power)
 
+    def scaled(self, factor: Fraction) -> Inv:
+        """Return the policy with gamma / factor, which is at iteration factor · i where this one is at i."""
+        return Inv(float(Fraction(self.gamma) / factor), self.power)
+
 
 @dataclass(frozen=True)
 class MultiStep:
@@ -63,6 +76,10 @@ class MultiStep:
     def factor(self, iteration: int) -> float:
         """Return gamma to the number of milestones that lie at or before this iteration."""
         return float(self.gamma ** sum(milestone <= iteration for milestone in self.milestones))
+
+    def scaled(self, factor: Fraction) -> MultiStep:
+        """Return the policy with each milestone m at factor · m, or in the first iteration after it; exact integers."""
+        return MultiStep(tuple(math.ceil(milestone * factor) for milestone in self.milestones), self.gamma)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import nn
 from stantune import checkpoint as checkpoints
 from stantune.data import Split, in_order
 from stantune.errors import CheckpointError, UsageError
+from stantune.planning import settle
 from stantune.problems import Problem, Splits
 from stantune.stan.config import Stan
 from stantune.trial import Cost, Trial
@@ -107,8 +108,11 @@ def run(
         },
         sort_keys=True,
     )
-    trial = Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
     state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+    if stan is not None:
+        before = None if state is None else state["planned"]
+        stan = settle(stan, problem, setting, splits, before, iterations=problem.iterations, seed=seed, device=device)
+    trial = Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
     if state is not None:
         try:
             trial.restore(state)

@@ -17,8 +17,8 @@ from stantune.guard import Guard
 from stantune.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.schedule import Phase
 from stantune.stan.handle import StanHandle
+from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 
 
@@ -64,6 +64,7 @@ class Trial:
 
     Attributes:
         model: the network, in training mode, its images in channels_last memory.
+        stan: STAN's settings, None where it trains exactly.
         handle: STAN's, None where it trains exactly.
         iteration: iterations done.
         moved: whether any were done since it was made or restored.
@@ -88,7 +89,7 @@ class Trial:
             setting: values of the problem's parameters, checked.
             splits: the problem's data.
             seed: of the weights, the data's order and every other random choice.
-            stan: STAN's settings; None trains exactly.
+            stan: STAN's settings, with a plan if the rate is "auto"; None trains exactly.
             device: where to train.
             start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
         """
@@ -108,8 +109,8 @@ class Trial:
             splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
         )
         self.guard = Guard(splits.classes)
+        self.stan = stan
         self.handle: StanHandle | None = None if stan is None else self._accelerate(stan)
-        self._remembers = stan is not None and stan.memo is not None
         self.start = start
         self.iteration = 0
         self.moved = False
@@ -130,6 +131,7 @@ class Trial:
             "random": random.host,
             "random_cuda": random.cuda,
             "stan": None if self.handle is None else self.handle.state_dict(),
+            "planned": self.stan and self.stan.planned,
             "start": self.start,
             "cost": asdict(self.cost),
         }
@@ -183,12 +185,11 @@ class Trial:
         return _Random(torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda))
 
     def _accelerate(self, stan: Stan) -> StanHandle:
-        needs_example = stan.memo is not None or (stan.rate == "auto" and stan.plan is None)
-        return accelerate_(self.model, stan, self.batches.at(0).images if needs_example else None)
+        return accelerate_(self.model, stan, None if stan.memo is None else self.batches.at(0).images)
 
     def _step(self) -> float:
         batch = self.batches.at(self.iteration)
-        if self._remembers and self.handle is not None:
+        if self.handle is not None and self.handle.remembers:
             self.handle.visit(batch.ids, batch.images)
         self.solver.set_iteration(self.optimizer, self.iteration)
         loss = F.cross_entropy(self.model(batch.images), batch.labels)

@@ -6,11 +6,14 @@ import json
 import re
 import types
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
 
+from stantune.report.compare import CompareResult
+from stantune.report.entries_result import EntriesResult
+from stantune.report.profile import ProfileResult
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, SearchResult, TrainResult
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
@@ -20,6 +23,9 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "stantune brackets": PlanResult,
     "stantune problems": ProblemsResult,
     "stantune data fetch": DataResult,
+    "stantune compare": CompareResult,
+    "stantune entries": EntriesResult,
+    "stantune profile": ProfileResult,
 }
 WORDS: dict[Any, str] = {
     str: "text",
@@ -34,12 +40,12 @@ WORDS: dict[Any, str] = {
 def kind(annotation: Any) -> str:
     """Return a field's type in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is types.UnionType:
+    if origin in (types.UnionType, Union):
         return " or ".join(map(kind, arguments))
     if origin is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in arguments)
     if origin is list:
-        return f"list of {kind(arguments[0])}s"
+        return "list of " + " or ".join(f"{words}s" for words in kind(arguments[0]).split(" or "))
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "object"
     return WORDS[annotation]

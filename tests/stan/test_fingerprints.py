@@ -76,18 +76,21 @@ def test_an_input_that_is_not_finite_is_not_taken_for_a_changed_one(images):
     seen(images).check(torch.arange(12), images)
 
 
+def test_small_changes_do_not_add_up_unnoticed(images):
+    fingerprints = seen(images)
+    with pytest.raises(UsageError, match="differs from its first visit"):
+        for visit in range(1, 60):
+            fingerprints.check(torch.arange(12), images * (1 + 2e-5 * visit))
+
+
 def test_a_saved_state_goes_on(images):
-    saved = seen(images).state_dict()
     resumed = Fingerprints(20)
-    resumed.load_state_dict(saved)
-    resumed.check(torch.arange(12), images)
+    resumed.load_state_dict(seen(images).state_dict())
     with pytest.raises(UsageError, match="differs"):
         resumed.check(torch.arange(12), images.flip(-1))
-    fresh = Fingerprints(20)
-    fresh.load_state_dict(Fingerprints(20).state_dict())
-    fresh.check(torch.arange(4), images[:4, :1])
+    resumed.check(torch.arange(12), images)
     with pytest.raises(UsageError, match="of 20 samples, and this run has 21"):
-        Fingerprints(21).load_state_dict(saved)
+        Fingerprints(21).load_state_dict(resumed.state_dict())
 
 
 def test_four_bytes_are_held_for_a_sample():

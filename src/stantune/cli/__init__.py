@@ -1,4 +1,4 @@
-"""The command line: `stantune search`, `train`, `brackets`, `problems`, `data fetch`."""
+"""The command line: `stantune search`, `train`, `brackets`, `problems`, `compare`, `profile`, `entries`, `data`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from stantune.cli import options
+from stantune.cli.compare import compare
 from stantune.cli.data import data
+from stantune.cli.entries import entries
+from stantune.cli.profile import profile
 from stantune.cli.search import brackets, search
 from stantune.cli.train import problems, train
 from stantune.errors import StantuneError
@@ -37,6 +40,9 @@ app.command()(search)
 app.command()(train)
 app.command()(brackets)
 app.command()(problems)
+app.command()(compare)
+app.command()(profile)
+app.command()(entries)
 app.add_typer(data, name="data")
 
 

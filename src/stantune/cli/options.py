@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -57,7 +57,13 @@ Variant = Annotated[str, typer.Option("--variant", metavar="algorithm1|table1", 
 Sampler = Annotated[str, typer.Option("--sampler", metavar="random", help="What proposes settings.")]
 
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]
-Rate = Annotated[float, typer.Option("--rate", help="Share of the entries that STAN computes: 0.5 or 0.25.")]
+Rate = Annotated[
+    str, typer.Option("--rate", metavar="RATE|auto", help="Share of the entries that STAN computes: 0.5, 0.25 or auto.")
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option("--tolerance", help="Relative error that a layer may have; it then chooses among the patterns."),
+]
 Period = Annotated[
     str,
     typer.Option("--period", metavar="Z|none", help="Reduced iterations after each exact one; none: no exact ones."),
@@ -126,18 +132,39 @@ def device_of(text: str) -> str:
     return text
 
 
+def rate_of(text: str) -> float | Literal["auto"]:
+    """Return the value of --rate; raises UsageError where it is none."""
+    if text == "auto":
+        return "auto"
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"--rate {text} is no share of the entries; give a number such as 0.5, or auto") from None
+
+
+def period_of(text: str) -> int | None:
+    """Return the value of --period; raises UsageError where it is none."""
+    if text != "none" and not text.isdigit():
+        raise UsageError(f"--period {text} is no number of iterations, 0 or more; give one, or none for no exact ones")
+    return None if text == "none" else int(text)
+
+
 def stan_of(
-    accelerate: str, rate: float, period: str, pretrain: int, tail: int, iterations: int, problem: Problem
+    accelerate: str,
+    rate: str,
+    tolerance: float | None,
+    period: str,
+    pretrain: int,
+    tail: int,
+    iterations: int,
+    problem: Problem,
 ) -> Stan | None:
     """Return STAN's settings, or None for --accelerate none; raises UsageError."""
     from stantune.stan.config import Stan
 
     if accelerate not in ("stan", "none"):
         raise UsageError(f"--accelerate {accelerate} is unknown; give stan or none")
-    if period != "none" and not period.isdigit():
-        raise UsageError(
-            f"--period {period} is no number of iterations, 0 or more; give one, or none for no exact ones"
-        )
+    reduced = period_of(period)
     if pretrain + tail > iterations:
         raise UsageError(
             f"--pretrain {pretrain} and --tail {tail} are more than the training's {iterations} iterations; give less"
@@ -145,8 +172,9 @@ def stan_of(
     if accelerate == "none":
         return None
     return Stan(
-        rate=rate,
-        period=None if period == "none" else int(period),
+        rate=rate_of(rate),
+        tolerance=tolerance,
+        period=reduced,
         pretrain=pretrain,
         tail=tail,
         iterations=iterations,
@@ -163,7 +191,7 @@ def settings_of(
     brackets: str,
     variant: str,
     sampler: str,
-    stan: tuple[str, float, str, int, int],
+    stan: tuple[str, str, float | None, str, int, int],
     seed: int,
     threads: int | None,
     device: str,
@@ -216,6 +244,9 @@ def warn_of_no_effect(problem: Problem, stan: Stan | None, console: Console) -> 
 
     if stan is None:
         return
+    if stan.rate == "auto":
+        # What the planner leaves of it shows only in the training.
+        stan = dataclasses.replace(stan, rate=0.5)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NoEffectWarning)
         accelerate_(problem.build({}), stan)

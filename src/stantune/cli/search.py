@@ -34,7 +34,8 @@ def search(
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
     accelerate: o.Accelerate = "stan",
-    rate: o.Rate = 0.5,
+    rate: o.Rate = "0.5",
+    tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
@@ -60,6 +61,7 @@ def search(
     from stantune.search.directory import SearchDirectory
     from stantune.search.executors import InProcess
     from stantune.search.loop import search as run_search
+    from stantune.search.planned import settle
 
     o.check_json(json)
     seconds = None if budget is None else parse_duration(budget)
@@ -73,7 +75,7 @@ def search(
         brackets,
         variant,
         sampler,
-        (accelerate, rate, period, pretrain, tail),
+        (accelerate, rate, tolerance, period, pretrain, tail),
         seed,
         threads,
         device,
@@ -86,6 +88,7 @@ def search(
                 _confirm(directory.path, yes)
             directory.clear()
         splits = o.load_splits(what, data, console)
+        settings = settle(settings, what, splits, directory)
         o.warn_of_no_effect(what, settings.stan, console)
         executor = InProcess(what, settings, splits, directory)
         with watching(console) as watcher:
@@ -110,7 +113,8 @@ def brackets(
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
     accelerate: o.Accelerate = "stan",
-    rate: o.Rate = 0.5,
+    rate: o.Rate = "0.5",
+    tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
@@ -130,6 +134,7 @@ def brackets(
     from stantune.report.text import show_plan
     from stantune.search.estimate import estimate_seconds
     from stantune.search.hyperband import trained_iterations
+    from stantune.search.planned import settle
 
     o.check_json(json)
     what = find(problem)
@@ -142,7 +147,7 @@ def brackets(
         brackets,
         variant,
         sampler,
-        (accelerate, rate, period, pretrain, tail),
+        (accelerate, rate, tolerance, period, pretrain, tail),
         seed,
         threads,
         device,
@@ -151,8 +156,10 @@ def brackets(
     plan = settings.plan()
     estimate = None
     if not isinstance(what.data, str) or is_present(what.data, data):
+        splits = what.load(data)
+        settings = settle(settings, what, splits)
         o.warn_of_no_effect(what, settings.stan, console)
-        estimate = estimate_seconds(what, settings, what.load(data))
+        estimate = estimate_seconds(what, settings, splits)
     iterations = trained_iterations(plan)
     result = PlanResult(
         problem=what.name,

@@ -29,7 +29,8 @@ def train(
     iterations: Iterations = None,
     full_train: FullTrain = False,
     accelerate: o.Accelerate = "none",
-    rate: o.Rate = 0.5,
+    rate: o.Rate = "0.5",
+    tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
@@ -61,7 +62,7 @@ def train(
         length = iterations
     if length < 1:
         raise UsageError(f"--iterations {length} is too small; give at least 1")
-    stan: Stan | None = o.stan_of(accelerate, rate, period, pretrain, tail, length, what)
+    stan: Stan | None = o.stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
     where = o.device_of(device)
     tune_process(threads)
     console = o.console_for(json)

@@ -20,22 +20,24 @@ def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits)
 
     Exact and, under STAN, reduced iterations of the problem's own setting are timed here and now.
     """
-    exact, evaluation = _time(problem, settings, splits, None, evaluate=True)
+    cost = _time(problem, settings, splits, None, evaluate=True)
+    # Fewer than TIMED where the problem's own setting diverges.
+    exact = cost.exact_seconds / max(cost.exact, 1)
     average = exact
     if settings.stan is not None:
-        every = replace(settings.stan, period=None, pretrain=0, tail=0)
-        reduced, _ = _time(problem, settings, splits, every, evaluate=False)
+        at_once = replace(settings.stan, pretrain=0, tail=0)
+        part = _time(problem, settings, splits, at_once, evaluate=False)
+        reduced = part.reduced_seconds / part.reduced if part.reduced else exact
         counts = settings.stan.schedule.counts(0, settings.max_iterations)
         average = (exact * (counts.exact + counts.refresh) + reduced * counts.reduced) / settings.max_iterations
     plan = settings.plan()
     evaluations = sum(rung.trials for bracket in plan for rung in bracket.rungs) + 2
-    return average * trained_iterations(plan).continued + exact * settings.max_iterations + evaluation * evaluations
+    trained = average * trained_iterations(plan).continued + exact * settings.max_iterations
+    return trained + cost.evaluation_seconds * evaluations
 
 
-def _time(
-    problem: Problem, settings: SearchSettings, splits: Splits, stan: Stan | None, evaluate: bool
-) -> tuple[float, float]:
-    """Return the seconds of one iteration and of one evaluation (0 unless it is asked for)."""
+def _time(problem: Problem, settings: SearchSettings, splits: Splits, stan: Stan | None, evaluate: bool) -> Cost:
+    """Return what TIMED iterations cost, after a few that warm up; and one evaluation, if it is asked for."""
 
     def cost(iterations: int, evaluated: tuple[str, ...]) -> Cost:
         return run(
@@ -52,7 +54,4 @@ def _time(
         ).cost
 
     cost(WARM_UP, ())
-    timed = cost(TIMED, ("validation",) if evaluate else ())
-    # Fewer than TIMED where the problem's own setting diverges.
-    iterations = max(timed.exact + timed.reduced, 1)
-    return (timed.exact_seconds + timed.reduced_seconds) / iterations, timed.evaluation_seconds
+    return cost(TIMED, ("validation",) if evaluate else ())

@@ -71,6 +71,7 @@ class SearchSettings:
     def identity(self, problem: Problem) -> dict[str, Any]:
         """Return the settings under the names that the command line gives them, for comparison with a directory's."""
         stan = self.stan
+        planned = stan and stan.planned
         return {
             "problem": problem.name,
             "iterations": problem.iterations,
@@ -85,6 +86,8 @@ class SearchSettings:
             "accelerate": "none" if stan is None else "stan",
             "rate": stan and stan.rate,
             "pattern": stan and stan.pattern,
+            "tolerance": stan and stan.tolerance,
+            "plan": planned and planned["plan"],
             "period": stan and stan.period,
             "pretrain": stan and stan.pretrain,
             "tail": stan and stan.tail,

@@ -90,6 +90,21 @@ class Store:
             raise
 
     @staticmethod
+    def identity_of(url: str, study_name: str) -> dict[str, Any] | None:
+        """Return the identity that the study was begun with; None where there is no such study. Raises StoreError."""
+        storage, where = _connect(url)
+        try:
+            with _speaking_of(where):
+                try:
+                    study_id = storage.get_study_id_from_name(study_name)
+                except KeyError:
+                    return None
+                identity: dict[str, Any] | None = storage.get_study_user_attrs(study_id).get(_IDENTITY)
+                return identity
+        finally:
+            storage.engine.dispose()
+
+    @staticmethod
     def delete(url: str, study_name: str) -> bool:
         """Delete the study with all its trials; return whether there was one. Raises StoreError."""
         storage, where = _connect(url)

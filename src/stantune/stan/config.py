@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from stantune.errors import UsageError
 from stantune.stan.entries import PATTERNS, PLANE, Pattern, choose_patterns
@@ -141,6 +141,14 @@ class Stan:
         """The phases of the run's iterations."""
         unit = 1 if self.memo is None else self.memo.epoch
         return Schedule(self.pretrain, self.period, self.tail, self.iterations, unit)
+
+    @property
+    def planned(self) -> dict[str, Any] | None:
+        """What the planner decided, as plain values that can be stored and made a plan again; None without a plan."""
+        if self.plan is None:
+            return None
+        plan = {line.layer: list(line.patterns) for line in self.plan}
+        return {"rate": self.rate, "period": self.period, "plan": plan}
 
     def patterns_of(self, layer: str) -> tuple[Pattern, ...]:
         """Return the patterns that the layer of this name may use; none where it computes every entry.

@@ -69,8 +69,8 @@ class Fingerprints:
         return self._vector
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, tensors by reference."""
-        return {"first": self._first, "shape": None if self._vector is None else list(self._shape)}
+        """Return all that a resumed run needs, by reference."""
+        return {"first": self._first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy what `state_dict` returned.
@@ -84,6 +84,3 @@ class Fingerprints:
                 "on with the data that they were saved with"
             )
         self._first.copy_(state["first"])
-        self._vector, self._shape = None, ()
-        if state["shape"] is not None:
-            self._prepare(tuple(state["shape"]))

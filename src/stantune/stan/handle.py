@@ -95,6 +95,11 @@ class StanHandle:
         """Mean share of the entries that the accelerated layers computed in reduced iterations so far; 1 before any."""
         return self._kept_sum / self._kept_count if self._kept_count else 1.0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `visit` is needed: the memo fill, and layers that have it."""
+        return self._memory is not None
+
     def step(self) -> None:
         """Go on to the next iteration: call it once per iteration, where a learning-rate scheduler would be."""
         if self.phase is Phase.REDUCED:

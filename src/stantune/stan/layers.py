@@ -182,7 +182,7 @@ class StanLinear(_StanLayer, nn.Linear):
         """
         if not self.training or input.dim() != 2 or not len(input) or self.memory is None:
             return super().forward(input)
-        return self._with_memory(input, self.memory)
+        return self._with_memory(input, self.memory)  # type: ignore[no-any-return]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:

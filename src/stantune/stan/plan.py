@@ -88,9 +88,12 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
     speed-up; layers of which a cycle then costs more than it saves are left alone (the source's break-even).
 
     Args:
-        times: of `measure`.
+        times: of `measure`, with the same or more layers than `stan` has.
         stan: the settings.
         iterations: N; by default `stan.iterations`, and a long run where that is None too.
+
+    Raises:
+        UsageError: a whole iteration takes no longer than what its layers save, so that it was measured wrongly.
     """
     iterations = stan.iterations if iterations is None else iterations
     if stan.rate != "auto":
@@ -100,8 +103,12 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
     kept: dict[str, tuple[PatternTimes, ...]] = {}
     for layer in times.layers:
         candidates = _worthwhile(layer)
-        if layer.reason or not candidates:
-            reasons[layer.name] = layer.reason or _too_little(layer)
+        if layer.reason:
+            reasons[layer.name] = layer.reason
+        elif not _wanted(layer, stan):
+            reasons[layer.name] = f"not among layers={', '.join(stan.layers)}"
+        elif not candidates:
+            reasons[layer.name] = _too_little(layer)
         else:
             kept[layer.name] = candidates
     period = _period(times, stan, kept, iterations)
@@ -112,7 +119,7 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
             if not pays(period, best.t_i, best.t_j, t_e):
                 del kept[layer.name]
                 reasons[layer.name] = (
-                    f"saves {_ms(best.saved)} a reduced iteration, and a refresh costs {_ms(t_e)} every {period + 1}"
+                    f"saves {_ms(best.saved)} in each of {period} reduced iterations, and a refresh costs {_ms(t_e)}"
                 )
     concrete = _concrete(stan, kept, period)
     return Plan(concrete, times.layers, times.step_seconds, predict(times, concrete, iterations), reasons)
@@ -140,7 +147,7 @@ def predict(
         return None
     t_e = t_i = t_j = 0.0
     for layer in times.layers:
-        if not any(fnmatchcase(layer.name, pattern) for pattern in stan.layers):
+        if not _wanted(layer, stan):
             continue
         candidates = layer.among(stan.patterns_of(layer.name))
         drawn: Sequence[PatternTimes | None] = candidates
@@ -156,6 +163,10 @@ def predict(
         return speedup(IterationTimes(times.step_seconds, t_e, t_i, t_j), stan.schedule, iterations)
     except ValueError as error:
         raise UsageError(f"step_seconds={times.step_seconds} does not fit the times of the layers: {error}") from error
+
+
+def _wanted(layer: LayerTimes, stan: Stan) -> bool:
+    return any(fnmatchcase(layer.name, pattern) for pattern in stan.layers)
 
 
 def _worthwhile(layer: LayerTimes) -> tuple[PatternTimes, ...]:

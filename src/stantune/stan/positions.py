@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -178,12 +179,11 @@ class _ConvolutionAt(torch.autograd.Function):
 def _chunks(counts: list[int], input: Tensor, geometry: Geometry) -> Iterator[Chunk]:
     """Yield chunks of whole samples that hold little enough; `counts` are the samples' computed entries."""
     limit = CHUNK if input.device.type == "cpu" else LARGE_CHUNK
-    channels = input.shape[1]
-    patch = geometry.kernel[0] * geometry.kernel[1] * channels
-    padded = geometry.padded[0] * geometry.padded[1] * channels
+    channels, taps = input.shape[1], geometry.kernel[0] * geometry.kernel[1]
+    whole = geometry.padded[0] * geometry.padded[1] * (channels + taps)  # the padded sample, the rows of `_sum_patches`
     first = begin = held = end = 0
     for sample, count in enumerate(counts):
-        needed = count * patch + padded
+        needed = count * taps * channels + whole
         if sample > first and held + needed > limit:
             yield Chunk(slice(first, sample), slice(begin, end))
             first, begin, held = sample, end, 0
@@ -242,13 +242,15 @@ def _sum_patches(patches: Tensor, start: Tensor, chunk: Chunk, geometry: Geometr
     taps = geometry.kernel[0] * geometry.kernel[1]
     # For each place of the padded samples, behind a margin, the number of the first row of the patch that begins there.
     margin = (geometry.kernel[0] - 1) * down * line + (geometry.kernel[1] - 1) * across
-    first = torch.full((margin + samples * whole * line,), (number - 1) * taps, device=patches.device)
-    first[margin + _local_start(start, chunk, geometry)] = torch.arange(number - 1, device=patches.device) * taps
+    count = partial(torch.arange, dtype=torch.int32, device=patches.device)
+    none = (number - 1) * taps
+    first = torch.full((margin + samples * whole * line,), none, dtype=torch.int32, device=patches.device)
+    first[margin + _local_start(start, chunk, geometry)] = count(0, none, taps)
     # A flat view that steps back by each tap runs over the side of a sample only into places where no patch fits.
     back = first.as_strided(
         (samples, height, width, *geometry.kernel), (whole * line, line, 1, down * line, across), top * line + left
     )
-    last_first = torch.arange(taps - 1, -1, -1, device=patches.device).view(geometry.kernel)
+    last_first = count(taps - 1, -1, -1).view(geometry.kernel)
     rows = torch.add(back, last_first, out=torch.empty(back.shape, dtype=back.dtype, device=back.device))
     values = patches.view(groups, number, taps, -1).permute(1, 2, 0, 3).flatten(0, 1).flatten(1)
     # A bag of rows for each place: several times quicker than index_add_, and the order of its sums is fixed.

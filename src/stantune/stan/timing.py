@@ -104,8 +104,9 @@ def measure(
     """Time the model's convolutions, exact and with each pattern, and a whole exact iteration.
 
     Everything is taken in turns, round by round, so that a machine that slows down slows all of it down alike. The
-    first round warms up. Of each time the lower quartile counts: what disturbs a measurement only ever adds to it,
-    and the minimum of few rounds would depend on which of the two sides of a difference had the luckier moment.
+    first round warms up. Of each time the mean of the fastest three quarters counts: what disturbs a measurement only
+    ever adds to it, and of so few rounds the rest must all count. (Predictions from six rounds of `cq` on a busy
+    machine were 2.7 % off, root mean square; 3.1 % from lower quartiles, 4.3 % from minima.)
 
     The model's parameters, gradients, buffers, modes, hooks and torch's random state are afterwards what they were.
 
@@ -354,6 +355,6 @@ def _plane(output: Tensor, line: bool) -> Tensor:
 
 
 def _typical(seconds: Sequence[float]) -> float:
-    """Return the lower quartile of all rounds but the first, which warms up."""
+    """Return the mean of the fastest three quarters of all rounds but the first, which warms up."""
     taken = sorted(seconds[1:])
-    return taken[(len(taken) - 1) // 4]
+    return statistics.fmean(taken[: len(taken) - len(taken) // 4])

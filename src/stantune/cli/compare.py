@@ -1,0 +1,132 @@
+"""`stantune compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stantune.cli import options as o
+from stantune.cli.stopping import stoppable
+from stantune.cli.train import FullTrain, Iterations, Set, _setting
+from stantune.errors import StantuneError, UsageError
+
+if TYPE_CHECKING:
+    from stantune.problems import Problem, Splits
+    from stantune.stan.config import Stan
+
+Seeds = Annotated[int, typer.Option("--seeds", metavar="n", help="Seeds 0 … n-1: each trains all once.")]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rate", metavar="RATE|auto", help="Share of the entries that STAN computes (default: 0.5); repeatable."
+    ),
+]
+Fill = Annotated[str, typer.Option("--fill", metavar="neighbour|memo", help="What STAN's skipped entries receive.")]
+EqualTime = Annotated[
+    bool, typer.Option("--equal-time", help="Also train exactly for only as long as STAN's training took.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Keep finished trainings there; the same command goes on from them."),
+]
+
+
+def compare(
+    problem: o.ProblemName,
+    seeds: Seeds = 3,
+    iterations: Iterations = None,
+    rate: Rates = None,
+    fill: Fill = "neighbour",
+    period: o.Period = "9",
+    pretrain: o.Pretrain = 0,
+    tail: o.Tail = 0,
+    equal_time: EqualTime = False,
+    set: Set = None,
+    full_train: FullTrain = False,
+    out: Out = None,
+    data: o.Data = None,
+    json: o.Json = None,
+    threads: o.Threads = None,
+    device: o.Device = "auto",
+    debug: o.Debug = False,
+) -> None:
+    """Train one setting exactly and under STAN, and print the time that STAN saves and the error that it costs.
+
+    For each seed all trainings start from the same weights, see the same data and take turns of a few iterations. Do
+    not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
+    """
+    from stantune.compare import Comparer
+    from stantune.problems import find
+    from stantune.report.compare import compare_result, show_comparison
+    from stantune.report.live import training_progress
+    from stantune.runtime import tune_process
+
+    o.check_json(json)
+    what = find(problem)
+    setting = _setting(what, set or [])
+    length = (full_train and what.full_iterations) or what.iterations
+    if iterations is not None:
+        length = iterations
+    for option, value in (("--iterations", length), ("--seeds", seeds)):
+        if value < 1:
+            raise UsageError(f"{option} {value} is too small; give at least 1")
+    stans = _stans(what, rate or ["0.5"], fill, period, pretrain, tail, length)
+    where = o.device_of(device)
+    count = tune_process(threads)
+    console = o.console_for(json)
+    splits = o.load_splits(what, data, console, full_train)
+    if fill == "memo":
+        stans = {name: _with_memo(stan, what, splits) for name, stan in stans.items()}
+
+    @contextmanager
+    def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        console.print(title, soft_wrap=True)
+        with training_progress(console, total) as moved:
+            yield moved
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    with stoppable() as stop:
+        comparer = Comparer(what, setting, stans, length, splits, where, out, stop.asked, progress, say)
+        comparison = comparer.compare(seeds, equal_time)
+    if comparison is None:
+        how = (
+            "nothing is kept of it without --out"
+            if out is None
+            else f"what was finished is in {out}, and the same command goes on from there"
+        )
+        raise StantuneError(f"interrupted; {how}")
+    result = compare_result(what.name, setting, count, comparison)
+    show_comparison(console, result)
+    o.write_json(result, json)
+
+
+def _stans(
+    problem: Problem, rates: list[str], fill: str, period: str, pretrain: int, tail: int, length: int
+) -> dict[str, Stan]:
+    """Return STAN's settings for each --rate, by its text."""
+    if fill not in ("neighbour", "memo"):
+        raise UsageError(f"--fill {fill} is unknown; give neighbour or memo")
+    stans: dict[str, Stan] = {}
+    for text in rates:
+        rate = o.rate_of(text)
+        name = rate if isinstance(rate, str) else f"{rate:g}"
+        if name in stans:
+            raise UsageError(f"--rate {text} is given twice; each is compared once")
+        stan = o.stan_of("stan", "0.5", None, period, pretrain, tail, length, problem)
+        assert stan is not None
+        stans[name] = replace(stan, rate=rate)
+    return stans
+
+
+def _with_memo(stan: Stan, problem: Problem, splits: Splits) -> Stan:
+    from stantune.stan.config import Memo
+
+    images = len(splits.train)
+    return replace(stan, memo=Memo(samples=images, epoch=max(images // problem.batch_size, 1)))

@@ -1,0 +1,114 @@
+"""StanCallback for Lightning: trains a LightningModule under STAN and gives it back as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from stantune.errors import StantuneError
+from stantune.integrations.start import FromBatch, accelerate_at, first_of, require_ids, state_of, visit
+from stantune.stan.config import Stan
+from stantune.stan.handle import StanHandle
+from stantune.stan.surgery import restore_
+
+
+def _callbacks() -> tuple[type, ...]:
+    """Return the Callback of each of Lightning's two packages that is installed; their Trainers know only their own."""
+    found: list[type] = []
+    missing: ImportError | None = None
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            found.append(import_module(package).Callback)
+        except ImportError as error:
+            missing = error
+    if not found:
+        raise StantuneError("Lightning is not installed; pip install 'stantune[lightning]'") from missing
+    return tuple(found)
+
+
+class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known at run time only
+    """Trains the module under STAN: `Trainer(callbacks=[StanCallback(Stan(rate=0.5))])`.
+
+    The module is accelerated at its first training batch and restored when the fit ends, also by an exception.
+    Validation is exact, and before the first training batch (the sanity check) nothing is changed at all.
+
+    The schedule counts optimizer steps, as max_steps, `trainer.global_step` and the learning rate's schedulers do:
+    one iteration for each batch after which an optimizer has stepped (the last of those whose gradients are
+    accumulated; under manual optimization, however many optimizers stepped). The batches of one step share their
+    entries, so that accumulating k batches remains what it is without STAN, one iteration on a batch k times as large.
+
+    A checkpoint holds the iteration: `fit(ckpt_path=...)` goes on there, and another `fit` of the same Trainer where
+    it was. After a checkpoint of a training without this callback the iteration is `trainer.global_step`.
+
+    Attributes:
+        stan: the settings.
+        handle: of the present fit, or of the last one; None before the first training batch.
+
+    Args:
+        stan: the settings; layers are named as in the LightningModule ("net.conv1").
+        ids: gives the ids, (B,), of a batch's samples; for Stan(memo=...) alone.
+        inputs: gives what the module is called with, (B, C, H, W), of a batch, by default its first item; for
+            Stan(rate="auto") and memo alone, which call it with nothing else.
+
+    Raises:
+        UsageError: memo without ids.
+    """
+
+    def __init__(self, stan: Stan, *, ids: FromBatch | None = None, inputs: FromBatch = first_of) -> None:
+        require_ids(stan, ids)
+        self.stan = stan
+        self.handle: StanHandle | None = None
+        self._ids = ids
+        self._inputs = inputs
+        self._accelerated: nn.Module | None = None
+        self._state: dict[str, Any] = {}
+        self._optimizer_steps = 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget another training; a checkpoint's state comes after this."""
+        if stage == "fit" and trainer.global_step == 0:
+            self.handle = None
+            self._state = {}
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Accelerate the module if this is the fit's first batch."""
+        if self.handle is None or self._accelerated is None:
+            iteration = self._state.get("iteration", trainer.global_step)
+            self.handle = accelerate_at(pl_module, self.stan, batch, self._inputs, self._state, iteration)
+            self._accelerated = pl_module
+            self._state = {}
+        visit(self.handle, batch, self._ids, self._inputs)
+        self._optimizer_steps = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Go on to the next iteration if an optimizer has stepped."""
+        if self.handle is not None and trainer.global_step != self._optimizer_steps:
+            self.handle.step()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Restore the module."""
+        self._restore()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Restore the module."""
+        self._restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the handle's state, also after the fit, for `trainer.save_checkpoint`."""
+        return self._state if self._accelerated is None or self.handle is None else state_of(self.handle)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where the checkpoint was, at once or from the fit's first batch on."""
+        if self._accelerated is not None and self.handle is not None:
+            self.handle.load_state_dict(state_dict)
+        else:
+            self._state = dict(state_dict)
+
+    def _restore(self) -> None:
+        if self._accelerated is not None:
+            self._state = self.state_dict()
+            restore_(self._accelerated)
+            self._accelerated = None

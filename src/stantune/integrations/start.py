@@ -1,0 +1,103 @@
+"""What the callbacks share: what they take from a batch, and putting STAN into a model at its first training batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from stantune.errors import UsageError
+from stantune.stan.config import LayerPlan, Stan
+from stantune.stan.handle import StanHandle
+from stantune.stan.surgery import accelerate_, restore_
+
+# A batch is whatever the user's data loader makes.
+FromBatch = Callable[[Any], Tensor]
+
+
+def first_of(batch: Any) -> Tensor:
+    """Return the inputs, (B, C, H, W), of a batch that is a tuple or list which begins with them.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
+        return batch[0]
+    raise UsageError(
+        f"the batch, a {type(batch).__name__}, does not begin with a tensor; give the callback inputs=, a function "
+        'from a batch to the model\'s input, such as inputs=lambda batch: batch["image"]'
+    )
+
+
+def require_ids(stan: Stan, ids: FromBatch | None) -> None:
+    """Raise UsageError where the memo fill is asked for and nothing tells the samples apart."""
+    if stan.memo is not None and ids is None:
+        raise UsageError(
+            "Stan(memo=...) remembers outputs sample by sample; give the callback ids=, a function from a batch to "
+            "the ids of its samples, such as ids=lambda batch: batch[2]"
+        )
+
+
+def accelerate_at(
+    model: nn.Module, stan: Stan, batch: Any, inputs: FromBatch, state: Mapping[str, Any], iteration: int
+) -> StanHandle:
+    """Put STAN into a model that is about to train on `batch`.
+
+    Args:
+        model: changed in place.
+        stan: the settings; for rate="auto" and the memo fill the batch's inputs are the example that they need.
+        batch: the first batch to train on.
+        inputs: gives the model's input, (B, C, H, W), of the batch.
+        state: of `state_of`, to go on there and with what was planned there; empty for a training that begins.
+        iteration: where to go on if that is not where `state` is.
+
+    Returns:
+        The handle.
+
+    Raises:
+        UsageError: as accelerate_ does, or the state is of other settings; the model is as it was.
+    """
+    if stan.rate == "auto" and "planned" in state:
+        lines = (LayerPlan(layer, tuple(patterns)) for layer, patterns in state["planned"]["plan"])
+        stan = replace(stan, **{**state["planned"], "plan": tuple(lines)})
+    example = None
+    if stan.rate == "auto" or stan.memo is not None:
+        example = inputs(batch)
+        first = next(model.parameters(), None)
+        if first is not None:
+            example = example.to(first.device)
+    handle = accelerate_(model, stan, example)
+    if state.get("iteration") != iteration:
+        handle.seek(iteration)
+        return handle
+    try:
+        handle.load_state_dict(state)
+    except UsageError:
+        restore_(model)
+        raise
+    return handle
+
+
+def state_of(handle: StanHandle) -> dict[str, Any]:
+    """Return the handle's state and what was planned, since timings would not give the same plan again.
+
+    Numbers, words and tensors alone, so that torch.load(weights_only=True) reads it.
+    """
+    stan = handle.stan
+    state = handle.state_dict()
+    if stan.plan is not None:
+        state["planned"] = {
+            "rate": stan.rate,
+            "period": stan.period,
+            "tolerance": stan.tolerance,
+            "plan": [[line.layer, list(line.patterns)] for line in stan.plan],
+        }
+    return state
+
+
+def visit(handle: StanHandle, batch: Any, ids: FromBatch | None, inputs: FromBatch) -> None:
+    """Tell the memo fill of which samples `batch` is; `inputs` lets it refuse samples that augmentation changes."""
+    if handle.stan.memo is not None and ids is not None:
+        handle.visit(ids(batch), inputs(batch))

@@ -1,0 +1,130 @@
+"""Finished pieces of a long command, one small JSON file each, so that the same command goes on from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
+
+from stantune.errors import StantuneError, UsageError
+from stantune.files import write_whole
+
+VERSION = 1
+_SHOWN = 3
+T = TypeVar("T")
+
+
+class Records:
+    """The records of one command in a directory of its own; without a directory nothing is kept.
+
+    Each file is {"version", "identity", "content"}, so that one that another command wrote is never taken for ours.
+    """
+
+    def __init__(self, directory: Path | None, identity: Mapping[str, Any]) -> None:
+        """Name the place; `identity` (what JSON can hold) is all that the contents depend on but their names."""
+        self._directory = directory
+        self._identity = json.loads(json.dumps(identity))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory if need be and keep other processes out of it; a killed process holds no lock.
+
+        Raises:
+            StantuneError: it cannot be made or written to, or another process is at work in it.
+        """
+        if self._directory is None:
+            yield
+            return
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._directory / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StantuneError(
+                f"another command is at work in {self._directory}; wait for it, end it, or choose another directory "
+                "with --out"
+            ) from None
+        except OSError as error:
+            raise StantuneError(
+                f"directory {self._directory} cannot be written to ({error.strerror or error}); choose another "
+                "with --out"
+            ) from error
+        try:
+            # What a process was writing when it was killed; whole files never have such a name.
+            for part in self._directory.glob(".*.part"):
+                part.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
+
+    def load(self, name: str, kind: TypeAdapter[T]) -> T | None:
+        """Return what was saved under `name`, None where nothing was.
+
+        Raises:
+            UsageError: it was saved under another identity; the message names what differs.
+            StantuneError: the file cannot be read or is damaged.
+        """
+        if self._directory is None:
+            return None
+        file = self._file(name)
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            version, identity, content = record["version"], record["identity"], record["content"]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StantuneError(
+                f"{file} cannot be read ({error.strerror or error}); mend that, or move it away"
+            ) from error
+        except (ValueError, KeyError, TypeError):
+            raise _damaged(file) from None
+        if version != VERSION or identity != self._identity:
+            differences = list(_differences(identity, self._identity)) or ["it is of another version"]
+            raise UsageError(
+                f"{file} was written by another command ({', '.join(differences[:_SHOWN])}); give the same options, "
+                "or another directory with --out"
+            )
+        try:
+            return kind.validate_python(content)
+        except ValidationError:
+            raise _damaged(file) from None
+
+    def save(self, name: str, content: T, kind: TypeAdapter[T]) -> None:
+        """Keep `content`; raises StantuneError where it cannot be written."""
+        if self._directory is None:
+            return
+        record = {"version": VERSION, "identity": self._identity, "content": kind.dump_python(content, mode="json")}
+        text = json.dumps(record, indent=2)
+        file = self._file(name)
+        try:
+            write_whole(file, f"{text}\n".encode())
+        except OSError as error:
+            raise StantuneError(
+                f"{file} cannot be written ({error.strerror or error}); make room and give the same command again"
+            ) from error
+
+    def _file(self, name: str) -> Path:
+        assert self._directory is not None
+        return self._directory / f"{name}.json"
+
+
+def _damaged(file: Path) -> StantuneError:
+    return StantuneError(f"{file} is damaged; delete it and what it held is done again")
+
+
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Name the values in which two identities differ."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in {**here, **there}:
+            name = f"{path}.{key}" if path else key
+            if key in there and key in here:
+                yield from _differences(there[key], here[key], name)
+            else:
+                yield f"{name} is {'there' if key in there else 'here'} alone"
+    elif there != here:
+        yield f"{path} is {there} there and {here} here"

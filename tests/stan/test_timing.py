@@ -1,0 +1,330 @@
+"""The timing of a model's layers: what is counted, with a clock that the layers themselves move, and what is left."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from stantune.stan import timing
+from stantune.stan.entries import Grid, Pattern
+from stantune.stan.fill import neighbour_of_exact
+from stantune.stan.layers import StanConv1d, StanConv2d
+from stantune.stan.timing import clock_for, measure
+
+ROWS, COLUMNS, BLOCKS, QUARTER = Pattern(2, 1), Pattern(1, 2), Pattern(2, 2), Pattern(1, 4)
+
+
+class Ticking(torch.autograd.Function):
+    """The identity; its backward pass takes time."""
+
+    @staticmethod
+    def forward(ctx, input, tick):
+        ctx.tick = tick
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.tick()
+        return gradient, None
+
+
+class FakeClock:
+    """Stands still but for what the layers under test, the error measurement and `step` take."""
+
+    def __init__(self, monkeypatch, forward, backward, errors=0.5):
+        self.now = 0.0
+        self.inputs = []
+        self.grids = {}
+        originals = {kind: kind.forward for kind in (StanConv1d, StanConv2d)}
+
+        def timed(layer, input):
+            grid = layer.grid
+            key = None if grid is None else grid.pattern
+            seen = self.grids.setdefault((layer.out_channels, key), [])
+            seen.append(grid)
+            self.inputs.append(input)
+            self.now += forward(layer, key, len(seen))
+            output = originals[type(layer)](layer, input)
+            return Ticking.apply(output, lambda: self.advance(backward(layer, key)))
+
+        for kind in originals:
+            monkeypatch.setattr(kind, "forward", timed)
+        measured = timing.grid_errors
+        monkeypatch.setattr(timing, "grid_errors", lambda *a: (self.advance(errors), measured(*a))[1])
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.Flatten())
+
+
+FORWARD = {None: 10.0, ROWS: 7.0, COLUMNS: 6.0, BLOCKS: 11.0}
+BACKWARD = {None: 20.0, ROWS: 12.0, COLUMNS: 21.0, BLOCKS: 5.0}
+
+
+def constant(table):
+    return lambda layer, pattern, *rest: table[pattern] * layer.out_channels
+
+
+def test_the_five_times_of_each_layer_and_the_step(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD), errors=0.5)
+    times = measure(
+        network(), ("*",), torch.randn(2, 3, 8, 8), step=lambda: clock.advance(1000.0), budget=9000.0, clock=clock
+    )
+    assert times.step_seconds == 1000.0
+    for layer, scale in zip(times.layers, (4, 6), strict=True):
+        assert (layer.t_f, layer.t_b, layer.t_e, layer.reason) == (10.0 * scale, 20.0 * scale, 0.5, "")
+        assert [(name, t_i, t_j) for name, t_i, t_j, _ in layer.patterns] == [
+            ("rows", 3.0 * scale, 8.0 * scale),
+            ("columns", 4.0 * scale, -1.0 * scale),
+            ("blocks", -1.0 * scale, 15.0 * scale),
+        ]
+    # A round takes 1000 + 92 * 10 + 2 * 0.5 = 1921: the fifth begins within the budget, and the first warms up.
+    assert times.rounds == 4
+
+
+def test_a_round_is_measured_however_small_the_budget(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
+    assert measure(network(), ("*",), torch.randn(2, 3, 8, 8), step_seconds=7.0, budget=0.0, clock=clock)[1:] == (
+        7.0,
+        1,
+    )
+
+
+def test_the_warm_up_and_the_slowest_quarter_do_not_count(monkeypatch):
+    # Rounds 1 to 9; the first is the warm-up, and of the other eight the slowest two (8 and 9) do not count.
+    def forward(layer, pattern, turn):
+        return {1: 1e6, 8: 1e5, 9: 1e5}.get(turn, float(turn)) if pattern is None else 1.0
+
+    clock = FakeClock(monkeypatch, forward, constant(dict.fromkeys(FORWARD, 0.0)), errors=0.0)
+    steps = iter([1e6, *[100.0] * 6, 1e5, 1e5])
+    model = nn.Sequential(nn.Conv2d(3, 1, 3))
+    times = measure(
+        model, ("*",), torch.randn(2, 3, 8, 8), step=lambda: clock.advance(next(steps)), budget=2.25e6, clock=clock
+    )
+    assert times.rounds == 8
+    assert times.step_seconds == 100.0
+    assert times.layers[0].t_f == (2 + 3 + 4 + 5 + 6 + 7) / 6
+
+
+def test_a_layer_that_is_used_twice_takes_the_time_of_both(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD), errors=0.5)
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    times = measure(nn.Sequential(conv, nn.ReLU(), conv), ("*",), torch.randn(2, 3, 8, 8), budget=0, clock=clock)
+    [layer] = times.layers
+    assert (layer.t_f, layer.t_b, layer.t_e) == (60.0, 120.0, 1.0)
+
+
+def test_layers_get_their_own_inputs(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
+    model = network().to(memory_format=torch.channels_last)
+    example = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    inside = model[1](model[0](example))
+    measure(model, ("*",), example, budget=0, clock=clock)
+    first = [input for input in clock.inputs if input.shape[1] == 3]
+    second = [input for input in clock.inputs if input.shape[1] == 4]
+    assert len(first) == len(second) == 8
+    # A first layer's input needs no gradient, and its computation would count where there is none.
+    assert not any(input.requires_grad for input in first)
+    assert all(input.requires_grad for input in second)
+    assert all(torch.equal(input, example) for input in first)
+    assert all(torch.equal(input, inside) for input in second)
+    assert all(input.is_contiguous(memory_format=torch.channels_last) for input in clock.inputs)
+
+
+def test_every_offset_has_its_turn(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(dict.fromkeys(FORWARD, 1.0)), constant(BACKWARD), errors=0.0)
+    measure(nn.Sequential(nn.Conv2d(3, 1, 3)), ("*",), torch.randn(2, 3, 8, 8), budget=500.0, clock=clock)
+    offsets = {pattern: {grid[1:] for grid in grids} for (_, pattern), grids in clock.grids.items() if pattern}
+    assert offsets == {
+        ROWS: {(0, 0), (1, 0)},
+        COLUMNS: {(0, 0), (0, 1)},
+        BLOCKS: {(0, 0), (0, 1), (1, 0), (1, 1)},
+    }
+
+
+def test_the_users_hooks_see_whole_passes_alone():
+    model = network()
+    passes = []
+    model[0].register_forward_hook(lambda *_: passes.append(1))
+    times = measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0)
+    assert times.rounds == 1
+    assert len(passes) == 3  # one to capture the inputs, one in the warm-up, one in the round
+
+
+def test_frozen_parts_have_no_backward_pass(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
+    model = network()
+    model[0].requires_grad_(False)
+    first, second = measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0, clock=clock).layers
+    assert (first.t_b, second.t_b) == (0.0, 120.0)
+    model.requires_grad_(False)
+    first, second = measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0, clock=clock).layers
+    assert (first.t_b, second.t_b) == (0.0, 0.0)
+
+
+def test_one_dimensional_layers_have_their_own_patterns(monkeypatch):
+    clock = FakeClock(
+        monkeypatch, constant({None: 4.0, COLUMNS: 3.0, QUARTER: 2.0}), constant({None: 0, COLUMNS: 0, QUARTER: 0})
+    )
+    model = nn.Sequential(nn.Conv1d(2, 1, 3), nn.Flatten())
+    [layer] = measure(model, ("*",), torch.randn(2, 2, 16), budget=0, clock=clock).layers
+    assert [(candidate.name, candidate.t_i) for candidate in layer.patterns] == [("columns", 1.0), ("quarter", 2.0)]
+    assert [[times.name for times in layer.among(wanted)] for wanted in ((ROWS, COLUMNS), (BLOCKS,), ())] == [
+        ["columns"],
+        ["quarter"],
+        [],
+    ]
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class Branching(nn.Module):
+    """Returns a dictionary, leaves a layer out and calls another one by keyword, without a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = nn.Conv2d(3, 4, 3)
+        self.unused = nn.Conv2d(3, 4, 3)
+        self.tiny = nn.Conv2d(4, 4, 6)
+        self.single = nn.Conv2d(4, 4, 3)
+        self.doubled = Doubled(4, 4, 1)
+        self.unwanted = nn.Conv2d(4, 4, 1)
+
+    def forward(self, images):
+        found = self.used(images)
+        single = self.single(input=found[0])
+        return {"maps": [self.unwanted(self.doubled(found))], "tiny": (self.tiny(found), single), "note": "kept"}
+
+
+def test_layers_that_cannot_be_timed_say_why():
+    times = measure(Branching(), ("[!n]*d", "tiny", "single", "doubled"), torch.randn(2, 3, 8, 8), budget=0)
+    reasons = {layer.name: layer.reason for layer in times.layers}
+    wanted = "not among layers="
+    assert reasons["unused"] == "the example does not pass through it"
+    assert reasons["tiny"] == "its output is smaller than every pattern"
+    assert reasons["doubled"].startswith("Doubled is not nn.Conv2d itself")
+    assert reasons["used"] == reasons["single"] == reasons["unwanted"] == ""
+    reasons = {
+        layer.name: layer.reason for layer in measure(Branching(), ("used",), torch.randn(2, 3, 8, 8), budget=0)[0]
+    }
+    assert reasons.pop("used") == ""
+    assert all(reason.startswith(wanted) for reason in reasons.values())
+
+
+def test_errors_are_those_of_the_fill_on_the_example():
+    model, example = network(), torch.randn(2, 3, 8, 8)
+    exact = model[0](example).detach()
+    layer = measure(model, ("0",), example, budget=0).layers[0]
+    for name, grids in (
+        ("rows", [Grid(ROWS, 0, 0), Grid(ROWS, 1, 0)]),
+        ("blocks", [Grid(BLOCKS, top, left) for top in (0, 1) for left in (0, 1)]),
+    ):
+        errors = [float((exact - neighbour_of_exact(exact, grid)).norm() / exact.norm()) for grid in grids]
+        [found] = [candidate.error for candidate in layer.patterns if candidate.name == name]
+        assert found == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+def test_a_step_that_trains_the_model_moves_the_errors_and_nothing_else():
+    model, example = network(), torch.randn(2, 3, 8, 8)
+    before = measure(model, ("0",), example, budget=0).layers[0].patterns[0].error
+
+    def flatten():
+        with torch.no_grad():
+            model[0].weight.zero_()
+            model[0].bias.fill_(1.0)
+
+    after = measure(model, ("0",), example, step=flatten, budget=0).layers[0].patterns[0].error
+    assert before > 0.1
+    assert after == pytest.approx(0.0, abs=1e-6)
+    assert model[0].weight.abs().sum() > 0
+
+
+class Fragile(nn.Module):
+    """All that a timing could disturb: statistics, dropout's random state, parts in evaluation, gradients, hooks."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.frozen = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout()
+        self.head = nn.Linear(4 * 64, 10)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, images):
+        self.seen = self.seen + 1
+        return self.head(self.drop(self.frozen(self.norm(self.conv(images)))).flatten(1))
+
+
+def snapshot(model):
+    return (
+        {key: value.clone() for key, value in model.state_dict().items()},
+        {
+            name: (parameter.grad, None if parameter.grad is None else parameter.grad.clone())
+            for name, parameter in model.named_parameters()
+        },
+        [module.training for module in model.modules()],
+        [
+            [len(getattr(module, hooks)) for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
+            for module in model.modules()
+        ],
+        [type(module) for module in model.modules()],
+        dict(model.named_buffers()),
+        torch.get_rng_state(),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("ending", ["whole", "own step", "broken step"])
+def test_the_model_is_left_bit_for_bit(training, ending, one_thread):
+    torch.manual_seed(0)
+    model = Fragile().train(training)
+    model.frozen.eval()
+    model.head.weight.grad = torch.randn_like(model.head.weight)
+    example = torch.randn(4, 3, 8, 8)
+
+    def step():
+        model.zero_grad()
+        model(example).square().sum().backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        if ending == "broken step":
+            raise RuntimeError("broken")
+
+    before = snapshot(model)
+    if ending == "broken step":
+        with pytest.raises(RuntimeError, match="broken"):
+            measure(model, ("*",), example, step=step, budget=0.1)
+    else:
+        times = measure(model, ("*",), example, step=None if ending == "whole" else step, budget=0.1)
+        assert times.layers[0].t_f > 0
+        assert times.layers[0].t_b > 0
+        assert times.layers[0].t_e > 0
+        assert times.step_seconds > 0
+    after = snapshot(model)
+    assert all(torch.equal(value, after[0][key]) for key, value in before[0].items())
+    for name, (gradient, content) in before[1].items():
+        assert after[1][name][0] is gradient
+        assert gradient is None or torch.equal(gradient, content)
+    assert after[2:5] == before[2:5]
+    assert all(after[5][name] is buffer for name, buffer in before[5].items())
+    assert torch.equal(after[6], before[6])
+
+
+def test_the_clock_suits_the_device(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert clock_for(torch.device("cpu")) is time.thread_time
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert clock_for(torch.device("cpu")) is time.perf_counter

@@ -1,0 +1,82 @@
+"""A plan is made once: what "auto" came to is kept with a training and with a search, and taken again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stantune import Stan, planning
+from stantune.problems import find
+from stantune.search.directory import SearchDirectory
+from stantune.search.planned import settle
+from stantune.search.settings import SearchSettings
+from stantune.search.store import Store
+from stantune.stan.config import LayerPlan
+from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.train import run
+
+TINY = find(f"{Path(__file__).with_name('tiny_problem.py')}:problem")
+AUTO = Stan(rate="auto", tolerance=5.0, iterations=40)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def times(saved: float) -> ModelTimes:
+    """Return times of the tiny network in which blocks save this share of the convolution, and rows nothing."""
+    patterns = (PatternTimes("rows", 0.0, 0.0, 0.1), PatternTimes("blocks", saved, saved, 0.2))
+    return ModelTimes((LayerTimes("1", 1.0, 1.0, 0.01, patterns),), 3.0, 5)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list from whose end the machine's next times are taken; none left means that nobody should measure."""
+    left: list[float] = []
+    monkeypatch.setattr(planning, "times_of", lambda *_, **__: times(left.pop()))
+    return left
+
+
+def test_a_plan_is_what_the_times_say_and_comes_back_from_plain_data(timed):
+    timed.append(0.8)
+    stan = planning.settle(AUTO, TINY, {}, TINY.load(), None)
+    assert stan.plan == (LayerPlan("1", ("blocks",)),)
+    assert isinstance(stan.rate, float)
+    kept = json.loads(json.dumps(stan.planned))
+    assert planning.settle(AUTO, TINY, {}, TINY.load(), kept) == stan
+
+
+def test_settings_in_numbers_are_left_as_they_are(timed):
+    for stan in (Stan(), Stan(rate=0.25, tolerance=0.2), Stan(rate="auto", plan=())):
+        assert planning.settle(stan, TINY, {}, TINY.load(), None) is stan
+        assert stan.planned is None or stan.plan == ()
+
+
+def test_a_training_goes_on_with_the_plan_that_it_began_with(timed, tmp_path):
+    splits = TINY.load()
+    timed.append(0.8)
+    first = run(TINY, {}, tmp_path / "cut.pt", 0, 20, splits=splits, stan=AUTO)
+    assert first.cost.reduced
+    cut = run(TINY, {}, tmp_path / "cut.pt", 20, 40, splits=splits, stan=AUTO)
+    timed.append(0.8)
+    whole = run(TINY, {}, tmp_path / "whole.pt", 0, 40, splits=splits, stan=AUTO)
+    assert cut == whole
+
+
+def test_a_search_keeps_the_plan_that_it_began_with(timed, tmp_path):
+    settings = SearchSettings(seed=0, max_iterations=27, min_iterations=3, stan=AUTO)
+    directory = SearchDirectory(tmp_path)
+    timed.append(0.8)
+    begun = settle(settings, TINY, TINY.load(), directory)
+    assert begun.stan is not None
+    assert begun.stan.plan == (LayerPlan("1", ("blocks",)),)
+    Store.open(directory.url, directory.study, begun.identity(TINY), TINY.space).release()
+    again = settle(settings, TINY, TINY.load(), directory)
+    assert again == begun
+    Store.open(directory.url, directory.study, again.identity(TINY), TINY.space).release()
+
+
+def test_the_real_times_are_of_the_problems_own_training():
+    found = planning.times_of(TINY, {}, ("*",), TINY.load())
+    assert [layer.name for layer in found.layers] == ["1"]
+    assert found.step_seconds > found.layers[0].exact > 0
