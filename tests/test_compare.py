@@ -343,7 +343,7 @@ def test_what_is_finished_is_not_trained_again(
     assert [stop for _, start, stop in turns if start == 0].count(TURN) == 2, "one seed, two trainings"
     assert errors(cut.exact) == errors(whole.exact)
     assert errors(cut.arms[0].trainings) == errors(whole.arms[0].trainings)
-    assert cut.exact[0].seconds == first["content"][0]["seconds"]
+    assert cut.exact[0].seconds == first["content"]["exact"]["seconds"]
     turns.clear()
     assert go(math.inf) == cut
     assert not turns, "all is there"
@@ -352,6 +352,13 @@ def test_what_is_finished_is_not_trained_again(
     assert more is not None
     assert more.exact[:2] == cut.exact
     assert [stop for _, start, stop in turns if start == 0].count(TURN) == 2
+
+
+def test_the_order_of_the_arms_is_no_other_comparison(splits: Splits, tmp_path: Path) -> None:
+    both = compared(splits, seeds=1, directory=tmp_path)
+    turned = compared(splits, seeds=1, directory=tmp_path, stans=dict(reversed(STANS.items())))
+    assert [arm.name for arm in turned.arms] == ["0.25", "0.5"]
+    assert turned == replace(both, arms=both.arms[::-1])
 
 
 def test_equal_time_goes_on_too(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

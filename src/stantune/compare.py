@@ -29,6 +29,9 @@ from stantune.turns import Training, train_in_turns, warm_up
 # For timing the layers before the first training: noise of a few percent is left.
 PLAN_SECONDS = 3.0
 
+# The name of the arm that is none of STAN's.
+EXACT = "exact"
+
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -111,7 +114,7 @@ class _InterruptedError(Exception):
 
 
 _TRAINING = TypeAdapter(Training)
-_TRAININGS = TypeAdapter(list[Training])
+_TRAININGS = TypeAdapter(dict[str, Training])
 _PLANS = TypeAdapter(dict[str, Planned])
 
 
@@ -181,19 +184,19 @@ class Comparer:
 
     def _compare(self, records: Records, seeds: int, equal_time: bool) -> Comparison:
         planned = self._planned(records)
-        stans = {"exact": None} | {name: plan.stan for name, plan in planned.items()}
+        stans = {EXACT: None} | {name: planned[name].stan for name in self.stans}
         table = [records.load(f"seed-{seed}", _TRAININGS) for seed in range(seeds)]
         if None in table:
             said = warm_up(self.problem, self.setting, list(stans.values()), self.splits, self.device)
             for name, words in zip(stans, said, strict=True):
                 if words:
                     self.say(f"{name}: {words}")
-        for seed, kept in enumerate(table):
-            table[seed] = kept or self._train_seed(records, seed, stans)
-        exact, *others = (tuple(column) for column in zip(*table, strict=True))
+        trained = [kept or self._train_seed(records, seed, stans) for seed, kept in enumerate(table)]
+        columns = {name: tuple(trainings[name] for trainings in trained) for name in stans}
+        exact = columns.pop(EXACT)
         arms = [
-            Arm(name, self.stans[name], plan.stan, plan.speedup, trainings, None)
-            for (name, plan), trainings in zip(planned.items(), others, strict=True)
+            Arm(name, self.stans[name], planned[name].stan, planned[name].speedup, trainings, None)
+            for name, trainings in columns.items()
         ]
         if equal_time:
             arms = [replace(arm, equal_time=self._equal_time(records, exact, arm)) for arm in arms]
@@ -224,9 +227,9 @@ class Comparer:
                 self.say(f"{name}: {_plan_words(planned[name].stan)}")
         return planned
 
-    def _train_seed(self, records: Records, seed: int, stans: Mapping[str, Stan | None]) -> list[Training]:
+    def _train_seed(self, records: Records, seed: int, stans: Mapping[str, Stan | None]) -> dict[str, Training]:
         with self.progress(f"seed {seed}: {', '.join(stans)}", self.iterations * len(stans)) as watch:
-            trained = train_in_turns(
+            trainings = train_in_turns(
                 self.problem,
                 self.setting,
                 list(stans.values()),
@@ -237,8 +240,9 @@ class Comparer:
                 stop_early=self.stop_early,
                 watch=watch,
             )
-        if trained is None:
+        if trainings is None:
             raise _InterruptedError
+        trained = dict(zip(stans, trainings, strict=True))
         records.save(f"seed-{seed}", trained, _TRAININGS)
         return trained
 

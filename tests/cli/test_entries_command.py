@@ -30,6 +30,13 @@ def entries(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> Callable[...
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the drawing, which takes longer than all else."""
+    monkeypatch.setattr("stantune.report.entries_picture.draw_entries", lambda *arguments: None)
+    monkeypatch.setattr("stantune.report.entries_picture.png", lambda figure: b"")
+
+
 def test_picture_and_figures(entries: Callable[..., Any], tmp_path: Path) -> None:
     run = entries("--iterations", 12)
     assert run.code == 0, run.err
@@ -53,6 +60,7 @@ def test_picture_and_figures(entries: Callable[..., Any], tmp_path: Path) -> Non
     assert "picture in " in run.err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_seed_rate_pattern_and_images(entries: Callable[..., Any]) -> None:
     def figures(*options: object) -> Any:
         return entries("--iterations", 0, *options).json
@@ -70,6 +78,7 @@ def test_seed_rate_pattern_and_images(entries: Callable[..., Any]) -> None:
     assert {figures("--pattern", name)["layers"][0]["pattern"] for name in ("rows", "columns")} == {"rows", "columns"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_tolerance_lets_the_layer_choose_at_the_refresh_before(entries: Callable[..., Any]) -> None:
     patterns = {
         tolerance: entries("--iterations", 3, "--rate", 0.25, "--tolerance", tolerance).json["layers"][0]["pattern"]
@@ -78,6 +87,7 @@ def test_a_tolerance_lets_the_layer_choose_at_the_refresh_before(entries: Callab
     assert patterns == {0.01: "all", 5: "blocks"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_checkpoint_is_looked_at_as_if_just_trained(
     entries: Callable[..., Any], stantune: Stantune, tiny_file: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +104,7 @@ def test_a_checkpoint_is_looked_at_as_if_just_trained(
     assert entries("--checkpoint", exact).json["trained"] == 13
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_convolutions_are_reported(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
@@ -225,6 +236,7 @@ def test_a_training_that_ends_early_leaves_no_picture(
     assert not (tmp_path / "picture.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_images_are_drawn_from_the_training_images_by_the_seed(entries: Callable[..., Any]) -> None:
     order = torch.randperm(240, generator=torch.Generator().manual_seed(derive("pictured", 7)))
     assert entries("--iterations", 0, "--seed", 7).json["image_ids"] == order[:2].tolist()

@@ -249,24 +249,25 @@ def test_auto_is_planned_on_the_first_batch_and_its_checkpoints_keep_the_plan(ta
     assert torch.equal(planned[-1], task.images[:2] + 1)
 
 
-def test_a_checkpoint_of_other_settings_is_refused_and_the_module_is_as_it_was(task, tmp_path):
-    first = trainer(StanCallback(STAN), max_epochs=1)
+@pytest.mark.parametrize(("before", "now"), [(STAN, Stan(tolerance=0.3)), (Stan(rate="auto"), STAN)])
+def test_a_checkpoint_of_other_settings_is_refused_and_the_module_is_as_it_was(task, tmp_path, planned, before, now):
+    first = trainer(StanCallback(before), max_epochs=1)
     first.fit(Classifier(task), loader(task))
     first.save_checkpoint(tmp_path / "saved.ckpt")
     module = Classifier(task)
     with pytest.raises(UsageError, match="made with other settings"):
-        trainer(StanCallback(Stan(tolerance=0.3))).fit(module, loader(task), ckpt_path=tmp_path / "saved.ckpt")
+        trainer(StanCallback(now)).fit(module, loader(task), ckpt_path=tmp_path / "saved.ckpt")
     assert task.is_restored(module)
 
 
-def test_a_batch_without_inputs_at_its_start_is_refused_only_where_they_are_needed(task):
+def test_a_batch_without_inputs_at_its_start_or_ids_is_refused_only_where_they_are_needed(task):
     class Named(Classifier):
         def training_step(self, batch, batch_idx):
             return super().training_step((batch["image"], batch["label"]), batch_idx)
 
     pairs = [{"image": image, "label": label} for image, label in zip(task.images, task.labels, strict=True)]
     module, data = Named(task), DataLoader(pairs, batch_size=2)
-    trainer(StanCallback(STAN)).fit(module, data)
+    trainer(StanCallback(STAN, ids=ids)).fit(module, data)
     assert module.seen == task.plain(STAN, 10)[1]
     with pytest.raises(UsageError, match="the batch, a dict, does not begin with a tensor; give the callback inputs="):
         trainer(StanCallback(Stan(rate="auto"))).fit(Named(task), data)

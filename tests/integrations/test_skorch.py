@@ -169,13 +169,17 @@ def test_a_checkpoint_of_the_best_epoch_that_ends_a_training_is_where_the_next_g
     assert watch.seen == grids[:10] + grids[5:15]
 
 
-def test_a_pickle_from_mid_training_goes_on(task, tmp_path):
+@pytest.mark.parametrize("stan", [STAN, Stan(rate="auto")], ids=["fixed", "auto"])
+def test_a_pickle_from_mid_training_goes_on(task, tmp_path, planned, stan):
     saving = Checkpoint(monitor=None, f_pickle="net.pkl", dirname=str(tmp_path))
-    net_of(task, StanCallback(STAN), Watch(task), saving).fit(task.images, task.labels)
+    net_of(task, StanCallback(stan), Watch(task), saving).fit(task.images, task.labels)
+    planned.clear()
     net = pickle.loads((tmp_path / "net.pkl").read_bytes())
     assert not task.is_restored(net.module_)
+    assert handle_of(net) is None
     net.partial_fit(task.images, task.labels)
-    model, grids = task.plain(STAN, 10)
+    assert planned == []
+    model, grids = task.plain(stan, 10)
     assert dict(net.callbacks_)["Watch"].seen == grids
     assert task.same_weights(net.module_, model)
 
@@ -216,6 +220,20 @@ def test_after_an_exception_prediction_is_exact_and_training_can_go_on(task, aga
     assert watch.seen == grids[:4] + (grids[:5] if again == "fit" else grids[3:])
 
 
+def test_after_an_exception_between_an_optimizer_step_and_the_callbacks_it_goes_on_at_the_next_iteration(task):
+    class Failing(Callback):
+        def on_batch_end(self, net, **kwargs):
+            if len(watch.seen) == 4:
+                raise RuntimeError
+
+    watch = Watch(task)
+    net = net_of(task, Failing(), StanCallback(STAN), watch)
+    with pytest.raises(RuntimeError):
+        net.fit(task.images, task.labels)
+    net.partial_fit(task.images, task.labels)
+    assert watch.seen == task.plain(STAN, 9)[1]
+
+
 def test_sklearn_can_clone_it_and_set_its_settings(task):
     callback = StanCallback(STAN, ids=len, inputs=len)
     assert clone(callback).get_params() == {"stan": STAN, "ids": len, "inputs": len}
@@ -237,6 +255,12 @@ def test_auto_is_planned_once_on_the_first_batch(task, planned, way):
     assert torch.equal(torch.cat(planned), task.images[:2])
     assert dict(net.callbacks_)["Watch"].seen == task.plain(auto, 10)[1]
     assert task.same_weights(net.module_, task.plain(auto, 10)[0])
+
+
+def test_fit_plans_anew(task, planned):
+    net = net_of(task, StanCallback(Stan(rate="auto"))).fit(task.images, task.labels)
+    net.fit(task.images[2:], task.labels[2:])
+    assert torch.equal(torch.cat(planned), task.images[:4])
 
 
 def test_inputs_are_taken_as_told(task, planned):

@@ -82,12 +82,10 @@ def test_grey_images_are_grey_and_nothing_drawn_is_not_an_error():
 @pytest.mark.parametrize(
     ("layers", "images", "size", "scale"),
     [
-        (1, 1, (3, 3), 1.0),
+        (1, 1, (3, 3), 0.0),
         (2, 2, (4, 12), 1e-7),
         (3, 4, (32, 32), 30.0),
-        (4, 1, (12, 3), 1e6),
-        (7, 1, (5, 5), 1e-3),
-        (3, 1, (1, 24), 0.0),
+        (7, 1, (12, 3), 1e6),
     ],
 )
 def test_no_words_overlap_and_all_are_inside(layers, images, size, scale):
@@ -139,13 +137,12 @@ def test_missing_matplotlib_is_one_sentence_with_the_install_line(monkeypatch):
         draw_entries(report_of(1, 1), pixels_of(1), TITLE)
 
 
-def test_neither_the_command_line_nor_a_drawing_touches_what_it_does_not_need():
-    code = (
-        "import sys, torch, stantune.cli; assert 'matplotlib' not in sys.modules; "
-        "from stantune.report.entries_picture import draw_entries, png; assert 'matplotlib' not in sys.modules; "
-        "from stantune.report.entries import EntriesReport, layer_entries; "
-        "report = EntriesReport((layer_entries('x', torch.ones(1, 1, 2, 2), None),)); "
-        "png(draw_entries(report, torch.zeros(1, 2, 2, 1, dtype=torch.uint8), 'x')); "
-        "assert 'matplotlib.figure' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_drawing_needs_no_pyplot_whose_state_is_the_users(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails
+    assert png(draw_entries(report_of(1, 1), pixels_of(1), TITLE))
+
+
+def test_the_command_line_imports_nothing_to_draw_with():
+    code = "import sys, stantune.cli; print(sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.strip() == "[]"

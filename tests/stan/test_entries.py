@@ -18,6 +18,7 @@ from stantune.stan.entries import (
     check_entries,
     choose_patterns,
     draw_grid,
+    grid_in_turn,
 )
 
 grids = st.sampled_from(list(PATTERNS.values())).flatmap(
@@ -39,6 +40,14 @@ def test_a_grid_keeps_what_its_matrix_shows(grid, height, width):
     assert int(matrix.sum()) == rows * columns
     if grid.covers(height, width):
         assert rows * columns >= 1
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_in_turn_every_entry_is_computed_once_in_a_round(pattern):
+    count = pattern.rows * pattern.columns
+    for begin in (0, 5):
+        turns = [grid_in_turn(pattern, turn) for turn in range(begin, begin + count)]
+        assert torch.equal(sum(grid.matrix(4, 4).int() for grid in turns), torch.ones(4, 4, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)

@@ -32,6 +32,7 @@ def arguments(dtype=torch.float32, groups=1, size=9) -> tuple[Tensor, Tensor, Te
 def share(kept: float, height: int = 9, width: int = 9) -> Tensor:
     """Return an E of 5 samples whose share of computed entries is about `kept`."""
     entries = torch.rand(5, height, width, generator=torch.Generator().manual_seed(1)) < kept
+    assert SHARES[0] < positions.DENSE_FROM < SHARES[1]
     assert (entries.float().mean() >= positions.DENSE_FROM) == (kept >= positions.DENSE_FROM)
     return entries
 
@@ -134,10 +135,10 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("dense_from", [0, 1])
 def test_no_more_than_a_chunk_of_patches_is_held(dense_from, monkeypatch):
-    monkeypatch.setattr(positions, "CHUNK", 4000)
-    monkeypatch.setattr(positions, "DENSE_FROM", dense_from)
     leaves = arguments()
     entries = share(0.75)
+    monkeypatch.setattr(positions, "CHUNK", 4000)
+    monkeypatch.setattr(positions, "DENSE_FROM", dense_from)
     with Largest() as largest:
         conv2d_at(*leaves, *SAME, 1, entries).sum().backward()
     assert all(leaf.grad is not None for leaf in leaves)

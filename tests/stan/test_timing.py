@@ -14,6 +14,8 @@ from stantune.stan.fill import neighbour_of_exact
 from stantune.stan.layers import StanConv1d, StanConv2d
 from stantune.stan.timing import clock_for, measure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS, COLUMNS, BLOCKS, QUARTER = Pattern(2, 1), Pattern(1, 2), Pattern(2, 2), Pattern(1, 4)
 
 
@@ -289,7 +291,7 @@ def snapshot(model):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ending", ["whole", "own step", "broken step"])
-def test_the_model_is_left_bit_for_bit(training, ending, one_thread):
+def test_the_model_is_left_bit_for_bit(training, ending):
     torch.manual_seed(0)
     model = Fragile().train(training)
     model.frozen.eval()

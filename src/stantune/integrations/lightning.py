@@ -79,7 +79,7 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
             iteration = self._state.get("iteration", trainer.global_step)
             self.handle = accelerate_at(pl_module, self.stan, batch, self._inputs, self._state, iteration)
             self._accelerated = pl_module
-            self._state = {}
+            self._state = {}  # a memo's state is large, and the handle holds it now
         visit(self.handle, batch, self._ids, self._inputs)
         self._optimizer_steps = trainer.global_step
 

@@ -73,7 +73,7 @@ class StanCallback(Callback):  # type: ignore[misc]  # skorch has no types
             restore_(net.module_)
             trained = sum("train_batch_size" in row for epoch in net.history for row in epoch["batches"])
             self.handle_ = accelerate_at(net.module_, self.stan, batch, self.inputs, self.state_, trained)
-            self.state_ = {}
+            self.state_ = {}  # a memo's state is large, and the handle holds it now
             self.running_ = True
         visit(self.handle_, batch, self.ids, self.inputs)
 
@@ -95,4 +95,4 @@ class StanCallback(Callback):  # type: ignore[misc]  # skorch has no types
     def __getstate__(self) -> dict[str, Any]:
         """Return a copy without the handle, whose layers would be others than those of the net's own copy."""
         state = self.state_ if self.handle_ is None else state_of(self.handle_)
-        return {**self.__dict__, "state_": state, "handle_": None, "running_": False}
+        return {**self.__dict__, "state_": state, "handle_": None}

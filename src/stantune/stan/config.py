@@ -68,8 +68,7 @@ class Stan:
     Attributes:
         rate: share of the entries that a reduced iteration computes: 1/2, 1/4, or 1 for all. "auto" measures the model
             on this machine and lets each layer choose anew at every refresh, under `tolerance`, among what pays there.
-        pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": what the rate asks for, at 1/2
-            rows or columns, drawn for each layer and iteration.
+        pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": columns at 1/2, blocks at 1/4.
         period: Z, reduced iterations after each exact one (a refresh); None for no refresh. In epochs under `memo`.
         pretrain: p_t, exact iterations at the start.
         tail: exact iterations at the end of a run of `iterations`.

@@ -238,9 +238,9 @@ def largest(grad: Tensor, top_k: int) -> Tensor:
     magnitudes = grad.abs()
     if not _on_numpy(grad):
         return torch.zeros_like(grad, dtype=torch.bool).scatter_(1, _topk(magnitudes, top_k), True)
-    # NumPy's partition is faster than topk, by 1.1 to 2.5 times; it finds the least of the largest and not their places.
-    # Equal numbers make it slow, and before a ReLU most are zeros: these become -1, -2, ... (no branch, it would cost
-    # more than it saves).
+    # NumPy's partition takes 0.4 to 0.9 of topk's time; it finds the least of the largest and not their places. Equal
+    # numbers make it slow, and before a ReLU many are zeros: these become -1, -2, ..., without a branch, which would
+    # cost more than it saves.
     array = magnitudes.numpy()
     width = array.shape[1]
     array += (array == 0) * -np.arange(1, width + 1, dtype=array.dtype)
