@@ -124,5 +124,6 @@ def draw_grid(patterns: tuple[Pattern, ...], seed: int, iteration: int, layer: i
 
 def grid_in_turn(pattern: Pattern, turn: int) -> Grid:
     """Return the pattern at its offset number `turn`, each once before any comes again."""
-    row = turn % pattern.rows
-    return Grid(pattern, row, (turn // pattern.rows + turn) % pattern.columns)
+    place = turn % (pattern.rows * pattern.columns)
+    top = place % pattern.rows
+    return Grid(pattern, top, (place // pattern.rows + top) % pattern.columns)
