@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import stantune.compare
+import stantune.planning
 import stantune.train
 import stantune.turns
 from stantune.compare import (
@@ -80,7 +81,7 @@ PROBLEM = Problem(
 
 @pytest.fixture(autouse=True)
 def _plans_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stantune.compare, "PLAN_SECONDS", 0.0)
+    monkeypatch.setattr(stantune.planning, "SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +128,16 @@ class Timed(Trial):
 
 
 class Recorded(Trial):
-    """A trial that writes down its turns: rate (1 for exact), first and last iteration."""
+    """A trial that writes down its turns: rate (1 for exact), first and last iteration; and its reduced iterations."""
 
     turns: list[tuple[float, int, int]] = []  # noqa: RUF012  (emptied by the fixture)
+    reduced: list[int] = []  # noqa: RUF012
 
     def train(self, *arguments: Any) -> tuple[bool, bool]:
         start = self.iteration
         ended = super().train(*arguments)
         self.turns.append((1.0 if self.handle is None else float(self.handle.stan.rate), start, self.iteration))
+        self.reduced.append(self.cost.reduced)
         return ended
 
 
@@ -142,6 +145,7 @@ class Recorded(Trial):
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, int]]:
     """What Recorded wrote."""
     Recorded.turns.clear()
+    Recorded.reduced.clear()
     monkeypatch.setattr(stantune.turns, "Trial", Recorded)
     return Recorded.turns
 
@@ -211,6 +215,7 @@ def test_turns_are_short_and_the_first_in_a_round_changes(splits: Splits, turns:
 def test_a_warm_up_comes_first_and_is_thrown_away(splits: Splits, turns: list[tuple[float, int, int]]) -> None:
     compared(splits, seeds=2)
     assert turns[:3] == [(1.0, 0, WARM_UP), (0.5, 0, WARM_UP), (0.25, 0, WARM_UP)]
+    assert Recorded.reduced[:3] == [0, 3, 4], "reduced iterations are warmed up too, whatever p_t is"
     assert turns[3][1:] == (0, TURN)
     assert [stop for _, start, stop in turns if start == 0].count(WARM_UP) == 3, "once, not for each seed"
 
@@ -234,13 +239,14 @@ def test_a_diverged_arm_is_told_and_the_others_go_on(
     splits: Splits, turns: list[tuple[float, int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stantune.turns, "Trial", Lost)
-    comparison = compared(splits, equal_time=True)
+    comparison = compared(splits, iterations=60, equal_time=True)
     good, lost = comparison.arms
     assert [(training.diverged_at, training.test_error, training.iterations) for training in lost.trainings] == [
         (30, None, 30)
     ] * 2
     assert None not in errors(good.trainings) + errors(comparison.exact)
-    assert max(stop for rate, _, stop in turns if rate == 0.25) == 30, "it costs nothing more"
+    its = [turn for turn in turns if turn[0] == 0.25 and turn[2] != WARM_UP]
+    assert its == [(0.25, 0, 25), (0.25, 25, 30)] * 2, "it costs nothing more"
     assert speedup(comparison.exact, lost.trainings) is None
     assert lost.equal_time is None
     assert good.equal_time is not None
@@ -252,7 +258,9 @@ def test_a_hopeless_setting_is_a_result_too(splits: Splits) -> None:
     comparison = compared(splits, problem=hopeless, equal_time=True)
     for trainings in (comparison.exact, *(arm.trainings for arm in comparison.arms)):
         assert errors(trainings) == [None, None]
-    assert [arm.equal_time for arm in comparison.arms] == [None, None]
+    assert [(arm.equal_time, arm.predicted_speedup) for arm in comparison.arms] == [(None, None)] * 2
+    with pytest.raises(StantuneError, match="'noise' diverges"):
+        comparer(splits, problem=hopeless, stans={"auto": Stan(rate="auto")}).compare(1)
 
 
 def test_equal_time_fits_into_stans_time(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,19 +438,15 @@ TIMES = ModelTimes(
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Replace the measurement by TIMES, after one step; what it was asked for is returned."""
+    """Replace the measurement by TIMES; what it was asked for is returned."""
     asked: list[tuple[str, ...]] = []
 
-    def measure(
-        model: nn.Module, wanted: tuple[str, ...], example: torch.Tensor, *, step: Callable[[], object], budget: float
-    ) -> ModelTimes:
-        assert example.shape == (8, 1, 8, 8)
-        assert model.training
-        step()
-        asked.append(wanted)
+    def times_of(problem: Problem, setting: Any, layers: tuple[str, ...], splits: Splits, device: str) -> ModelTimes:
+        assert (problem, setting, device) == (PROBLEM, {}, "cpu")
+        asked.append(layers)
         return TIMES
 
-    monkeypatch.setattr(stantune.compare, "measure", measure)
+    monkeypatch.setattr(stantune.compare, "times_of", times_of)
     return asked
 
 
@@ -460,7 +464,7 @@ def test_the_speedup_is_predicted_for_the_whole_training(splits: Splits, measure
 def test_times_that_contradict_each_other_spoil_a_plan_alone(
     splits: Splits, monkeypatch: pytest.MonkeyPatch, rate: Any, fits: bool
 ) -> None:
-    monkeypatch.setattr(stantune.compare, "measure", lambda *_, **__: TIMES._replace(step_seconds=0.001))
+    monkeypatch.setattr(stantune.compare, "times_of", lambda *_, **__: TIMES._replace(step_seconds=0.001))
     stans = {"x": Stan(rate=rate)}
     if fits:
         assert compared(splits, seeds=1, iterations=5, stans=stans).arms[0].predicted_speedup is None

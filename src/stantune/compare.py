@@ -14,20 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import TypeAdapter
 
-from stantune.errors import NoEffectWarning, UsageError
+from stantune.errors import NoEffectWarning, StantuneError, UsageError
+from stantune.planning import times_of
 from stantune.problems import Problem, Splits
 from stantune.records import Records
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.memo_budget import free_memory
 from stantune.stan.plan import decide
-from stantune.stan.timing import measure
 from stantune.train import run
-from stantune.trial import Trial
 from stantune.turns import Training, train_in_turns, warm_up
-
-# For timing the layers before the first training: noise of a few percent is left.
-PLAN_SECONDS = 3.0
 
 # The name of the arm that is none of STAN's.
 EXACT = "exact"
@@ -307,30 +303,29 @@ def plan(
     splits: Splits,
     device: str = "cpu",
 ) -> dict[str, Planned]:
-    """Time the problem's layers once, settle what `stans` leave open, and predict the speed-up of each."""
-    trial = Trial(problem, setting, splits, seed=derive("plan"), stan=None, device=device)
-    times = measure(
-        trial.model,
-        tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers)),
-        trial.batches.at(0).images,
-        step=lambda: trial.train(trial.iteration + 1, lambda: False, lambda iteration: None),
-        budget=PLAN_SECONDS,
-    )
+    """Time the problem's layers once, settle what `stans` leave open, and predict the speed-up of each.
+
+    Raises StantuneError where a plan is needed and the setting diverges or the times make no sense.
+    """
     # The trainings of a seed are in memory together, and each seed must give the same layers a memory.
     remembering = sum(stan.memo is not None for stan in stans.values())
-    planned = {}
-    for name, stan in stans.items():
-        if stan.memo is not None and stan.memo.budget is None:
-            stan = replace(stan, memo=replace(stan.memo, budget=free_memory() // 2 // remembering))
-        try:
-            made = decide(times, stan, iterations)
-            planned[name] = Planned(made.stan, made.predicted_speedup)
-        except UsageError:
-            # The times contradict each other, as those of a tiny network on a busy machine may. Only a plan needs them.
-            if stan.rate == "auto":
-                raise
-            planned[name] = Planned(stan, None)
-    return planned
+    stans = {
+        name: replace(stan, memo=replace(stan.memo, budget=stan.memo.budget or free_memory() // 2 // remembering))
+        if stan.memo is not None
+        else stan
+        for name, stan in stans.items()
+    }
+    layers = tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers))
+    try:
+        times = times_of(problem, setting, layers, splits, device=device)
+        plans = {name: decide(times, stan, iterations) for name, stan in stans.items()}
+    except StantuneError:
+        # The setting diverges, or the times contradict each other, as those of a tiny network on a busy machine may.
+        # Only "auto" cannot do without them.
+        if any(stan.rate == "auto" for stan in stans.values()):
+            raise
+        return {name: Planned(stan, None) for name, stan in stans.items()}
+    return {name: Planned(made.stan, made.predicted_speedup) for name, made in plans.items()}
 
 
 def _plan_words(stan: Stan) -> str:

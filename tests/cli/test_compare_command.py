@@ -26,7 +26,7 @@ TIMES = ModelTimes(
 @pytest.fixture(autouse=True)
 def _fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans of a network this small would depend on how busy the machine is."""
-    monkeypatch.setattr(stantune.compare, "measure", lambda *_, **__: TIMES)
+    monkeypatch.setattr(stantune.compare, "times_of", lambda *_, **__: TIMES)
 
 
 @pytest.fixture
@@ -173,6 +173,7 @@ BAD_USE = [
     (("{file}:problem", "--rate", "fast"), ("--rate fast", "0.5, or auto")),
     (("{file}:problem", "--rate", "0.5", "--rate", ".50"), ("--rate .50 is given twice",)),
     (("{file}:problem", "--rate", "auto", "--period", "none"), ("period=None", "refresh")),
+    (("{file}:problem", "--tolerance", "0"), ("tolerance=0", "0.3")),
     (("{file}:problem", "--fill", "zero"), ("--fill zero", "neighbour or memo")),
     (("{file}:problem", "--fill", "memo", "--rate", "auto"), ("memo", "auto")),
     (("{file}:problem", "--period", "-1"), ("--period -1", "0 or more")),

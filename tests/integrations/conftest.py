@@ -33,7 +33,8 @@ class Task:
     @staticmethod
     def grids(model: nn.Module) -> list[object]:
         """What each convolution computes in its next forward pass; None is all."""
-        return [getattr(layer, "grid", None) for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+        return [None if type(layer) is nn.Conv2d else layer.grid for layer in layers]
 
     @staticmethod
     def is_restored(model: nn.Module) -> bool:

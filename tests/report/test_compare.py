@@ -67,6 +67,7 @@ def test_the_numbers_are_those_of_the_comparison() -> None:
         "arms": [
             {
                 "rate": 0.5,
+                "tolerance": None,
                 "fill": "neighbour",
                 "period": 9,
                 "pretrain": 0,
@@ -85,6 +86,7 @@ def test_the_plan_is_told_where_auto_was_asked() -> None:
     )
     arm = result(planned).arms[0]
     assert (arm.rate, arm.period, arm.pretrain, arm.tail, arm.equal_time) == ("auto", 4, 10, 5, None)
+    assert result(replace(HALF, asked=Stan(tolerance=0.3))).arms[0].tolerance == 0.3
     assert result(replace(HALF, asked=Stan(memo=Memo(9, 3)), stan=Stan(memo=Memo(9, 3)))).arms[0].fill == "memo"
 
 

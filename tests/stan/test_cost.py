@@ -82,7 +82,7 @@ def test_a_worked_example():
 
 @pytest.mark.parametrize(
     "times",
-    [(0.0, 0, 0, 0), (1.0, -0.1, 0, 0), (1.0, 0, 0.5, 0.5), (math.inf, 0, 0, 0), (1.0, math.nan, 0, 0)],
+    [(0.0, 0, -1, 0), (1.0, -0.1, 0, 0), (1.0, 0, 0.5, 0.5), (math.inf, 0, 0, 0), (1.0, math.nan, 0, 0)],
     ids=["no time", "negative t_e", "saves all", "infinite", "nan"],
 )
 @pytest.mark.parametrize("iterations", [None, 5])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_, restore_
+from stantune.stan.entries import EntryMatrix
 from stantune.stan.fill import neighbour_of_exact
 from stantune.stan.layers import StanConv1d, StanConv2d
 
@@ -178,6 +179,27 @@ def test_forward_backward_and_evaluation_agree_with_the_oracle(case, stan):
     classes = [type(module) for module in original.modules()]
     assert [type(module) for module in model.modules()] == classes
     assert model.state_dict().keys() == original.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["plain", "reflect", "1-d", "1-d strided, dilated, grouped"])
+def test_any_entry_matrix_agrees_with_the_oracle(name):
+    torch.manual_seed(0)
+    original = CASES[name].build().double()
+    images = torch.randn(CASES[name].shape, dtype=torch.float64)
+    model = copy.deepcopy(original)
+    accelerate_(model, Stan())
+    output = original(images)
+    entries = torch.rand(len(images), *output.shape[2:]) < 0.4
+    entries.view(len(images), -1)[:, 0] = True
+    model.grid = EntryMatrix(entries)
+    plane = output if output.dim() == 4 else output.unsqueeze(2)
+    want = neighbour_of_exact(plane, EntryMatrix(entries.view(len(images), *plane.shape[2:]))).view(output.shape)
+    weights = torch.randn_like(want)
+    (want * weights).sum().backward()
+    found = model(images)
+    (found * weights).sum().backward()
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(model.weight.grad, original.weight.grad)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.25])

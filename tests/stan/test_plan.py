@@ -84,6 +84,7 @@ def test_where_nothing_pays_every_layer_is_left_alone_with_its_figures():
     odd = LayerTimes("odd", reason="Odd has no fast form")
     plan = decide(times(poor, odd), Stan(rate="auto"))
     assert plan.stan.plan == ()
+    assert plan.stan.rate == 1.0
     assert plan.predicted_speedup == 1.0
     assert plan.reasons == {
         "poor": "saves 7.00 ms of 30.00 ms a reduced iteration at best (blocks), less than 25%",
@@ -132,6 +133,8 @@ def test_z_in_numbers():
     assert decide(times(layer(rows=(2.0, 6.0))), Stan(rate="auto")).stan.period == 4
     assert decide(times(layer(rows=(10.0, 30.0))), Stan(rate="auto")).stan.period == 19
     assert decide(times(layer(t_e=100.0, rows=(10.0, 30.0))), Stan(rate="auto")).stan.period == 49
+    short = Stan(rate="auto", pretrain=900, iterations=1000)
+    assert decide(times(layer(rows=(10.0, 30.0))), short).stan.period == 4
 
 
 def test_fixed_settings_stay_and_are_predicted():

@@ -42,6 +42,7 @@ def compare(
     iterations: Iterations = None,
     rate: Rates = None,
     fill: Fill = "neighbour",
+    tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
@@ -75,7 +76,7 @@ def compare(
     for option, value in (("--iterations", length), ("--seeds", seeds)):
         if value < 1:
             raise UsageError(f"{option} {value} is too small; give at least 1")
-    stans = _stans(what, rate or ["0.5"], fill, period, pretrain, tail, length)
+    stans = _stans(what, rate or ["0.5"], fill, (tolerance, period, pretrain, tail, length))
     where = o.device_of(device)
     count = tune_process(threads)
     console = o.console_for(json)
@@ -108,20 +109,19 @@ def compare(
 
 
 def _stans(
-    problem: Problem, rates: list[str], fill: str, period: str, pretrain: int, tail: int, length: int
+    problem: Problem, rates: list[str], fill: str, others: tuple[float | None, str, int, int, int]
 ) -> dict[str, Stan]:
-    """Return STAN's settings for each --rate, by its text."""
+    """Return STAN's settings for each --rate by its text; `others` are the options that all of them share."""
     if fill not in ("neighbour", "memo"):
         raise UsageError(f"--fill {fill} is unknown; give neighbour or memo")
     stans: dict[str, Stan] = {}
     for text in rates:
-        rate = o.rate_of(text)
-        name = rate if isinstance(rate, str) else f"{rate:g}"
+        stan = o.stan_of("stan", text, *others, problem)
+        assert stan is not None
+        name = stan.rate if isinstance(stan.rate, str) else f"{stan.rate:g}"
         if name in stans:
             raise UsageError(f"--rate {text} is given twice; each is compared once")
-        stan = o.stan_of("stan", "0.5", None, period, pretrain, tail, length, problem)
-        assert stan is not None
-        stans[name] = replace(stan, rate=rate)
+        stans[name] = stan
     return stans
 
 

@@ -74,6 +74,7 @@ class ArmResult(Result):
     """One way of training under STAN against exact training."""
 
     rate: float | Literal["auto"] = Field(description="what was given with --rate")
+    tolerance: float | None = Field(description="what was given with --tolerance; null where nothing was")
     fill: Literal["neighbour", "memo"] = Field(description="what skipped entries receive")
     period: int | None = Field(
         description="Z, reduced iterations after each exact one (epochs where the fill is memo); null for no exact ones"
@@ -132,6 +133,7 @@ def _arm(exact: Sequence[Training], arm: Arm) -> ArmResult:
     equal = arm.equal_time
     return ArmResult(
         rate=arm.asked.rate,
+        tolerance=arm.asked.tolerance,
         fill="neighbour" if arm.stan.memo is None else "memo",
         period=arm.stan.period,
         pretrain=arm.stan.pretrain,

@@ -45,7 +45,7 @@ class _StanLayer(nn.Module):
     """What the handle sets on a layer for one iteration; a copied or pickled layer has none of it and is exact.
 
     Attributes:
-        grid: the entries to compute; None for all.
+        grid: the entries to compute, an EntryMatrix of a 1-D layer being (B, L); None for all.
         watch: called with the exact output, without its graph, where `grid` is None.
         memory: what skipped entries receive under the memo fill.
         passed: called at each forward pass in training.
@@ -110,7 +110,7 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         plane, geometry = self._geometry(input)
         if isinstance(self.grid, Grid):
             return self._back(conv2d_on_grid(plane, *geometry, self.grid))
-        entries = self.grid.entries
+        entries = self._plane_of(self.grid.entries)
         computed = conv2d_at(plane, *geometry, entries)
         return self._back(neighbour_at(computed, entries, nearest_computed(entries)))
 

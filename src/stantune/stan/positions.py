@@ -19,10 +19,10 @@ from stantune.stan.strided import output_size
 CHUNK = 1 << 21
 LARGE_CHUNK = 1 << 26
 
-# From this share of computed entries on, the input's gradient is a dense convolution of the scattered gradient: at 1/2
-# that took about as long as multiplying and summing what is computed (19 against 24 ms for 32 -> 32 channels, 5x5, on
-# 16x16, batch 100, one thread; 32 against 35 ms for 3 -> 32 on 32x32), at 1/4 half as long again (23 against 17 ms on
-# 32x32, 7.9 against 4.4 ms for 32 -> 64 on 8x8).
+# From this share of computed entries on, the input's gradient is a dense convolution of the scattered gradient; below
+# it, products of what is computed and their sum. Dense against sum, on one thread, batch 100, 5x5: at 1/2 25 and 28 ms
+# for 3 -> 32 channels on 32x32, 18 and 22 for 32 -> 32 on 16x16, 8.7 and 10.9 for 32 -> 64 on 8x8; at 1/4 25 and 20, 18
+# and 12, 8.1 and 4.5.
 DENSE_FROM = 0.45
 
 
