@@ -38,7 +38,6 @@ from stantune.seeds import derive
 from stantune.solver import Fixed, Inv, MultiStep, Solver
 from stantune.space import Float, Space
 from stantune.stan.config import LayerPlan, Memo, Stan
-from stantune.stan.memo_budget import free_memory
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.train import run
 from stantune.trial import Cost, Trial
@@ -490,28 +489,34 @@ def test_auto_is_planned_once(splits: Splits, measured: list[tuple[str, ...]], t
 
 
 @pytest.mark.usefixtures("measured", "errors_are_digests")
-def test_memo_in_turns(splits: Splits, tmp_path: Path) -> None:
+def test_memo_in_turns(splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([1_000_000])
+    monkeypatch.setattr(stantune.compare, "free_memory", lambda: next(free))
     memo = Memo(samples=60, epoch=7)
-    stans = {"0.5": Stan(memo=memo, period=2), "0.25": Stan(rate=0.25, memo=memo, period=2)}
+    stans = {
+        "0.5": Stan(memo=memo, period=2),
+        "0.25": Stan(rate=0.25, memo=memo, period=2),
+        "own": Stan(memo=replace(memo, budget=123_456), period=2),
+        "none": STANS["0.5"],
+    }
     lines: list[str] = []
     arms = compared(splits, seeds=1, stans=stans, directory=tmp_path, say=lines.append).arms
     # 4 channels of 64 entries in bfloat16, for 60 samples: 30.7 kB, and what tells samples apart.
-    assert lines == ["0.5: it holds 0.0 MB of memory", "0.25: it holds 0.0 MB of memory"]
+    assert lines == [f"{name}: it holds 0.0 MB of memory" for name in ("0.5", "0.25", "own")]
     for arm in arms:
-        assert arm.asked.memo == memo
-        assert arm.stan.memo is not None
-        assert arm.stan.memo.budget is not None
-        assert arm.stan == replace(arm.asked, memo=replace(memo, budget=arm.stan.memo.budget))
-        assert arm.predicted_speedup is None
         alone = run(PROBLEM, {}, None, 0, 40, splits=splits, seed=derive("train", 0), stan=arm.stan, evaluate=("test",))
         assert arm.trainings[0].test_error == alone.errors["test"]
         assert arm.trainings[0].kept == arm.asked.rate
-    first, second = (arm.stan.memo for arm in arms)
-    assert first == second
-    # Both are in memory at once.
-    assert first is not None
-    assert first.budget is not None
-    assert first.budget <= free_memory() * 0.4
+        assert (arm.predicted_speedup is None) == (arm.asked.memo is not None)
+    # All are in memory at once: two share what one alone might take.
+    budgets = [None if arm.stan.memo is None else arm.stan.memo.budget for arm in arms]
+    assert budgets == [250_000, 250_000, 123_456, None]
+    assert [arm.stan for arm in arms] == [
+        stan if stan.memo is None else replace(stan, memo=replace(stan.memo, budget=budget))
+        for stan, budget in zip(stans.values(), budgets, strict=True)
+    ]
+    # The memory that is free another time gives no other layers one.
+    assert compared(splits, seeds=1, stans=stans, directory=tmp_path).arms == arms
 
 
 def test_stan_that_changes_nothing_is_told_once(splits: Splits, recwarn: pytest.WarningsRecorder) -> None:

@@ -307,14 +307,7 @@ def plan(
 
     Raises StantuneError where a plan is needed and the setting diverges or the times make no sense.
     """
-    # The trainings of a seed are in memory together, and each seed must give the same layers a memory.
-    remembering = sum(stan.memo is not None for stan in stans.values())
-    stans = {
-        name: replace(stan, memo=replace(stan.memo, budget=stan.memo.budget or free_memory() // 2 // remembering))
-        if stan.memo is not None
-        else stan
-        for name, stan in stans.items()
-    }
+    stans = _budgeted(stans)
     layers = tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers))
     try:
         times = times_of(problem, setting, layers, splits, device=device)
@@ -326,6 +319,21 @@ def plan(
             raise
         return {name: Planned(stan, None) for name, stan in stans.items()}
     return {name: Planned(made.stan, made.predicted_speedup) for name, made in plans.items()}
+
+
+def _budgeted(stans: Mapping[str, Stan]) -> dict[str, Stan]:
+    """Return the settings with a number of bytes for each memory: each seed must give the same layers one.
+
+    The trainings of a seed are in memory together, so that they share the half of what is free that one alone may take.
+    """
+    sharing = sum(stan.memo is not None and stan.memo.budget is None for stan in stans.values())
+    if not sharing:
+        return dict(stans)
+    share = max(free_memory() // 2 // sharing, 1)
+    return {
+        name: replace(stan, memo=replace(stan.memo, budget=stan.memo.budget or share)) if stan.memo else stan
+        for name, stan in stans.items()
+    }
 
 
 def _plan_words(stan: Stan) -> str:

@@ -25,7 +25,8 @@ def report_of(layers: int, images: int, size: tuple[int, int] = (12, 12), scale:
     return EntriesReport(
         tuple(
             layer_entries(
-                "features.a_block_of_some_length.another_one.convolution" * (number % 2) + f"conv{number}",
+                "features.a_block_of_some_length.another_one_inside_it.the_last_of_them_all.convolution" * (number % 2)
+                + f"conv{number}",
                 scale * (number + 1) * torch.randn(images, 3, *size, generator=generator),
                 Grid(PATTERNS["blocks"], 0, 1),
             )

@@ -128,9 +128,12 @@ def test_strides_of_every_kind(top_k: int, unified: bool) -> None:
 @pytest.mark.parametrize("top_k", [2, 9])
 @pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
 def test_complex_numbers(top_k: int, unified: bool) -> None:
-    layer, plain = made(5, 12, top_k, unified)
+    layer, plain = (module.to(torch.complex128) for module in made(5, 12, top_k, unified))
+    with torch.no_grad():
+        layer.weight += 1j * torch.rand(12, 5)
+    plain.load_state_dict(layer.state_dict())
     x = torch.randn(4, 5, dtype=torch.complex128, requires_grad=True)
-    check(layer.to(torch.complex128), plain.to(torch.complex128), x, torch.randn(4, 12, dtype=torch.complex128))
+    check(layer, plain, x, torch.randn(4, 12, dtype=torch.complex128))
 
 
 @both_forms
@@ -352,13 +355,20 @@ def test_an_activation_in_place_may_follow(unified: bool) -> None:
 
 
 @both_forms
-def test_a_frozen_input_lets_the_weight_change_before_the_backward_pass(unified: bool) -> None:
+def test_what_the_backward_pass_does_not_need_may_change_before_it(unified: bool) -> None:
     layer, _ = made(4, 12, 2, unified)
     y = layer(torch.ones(3, 4))
     with torch.no_grad():
         layer.weight.add_(1.0)
     y.sum().backward()
     assert layer.weight.grad is not None
+    layer.weight.requires_grad_(False)
+    values = torch.ones(3, 4, requires_grad=True)
+    x = values * 2.0
+    y = layer(x)
+    x.zero_()
+    y.sum().backward()
+    assert values.grad is not None
 
 
 @both_forms

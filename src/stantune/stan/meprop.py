@@ -116,17 +116,15 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, unified: bool) -> Tensor:
-        # Autocast keeps its casts of Parameters for their next use, and one made in here, where no graph is recorded,
-        # would cut off the gradient of that use; of a detached tensor it keeps none.
+        # Autocast keeps its casts of Parameters for their next use. In older PyTorch one made in here, where no graph
+        # is recorded, would cut off the gradient of that use; of a detached tensor it keeps none.
         return F.linear(input, weight.detach(), None if bias is None else bias.detach())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, bias, ctx.top_k, ctx.unified = inputs
+        input, weight, _, ctx.top_k, ctx.unified = inputs
         wanted = ctx.needs_input_grad
         ctx.save_for_backward(input if wanted[1] else None, weight if wanted[0] else None)
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.weight_dtype = weight.dtype
         ctx.input_shape = input.shape
 
     @staticmethod
@@ -141,13 +139,7 @@ class _Linear(torch.autograd.Function):
             weight = weight.conj()
         back = _unified if ctx.unified else _per_example
         of_input, of_weight, of_bias = back(rows, input, weight, ctx.needs_input_grad[2], ctx.top_k)
-        return (
-            None if of_input is None else of_input.reshape(ctx.input_shape),
-            None if of_weight is None else of_weight.to(ctx.weight_dtype),
-            None if of_bias is None else of_bias.to(ctx.bias_dtype),
-            None,
-            None,
-        )
+        return None if of_input is None else of_input.reshape(ctx.input_shape), of_weight, of_bias, None, None
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -259,7 +251,7 @@ def _topk(magnitudes: Tensor, top_k: int) -> Tensor:
 
 def _on_numpy(grad: Tensor) -> bool:
     """Tell whether NumPy can read the gradient, and it is no compiler that asks."""
-    if grad.dtype not in (torch.float32, torch.float64) or not grad.numel() or torch.compiler.is_compiling():
+    if grad.dtype not in (torch.float32, torch.float64) or torch.compiler.is_compiling():
         return False
     try:
         grad.numpy()
