@@ -1,4 +1,4 @@
-"""Every code block of the README is run, and the output that it shows is of the form that the command prints."""
+"""Every code block of the README and of STAN's page is run; the output shown has the form that the command prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+STAN = README.parent / "docs" / "stan.md"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Return kind and text of a page's code blocks."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks(README)
 COMMANDS = [
     command
     for kind, text in BLOCKS
@@ -56,6 +64,6 @@ def test_commands_run(command, tmp_path, data_dir):
         assert len(missing) <= len(words) // 10, (missing, done.stdout)
 
 
-@pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
+@pytest.mark.parametrize("code", [text for kind, text in BLOCKS + blocks(STAN) if kind == "python"])
 def test_python_runs(code):
-    exec(compile(code, str(README), "exec"), {})
+    exec(compile(code, "<block>", "exec"), {})

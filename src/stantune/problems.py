@@ -128,8 +128,8 @@ def _logarithmic(low: float, high: float, *names: str) -> dict[str, Float]:
 
 
 _L2 = ("conv1_l2", "conv2_l2", "conv3_l2", "fc1_l2")
-# The third convolution of these networks sees 8x8 entries only: at 1/2 it alone cost CQ more than the other two
-# together, 1.1 and 2.1 points of error against 0.4 and 0.5 (docs/stan.md), for a quarter of the arithmetic.
+# The third convolution of these networks gives 8x8 entries only, and each of them weighs more: with it, STAN at 1/2
+# cost CQ twice the error (docs/stan.md), for a quarter of the arithmetic.
 _LARGE_MAPS = ("conv1", "conv2")
 _LESS_MEAN_IMAGE = Normalise(mean="image")
 

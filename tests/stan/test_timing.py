@@ -39,6 +39,7 @@ class FakeClock:
     def __init__(self, monkeypatch, forward, backward, errors=0.5):
         self.now = 0.0
         self.inputs = []
+        self.training = {}
         self.grids = {}
         originals = {kind: kind.forward for kind in (StanConv1d, StanConv2d)}
 
@@ -48,6 +49,7 @@ class FakeClock:
             seen = self.grids.setdefault((layer.out_channels, key), [])
             seen.append(grid)
             self.inputs.append(input)
+            self.training.setdefault(layer.out_channels, set()).add(layer.training)
             self.now += forward(layer, key, len(seen))
             output = originals[type(layer)](layer, input)
             return Ticking.apply(output, lambda: self.advance(backward(layer, key)))
@@ -62,6 +64,19 @@ class FakeClock:
 
     def advance(self, seconds):
         self.now += seconds
+
+
+class FakeClockOfSteps:
+    """Moves by one second in each step alone."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def step(self):
+        self.now += 1.0
 
 
 def network():
@@ -103,19 +118,19 @@ def test_a_round_is_measured_however_small_the_budget(monkeypatch):
 
 
 def test_the_warm_up_and_the_slowest_quarter_do_not_count(monkeypatch):
-    # Rounds 1 to 9; the first is the warm-up, and of the other eight the slowest two (8 and 9) do not count.
+    # Rounds 1 to 12; the first is the warm-up, and of the other eleven the slowest two (11 and 12) do not count.
     def forward(layer, pattern, turn):
-        return {1: 1e6, 8: 1e5, 9: 1e5}.get(turn, float(turn)) if pattern is None else 1.0
+        return {1: 1e6, 11: 1e5, 12: 1e5}.get(turn, float(turn)) if pattern is None else 1.0
 
     clock = FakeClock(monkeypatch, forward, constant(dict.fromkeys(FORWARD, 0.0)), errors=0.0)
-    steps = iter([1e6, *[100.0] * 6, 1e5, 1e5])
+    steps = iter([1e6, *[100.0] * 9, 1e5, 1e5])
     model = nn.Sequential(nn.Conv2d(3, 1, 3))
     times = measure(
         model, ("*",), torch.randn(2, 3, 8, 8), step=lambda: clock.advance(next(steps)), budget=2.25e6, clock=clock
     )
-    assert times.rounds == 8
+    assert times.rounds == 11
     assert times.step_seconds == 100.0
-    assert times.layers[0].t_f == (2 + 3 + 4 + 5 + 6 + 7) / 6
+    assert times.layers[0].t_f == 6.0  # the mean of 2 to 10
 
 
 def test_a_layer_that_is_used_twice_takes_the_time_of_both(monkeypatch):
@@ -161,6 +176,46 @@ def test_the_users_hooks_see_whole_passes_alone():
     times = measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0)
     assert times.rounds == 1
     assert len(passes) == 3  # one to capture the inputs, one in the warm-up, one in the round
+
+
+def test_a_hook_that_changes_the_output_hides_nothing():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    model[0].register_forward_hook(lambda module, arguments, output: output[..., :1, :1])
+    [layer] = measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0).layers
+    assert [candidate.name for candidate in layer.patterns] == ["rows", "columns", "blocks"]
+
+
+def test_only_the_gradients_that_training_needs_are_computed(monkeypatch):
+    wanted = []
+    original = torch.autograd.grad
+    monkeypatch.setattr(
+        torch.autograd,
+        "grad",
+        lambda out, of, *a, **k: (wanted.append([x.shape for x in of]), original(out, of, *a, **k))[1],
+    )
+    model = network()
+    model[2].weight.requires_grad_(False)
+    measure(model, ("2",), torch.randn(2, 3, 8, 8), budget=0)
+    of_model = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
+    assert {tuple(shapes) for shapes in wanted} == {tuple(of_model), ((6,), (2, 4, 8, 8))}
+
+
+def test_a_model_in_evaluation_is_timed_in_training_but_for_what_stays_in_evaluation(monkeypatch):
+    clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
+
+    class Frozen(nn.Sequential):
+        def train(self, mode=True):
+            return super().train(False)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Frozen(nn.Conv2d(4, 6, 3))).eval()
+    measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0, clock=clock)
+    assert clock.training == {4: {True}, 6: {False}}
+
+
+def test_a_model_without_convolutions_is_not_timed_for_long():
+    clock = FakeClockOfSteps()
+    times = measure(nn.Linear(3, 4), ("*",), torch.randn(2, 3), step=clock.step, budget=50.0, clock=clock)
+    assert times == ((), 1.0, 1)
 
 
 def test_frozen_parts_have_no_backward_pass(monkeypatch):
@@ -219,6 +274,8 @@ def test_layers_that_cannot_be_timed_say_why():
     assert reasons["tiny"] == "its output is smaller than every pattern"
     assert reasons["doubled"].startswith("Doubled is not nn.Conv2d itself")
     assert reasons["used"] == reasons["single"] == reasons["unwanted"] == ""
+    # Its backward pass is found through the output's list and tuple.
+    assert all(layer.t_b > 0 for layer in times.layers if layer.name in ("single", "unwanted"))
     reasons = {
         layer.name: layer.reason for layer in measure(Branching(), ("used",), torch.randn(2, 3, 8, 8), budget=0)[0]
     }
@@ -226,10 +283,12 @@ def test_layers_that_cannot_be_timed_say_why():
     assert all(reason.startswith(wanted) for reason in reasons.values())
 
 
-def test_errors_are_those_of_the_fill_on_the_example():
-    model, example = network(), torch.randn(2, 3, 8, 8)
-    exact = model[0](example).detach()
-    layer = measure(model, ("0",), example, budget=0).layers[0]
+@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 8, 8)], ids=["batch", "single sample"])
+def test_errors_are_those_of_the_fill_on_the_example(shape):
+    torch.manual_seed(0)
+    model, example = nn.Conv2d(3, 40, 3), torch.randn(shape)
+    exact = model(example).detach()
+    layer = measure(model, ("*",), example, budget=0).layers[0]
     for name, grids in (
         ("rows", [Grid(ROWS, 0, 0), Grid(ROWS, 1, 0)]),
         ("blocks", [Grid(BLOCKS, top, left) for top in (0, 1) for left in (0, 1)]),
@@ -299,7 +358,7 @@ def test_the_model_is_left_bit_for_bit(training, ending):
     example = torch.randn(4, 3, 8, 8)
 
     def step():
-        model.zero_grad()
+        model.zero_grad(set_to_none=False)
         model(example).square().sum().backward()
         torch.optim.SGD(model.parameters(), lr=0.1).step()
         if ending == "broken step":

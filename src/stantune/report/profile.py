@@ -63,8 +63,7 @@ def profile_result(
     """Return the result of planning a run of `iterations` with --rate `rate`."""
     layers = []
     for layer in plan.layers:
-        reason = plan.reasons.get(layer.name)
-        used = () if reason else layer.among(plan.stan.patterns_of(layer.name))
+        used = layer.among(plan.stan.patterns_of(layer.name))
         patterns = [
             PatternProfile(name=name, t_i=t_i, t_j=t_j, error=error, planned=name in {other.name for other in used})
             for name, t_i, t_j, error in layer.patterns
@@ -72,7 +71,12 @@ def profile_result(
         times = (layer.t_f, layer.t_b, layer.t_e) if patterns else (None, None, None)
         layers.append(
             LayerProfile(
-                name=layer.name, t_f=times[0], t_b=times[1], t_e=times[2], patterns=patterns, left_alone=reason
+                name=layer.name,
+                t_f=times[0],
+                t_b=times[1],
+                t_e=times[2],
+                patterns=patterns,
+                left_alone=plan.reasons.get(layer.name),
             )
         )
     return ProfileResult(

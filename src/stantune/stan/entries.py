@@ -77,8 +77,7 @@ def check_entries(entries: Tensor, shape: tuple[int, ...]) -> None:
 
 PLANE = {"rows": Pattern(2, 1), "columns": Pattern(1, 2), "blocks": Pattern(2, 2)}
 PATTERNS = {**PLANE, "quarter": Pattern(1, 4)}  # "quarter": for one-dimensional layers, see `along_line`
-# Of the patterns of 1/2 columns had the lower error in every training that was measured (docs/stan.md): images differ
-# less along a line than across lines.
+# Images differ less along a line than across lines: `stantune profile cq` shows a smaller error for columns.
 AUTO = {0.5: ("columns",), 0.25: ("blocks",)}
 
 
