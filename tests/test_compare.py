@@ -198,6 +198,7 @@ def test_real_digits(mnist: Dataset) -> None:
     shorter = replace(lenet, solver=replace(lenet.solver, policy=Inv(1e-4 * 30 / equal.iterations, 0.75)))
     alone = run(shorter, setting, None, 0, equal.iterations, splits=splits, seed=derive("train", 0), evaluate=("test",))
     assert equal.trainings[0].test_error == alone.errors["test"]
+    assert equal.trainings[0].seconds > 0
 
 
 def test_turns_are_short_and_the_first_in_a_round_changes(splits: Splits, turns: list[tuple[float, int, int]]) -> None:

@@ -63,19 +63,18 @@ def profile_result(
     """Return the result of planning a run of `iterations` with --rate `rate`."""
     layers = []
     for layer in plan.layers:
-        used = layer.among(plan.stan.patterns_of(layer.name))
-        patterns = [
-            PatternProfile(name=name, t_i=t_i, t_j=t_j, error=error, planned=name in {other.name for other in used})
-            for name, t_i, t_j, error in layer.patterns
-        ]
-        times = (layer.t_f, layer.t_b, layer.t_e) if patterns else (None, None, None)
+        used = {pattern.name for pattern in layer.among(plan.stan.patterns_of(layer.name))}
+        timed = bool(layer.patterns)
         layers.append(
             LayerProfile(
                 name=layer.name,
-                t_f=times[0],
-                t_b=times[1],
-                t_e=times[2],
-                patterns=patterns,
+                t_f=layer.t_f if timed else None,
+                t_b=layer.t_b if timed else None,
+                t_e=layer.t_e if timed else None,
+                patterns=[
+                    PatternProfile(name=name, t_i=t_i, t_j=t_j, error=error, planned=name in used)
+                    for name, t_i, t_j, error in layer.patterns
+                ],
                 left_alone=plan.reasons.get(layer.name),
             )
         )
@@ -106,11 +105,11 @@ def show_profile(console: Console, result: ProfileResult) -> None:
     table = Table(box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     for head in ("t_f\nms", "t_b\nms", "t_e\nms"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("pattern", no_wrap=True)
+        table.add_column(head, justify="right")
+    table.add_column("pattern")
     for head in ("t_i\nms", "t_j\nms", "error"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("used", no_wrap=True)
+        table.add_column(head, justify="right")
+    table.add_column("used")
     for layer in result.layers:
         times = [_ms(seconds) for seconds in (layer.t_f, layer.t_b, layer.t_e)]
         rows = [
