@@ -112,9 +112,11 @@ def test_several_arms(stantune: Stantune, compare: tuple[object, ...], tmp_path:
     assert run.err == ""
 
 
-def test_memo(stantune: Stantune, compare: tuple[object, ...]) -> None:
+def test_memo(stantune: Stantune, compare: tuple[object, ...], tmp_path: Path) -> None:
     # 240 images in batches of 10: the 25th iteration begins the second epoch, the first that is reduced.
-    run = stantune(*compare, "--fill", "memo", "--seeds", 1, "--json", "-")
+    run = stantune(*compare, "--fill", "memo", "--seeds", 1, "--out", tmp_path, "--json", "-")
+    memo = json.loads((tmp_path / "plans.json").read_text())["content"]["0.5"]["stan"]["memo"]
+    assert (memo["samples"], memo["epoch"]) == (240, 24)
     assert run.code == 0, run.err
     arm = run.json["arms"][0]
     assert (arm["fill"], arm["stan"]["kept"], arm["predicted_speedup"]) == ("memo", 0.5, None)
@@ -122,7 +124,20 @@ def test_memo(stantune: Stantune, compare: tuple[object, ...]) -> None:
     assert "STAN 1/2 memo" in run.err
 
 
-def test_it_trains_the_problems_own_length(stantune: Stantune, tiny_file: Path) -> None:
+@pytest.mark.parametrize(("options", "length"), [((), 6), (("--full-train",), 8)])
+def test_as_long_as_stantune_train(
+    stantune: Stantune, tiny_file: Path, tmp_path: Path, options: tuple[str, ...], length: int
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"{tiny_file.read_text()}\n\nimport dataclasses\n\n"
+        "problem = dataclasses.replace(problem, iterations=6, full_iterations=8)\n"
+    )
+    run = stantune("compare", f"{file}:problem", "--seeds", 1, "--threads", 1, *options, "--json", "-")
+    assert run.json["iterations"] == length
+
+
+def test_a_hopeless_problem_is_a_result_too(stantune: Stantune, tiny_file: Path) -> None:
     run = stantune("compare", f"{tiny_file}:hopeless", "--seeds", 1, "--threads", 1, "--equal-time", "--json", "-")
     assert run.code == 0, run.err
     assert (run.json["iterations"], run.json["params"]) == (8, {})

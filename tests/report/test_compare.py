@@ -91,11 +91,13 @@ def test_the_plan_is_told_where_auto_was_asked() -> None:
 
 
 def test_the_first_arm_stands_for_the_comparison() -> None:
-    other = replace(HALF, name="0.25", asked=Stan(rate=0.25), trainings=whole(10.0, 30.0, 30.0, 30.0, kept=0.25))
+    trainings = whole(10.0, 30.0, 30.0, 30.0, kept=0.25)
+    other = Arm("0.25", Stan(rate=0.25), Stan(rate=0.25), 2.75, trainings, None)
     found = result(other, HALF)
     assert [arm.rate for arm in found.arms] == [0.25, 0.5]
     for name in ("stan", "speedup", "predicted_speedup", "error_difference", "equal_time"):
         assert getattr(found, name) == getattr(found.arms[0], name)
+        assert getattr(found, name) != getattr(found.arms[1], name)
     assert found.speedup == 3.0
 
 

@@ -249,6 +249,7 @@ class TestMemo:
             accelerate_(network(), self.stan(memo={"budget": 100}), example=data)
         tight = accelerate_(network(), self.stan(memo={"budget": 10_000}), example=data)
         assert [bool(line.reason) for line in tight.report] == [True, False]
+        assert [bool(line.patterns) for line in tight.report] == [False, True]
 
     def test_misuse_is_named(self):
         data, ids = self.data(), torch.arange(self.SAMPLES)

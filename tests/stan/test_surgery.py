@@ -16,6 +16,7 @@ from stantune import NoEffectWarning, Stan, accelerate_, restore_
 from stantune.errors import UsageError
 from stantune.stan.entries import PATTERNS, draw_grid
 from stantune.stan.layers import StanConv2d
+from stantune.stan.meprop import MeProp, MePropLinear
 from stantune.stan.schedule import Phase
 
 
@@ -199,3 +200,23 @@ def test_auto_at_one_half_computes_columns_at_both_offsets_alike(model):
         (PATTERNS["columns"], 0, 1),
     }
     assert min(seen.values()) > 900
+
+
+@pytest.mark.parametrize("rate", [1, 0.5])
+@pytest.mark.parametrize("unified", [False, True])
+def test_meprop_goes_in_and_out_alone_and_together_with_stan(model, rate, unified):
+    model.append(nn.ReLU())
+    model.append(MePropLinear(10, 4, top_k=1))
+    before = [type(layer) for layer in model]
+    accelerate_(model, Stan(rate=rate, period=None, meprop=MeProp(3, unified=unified, layers=("4",))))
+    assert type(model[0]) is (nn.Conv2d if rate == 1 else StanConv2d)
+    assert (type(model[4]), model[4].top_k, model[4].unified) == (MePropLinear, 3, unified)
+    images = torch.randn(1, 3, 8, 8)
+    model(images).sum().backward()
+    assert 1 <= int((model[4].weight.grad.abs().sum(1) > 0).sum()) <= 3
+    restore_(model)
+    assert [type(layer) for layer in model] == before
+    assert not {"top_k", "unified"} & set(model[4].__dict__)
+    assert model[6].top_k == 1
+    with pytest.raises(UsageError, match="matches no nn.Linear"):
+        accelerate_(model, Stan(meprop=MeProp(3, layers=("fc9",))))

@@ -72,7 +72,9 @@ def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> 
         if example is None:
             raise UsageError("the memo fill needs the sizes of the layers' outputs; give accelerate_ example=images")
         memory, left_out = memory_for(model, stan, {name: layers[name] for name in chosen}, example)
-        report = [line._replace(patterns=(), reason=left_out.get(line.name, line.reason)) for line in report]
+        report = [
+            line._replace(patterns=(), reason=left_out[line.name]) if line.name in left_out else line for line in report
+        ]
         chosen = {name: patterns for name, patterns in chosen.items() if name not in left_out}
     swapped: list[tuple[str, StanConv1d | StanConv2d | StanLinear]] = []
     for name in chosen:
