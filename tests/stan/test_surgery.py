@@ -218,5 +218,5 @@ def test_meprop_goes_in_and_out_alone_and_together_with_stan(model, rate, unifie
     assert [type(layer) for layer in model] == before
     assert not {"top_k", "unified"} & set(model[4].__dict__)
     assert model[6].top_k == 1
-    with pytest.raises(UsageError, match="matches no nn.Linear"):
+    with pytest.raises(UsageError, match=r"matches no nn\.Linear"):
         accelerate_(model, Stan(meprop=MeProp(3, layers=("fc9",))))

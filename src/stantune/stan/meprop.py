@@ -219,6 +219,8 @@ def _weighted_sums(
         sums: (p,), ascending.
         count: of the sums.
     """
+    if not matrix.numel() or not len(rows):
+        return matrix.new_zeros(count, matrix.shape[1])  # an embedding bag wants something to sum
     sizes = torch.from_numpy(np.bincount(sums, minlength=count))
     starts = sizes.cumsum(0) - sizes
     return F.embedding_bag(torch.from_numpy(rows), matrix, starts, mode="sum", per_sample_weights=weights)
