@@ -1,0 +1,61 @@
+// Chooses the form of the arithmetic that the processor can run, and passes calls on to it.
+#include "api.hpp"
+
+#include <algorithm>
+
+// The arithmetic of each form, as its translation units define it.
+#define STAN_DECLARE(form)                     \
+    namespace form {                           \
+    void forward(const StanBlock& block);      \
+    void backward(const StanBlock& block);     \
+    }
+STAN_DECLARE(portable)
+#ifdef STAN_X86
+STAN_DECLARE(avx2)
+STAN_DECLARE(avx512)
+#endif
+
+namespace {
+
+struct Form {
+    void (*forward)(const StanBlock&);
+    void (*backward)(const StanBlock&);
+};
+
+#define STAN_FORM_OF(form) Form{form::forward, form::backward}
+
+const Form forms[] = {
+    STAN_FORM_OF(portable),
+#ifdef STAN_X86
+    STAN_FORM_OF(avx2),
+    STAN_FORM_OF(avx512),
+#endif
+};
+
+int best() {
+#ifdef STAN_X86
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+               ? 2
+               : 1;
+#else
+    return 0;
+#endif
+}
+
+int used = best();
+
+}  // namespace
+
+extern "C" {
+
+int stan_best_form() { return best(); }
+int stan_use_form(int form) { return used = std::clamp(form, 0, best()); }
+int stan_layout() { return sizeof(StanBlock); }
+
+void stan_block_forward(const StanBlock* block) { forms[used].forward(*block); }
+void stan_block_backward(const StanBlock* block) { forms[used].backward(*block); }
+
+}  // extern "C"

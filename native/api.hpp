@@ -1,0 +1,56 @@
+// What the library exports, in C: raw pointers to float32 in NHWC order (PyTorch's channels_last).
+#pragma once
+
+#include <cstdint>
+
+#if defined(_WIN32)
+#define STAN_EXPORT __declspec(dllexport)
+#else
+#define STAN_EXPORT __attribute__((visibility("default")))
+#endif
+
+extern "C" {
+
+// A convolution at some of its entries, the fill of the others, and what follows it up to a pooling.
+//
+// B images of H x W x C become, by a kernel of kernel_h x kernel_w, out_h x out_w x filters; `entries` of those are
+// computed in every image (all of them where `positions` is null). Then, where asked: ReLU before the pooling, the
+// pooling, ReLU after it. The order of the fields is that of kernels/blocks.py.
+struct StanBlock {
+    int32_t batch, height, width, channels, filters;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+    int32_t out_h, out_w;
+    int32_t entries;  // of an image; at most, where `begins` tells how many each has
+    int32_t shared;   // positions and sources are the same for all images
+    int32_t relu_before, relu_after;
+    int32_t pool;  // 0 none, 1 maximum, 2 average
+    int32_t pool_h, pool_w, pool_stride_h, pool_stride_w, pooled_h, pooled_w;
+    int32_t threads;
+
+    const float* input;           // (B, H, W, C)
+    const float* weight;          // (filters, kernel_h, kernel_w, C)
+    const float* bias;            // (filters,) or null
+    const int32_t* begins;        // (B + 1,): where the entries of each image begin in `positions`, or null
+    const int32_t* positions;     // (entries,) shared, or those of all images: row * out_w + column of each, or null
+    const int32_t* sources;       // (out_h * out_w,) or (B, out_h * out_w): which entry of its image fills each, or null
+    float* output;                // (B, pooled_h, pooled_w, filters), or (B, out_h, out_w, filters) without pooling
+    uint16_t* winners;            // as output: which entry the maximum came from; null where no gradient is asked
+    float* kept;                  // (entries of all images, filters): computed entries after ReLU; null where not needed
+    const float* output_gradient; // as output
+    float* input_gradient;        // as input, or null
+    float* weight_gradient;       // as weight, or null
+    float* bias_gradient;         // as bias, or null
+};
+
+// The forms of the arithmetic: 0 portable, 1 AVX2, 2 AVX-512.
+STAN_EXPORT int stan_best_form();          // the best one that was built and that this processor can run
+STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
+STAN_EXPORT int stan_layout();             // sizeof(StanBlock), for a check that both sides mean the same
+
+// PyTorch's own GOMP_parallel, or null: threads of our own.
+STAN_EXPORT void stan_use_openmp(void* gomp_parallel);
+
+STAN_EXPORT void stan_block_forward(const StanBlock* block);
+STAN_EXPORT void stan_block_backward(const StanBlock* block);
+
+}  // extern "C"

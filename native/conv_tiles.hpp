@@ -1,0 +1,208 @@
+// The three products of a convolution over a list of entries, by tiles that stay in registers.
+//
+// An image is padded with zeros beforehand, so that the input of an entry is, for each row of the kernel, one run of
+// kernel_w * channels floats. `at` has where an entry's first run begins. Columns (of filters, or of a run) are cut
+// into panels of two vectors, the last of three or one where their number is odd.
+#pragma once
+
+#include "simd.hpp"
+
+namespace STAN_FORM {
+
+// Not inlined: among the variables of their callers, the tiles' pointers would not stay in registers.
+#define STAN_OWN_REGISTERS __attribute__((noinline))
+
+struct Runs {
+    int number;  // kernel_h
+    int length;  // kernel_w * channels
+    int apart;   // floats from one to the next in the padded image
+};
+
+// A tile of one vector alone has fewer sums than would keep the multipliers busy, but its pointers fit into registers.
+constexpr int most_rows(int vectors) { return vectors == 3 ? sums / 3 : sums / 2; }
+
+// Calls tile.run<rows>(): rows is 1 to `most`.
+template <int most, class Tile>
+inline void of_rows(int rows, const Tile& tile) {
+    if (rows >= most)
+        tile.template run<most>();
+    else if constexpr (most > 1)
+        of_rows<most - 1>(rows, tile);
+}
+
+template <int vectors>
+struct Width {};
+
+// Calls panel(first vector, Width<vectors>) for each panel of so many vectors.
+template <class Panel>
+inline void for_panels(int vectors, const Panel& panel) {
+    for (int first = 0; first < vectors;) {
+        const int left = vectors - first;
+        if (left == 3) {
+            panel(first, Width<3>());
+            return;
+        }
+        if (left == 1) {
+            panel(first, Width<1>());
+            return;
+        }
+        panel(first, Width<2>());
+        first += 2;
+    }
+}
+
+// rows entries x a panel of outputs: y = bias + x w.
+template <int vectors>
+struct OutputTile {
+    const float* x;
+    const int32_t* at;
+    Runs runs;
+    const float *w, *bias;
+    float* y;
+    int pitch;
+
+    template <int rows>
+    STAN_OWN_REGISTERS void run() const {
+        Vector sum[rows][vectors];
+        for (int v = 0; v < vectors; ++v)
+            for (int r = 0; r < rows; ++r) sum[r][v] = load(bias + v * lanes);
+        const float* from[rows];
+        for (int r = 0; r < rows; ++r) from[r] = x + at[r];
+        const float* weight = w;
+        for (int run = 0; run < runs.number; ++run) {
+            for (int k = 0; k < runs.length; ++k, weight += vectors * lanes) {
+                Vector column[vectors];
+                for (int v = 0; v < vectors; ++v) column[v] = load(weight + v * lanes);
+                for (int r = 0; r < rows; ++r) {
+                    const Vector value = all(from[r][k]);
+                    for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
+                }
+            }
+            for (int r = 0; r < rows; ++r) from[r] += runs.apart;
+        }
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) store(y + r * pitch + v * lanes, sum[r][v]);
+    }
+};
+
+// rows places of a run x a panel of filters, added: dw[k] += x[k] dy over all entries.
+template <int vectors>
+struct WeightTile {
+    const float* x;
+    const int32_t* at;
+    int entries;
+    const float* dy;
+    int pitch;
+    float* dw;
+
+    template <int rows>
+    STAN_OWN_REGISTERS void run() const {
+        Vector sum[rows][vectors];
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) sum[r][v] = load(dw + r * pitch + v * lanes);
+        const float* gradient = dy;
+        for (int entry = 0; entry < entries; ++entry, gradient += pitch) {
+            const float* from = x + at[entry];
+            Vector column[vectors];
+            for (int v = 0; v < vectors; ++v) column[v] = load(gradient + v * lanes);
+            for (int r = 0; r < rows; ++r) {
+                const Vector value = all(from[r]);
+                for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
+            }
+        }
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) store(dw + r * pitch + v * lanes, sum[r][v]);
+    }
+};
+
+// rows entries x a panel of a run: dx[at] += dy w, the weights transposed. Entries may overlap: they are added in turn.
+template <int vectors>
+struct InputTile {
+    const float* dy;
+    int pitch, filters;
+    const float* w;
+    float* dx;
+    const int32_t* at;
+
+    template <int rows>
+    STAN_OWN_REGISTERS void run() const {
+        Vector sum[rows][vectors] = {};
+        const float* weight = w;
+        for (int filter = 0; filter < filters; ++filter, weight += vectors * lanes) {
+            Vector column[vectors];
+            for (int v = 0; v < vectors; ++v) column[v] = load(weight + v * lanes);
+            for (int r = 0; r < rows; ++r) {
+                const Vector value = all(dy[r * pitch + filter]);
+                for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
+            }
+        }
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) {
+                float* to = dx + at[r] + v * lanes;
+                store(to, load(to) + sum[r][v]);
+            }
+    }
+};
+
+// y (entries, pitch) = bias + x w; w is the panels of (runs.number * runs.length, panel) one after the other.
+inline void outputs(
+    const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch
+) {
+    for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
+        constexpr int most = most_rows(vectors);
+        const float* panel = w + static_cast<int64_t>(first) * lanes * runs.number * runs.length;
+        for (int entry = 0; entry < entries; entry += most)
+            of_rows<most>(
+                entries - entry, OutputTile<vectors>{
+                                     x, at + entry, runs, panel, bias + first * lanes,
+                                     y + static_cast<int64_t>(entry) * pitch + first * lanes, pitch}
+            );
+    });
+}
+
+// dw (runs.number * runs.length, pitch) += over all entries.
+inline void weight_gradients(
+    const float* x, const int32_t* at, int entries, Runs runs, const float* dy, float* dw, int pitch
+) {
+    constexpr int block = 128;  // entries whose gradients and inputs stay in the first-level cache
+    for (int entry = 0; entry < entries; entry += block) {
+        const int some = entries - entry < block ? entries - entry : block;
+        for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
+            constexpr int most = most_rows(vectors);
+            const float* gradient = dy + static_cast<int64_t>(entry) * pitch + first * lanes;
+            float* to = dw + first * lanes;
+            for (int run = 0; run < runs.number; ++run)
+                for (int k = 0; k < runs.length; k += most)
+                    of_rows<most>(
+                        runs.length - k, WeightTile<vectors>{
+                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, gradient,
+                                             pitch, to + (static_cast<int64_t>(run) * runs.length + k) * pitch}
+                    );
+        });
+    }
+}
+
+// dx += over all entries; w has, for each run, the panels of (filters, panel) one after the other. Zeros are added
+// beyond a run's end, so dx needs a vector more than the image.
+inline void input_gradients(
+    const float* dy, int pitch, int filters, const int32_t* at, int entries, Runs runs, const float* w, float* dx
+) {
+    constexpr int block = 48;  // entries for which the weights are gone through once
+    const int vectors_of_run = vectors_of(runs.length);
+    for (int entry = 0; entry < entries; entry += block) {
+        const int end = entries - entry < block ? entries : entry + block;
+        for (int run = 0; run < runs.number; ++run)
+            for_panels(vectors_of_run, [&]<int vectors>(int first, Width<vectors>) {
+                constexpr int most = most_rows(vectors);
+                const float* panel = w + (static_cast<int64_t>(run) * vectors_of_run + first) * lanes * filters;
+                for (int some = entry; some < end; some += most)
+                    of_rows<most>(
+                        end - some, InputTile<vectors>{
+                                        dy + static_cast<int64_t>(some) * pitch, pitch, filters, panel,
+                                        dx + static_cast<int64_t>(run) * runs.apart + first * lanes, at + some}
+                    );
+            });
+    }
+}
+
+}  // namespace STAN_FORM

@@ -1,0 +1,102 @@
+// Threads: those of the OpenMP runtime that the process uses already, or our own where there is none.
+//
+// Two pools of spinning threads on the same cores take the cores from each other, so PyTorch's own runtime is used
+// where it can be found: the caller hands over its GOMP_parallel.
+#include "parallel.hpp"
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "api.hpp"
+
+namespace stan {
+namespace {
+
+struct Job {
+    const std::function<void(int)>* part;
+    int parts;
+    std::atomic<int> next{0};
+
+    void work() {
+        for (int number; (number = next.fetch_add(1)) < parts;) (*part)(number);
+    }
+};
+
+void work(void* job) { static_cast<Job*>(job)->work(); }
+
+using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+GompParallel gomp_parallel = nullptr;
+
+// Threads that wait for jobs; made when first needed, never ended: the process's end takes them.
+class Pool {
+  public:
+    void run(Job& job) {
+        std::unique_lock<std::mutex> turn(turns_);  // one job at a time
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            while (static_cast<int>(workers_) < job.parts - 1) {
+                std::thread([this] { wait(); }).detach();
+                ++workers_;
+            }
+            job_ = &job;
+            helpers_ = job.parts - 1;
+            ++round_;
+        }
+        begun_.notify_all();
+        job.work();
+        std::unique_lock<std::mutex> lock(mutex_);
+        helpers_ = 0;
+        ended_.wait(lock, [this] { return busy_ == 0; });
+        job_ = nullptr;
+    }
+
+  private:
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (uint64_t seen = 0;;) {
+            begun_.wait(lock, [&] { return round_ != seen; });
+            seen = round_;
+            if (helpers_ <= 0) continue;
+            --helpers_;
+            ++busy_;
+            Job* job = job_;
+            lock.unlock();
+            job->work();
+            lock.lock();
+            if (--busy_ == 0) ended_.notify_all();
+        }
+    }
+
+    std::mutex turns_, mutex_;
+    std::condition_variable begun_, ended_;
+    Job* job_ = nullptr;
+    uint64_t round_ = 0;
+    int workers_ = 0, helpers_ = 0, busy_ = 0;
+};
+
+Pool& pool() {
+    static Pool* made = new Pool;  // not destroyed: its threads may outlive static destructors
+    return *made;
+}
+
+}  // namespace
+
+void in_parallel(int parts, const std::function<void(int)>& part) {
+    Job job{&part, parts};
+    if (parts <= 1)
+        job.work();
+    else if (gomp_parallel)
+        gomp_parallel(work, &job, static_cast<unsigned>(parts), 0);
+    else
+        pool().run(job);
+}
+
+}  // namespace stan
+
+extern "C" STAN_EXPORT void stan_use_openmp(void* gomp_parallel) {
+    stan::gomp_parallel = reinterpret_cast<stan::GompParallel>(gomp_parallel);
+}

@@ -1,0 +1,51 @@
+// Vectors of floats as wide as the instruction set that this file is compiled for.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+// Each translation unit that does arithmetic is compiled once per instruction set, in a namespace of its own.
+#ifndef STAN_FORM
+#error "compile with -DSTAN_FORM=portable, avx2 or avx512"
+#endif
+
+namespace STAN_FORM {
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16, sums = 24;  // sums: registers that hold a tile, of 32
+#elif defined(__AVX__)
+constexpr int lanes = 8, sums = 12;  // of 16
+#elif defined(__aarch64__)
+constexpr int lanes = 4, sums = 24;  // of 32
+#else
+constexpr int lanes = 4, sums = 12;  // of 16
+#endif
+
+typedef float Vector __attribute__((vector_size(lanes * 4)));
+typedef int32_t Whole __attribute__((vector_size(lanes * 4)));
+typedef float Anywhere __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = value; }
+
+// The first `count` lanes; the others are zero.
+inline Vector load(const float* from, int count) {
+    if (count >= lanes) return load(from);
+    Vector value = {};
+    std::memcpy(&value, from, sizeof(float) * count);
+    return value;
+}
+
+inline void store(float* to, Vector value, int count) {
+    if (count >= lanes)
+        store(to, value);
+    else
+        std::memcpy(to, &value, sizeof(float) * count);
+}
+
+inline Vector all(float value) { return value - Vector{}; }
+inline Whole all(int32_t value) { return value - Whole{}; }
+
+inline int vectors_of(int floats) { return (floats + lanes - 1) / lanes; }
+
+}  // namespace STAN_FORM

@@ -1,0 +1,98 @@
+"""Finds and loads the native library, chooses the form for this processor, and says what became of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Of the environment: "off", or one of FORMS.
+SWITCH = "STANTUNE_KERNELS"
+FORMS = ("portable", "avx2", "avx512")
+
+_NAME = {"win32": "stantune_kernels.dll", "darwin": "libstantune_kernels.dylib"}.get(
+    sys.platform, "libstantune_kernels.so"
+)
+
+
+class Kernels(NamedTuple):
+    """What became of the native library.
+
+    Attributes:
+        library: it, or None where plain PyTorch does its work.
+        form: which of FORMS it runs, "" where there is none.
+        reason: why this form, or why none.
+    """
+
+    library: ctypes.CDLL | None
+    form: str
+    reason: str
+
+
+@cache
+def kernels() -> Kernels:
+    """Load the library once, in the form that the environment's STANTUNE_KERNELS asks for or the best one."""
+    asked = os.environ.get(SWITCH, "").lower()
+    if asked == "off":
+        return Kernels(None, "", f"{SWITCH}=off")
+    path = _find()
+    if path is None:
+        return Kernels(
+            None, "", f"{_NAME} was not built: install a C++20 compiler (GCC 11, Clang 14 or newer) and stantune again"
+        )
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return Kernels(None, "", f"{path} cannot be loaded: {error}")
+    _share_threads(library)
+    best: int = library.stan_best_form()
+    reason = f"the best that this processor runs, from {path}"
+    if asked and asked not in FORMS:
+        reason = f"{reason}; {SWITCH}={asked} is unknown, give off, {', '.join(FORMS)}"
+    wanted = FORMS.index(asked) if asked in FORMS else best
+    if wanted < best:
+        reason = f"{SWITCH}={asked}, from {path}"
+    elif wanted > best:
+        reason = f"{SWITCH}={asked} cannot run on this processor; {reason}"
+    return Kernels(library, FORMS[library.stan_use_form(wanted)], reason)
+
+
+def suits(*tensors: Tensor | None) -> bool:
+    """Tell whether native kernels exist for these tensors: float32 on the CPU, and no autocast."""
+    return (
+        all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and kernels().library is not None
+    )
+
+
+def _find() -> Path | None:
+    """Return the library's path: beside this file, or where an editable installation has put it."""
+    places = [Path(__file__).with_name(_NAME)]
+    try:
+        places.append(Path(str(distribution("stantune").locate_file(f"stantune/kernels/{_NAME}"))))
+    except PackageNotFoundError:
+        pass
+    return next((place for place in places if place.exists()), None)
+
+
+def _share_threads(library: ctypes.CDLL) -> None:
+    """Let the library use the threads of PyTorch's OpenMP runtime; without one it makes its own."""
+    try:
+        with open("/proc/self/maps") as maps:
+            loaded = {line.split()[-1] for line in maps if "omp" in Path(line.split()[-1]).name}
+    except OSError:
+        return  # another system than Linux
+    for path in sorted(loaded):
+        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
+            runtime = ctypes.CDLL(path)  # loaded already: this is the one in use
+            if hasattr(runtime, "GOMP_parallel"):
+                library.stan_use_openmp(ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p))
+                return
