@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -76,10 +77,8 @@ def suits(*tensors: Tensor | None) -> bool:
 def _find() -> Path | None:
     """Return the library's path: beside this file, or where an editable installation has put it."""
     places = [Path(__file__).with_name(_NAME)]
-    try:
+    with suppress(PackageNotFoundError):
         places.append(Path(str(distribution("stantune").locate_file(f"stantune/kernels/{_NAME}"))))
-    except PackageNotFoundError:
-        pass
     return next((place for place in places if place.exists()), None)
 
 
