@@ -4,10 +4,14 @@
 #include <algorithm>
 
 // The arithmetic of each form, as its translation units define it.
-#define STAN_DECLARE(form)                     \
-    namespace form {                           \
-    void forward(const StanBlock& block);      \
-    void backward(const StanBlock& block);     \
+#define STAN_DECLARE(form)                          \
+    namespace form {                                \
+    void forward(const StanBlock&);                 \
+    void backward(const StanBlock&);                \
+    void lrn_forward(const StanLrn&);               \
+    void lrn_backward(const StanLrn&);              \
+    void batch_norm_forward(const StanBatchNorm&);  \
+    void batch_norm_backward(const StanBatchNorm&); \
     }
 STAN_DECLARE(portable)
 #ifdef STAN_X86
@@ -20,9 +24,15 @@ namespace {
 struct Form {
     void (*forward)(const StanBlock&);
     void (*backward)(const StanBlock&);
+    void (*lrn_forward)(const StanLrn&);
+    void (*lrn_backward)(const StanLrn&);
+    void (*batch_norm_forward)(const StanBatchNorm&);
+    void (*batch_norm_backward)(const StanBatchNorm&);
 };
 
-#define STAN_FORM_OF(form) Form{form::forward, form::backward}
+#define STAN_FORM_OF(form)                                                                \
+    Form{form::forward, form::backward, form::lrn_forward, form::lrn_backward,            \
+         form::batch_norm_forward, form::batch_norm_backward}
 
 const Form forms[] = {
     STAN_FORM_OF(portable),
@@ -57,5 +67,9 @@ int stan_layout() { return sizeof(StanBlock); }
 
 void stan_block_forward(const StanBlock* block) { forms[used].forward(*block); }
 void stan_block_backward(const StanBlock* block) { forms[used].backward(*block); }
+void stan_lrn_forward(const StanLrn* lrn) { forms[used].lrn_forward(*lrn); }
+void stan_lrn_backward(const StanLrn* lrn) { forms[used].lrn_backward(*lrn); }
+void stan_batch_norm_forward(const StanBatchNorm* norm) { forms[used].batch_norm_forward(*norm); }
+void stan_batch_norm_backward(const StanBatchNorm* norm) { forms[used].batch_norm_backward(*norm); }
 
 }  // extern "C"

@@ -22,6 +22,7 @@ struct StanBlock {
     int32_t out_h, out_w;
     int32_t entries;  // of an image; at most, where `begins` tells how many each has
     int32_t shared;   // positions and sources are the same for all images
+    int32_t grid_h, grid_w, grid_top, grid_left;  // where the entries form a grid: its period and first entry; else 0
     int32_t relu_before, relu_after;
     int32_t pool;  // 0 none, 1 maximum, 2 average
     int32_t pool_h, pool_w, pool_stride_h, pool_stride_w, pooled_h, pooled_w;
@@ -42,6 +43,37 @@ struct StanBlock {
     float* bias_gradient;         // as bias, or null
 };
 
+// Local response normalisation within each channel: y = x · (1 + scale · mean of x² over the window)^-power. The order
+// of the fields is that of kernels/lrn.py.
+struct StanLrn {
+    int64_t images;
+    int32_t height, width, channels;
+    int32_t size;  // of the window, odd
+    float scale, power;
+    int32_t threads;
+
+    const float* input;            // (images, height, width, channels)
+    float* output;                 // as input
+    const float* output_gradient;  // as input
+    float* input_gradient;         // as input
+};
+
+// Batch norm in training, without learned scale and shift. The order of the fields is that of kernels/batch_norm.py.
+struct StanBatchNorm {
+    int64_t rows;  // positions of all images, 2 or more
+    int32_t channels, threads;
+    double eps, momentum;
+
+    const float* input;            // (rows, channels)
+    float* output;                 // as input
+    float* mean;                   // (channels,): the batch's
+    float* inverse;                // (channels,): 1 / sqrt(biased variance + eps)
+    float* running_mean;           // (channels,): moved towards the batch's by `momentum`
+    float* running_var;            // (channels,): towards the unbiased variance
+    const float* output_gradient;  // as input
+    float* input_gradient;         // as input
+};
+
 // The forms of the arithmetic: 0 portable, 1 AVX2, 2 AVX-512.
 STAN_EXPORT int stan_best_form();          // the best one that was built and that this processor can run
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
@@ -52,5 +84,9 @@ STAN_EXPORT void stan_use_openmp(void* gomp_parallel);
 
 STAN_EXPORT void stan_block_forward(const StanBlock* block);
 STAN_EXPORT void stan_block_backward(const StanBlock* block);
+STAN_EXPORT void stan_lrn_forward(const StanLrn* lrn);
+STAN_EXPORT void stan_lrn_backward(const StanLrn* lrn);
+STAN_EXPORT void stan_batch_norm_forward(const StanBatchNorm* norm);
+STAN_EXPORT void stan_batch_norm_backward(const StanBatchNorm* norm);
 
 }  // extern "C"

@@ -4,6 +4,8 @@
 
 #include "api.hpp"
 #include "conv_tiles.hpp"
+#include "input_gather.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "pooling.hpp"
 
@@ -25,27 +27,21 @@ struct Shape {
           padded_h((b.out_h - 1) * b.stride_h + b.kernel_h),
           padded_w((b.out_w - 1) * b.stride_w + b.kernel_w),
           padded(padded_h * padded_w * b.channels),
-          together(std::clamp(entries_together / std::max(b.entries, 1), 1, b.batch)),
+          together(std::clamp(entries_together / std::max(b.entries, 1), 1, std::max(b.batch, 1))),
           runs{b.kernel_h, b.kernel_w * b.channels, padded_w * b.channels},
           terms(static_cast<int64_t>(b.kernel_h) * b.kernel_w * b.channels) {}
 };
 
 // A thread's own memory, kept from call to call.
 struct Scratch {
-    std::vector<float> images, image_gradients, rows;
-    std::vector<int32_t> at;
+    Memory<float> images, image_gradients, rows, sums;
+    Memory<int32_t> at, gather_at;
     Windows windows;
 };
 
 Scratch& scratch() {
     thread_local Scratch own;
     return own;
-}
-
-template <class T>
-T* sized(std::vector<T>& memory, size_t size) {
-    if (memory.size() < size) memory.resize(size);
-    return memory.data();
 }
 
 const int32_t* sources_of(const StanBlock& b, int image) {
@@ -186,10 +182,10 @@ void follow_adjoint(const StanBlock& b, const Shape& s, const Windows& shared, i
 void forward(const StanBlock& b) {
     const Shape s(b);
     // The caller's memory, used by all threads: the other scratch memory is each thread's own.
-    thread_local std::vector<float> packed_memory, bias_memory;
+    thread_local Memory<float> packed_memory, bias_memory;
     thread_local Windows windows;
-    float* packed = sized(packed_memory, s.terms * s.pitch);
-    float* bias = sized(bias_memory, s.pitch);
+    float* packed = packed_memory.sized(s.terms * s.pitch);
+    float* bias = bias_memory.sized(s.pitch);
     pack_forward(b, s, packed);
     std::fill_n(bias, s.pitch, 0.0f);
     if (b.bias) std::copy_n(b.bias, b.filters, bias);
@@ -198,9 +194,9 @@ void forward(const StanBlock& b) {
     const int parts = std::max(1, std::min(b.threads, b.batch));
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
-        float* images = sized(own.images, static_cast<size_t>(s.together) * s.padded);
-        float* rows = sized(own.rows, static_cast<size_t>(s.together) * s.entries * s.pitch);
-        int32_t* at = sized(own.at, static_cast<size_t>(s.together) * s.entries);
+        float* images = own.images.sized(static_cast<size_t>(s.together) * s.padded);
+        float* rows = own.rows.sized(static_cast<size_t>(s.together) * s.entries * s.pitch);
+        int32_t* at = own.at.sized(static_cast<size_t>(s.together) * s.entries);
         groups_of(b, s, part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
             for (int i = 0; i < number; ++i) {
@@ -219,24 +215,35 @@ void backward(const StanBlock& b) {
     const Shape s(b);
     const int parts = std::max(1, std::min(b.threads, b.batch));
     const int64_t size = (s.terms + 1) * s.pitch;  // weight gradients, then those of the bias
-    thread_local std::vector<float> packed_memory, sums_memory;
+    thread_local Memory<float> packed_memory, sums_memory, zeros_memory;
     thread_local Windows windows;
+    const InputGather gather(b);
+    const bool gathers = b.input_gradient && gather.pays(b);
     float* packed = nullptr;
-    if (b.input_gradient) {
-        packed = sized(packed_memory, static_cast<size_t>(s.runs.number) * vectors_of(s.runs.length) * lanes * b.filters);
+    float* zeros = zeros_memory.sized(gather.pitch);
+    std::fill_n(zeros, gather.pitch, 0.0f);
+    if (gathers) {
+        packed = packed_memory.sized(gather.weights());
+        gather.pack(b, packed);
+    } else if (b.input_gradient) {
+        packed = packed_memory.sized(static_cast<size_t>(s.runs.number) * vectors_of(s.runs.length) * lanes * b.filters);
         pack_backward(b, s, packed);
     }
-    float* sums = sized(sums_memory, parts * size);
+    float* sums = sums_memory.sized(parts * size);
     if (b.pool == 2 && b.shared) windows.make(b, b.sources);
     const Windows& shared = windows;
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
-        float* images = sized(own.images, static_cast<size_t>(s.together) * s.padded);
-        float* rows = sized(own.rows, static_cast<size_t>(s.together) * s.entries * s.pitch);
-        int32_t* at = sized(own.at, static_cast<size_t>(s.together) * s.entries);
+        float* images = own.images.sized(static_cast<size_t>(s.together) * s.padded);
+        float* rows = own.rows.sized(static_cast<size_t>(s.together) * s.entries * s.pitch);
+        int32_t* at = own.at.sized(static_cast<size_t>(s.together) * s.entries);
         float* gradients = nullptr;
-        if (b.input_gradient)
-            gradients = sized(own.image_gradients, static_cast<size_t>(s.together) * s.padded + 3 * lanes);
+        if (gathers) {
+            gradients = own.image_gradients.sized(static_cast<size_t>(s.together) * gather.image());
+            std::fill_n(gradients, static_cast<size_t>(s.together) * gather.image(), 0.0f);
+        } else if (b.input_gradient) {
+            gradients = own.image_gradients.sized(static_cast<size_t>(s.together) * s.padded + 3 * lanes);
+        }
         float* weights = sums + part * size;
         float* bias = weights + s.terms * s.pitch;
         std::fill_n(weights, size, 0.0f);
@@ -255,7 +262,17 @@ void backward(const StanBlock& b) {
                     for (int c = 0; c < s.pitch; c += lanes)
                         store(bias + c, load(bias + c) + load(rows + static_cast<int64_t>(i) * s.pitch + c));
             if (b.weight_gradient) weight_gradients(images, at, entries, s.runs, rows, weights, s.pitch);
-            if (b.input_gradient) {
+            if (gathers) {
+                for (int i = 0; i < number; ++i)
+                    gather.place(
+                        rows + static_cast<int64_t>(i) * s.entries * s.pitch, s.pitch,
+                        gradients + static_cast<int64_t>(i) * gather.image()
+                    );
+                gather.run(
+                    gradients, number, packed, zeros, own.gather_at, own.sums,
+                    b.input_gradient + static_cast<int64_t>(first) * b.height * b.width * b.channels
+                );
+            } else if (b.input_gradient) {
                 std::fill_n(gradients, static_cast<int64_t>(number) * s.padded, 0.0f);
                 input_gradients(rows, s.pitch, b.filters, at, entries, s.runs, packed, gradients);
                 for (int i = 0; i < number; ++i) unpad(b, s, first + i, gradients + static_cast<int64_t>(i) * s.padded);

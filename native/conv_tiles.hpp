@@ -51,13 +51,13 @@ inline void for_panels(int vectors, const Panel& panel) {
     }
 }
 
-// rows entries x a panel of outputs: y = bias + x w.
+// rows entries x a panel of outputs, of some runs: y = bias + x w for the first ones, y += x w for those after.
 template <int vectors>
 struct OutputTile {
     const float* x;
     const int32_t* at;
     Runs runs;
-    const float *w, *bias;
+    const float *w, *bias;  // bias: null where y is added to
     float* y;
     int pitch;
 
@@ -65,7 +65,7 @@ struct OutputTile {
     STAN_OWN_REGISTERS void run() const {
         Vector sum[rows][vectors];
         for (int v = 0; v < vectors; ++v)
-            for (int r = 0; r < rows; ++r) sum[r][v] = load(bias + v * lanes);
+            for (int r = 0; r < rows; ++r) sum[r][v] = load((bias ? bias : y + r * pitch) + v * lanes);
         const float* from[rows];
         for (int r = 0; r < rows; ++r) from[r] = x + at[r];
         const float* weight = w;
@@ -91,8 +91,8 @@ struct WeightTile {
     const float* x;
     const int32_t* at;
     int entries;
-    const float* dy;
-    int pitch;
+    const float* dy;  // (entries, vectors * lanes)
+    int pitch;        // of dw
     float* dw;
 
     template <int rows>
@@ -101,7 +101,7 @@ struct WeightTile {
         for (int r = 0; r < rows; ++r)
             for (int v = 0; v < vectors; ++v) sum[r][v] = load(dw + r * pitch + v * lanes);
         const float* gradient = dy;
-        for (int entry = 0; entry < entries; ++entry, gradient += pitch) {
+        for (int entry = 0; entry < entries; ++entry, gradient += vectors * lanes) {
             const float* from = x + at[entry];
             Vector column[vectors];
             for (int v = 0; v < vectors; ++v) column[v] = load(gradient + v * lanes);
@@ -148,15 +148,24 @@ struct InputTile {
 inline void outputs(
     const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch
 ) {
+    constexpr int weights_cached = 16 * 1024 / sizeof(float);  // half of a first-level cache
     for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
         constexpr int most = most_rows(vectors);
         const float* panel = w + static_cast<int64_t>(first) * lanes * runs.number * runs.length;
-        for (int entry = 0; entry < entries; entry += most)
-            of_rows<most>(
-                entries - entry, OutputTile<vectors>{
-                                     x, at + entry, runs, panel, bias + first * lanes,
-                                     y + static_cast<int64_t>(entry) * pitch + first * lanes, pitch}
-            );
+        const int fitting = weights_cached / (runs.length * vectors * lanes);
+        const int together = fitting < 1 ? 1 : fitting;
+        for (int run = 0; run < runs.number; run += together) {
+            const int some = runs.number - run < together ? runs.number - run : together;
+            for (int entry = 0; entry < entries; entry += most)
+                of_rows<most>(
+                    entries - entry,
+                    OutputTile<vectors>{
+                        x + static_cast<int64_t>(run) * runs.apart, at + entry, Runs{some, runs.length, runs.apart},
+                        panel + static_cast<int64_t>(run) * runs.length * vectors * lanes,
+                        run ? nullptr : bias + first * lanes, y + static_cast<int64_t>(entry) * pitch + first * lanes,
+                        pitch}
+                );
+        }
     });
 }
 
@@ -164,18 +173,22 @@ inline void outputs(
 inline void weight_gradients(
     const float* x, const int32_t* at, int entries, Runs runs, const float* dy, float* dw, int pitch
 ) {
-    constexpr int block = 128;  // entries whose gradients and inputs stay in the first-level cache
+    constexpr int block = 96;  // entries whose gradients and inputs stay in the first-level cache
+    alignas(64) float panel[block * 3 * lanes];  // one after the other: strides of a power of two crowd the cache
     for (int entry = 0; entry < entries; entry += block) {
         const int some = entries - entry < block ? entries - entry : block;
         for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
             constexpr int most = most_rows(vectors);
             const float* gradient = dy + static_cast<int64_t>(entry) * pitch + first * lanes;
+            for (int i = 0; i < some; ++i)
+                for (int v = 0; v < vectors; ++v)
+                    store(panel + (i * vectors + v) * lanes, load(gradient + static_cast<int64_t>(i) * pitch + v * lanes));
             float* to = dw + first * lanes;
             for (int run = 0; run < runs.number; ++run)
                 for (int k = 0; k < runs.length; k += most)
                     of_rows<most>(
                         runs.length - k, WeightTile<vectors>{
-                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, gradient,
+                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, panel,
                                              pitch, to + (static_cast<int64_t>(run) * runs.length + k) * pitch}
                     );
         });

@@ -31,12 +31,14 @@ class LayerReport(NamedTuple):
     Attributes:
         name: its first name in the model ("" for the model itself).
         patterns: the grids that its reduced iterations draw or choose from, none where it is left alone.
-        reason: why it is left alone, "" where it is not.
+        reason: why it computes all its entries always, "" where it does not.
+        native: whether native kernels compute it in training, on a CPU and in float32.
     """
 
     name: str
     patterns: tuple[Pattern, ...]
     reason: str
+    native: bool = False
 
 
 class StanHandle:

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.library import suits
 from stantune.stan.entries import EntryMatrix, Grid
 from stantune.stan.fill import memo_at, nearest_computed, neighbour_at
 from stantune.stan.linear import linear_in_block
+from stantune.stan.lists import lists_of
 from stantune.stan.positions import conv2d_at
 from stantune.stan.strided import conv2d_kept, conv2d_on_grid, output_size
 
@@ -167,6 +170,55 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
     `stantune.accelerate_` turns an nn.Conv2d into one in place, so that Parameters, hooks, names and every reference to
     the layer stay what they were.
     """
+
+    def is_native(self, input: Tensor) -> bool:
+        """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
+        return (
+            self.memory is None
+            and input.dim() == 4
+            and len(input) > 0
+            and native_geometry(self)
+            and suits(input, self.weight, self.bias)
+        )
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def followed(self, input: Tensor, follow: Follow) -> Tensor:
+        """Return what a ReLU or a pooling after it makes of the layer's training output; where `is_native` alone.
+
+        Args:
+            input: (B, C_in, H, W).
+            follow: the ReLU and the pooling.
+
+        Returns:
+            (B, C_out, H_out, W_out), those of the pooling.
+        """
+        if self.passed is not None:
+            self.passed()
+        return self._natively(input, follow)
+
+    def _trained_batch(self, input: Tensor) -> Tensor:
+        if not self.is_native(input):
+            return super()._trained_batch(input)
+        output = self._natively(input, Follow())
+        if self.watch is not None:
+            self.watch(output.detach())
+        return output
+
+    def _natively(self, input: Tensor, follow: Follow) -> Tensor:
+        around = tuple(self._reversed_padding_repeated_twice)
+        height, width = output_size(input, self.weight, self.stride, around, self.dilation)
+        lists = None if self.grid is None else lists_of(self.grid, height, width)
+        return convolve(input, self.weight, self.bias, self.stride, around, lists, follow)
+
+
+def native_geometry(layer: nn.Module) -> bool:
+    """Tell whether native kernels exist for a layer of this kind: a plain 2-D convolution of one group."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and layer.groups == 1
+        and tuple(layer.dilation) == (1, 1)
+    )
 
 
 class StanLinear(_StanLayer, nn.Linear):

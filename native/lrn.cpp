@@ -1,0 +1,161 @@
+// Within-channel local response normalisation, forward and backward in one pass over each image.
+//
+// y = x · d^-power with d = 1 + scale · (mean of x² over the window), zeros beyond the border counted in the mean.
+// A row of an image is one run of width · channels numbers: its neighbours to the left and right lie `channels` away,
+// so that no vector has to know of channels. The backward pass computes d again, which takes less time than to write
+// it and read it back.
+#include <algorithm>
+#include <vector>
+
+#include "api.hpp"
+#include "parallel.hpp"
+#include "power.hpp"
+#include "simd.hpp"
+
+namespace STAN_FORM {
+namespace {
+
+struct Sizes {
+    int height, run, channels, size, half, border, pitch;
+
+    explicit Sizes(const StanLrn& l)
+        : height(l.height),
+          run(l.width * l.channels),
+          channels(l.channels),
+          size(l.size),
+          half(l.size / 2),
+          border(half * l.channels),
+          pitch(vectors_of(run + 2 * border) * lanes + lanes) {}
+};
+
+// A thread's own rows, kept from call to call.
+float* rows_of(size_t numbers) {
+    thread_local std::vector<float> memory;
+    if (memory.size() < numbers) memory.resize(numbers);
+    return memory.data();
+}
+
+// Sums over the `size` columns around each, of a row with a border on both sides; `fixed` is the size where known.
+template <int fixed>
+Vector across(const float* bordered, const Sizes& s) {
+    const int size = fixed ? fixed : s.size;
+    Vector sum = load(bordered);
+    for (int k = 1; k < size; ++k) sum += load(bordered + static_cast<int64_t>(k) * s.channels);
+    return sum;
+}
+
+// Sums of squares over the rows of `x` around row `y`, into a bordered row.
+template <int fixed>
+void squares_down(const float* x, int y, const Sizes& s, float* bordered) {
+    const int top = std::max(0, y - s.half), bottom = std::min(s.height - 1, y + s.half);
+    const float* from = x + static_cast<int64_t>(top) * s.run;
+    float* to = bordered + s.border;
+    const bool whole = fixed && bottom - top + 1 == fixed;
+    for (int i = 0; i < s.run; i += lanes) {
+        Vector sum = {};
+        const auto add = [&](int row) {
+            const Vector value = load(from + static_cast<int64_t>(row) * s.run + i, s.run - i);
+            sum += value * value;
+        };
+        if (whole)
+            for (int row = 0; row < fixed; ++row) add(row);
+        else
+            for (int row = 0; row <= bottom - top; ++row) add(row);
+        store(to + i, sum, s.run - i);
+    }
+}
+
+template <int fixed>
+void forward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t last) {
+    const Vector weight = all(l.scale / static_cast<float>(l.size * l.size)), one = all(1.0f);
+    const NegativePower power(l.power);
+    float* sums = rows_of(s.pitch);
+    std::fill_n(sums, s.pitch, 0.0f);
+    for (int64_t image = first; image < last; ++image) {
+        const float* x = l.input + image * s.height * s.run;
+        float* to = l.output + image * s.height * s.run;
+        for (int y = 0; y < s.height; ++y, to += s.run) {
+            squares_down<fixed>(x, y, s, sums);
+            const float* row = x + static_cast<int64_t>(y) * s.run;
+            for (int i = 0; i < s.run; i += lanes) {
+                const Vector factor = power(one + weight * across<fixed>(sums + i, s));
+                store(to + i, load(row + i, s.run - i) * factor, s.run - i);
+            }
+        }
+    }
+}
+
+// dL/dx = g · d^-power - 2 · scale · power · x · mean(g · x · d^(-power - 1)), row by row: the products under the mean
+// are made `half` rows ahead of the gradient and kept for `size` rows.
+template <int fixed>
+void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t last) {
+    const float share = l.scale / static_cast<float>(l.size * l.size);
+    const Vector weight = all(share), through = all(-2.0f * share * l.power), one = all(1.0f);
+    const NegativePower power(l.power);
+    float* sums = rows_of(static_cast<size_t>(s.pitch) * (1 + 2 * s.size));
+    float* products = sums + s.pitch;
+    float* direct = products + static_cast<int64_t>(s.size) * s.pitch;
+    std::fill_n(sums, static_cast<size_t>(s.pitch) * (1 + 2 * s.size), 0.0f);
+    const auto slot = [&](float* rows, int row) { return rows + static_cast<int64_t>(row % s.size) * s.pitch; };
+    for (int64_t image = first; image < last; ++image) {
+        const float* x = l.input + image * s.height * s.run;
+        const float* gradient = l.output_gradient + image * s.height * s.run;
+        float* to = l.input_gradient + image * s.height * s.run;
+        for (int ahead = 0; ahead < s.height + s.half; ++ahead) {
+            if (ahead < s.height) {
+                squares_down<fixed>(x, ahead, s, sums);
+                const float* row = x + static_cast<int64_t>(ahead) * s.run;
+                const float* from = gradient + static_cast<int64_t>(ahead) * s.run;
+                float* straight = slot(direct, ahead);
+                float* product = slot(products, ahead) + s.border;
+                for (int i = 0; i < s.run; i += lanes) {
+                    const int count = s.run - i;
+                    const Vector d = one + weight * across<fixed>(sums + i, s);
+                    const Vector value = load(from + i, count) * power(d);
+                    store(straight + i, value);
+                    store(product + i, value * load(row + i, count) / d, count);
+                }
+            }
+            const int y = ahead - s.half;
+            if (y < 0) continue;
+            const int top = std::max(0, y - s.half), bottom = std::min(s.height - 1, y + s.half);
+            for (int i = 0; i < s.run + 2 * s.border; i += lanes) {
+                Vector sum = load(slot(products, top) + i);
+                for (int row = top + 1; row <= bottom; ++row) sum += load(slot(products, row) + i);
+                store(sums + i, sum);
+            }
+            const float* row = x + static_cast<int64_t>(y) * s.run;
+            const float* straight = slot(direct, y);
+            float* out = to + static_cast<int64_t>(y) * s.run;
+            for (int i = 0; i < s.run; i += lanes) {
+                const int count = s.run - i;
+                const Vector mean = across<fixed>(sums + i, s);
+                store(out + i, load(straight + i) + through * load(row + i, count) * mean, count);
+            }
+        }
+    }
+}
+
+template <class Images>
+void over_images(const StanLrn& l, const Images& images) {
+    const int parts = static_cast<int>(std::clamp<int64_t>(l.images, 1, std::max(1, l.threads)));
+    stan::in_parallel(parts, [&](int part) { images(l.images * part / parts, l.images * (part + 1) / parts); });
+}
+
+}  // namespace
+
+void lrn_forward(const StanLrn& l) {
+    const Sizes s(l);
+    over_images(l, [&](int64_t first, int64_t last) {
+        (l.size == 3 ? forward_images<3> : forward_images<0>)(l, s, first, last);
+    });
+}
+
+void lrn_backward(const StanLrn& l) {
+    const Sizes s(l);
+    over_images(l, [&](int64_t first, int64_t last) {
+        (l.size == 3 ? backward_images<3> : backward_images<0>)(l, s, first, last);
+    });
+}
+
+}  // namespace STAN_FORM

@@ -1,0 +1,85 @@
+"""Runs of layers that native kernels do as one: a convolution with the ReLU and the pooling that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from stantune.kernels.blocks import Follow
+from stantune.stan.layers import StanConv2d
+
+
+class StanSequential(nn.Sequential):
+    """An nn.Sequential that passes a convolution's ReLU and pooling on to it, where it can do them natively.
+
+    It computes what the original does. A layer with hooks is always called by itself.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return what the layers in turn make of the input, as nn.Sequential does."""
+        modules = list(self)
+        place = 0
+        while place < len(modules):
+            module = modules[place]
+            place += 1
+            follow, taken = follow_of(modules[place : place + 2]) if _can_follow(module, input) else (None, 0)
+            input = module(input) if follow is None else module.followed(input, follow)
+            place += taken
+        return input
+
+
+def _can_follow(module: nn.Module, input: Tensor) -> bool:
+    return (
+        type(module) is StanConv2d
+        and module.training
+        and module.watch is None  # who watches wants the convolution's own output
+        and unobserved(module)
+        and module.is_native(input)
+    )
+
+
+def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:
+    """Return what of the next two modules can be done with a convolution before them, and how many those are."""
+    kinds = [_kind(module) for module in modules]
+    relu = "relu" in kinds[:1]
+    pool = modules[1] if relu and len(kinds) > 1 and kinds[1] == "pool" else None
+    if kinds[:1] == ["pool"]:
+        pool = modules[0]
+        # After a maximum, which ReLU may change places with, but not after an average.
+        relu = kinds[1:] == ["relu"] and isinstance(pool, nn.MaxPool2d)
+    if pool is None:
+        return Follow(relu=relu), int(relu)
+    assert isinstance(pool, nn.MaxPool2d | nn.AvgPool2d)
+    name = "max" if isinstance(pool, nn.MaxPool2d) else "average"
+    return Follow(name, _pair(pool.kernel_size), _pair(pool.stride), pool.ceil_mode, relu), 1 + int(relu)
+
+
+def unobserved(module: nn.Module) -> bool:
+    """Tell whether nobody sees what goes in and out of the module: it has no hooks."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _has_any_global_hook()
+    )
+
+
+def _kind(module: nn.Module) -> str:
+    """Return "relu", "pool" or "", for what the native form of a convolution cannot do."""
+    if not unobserved(module):
+        return ""
+    if type(module) is nn.ReLU:
+        return "relu"
+    if type(module) is nn.MaxPool2d:
+        plain = _pair(module.padding) == (0, 0) and _pair(module.dilation) == (1, 1) and not module.return_indices
+        return "pool" if plain else ""
+    if type(module) is nn.AvgPool2d:
+        return "pool" if _pair(module.padding) == (0, 0) and module.divisor_override is None else ""
+    return ""
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
