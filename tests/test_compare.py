@@ -40,7 +40,8 @@ from stantune.space import Float, Space
 from stantune.stan.config import LayerPlan, Memo, Stan
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.train import run
-from stantune.trial import Cost, Trial
+from stantune.outcome import Cost
+from stantune.trial import Trial
 from stantune.turns import TURN, WARM_UP, Training, train_in_turns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -520,6 +521,7 @@ def test_memo_in_turns(splits: Splits, tmp_path: Path, monkeypatch: pytest.Monke
     assert compared(splits, seeds=1, stans=stans, directory=tmp_path).arms == arms
 
 
+@pytest.mark.usefixtures("no_kernels")
 def test_stan_that_changes_nothing_is_told_once(splits: Splits, recwarn: pytest.WarningsRecorder) -> None:
     lines: list[str] = []
     comparison = compared(splits, seeds=2, iterations=5, stans={"1": Stan(rate=1)}, say=lines.append)

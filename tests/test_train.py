@@ -24,7 +24,8 @@ from stantune.problems import Problem, Splits, find
 from stantune.solver import Solver
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
-from stantune.train import Outcome, error_percent, run
+from stantune.outcome import Outcome
+from stantune.train import error_percent, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

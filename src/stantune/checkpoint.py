@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stantune.errors import CheckpointError, StantuneError
+from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
 from stantune.files import write_whole
 
 VERSION = 1
@@ -47,7 +47,8 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     Nothing in the file is executed, whoever wrote it.
 
     Raises:
-        CheckpointError: the file cannot be read, is cut short or altered, or is another trial's.
+        DamagedCheckpointError: the file is cut short or altered.
+        CheckpointError: it cannot be read, or is another trial's.
     """
     try:
         content = path.read_bytes()
@@ -59,11 +60,11 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
             "is trained again from its first iteration"
         ) from error
     if not _is_sound(content):
-        raise CheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
+        raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime errors
-        raise CheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
+        raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     if not isinstance(saved, dict) or saved.get("version") != VERSION or saved.get("identity") != identity:
         raise CheckpointError(
             f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"

@@ -26,6 +26,10 @@ class CheckpointError(StantuneError):
     """A checkpoint cannot be read, or belongs to another trial."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is cut short or altered; what it held can only be trained again."""
+
+
 class StoreError(StantuneError):
     """The trial table cannot be reached, is locked, or is another search's."""
 

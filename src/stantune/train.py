@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +15,16 @@ from torch import nn
 from stantune import checkpoint as checkpoints
 from stantune.data import Split, in_order
 from stantune.errors import CheckpointError, UsageError
+from stantune.outcome import Outcome
 from stantune.planning import settle
 from stantune.problems import Problem, Splits
 from stantune.stan.config import Stan
-from stantune.trial import Cost, Trial
+from stantune.trial import Trial
 
 EVALUATION_BATCH = 500
 EVALUATED = ("validation", "test")
 # A process that is killed in a long segment loses no more than this.
 SAVE_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a segment ended in.
-
-    Attributes:
-        iterations: where the trial stands now.
-        errors: of each evaluated split, in percent; empty where the trial diverged or was interrupted.
-        diverged_at: the iteration whose loss told that the trial is lost, or None.
-        interrupted: `stop_early` asked for the end before `stop`; the checkpoint holds what was reached.
-        cost: what it took.
-    """
-
-    iterations: int
-    errors: Mapping[str, float]
-    diverged_at: int | None
-    interrupted: bool
-    cost: Cost = field(compare=False)
 
 
 def run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -14,31 +14,13 @@ from torch import Tensor
 
 from stantune.data import Batches
 from stantune.guard import Guard
+from stantune.outcome import Cost
 from stantune.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
-
-
-@dataclass
-class Cost:
-    """What a segment took; where it was cut and gone on with, all its parts together.
-
-    Attributes:
-        exact: exact iterations (refreshes among them).
-        exact_seconds: their time.
-        reduced: reduced iterations.
-        reduced_seconds: their time.
-        evaluation_seconds: time of the evaluation.
-    """
-
-    exact: int = 0
-    exact_seconds: float = 0.0
-    reduced: int = 0
-    reduced_seconds: float = 0.0
-    evaluation_seconds: float = 0.0
 
 
 class _Random(NamedTuple):

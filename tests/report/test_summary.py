@@ -13,7 +13,7 @@ from stantune.search.hyperband import Bracket, Rung
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
-from stantune.trial import Cost
+from stantune.outcome import Cost
 
 SETTINGS = SearchSettings(seed=5, max_iterations=90, min_iterations=10, eta=3, stan=Stan())
 # Six trials; two go on to 30 iterations, one of them to 90. And a bracket of two trials that drops none.

@@ -11,15 +11,15 @@ from torch import nn
 
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import UsageError
+from stantune.outcome import Cost, Outcome
 from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
+from stantune.search.executors import InProcess, Task
 from stantune.search.hyperband import trained_iterations
 from stantune.search.loop import SearchState, search
 from stantune.search.progress import Progress, iterations_left
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.search.watching import Silent
-from stantune.train import Outcome
-from stantune.trial import Cost
 
 PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
 SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)
@@ -34,10 +34,11 @@ class Instant:
         self._directory = directory
         self._diverging = diverging
 
-    def trial(
-        self, job: Job, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]
-    ) -> Outcome:
+    def train(self, task: Task, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
+        job = task.job
         self.jobs.append(job)
+        if job is None:
+            return self._train(0, 27, {"validation": 1.0, "test": 2.0}, None, stop_early, watch)
         checkpoint = self._directory.checkpoint(job.number)
         if job.start:
             assert checkpoint.exists(), "a promoted trial's checkpoint is kept for it"
@@ -46,10 +47,6 @@ class Instant:
         diverged_at = job.start + 1 if job.number in self._diverging else None
         error = 50.0 + job.number - job.stop
         return self._train(job.start, job.stop, {"validation": error}, diverged_at, stop_early, watch)
-
-    def final(self, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
-        self.jobs.append(None)
-        return self._train(0, 27, {"validation": 1.0, "test": 2.0}, None, stop_early, watch)
 
     def _train(
         self,
@@ -89,10 +86,10 @@ class Recorder(Silent):
 def run(place: Path, **options: Any) -> tuple[SearchState, Instant]:
     """Run the search of nothing."""
     directory = SearchDirectory(place)
-    executor = Instant(directory, options.pop("diverging", DIVERGING))
+    trainer = Instant(directory, options.pop("diverging", DIVERGING))
     with directory.locked():
-        state = search(PROBLEM, SETTINGS, directory, executor, **options)
-    return state, executor
+        state = search(PROBLEM, SETTINGS, directory, InProcess(trainer), **options)
+    return state, trainer
 
 
 def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
@@ -134,7 +131,7 @@ def test_divergence_shortens_what_is_left(tmp_path: Path) -> None:
     assert recorder.left[-1] == 0
     progress = recorder.progress
     assert progress is not None
-    assert (progress.trials, progress.planned, progress.at) == (17, 17, 27)
+    assert (progress.trials, progress.planned, progress.running) == (17, 17, {})
     assert progress.seconds_left == 0
     assert progress.best == 23.0
     assert (progress.status.promoted, progress.status.diverged, progress.status.running) == (4, 2, 0)

@@ -42,6 +42,13 @@ Data = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a training (default: PyTorch's).")]
+SearchThreads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of each training (default: PyTorch's; 1 with several --workers)."),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", metavar="N", min=1, help="Trainings side by side, each in a process of its own.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 Quick = Annotated[bool, typer.Option("--quick", help=f"A small search: R = {QUICK_ITERATIONS}.")]
@@ -194,9 +201,12 @@ def settings_of(
     stan: tuple[str, str, float | None, str, int, int],
     seed: int,
     threads: int | None,
+    workers: int,
     device: str,
 ) -> SearchSettings:
     """Return the settings of a search from the options' values; prepares this process for training.
+
+    With several workers each training has one thread unless told otherwise: two side by side do more than one with two.
 
     Raises:
         UsageError: a value that makes no sense.
@@ -223,16 +233,23 @@ def settings_of(
         device=device_of(device),
     )
     settings.check(problem)
+    if threads is None and workers > 1:
+        threads = 1
     return dataclasses.replace(settings, stan=stan_of(*stan, max_iterations, problem), threads=tune_process(threads))
 
 
 def load_splits(problem: Problem, data: Path | None, console: Console, full: bool = False) -> Splits:
     """Return the problem's data; a built-in data set that is not there yet is fetched first."""
+    fetch_data(problem, data, console)
+    return problem.load(data, full=full)
+
+
+def fetch_data(problem: Problem, data: Path | None, console: Console) -> None:
+    """Fetch the problem's data set if it is a built-in one that is not there yet."""
     from stantune.data import fetch, is_present
 
     if isinstance(problem.data, str) and not is_present(problem.data, data):
         fetch(problem.data, data, say=lambda line: console.print(line, soft_wrap=True))
-    return problem.load(data, full=full)
 
 
 def warn_of_no_effect(problem: Problem, stan: Stan | None, console: Console) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stantune.cli import options as o
 from stantune.cli.stopping import stoppable
 from stantune.errors import StantuneError, UsageError
+
+if TYPE_CHECKING:
+    from stantune.search.directory import SearchDirectory
+    from stantune.search.settings import SearchSettings
+
+# What the command ends with where it has done all it could, and trials are missing nevertheless.
+_FAILED = 3
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="The search's directory (default: runs/PROBLEM).")
@@ -22,6 +31,17 @@ Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the directory's search and begin anew, after asking.")]
+TrialTimeout = Annotated[
+    str | None,
+    typer.Option("--trial-timeout", metavar="TIME", help="End a training that does no iteration for so long."),
+]
+TrialMemory = Annotated[
+    str | None,
+    typer.Option("--trial-memory", metavar="SIZE", help="End a training whose process uses more, such as 2G (Linux)."),
+]
+Retries = Annotated[
+    int, typer.Option("--retries", min=0, help="How often a training that failed is tried again, in each rung.")
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -48,7 +68,11 @@ def search(
     budget: Budget = None,
     fresh: Fresh = False,
     yes: Yes = False,
-    threads: o.Threads = None,
+    workers: o.Workers = 1,
+    trial_timeout: TrialTimeout = None,
+    trial_memory: TrialMemory = None,
+    retries: Retries = 2,
+    threads: o.SearchThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
 ) -> None:
@@ -57,14 +81,20 @@ def search(
     from stantune.report.live import watching
     from stantune.report.summary import summarise
     from stantune.report.text import show_search
-    from stantune.report.words import duration, parse_duration
+    from stantune.report.words import duration, parse_bytes, parse_duration
     from stantune.search.directory import SearchDirectory
-    from stantune.search.executors import InProcess
+    from stantune.search.executors import Executor, InProcess
     from stantune.search.loop import search as run_search
     from stantune.search.planned import settle
+    from stantune.search.training import ProblemTrainer, TrainerOrder
+    from stantune.search.workers import Limits, Workers
 
     o.check_json(json)
     seconds = None if budget is None else parse_duration(budget)
+    limits = Limits(
+        None if trial_timeout is None else parse_duration(trial_timeout),
+        None if trial_memory is None else parse_bytes(trial_memory),
+    )
     what = find(problem)
     settings = o.settings_of(
         what,
@@ -78,6 +108,7 @@ def search(
         (accelerate, rate, tolerance, period, pretrain, tail),
         seed,
         threads,
+        workers,
         device,
     )
     console = o.console_for(json)
@@ -87,21 +118,51 @@ def search(
             if directory.may_hold_search():
                 _confirm(directory.path, yes)
             directory.clear()
-        splits = o.load_splits(what, data, console)
-        settings = settle(settings, what, splits, directory)
+        if threads is None:
+            settings = _with_threads_of(directory, settings)
+        o.fetch_data(what, data, console)
+        # Workers load the data themselves, and this process only where it has a use for them.
+        alone = workers == 1 and limits == Limits()
+        splits = what.load(data) if alone or (settings.stan and settings.stan.rate == "auto") else None
+        if splits is not None:
+            settings = settle(settings, what, splits, directory)
         o.warn_of_no_effect(what, settings.stan, console)
-        executor = InProcess(what, settings, splits, directory)
-        with watching(console) as watcher:
-            state = run_search(what, settings, directory, executor, watcher=watcher, stop_early=stop.asked)
+        order = TrainerOrder(problem, settings, data, directory)
+        with ExitStack() as stack:
+            executor: Executor
+            if alone and splits is not None:
+                executor = InProcess(ProblemTrainer(what, settings, splits, directory))
+            else:
+                del splits
+                executor = stack.enter_context(Workers(order, workers, limits))
+            watcher = stack.enter_context(watching(console))
+            state = run_search(
+                what, settings, directory, executor, watcher=watcher, stop_early=stop.asked, retries=retries
+            )
         result = summarise(what, settings, state)
         directory.write_result(f"{result.model_dump_json(indent=2)}\n")
     show_search(console, result, directory.path)
     o.write_json(result, json)
-    if not result.complete:
+    if state.final_failure is not None:
+        print(
+            f"stantune: the final training failed ({state.final_failure}); the same command tries it again",
+            file=sys.stderr,
+        )
+    elif not result.complete:
         why = "interrupted" if stop.interrupted else f"the budget of {duration(seconds)} is spent"
         print(f"stantune: {why}; nothing is lost, the same command goes on from here", file=sys.stderr)
         if stop.interrupted:
             raise typer.Exit(1)
+    if result.failures:
+        last = result.failures[-1]
+        several = f"{result.counts.failed} trials have" if result.counts.failed > 1 else "1 trial has"
+        print(
+            f"stantune: {several} failed for good and the search went on without, trial {last.trial} because of "
+            f"{last.cause}; the others are in result.json under failures",
+            file=sys.stderr,
+        )
+    if result.counts.failed or state.final_failure is not None:
+        raise typer.Exit(_FAILED)
 
 
 def brackets(
@@ -122,7 +183,8 @@ def brackets(
     seed: o.Seed = 0,
     data: o.Data = None,
     json: o.Json = None,
-    threads: o.Threads = None,
+    workers: o.Workers = 1,
+    threads: o.SearchThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
 ) -> None:
@@ -150,6 +212,7 @@ def brackets(
         (accelerate, rate, tolerance, period, pretrain, tail),
         seed,
         threads,
+        workers,
         device,
     )
     console = o.console_for(json)
@@ -159,7 +222,7 @@ def brackets(
         splits = what.load(data)
         settings = settle(settings, what, splits)
         o.warn_of_no_effect(what, settings.stan, console)
-        estimate = estimate_seconds(what, settings, splits)
+        estimate = estimate_seconds(what, settings, splits, workers)
     iterations = trained_iterations(plan)
     result = PlanResult(
         problem=what.name,
@@ -176,6 +239,19 @@ def brackets(
     )
     show_plan(console, result)
     o.write_json(result, json)
+
+
+def _with_threads_of(directory: SearchDirectory, settings: SearchSettings) -> SearchSettings:
+    """Return the settings with the threads of the directory's search, so that any number of workers may go on with it.
+
+    Raises:
+        StoreError: the trial table cannot be used.
+    """
+    from stantune.runtime import tune_process
+    from stantune.search.store import Store
+
+    there = Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
+    return settings if there is None else replace(settings, threads=tune_process(there["threads"]))
 
 
 def _confirm(path: Path, yes: bool) -> None:

@@ -18,6 +18,8 @@ from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
 
 REDRAW_SECONDS = 0.25
+# Trainings that the view has room for.
+SHOWN = 12
 
 
 class Lines(Silent):
@@ -25,16 +27,20 @@ class Lines(Silent):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._rung: tuple[int, int] | None = None
+        self._begun: set[tuple[int, int]] = set()
 
     def job(self, job: Job | None, progress: Progress) -> None:
         """Write a line where another rung begins."""
-        rung = None if job is None else (job.bracket, job.stop)
-        if rung == self._rung and job is not None:
-            return
-        self._rung = rung
+        if job is not None:
+            if (job.bracket, job.stop) in self._begun:
+                return
+            self._begun.add((job.bracket, job.stop))
         what = "final training" if job is None else f"bracket {job.bracket}, rung of {job.stop} iterations"
         self._console.print(f"{what}: {'; '.join(_state(progress))}", soft_wrap=True)
+
+    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+        """Write a line."""
+        self._console.print(failure_text(job, cause, for_good), soft_wrap=True)
 
 
 class LiveView(Silent):
@@ -42,13 +48,15 @@ class LiveView(Silent):
 
     def __init__(self, console: Console) -> None:
         self.live = Live(console=console, transient=True, auto_refresh=False)
-        self._job: Job | None = None
         self._drawn = 0.0
 
     def job(self, job: Job | None, progress: Progress) -> None:
         """Show the new job."""
-        self._job = job
         self._draw(progress)
+
+    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+        """Write a line above the table, which stays."""
+        self.live.console.print(failure_text(job, cause, for_good), soft_wrap=True)
 
     def iteration(self, progress: Progress) -> None:
         """Show how far it is."""
@@ -60,12 +68,14 @@ class LiveView(Silent):
             return
         self._drawn = time.monotonic()
         table = Table.grid(padding=(0, 2))
-        if self._job is None:
-            table.add_row("final training", f"iteration {progress.at} of {progress.final_iterations}")
-        else:
-            table.add_row("bracket", f"s = {self._job.bracket}")
-            table.add_row("rung", f"{self._job.stop} iterations")
-            table.add_row("trial", f"{self._job.number}, iteration {progress.at} of {self._job.stop}")
+        running = list(progress.running.items())
+        for job, at in running[:SHOWN]:
+            if job is None:
+                table.add_row("final training", f"iteration {at} of {progress.final_iterations}")
+            else:
+                table.add_row(f"trial {job.number}", f"iteration {at} of {job.stop}, bracket s = {job.bracket}")
+        if len(running) > SHOWN:
+            table.add_row("", f"and {len(running) - SHOWN} more")
         table.add_row("trials", _counts(progress))
         table.add_row("best error", percent(progress.best))
         table.add_row("speed", f"{progress.iterations_per_second:.1f} iterations/s")
@@ -78,7 +88,15 @@ def _counts(progress: Progress) -> str:
     return (
         f"{progress.trials} of {progress.planned}; {status.running} running, {status.promoted} promoted, "
         f"{status.dropped} dropped, {status.diverged} diverged"
+        + (f", {status.failed} failed" if status.failed else "")
+        + (f"; {progress.retried} begun again" if progress.retried else "")
     )
+
+
+def failure_text(job: Job | None, cause: str, for_good: bool) -> str:
+    """Say which training failed, and what comes of it."""
+    which = "the final training" if job is None else f"trial {job.number}, on its way to {job.stop} iterations,"
+    return f"{which} failed ({cause}): {'given up' if for_good else 'tried again'}"
 
 
 def _state(progress: Progress) -> Iterator[str]:

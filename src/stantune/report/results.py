@@ -34,15 +34,17 @@ class Counts(Result):
     promoted: int = Field(description="trials promoted at least once")
     dropped: int = Field(description="trials that a closed rung did not promote")
     diverged: int = Field(description="trials that the divergence guard ended")
+    failed: int = Field(description="trials that failed for good: they raised, hung or were killed again and again")
+    retries: int = Field(description="trainings of trials that failed and were begun again")
 
 
 class Seconds(Result):
-    """Where the time went, over all runs of the command on this directory or checkpoint."""
+    """Where the time went, over all runs of the command on this directory or checkpoint, and over all workers."""
 
     total: float = Field(description="seconds: training + evaluation + coordination")
     training: float = Field(description="seconds of training iterations, those of a final training among them")
     evaluation: float = Field(description="seconds of measuring validation and test errors")
-    coordination: float = Field(description="seconds of everything else: sampling, trial table, checkpoints")
+    coordination: float = Field(description="seconds of everything else: sampling, trial table, checkpoints, waiting")
 
 
 class Saved(Result):
@@ -89,6 +91,15 @@ _MIN_ITERATIONS = Field(description="r, the least iterations before a trial may 
 _BRACKETS = Field(description="the plan, in the order in which it is run")
 
 
+class TrialFailure(Result):
+    """A trial that failed for good; it did not diverge."""
+
+    trial: int = Field(description="the trial's number, from 0; in the Optuna study too")
+    params: dict[str, Any] = Field(description="each parameter's value")
+    iterations: int = Field(description="the iterations that it was on the way to")
+    cause: str = Field(description="what happened the last time")
+
+
 class SearchResult(Result):
     """`stantune search --json`, and result.json in the search's directory."""
 
@@ -104,10 +115,13 @@ class SearchResult(Result):
     brackets: list[BracketResult] = _BRACKETS
     counts: Counts = Field(description="trials by what became of them")
     iterations_trained: int = Field(description="of all trials; the final training is not among them")
-    seconds: Seconds = Field(description="where the time went, over all runs of the command on this directory")
+    seconds: Seconds = Field(
+        description="where the time of all workers went, over all runs of the command on this directory"
+    )
     saved: Saved = Field(description="training not done; three comparisons, not parts of a sum")
     best: Best | None = Field(description="null while no trial has a result, or where all diverged")
     leaders: list[Leader] = Field(description="the best five trials, the best first")
+    failures: list[TrialFailure] = Field(description="the trials that failed for good")
     final: Final | None = Field(description="null where the search is not complete or found nothing")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from stantune.outcome import Cost
 from stantune.problems import Problem
 from stantune.report.results import (
     Best,
@@ -15,12 +16,12 @@ from stantune.report.results import (
     Saved,
     SearchResult,
     Seconds,
+    TrialFailure,
 )
 from stantune.search.coordinator import Status, TrialRow, iterations_trained, ranking, status
 from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
-from stantune.trial import Cost
 
 LEADERS = 5
 
@@ -48,13 +49,29 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
         complete=state.complete,
         brackets=bracket_results(state.plan),
         counts=Counts(
-            trials=len(state.rows), promoted=counts.promoted, dropped=counts.dropped, diverged=counts.diverged
+            trials=len(state.rows),
+            promoted=counts.promoted,
+            dropped=counts.dropped,
+            diverged=counts.diverged,
+            failed=counts.failed,
+            # The last failure of a trial that failed for good was not followed by another try.
+            retries=sum(len(row.failures) - (row.failed is not None) for row in state.rows),
         ),
         iterations_trained=iterations_trained(state.rows),
         seconds=_seconds(state),
         saved=_saved(settings, state, counts),
         best=Best(**leaders[0].model_dump(exclude={"trial"})) if leaders else None,
         leaders=leaders,
+        failures=[
+            TrialFailure(
+                trial=row.number,
+                params=dict(row.params),
+                iterations=row.failures[-1].stop,
+                cause=row.failures[-1].cause,
+            )
+            for row in state.rows
+            if row.failed is not None
+        ],
         final=_final(state),
     )
 

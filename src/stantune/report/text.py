@@ -21,6 +21,10 @@ def show_search(console: Console, result: SearchResult, directory: Path) -> None
         f"{counts.diverged} diverged; {result.iterations_trained} iterations in all",
         soft_wrap=True,
     )
+    if counts.retries or counts.failed:
+        console.print(
+            f"failures: {counts.retries} trainings begun again, {counts.failed} trials failed for good", soft_wrap=True
+        )
     if result.leaders:
         console.print(_best_trials(result.leaders))
     _show_final(console, result, directory)

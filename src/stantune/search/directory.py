@@ -50,6 +50,11 @@ class SearchDirectory:
         """Return the checkpoint of a trial."""
         return self.path / "checkpoints" / f"trial-{number:06d}.pt"
 
+    def sweep(self, checkpoint: Path) -> None:
+        """Delete what a process was writing when it was killed; call it when no process writes that checkpoint."""
+        for part in checkpoint.parent.glob(f".{checkpoint.name}.*.part"):
+            part.unlink(missing_ok=True)
+
     def may_hold_search(self) -> bool:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
         return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import heapq
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from stantune.errors import StantuneError
+from stantune.outcome import Outcome
 from stantune.problems import Problem
-from stantune.search.coordinator import Job, TrialRow, endings, incumbent, ready_jobs
+from stantune.search.coordinator import Job, TrialRow, endings, incumbent, ready_jobs, take_overs
 from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Executor
+from stantune.search.executors import Ended, Executor, Failure, Task
 from stantune.search.hyperband import Bracket
 from stantune.search.progress import Progress
-from stantune.search.sampling import sample
+from stantune.search.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.store import Store
 from stantune.search.watching import Silent, Watcher
-from stantune.train import Outcome
+
+RETRIES = 2
+# When so many trials have failed for good and none has had any result, it is not the settings.
+HOPELESS = 5
 
 
 class SearchState(NamedTuple):
@@ -27,13 +34,15 @@ class SearchState(NamedTuple):
         plan: its brackets.
         rows: the trial table.
         final: the final training: params, iterations, errors {split: percent}, diverged_at, cost; None before it.
-        complete: all that the plan asks for is done.
+        complete: all that the plan asks for is done; trials that failed for good count as done.
+        final_failure: why the final training failed for good, None where it did not; the next call tries it again.
     """
 
     plan: tuple[Bracket, ...]
     rows: list[TrialRow]
     final: Mapping[str, Any] | None
     complete: bool
+    final_failure: str | None = None
 
 
 def search(
@@ -44,6 +53,7 @@ def search(
     *,
     watcher: Watcher | None = None,
     stop_early: Callable[[], bool] = lambda: False,
+    retries: int = RETRIES,
 ) -> SearchState:
     """Run a search, or go on with the one that the directory holds, until it is done or told to stop.
 
@@ -56,7 +66,9 @@ def search(
         directory: where it is kept.
         executor: who trains.
         watcher: is told what happens.
-        stop_early: asked after each iteration; when true the search ends in good order.
+        stop_early: asked often; when true the search ends in good order.
+        retries: how often a segment that failed is tried again; then its trial has failed for good, and the search goes
+            on without it.
 
     Returns:
         What it has come to.
@@ -64,108 +76,222 @@ def search(
     Raises:
         UsageError: the directory holds a search with other settings.
         StoreError: the trial table cannot be used.
-        CheckpointError: a checkpoint is damaged or another trial's.
+        CheckpointError: a checkpoint cannot be read or is another trial's.
+        StantuneError: no training can go on (a full disk), or none ever could: all of the first trials failed.
     """
     settings.check(problem)
     plan = settings.plan()
-    with Store.open(directory.url, directory.study, settings.identity(problem), problem.space) as store:
+    with Store.open(directory.url, directory.study, settings.identity(problem), problem.space, settings.start) as store:
         directory.note_storage()
-        runner = _Runner(problem, settings, store, executor, directory, watcher or Silent(), stop_early)
-        complete = runner.run_trials(plan) and runner.run_final()
-        return SearchState(plan, store.rows(), store.final(), complete)
+        runner = _Runner(
+            settings,
+            Proposals(problem.space, settings),
+            store,
+            executor,
+            directory,
+            watcher or Silent(),
+            stop_early,
+            retries,
+        )
+        complete = runner.run()
+        return SearchState(plan, store.rows(), store.final(), complete, runner.final_failure)
 
 
 class _Runner:
+    """Goes from job to job; a job of None is the final training.
+
+    Attributes:
+        final_failure: why the final training failed for good, None where it did not.
+    """
+
     def __init__(
         self,
-        problem: Problem,
         settings: SearchSettings,
+        proposals: Proposals,
         store: Store,
         executor: Executor,
         directory: SearchDirectory,
         watcher: Watcher,
         stop_early: Callable[[], bool],
+        retries: int,
     ) -> None:
-        self._problem = problem
-        self._settings = settings
+        self.final_failure: str | None = None
+        self._proposals = proposals
+        self._plan = settings.plan()
         self._store = store
         self._executor = executor
         self._directory = directory
         self._watcher = watcher
         self._stop_early = stop_early
-        self._progress = Progress(settings.plan(), settings.max_iterations)
-        self._recorded = time.perf_counter()
+        self._retries = retries
+        self._progress = Progress(self._plan, settings.max_iterations)
+        # What may be begun now, in this order, and what is running, with the moment from which its time counts.
+        self._queue: deque[Job | None] = deque()
+        self._running: dict[Job | None, float] = {}
+        # Jobs of the queue and running ones, by rung: where none is left, the rung may be closed and others begin.
+        self._open: Counter[tuple[int, int] | None] = Counter()
+        # The table may allow more than what is in the queue.
+        self._stale = True
+        self._stopped = False
+        self._final_failures = 0
+        self._tidied: set[int] = set()
+        # When each of the executor's places was last given back; what is neither training nor evaluation in the time
+        # since then is coordination.
+        self._free = [time.perf_counter()] * executor.capacity
 
-    def run_trials(self, plan: tuple[Bracket, ...]) -> bool:
-        """Run rung after rung; return whether all are done."""
+    def run(self) -> bool:
+        """Run all that is left to do; return whether all is done."""
         while True:
-            rows = self._store.rows()
-            self._tidy(plan, rows)
-            self._progress.update(rows)
-            jobs = ready_jobs(plan, rows)
-            if not jobs:
-                return True
-            # One rung at a time: a bracket is done before the next begins, and few checkpoints are kept.
-            for job in (job for job in jobs if (job.bracket, job.stop) == (jobs[0].bracket, jobs[0].stop)):
-                if self._stop_early() or not self._run_trial(job):
-                    return False
+            while not self._stopped and len(self._running) < self._executor.capacity and self._may_begin():
+                if self._stop_early():
+                    self._stopped = True
+                else:
+                    self._begin(self._queue.popleft())
+            if not self._running:
+                assert self._stopped or not self._queue, f"nothing runs, and {self._queue[0]} cannot begin"
+                return not self._stopped and self.final_failure is None
+            for ended in self._executor.finished(self._stop_early, self._moved):
+                self._end(ended)
 
-    def run_final(self) -> bool:
-        """Train the best setting from scratch, unless that is done or nothing was found; return whether it is done."""
-        best = incumbent(self._store.rows())
-        if best is None or self._store.final() is not None:
-            return True
-        if self._stop_early():
+    def _may_begin(self) -> bool:
+        """Tell whether the first job of the queue may begin; there is none where all is done or running."""
+        if self._stale or not self._queue:
+            self._look()
+        if not self._queue:
             return False
-        self._progress.begin(None, self._store.rows())
-        self._watcher.job(None, self._progress)
-        outcome = self._executor.final(best.params, self._stop_early, self._moved)
-        if outcome.interrupted:
-            return False
-        self._store.set_final(
-            {
-                "params": dict(best.params),
-                "iterations": outcome.iterations,
-                "errors": dict(outcome.errors),
-                "diverged_at": outcome.diverged_at,
-                "cost": self._cost(outcome),
-            }
-        )
-        return True
+        job, rows = self._queue[0], self._store.rows()
+        # A setting may be waiting for a result; then so are those behind it, because trials are numbered in order.
+        return job is None or job.number < len(rows) or job.number < self._proposals.begins(rows)
 
-    def _run_trial(self, job: Job) -> bool:
-        if job.number == len(self._store.rows()):
-            params = sample(self._problem.space, self._settings.sampler, self._settings.seed, job.number)
-            self._store.create(job.number, params, job.bracket)
+    def _look(self) -> None:
+        """Put into the queue all that may begin, as the table is now; takes time in proportion to the trials.
+
+        The rungs of the bracket that began first come first, so that few checkpoints are kept; what comes after them is
+        there for those who would have nothing to do.
+        """
+        while found := take_overs(self._plan, self._store.rows()):
+            for take_over in found:
+                self._store.take_over(take_over)
         rows = self._store.rows()
+        self._tidy(rows)
+        self._progress.update(rows)
+        ready = ready_jobs(self._plan, rows)
+        self._open = Counter(map(_rung, ready))
+        self._queue = deque(job for job in ready if job not in self._running)
+        if not ready and not self._running and self._wants_final(rows):
+            self._queue.append(None)
+        self._stale = False
+
+    def _wants_final(self, rows: list[TrialRow]) -> bool:
+        return self.final_failure is None and incumbent(rows) is not None and self._store.final() is None
+
+    def _begin(self, job: Job | None) -> None:
+        rows = self._store.rows()
+        if job is None:
+            best = incumbent(rows)
+            assert best is not None
+            params = best.params
+        else:
+            if job.number == len(rows):
+                setting, past = self._proposals.propose(job.number, rows), self._proposals.started_from(job.number)
+                self._store.create(job.number, setting, job.bracket, past)
+                rows = self._store.rows()
+                if rows[job.number].equals:
+                    # It may take over what an equal trial has; whether it comes again, the next look tells.
+                    self._close_up(job)
+                    return
+            params = rows[job.number].params
+        self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
-        outcome = self._executor.trial(job, rows[job.number].params, self._stop_early, self._moved)
-        if outcome.interrupted:
-            return False
-        cost = self._cost(outcome)
-        if outcome.diverged_at is not None:
-            self._store.record_divergence(job.number, job.stop, outcome.diverged_at, cost)
+        self._executor.submit(Task(job, params))
+
+    def _end(self, ended: Ended) -> None:
+        job, how = ended.task.job, ended.how
+        began = self._running.pop(job)
+        if isinstance(how, Failure):
+            # The time that was lost counts as coordination of whatever comes next.
+            heapq.heappush(self._free, began)
+            self._failed(job, how)
+            return
+        now = time.perf_counter()
+        heapq.heappush(self._free, now)
+        if how.interrupted:
+            self._stopped = True
+            return
+        cost = asdict(how.cost)
+        spent = how.cost.exact_seconds + how.cost.reduced_seconds + how.cost.evaluation_seconds
+        cost["coordination_seconds"] = max(now - began - spent, 0.0)
+        if job is None:
+            self._store.set_final(_final(ended.task, how, cost))
+        elif how.diverged_at is not None:
+            self._store.record_divergence(job.number, job.stop, how.diverged_at, cost)
         else:
-            self._store.record(job.number, job.stop, outcome.errors["validation"], cost)
-        return True
+            self._store.record(job.number, job.stop, how.errors["validation"], cost)
+        self._over(job)
 
-    def _tidy(self, plan: tuple[Bracket, ...], rows: list[TrialRow]) -> None:
-        ended = endings(plan, rows)
+    def _failed(self, job: Job | None, failure: Failure) -> None:
+        checkpoint = self._directory.final if job is None else self._directory.checkpoint(job.number)
+        if failure.damaged:
+            checkpoint.unlink(missing_ok=True)
+        self._directory.sweep(checkpoint)
+        if job is None:
+            self._final_failures += 1
+            for_good = self._final_failures > self._retries
+            self.final_failure = failure.cause if for_good else None
+        else:
+            before = sum(earlier.stop == job.stop for earlier in self._store.rows()[job.number].failures)
+            for_good = before >= self._retries
+            self._store.record_failure(job.number, job.stop, failure.cause, for_good)
+        self._watcher.failure(job, failure.cause, for_good)
+        if for_good:
+            self._over(job)
+            self._check_hope(failure.cause)
+        else:
+            self._progress.retry(job)
+            self._queue.appendleft(job)
+
+    def _over(self, job: Job | None) -> None:
+        """A job is done with."""
+        self._progress.end(job)
+        self._close_up(job)
+
+    def _close_up(self, job: Job | None) -> None:
+        """Count a job off its rung; with the last one the rung may be closed, and other jobs begin."""
+        self._open[_rung(job)] -= 1
+        self._stale |= self._open[_rung(job)] <= 0
+
+    def _check_hope(self, cause: str) -> None:
+        rows = self._store.rows()
+        failed = sum(row.failed is not None for row in rows)
+        if failed >= HOPELESS and not any(row.errors or row.diverged_at is not None for row in rows):
+            raise StantuneError(
+                f"none of the first trials could be trained, and {failed} have failed for good, the last one with "
+                f"{cause}; mend that and begin anew with --fresh"
+            )
+
+    def _tidy(self, rows: list[TrialRow]) -> None:
+        ended = endings(self._plan, rows)
         self._store.close(ended)
-        for number, ending in ended.items():
-            if ending != "finished":
+        for number in ended.keys() - self._tidied:
+            if ended[number] != "finished":
                 self._directory.checkpoint(number).unlink(missing_ok=True)
+        self._tidied.update(ended)
 
-    def _moved(self, done: int) -> None:
-        self._progress.iteration(done)
+    def _moved(self, task: Task, done: int) -> None:
+        self._progress.iteration(task.job, done)
         self._watcher.iteration(self._progress)
 
-    def _cost(self, outcome: Outcome) -> dict[str, float]:
-        """Return what a job took, with the time since the last one that was neither training nor evaluation."""
-        cost = asdict(outcome.cost)
-        now = time.perf_counter()
-        spent = outcome.cost.exact_seconds + outcome.cost.reduced_seconds + outcome.cost.evaluation_seconds
-        cost["coordination_seconds"] = max(now - self._recorded - spent, 0.0)
-        self._recorded = now
-        return cost
+
+def _rung(job: Job | None) -> tuple[int, int] | None:
+    return None if job is None else (job.bracket, job.stop)
+
+
+def _final(task: Task, outcome: Outcome, cost: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "params": dict(task.params),
+        "iterations": outcome.iterations,
+        "errors": dict(outcome.errors),
+        "diverged_at": outcome.diverged_at,
+        "cost": dict(cost),
+    }

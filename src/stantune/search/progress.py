@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stantune.search.coordinator import Job, Status, TrialRow, incumbent, rungs, status
 from stantune.search.hyperband import Bracket
@@ -12,39 +12,63 @@ from stantune.search.hyperband import Bracket
 class Progress:
     """Counts iterations as they are trained; looks at the table only when it is asked.
 
+    A job of None stands for the final training, here as everywhere.
+
     Attributes:
-        at: the iteration at which the present training is.
         final_iterations: iterations of the final training.
+        retried: trainings that failed and were begun again, by this process.
     """
 
     def __init__(self, plan: Sequence[Bracket], final_iterations: int) -> None:
         self.final_iterations = final_iterations
-        self.at = 0
+        self.retried = 0
         self._plan = plan
         self._rows: Sequence[TrialRow] = ()
         self._left = 0
         self._trained = 0
-        self._job = (0, 0)
-        self._began = time.monotonic()
+        # The iteration at which each running job is; None until it has done one, since it may go on from a checkpoint.
+        self._running: dict[Job | None, int | None] = {}
+        # Iterations of the jobs that ended since the table was last looked at: nothing is left of those.
+        self._ended = 0
+        self._final_done = False
+        # When the first iteration was told: until then workers were loading their data.
+        self._began: float | None = None
 
     def update(self, rows: Sequence[TrialRow]) -> None:
         """Take the table as it is now; takes time in proportion to the trials, so call it once per rung."""
         self._rows = rows
-        self._left = self.final_iterations + iterations_left(self._plan, rows)
-        # The job that was begun last is in the table now, so nothing is left of it.
-        self._job, self.at = (0, 0), 0
+        self._left = iterations_left(self._plan, rows) + (0 if self._final_done else self.final_iterations)
+        self._ended = 0
 
     def begin(self, job: Job | None, rows: Sequence[TrialRow]) -> None:
-        """A job begins; None stands for the final training."""
+        """A job begins."""
         self._rows = rows
-        self._left -= self._job[1] - self._job[0]
-        self._job = (0, self.final_iterations) if job is None else (job.start, job.stop)
-        self.at = self._job[0]
+        self._running[job] = None
 
-    def iteration(self, done: int) -> None:
-        """The present training has done so many iterations."""
-        self._trained += 1
-        self.at = done
+    def iteration(self, job: Job | None, done: int) -> None:
+        """A running job has done so many iterations."""
+        if self._began is None:
+            self._began = time.monotonic()
+        before = self._running[job]
+        self._trained += 1 if before is None else max(done - before, 0)
+        self._running[job] = done
+
+    def end(self, job: Job | None) -> None:
+        """A running job is over, and has its result in the table."""
+        del self._running[job]
+        self._final_done = job is None
+        start, stop = self._span(job)
+        self._ended += stop - start
+
+    def retry(self, job: Job | None) -> None:
+        """A running job has failed, and is to be begun again."""
+        del self._running[job]
+        self.retried += 1
+
+    @property
+    def running(self) -> Mapping[Job | None, int]:
+        """The running jobs in the order in which they began, and the iteration at which each is."""
+        return {job: self._span(job)[0] if at is None else at for job, at in self._running.items()}
 
     @property
     def status(self) -> Status:
@@ -69,13 +93,14 @@ class Progress:
 
     @property
     def iterations_per_second(self) -> float:
-        """Iterations trained by this process over its whole time so far, evaluation and all."""
-        return self._trained / max(time.monotonic() - self._began, 1e-9)
+        """Iterations trained by this process and its workers over the time since the first, evaluation and all."""
+        return 0.0 if self._began is None else self._trained / max(time.monotonic() - self._began, 1e-9)
 
     @property
     def iterations_left(self) -> int:
         """Iterations left, the final training's among them, if no trial diverges any more."""
-        return max(self._left - (self.at - self._job[0]), 0)
+        done = sum(at - self._span(job)[0] for job, at in self.running.items())
+        return max(self._left - self._ended - done, 0)
 
     @property
     def seconds_left(self) -> float | None:
@@ -83,6 +108,9 @@ class Progress:
         if self._trained < 10:
             return None
         return self.iterations_left / self.iterations_per_second
+
+    def _span(self, job: Job | None) -> tuple[int, int]:
+        return (0, self.final_iterations) if job is None else (job.start, job.stop)
 
 
 def iterations_left(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> int:

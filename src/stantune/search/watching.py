@@ -16,7 +16,11 @@ class Watcher(Protocol):
         ...
 
     def iteration(self, progress: Progress) -> None:
-        """One more iteration is trained."""
+        """Iterations were trained."""
+        ...
+
+    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+        """A job failed; unless it did so for good, it is tried again."""
         ...
 
 
@@ -27,4 +31,7 @@ class Silent:
         """Draw nothing."""
 
     def iteration(self, progress: Progress) -> None:
+        """Draw nothing."""
+
+    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
         """Draw nothing."""
