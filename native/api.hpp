@@ -54,6 +54,7 @@ struct StanLrn {
 
     const float* input;            // (images, height, width, channels)
     float* output;                 // as input
+    float* factor;                 // as input: output / input, for the backward pass; null where no gradient is asked
     const float* output_gradient;  // as input
     float* input_gradient;         // as input
 };

@@ -110,8 +110,8 @@ struct InputGather {
                                          columns.at(columns.begin(x) + column * columns.period, x)) *
                                             filters;
                     outputs(gradients, at - number, number, runs, packed, zeros, sums, pitch);
-                    packed += static_cast<int64_t>(runs.number) * runs.length * pitch;
                 }
+                packed += static_cast<int64_t>(runs.number) * runs.length * pitch;
                 for (int i = 0; i < images; ++i)
                     for (int row = 0; row < high; ++row)
                         for (int column = 0; column < wide; ++column, sums += pitch) {

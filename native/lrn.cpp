@@ -2,8 +2,8 @@
 //
 // y = x · d^-power with d = 1 + scale · (mean of x² over the window), zeros beyond the border counted in the mean.
 // A row of an image is one run of width · channels numbers: its neighbours to the left and right lie `channels` away,
-// so that no vector has to know of channels. The backward pass computes d again, which takes less time than to write
-// it and read it back.
+// so that no vector has to know of channels. For the backward pass d^-power is kept, since the power takes longer than
+// to write it and read it back; d itself is summed again.
 #include <algorithm>
 #include <vector>
 
@@ -65,21 +65,21 @@ void squares_down(const float* x, int y, const Sizes& s, float* bordered) {
     }
 }
 
-template <int fixed>
-void forward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t last) {
+template <int fixed, class Power>
+void forward_images(const StanLrn& l, const Sizes& s, const Power& power, int64_t first, int64_t last) {
     const Vector weight = all(l.scale / static_cast<float>(l.size * l.size)), one = all(1.0f);
-    const NegativePower power(l.power);
     float* sums = rows_of(s.pitch);
     std::fill_n(sums, s.pitch, 0.0f);
     for (int64_t image = first; image < last; ++image) {
-        const float* x = l.input + image * s.height * s.run;
-        float* to = l.output + image * s.height * s.run;
-        for (int y = 0; y < s.height; ++y, to += s.run) {
-            squares_down<fixed>(x, y, s, sums);
-            const float* row = x + static_cast<int64_t>(y) * s.run;
+        const int64_t begin = image * s.height * s.run;
+        for (int y = 0; y < s.height; ++y) {
+            squares_down<fixed>(l.input + begin, y, s, sums);
+            const int64_t row = begin + static_cast<int64_t>(y) * s.run;
             for (int i = 0; i < s.run; i += lanes) {
+                const int count = s.run - i;
                 const Vector factor = power(one + weight * across<fixed>(sums + i, s));
-                store(to + i, load(row + i, s.run - i) * factor, s.run - i);
+                store(l.output + row + i, load(l.input + row + i, count) * factor, count);
+                if (l.factor) store(l.factor + row + i, factor, count);
             }
         }
     }
@@ -91,7 +91,6 @@ template <int fixed>
 void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t last) {
     const float share = l.scale / static_cast<float>(l.size * l.size);
     const Vector weight = all(share), through = all(-2.0f * share * l.power), one = all(1.0f);
-    const NegativePower power(l.power);
     float* sums = rows_of(static_cast<size_t>(s.pitch) * (1 + 2 * s.size));
     float* products = sums + s.pitch;
     float* direct = products + static_cast<int64_t>(s.size) * s.pitch;
@@ -99,19 +98,21 @@ void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t la
     const auto slot = [&](float* rows, int row) { return rows + static_cast<int64_t>(row % s.size) * s.pitch; };
     for (int64_t image = first; image < last; ++image) {
         const float* x = l.input + image * s.height * s.run;
+        const float* factors = l.factor + image * s.height * s.run;
         const float* gradient = l.output_gradient + image * s.height * s.run;
         float* to = l.input_gradient + image * s.height * s.run;
         for (int ahead = 0; ahead < s.height + s.half; ++ahead) {
             if (ahead < s.height) {
                 squares_down<fixed>(x, ahead, s, sums);
                 const float* row = x + static_cast<int64_t>(ahead) * s.run;
+                const float* factor = factors + static_cast<int64_t>(ahead) * s.run;
                 const float* from = gradient + static_cast<int64_t>(ahead) * s.run;
                 float* straight = slot(direct, ahead);
                 float* product = slot(products, ahead) + s.border;
                 for (int i = 0; i < s.run; i += lanes) {
                     const int count = s.run - i;
                     const Vector d = one + weight * across<fixed>(sums + i, s);
-                    const Vector value = load(from + i, count) * power(d);
+                    const Vector value = load(from + i, count) * load(factor + i, count);
                     store(straight + i, value);
                     store(product + i, value * load(row + i, count) / d, count);
                 }
@@ -146,9 +147,22 @@ void over_images(const StanLrn& l, const Images& images) {
 
 void lrn_forward(const StanLrn& l) {
     const Sizes s(l);
-    over_images(l, [&](int64_t first, int64_t last) {
-        (l.size == 3 ? forward_images<3> : forward_images<0>)(l, s, first, last);
-    });
+    const auto with = [&](const auto& power) {
+        over_images(l, [&](int64_t first, int64_t last) {
+            if (l.size == 3)
+                forward_images<3>(l, s, power, first, last);
+            else
+                forward_images<0>(l, s, power, first, last);
+        });
+    };
+    if (l.power == 0.75f)
+        with(NegativeThreeQuarters{});
+    else if (l.power == 0.5f)
+        with(NegativeHalf{});
+    else if (l.power == 1.0f)
+        with(NegativeOne{});
+    else
+        with(NegativePower(l.power));
 }
 
 void lrn_backward(const StanLrn& l) {

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stantune.data import Dataset, data_root, fetch, load
+from stantune.kernels import library
 
 # A time limit per example would only tell how busy the machine is.
 hypothesis.settings.register_profile("stantune", deadline=None)
@@ -23,6 +24,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done natively, as where there was no compiler."""
+    monkeypatch.setattr(library, "kernels", lambda: library.Kernels(None, "", "a test has none"))
 
 
 @pytest.fixture(scope="session")

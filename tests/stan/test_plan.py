@@ -79,6 +79,7 @@ def test_candidates_save_enough_and_more_than_those_that_compute_more(saved, kep
     assert plan.stan.rate == min(PATTERNS[name].rate for name in kept)
 
 
+@pytest.mark.usefixtures("no_kernels")
 def test_where_nothing_pays_every_layer_is_left_alone_with_its_figures():
     poor = layer("poor", rows=(0.002, 0.001), blocks=(0.003, 0.004), exact=0.030)
     odd = LayerTimes("odd", reason="Odd has no fast form")

@@ -101,7 +101,8 @@ def _fields() -> list[tuple[str, Any]]:
     """The fields of native/api.hpp's StanBlock, in its order."""
     numbers = (
         "batch height width channels filters kernel_h kernel_w stride_h stride_w pad_top pad_left out_h out_w entries "
-        "shared grid_h grid_w grid_top grid_left relu_before relu_after pool pool_h pool_w pool_stride_h pool_stride_w pooled_h pooled_w threads"
+        "shared grid_h grid_w grid_top grid_left relu_before relu_after pool pool_h pool_w pool_stride_h pool_stride_w "
+        "pooled_h pooled_w threads"
     )
     pointers = (
         "input weight bias begins positions sources output winners kept output_gradient input_gradient "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -19,25 +20,25 @@ class StanSequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
+        if torch.compiler.is_compiling():
+            return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         modules = list(self)
         place = 0
         while place < len(modules):
             module = modules[place]
             place += 1
-            follow, taken = follow_of(modules[place : place + 2]) if _can_follow(module, input) else (None, 0)
-            input = module(input) if follow is None else module.followed(input, follow)
-            place += taken
+            if isinstance(module, StanConv2d) and _can_follow(module, input):
+                follow, taken = follow_of(modules[place : place + 2])
+                input = module.followed(input, follow)
+                place += taken
+            else:
+                input = module(input)
         return input
 
 
-def _can_follow(module: nn.Module, input: Tensor) -> bool:
-    return (
-        type(module) is StanConv2d
-        and module.training
-        and module.watch is None  # who watches wants the convolution's own output
-        and unobserved(module)
-        and module.is_native(input)
-    )
+def _can_follow(layer: StanConv2d, input: Tensor) -> bool:
+    # Who watches a layer wants the convolution's own output.
+    return layer.training and layer.watch is None and unobserved(layer) and layer.is_native(input)
 
 
 def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:
@@ -63,7 +64,7 @@ def unobserved(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or _has_any_global_hook()
+        or _has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 

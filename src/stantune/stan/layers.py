@@ -173,13 +173,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
 
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
-        return (
-            self.memory is None
-            and input.dim() == 4
-            and len(input) > 0
-            and native_geometry(self)
-            and suits(input, self.weight, self.bias)
-        )
+        return self.memory is None and input.dim() == 4 and len(input) > 0 and has_native_form(self) and suits(input)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def followed(self, input: Tensor, follow: Follow) -> Tensor:
@@ -211,13 +205,14 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         return convolve(input, self.weight, self.bias, self.stride, around, lists, follow)
 
 
-def native_geometry(layer: nn.Module) -> bool:
-    """Tell whether native kernels exist for a layer of this kind: a plain 2-D convolution of one group."""
+def has_native_form(layer: nn.Module) -> bool:
+    """Tell whether native kernels exist for a layer as it is: a plain 2-D convolution, float32, on a CPU."""
     return (
         isinstance(layer, nn.Conv2d)
         and layer.padding_mode == "zeros"
         and layer.groups == 1
         and tuple(layer.dilation) == (1, 1)
+        and suits(layer.weight, layer.bias)
     )
 
 

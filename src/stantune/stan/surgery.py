@@ -7,14 +7,13 @@ import warnings
 from torch import Tensor, nn
 
 from stantune.errors import NoEffectWarning, UsageError
-from stantune.kernels.library import suits
 from stantune.stan.batch_memory import BatchMemory, memory_for
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
 from stantune.stan.entries import Pattern
 from stantune.stan.fusion import StanSequential
 from stantune.stan.handle import LayerReport, StanHandle
-from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, native_geometry
+from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.meprop import MePropLinear
 from stantune.stan.plan import plan_for
 
@@ -129,10 +128,9 @@ def _insert_native(model: nn.Module, stan: Stan, found: dict[str, nn.Module]) ->
     """
     native = set()
     for name, module in found.items():
-        if stan.memo is None and type(module) in (nn.Conv2d, StanConv2d) and native_geometry(module):
-            if suits(module.weight):
-                module.__class__ = StanConv2d
-                native.add(name)
+        if stan.memo is None and type(module) in (nn.Conv2d, StanConv2d) and has_native_form(module):
+            module.__class__ = StanConv2d
+            native.add(name)
     for module in model.modules():
         if type(module) is nn.Sequential and any(type(child) is StanConv2d for child in module):
             module.__class__ = StanSequential

@@ -1,0 +1,202 @@
+"""A native block against plain PyTorch in double: forward and gradients, every form that this processor runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stantune.kernels import library
+from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.library import FORMS, kernels
+from stantune.stan.entries import PLANE, EntryMatrix, Grid
+from stantune.stan.fill import neighbour_of_exact
+from stantune.stan.lists import lists_of
+
+NATIVE = kernels().library
+pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"no native library: {kernels().reason}")
+HERE = range(1 + (0 if NATIVE is None else NATIVE.stan_best_form()))
+
+
+@pytest.fixture(scope="module", params=HERE, ids=[FORMS[form] for form in HERE], autouse=True)
+def _form(request: pytest.FixtureRequest) -> Iterator[None]:
+    assert NATIVE is not None
+    assert NATIVE.stan_use_form(request.param) == request.param
+    yield
+    NATIVE.stan_use_form(FORMS.index(kernels().form))
+
+
+def followed(output: Tensor, follow: Follow) -> Tensor:
+    if follow.relu:
+        output = output.relu()
+    if follow.pool == "max":
+        return F.max_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
+    if follow.pool == "average":
+        return F.avg_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
+    return output
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> dict:
+    kernel = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    padding = tuple(draw(st.integers(0, 3)) for _ in range(4))
+    height = draw(st.integers(max(1, kernel[0] - padding[2] - padding[3]), 14))
+    width = draw(st.integers(max(1, kernel[1] - padding[0] - padding[1]), 14))
+    out = [
+        (height + padding[2] + padding[3] - kernel[0]) // stride[0] + 1,
+        (width + padding[0] + padding[1] - kernel[1]) // stride[1] + 1,
+    ]
+    size = draw(st.integers(1, out[0])), draw(st.integers(1, out[1]))
+    pool_stride = draw(st.integers(1, size[0])), draw(st.integers(1, size[1]))
+    pool = draw(st.sampled_from(["none", "max", "average"]))
+    follow = Follow(pool, size, pool_stride, draw(st.booleans()), draw(st.booleans()))
+    return {
+        "batch": draw(st.integers(1, 4)),
+        "channels": draw(st.sampled_from([1, 2, 3, 5, 8, 17])),
+        "filters": draw(st.sampled_from([1, 2, 7, 8, 16, 20, 33, 50])),
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "size": (height, width),
+        "out": out,
+        "follow": follow,
+        "entries": draw(st.sampled_from(["all", "matrix", *PLANE])),
+        "bias": draw(st.booleans()),
+        "of_input": draw(st.booleans()),
+        "threads": draw(st.integers(1, 3)),
+        "seed": draw(st.integers(0, 2**31)),
+        "last": draw(st.booleans()),
+    }
+
+
+@given(blocks())
+@settings(max_examples=150)
+def test_forward_and_gradients_are_plain_pytorchs(block: dict) -> None:
+    generator = torch.Generator().manual_seed(block["seed"])
+
+    def whole(*shape: int) -> Tensor:
+        # Small whole numbers: their sums are exact in float32, so that no maximum and no ReLU is decided by rounding.
+        return torch.randint(-3, 4, shape, generator=generator).double()
+
+    batch, channels, filters = block["batch"], block["channels"], block["filters"]
+    follow, out = block["follow"], block["out"]
+    input = whole(batch, channels, *block["size"])
+    weight = whole(filters, channels, *block["kernel"])
+    bias = whole(filters) if block["bias"] else None
+    entries: Grid | EntryMatrix | None = None
+    if block["entries"] == "matrix":
+        matrix = torch.rand(batch, *out, generator=generator) < 0.4
+        matrix[:, -1, -1] |= ~matrix.flatten(1).any(1)
+        entries = EntryMatrix(matrix)
+    elif block["entries"] != "all":
+        pattern = PLANE[block["entries"]]
+        entries = Grid(pattern, block["seed"] % pattern.rows, block["seed"] // 2 % pattern.columns)
+
+    exact = [tensor.clone().requires_grad_() for tensor in (input, weight, bias) if tensor is not None]
+    expected = F.conv2d(F.pad(exact[0], block["padding"]), exact[1], *exact[2:], stride=block["stride"])
+    if entries is not None:
+        expected = neighbour_of_exact(expected, entries)
+    expected = followed(expected, follow)
+    gradient = whole(*expected.shape)
+    expected.backward(gradient)
+
+    order = torch.channels_last if block["last"] else torch.contiguous_format
+    ours = [t.float().contiguous(memory_format=order) if t.dim() == 4 else t.float() for t in (input, weight)]
+    ours += [] if bias is None else [bias.float()]
+    for tensor in ours[0 if block["of_input"] else 1 :]:
+        tensor.requires_grad_()
+    lists = None if entries is None else lists_of(entries, *out)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(block["threads"])
+    try:
+        found = convolve(
+            *ours[:2], ours[2] if bias is not None else None, block["stride"], block["padding"], lists, follow
+        )
+        found.backward(gradient.float())
+    finally:
+        torch.set_num_threads(threads)
+
+    def agree(ours: Tensor | None, theirs: Tensor | None) -> None:
+        assert ours is not None
+        assert theirs is not None
+        if follow.pool == "average":  # divides
+            torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-3)
+        else:
+            assert torch.equal(ours.double(), theirs)
+
+    assert found.shape == expected.shape
+    agree(found, expected)
+    for mine, its in zip(ours, exact, strict=True):
+        if mine.requires_grad:
+            agree(mine.grad, its.grad)
+        else:
+            assert mine.grad is None
+
+
+def test_an_empty_batch_has_an_empty_output_and_no_gradient() -> None:
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    output = convolve(torch.empty(0, 3, 8, 8), weight, None, (1, 1), (1, 1, 1, 1))
+    assert output.shape == (0, 4, 8, 8)
+    output.sum().backward()
+    assert weight.grad is not None
+    assert not weight.grad.any()
+
+
+def test_nan_is_not_hidden_by_a_maximum_or_relu() -> None:
+    input = torch.zeros(1, 1, 4, 4)
+    input[0, 0, 1, 1] = float("nan")
+    weight = torch.ones(8, 1, 1, 1)
+    output = convolve(input, weight, None, (1, 1), (0, 0, 0, 0), follow=Follow("max", (2, 2), (2, 2), relu=True))
+    assert output[:, :, 0, 0].isnan().all()
+    assert not output[:, :, 1:].isnan().any()
+
+
+def test_one_number_of_threads_gives_one_result() -> None:
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(7, 5, 9, 9, generator=generator)
+    weight = torch.randn(6, 5, 3, 3, generator=generator, requires_grad=True)
+
+    def gradient() -> Tensor:
+        output = convolve(input, weight, None, (1, 1), (1, 1, 1, 1), follow=Follow(relu=True))
+        return torch.autograd.grad(output.square().sum(), weight)[0]
+
+    first = gradient()
+    assert all(torch.equal(first, gradient()) for _ in range(5))
+
+
+def test_inputs_that_native_code_cannot_read_are_left_to_pytorch() -> None:
+    assert library.suits(torch.zeros(1))
+    assert not library.suits(torch.zeros(1, dtype=torch.float64))
+    assert not library.suits(torch.zeros(1), torch.zeros(1, device="meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not library.suits(torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("asked", "form", "reason"),
+    [
+        ("off", "", "STANTUNE_KERNELS=off"),
+        ("portable", "portable", "STANTUNE_KERNELS=portable"),
+        ("fast", FORMS[HERE[-1]], "STANTUNE_KERNELS=fast is unknown"),
+    ],
+)
+def test_the_environment_chooses_the_form(asked: str, form: str, reason: str) -> None:
+    code = "from stantune.kernels.library import kernels; k = kernels(); print(k.form); print(k.reason)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"STANTUNE_KERNELS": asked, "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = ran.stdout.splitlines()
+    assert found[0] == form
+    assert reason in found[1]

@@ -1,0 +1,123 @@
+"""Runs of layers done as one give what the layers give one by one, and step aside for whoever watches them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from stantune import Stan, accelerate_, restore_
+from stantune.kernels.blocks import Follow
+from stantune.kernels.library import kernels
+from stantune.stan import layers
+from stantune.stan.fusion import StanSequential, follow_of
+from stantune.stan.layers import StanConv2d
+
+needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+
+
+@pytest.mark.parametrize(
+    ("modules", "follow", "taken"),
+    [
+        ([], Follow(), 0),
+        ([nn.Tanh(), nn.ReLU()], Follow(), 0),
+        ([nn.ReLU()], Follow(relu=True), 1),
+        ([nn.ReLU(inplace=True), nn.Tanh()], Follow(relu=True), 1),
+        ([nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)], Follow("average", (3, 3), (2, 2), True, True), 2),
+        ([nn.ReLU(), nn.MaxPool2d((2, 3))], Follow("max", (2, 3), (2, 3), False, True), 2),
+        ([nn.MaxPool2d(2), nn.ReLU()], Follow("max", (2, 2), (2, 2), False, True), 2),
+        ([nn.MaxPool2d(2), nn.Tanh()], Follow("max", (2, 2), (2, 2), False, False), 1),
+        ([nn.AvgPool2d(2), nn.ReLU()], Follow("average", (2, 2), (2, 2), False, False), 1),
+        ([nn.ReLU(), nn.ReLU()], Follow(relu=True), 1),
+        ([nn.MaxPool2d(2), nn.MaxPool2d(2)], Follow("max", (2, 2), (2, 2), False, False), 1),
+        ([nn.MaxPool2d(2, padding=1), nn.ReLU()], Follow(), 0),
+        ([nn.MaxPool2d(2, dilation=2), nn.ReLU()], Follow(), 0),
+        ([nn.MaxPool2d(2, return_indices=True)], Follow(), 0),
+        ([nn.AvgPool2d(2, padding=1)], Follow(), 0),
+        ([nn.AvgPool2d(2, divisor_override=3)], Follow(), 0),
+        ([nn.ReLU6()], Follow(), 0),
+    ],
+)
+def test_what_can_follow_a_convolution(modules: list[nn.Module], follow: Follow, taken: int) -> None:
+    assert follow_of(modules) == (follow, taken)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6 * 3 * 3, 4),
+    )
+
+
+@needs_kernels
+@pytest.mark.parametrize("rate", [1, 0.5, 0.25])
+def test_one_by_one_and_as_one_are_the_same(rate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = network(), torch.randn(4, 3, 16, 16)
+    plain = copy.deepcopy(model)
+    accelerate_(model, Stan(rate=rate, period=None))
+    accelerate_(plain, Stan(rate=rate, period=None))
+    calls: list[Follow] = []
+    convolve = layers.convolve
+    monkeypatch.setattr(layers, "convolve", lambda *given: calls.append(given[-1]) or convolve(*given))
+    model(images).square().sum().backward()
+    assert calls == [Follow("max", (3, 3), (2, 2), True, True), Follow("average", (2, 2), (2, 2), False, True)]
+    nn.Sequential.forward(plain, images).square().sum().backward()
+    assert calls[2:] == [Follow(), Follow()]
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_layer_with_a_hook_is_called_by_itself_and_sees_its_own_output(place: int) -> None:
+    model, images = network(), torch.randn(2, 3, 16, 16)
+    seen: list[torch.Tensor] = []
+    model[place].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    expected = nn.Sequential(*list(network())[: place + 1])(images)
+    accelerate_(model, Stan(rate=1))
+    model(images)
+    torch.testing.assert_close(seen[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+def test_evaluation_and_the_restored_model_are_the_original_bit_for_bit() -> None:
+    model, images = network(), torch.randn(2, 3, 16, 16)
+    expected = network()(images)
+    accelerate_(model, Stan())
+    assert type(model) is StanSequential
+    assert type(model[0]) is StanConv2d
+    model.eval()
+    assert torch.equal(model(images), expected)
+    restore_(model)
+    assert type(model) is nn.Sequential
+    assert type(model[0]) is nn.Conv2d
+    assert torch.equal(model.train()(images), expected)
+
+
+@needs_kernels
+def test_a_sequential_with_a_forward_of_its_own_keeps_it() -> None:
+    class Residual(nn.Sequential):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return input + super().forward(input)
+
+    model = Residual(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+    accelerate_(model, Stan())
+    assert type(model) is Residual
+
+
+@needs_kernels
+def test_the_report_says_what_is_native() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2))
+    handle = accelerate_(model, Stan())
+    assert [line.native for line in handle.report] == [True, False, False]
+    restore_(model)
+    assert [line.native for line in accelerate_(model.double(), Stan()).report] == [False, False, False]
