@@ -47,7 +47,7 @@ def normalise(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: fl
 class _StanBatchNorm(ctypes.Structure):
     """StanBatchNorm of native/api.hpp."""
 
-    _fields_ = [  # noqa: RUF012  (ctypes wants a list)
+    _fields_ = [
         ("rows", ctypes.c_int64),
         ("channels", ctypes.c_int32),
         ("threads", ctypes.c_int32),

@@ -66,9 +66,10 @@ def kernels() -> Kernels:
 
 
 def suits(*tensors: Tensor | None) -> bool:
-    """Tell whether native kernels exist for these tensors: float32 on the CPU, and no autocast."""
+    """Tell whether native kernels exist for these tensors: float32 on the CPU, no autocast, no torch.compile."""
     return (
-        all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in tensors)
+        not torch.compiler.is_compiling()
+        and all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in tensors)
         and not torch.is_autocast_enabled("cpu")
         and kernels().library is not None
     )

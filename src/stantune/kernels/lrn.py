@@ -15,8 +15,8 @@ from stantune.kernels.library import kernels
 def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
     """Return x · (1 + scale · mean of x² over the window)^-power; zeros beyond the border count in the mean.
 
-    One pass over each image, forward and backward; only x is kept for the backward pass. Channels-last and contiguous
-    memory are both read as they are, and the result is laid out in the same way.
+    One pass over each image, forward and backward; x and the second factor are kept for the backward pass.
+    Channels-last and contiguous memory are both read as they are, and the result is laid out in the same way.
 
     Args:
         x: (B, C, H, W), float32 on the CPU (`library.suits`).
@@ -31,7 +31,7 @@ def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
 class _StanLrn(ctypes.Structure):
     """StanLrn of native/api.hpp."""
 
-    _fields_ = [  # noqa: RUF012  (ctypes wants a list)
+    _fields_ = [
         ("images", ctypes.c_int64),
         ("height", ctypes.c_int32),
         ("width", ctypes.c_int32),
@@ -42,6 +42,7 @@ class _StanLrn(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("input", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
+        ("factor", ctypes.c_void_p),
         ("output_gradient", ctypes.c_void_p),
         ("input_gradient", ctypes.c_void_p),
     ]
@@ -64,20 +65,23 @@ class _Lrn(torch.autograd.Function):
             scale=scale,
             power=power,
         )
-        ctx.save_for_backward(x)
         y = torch.empty_like(x, memory_format=layout)
         lrn.input, lrn.output, lrn.threads = x.data_ptr(), y.data_ptr(), torch.get_num_threads()
+        if ctx.needs_input_grad[0]:
+            factor = torch.empty_like(x, memory_format=layout)
+            lrn.factor = factor.data_ptr()
+            ctx.save_for_backward(x, factor)
         _library().stan_lrn_forward(ctypes.byref(lrn))
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,) = ctx.saved_tensors
+        x, factor = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=ctx.layout)
         of_input = torch.empty_like(x, memory_format=ctx.layout)
         lrn = ctx.lrn
-        lrn.input, lrn.threads = x.data_ptr(), torch.get_num_threads()
+        lrn.input, lrn.factor, lrn.threads = x.data_ptr(), factor.data_ptr(), torch.get_num_threads()
         lrn.output_gradient, lrn.input_gradient = gradient.data_ptr(), of_input.data_ptr()
         _library().stan_lrn_backward(ctypes.byref(lrn))
         return of_input, None, None, None

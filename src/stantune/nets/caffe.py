@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from stantune.errors import UsageError
+from stantune.kernels import batch_norm, lrn
+from stantune.kernels.library import suits
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -115,6 +117,8 @@ class WithinChannelLRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W)."""
+        if suits(x) and x.dim() == 4:
+            return lrn.normalise(x, self.scale, self.power, self.size)
         # PyTorch leaves apply without types.
         y: Tensor = _WithinChannelLRN.apply(x, self.scale, self.power, self.size)  # type: ignore[no-untyped-call]
         return y
@@ -131,7 +135,7 @@ class CaffeBatchNorm2d(nn.Module):
     the training batches, the variance unbiased, in which batch k of n weighs fraction^(n-k), divided by the
     sum of those weights (Caffe's scale factor): unlike PyTorch's they do not lean towards 0 and 1 in the
     beginning. The buffers hold the undivided averages; the division takes place in evaluation. Before the
-    first training batch they are zero, as in Caffe.
+    first training batch they are zero, as in Caffe. In training on a CPU in float32, differentiable once.
     """
 
     running_mean: Tensor
@@ -151,14 +155,10 @@ class CaffeBatchNorm2d(nn.Module):
         """Normalise x (B, C, H, W); in training mode, take it into the moving averages too."""
         if self.training:
             self.num_batches_tracked.add_(1)
-            return F.batch_norm(
-                x,
-                self.running_mean,
-                self.running_var,
-                training=True,
-                momentum=1.0 - self.fraction,
-                eps=self.eps,
-            )
+            momentum = 1.0 - self.fraction
+            if batch_norm.fits(x, self.running_mean, self.running_var):
+                return batch_norm.normalise(x, self.running_mean, self.running_var, momentum, self.eps)
+            return F.batch_norm(x, self.running_mean, self.running_var, training=True, momentum=momentum, eps=self.eps)
         # The weights sum to 1 - fraction^n; written with expm1 since that is a difference of near-equal
         # numbers at first. All on the device, so that no training step ever waits for a counter.
         total = -torch.expm1(self.num_batches_tracked.to(self.running_mean) * math.log(self.fraction))
