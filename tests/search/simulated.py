@@ -37,7 +37,7 @@ def outcome(salt: int, levels: int = 5, diverging: int = 64) -> Outcome:
 def run_job(store: Store, job: Job, of: Outcome) -> None:
     """Do what a search does for one job."""
     if job.number == len(store.rows()):
-        store.create(job.number, sample(SPACE, "random", 0, job.number), job.bracket)
+        store.create(job.number, sample(SPACE, 0, job.number), job.bracket)
     error, cost = of(job.number, job.stop), {"iterations": job.stop - job.start, "seconds": 0.25}
     if error is None:
         store.record_divergence(job.number, job.stop, job.start + 1, cost)

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.errors import UsageError
 from stantune.search.sampling import from_distribution, sample, to_distribution
 from stantune.space import Categorical, Float, Integer, Parameter, Space
 
@@ -30,31 +29,31 @@ SPACE = Space(
 
 @given(st.integers(), st.integers(0, 10**6))
 def test_a_setting_is_in_the_space_and_plain(seed: int, number: int) -> None:
-    setting = sample(SPACE, "random", seed, number)
+    setting = sample(SPACE, seed, number)
     assert list(setting) == list(SPACE)
     assert SPACE.check(setting, complete=True) == setting
     assert [type(value) for value in setting.values()][:4] == [float, float, int, int]
 
 
 def test_a_setting_depends_on_seed_and_number_alone() -> None:
-    settings = [sample(SPACE, "random", 7, number) for number in range(20)]
-    assert [sample(SPACE, "random", 7, number) for number in reversed(range(20))] == settings[::-1]
+    settings = [sample(SPACE, 7, number) for number in range(20)]
+    assert [sample(SPACE, 7, number) for number in reversed(range(20))] == settings[::-1]
     assert len({setting["lr"] for setting in settings}) == 20
-    assert sample(SPACE, "random", 8, 0) != settings[0]
+    assert sample(SPACE, 8, 0) != settings[0]
 
 
 def test_another_process_draws_the_same() -> None:
     code = (
         "from stantune.search.sampling import sample; from stantune.space import *;"
-        "print(sample(Space({'lr': Float(5e-5, 5, log=True), 'n': Integer(0, 9)}), 'random', 3, 11))"
+        "print(sample(Space({'lr': Float(5e-5, 5, log=True), 'n': Integer(0, 9)}), 3, 11))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    here = sample(Space({"lr": Float(5e-5, 5, log=True), "n": Integer(0, 9)}), "random", 3, 11)
+    here = sample(Space({"lr": Float(5e-5, 5, log=True), "n": Integer(0, 9)}), 3, 11)
     assert there.strip() == str(here)
 
 
 def test_scales() -> None:
-    settings = [sample(SPACE, "random", 0, number) for number in range(2000)]
+    settings = [sample(SPACE, 0, number) for number in range(2000)]
     # Half of a logarithmic range lies below its geometric mean, half of a linear one below the middle.
     below = sum(setting["lr"] < math.sqrt(5e-5 * 5) for setting in settings)
     assert 900 < below < 1100
@@ -79,16 +78,11 @@ def test_distributions_that_are_none_of_ours(distribution: optuna.distributions.
     assert from_distribution(distribution) is None
 
 
-def test_unknown_sampler() -> None:
-    with pytest.raises(UsageError, match="no sampler 'tpe': give random"):
-        sample(SPACE, "tpe", 0, 0)
-
-
 def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
     # A fresh process: the study that is only made once must be silent when it is made.
     code = (
         "import logging, optuna; from stantune.search.sampling import sample; from stantune.space import *;"
-        "sample(Space({'lr': Float(0, 1)}), 'random', 0, 0); print(optuna.logging.get_verbosity())"
+        "sample(Space({'lr': Float(0, 1)}), 0, 0); print(optuna.logging.get_verbosity())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""

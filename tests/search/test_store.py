@@ -62,11 +62,20 @@ def fill(store: Store) -> None:
     store.close({0: "dropped", 2: "diverged", 1: "finished"})
 
 
+# All have the same setting, so that each names the first of them.
 ROWS = [
     TrialRow(0, 2, PARAMS, {1: 50.0}, None, {1: {"training": 1.5, "exact": 1}}),
-    TrialRow(1, 2, PARAMS, {1: 40.0, 3: 1 / 3}, None, {1: {"training": 0.5, "note": "slow", "flag": True}, 3: {}}),
-    TrialRow(2, 2, PARAMS, {}, 1, {1: {"training": 0.25}}),
-    TrialRow(3, 2, PARAMS),
+    TrialRow(
+        1,
+        2,
+        PARAMS,
+        {1: 40.0, 3: 1 / 3},
+        None,
+        {1: {"training": 0.5, "note": "slow", "flag": True}, 3: {}},
+        equals=(0,),
+    ),
+    TrialRow(2, 2, PARAMS, {}, 1, {1: {"training": 0.25}}, equals=(0,)),
+    TrialRow(3, 2, PARAMS, equals=(0,)),
 ]
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from stantune.search.hyperband import Bracket, Result, promote
 
-Ending: TypeAlias = Literal["finished", "dropped", "diverged"]
+Ending: TypeAlias = Literal["finished", "dropped", "diverged", "failed"]
+
+
+class SegmentFailure(NamedTuple):
+    """A training on the way to iteration `stop` that raised, hung or was killed, for this cause."""
+
+    stop: int
+    cause: str
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,10 @@ class TrialRow:
 
     `errors` and `costs` have the iterations of a rung as keys: the validation error there (percent), and
     what the caller noted of the segment that led there (`costs` of a diverged trial has its last segment
-    too). `diverged_at` is the iteration at which training diverged.
+    too). `diverged_at` is the iteration at which training diverged. `equals` are earlier trials with the
+    same setting, of each bracket the first, which no other one goes beyond; `taken` tells of each result that was taken over from one of them, which one.
+    `started_from` is the trial of an earlier search whose setting this one was given. `failures` are the
+    segments that had to be tried again, in order, and `failed` tells why the trial failed for good.
     """
 
     number: int
@@ -27,6 +37,53 @@ class TrialRow:
     errors: Mapping[int, float] = field(default_factory=dict)
     diverged_at: int | None = None
     costs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    equals: tuple[int, ...] = ()
+    taken: Mapping[int, int] = field(default_factory=dict)
+    started_from: int | None = None
+    failures: tuple[SegmentFailure, ...] = ()
+    failed: str | None = None
+
+    def result(self, iterations: int) -> Result | None:
+        """Return what the trial reached in the rung that ends there; None while that is not known."""
+        if iterations in self.errors:
+            return Result(self.number, self.errors[iterations])
+        return None if self.diverged_at is None and self.failed is None else Result(self.number, None)
+
+    @property
+    def duplicate(self) -> bool:
+        """Tell whether all its results were taken over, so that nothing was trained for this row.
+
+        The first results of a trial are taken over or none: where no equal trial has the next one, this one is
+        trained for itself, from its first iteration on.
+        """
+        last = max(self.taken, default=0)
+        # A divergence that was taken over is in `taken`, but not in `errors`.
+        return (
+            bool(self.taken)
+            and last >= max(self.errors, default=0)
+            and (self.diverged_at is None or last not in self.errors)
+        )
+
+    @property
+    def trained(self) -> int:
+        """Iterations trained for this row."""
+        return 0 if self.duplicate else self.reached
+
+    @property
+    def reached(self) -> int:
+        """Iterations that its results stand for, whoever trained them."""
+        return max(self.errors, default=0) if self.diverged_at is None else self.diverged_at
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Give trial `number` the result that the equal trial `source` has at iteration `stop`; no training needed."""
+
+    number: int
+    stop: int
+    source: int
+    error: float | None
+    diverged_at: int | None
 
 
 @dataclass(frozen=True, order=True)
@@ -73,7 +130,7 @@ class Status:
     """Where every trial of the table stands, and how many stand where.
 
     `trials` maps a number to "running" (in its first rung), "promoted" (in a later one), "dropped",
-    "diverged" or "finished". Of the counts, `running` is all that have not ended and `promoted` all that
+    "diverged", "failed" or "finished". Of the counts, `running` is all that have not ended and `promoted` all that
     were promoted at least once, however they ended.
     """
 
@@ -82,6 +139,7 @@ class Status:
     promoted: int
     dropped: int
     diverged: int
+    failed: int
     finished: int
 
 
@@ -101,12 +159,11 @@ def rungs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Iterator[RungSta
             for number in numbers:
                 row = table.get(number)
                 assert row is None or row.bracket == bracket.s, f"trial {number} is not of bracket {bracket.s}"
-                if row is not None and rung.iterations in row.errors:
-                    results.append(Result(number, row.errors[rung.iterations]))
-                elif row is not None and row.diverged_at is not None:
-                    results.append(Result(number, None))
-                else:
+                result = None if row is None else row.result(rung.iterations)
+                if result is None:
                     pending.append(number)
+                else:
+                    results.append(result)
             last = index == len(bracket.rungs) - 1
             promoted = () if pending or last else promote(results, bracket.rungs[index + 1].trials)
             yield RungState(bracket.s, index, start, rung.iterations, last, tuple(pending), tuple(results), promoted)
@@ -120,16 +177,81 @@ def ready_jobs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> list[Job]:
 
     The jobs do not depend on one another, so any number of them may run side by side. Takes time in
     proportion to the trials: call it again when its jobs are used up, not after each.
+
+    A trial that the table does not hold yet begins when its setting can be proposed, which is not decided here; if it
+    then turns out to equal an earlier one (`TrialRow.equals`), its job is void, and a later call says whether it comes
+    again. What `take_overs` has an answer to, and what waits for an earlier equal trial, is no job.
     """
+    states = list(rungs(plan, rows))
+    sources = _Sources(states, rows)
     return [
-        Job(number, state.bracket, state.start, state.stop) for state in rungs(plan, rows) for number in state.pending
+        Job(number, state.bracket, state.start, state.stop)
+        for state in states
+        for number in state.pending
+        if sources.nowhere(number, state.stop)
     ]
 
 
+def take_overs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> list[TakeOver]:
+    """Return every result that a trial takes over now from an earlier one with the same setting.
+
+    The source is the trial with the smallest number that has a result there: where an earlier one is still on its way
+    there, its result is waited for, so that the order in which results come in decides nothing. Call it again
+    when these are recorded, because they may close rungs.
+    """
+    states = list(rungs(plan, rows))
+    sources = _Sources(states, rows)
+    found = []
+    for state in states:
+        for number in state.pending:
+            source = sources.of(number, state.stop)
+            if source is not None:
+                error = source.errors.get(state.stop)
+                at = source.diverged_at if error is None else None
+                found.append(TakeOver(number, state.stop, source.number, error, at))
+    return found
+
+
+class _Sources:
+    """Finds whose result a trial takes over."""
+
+    def __init__(self, states: Sequence[RungState], rows: Sequence[TrialRow]) -> None:
+        self._table: dict[int, TrialRow] = {}
+        # Few spaces have equal settings; the others pay nothing.
+        if any(row.equals for row in rows):
+            self._table = {row.number: row for row in rows}
+            self._ended = _endings(states)
+
+    def nowhere(self, number: int, stop: int) -> bool:
+        """Tell whether no earlier equal trial has the result or can still get it."""
+        return self._first(number, stop) is None
+
+    def of(self, number: int, stop: int) -> TrialRow | None:
+        """Return the trial whose result is taken over; None where that is not decided yet, or nobody's is."""
+        first = self._first(number, stop)
+        return None if first is None or first.result(stop) is None else first
+
+    def _first(self, number: int, stop: int) -> TrialRow | None:
+        row = self._table.get(number)
+        for earlier in () if row is None else row.equals:
+            other = self._table[earlier]
+            # That a training was killed says nothing of another with the same setting.
+            known = stop in other.errors or other.diverged_at is not None
+            if known or earlier not in self._ended:
+                return other
+        return None
+
+
 def endings(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> dict[int, Ending]:
-    """Return how each trial ended that has ended: diverged at any time, the others when their rung closes."""
+    """Return how each trial ended that has ended: diverged or failed at any time, the others when their rung closes."""
+    ended = _endings(rungs(plan, rows))
+    ended.update((row.number, "failed") for row in rows if row.failed is not None)
+    return ended
+
+
+def _endings(states: Iterable[RungState]) -> dict[int, Ending]:
     ended: dict[int, Ending] = {}
-    for state in rungs(plan, rows):
+    for state in states:
         going_on = set(state.promoted)
         for result in state.results:
             if result.diverged:
@@ -153,6 +275,7 @@ def status(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Status:
         promoted=len(promoted),
         dropped=counts["dropped"],
         diverged=counts["diverged"],
+        failed=counts["failed"],
         finished=counts["finished"],
     )
 
@@ -160,11 +283,12 @@ def status(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Status:
 def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
     """Rank the trials by their lowest error in any rung; ties: more iterations, then the smaller number.
 
-    A trial that diverged later is left out, however good it was: trained on, its setting diverges again.
+    A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
+    a duplicate, whose setting and errors another row has.
     """
     standings = []
     for row in rows:
-        if row.errors and row.diverged_at is None:
+        if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
             iterations = min(row.errors, key=lambda at: (row.errors[at], -at))
             standings.append(Standing(row.number, row.params, row.errors[iterations], iterations))
     return sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
@@ -176,5 +300,30 @@ def incumbent(rows: Sequence[TrialRow]) -> Standing | None:
 
 
 def iterations_trained(rows: Sequence[TrialRow]) -> int:
-    """Add up the iterations that the table stands for; a promoted trial goes on, so none counts twice."""
-    return sum(row.diverged_at if row.diverged_at is not None else max(row.errors, default=0) for row in rows)
+    """Add up the iterations that were trained for the table; a promoted trial goes on, so none counts twice."""
+    return sum(row.trained for row in rows)
+
+
+class Spared(NamedTuple):
+    """Iterations that nobody had to train: what was asked for and not done.
+
+    Attributes:
+        diverged: from where trials diverged to the end of the rung that they were on the way to.
+        duplicates: of results that were taken over from an earlier trial with the same setting.
+    """
+
+    diverged: int
+    duplicates: int
+
+
+def iterations_spared(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Spared:
+    """Add up what stopping diverged trials and not training duplicates spared."""
+    rungs_of = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in plan}
+    diverged = duplicates = 0
+    for row in rows:
+        if row.duplicate:
+            duplicates += row.reached
+        elif row.diverged_at is not None:
+            asked = next(iterations for iterations in rungs_of[row.bracket] if iterations not in row.errors)
+            diverged += asked - row.diverged_at
+    return Spared(diverged, duplicates)

@@ -1,8 +1,8 @@
-"""Draws settings with Optuna's samplers, and turns a space into Optuna's distributions and back."""
+"""Draws settings with Optuna's samplers, at random or by a model; turns a space into distributions and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -16,11 +16,8 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from stantune.errors import UsageError
 from stantune.seeds import derive
 from stantune.space import Categorical, Float, Integer, Parameter, Space
-
-SAMPLERS = ("random",)
 
 
 @contextmanager
@@ -54,22 +51,73 @@ def from_distribution(distribution: BaseDistribution) -> Parameter | None:
     return None
 
 
-def sample(space: Space, sampler_name: str, seed: int, number: int) -> dict[str, Any]:
-    """Draw the setting of trial `number`: a pure function of its arguments, whatever was drawn before.
-
-    Raises UsageError for an unknown sampler.
-    """
-    if sampler_name not in SAMPLERS:
-        raise UsageError(f"there is no sampler {sampler_name!r}: give {' or '.join(SAMPLERS)}")
-    # NumPy's generator, which the sampler uses, takes seeds of 32 bits.
-    sampler = optuna.samplers.RandomSampler(seed=derive("sample", seed, number) % 2**32)
+def sample(space: Space, seed: int, number: int) -> dict[str, Any]:
+    """Draw the setting of trial `number` at random: a pure function of its arguments, whatever was drawn before."""
     study, trial = _nowhere()
-    drawn = {
+    return _complete(space, _draw(space, _random_sampler(seed, number), study, trial))
+
+
+class Model:
+    """Tree-structured Parzen estimators over a few observations, by Optuna (multivariate TPE).
+
+    One model serves any number of proposals; a proposal depends on the observations, the seed and the trial's number.
+    """
+
+    def __init__(self, space: Space, observed: Sequence[tuple[Mapping[str, Any], float]]) -> None:
+        """Take settings of the space with their errors, oldest first; an infinite error is the worst."""
+        self._space = space
+        self._distributions = {name: to_distribution(parameter) for name, parameter in space.items()}
+        with optuna_quiet():
+            self._study = optuna.create_study()
+        self._study.add_trials(
+            [
+                create_trial(
+                    params=dict(params), distributions={name: self._distributions[name] for name in params}, value=error
+                )
+                for params, error in observed
+            ]
+        )
+
+    def sample(self, seed: int, number: int) -> dict[str, Any]:
+        """Propose the setting of trial `number`.
+
+        Parameters that always exist are drawn together, then those that exist because of their values, and so on.
+        """
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=1, multivariate=True, constant_liar=False, seed=_seed(seed, number)
+        )
+        _, trial = _nowhere()
+        # For what Optuna draws no value of: a parameter with one value, or one that no observation has.
+        drawn = _draw(self._space, _random_sampler(seed, number), self._study, trial)
+        setting: dict[str, Any] = {}
+        while fresh := [name for name in self._space.active(setting) if name not in setting]:
+            several = {name: self._distributions[name] for name in fresh if not self._distributions[name].single()}
+            setting |= {name: drawn[name] for name in fresh} | sampler.sample_relative(self._study, trial, several)
+        return _complete(self._space, setting)
+
+
+def _draw(
+    space: Space, sampler: optuna.samplers.BaseSampler, study: optuna.Study, trial: FrozenTrial
+) -> dict[str, Any]:
+    """Draw a value for every parameter, also for those that will not exist."""
+    return {
         name: sampler.sample_independent(study, trial, name, to_distribution(parameter))
         for name, parameter in space.items()
     }
-    # Optuna's draws at the very end of a range are NumPy scalars; `check` makes them plain numbers.
-    return space.check(drawn, complete=True)
+
+
+def _complete(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what exists of the values drawn, as plain numbers: Optuna's at the very end of a range are NumPy's."""
+    return space.check({name: drawn[name] for name in space.active(drawn)}, complete=True)
+
+
+def _random_sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=_seed(seed, number))
+
+
+def _seed(seed: int, number: int) -> int:
+    # NumPy's generator, which the samplers use, takes seeds of 32 bits.
+    return derive("sample", seed, number) % 2**32
 
 
 @cache

@@ -8,12 +8,14 @@ from typing import Any
 from stantune.errors import UsageError
 from stantune.problems import Problem
 from stantune.search.hyperband import Bracket, plan
+from stantune.search.warm_start import WarmStart
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
 FEWEST_ITERATIONS = 25
 MOST_BRACKETS = 5
+SAMPLERS = ("random", "tpe", "bohb")
 
 
 def default_min_iterations(max_iterations: int, eta: int) -> int:
@@ -33,7 +35,10 @@ class SearchSettings:
         eta: one of so many trials is promoted.
         brackets: how many of the brackets are run, from the one that drops most; None for all.
         variant: "algorithm1" or "table1": how the number of trials is rounded (Li et al., 2018).
-        sampler: what proposes settings.
+        sampler: what proposes settings: "random", "tpe" or "bohb".
+        lag: what proposals of a model see: what a search by so many workers would see, however many there are. Half
+            as many workers hardly ever wait for a result, one never does; more lag means older observations.
+        start: the earlier search that this one starts from, None where it starts from nothing.
         stan: STAN's settings for the trials, without a seed of its own; None trains exactly.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
@@ -46,6 +51,8 @@ class SearchSettings:
     brackets: int | None = None
     variant: str = "algorithm1"
     sampler: str = "random"
+    lag: int = 16
+    start: WarmStart | None = None
     stan: Stan | None = None
     threads: int = 1
     device: str = "cpu"
@@ -61,18 +68,17 @@ class SearchSettings:
                 f"--max-iterations {self.max_iterations} is out of reach: a training of {problem.name} is "
                 f"{problem.iterations} iterations long; give at most that"
             )
-        # Only here, because it brings Optuna with it.
-        from stantune.search.sampling import SAMPLERS
-
         if self.sampler not in SAMPLERS:
             raise UsageError(f"--sampler {self.sampler} is unknown; give {' or '.join(SAMPLERS)}")
+        if self.lag < 1:
+            raise UsageError(f"--lag {self.lag} is too small; give about twice the number of workers, 1 or more")
         self.plan()
 
     def identity(self, problem: Problem) -> dict[str, Any]:
         """Return the settings under the names that the command line gives them, for comparison with a directory's."""
         stan = self.stan
         planned = stan and stan.planned
-        return {
+        identity = {
             "problem": problem.name,
             "iterations": problem.iterations,
             "batch-size": problem.batch_size,
@@ -94,6 +100,12 @@ class SearchSettings:
             "threads": self.threads,
             "device": self.device,
         }
+        # Named where the result depends on them; so a search begun without them is known again.
+        if self.sampler != "random":
+            identity["lag"] = self.lag
+        if self.start is not None:
+            identity["start-from"] = self.start.label
+        return identity
 
     def trial_seed(self, number: int) -> int:
         """Return the seed of a trial's weights, data order and grids."""
