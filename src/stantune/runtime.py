@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import Any
 
 import torch
 
@@ -25,10 +26,19 @@ def tune_process(threads: int | None) -> int:
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt = _mallopt()
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     torch.set_flush_denormal(True)
     return torch.get_num_threads()
+
+
+def keeps_buffers() -> bool:
+    """Tell whether `tune_process` can keep large buffers in the heap: the C library is glibc."""
+    return _mallopt() is not None
+
+
+def _mallopt() -> Any:
+    """Return the C library's mallopt, None where it has none."""
+    return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from stantune.report.compare import CompareResult
+from stantune.report.doctor import DoctorResult
 from stantune.report.entries_result import EntriesResult
 from stantune.report.profile import ProfileResult
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, SearchResult, TrainResult
@@ -26,6 +27,7 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "stantune compare": CompareResult,
     "stantune entries": EntriesResult,
     "stantune profile": ProfileResult,
+    "stantune doctor": DoctorResult,
 }
 WORDS: dict[Any, str] = {
     str: "text",

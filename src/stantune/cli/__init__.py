@@ -1,4 +1,4 @@
-"""The command line: `stantune search`, `train`, `brackets`, `problems`, `compare`, `profile`, `entries`, `data`."""
+"""The command line: one function for each command of `stantune`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from stantune.cli import options
 from stantune.cli.compare import compare
 from stantune.cli.data import data
+from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
 from stantune.cli.profile import profile
 from stantune.cli.search import brackets, search
@@ -43,6 +44,7 @@ app.command()(problems)
 app.command()(compare)
 app.command()(profile)
 app.command()(entries)
+app.command()(doctor)
 app.add_typer(data, name="data")
 
 
