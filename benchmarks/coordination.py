@@ -1,6 +1,6 @@
 """What a search costs besides training: a whole search, trial table in SQLite, of a problem that trains nothing.
 
-    python benchmarks/coordination.py [--power 6]
+    python benchmarks/coordination.py [--power 6] [--workers 1]
 
 R = 3^POWER and eta = 3: POWER 6 is a search of 1214 trials, POWER 8 one of 10 582.
 """
@@ -9,62 +9,101 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from stantune.problems import BUILT_IN
+from stantune.outcome import Cost, Outcome
 from stantune.search.coordinator import Job
-from stantune.search.directory import SearchDirectory
-from stantune.search.loop import search
-from stantune.search.settings import SearchSettings
-from stantune.train import Outcome
-from stantune.trial import Cost
+from stantune.search.executors import InProcess, StopEarly, Task
+from stantune.search.progress import Progress
+from stantune.search.watching import Silent
 
 ETA = 3
 
 
 class TrainsNothing:
-    """Returns at once an error that looks random; one trial of ten diverges in each rung."""
+    """Returns at once an error that looks random; one trial of ten diverges in each rung.
 
-    def trial(
-        self, job: Job, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]
-    ) -> Outcome:
-        """See stantune.search.executors.Executor."""
+    It makes itself in each worker. See stantune.search.executors.Trainer.
+    """
+
+    def __call__(self, place: int) -> TrainsNothing:
+        """Return the trainer of a worker."""
+        return self
+
+    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See Trainer."""
+        job = task.job
+        if job is None:
+            return Outcome(1, {"validation": 0.0, "test": 0.0}, None, False, Cost())
         digest = hashlib.blake2b(f"{job.number} {job.stop}".encode(), digest_size=2).digest()
         if digest[0] < 26:
             return Outcome(job.start, {}, job.start, False, Cost())
         return Outcome(job.stop, {"validation": digest[1] / 2.55}, None, False, Cost())
 
-    def final(self, params: Mapping[str, Any], stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
-        """See stantune.search.executors.Executor."""
-        return Outcome(1, {"validation": 0.0, "test": 0.0}, None, False, Cost())
+
+class Memory(Silent):
+    """Looks at this process's resident memory when a tenth of the trials have begun, and at the end."""
+
+    def __init__(self) -> None:
+        self.megabytes: dict[bool, float] = {}
+
+    def job(self, job: Job | None, progress: Progress) -> None:
+        """Look."""
+        late = job is None
+        if late or (False not in self.megabytes and progress.trials >= progress.planned / 10):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.megabytes[late] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def main() -> None:
-    """Print trials, results and seconds of a search, and of the same command given again when all is done."""
+    """Print trials, results, seconds and memory of a search, and the same command's seconds when all is done."""
+    # Here, because workers import this file too, and need nothing of it.
+    from dataclasses import replace
+
+    from stantune.problems import BUILT_IN
+    from stantune.search.directory import SearchDirectory
+    from stantune.search.loop import search
+    from stantune.search.settings import SearchSettings
+    from stantune.search.workers import Workers
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--power", type=int, default=6)
-    maximum = ETA ** parser.parse_args().power
+    parser.add_argument("--workers", type=int, default=1, help="1: in this process")
+    arguments = parser.parse_args()
+    maximum = ETA**arguments.power
     # The space of lenet; its length does not matter where nothing is trained.
     problem = replace(BUILT_IN["lenet"], iterations=maximum)
     settings = SearchSettings(seed=0, max_iterations=maximum, min_iterations=1, eta=ETA)
+    memory = Memory()
     with tempfile.TemporaryDirectory() as path:
         directory = SearchDirectory(Path(path))
-        seconds = []
+        seconds, processor = [], []
         for _ in range(2):
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             with directory.locked():
-                state = search(problem, settings, directory, TrainsNothing())
+                if arguments.workers == 1:
+                    state = search(problem, settings, directory, InProcess(TrainsNothing()), watcher=memory)
+                else:
+                    with Workers(TrainsNothing(), arguments.workers) as workers:
+                        state = search(problem, settings, directory, workers, watcher=memory)
             seconds.append(time.perf_counter() - began)
+            processor.append(time.process_time() - busy)
     trials = len(state.rows)
     results = sum(len(row.errors) + (row.diverged_at is not None) for row in state.rows)
-    print("| trials | rung results | seconds | ms a trial | seconds to open it again |")
-    print("|---|---|---|---|---|")
-    print(f"| {trials} | {results} | {seconds[0]:.1f} | {1e3 * seconds[0] / trials:.2f} | {seconds[1]:.1f} |")
+    print(
+        "| workers | trials | rung results | seconds | processor seconds | ms a trial | seconds to open it again | "
+        "MB after a tenth | MB at the end |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"| {arguments.workers} | {trials} | {results} | {seconds[0]:.1f} | {processor[0]:.1f} | "
+        f"{1e3 * seconds[0] / trials:.2f} | {seconds[1]:.1f} | {memory.megabytes[False]:.0f} | "
+        f"{memory.megabytes[True]:.0f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -88,11 +88,13 @@ def terminal(*arguments: object, log: Path) -> Iterator[Terminal]:
         running.close()
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_live_view_and_ctrl_c(
-    whole: Any, stantune: Callable[..., Any], tiny: tuple[str, ...], timeless: Any, tmp_path: Path
+    whole: Any, stantune: Callable[..., Any], tiny: tuple[str, ...], timeless: Any, tmp_path: Path, workers: int
 ) -> None:
     command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
-    with terminal(*command, log=log) as running:
+    # Typed at a terminal, Ctrl-C goes to the workers as well, who leave it to the search.
+    with terminal(*command, "--workers", workers, log=log) as running:
         end = time.monotonic() + LIMIT_SECONDS
         while not log.exists() or len(log.read_bytes().splitlines()) < 60:
             assert running.process.poll() is None
@@ -104,7 +106,7 @@ def test_live_view_and_ctrl_c(
     assert code == 1
     assert "Traceback" not in shown
     assert "stantune: interrupted; nothing is lost, the same command goes on from here" in shown
-    for words in ("bracket ", "rung ", "trial ", "trials ", "best error ", "iterations/s", "time left "):
+    for words in ("bracket ", "trial ", "trials ", "best error ", "iterations/s", "time left "):
         assert words in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden, and comes back"
     # Escape sequences away, no line is longer than the terminal is wide: nothing wraps.

@@ -35,11 +35,15 @@ def test_live_view_fits_and_tells_all() -> None:
     with watching(on) as view:
         assert isinstance(view, LiveView)
         progress.begin(Job(0, 2, 3, 9), ROWS)
-        progress.iteration(4)
-        view.job(Job(0, 2, 3, 9), progress)
+        progress.iteration(Job(0, 2, 3, 9), 4)
+        progress.begin(Job(1, 2, 3, 9), ROWS)
+        view.job(Job(1, 2, 3, 9), progress)
+        view.failure(Job(2, 2, 3, 9), "its worker process was killed by SIGKILL", False)
     text = shown(on)
-    assert "s = 2" in text
-    assert "0, iteration 4 of 9" in text
+    assert "trial 0" in text
+    assert "iteration 4 of 9, bracket s = 2" in text
+    assert "iteration 3 of 9, bracket s = 2" in text
+    assert "trial 2, on its way to 9 iterations, failed (its worker process was killed by SIGKILL): tried again" in text
     assert "9 of 17; 3 running, 3 promoted, 5 dropped, 1 diverged" in text
     assert "50.00 %" in text
     assert text.endswith("\x1b[2K"), "it is wiped away at the end"
@@ -55,11 +59,40 @@ def test_lines_are_few() -> None:
             lines.iteration(progress)
         progress.update(ROWS)
         lines.job(Job(0, 2, 3, 9), progress)
+        # Jobs of several rungs take turns where there are several workers: one line for each rung all the same.
+        lines.job(Job(9, 1, 0, 9), progress)
+        lines.job(Job(1, 2, 3, 9), progress)
+        lines.failure(Job(1, 2, 3, 9), "RuntimeError: no", True)
         lines.job(None, progress)
-    first, second, final = shown(on).splitlines()
+        lines.failure(None, "RuntimeError: no", False)
+    first, second, other, failed, final, again = shown(on).splitlines()
+    assert other.startswith("bracket 1, rung of 9 iterations: ")
+    assert failed == "trial 1, on its way to 9 iterations, failed (RuntimeError: no): given up"
+    assert again == "the final training failed (RuntimeError: no): tried again"
     assert first == "bracket 2, rung of 3 iterations: trials 0 of 17; 0 running, 0 promoted, 0 dropped, 0 diverged"
     assert second.endswith("3 running, 3 promoted, 5 dropped, 1 diverged; best error 50.00 %")
     assert final.startswith("final training: ")
+
+
+def test_progress_of_several_jobs() -> None:
+    progress = Progress(PLAN, 27)
+    progress.update(ROWS)
+    whole = progress.iterations_left
+    first, second = Job(0, 2, 3, 9), Job(1, 2, 3, 9)
+    progress.begin(first, ROWS)
+    progress.begin(second, ROWS)
+    assert (progress.running, progress.iterations_left) == ({first: 3, second: 3}, whole)
+    # The first is gone on with from a checkpoint; neither tells of each iteration.
+    progress.iteration(first, 6)
+    progress.iteration(second, 4)
+    progress.iteration(second, 8)
+    assert (progress.running, progress.iterations_left) == ({first: 6, second: 8}, whole - 3 - 5)
+    assert progress.iterations_per_second > 0
+    # A job that ended early, because it diverged, leaves nothing to do; one that is tried again all that it had.
+    progress.end(second)
+    assert (progress.running, progress.iterations_left) == ({first: 6}, whole - 3 - 6)
+    progress.retry(first)
+    assert (progress.running, progress.iterations_left, progress.retried) == ({}, whole - 6, 1)
 
 
 def test_progress_of_one_training() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stantune.problems import find
 from stantune.report.summary import LEADERS, cost_seconds, summarise
-from stantune.search.coordinator import TrialRow
+from stantune.search.coordinator import SegmentFailure, TrialRow
 from stantune.search.hyperband import Bracket, Rung
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
@@ -98,7 +99,15 @@ def test_brackets_and_settings() -> None:
 def test_counts_and_iterations() -> None:
     result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
     # Promoted: 0 and 2. Dropped: 1, 4, 5. Diverged: 2 and 3. Finished: 0, 6, 7.
-    assert result.counts.model_dump() == {"trials": 8, "promoted": 2, "dropped": 3, "diverged": 2}
+    assert result.counts.model_dump() == {
+        "trials": 8,
+        "promoted": 2,
+        "dropped": 3,
+        "diverged": 2,
+        "failed": 0,
+        "duplicates": 0,
+        "retries": 0,
+    }
     assert result.iterations_trained == 90 + 10 + 16 + 0 + 10 + 10 + 90 + 90
 
 
@@ -155,9 +164,30 @@ def test_trials_that_are_still_to_go_on_have_saved_nothing_yet() -> None:
     result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, None, False))
     assert not result.complete
     assert result.final is None
-    assert result.counts.model_dump() == {"trials": 3, "promoted": 0, "dropped": 0, "diverged": 1}
+    assert result.counts.model_dump() == {
+        "trials": 3,
+        "promoted": 0,
+        "dropped": 0,
+        "diverged": 1,
+        "failed": 0,
+        "duplicates": 0,
+        "retries": 0,
+    }
     assert result.saved.early_stopping == pytest.approx(90 * (12 + 0.3 + 14) / 20)
     assert result.saved.continuing == 0
+
+
+def test_failures_are_told_and_kept_apart_from_divergence() -> None:
+    table = rows()
+    table[4] = TrialRow(4, 2, {"lr": 0.5}, failures=(SegmentFailure(10, "a"), SegmentFailure(10, "b")), failed="b")
+    table[0] = replace(table[0], failures=(SegmentFailure(30, "c"),))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, FINAL, True))
+    assert (result.counts.diverged, result.counts.failed, result.counts.dropped) == (2, 1, 2)
+    assert result.counts.retries == 2
+    assert [failure.model_dump() for failure in result.failures] == [
+        {"trial": 4, "params": {"lr": 0.5}, "iterations": 10, "cause": "b"}
+    ]
+    assert all(leader.trial != 4 for leader in result.leaders)
 
 
 def test_nothing_at_all() -> None:

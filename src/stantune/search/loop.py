@@ -132,6 +132,8 @@ class _Runner:
         self._open: Counter[tuple[int, int] | None] = Counter()
         # The table may allow more than what is in the queue.
         self._stale = True
+        # Trials that equal earlier ones were made since the last look.
+        self._duplicates = False
         self._stopped = False
         self._final_failures = 0
         self._tidied: set[int] = set()
@@ -157,6 +159,13 @@ class _Runner:
         """Tell whether the first job of the queue may begin; there is none where all is done or running."""
         if self._stale or not self._queue:
             self._look()
+        if self._queue and not self._is_ready() and (self._duplicates or not self._running):
+            # The result that the setting waits for may only have to be taken over from an equal trial.
+            self._look()
+        return self._is_ready()
+
+    def _is_ready(self) -> bool:
+        """Tell whether there is a first job of the queue, and no setting of it that waits for a result."""
         if not self._queue:
             return False
         job, rows = self._queue[0], self._store.rows()
@@ -180,7 +189,7 @@ class _Runner:
         self._queue = deque(job for job in ready if job not in self._running)
         if not ready and not self._running and self._wants_final(rows):
             self._queue.append(None)
-        self._stale = False
+        self._stale = self._duplicates = False
 
     def _wants_final(self, rows: list[TrialRow]) -> bool:
         return self.final_failure is None and incumbent(rows) is not None and self._store.final() is None
@@ -198,6 +207,7 @@ class _Runner:
                 rows = self._store.rows()
                 if rows[job.number].equals:
                     # It may take over what an equal trial has; whether it comes again, the next look tells.
+                    self._duplicates = True
                     self._close_up(job)
                     return
             params = rows[job.number].params

@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stantune.errors import StoreError, UsageError
 from stantune.search.coordinator import Ending, SegmentFailure, TakeOver, TrialRow
+from stantune.search.patience import PatientTables, insist
 from stantune.search.sampling import from_distribution, optuna_quiet, to_distribution
-from stantune.search.tables import EndedTrial, ForeignChangeError, SqliteConnection, tables_for
+from stantune.search.tables import EndedTrial, ForeignChangeError, sqlite_factory, tables_for
 from stantune.search.warm_start import WarmStart
 from stantune.space import Space
 
@@ -86,7 +87,7 @@ class Store:
         self._ended: set[int] = set()
         with _speaking_of(where):
             self._study_id = _study(storage, study_name)
-            self._tables = tables_for(storage, self._study_id)
+            self._tables = PatientTables(tables_for(storage, self._study_id), storage, self._study_id)
             trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
             self._identify({**identity, "space": space.as_json()}, start, new=not trials)
             for trial in trials:
@@ -266,12 +267,13 @@ class Store:
     def set_final(self, final: Mapping[str, Any]) -> None:
         """Keep the search's final result (plain values), in place of an earlier one. Raises StoreError."""
         with _speaking_of(self.where, self.study_name):
-            self._storage.set_study_user_attr(self._study_id, _FINAL, dict(final))
+            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, _FINAL, dict(final)))
 
     def final(self) -> dict[str, Any] | None:
         """Return the final result, or None before there is one. Raises StoreError."""
         with _speaking_of(self.where, self.study_name):
-            final: dict[str, Any] | None = self._storage.get_study_user_attrs(self._study_id).get(_FINAL)
+            attributes = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
+        final: dict[str, Any] | None = attributes.get(_FINAL)
         return final
 
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, new: bool) -> None:
@@ -340,7 +342,7 @@ def _connect(url: str) -> tuple[RDBStorage, str]:
     with _speaking_of(where):
         driver = parsed.get_dialect().driver
         if driver == "pysqlite":
-            options["connect_args"] = {"factory": SqliteConnection, "timeout": PATIENCE_SECONDS}
+            options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
         elif driver in _TIMED_DRIVERS:
             options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
         # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -296,3 +297,21 @@ class SqliteConnection(sqlite3.Connection):
         self.execute("PRAGMA journal_mode=WAL")
         if self.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
             self.execute("PRAGMA synchronous=NORMAL")
+
+
+def sqlite_factory() -> Callable[..., SqliteConnection]:
+    """Return what connects to one database: the first time it may be made, later it must be there.
+
+    A file that is gone for a while (moved, on a share that went away) must not be replaced by an empty one.
+    """
+    known = False
+
+    def connect(database: str, *args: Any, **kwargs: Any) -> SqliteConnection:
+        nonlocal known
+        if known and database != ":memory:" and not os.path.exists(database):
+            raise sqlite3.OperationalError("unable to open database file")
+        connection = SqliteConnection(database, *args, **kwargs)
+        known = True
+        return connection
+
+    return connect

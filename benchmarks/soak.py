@@ -1,0 +1,258 @@
+"""Kills a search again and again, its main process and its workers, and tells whether it ends as if nothing had been.
+
+    python benchmarks/soak.py [--kills 200] [--workers 2] [--seed 0]
+
+Small searches, one after the other, until so many processes have been killed (SIGKILL, at random moments). A trial's
+training is a chain of hashes whose last link is its error, its checkpoint is how far the chain is: an iteration that is
+done twice, left out, or gone on with from an older state ends in another error. Needs Linux (/proc), since it looks for
+processes that are left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stantune.errors import DamagedCheckpointError
+from stantune.files import write_whole
+from stantune.outcome import Cost, Outcome
+from stantune.search.executors import StopEarly, Task
+
+if TYPE_CHECKING:
+    # Imported for real where they are used: a worker, which imports this file too, needs no PyTorch.
+    from stantune.search.executors import Executor
+    from stantune.search.loop import SearchState
+
+ITERATIONS = 27
+PAUSE_SECONDS = 0.003
+# A killed search's workers have so long to be gone.
+LEFT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class HashChains:
+    """Trains by hashing; makes itself in each worker. See stantune.search.executors.Trainer."""
+
+    place: Path
+
+    def __call__(self, place: int) -> HashChains:
+        """Return the trainer of a worker."""
+        return self
+
+    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See Trainer."""
+        job = task.job
+        name = "final.pt" if job is None else f"checkpoints/trial-{job.number:06d}.pt"
+        start, stop = (0, ITERATIONS) if job is None else (job.start, job.stop)
+        done, link = _load(self.place / name)
+        while done < stop:
+            time.sleep(PAUSE_SECONDS)
+            done += 1
+            link = hashlib.blake2b(f"{link} {done} {sorted(task.params.items())}".encode(), digest_size=8).hexdigest()
+            _save(self.place / name, done, link)
+            watch(done)
+            if done < stop and stop_early():
+                return Outcome(done, {}, None, True, Cost(exact=done - start))
+        number = int(link, 16)
+        if number % 16 == 0 and job is not None:
+            return Outcome(stop, {}, start, False, Cost(exact=stop - start))
+        errors = {"validation": number % 10_007 / 100.07, "test": number % 9_973 / 99.73}
+        return Outcome(stop, errors, None, False, Cost(exact=stop - start))
+
+
+def _load(checkpoint: Path) -> tuple[int, str]:
+    if not checkpoint.exists():
+        return 0, ""
+    try:
+        done, link = json.loads(checkpoint.read_text())
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{checkpoint} is damaged") from error
+    return done, link
+
+
+def _save(checkpoint: Path, done: int, link: str) -> None:
+    checkpoint.parent.mkdir(exist_ok=True)
+    write_whole(checkpoint, json.dumps([done, link]).encode())
+
+
+def run(place: Path, seed: int, workers: int) -> SearchState:
+    """Run or go on with a search; without workers in this process."""
+    from torch import nn
+
+    from stantune import Float, Problem, Solver, Space
+    from stantune.search.directory import SearchDirectory
+    from stantune.search.executors import InProcess
+    from stantune.search.loop import search
+    from stantune.search.settings import SearchSettings
+    from stantune.search.workers import Workers
+
+    space = Space({"lr": Float(1e-3, 1.0, log=True), "momentum": Float(0.0, 0.9)})
+    problem = Problem("chains", nn.Identity, "mnist", space, Solver(lr=0.1), iterations=ITERATIONS)
+    settings = SearchSettings(seed=seed, max_iterations=ITERATIONS, min_iterations=1)
+    directory = SearchDirectory(place)
+
+    def go(executor: Executor) -> SearchState:
+        # Whoever is killed at random may well be killed a third time on the same segment.
+        return search(problem, settings, directory, executor, retries=1_000_000)
+
+    with directory.locked():
+        if not workers:
+            return go(InProcess(HashChains(place)))
+        with Workers(HashChains(place), workers) as executor:
+            return go(executor)
+
+
+class Result(NamedTuple):
+    """All that must be the same in the end: the trial table, the final training, and the files."""
+
+    rows: list[Any]
+    final: Any
+    files: list[str]
+
+
+def result_of(state: SearchState, place: Path) -> Result:
+    """Return what a search has come to, without what it cost and what went wrong on the way."""
+    assert state.complete
+    assert state.final is not None
+    rows = [[row.number, row.bracket, row.params, dict(row.errors), row.diverged_at, row.failed] for row in state.rows]
+    final = {key: value for key, value in state.final.items() if key != "cost"}
+    files = [str(file.relative_to(place)) for file in place.rglob("*") if file.suffix in (".pt", ".part")]
+    return Result(rows, final, sorted(files))
+
+
+class Killer:
+    """Kills at random moments, and counts.
+
+    Attributes:
+        mains: main processes killed.
+        workers: worker processes killed.
+        left: processes that outlived their search for longer than they may.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.mains = self.workers = self.left = 0
+        self._moments = random.Random(seed)
+
+    @property
+    def kills(self) -> int:
+        """Processes killed so far."""
+        return self.mains + self.workers
+
+    def disturb(self, place: Path, seed: int, workers: int, most: int) -> None:
+        """Run a search to its end, its processes killed until so many have been."""
+        before = self.kills
+        while True:
+            main = _fork(lambda: run(place, seed, workers))
+            ended: int | None = None
+            family: set[int] = set()
+            while ended is None:
+                # A little later from kill to kill, so that it gets to its end.
+                wait = self._moments.uniform(0.0, 0.5 + 0.05 * (self.kills - before))
+                end = time.monotonic() + wait
+                while ended is None and (time.monotonic() < end or self.kills >= most):
+                    time.sleep(0.005)
+                    ended = _ended(main)
+                if ended is not None:
+                    break
+                children = _workers(main)
+                family |= set(children)
+                if children and self._moments.random() < 0.5:
+                    os.kill(self._moments.choice(children), signal.SIGKILL)
+                    self.workers += 1
+                else:
+                    os.kill(main, signal.SIGKILL)
+                    self.mains += 1
+                    ended = os.waitpid(main, 0)[1]
+                    self._count_left(family)
+            if os.WIFEXITED(ended):
+                if os.WEXITSTATUS(ended):
+                    sys.exit("a search failed")
+                return
+
+    def _count_left(self, family: set[int]) -> None:
+        end = time.monotonic() + LEFT_SECONDS
+        while (alive := [process for process in family if _lives(process)]) and time.monotonic() < end:
+            time.sleep(0.005)
+        self.left += len(alive)
+
+
+def _fork(body: Callable[[], object]) -> int:
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            body()
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def _ended(process: int) -> int | None:
+    found, status = os.waitpid(process, os.WNOHANG)
+    return status if found else None
+
+
+def _workers(main: int) -> list[int]:
+    """Return the worker processes of a search, those that are starting among them."""
+    try:
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    except OSError:
+        return []
+
+
+def _lives(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return "spawn_main" in Path(f"/proc/{process}/cmdline").read_text() and stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def main() -> None:
+    """Print a line of figures; the exit code tells whether all was as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    killer, began = Killer(arguments.seed), time.monotonic()
+    searches = trials = retried = different = 0
+    with tempfile.TemporaryDirectory() as directory:
+        while killer.kills < arguments.kills:
+            seed = arguments.seed + searches
+            undisturbed, disturbed = Path(directory) / f"undisturbed-{seed}", Path(directory) / f"disturbed-{seed}"
+            # The first one brings all imports with it, so that the processes to be killed live on searching.
+            expected = result_of(run(undisturbed, seed, 0), undisturbed)
+            killer.disturb(disturbed, seed, arguments.workers, arguments.kills)
+            # Nothing is left to do: this only reads what the search has come to.
+            state = run(disturbed, seed, 0)
+            different += result_of(state, disturbed) != expected
+            searches += 1
+            trials += len(state.rows)
+            retried += sum(len(row.failures) for row in state.rows)
+    print(
+        "| kills | of the main process | of workers | searches | trials | begun again | left over | different | seconds |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        f"| {killer.kills} | {killer.mains} | {killer.workers} | {searches} | {trials} | {retried} | {killer.left} | "
+        f"{different} | {time.monotonic() - began:.0f} |"
+    )
+    sys.exit(different > 0 or killer.left > 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""A database that is locked or gone for a while, for real: the search waits, loses nothing, and ends as undisturbed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import sqlalchemy
+
+from stantune.errors import StoreError
+from stantune.search import patience
+from stantune.search import store as store_module
+from stantune.search.hyperband import plan
+from stantune.search.store import Store, sqlite_url
+
+PLAN = plan(27, 3, 3)
+LOCK = """
+import sqlite3, sys, time
+held = sqlite3.connect(sys.argv[1], isolation_level=None)
+held.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    # SQLite's own patience ends before the lock does, so that ours is needed.
+    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.05)
+
+
+def opened(simulated: ModuleType, url: str) -> Store:
+    return Store.open(url, "patient", simulated.IDENTITY, simulated.SPACE)
+
+
+def disturbed(simulated: ModuleType, url: str, disturb: Callable[[], None]) -> Store:
+    """Run the simulated search, and after its twentieth outcome disturb it."""
+    outcome, asked = simulated.outcome(1), 0
+
+    def of(number: int, stop: int) -> float | None:
+        nonlocal asked
+        asked += 1
+        if asked == 20:
+            disturb()
+        return outcome(number, stop)
+
+    store = opened(simulated, url)
+    simulated.search(store, PLAN, of)
+    return store
+
+
+@pytest.fixture
+def expected(simulated: ModuleType, tmp_path: Path) -> object:
+    """What the table is in the end, in a database that nothing happens to."""
+    with disturbed(simulated, sqlite_url(tmp_path / "undisturbed.db"), lambda: None) as store:
+        return store.rows(), store.final()
+
+
+def test_locked_by_another_process(simulated: ModuleType, tmp_path: Path, expected: object) -> None:
+    file = tmp_path / "search.db"
+    held: list[subprocess.Popen[str]] = []
+
+    def lock() -> None:
+        held.append(subprocess.Popen([sys.executable, "-c", LOCK, str(file), "1.5"], stdout=subprocess.PIPE, text=True))
+        assert held[0].stdout is not None
+        assert held[0].stdout.readline() == "locked\n"
+
+    began = time.monotonic()
+    with disturbed(simulated, sqlite_url(file), lock) as store:
+        assert (store.rows(), store.final()) == expected
+    assert held[0].wait() == 0
+    assert time.monotonic() - began > 1.5
+    with opened(simulated, sqlite_url(file)) as store:
+        assert (store.rows(), store.final()) == expected
+
+
+def test_gone_for_a_while(simulated: ModuleType, tmp_path: Path, expected: object) -> None:
+    file, away = tmp_path / "search.db", tmp_path / "away"
+    timers = []
+    with opened(simulated, sqlite_url(file)) as store:
+        # As after a share that went away: what was connected is so no longer, and the file cannot be found.
+        def take_away() -> None:
+            away.mkdir()
+            engine.dispose()
+            for part in tmp_path.glob("search.db*"):
+                part.rename(away / part.name)
+            timers.append(threading.Timer(1.0, bring_back))
+            timers[0].start()
+
+        def bring_back() -> None:
+            assert not file.exists(), "no empty database was made in its place"
+            for part in away.iterdir():
+                part.rename(tmp_path / part.name)
+
+        engine = store._storage.engine  # type: ignore[attr-defined]
+        outcome, asked = simulated.outcome(1), 0
+
+        def of(number: int, stop: int) -> float | None:
+            nonlocal asked
+            asked += 1
+            if asked == 20:
+                take_away()
+            return outcome(number, stop)
+
+        simulated.search(store, PLAN, of)
+        timers[0].join()
+        assert (store.rows(), store.final()) == expected
+
+
+def test_gone_for_good(simulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.4)
+    file = tmp_path / "search.db"
+    with opened(simulated, sqlite_url(file)) as store:
+        store._storage.engine.dispose()  # type: ignore[attr-defined]
+        for part in tmp_path.glob("search.db*"):
+            part.unlink()
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="unable to open.*see that its directory exists"):
+            store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+        assert 0.3 < time.monotonic() - began < 5
+        assert not file.exists()
+
+
+@pytest.mark.parametrize("lost", range(1, 60, 4))
+def test_answers_lost_after_the_write(
+    simulated: ModuleType, tmp_path: Path, expected: object, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """The transaction is committed, and the connection breaks before that is heard: nothing is done twice."""
+    commits = 0
+    commit = sqlalchemy.engine.default.DefaultDialect.do_commit
+
+    def cut(dialect: object, connection: object) -> None:
+        nonlocal commits
+        commit(dialect, connection)  # type: ignore[arg-type]
+        commits += 1
+        if commits == lost:
+            raise sqlite3.OperationalError("the connection was closed unexpectedly")
+
+    store = opened(simulated, sqlite_url(tmp_path / "search.db"))
+    monkeypatch.setattr(sqlalchemy.engine.default.DefaultDialect, "do_commit", cut)
+    with store:
+        simulated.search(store, PLAN, simulated.outcome(1))
+        assert commits > lost
+        assert (store.rows(), store.final()) == expected
+    with opened(simulated, sqlite_url(tmp_path / "search.db")) as store:
+        assert (store.rows(), store.final()) == expected
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Start or stop a PostgreSQL server of one's own, at a socket in the test's directory."""
+    program = shutil.which("pg_ctl")
+    if program is None or shutil.which("initdb") is None:
+        pytest.skip("needs PostgreSQL's pg_ctl and initdb")
+    place = tmp_path / "postgres"
+    # PostgreSQL does not run as root.
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    for directory in (tmp_path, *tmp_path.parents):
+        if user and directory.owner() == "root" and directory != Path("/") and directory.name.startswith("pytest"):
+            directory.chmod(0o755)
+    place.mkdir()
+    if user:
+        shutil.chown(place, "postgres")
+
+    def control(*arguments: str) -> None:
+        subprocess.run([*user, program, "-D", str(place / "data"), "-s", "-w", *arguments], check=True, timeout=60)
+
+    control("initdb", "-o", "-A trust -U postgres --no-sync")
+    start = ("-o", f"-k {place} -h '' -F", "-l", str(place / "log"))
+    control("start", *start)
+    yield lambda *arguments: control(*arguments, *(start if arguments[0] != "stop" else ("-m", "immediate")))
+    control("stop", "-m", "immediate")
+
+
+def test_server_away_for_a_while(
+    simulated: ModuleType, tmp_path: Path, expected: object, server: Callable[..., None]
+) -> None:
+    url = f"postgresql+psycopg2://postgres@/postgres?host={tmp_path / 'postgres'}"
+    timers = []
+
+    def stop() -> None:
+        server("stop")
+        timers.append(threading.Timer(1.0, server, ("start",)))
+        timers[0].start()
+
+    with disturbed(simulated, url, stop) as store:
+        timers[0].join()
+        assert (store.rows(), store.final()) == expected
+    with opened(simulated, url) as store:
+        assert (store.rows(), store.final()) == expected
