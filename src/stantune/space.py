@@ -220,12 +220,6 @@ class Space(Mapping[str, Parameter]):
             for name, parameter in self.items()
         }
 
-    def condition(self, name: str) -> str:
-        """Say in words when a conditional parameter exists; "" for one that always does."""
-        return " and ".join(
-            f"{parent} is {' or '.join(str(value) for value in met)}" for parent, met in self.when.get(name, {}).items()
-        )
-
     def _find(self, name: str) -> Parameter:
         if name not in self._parameters:
             known = list(self)
@@ -248,7 +242,7 @@ class Space(Mapping[str, Parameter]):
             return self._why_not(parent, setting, active)
         else:
             remedy = f"here {parent} is {setting[parent]}, so leave {name} out"
-        return f"{name} exists only where {self.condition(name)}: {remedy}"
+        return f"{name} exists only where {condition_text(self.when[name])}: {remedy}"
 
     def _conditions(self, name: str, conditions: Mapping[str, object]) -> dict[str, tuple[Choice, ...]]:
         """Return the conditions of a parameter with their values as tuples."""
@@ -297,6 +291,11 @@ class Space(Mapping[str, Parameter]):
         while path[-1] not in path[:-1]:
             path.append(next(parent for parent in self.when[path[-1]] if parent in undecided))
         return " depends on ".join(path[path.index(path[-1]) :])
+
+
+def condition_text(conditions: Mapping[str, Iterable[Choice]]) -> str:
+    """Say in words when a conditional parameter exists; "" where there are no conditions."""
+    return " and ".join(f"{parent} is {' or '.join(map(str, met))}" for parent, met in conditions.items())
 
 
 def _check_range(parameter: Float | Integer, smallest_log: float) -> None:

@@ -61,7 +61,11 @@ MinIterations = Annotated[
 Eta = Annotated[int, typer.Option("--eta", help="One trial of ETA is promoted in each rung.")]
 Brackets = Annotated[str, typer.Option("--brackets", metavar="all|N", help="How many brackets, from the widest on.")]
 Variant = Annotated[str, typer.Option("--variant", metavar="algorithm1|table1", help="How trials are rounded.")]
-Sampler = Annotated[str, typer.Option("--sampler", metavar="random", help="What proposes settings.")]
+Sampler = Annotated[str, typer.Option("--sampler", metavar="random|tpe|bohb", help="What proposes settings.")]
+Lag = Annotated[
+    int,
+    typer.Option("--lag", min=1, help="Models see what a search with so many workers would: twice yours, or more."),
+]
 
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]
 Rate = Annotated[

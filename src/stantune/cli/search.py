@@ -42,6 +42,10 @@ TrialMemory = Annotated[
 Retries = Annotated[
     int, typer.Option("--retries", min=0, help="How often a training that failed is tried again, in each rung.")
 ]
+StartFrom = Annotated[
+    Path | None,
+    typer.Option("--start-from", metavar="DIR", help="Learn from an earlier search, and try its best settings first."),
+]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
@@ -60,6 +64,8 @@ def search(
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
     sampler: o.Sampler = "random",
+    lag: o.Lag = 16,
+    start_from: StartFrom = None,
     seed: o.Seed = 0,
     out: Out = None,
     storage: Storage = None,
@@ -83,6 +89,7 @@ def search(
     from stantune.report.text import show_search
     from stantune.report.words import duration, parse_bytes, parse_duration
     from stantune.search.directory import SearchDirectory
+    from stantune.search.earlier import settle_start
     from stantune.search.executors import Executor, InProcess
     from stantune.search.loop import search as run_search
     from stantune.search.planned import settle
@@ -118,6 +125,9 @@ def search(
             if directory.may_hold_search():
                 _confirm(directory.path, yes)
             directory.clear()
+        settings = replace(settings, lag=lag)
+        if start_from is not None:
+            settings = settle_start(settings, what, directory, SearchDirectory.begun(start_from, storage))
         if threads is None:
             settings = _with_threads_of(directory, settings)
         o.fetch_data(what, data, console)

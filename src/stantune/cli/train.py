@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from stantune.report.results import ProblemResult
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
+Named = Annotated[
+    str | None, typer.Argument(metavar="[PROBLEM]", help="A built-in problem, or your own as FILE.py:NAME.")
+]
 Iterations = Annotated[int | None, typer.Option("--iterations", help="How many (default: the problem's own number).")]
 FullTrain = Annotated[bool, typer.Option("--full-train", help="Train on all training images, none held out.")]
 Checkpoint = Annotated[
@@ -105,14 +108,15 @@ def train(
     o.write_json(result, json)
 
 
-def problems(json: o.Json = None, debug: o.Debug = False) -> None:
-    """List the built-in problems with their spaces."""
-    from stantune.problems import BUILT_IN
+def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
+    """Show problems with their spaces: all that are built in, or the one that is named."""
+    from stantune.problems import BUILT_IN, find
     from stantune.report.results import ProblemsResult
     from stantune.report.text import show_problems
 
     o.check_json(json)
-    result = ProblemsResult(problems=[_describe(problem) for problem in BUILT_IN.values()])
+    shown = BUILT_IN.values() if problem is None else [find(problem)]
+    result = ProblemsResult(problems=[_describe(one) for one in shown])
     show_problems(o.console_for(json), result)
     o.write_json(result, json)
 

@@ -35,7 +35,15 @@ class Counts(Result):
     dropped: int = Field(description="trials that a closed rung did not promote")
     diverged: int = Field(description="trials that the divergence guard ended")
     failed: int = Field(description="trials that failed for good: they raised, hung or were killed again and again")
+    duplicates: int = Field(description="trials whose results were all taken over from an equal, earlier trial")
     retries: int = Field(description="trainings of trials that failed and were begun again")
+
+
+class IterationsSpared(Result):
+    """Iterations that were asked for and that nobody had to train."""
+
+    diverged: int = Field(description="from where trials diverged to the end of the rung they were on the way to")
+    duplicates: int = Field(description="of results taken over from an equal, earlier trial")
 
 
 class Seconds(Result):
@@ -106,6 +114,8 @@ class SearchResult(Result):
     schema_version: Literal["stantune.search/1"] = Field(default="stantune.search/1", description="kind and version")
     problem: str = _PROBLEM
     seed: int = _SEED
+    sampler: str = Field(description='"random", "tpe" or "bohb": what proposed the settings')
+    started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
     variant: str = _VARIANT
     eta: int = _ETA
@@ -115,6 +125,7 @@ class SearchResult(Result):
     brackets: list[BracketResult] = _BRACKETS
     counts: Counts = Field(description="trials by what became of them")
     iterations_trained: int = Field(description="of all trials; the final training is not among them")
+    iterations_spared: IterationsSpared = Field(description="asked for, and not trained")
     seconds: Seconds = Field(
         description="where the time of all workers went, over all runs of the command on this directory"
     )
@@ -170,6 +181,9 @@ class ParameterResult(Result):
         default=None, description="whether it is searched evenly in its logarithm; null where categorical"
     )
     choices: list[Any] | None = Field(default=None, description="all values; null unless categorical")
+    when: dict[str, list[Any]] | None = Field(
+        default=None, description="what other parameters must be for it to exist; null where it always does"
+    )
 
 
 class ProblemResult(Result):

@@ -11,6 +11,7 @@ from stantune.report.results import (
     BracketResult,
     Counts,
     Final,
+    IterationsSpared,
     Leader,
     RungResult,
     Saved,
@@ -18,7 +19,7 @@ from stantune.report.results import (
     Seconds,
     TrialFailure,
 )
-from stantune.search.coordinator import Status, TrialRow, iterations_trained, ranking, status
+from stantune.search.coordinator import Status, TrialRow, iterations_spared, iterations_trained, ranking, status
 from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
@@ -41,6 +42,8 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
     return SearchResult(
         problem=problem.name,
         seed=settings.seed,
+        sampler=settings.sampler,
+        started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if settings.stan is None else "stan",
         variant=settings.variant,
         eta=settings.eta,
@@ -54,10 +57,12 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
             dropped=counts.dropped,
             diverged=counts.diverged,
             failed=counts.failed,
+            duplicates=sum(row.duplicate for row in state.rows),
             # The last failure of a trial that failed for good was not followed by another try.
             retries=sum(len(row.failures) - (row.failed is not None) for row in state.rows),
         ),
         iterations_trained=iterations_trained(state.rows),
+        iterations_spared=IterationsSpared(**iterations_spared(state.plan, state.rows)._asdict()),
         seconds=_seconds(state),
         saved=_saved(settings, state, counts),
         best=Best(**leaders[0].model_dump(exclude={"trial"})) if leaders else None,
@@ -146,7 +151,8 @@ def _saved(settings: SearchSettings, state: SearchState, counts: Status) -> Save
         own = _total(row.costs.values())
         pace = _pace(own, usual)
         # A trial of an unfinished search that has not ended yet was spared nothing: its iterations are still to come.
-        if counts.trials[row.number] in ("dropped", "diverged"):
+        # Nor was a duplicate, which would not have been trained twice either way.
+        if counts.trials[row.number] in ("dropped", "diverged") and not row.duplicate:
             early_stopping += pace * (settings.max_iterations - iterations_trained([row]))
         continuing += pace * _trained_before(row)
         exact_pace = _exact_pace(own, usual_exact)
@@ -168,6 +174,6 @@ def _exact_pace(cost: Mapping[str, float], otherwise: float) -> float:
 
 def _trained_before(row: TrialRow) -> int:
     """Return what a trial would have trained again, had each of its rungs begun from scratch."""
-    reached = sorted(row.errors)
+    reached = sorted(iterations for iterations in row.errors if iterations not in row.taken)
     # Where it diverged, its last segment began at the last rung that it passed, and not one rung below.
     return sum(reached) if row.diverged_at is not None else sum(reached[:-1])

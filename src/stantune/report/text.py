@@ -11,6 +11,7 @@ from rich.table import Table
 
 from stantune.report.results import Leader, PlanResult, ProblemsResult, SearchResult, TrainResult
 from stantune.report.words import duration, percent, setting_text, value_text
+from stantune.space import condition_text
 
 
 def show_search(console: Console, result: SearchResult, directory: Path) -> None:
@@ -21,6 +22,15 @@ def show_search(console: Console, result: SearchResult, directory: Path) -> None
         f"{counts.diverged} diverged; {result.iterations_trained} iterations in all",
         soft_wrap=True,
     )
+    spared = result.iterations_spared
+    if counts.duplicates:
+        console.print(
+            f"duplicates: {counts.duplicates} trials took over the results of equal ones, "
+            f"{spared.duplicates} iterations not trained",
+            soft_wrap=True,
+        )
+    if spared.diverged:
+        console.print(f"stopped where they diverged: {spared.diverged} iterations not trained", soft_wrap=True)
     if counts.retries or counts.failed:
         console.print(
             f"failures: {counts.retries} trainings begun again, {counts.failed} trials failed for good", soft_wrap=True
@@ -51,8 +61,9 @@ def _best_trials(leaders: Sequence[Leader]) -> Table:
         table.add_column(f"trial {leader.trial}", justify="right")
     table.add_row("validation error", *(percent(leader.validation_error) for leader in leaders))
     table.add_row("iterations", *(str(leader.iterations) for leader in leaders), end_section=True)
-    for name in leaders[0].params:
-        table.add_row(name, *(value_text(leader.params[name]) for leader in leaders))
+    # Conditional parameters exist in some of the settings only.
+    for name in dict.fromkeys(name for leader in leaders for name in leader.params):
+        table.add_row(name, *(value_text(leader.params[name]) if name in leader.params else "" for leader in leaders))
     return table
 
 
@@ -120,11 +131,17 @@ def show_problems(console: Console, result: ProblemsResult) -> None:
             f"{problem.name}: {problem.data}, {problem.iterations} iterations of {problem.batch_size} images",
             soft_wrap=True,
         )
-        table = Table("parameter", "from", "to", "scale", "kind", box=SIMPLE_HEAD)
+        columns = ["parameter", "from", "to", "scale", "kind"]
+        if any(parameter.when for parameter in problem.space):
+            columns.append("exists where")
+        table = Table(*columns, box=SIMPLE_HEAD)
         for parameter in problem.space:
             if parameter.choices is not None:
-                table.add_row(parameter.name, ", ".join(map(str, parameter.choices)), "", "", parameter.kind)
+                row = [parameter.name, ", ".join(map(str, parameter.choices)), "", "", parameter.kind]
             else:
                 scale = "log" if parameter.log else "linear"
-                table.add_row(parameter.name, f"{parameter.low:g}", f"{parameter.high:g}", scale, parameter.kind)
+                row = [parameter.name, f"{parameter.low:g}", f"{parameter.high:g}", scale, parameter.kind]
+            if len(columns) > len(row):
+                row.append(condition_text(parameter.when or {}))
+            table.add_row(*row)
         console.print(table)

@@ -26,9 +26,10 @@ class TrialRow:
     `errors` and `costs` have the iterations of a rung as keys: the validation error there (percent), and
     what the caller noted of the segment that led there (`costs` of a diverged trial has its last segment
     too). `diverged_at` is the iteration at which training diverged. `equals` are earlier trials with the
-    same setting, of each bracket the first, which no other one goes beyond; `taken` tells of each result that was taken over from one of them, which one.
-    `started_from` is the trial of an earlier search whose setting this one was given. `failures` are the
-    segments that had to be tried again, in order, and `failed` tells why the trial failed for good.
+    same setting, of each bracket the first, which no other one goes beyond; `taken` tells of each result
+    that was taken over from one of them, which one. `started_from` is the trial of an earlier search whose
+    setting this one was given. `failures` are the segments that had to be tried again, in order, and
+    `failed` tells why the trial failed for good.
     """
 
     number: int

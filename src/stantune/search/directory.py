@@ -36,6 +36,21 @@ class SearchDirectory:
         self.study = f"stantune {path.resolve()}" if storage else _STUDY
         self._where = _without_password(self.url) if storage else _DATABASE
 
+    @classmethod
+    def begun(cls, path: Path, storage: str | None = None) -> SearchDirectory:
+        """Return the directory of a search that was begun before, with its table where its note says.
+
+        `storage` is used where it is the one noted: a note holds no password.
+        """
+        directory = cls(path)
+        try:
+            noted = str(json.loads(directory._note.read_text())["storage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return directory
+        if noted == _DATABASE:
+            return directory
+        return cls(path, storage if storage is not None and _without_password(storage) == noted else noted)
+
     @property
     def final(self) -> Path:
         """The checkpoint of the final training; at its end it holds the weights that the search found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -103,7 +104,11 @@ def warm_start(
         others = [number for number in known if number not in ranked[:BEST]]
         chosen = {*ranked[:BEST], *others[len(ranked[:BEST]) - MOST :]}
     trials = {number: _past(known[number]) for number in sorted(chosen)}
-    return WarmStart(path, label, tuple(trials.values()), tuple(trials[number] for number in ranked[:best]))
+    # A setting that several trials had is tried once, as the best of them.
+    firsts: dict[str, PastTrial] = {}
+    for number in ranked[:BEST]:
+        firsts.setdefault(json.dumps(known[number].params, sort_keys=True), trials[number])
+    return WarmStart(path, label, tuple(trials.values()), tuple(firsts.values())[:best])
 
 
 def _past(row: TrialRow) -> PastTrial:
