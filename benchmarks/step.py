@@ -1,41 +1,42 @@
-"""A whole training step under STAN against stock PyTorch in its best setting, interleaved: medians and spread.
+"""A whole training step under STAN against stock PyTorch, in its best and in its default setting.
 
-    python benchmarks/step.py [--networks lenet,cq] [--threads 2] [--rounds 15]
+    python benchmarks/step.py [--networks lenet,cq] [--threads 1,2] [--rounds 15] [--plot step.png]
 
-Both sides use channels_last memory, the same threads, the fused optimizer and the tuned allocator; images are random.
+Best setting: channels_last memory, the same threads, the fused optimizer, an allocator that keeps its buffers. Default
+setting: none of these but the threads. Images are random. Each side has a process of its own; peak is its memory.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from side_by_side import Side, interleave, plot, table
 
 from stantune import Stan, accelerate_
-from stantune.problems import BUILT_IN, Problem
-from stantune.runtime import tune_process
+from stantune.kernels.library import kernels, plain_pytorch
+from stantune.problems import BUILT_IN
 
-SIDES = {
-    "exact": None,
-    "1/2 rows": Stan(rate=0.5, pattern="rows", period=None),
-    "1/2 columns": Stan(rate=0.5, pattern="columns", period=None),
-    "1/4 blocks": Stan(rate=0.25, period=None),
-}
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-STEPS = 3
+STOCK = "stock, best setting"
 
 
-def stepper(problem: Problem, stan: Stan | None) -> Callable[[], None]:
-    """Return a function that trains one step of the problem's network on a batch of random images."""
+def stepper(network: str, stan: Stan | None, best: bool = True) -> Callable[[], None]:
+    """Return a function that trains one step of a problem's network on a batch of random images."""
+    problem = BUILT_IN[network]
+    order = torch.channels_last if best else torch.contiguous_format
     torch.manual_seed(0)
-    model = problem.build({}).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = problem.build({}).to(memory_format=order)  # type: ignore[call-overload]
     optimizer = problem.solver.optimizer(model)
+    if not best:
+        for group in optimizer.param_groups:
+            group["fused"] = None
     handle = None if stan is None else accelerate_(model, stan)
-    images = torch.randn(problem.batch_size, *SHAPES[str(problem.data)]).to(memory_format=torch.channels_last)
+    images = torch.randn(problem.batch_size, *SHAPES[str(problem.data)]).to(memory_format=order)
     labels = torch.randint(10, (problem.batch_size,))
 
     def step() -> None:
@@ -46,42 +47,60 @@ def stepper(problem: Problem, stan: Stan | None) -> Callable[[], None]:
         if handle is not None:
             handle.step()
 
-    return step
-
-
-def measure(problem: Problem, rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of a step for each side; a round takes every side in turn."""
-    steppers = {name: stepper(problem, stan) for name, stan in SIDES.items()}
-    times: dict[str, list[float]] = {name: [] for name in SIDES}
-    for number in range(rounds + 2):
-        for name, step in steppers.items():
+    def plain() -> None:
+        with plain_pytorch():
             step()
-            began = time.perf_counter()
-            for _ in range(STEPS):
-                step()
-            if number >= 2:  # the first rounds warm up
-                times[name].append((time.perf_counter() - began) / STEPS * 1e3)
-    return times
+
+    return plain if stan is None else step
+
+
+def sides(network: str) -> list[Side]:
+    """Return what is compared: an mlp has no convolution."""
+    found = [
+        Side("stock, default setting", partial(stepper, network, None, best=False), tuned=False),
+        Side(STOCK, partial(stepper, network, None)),
+    ]
+    if network != "mlp":
+        own = BUILT_IN[network].stan_layers
+        found += [
+            Side("kept 1", partial(stepper, network, Stan(rate=1))),
+            Side("kept 1/2", partial(stepper, network, Stan(rate=0.5, period=None))),
+            Side("kept 1/4", partial(stepper, network, Stan(rate=0.25, period=None))),
+        ]
+        if own != ("*",):
+            found.insert(
+                3, Side(f"kept 1/2 in {', '.join(own)}", partial(stepper, network, Stan(layers=own, period=None)))
+            )
+    return found
 
 
 def main() -> None:
-    """Print a Markdown table."""
+    """Print a Markdown table for each number of threads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="lenet,cq,alexlrn,alexbn")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--networks", default=",".join(BUILT_IN))
+    parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    threads = tune_process(arguments.threads)
-    print(f"batch 100, {threads} threads, PyTorch {torch.__version__}, median of {arguments.rounds} rounds\n")
-    print("| network | entries | ms a step | quartiles | times faster |")
-    print("|---|---|---|---|---|")
-    for network in arguments.networks.split(","):
-        times = measure(BUILT_IN[network], arguments.rounds)
-        for name, values in times.items():
-            low, median, high = statistics.quantiles(values, n=4)
-            # Round by round, so that a drift of the machine's speed falls out.
-            ratio = statistics.median(exact / value for exact, value in zip(times["exact"], values, strict=True))
-            print(f"| {network} | {name} | {median:.1f} | {low:.1f} … {high:.1f} | {ratio:.2f} |")
+    ratios: dict[str, dict[str, float]] = {}
+    for threads in map(int, arguments.threads.split(",")):
+        rows = []
+        for network in arguments.networks.split(","):
+            times = interleave(sides(network), threads, arguments.rounds)
+            for name, found in times.items():
+                ratio = found.faster_than(times[STOCK])
+                low, high = found.quartiles
+                cells = f"{found.median:.1f}", f"{low:.1f} … {high:.1f}", f"{ratio:.2f}", f"{found.peak:.0f}"
+                rows.append((network, name, *cells))
+                ratios.setdefault(f"{network}, {threads} thread{'s' * (threads > 1)}", {})[name] = ratio
+        print(
+            f"\nbatch 100, {threads} thread(s), PyTorch {torch.__version__}, kernels {kernels().form or 'none'}, ",
+            end="",
+        )
+        print(f"median of {arguments.rounds} rounds\n")
+        print(table(("network", "step", "ms", "quartiles", "times faster", "peak MiB"), rows), flush=True)
+    if arguments.plot is not None:
+        plot(arguments.plot, "A training step", ratios)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stantune.data import Batches
 from stantune.guard import Guard
+from stantune.kernels.library import plain_pytorch
 from stantune.outcome import Cost
 from stantune.problems import Problem, Splits
 from stantune.seeds import derive
@@ -150,7 +151,9 @@ class Trial:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Train with the trial's own random state and on its own clock; the caller's state comes back afterwards."""
-        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]):
+        # Without STAN a trial is what PyTorch alone trains: what STAN is compared with.
+        own_kernels = plain_pytorch() if self.stan is None else nullcontext()
+        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]), own_kernels:
             torch.set_rng_state(self._random.host)
             if self._cuda is not None and self._random.cuda is not None:
                 torch.cuda.set_rng_state(self._random.cuda, self._cuda)

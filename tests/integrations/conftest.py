@@ -13,6 +13,7 @@ from stantune import Stan, accelerate_
 from stantune.stan import surgery
 from stantune.stan.config import LayerPlan
 from stantune.stan.plan import Plan
+from stantune.stan.timing import ModelTimes
 
 
 class Task:
@@ -77,7 +78,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         examples.append(example)
         last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][-1]
         concrete = replace(stan, rate=0.25, tolerance=10.0, period=3, plan=(LayerPlan(last, ("blocks",)),))
-        return Plan(concrete, (), 0.0, None, {})
+        return Plan(concrete, ModelTimes((), 0.0, 0), None, {})
 
     monkeypatch.setattr(surgery, "plan_for", plan_for)
     return examples

@@ -51,7 +51,7 @@ def test_auto_becomes_numbers():
     assert plan.stan.patterns_of("conv") == (ROWS, COLUMNS, BLOCKS)
     assert (plan.stan.seed, plan.stan.pretrain) == (3, 5)
     assert plan.reasons == {}
-    assert (plan.layers, plan.step_seconds) == ((layer(**GOOD),), 100.0)
+    assert (plan.times.layers, plan.times.step_seconds) == ((layer(**GOOD),), 100.0)
     assert decide(times(layer(**GOOD)), Stan(rate="auto", tolerance=0.2)).stan.tolerance == 0.2
     assert pickle.loads(pickle.dumps(plan.stan)) == plan.stan
 
@@ -240,10 +240,21 @@ def test_a_real_network_is_planned_and_accelerated(one_thread):
     plan = plan_for(model, stan, example, iterations=1000, budget=0.0)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert [type(module) for module in model] == [type(module) for module in lenet()]
-    assert [timed.name for timed in plan.layers] == ["conv1", "conv2"]
+    assert [timed.name for timed in plan.times.layers] == ["conv1", "conv2"]
     assert plan.stan.rate != "auto"
     assert {line.layer for line in plan.stan.plan} | set(plan.reasons) == {"conv1", "conv2"}
-    assert plan.predicted_speedup == predict(ModelTimes(plan.layers, plan.step_seconds, 1), plan.stan, 1000)
+    assert plan.predicted_speedup == predict(plan.times, plan.stan, 1000)
     fixed = plan_for(model, Stan(rate=0.25, pretrain=500), example, iterations=1000, budget=0.0)
-    found = ModelTimes(fixed.layers, fixed.step_seconds, 1)
-    assert fixed.predicted_speedup == predict(found, fixed.stan, 1000) != predict(found, fixed.stan)
+    assert fixed.predicted_speedup == predict(fixed.times, fixed.stan, 1000) != predict(fixed.times, fixed.stan)
+
+
+def test_where_exact_iterations_are_native_their_gain_counts_too():
+    found = times(layer(**GOOD))
+    native = found._replace(native_seconds=found.step_seconds / 2)
+    stan = Stan(rate=1)
+    assert predict(native, stan, 1000) == 2.0
+    saved = predict(native, Stan(rate=0.5, period=None), 1000)
+    assert saved is not None
+    # The layer saves the same seconds of an iteration that is half as long.
+    per_iteration = found.step_seconds - found.step_seconds / predict(found, Stan(rate=0.5, period=None), 1000)
+    assert saved == pytest.approx(found.step_seconds / (found.step_seconds / 2 - per_iteration))

@@ -8,13 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from stantune.kernels.blocks import Follow
+from stantune.kernels.library import kernels
 from stantune.stan import timing
 from stantune.stan.entries import Grid, Pattern
 from stantune.stan.fill import neighbour_of_exact
+from stantune.stan.fusion import StanSequential
 from stantune.stan.layers import StanConv1d, StanConv2d
 from stantune.stan.timing import clock_for, measure
 
+# What is counted does not depend on who computes; native kernels have tests of their own below.
 pytestmark = pytest.mark.usefixtures("one_thread")
+plain = pytest.mark.usefixtures("no_kernels")
 
 ROWS, COLUMNS, BLOCKS, QUARTER = Pattern(2, 1), Pattern(1, 2), Pattern(2, 2), Pattern(1, 4)
 
@@ -92,6 +97,7 @@ def constant(table):
     return lambda layer, pattern, *rest: table[pattern] * layer.out_channels
 
 
+@plain
 def test_the_five_times_of_each_layer_and_the_step(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD), errors=0.5)
     times = measure(
@@ -109,14 +115,16 @@ def test_the_five_times_of_each_layer_and_the_step(monkeypatch):
     assert times.rounds == 4
 
 
+@plain
 def test_a_round_is_measured_however_small_the_budget(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
-    assert measure(network(), ("*",), torch.randn(2, 3, 8, 8), step_seconds=7.0, budget=0.0, clock=clock)[1:] == (
-        7.0,
-        1,
+    times = measure(
+        network(), ("*",), torch.randn(2, 3, 8, 8), step=lambda: clock.advance(7.0), budget=0.0, clock=clock
     )
+    assert (times.step_seconds, times.rounds) == (7.0, 1)
 
 
+@plain
 def test_the_warm_up_and_the_slowest_quarter_do_not_count(monkeypatch):
     # Rounds 1 to 12; the first is the warm-up, and of the other eleven the slowest two (11 and 12) do not count.
     def forward(layer, pattern, turn):
@@ -133,6 +141,7 @@ def test_the_warm_up_and_the_slowest_quarter_do_not_count(monkeypatch):
     assert times.layers[0].t_f == 6.0  # the mean of 2 to 10
 
 
+@plain
 def test_a_layer_that_is_used_twice_takes_the_time_of_both(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD), errors=0.5)
     conv = nn.Conv2d(3, 3, 3, padding=1)
@@ -141,6 +150,7 @@ def test_a_layer_that_is_used_twice_takes_the_time_of_both(monkeypatch):
     assert (layer.t_f, layer.t_b, layer.t_e) == (60.0, 120.0, 1.0)
 
 
+@plain
 def test_layers_get_their_own_inputs(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
     model = network().to(memory_format=torch.channels_last)
@@ -158,6 +168,7 @@ def test_layers_get_their_own_inputs(monkeypatch):
     assert all(input.is_contiguous(memory_format=torch.channels_last) for input in clock.inputs)
 
 
+@plain
 def test_every_offset_has_its_turn(monkeypatch):
     clock = FakeClock(monkeypatch, constant(dict.fromkeys(FORWARD, 1.0)), constant(BACKWARD), errors=0.0)
     measure(nn.Sequential(nn.Conv2d(3, 1, 3)), ("*",), torch.randn(2, 3, 8, 8), budget=500.0, clock=clock)
@@ -169,6 +180,7 @@ def test_every_offset_has_its_turn(monkeypatch):
     }
 
 
+@plain
 def test_the_users_hooks_see_whole_passes_alone():
     model = network()
     passes = []
@@ -178,6 +190,7 @@ def test_the_users_hooks_see_whole_passes_alone():
     assert len(passes) == 3  # one to capture the inputs, one in the warm-up, one in the round
 
 
+@plain
 def test_a_hook_that_changes_the_output_hides_nothing():
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
     model[0].register_forward_hook(lambda module, arguments, output: output[..., :1, :1])
@@ -185,6 +198,7 @@ def test_a_hook_that_changes_the_output_hides_nothing():
     assert [candidate.name for candidate in layer.patterns] == ["rows", "columns", "blocks"]
 
 
+@plain
 def test_only_the_gradients_that_training_needs_are_computed(monkeypatch):
     wanted = []
     original = torch.autograd.grad
@@ -200,6 +214,7 @@ def test_only_the_gradients_that_training_needs_are_computed(monkeypatch):
     assert {tuple(shapes) for shapes in wanted} == {tuple(of_model), ((6,), (2, 4, 8, 8))}
 
 
+@plain
 def test_a_model_in_evaluation_is_timed_in_training_but_for_what_stays_in_evaluation(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
 
@@ -212,12 +227,14 @@ def test_a_model_in_evaluation_is_timed_in_training_but_for_what_stays_in_evalua
     assert clock.training == {4: {True}, 6: {False}}
 
 
+@plain
 def test_a_model_without_convolutions_is_not_timed_for_long():
     clock = FakeClockOfSteps()
     times = measure(nn.Linear(3, 4), ("*",), torch.randn(2, 3), step=clock.step, budget=50.0, clock=clock)
-    assert times == ((), 1.0, 1)
+    assert times == ((), 1.0, 1, None)
 
 
+@plain
 def test_frozen_parts_have_no_backward_pass(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
     model = network()
@@ -229,6 +246,7 @@ def test_frozen_parts_have_no_backward_pass(monkeypatch):
     assert (first.t_b, second.t_b) == (0.0, 0.0)
 
 
+@plain
 def test_one_dimensional_layers_have_their_own_patterns(monkeypatch):
     clock = FakeClock(
         monkeypatch, constant({None: 4.0, COLUMNS: 3.0, QUARTER: 2.0}), constant({None: 0, COLUMNS: 0, QUARTER: 0})
@@ -266,6 +284,7 @@ class Branching(nn.Module):
         return {"maps": [self.unwanted(self.doubled(found))], "tiny": (self.tiny(found), single), "note": "kept"}
 
 
+@plain
 def test_layers_that_cannot_be_timed_say_why(monkeypatch):
     clock = FakeClock(monkeypatch, constant(FORWARD), constant(BACKWARD))
     times = measure(
@@ -287,6 +306,7 @@ def test_layers_that_cannot_be_timed_say_why(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (3, 8, 8)], ids=["batch", "single sample"])
+@plain
 def test_errors_are_those_of_the_fill_on_the_example(shape):
     torch.manual_seed(0)
     model, example = nn.Conv2d(3, 40, 3), torch.randn(shape)
@@ -301,6 +321,7 @@ def test_errors_are_those_of_the_fill_on_the_example(shape):
         assert found == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
+@plain
 def test_a_step_that_trains_the_model_moves_the_errors_and_nothing_else():
     model, example = network(), torch.randn(2, 3, 8, 8)
     before = measure(model, ("0",), example, budget=0).layers[0].patterns[0].error
@@ -353,6 +374,7 @@ def snapshot(model):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ending", ["whole", "own step", "broken step"])
+@plain
 def test_the_model_is_left_bit_for_bit(training, ending):
     torch.manual_seed(0)
     model = Fragile().train(training)
@@ -387,8 +409,35 @@ def test_the_model_is_left_bit_for_bit(training, ending):
     assert torch.equal(after[6], before[6])
 
 
+@plain
 def test_the_clock_suits_the_device(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert clock_for(torch.device("cpu")) is time.thread_time
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert clock_for(torch.device("cpu")) is time.perf_counter
+
+
+@pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+def test_natively_whole_iterations_and_layers_with_what_follows_them_are_timed(monkeypatch):
+    model, clock, follows = network(), FakeClockOfSteps(), []
+    followed = StanConv2d.followed
+    monkeypatch.setattr(StanConv2d, "followed", lambda *given: follows.append(given[2]) or followed(*given))
+
+    def step():
+        native = type(model) is StanSequential
+        assert native == (type(model[0]) is StanConv2d)
+        clock.now += 3.0 if native else 5.0
+
+    times = measure(model, ("*",), torch.randn(2, 3, 8, 8), step=step, budget=30.0, clock=clock)
+    assert (times.step_seconds, times.native_seconds, times.exact_seconds) == (5.0, 3.0, 3.0)
+    assert type(model) is nn.Sequential
+    assert type(model[0]) is nn.Conv2d
+    assert set(follows) == {Follow(relu=True), Follow()}
+
+
+@plain
+def test_without_kernels_an_exact_iteration_under_stan_is_a_plain_one():
+    clock = FakeClockOfSteps()
+    times = measure(network(), ("*",), torch.randn(2, 3, 8, 8), step=clock.step, budget=30.0, clock=clock)
+    assert times.native_seconds is None
+    assert times.exact_seconds == times.step_seconds == 1.0

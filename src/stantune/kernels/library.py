@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -21,6 +23,8 @@ FORMS = ("portable", "avx2", "avx512")
 _NAME = {"win32": "stantune_kernels.dll", "darwin": "libstantune_kernels.dylib"}.get(
     sys.platform, "libstantune_kernels.so"
 )
+
+_plain = ContextVar("plain", default=False)
 
 
 class Kernels(NamedTuple):
@@ -71,8 +75,19 @@ def suits(*tensors: Tensor | None) -> bool:
         not torch.compiler.is_compiling()
         and all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in tensors)
         and not torch.is_autocast_enabled("cpu")
+        and not _plain.get()
         and kernels().library is not None
     )
+
+
+@contextmanager
+def plain_pytorch() -> Iterator[None]:
+    """Do without native kernels within: what is trained here is what PyTorch alone would train."""
+    before = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(before)
 
 
 def _find() -> Path | None:

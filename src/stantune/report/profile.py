@@ -49,6 +49,9 @@ class ProfileResult(Result):
     device: str = Field(description="where it was timed")
     iterations: int = Field(description="N, the length of the whole run that the prediction is for")
     step: float = Field(description="seconds of a whole exact iteration: data, network, loss, optimizer")
+    native_step: float | None = Field(
+        description="the same of the accelerated network, whose exact iterations run natively; null where none do"
+    )
     layers: list[LayerProfile] = Field(description="every convolution")
     period: int | None = Field(description="Z, reduced iterations after each exact one; null for no exact ones")
     tolerance: float | None = Field(description="relative error that a pattern may have; null where none is chosen")
@@ -62,7 +65,7 @@ def profile_result(
 ) -> ProfileResult:
     """Return the result of planning a run of `iterations` with --rate `rate`."""
     layers = []
-    for layer in plan.layers:
+    for layer in plan.times.layers:
         used = {pattern.name for pattern in layer.among(plan.stan.patterns_of(layer.name))}
         timed = bool(layer.patterns)
         layers.append(
@@ -86,7 +89,8 @@ def profile_result(
         threads=threads,
         device=device,
         iterations=iterations,
-        step=plan.step_seconds,
+        step=plan.times.step_seconds,
+        native_step=plan.times.native_seconds,
         layers=layers,
         period=plan.stan.period,
         tolerance=plan.stan.tolerance,
@@ -97,9 +101,10 @@ def profile_result(
 def show_profile(console: Console, result: ProfileResult) -> None:
     """Print the times in a table and the plan in a few sentences."""
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
+    native = "" if result.native_step is None else f", {_ms(result.native_step)} ms with native kernels"
     console.print(
         f"{result.problem}: {result.batch_size} images an iteration, {threads}, {result.device}; a whole exact "
-        f"iteration takes {_ms(result.step)} ms",
+        f"iteration takes {_ms(result.step)} ms{native}",
         soft_wrap=True,
     )
     table = Table(box=SIMPLE_HEAD)
@@ -121,7 +126,8 @@ def show_profile(console: Console, result: ProfileResult) -> None:
             table.add_row(*first, *row, end_section=number == len(rows) - 1)
     console.print(table)
     console.print(
-        "t_f, t_b: exact forward and backward pass; t_e: measuring all patterns' errors, as a refresh does where "
+        "t_f, t_b: exact forward and backward pass, with the ReLU and the pooling where they are done with it; "
+        "t_e: measuring all patterns' errors, as a refresh does where "
         "layers choose; t_i, t_j: saved by a reduced iteration, forward and backward; error: of the filled output, "
         "relative",
         soft_wrap=True,

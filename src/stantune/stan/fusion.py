@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from stantune.kernels.blocks import Follow
-from stantune.stan.layers import StanConv2d
+from stantune.stan.layers import StanConv2d, has_native_form
 
 
 class StanSequential(nn.Sequential):
@@ -39,6 +40,46 @@ class StanSequential(nn.Sequential):
 def _can_follow(layer: StanConv2d, input: Tensor) -> bool:
     # Who watches a layer wants the convolution's own output.
     return layer.training and layer.watch is None and unobserved(layer) and layer.is_native(input)
+
+
+def make_native_(model: nn.Module) -> list[nn.Module]:
+    """Have every convolution that can be computed natively in training, and what follows it; return what was changed.
+
+    A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential.
+    """
+    changed: list[nn.Module] = []
+    for module in model.modules():
+        if type(module) is nn.Conv2d and has_native_form(module):
+            module.__class__ = StanConv2d
+            changed.append(module)
+    for module in model.modules():
+        if type(module) is nn.Sequential and any(type(child) is StanConv2d for child in module):
+            module.__class__ = StanSequential
+            changed.append(module)
+    return changed
+
+
+@contextmanager
+def natively(model: nn.Module) -> Iterator[None]:
+    """Train the model's convolutions natively within, exactly."""
+    changed = make_native_(model)
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Sequential
+
+
+def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:
+    """Return what can be done with each of the model's convolutions that stand in an nn.Sequential."""
+    found: dict[nn.Module, Follow] = {}
+    for sequential in model.modules():
+        if type(sequential) in (nn.Sequential, StanSequential):
+            modules = list(sequential.children())
+            for place, module in enumerate(modules):
+                if isinstance(module, nn.Conv2d):
+                    found[module] = follow_of(modules[place + 1 : place + 3])[0]
+    return found
 
 
 def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:

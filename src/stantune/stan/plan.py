@@ -32,15 +32,13 @@ class Plan:
 
     Attributes:
         stan: the settings in numbers: for rate="auto" its `plan`, `period`, `tolerance` and `rate` are the planner's.
-        layers: the five times of every convolution.
-        step_seconds: of a whole exact iteration.
+        times: of whole iterations and of every convolution.
         predicted_speedup: of the whole run; None where nothing predicts it (memo fill, meProp).
         reasons: why layers are left alone, by name, with the figures.
     """
 
     stan: Stan
-    layers: tuple[LayerTimes, ...]
-    step_seconds: float
+    times: ModelTimes
     predicted_speedup: float | None
     reasons: Mapping[str, str]
 
@@ -52,13 +50,12 @@ def plan_for(
     *,
     iterations: int | None = None,
     step: Callable[[], object] | None = None,
-    step_seconds: float | None = None,
     budget: float = 3.0,
     clock: Clock | None = None,
 ) -> Plan:
     """Time the model's layers here and now, decide what rate="auto" leaves open, and predict the run's speed-up.
 
-    The model is left as it was. For the arguments see `timing.measure`; with neither `step` nor `step_seconds` the
+    The model is left as it was. For the arguments see `timing.measure`; without `step` the
     prediction is that of forward and backward pass alone, as in the source.
 
     Args:
@@ -67,16 +64,15 @@ def plan_for(
         example: a batch of inputs, (B, ...).
         iterations: N; by default `stan.iterations`, and a long run where that is None too.
         step: performs a whole exact training iteration.
-        step_seconds: what one takes, measured elsewhere in the same conditions.
         budget: seconds, see `timing.measure`.
         clock: for tests.
 
     Raises:
-        UsageError: an empty example, or a `step_seconds` less than what its parts take.
+        UsageError: an empty example, or an iteration that takes less than its parts.
     """
     if not example.dim() or not len(example):
         raise UsageError("the example holds no sample, and nothing can be timed on it; give a batch as in training")
-    times = measure(model, stan.layers, example, step=step, step_seconds=step_seconds, budget=budget, clock=clock)
+    times = measure(model, stan.layers, example, step=step, budget=budget, clock=clock)
     return decide(times, stan, iterations)
 
 
@@ -98,7 +94,7 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
     iterations = stan.iterations if iterations is None else iterations
     if stan.rate != "auto":
         reasons = {layer.name: layer.reason for layer in times.layers if layer.reason}
-        return Plan(stan, times.layers, times.step_seconds, predict(times, stan, iterations), reasons)
+        return Plan(stan, times, predict(times, stan, iterations), reasons)
     reasons = {}
     kept: dict[str, tuple[PatternTimes, ...]] = {}
     for layer in times.layers:
@@ -122,7 +118,7 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
                     f"saves {_ms(best.saved)} in each of {period} reduced iterations, and a refresh costs {_ms(t_e)}"
                 )
     concrete = _concrete(stan, kept, period)
-    return Plan(concrete, times.layers, times.step_seconds, predict(times, concrete, iterations), reasons)
+    return Plan(concrete, times, predict(times, concrete, iterations), reasons)
 
 
 def predict(
@@ -160,9 +156,11 @@ def predict(
                 t_j += candidate.t_j / len(drawn)
     iterations = stan.iterations if iterations is None else iterations
     try:
-        return speedup(IterationTimes(times.step_seconds, t_e, t_i, t_j), stan.schedule, iterations)
+        saving = speedup(IterationTimes(times.exact_seconds, t_e, t_i, t_j), stan.schedule, iterations)
+        # Under STAN exact iterations, too, are another matter than without it: native.
+        return saving * times.step_seconds / times.exact_seconds
     except ValueError as error:
-        raise UsageError(f"step_seconds={times.step_seconds} does not fit the times of the layers: {error}") from error
+        raise UsageError(f"step_seconds={times.exact_seconds} does not fit the times of the layers: {error}") from error
 
 
 def _wanted(layer: LayerTimes, stan: Stan) -> bool:
@@ -197,12 +195,12 @@ def _period(times: ModelTimes, stan: Stan, kept: Mapping[str, tuple[PatternTimes
     best = [max(candidates, key=lambda candidate: candidate.saved) for candidates in kept.values()]
     t_e = sum(_measuring(layer, kept[layer.name]) for layer in times.layers if layer.name in kept)
     one = IterationTimes(
-        times.step_seconds, t_e, sum(candidate.t_i for candidate in best), sum(candidate.t_j for candidate in best)
+        times.exact_seconds, t_e, sum(candidate.t_i for candidate in best), sum(candidate.t_j for candidate in best)
     )
     try:
         reached = {period: speedup(one, replace(stan, period=period).schedule, iterations) for period in PERIODS}
     except ValueError as error:
-        raise UsageError(f"step_seconds={times.step_seconds} does not fit the times of the layers: {error}") from error
+        raise UsageError(f"step_seconds={times.exact_seconds} does not fit the times of the layers: {error}") from error
     return next(period for period in PERIODS if reached[period] >= NEAR_BEST * max(reached.values()))
 
 

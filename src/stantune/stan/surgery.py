@@ -11,7 +11,7 @@ from stantune.stan.batch_memory import BatchMemory, memory_for
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
 from stantune.stan.entries import Pattern
-from stantune.stan.fusion import StanSequential
+from stantune.stan.fusion import StanSequential, make_native_
 from stantune.stan.handle import LayerReport, StanHandle
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.meprop import MePropLinear
@@ -83,7 +83,9 @@ def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> 
         layer = layers[name]
         layer.__class__ = SWAPPED[type(layer)]
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
-    native = _insert_native(model, stan, found)
+    if stan.memo is None:
+        make_native_(model)
+    native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
     if not swapped and not sparse and not native:
@@ -119,22 +121,6 @@ def _report_linear(name: str, module: nn.Module, stan: Stan) -> LayerReport:
     reason = why_not(name, module, stan.linear)
     patterns = () if reason else stan.patterns_of(name)
     return LayerReport(name, patterns, reason or ("" if patterns else "rate=1 computes every entry"))
-
-
-def _insert_native(model: nn.Module, stan: Stan, found: dict[str, nn.Module]) -> set[str]:
-    """Have every convolution that can be computed natively, and what follows it; return their names.
-
-    Those that compute all their entries become STAN layers without a grid.
-    """
-    native = set()
-    for name, module in found.items():
-        if stan.memo is None and type(module) in (nn.Conv2d, StanConv2d) and has_native_form(module):
-            module.__class__ = StanConv2d
-            native.add(name)
-    for module in model.modules():
-        if type(module) is nn.Sequential and any(type(child) is StanConv2d for child in module):
-            module.__class__ = StanSequential
-    return native
 
 
 def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> list[str]:

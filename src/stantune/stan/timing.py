@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from stantune.kernels.blocks import Follow
+from stantune.kernels.library import plain_pytorch
 from stantune.stan.choice import grid_errors
 from stantune.stan.eligible import convolutions, why_not
 from stantune.stan.entries import PATTERNS, PLANE, Grid, Pattern, along_line
-from stantune.stan.layers import StanConv1d, StanConv2d
+from stantune.stan.fusion import follows_in, natively
+from stantune.stan.layers import StanConv1d, StanConv2d, has_native_form
 
 Clock = Callable[[], float]
 
@@ -50,7 +54,8 @@ class LayerTimes(NamedTuple):
 
     Attributes:
         name: the layer's first name in the model.
-        t_f: its exact forward pass.
+        t_f: its exact forward pass as it is under STAN: native where it can be, then with the ReLU and the pooling that
+            are done with it.
         t_b: its exact backward pass; without the input's gradient where the iteration needs none (a first layer).
         t_e: measuring the error of all its patterns in a refresh.
         patterns: its candidates with t_i and t_j; none where it cannot be accelerated.
@@ -84,11 +89,19 @@ class ModelTimes(NamedTuple):
         layers: every convolution, in the model's order.
         step_seconds: a whole exact iteration.
         rounds: how often each time was taken.
+        native_seconds: a whole exact iteration of the accelerated model, whose convolutions run natively where they
+            can; None where none can, and it is `step_seconds`.
     """
 
     layers: tuple[LayerTimes, ...]
     step_seconds: float
     rounds: int
+    native_seconds: float | None = None
+
+    @property
+    def exact_seconds(self) -> float:
+        """What an exact iteration takes under STAN."""
+        return self.step_seconds if self.native_seconds is None else self.native_seconds
 
 
 def measure(
@@ -97,7 +110,6 @@ def measure(
     example: Tensor,
     *,
     step: Callable[[], object] | None = None,
-    step_seconds: float | None = None,
     budget: float = 3.0,
     clock: Clock | None = None,
 ) -> ModelTimes:
@@ -117,8 +129,7 @@ def measure(
         step: performs a whole exact training iteration, as the training does it. If that trains this very model, the
             errors are those after a few iterations, and nearer to what the run will meet. What it changes beside the
             model, such as the optimizer's state, is the caller's to put back.
-        step_seconds: the same as a time measured elsewhere. With neither, an iteration is the model's forward and
-            backward pass under a sum of squares.
+            Without it an iteration is the model's forward and backward pass under a sum of squares.
         budget: seconds of `clock` after which no further round begins; there is one beside the warm-up in any case. A
             round takes about three exact iterations.
         clock: for tests; by default the one that suits the device, see `clock_for`.
@@ -129,20 +140,22 @@ def measure(
     reasons = {name: why_not(name, module, wanted) for name, module in found.items()}
     eligible = {name: module for name, module in found.items() if not reasons[name]}
     steps: list[float] = []
+    native_steps: list[float] = []
     rounds = 0
+    iteration = partial(_differentiate, model, example) if step is None else step
     with untouched(model), torch.enable_grad():
         if not model.training:
             model.train()
         calls = _capture(model, eligible, example)
-        benches = [_Bench(name, eligible[name], calls[name]) for name in eligible]
+        follows = follows_in(model)
+        benches = [_Bench(name, eligible[name], calls[name], follows.get(eligible[name])) for name in eligible]
+        native = any(has_native_form(module) for module in found.values())
         while rounds < 2 or (benches and clock() - began < budget):
-            if step_seconds is None:
-                start = clock()
-                if step is None:
-                    _differentiate(model, example)
-                else:
-                    step()
-                steps.append(clock() - start)
+            with plain_pytorch():
+                steps.append(_timed(clock, iteration))
+            if native:
+                with natively(model):
+                    native_steps.append(_timed(clock, iteration))
             for bench in benches:
                 bench.round(rounds, clock)
             rounds += 1
@@ -150,7 +163,13 @@ def measure(
             calls = _capture(model, eligible, example)
         timed = {bench.name: bench.times(calls[bench.name]) for bench in benches}
     layers = tuple(timed.get(name, LayerTimes(name, reason=reason)) for name, reason in reasons.items())
-    return ModelTimes(layers, _typical(steps) if step_seconds is None else step_seconds, rounds - 1)
+    return ModelTimes(layers, _typical(steps), rounds - 1, _typical(native_steps) if native_steps else None)
+
+
+def _timed(clock: Clock, work: Callable[[], object]) -> float:
+    began = clock()
+    work()
+    return clock() - began
 
 
 def clock_for(device: torch.device) -> Clock:
@@ -270,8 +289,10 @@ class _Sample:
 class _Bench:
     """Takes the times of one layer, on a copy that shares nothing but the values of its parameters."""
 
-    def __init__(self, name: str, layer: nn.Module, calls: list[_Call]) -> None:
+    def __init__(self, name: str, layer: nn.Module, calls: list[_Call], follow: Follow | None) -> None:
         self.name = name
+        self.follow = follow or Follow()
+        self.native = has_native_form(layer)
         self.line = isinstance(layer, nn.Conv1d)
         self.calls = calls
         sizes = [_plane(call.output, self.line).shape[-2:] for call in calls]
@@ -315,11 +336,14 @@ class _Bench:
             input = call.input.detach().requires_grad_(call.differentiated)
             targets = [each for each in (*self.parameters.values(), input) if each is not None and each.requires_grad]
             began = clock()
-            output = self.copy.forward(input)
-            passed = clock()
+            output = self.copy.followed(input, self.follow) if self.native else self.copy.forward(input)
+            done = passed = clock()
             if targets and call.gradient is not None:
-                torch.autograd.grad(output, targets, call.gradient)
-            forward += passed - began
+                # What the gradient of a pooled output is does not matter to the time that it takes.
+                gradient = call.gradient if output.shape == call.gradient.shape else torch.ones_like(output)
+                passed = clock()
+                torch.autograd.grad(output, targets, gradient)
+            forward += done - began
             backward += clock() - passed
         sample.forward.append(forward)
         sample.backward.append(backward)
