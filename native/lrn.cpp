@@ -67,7 +67,7 @@ void squares_down(const float* x, int y, const Sizes& s, float* bordered) {
 
 template <int fixed, class Power>
 void forward_images(const StanLrn& l, const Sizes& s, const Power& power, int64_t first, int64_t last) {
-    const Vector weight = all(l.scale / static_cast<float>(l.size * l.size)), one = all(1.0f);
+    const Vector weight = all(static_cast<float>(l.scale / (l.size * l.size))), one = all(1.0f);
     float* sums = rows_of(s.pitch);
     std::fill_n(sums, s.pitch, 0.0f);
     for (int64_t image = first; image < last; ++image) {
@@ -89,8 +89,9 @@ void forward_images(const StanLrn& l, const Sizes& s, const Power& power, int64_
 // are made `half` rows ahead of the gradient and kept for `size` rows.
 template <int fixed>
 void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t last) {
-    const float share = l.scale / static_cast<float>(l.size * l.size);
-    const Vector weight = all(share), through = all(-2.0f * share * l.power), one = all(1.0f);
+    const double share = l.scale / (l.size * l.size);
+    const Vector weight = all(static_cast<float>(share)), one = all(1.0f);
+    const Vector through = all(static_cast<float>(-2.0 * share * l.power));
     float* sums = rows_of(static_cast<size_t>(s.pitch) * (1 + 2 * s.size));
     float* products = sums + s.pitch;
     float* direct = products + static_cast<int64_t>(s.size) * s.pitch;
@@ -155,11 +156,11 @@ void lrn_forward(const StanLrn& l) {
                 forward_images<0>(l, s, power, first, last);
         });
     };
-    if (l.power == 0.75f)
+    if (l.power == 0.75)
         with(NegativeThreeQuarters{});
-    else if (l.power == 0.5f)
+    else if (l.power == 0.5)
         with(NegativeHalf{});
-    else if (l.power == 1.0f)
+    else if (l.power == 1.0)
         with(NegativeOne{});
     else
         with(NegativePower(l.power));

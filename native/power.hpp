@@ -50,12 +50,14 @@ struct NegativeThreeQuarters {
 class NegativePower {
   public:
     // Beyond 2^32 every number above 1 gives 0 already, and the products would overflow.
-    explicit NegativePower(float power) : power_(-std::min(power, 4294967296.0f)) {
+    explicit NegativePower(double power) {
+        power = -std::min(power, 4294967296.0);
+        power_ = static_cast<float>(power);
         int32_t kept;
         std::memcpy(&kept, &power_, sizeof kept);
         kept &= ~0xFFF;  // 12 bits of mantissa; an exponent e has no more than 8
         std::memcpy(&coarse_, &kept, sizeof kept);
-        fine_ = power_ - coarse_;
+        fine_ = static_cast<float>(power - coarse_);
     }
 
     Vector operator()(Vector d) const {

@@ -1,0 +1,164 @@
+"""Native batch norm against its definition in double precision, within the rounding of its own operations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from stantune.kernels.batch_norm import fits, normalise
+from stantune.nets.caffe import CaffeBatchNorm2d
+
+pytestmark = pytest.mark.usefixtures("form", "_threads")
+EPSILON = torch.finfo(torch.float32).eps
+EPS, MOMENTUM = 1e-5, 0.1
+
+
+def last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def check(x: Tensor, gradient: Tensor) -> None:
+    """Compare output, statistics and gradient of x (B, C, H, W) with the definition, by their own rounding."""
+    x = x.detach().requires_grad_()
+    channels = x.shape[1]
+    running = torch.linspace(-1, 1, channels), torch.linspace(0, 2, channels)
+    before = [each.double() for each in running]
+    y = normalise(x, *running, MOMENTUM, EPS)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    (of_x,) = torch.autograd.grad(y, x, gradient)
+
+    exact, over = x.detach().double().requires_grad_(), (0, 2, 3)
+    g = gradient.double()
+    mean = exact.mean(over, keepdim=True)
+    variance = (exact - mean).square().mean(over, keepdim=True)
+    expected = (exact - mean) / (variance + EPS).sqrt()
+    (of_exact,) = torch.autograd.grad(expected, exact, g)
+    inverse = (variance + EPS).rsqrt().detach()
+    # Of the mean, in standard deviations.
+    size = exact.detach().abs().mean(over, keepdim=True)
+    rounding = 8 * EPSILON * (size * inverse + 1.0)
+    away = expected.detach().abs()
+    assert ((y - expected).abs() <= rounding * (1.0 + away)).all()
+    terms = (
+        g.abs() + g.abs().mean(over, keepdim=True) + (1.0 + away) * (g.abs() * (1.0 + away)).mean(over, keepdim=True)
+    )
+    assert ((of_x - of_exact).abs() <= rounding * inverse * terms).all()
+
+    rows = x.numel() // channels
+    moved = mean.flatten(), variance.flatten() * rows / (rows - 1)
+    for found, old, new in zip(running, before, moved, strict=True):
+        bound = 4 * EPSILON * ((1 - MOMENTUM) * old.abs() + MOMENTUM * (new.abs() + size.flatten()))
+        assert ((found - ((1 - MOMENTUM) * old + MOMENTUM * new)).abs() <= bound + 1e-12).all()
+
+
+@settings(max_examples=40)
+@given(
+    shape=st.tuples(
+        st.integers(1, 5), st.sampled_from([1, 2, 3, 5, 8, 16, 17, 33, 64]), st.integers(1, 9), st.integers(1, 9)
+    ),
+    mean=st.sampled_from([0.0, 5.0, -100.0]),
+    spread=st.sampled_from([0.01, 1.0, 300.0]),
+    expanded=st.booleans(),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+def test_it_is_its_definition(
+    shape: tuple[int, ...], mean: float, spread: float, expanded: bool, threads: int, seed: int
+) -> None:
+    # Of a few positions the variance may be so small that rounding decides.
+    assume(shape[0] * shape[2] * shape[3] >= 8)
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(seed)
+    x = last(mean + spread * torch.randn(shape, generator=generator))
+    check(x, torch.ones(()).expand(shape) if expanded else torch.randn(shape, generator=generator))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(20, 3, 32, 32), (100, 32, 8, 8), (30, 50, 9, 9), (9, 513, 3, 5), (3, 1, 70, 70)])
+def test_many_blocks_are_joined_exactly(shape: tuple[int, ...], threads: int) -> None:
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    x, gradient = (torch.randn(shape, generator=generator) for _ in range(2))
+    # The mean drifts from image to image.
+    check(last(5.0 + 3.0 * x + torch.arange(shape[0]).reshape(-1, 1, 1, 1) / shape[0]), gradient)
+
+
+def test_two_positions_are_enough() -> None:
+    x = torch.tensor([1.0, 3.0, 5.0, 2.0]).reshape(2, 2, 1, 1)
+    mean, variance = torch.zeros(2), torch.zeros(2)
+    y = normalise(last(x), mean, variance, 1.0, 0.0)
+    torch.testing.assert_close(y.flatten(), torch.tensor([-1.0, 1.0, 1.0, -1.0]))
+    torch.testing.assert_close(mean, torch.tensor([3.0, 2.5]))
+    torch.testing.assert_close(variance, torch.tensor([8.0, 0.5]))
+
+
+def test_one_number_of_threads_gives_one_result() -> None:
+    x = last(torch.randn(40, 7, 13, 13, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results = []
+        for _ in range(3):
+            running = torch.zeros(7), torch.zeros(7)
+            y = normalise(x, *running, MOMENTUM, EPS)
+            results.append((y, *running, *torch.autograd.grad(y, x, x.detach().cos())))
+        for result in results[1:]:
+            assert all(map(torch.equal, result, results[0]))
+
+
+def test_the_layer_uses_it_for_what_fits_and_plain_pytorch_for_the_rest() -> None:
+    layer = CaffeBatchNorm2d(3)
+    x = last(torch.randn(2, 3, 4, 4, requires_grad=True))
+
+    def name(x: Tensor) -> str:
+        y = layer(x)
+        assert y.grad_fn is not None
+        return y.grad_fn.name()
+
+    assert name(x) == "_BatchNormBackward"
+    assert name(x.contiguous()) == "NativeBatchNormBackward0"
+    with torch.autocast("cpu"):
+        assert name(x) == "NativeBatchNormBackward0"
+    layer.double()
+    assert name(x.double()) == "NativeBatchNormBackward0"
+    assert layer.num_batches_tracked == 4
+
+
+def test_a_network_moves_its_averages_as_in_plain_pytorch() -> None:
+    native, plain = CaffeBatchNorm2d(5), CaffeBatchNorm2d(5)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        x = last(2.0 + torch.randn(4, 5, 6, 6, generator=generator))
+        y = native(x)
+        torch.testing.assert_close(y, plain(x.contiguous()))
+    for name, value in native.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (0, 3, 4, 4)])
+def test_too_little_to_normalise_ends_as_in_plain_pytorch(shape: tuple[int, ...]) -> None:
+    x, layer = last(torch.zeros(shape)), CaffeBatchNorm2d(3)
+    assert not fits(x, layer.running_mean, layer.running_var)
+    try:
+        expected = F.batch_norm(x, torch.zeros(3), torch.zeros(3), training=True)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=str(error)[:40].replace("(", r"\(")):
+            layer(x)
+    else:
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_statistics_of_another_size_are_plain_pytorchs_to_refuse() -> None:
+    with pytest.raises(RuntimeError, match="running_mean"):
+        CaffeBatchNorm2d(4)(last(torch.randn(2, 3, 4, 4)))
+
+
+def test_a_changed_input_is_noticed() -> None:
+    x = last(torch.randn(2, 3, 4, 4, requires_grad=True)) * 2.0
+    y = CaffeBatchNorm2d(3)(x)
+    x.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
