@@ -87,3 +87,16 @@ def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.strip() == str(logging.INFO)
+
+
+def test_only_what_exists_is_drawn_nested_conditions_too() -> None:
+    space = Space(
+        {"rate": Float(0, 1), "kind": Categorical(("a", "b")), "layers": Integer(1, 3)},
+        when={"rate": {"layers": (2, 3)}, "layers": {"kind": "b"}},
+    )
+    settings = [sample(space, 0, number) for number in range(300)]
+    assert all(space.check(setting, complete=True) == setting for setting in settings)
+    kinds = [tuple(setting) for setting in settings]
+    assert set(kinds) == {("kind",), ("kind", "layers"), ("rate", "kind", "layers")}
+    assert 120 < kinds.count(("kind",)) < 180
+    assert 70 < kinds.count(("rate", "kind", "layers")) < 130

@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
 from stantune.search import store as store_module
-from stantune.search.coordinator import TrialRow
+from stantune.search.coordinator import TakeOver, TrialRow
 from stantune.search.hyperband import plan
 from stantune.search.store import Store, sqlite_url
+from stantune.search.warm_start import PastTrial, WarmStart
 from stantune.space import Categorical, Float, Integer, Space
 
 SPACE = Space({"lr": Float(5e-5, 5, log=True), "n": Integer(1, 9), "pool": Categorical(("max", None))})
@@ -436,3 +437,83 @@ def test_nothing_is_printed(url: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
+
+
+def test_a_trial_holds_what_exists_and_optuna_sees_no_more(url: str) -> None:
+    space = Space({**SPACE, "m": Integer(1, 3)}, when={"n": {"pool": "max"}, "m": {"n": (7, 8)}})
+    settings = [
+        {"lr": 0.1, "pool": None},
+        {"lr": 0.1, "n": 3, "pool": "max"},
+        {"lr": 0.1, "n": 7, "pool": "max", "m": 2},
+    ]
+    with reopened(url, space=space) as store:
+        for number, params in enumerate(settings):
+            store.create(number, params, 2)
+            store.record(number, 1, 10.0 * number)
+        store.close(dict.fromkeys(range(3), "finished"))
+    with reopened(url, space=space) as again:
+        assert [row.params for row in again.rows()] == settings
+    study = optuna.load_study(study_name=NAME, storage=url)
+    assert [set(trial.distributions) for trial in study.trials] == [set(params) for params in settings]
+    study.add_trial(optuna.trial.create_trial(params={}, distributions={}, value=1.0))
+    with pytest.raises(StoreError, match="trial 3 was added by another program"):
+        reopened(url, space=space)
+
+
+def test_optuna_draws_conditional_parameters(url: str) -> None:
+    go = pytest.importorskip("plotly.graph_objects")
+    space = Space(dict(SPACE), when={"n": {"pool": "max"}})
+    with reopened(url, space=space) as store:
+        for number, params in enumerate([{"lr": 0.1, "pool": None}, {"lr": 0.2, "n": 3, "pool": "max"}]):
+            store.create(number, params, 2)
+            store.record(number, 1, 10.0 * number)
+        store.close(dict.fromkeys(range(2), "finished"))
+    study = optuna.load_study(study_name=NAME, storage=url)
+    for draw in (optuna.visualization.plot_slice, optuna.visualization.plot_parallel_coordinate):
+        assert isinstance(draw(study), go.Figure)
+
+
+def test_a_trial_without_a_parameter_that_exists_is_not_ours(url: str) -> None:
+    with reopened(url) as store:
+        store.create(0, PARAMS, 2)
+    conditional = Space(dict(SPACE), when={"n": {"pool": "max"}})
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
+        raw.execute(
+            "UPDATE study_user_attributes SET value_json = json_set(value_json, '$.space.n.when', json(?))",
+            ('{"pool": ["max"]}',),
+        )
+    with pytest.raises(StoreError, match="trial 0 was added by another program"):
+        reopened(url, space=conditional)
+
+
+@pytest.mark.parametrize("by_api", [False, True])
+def test_what_is_taken_over_comes_back(url: str, by_api: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_api:
+        monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+    with reopened(url) as store:
+        store.create(0, PARAMS, 2)
+        store.create(1, {**PARAMS, "n": 8}, 2, started_from=17)
+        store.create(2, PARAMS, 2)
+        store.record(0, 1, 50.0, {})
+        store.record_divergence(0, 3, 2, {})
+        store.take_over(TakeOver(2, 1, 0, 50.0, None))
+        store.take_over(TakeOver(2, 3, 0, None, 2))
+        store.create(3, PARAMS, 1)
+        rows = store.rows()
+    assert rows[2] == TrialRow(2, 2, PARAMS, {1: 50.0}, 2, equals=(0,), taken={1: 0, 3: 0})
+    assert rows[3].equals == (0,), "of each bracket the first"
+    assert rows[1].started_from == 17
+    with reopened(url) as again:
+        assert again.rows() == rows
+    attributes = optuna.load_study(study_name=NAME, storage=url).trials[2].user_attrs
+    assert attributes["stantune:taken_over_from:3"] == 0
+
+
+def test_what_a_search_was_started_from_comes_back(url: str) -> None:
+    trials = tuple(PastTrial(n, {**PARAMS, "n": n % 9}, {1: float(n), 3: None if n % 2 else 0.5}) for n in range(120))
+    start = WarmStart("/runs/old", "old (1a)", trials, (trials[7], trials[3]))
+    assert Store.start_of(url, NAME) is None
+    Store.open(url, NAME, {"seed": 0}, SPACE, start).release()
+    assert Store.start_of(url, NAME) == start
+    with Store.open(url, "other", {"seed": 0}, SPACE):
+        assert Store.start_of(url, "other") is None
