@@ -153,7 +153,7 @@ class Killer:
         """Run a search to its end, its processes killed until so many have been."""
         before = self.kills
         while True:
-            main = _fork(lambda: run(place, seed, workers))
+            main = _fork(lambda: run(place, seed, workers), place.with_suffix(".said"))
             ended: int | None = None
             family: set[int] = set()
             while ended is None:
@@ -177,6 +177,7 @@ class Killer:
                     self._count_left(family)
             if os.WIFEXITED(ended):
                 if os.WEXITSTATUS(ended):
+                    print(place.with_suffix(".said").read_text(), file=sys.stderr)
                     sys.exit("a search failed")
                 return
 
@@ -187,9 +188,11 @@ class Killer:
         self.left += len(alive)
 
 
-def _fork(body: Callable[[], object]) -> int:
+def _fork(body: Callable[[], object], said: Path) -> int:
+    """Run something in a child process, and keep what it says: Python speaks of workers whose parent is gone."""
     process = os.fork()
     if process == 0:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
         code = 1
         try:
             body()
@@ -244,7 +247,7 @@ def main() -> None:
             trials += len(state.rows)
             retried += sum(len(row.failures) for row in state.rows)
     print(
-        "| kills | of the main process | of workers | searches | trials | begun again | left over | different | seconds |"
+        "| kills | of the main one | of workers | searches | trials | begun again | left over | different | seconds |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     print(

@@ -75,7 +75,7 @@ def test_any_number_of_workers_goes_on_with_a_search(stantune: Stantune, tiny_fi
 
 
 def test_trials_that_raise(stantune: Stantune, faulty_file: Path, tmp_path: Path) -> None:
-    here = ("search", f"{faulty_file}:raising", "--min-iterations", 3, "--threads", 1, "--retries", 1)
+    here = ("search", f"{faulty_file}:raising", "--min-iterations", 1, "--threads", 1, "--retries", 1)
     ended = stantune(*here, "--out", tmp_path / "out", "--json", "-")
     assert ended.code == 3, "a search never ends silently short"
     result = SearchResult.model_validate_json(ended.out)

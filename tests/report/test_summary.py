@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stantune.outcome import Cost
 from stantune.problems import find
 from stantune.report.summary import LEADERS, cost_seconds, summarise
 from stantune.search.coordinator import SegmentFailure, TrialRow
@@ -14,7 +15,6 @@ from stantune.search.hyperband import Bracket, Rung
 from stantune.search.loop import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
-from stantune.outcome import Cost
 
 SETTINGS = SearchSettings(seed=5, max_iterations=90, min_iterations=10, eta=3, stan=Stan())
 # Six trials; two go on to 30 iterations, one of them to 90. And a bracket of two trials that drops none.

@@ -1,8 +1,9 @@
-"""Worker processes, really killed, hanging, greedy and raising: what a search makes of it, and that none is left over."""
+"""Worker processes, really killed, hanging, greedy, raising: what a search makes of it; none is left over."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -349,6 +350,43 @@ def test_signals_to_workers_are_the_search_s_business(faulty: ModuleType, tmp_pa
     assert sent
     assert state.complete
     assert not any(row.failures for row in state.rows)
+
+
+# Stands between a program and the system's clock: the time of day jumps forth and back by a day at each look.
+JUMPING_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    static unsigned looks;
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int code = real(clock, now);
+    if (clock == CLOCK_REALTIME) now->tv_sec += looks++ % 2 ? 86400 : -86400;
+    return code;
+}
+"""
+
+
+@linux
+def test_clock_that_jumps(faulty: ModuleType, undisturbed: SearchState, tmp_path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    place, source, library = tmp_path / "w", tmp_path / "clock.c", tmp_path / "clock.so"
+    place.mkdir()
+    source.write_text(JUMPING_CLOCK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    look = "import time; print(abs(time.time() - time.time()) > 86400)"
+    looked = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+    assert looked.stdout == "True\n", "the clock does jump"
+    done = subprocess.run([sys.executable, str(HERE / "left_alone.py"), str(place), ""], env=environment, check=False)
+    assert done.returncode == 0
+    state = run(place, faulty.FaultyOrder(place), 0)
+    assert table(state) == table(undisturbed)
+    assert not any(row.failures for row in state.rows)
+    assert set(Counter(trained(place)).values()) == {1}
 
 
 def test_gpus_take_turns() -> None:

@@ -83,8 +83,8 @@ def insist(storage: BaseStorage, ask: Callable[[bool], T]) -> T:
     while True:
         try:
             return ask(again)
-        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, StorageInternalError):
-            if time.monotonic() + PAUSE_SECONDS >= end:
+        except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+            if not _may_pass(error) or time.monotonic() + PAUSE_SECONDS >= end:
                 raise
         again = True
         time.sleep(PAUSE_SECONDS)
@@ -92,3 +92,11 @@ def insist(storage: BaseStorage, ask: Callable[[bool], T]) -> T:
             # Whatever a connection was in the middle of, it is not to be used again.
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Tell whether it is the way to the database that failed, or a lock; not what was asked."""
+    # Optuna wraps what SQLAlchemy raised.
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    lost = isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
+    return lost or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
