@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import sqlalchemy
-from optuna.exceptions import DuplicatedStudyError, OptunaError
+from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +21,8 @@ from stantune.errors import StoreError, UsageError
 from stantune.search.coordinator import Ending, SegmentFailure, TakeOver, TrialRow
 from stantune.search.patience import PatientTables, insist
 from stantune.search.sampling import from_distribution, optuna_quiet, to_distribution
-from stantune.search.tables import EndedTrial, ForeignChangeError, sqlite_factory, tables_for
+from stantune.search.speaking import foreign_sentence, speaking_of
+from stantune.search.tables import EndedTrial, sqlite_factory, tables_for
 from stantune.search.warm_start import WarmStart
 from stantune.space import Space
 
@@ -85,7 +86,7 @@ class Store:
         self._firsts: dict[str, dict[int, int]] = {}
         self._trial_ids: list[int] = []
         self._ended: set[int] = set()
-        with _speaking_of(where):
+        with speaking_of(where):
             self._study_id = _study(storage, study_name)
             self._tables = PatientTables(tables_for(storage, self._study_id), storage, self._study_id)
             trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
@@ -145,7 +146,7 @@ class Store:
         """Delete the study with all its trials; return whether there was one. Raises StoreError."""
         storage, where = _connect(url)
         try:
-            with _speaking_of(where):
+            with speaking_of(where):
                 try:
                     study_id = storage.get_study_id_from_name(study_name)
                 except KeyError:
@@ -181,7 +182,7 @@ class Store:
         attributes: dict[str, Any] = {_NUMBER: number, _BRACKET: bracket}
         if started_from is not None:
             attributes[_STARTED_FROM] = started_from
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             trial_id = self._tables.create(
                 number, params, {name: self._distributions[name] for name in params}, attributes
             )
@@ -196,7 +197,7 @@ class Store:
         """
         assert math.isfinite(error), f"trial {number} has the error {error}: record a divergence"
         row, noted = self._rows[number], dict(cost or {})
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], {f"{_COST}{iterations}": noted}, iterations, float(error))
         self._rows[number] = replace(
             row,
@@ -212,7 +213,7 @@ class Store:
         row, noted = self._rows[number], dict(cost or {})
         # In this order: where attributes are written one by one, the divergence is what commits.
         attributes = {f"{_COST}{iterations}": noted, _DIVERGED_AT: at}
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
         self._rows[number] = replace(row, diverged_at=at, costs={**row.costs, iterations: noted})
 
@@ -221,7 +222,7 @@ class Store:
         number, stop = take_over.number, take_over.stop
         attributes: dict[str, Any] = {f"{_TAKEN}{stop}": take_over.source}
         row, taken = self._rows[number], {**self._rows[number].taken, stop: take_over.source}
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             if take_over.error is not None:
                 self._tables.record(self._trial_ids[number], attributes, stop, take_over.error)
                 self._rows[number] = replace(row, taken=taken, errors={**row.errors, stop: take_over.error})
@@ -237,7 +238,7 @@ class Store:
         attributes: dict[str, Any] = {_FAILURES: [list(failure) for failure in failures]}
         if for_good:
             attributes[_FAILED] = cause
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
         self._rows[number] = replace(row, failures=failures, failed=cause if for_good else None)
 
@@ -260,18 +261,18 @@ class Store:
                 )
             )
         if ended:
-            with _speaking_of(self.where, self.study_name):
+            with speaking_of(self.where, self.study_name):
                 self._tables.close(ended)
             self._ended.update(endings)
 
     def set_final(self, final: Mapping[str, Any]) -> None:
         """Keep the search's final result (plain values), in place of an earlier one. Raises StoreError."""
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, _FINAL, dict(final)))
 
     def final(self) -> dict[str, Any] | None:
         """Return the final result, or None before there is one. Raises StoreError."""
-        with _speaking_of(self.where, self.study_name):
+        with speaking_of(self.where, self.study_name):
             attributes = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
         final: dict[str, Any] | None = attributes.get(_FINAL)
         return final
@@ -321,7 +322,7 @@ class Store:
         firsts.setdefault(row.bracket, row.number)
 
     def _foreign(self, what: str) -> StoreError:
-        return StoreError(_foreign_sentence(self.study_name, self.where, what))
+        return StoreError(foreign_sentence(self.study_name, self.where, what))
 
 
 def sqlite_url(path: Path) -> str:
@@ -339,7 +340,7 @@ def _connect(url: str) -> tuple[RDBStorage, str]:
         ) from None
     where = parsed.render_as_string(hide_password=True)
     options: dict[str, Any] = {}
-    with _speaking_of(where):
+    with speaking_of(where):
         driver = parsed.get_dialect().driver
         if driver == "pysqlite":
             options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
@@ -355,7 +356,7 @@ def _reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int | Non
     """Open a storage to look at a study; None where it has no such study."""
     storage, where = _connect(url)
     try:
-        with _speaking_of(where):
+        with speaking_of(where):
             try:
                 study_id = storage.get_study_id_from_name(study_name)
             except KeyError:
@@ -415,52 +416,3 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
             )
         ]
     return [] if there == here else [f"{name}: {there} there, {here} here"]
-
-
-def _foreign_sentence(study_name: str, where: str, what: str) -> str:
-    return (
-        f"the study {study_name!r} in {where} cannot go on because {what}: "
-        "leave a search's study to the search, and begin it anew with --fresh or in another place"
-    )
-
-
-@contextmanager
-def _speaking_of(where: str, study_name: str = "") -> Iterator[None]:
-    """Turn what Optuna, SQLAlchemy and the drivers raise into a StoreError of one sentence."""
-    try:
-        yield
-    except (StoreError, UsageError):
-        raise
-    except ForeignChangeError as error:
-        raise StoreError(_foreign_sentence(study_name, where, str(error))) from error
-    except (sqlalchemy.exc.NoSuchModuleError, ImportError) as error:
-        raise StoreError(
-            f"the storage {where} needs a database driver that is not installed ({_first_line(error)}): "
-            "install it, or leave --storage away"
-        ) from error
-    except (sqlalchemy.exc.SQLAlchemyError, OptunaError, RuntimeError, KeyError, OSError) as error:
-        # Optuna wraps what SQLAlchemy raised, and SQLAlchemy what the driver did: the driver knows best.
-        cause: BaseException = error
-        while not isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = _first_line(getattr(cause, "orig", None) or cause)
-        raise StoreError(f"the trial table at {where} cannot be used ({reason}): {_remedy(reason)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _remedy(reason: str) -> str:
-    for part, remedy in (
-        ("locked", "another program is writing to it; end that one and give the same command again"),
-        ("not a database", "the file is something else or damaged; move it away or name another"),
-        ("unable to open", "see that its directory exists and may be written to"),
-        ("readonly", "see that the file and its directory may be written to"),
-        ("full", "make room and give the same command again"),
-        ("already finished", "another program ended a trial of this search; begin anew with --fresh"),
-        ("no longer compatible", "use the version of Optuna that wrote it, or begin in another place"),
-    ):
-        if part in reason:
-            return remedy
-    return "see that the address is right and the database answers, then give the same command again"
