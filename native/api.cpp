@@ -12,7 +12,6 @@
     void lrn_backward(const StanLrn&);              \
     void batch_norm_forward(const StanBatchNorm&);  \
     void batch_norm_backward(const StanBatchNorm&); \
-    void gather(const StanGather&);                 \
     }
 STAN_DECLARE(portable)
 #ifdef STAN_X86
@@ -29,12 +28,11 @@ struct Form {
     void (*lrn_backward)(const StanLrn&);
     void (*batch_norm_forward)(const StanBatchNorm&);
     void (*batch_norm_backward)(const StanBatchNorm&);
-    void (*gather)(const StanGather&);
 };
 
 #define STAN_FORM_OF(form)                                                                \
     Form{form::forward, form::backward, form::lrn_forward, form::lrn_backward,            \
-         form::batch_norm_forward, form::batch_norm_backward, form::gather}
+         form::batch_norm_forward, form::batch_norm_backward}
 
 const Form forms[] = {
     STAN_FORM_OF(portable),
@@ -73,6 +71,5 @@ void stan_lrn_forward(const StanLrn* lrn) { forms[used].lrn_forward(*lrn); }
 void stan_lrn_backward(const StanLrn* lrn) { forms[used].lrn_backward(*lrn); }
 void stan_batch_norm_forward(const StanBatchNorm* norm) { forms[used].batch_norm_forward(*norm); }
 void stan_batch_norm_backward(const StanBatchNorm* norm) { forms[used].batch_norm_backward(*norm); }
-void stan_gather(const StanGather* gather) { forms[used].gather(*gather); }
 
 }  // extern "C"

@@ -75,19 +75,6 @@ struct StanBatchNorm {
     float* input_gradient;         // as input
 };
 
-// Images of bytes, gathered and normalised: (pixel - mean) · scale. The order of the fields is that of
-// kernels/gather.py.
-struct StanGather {
-    int64_t batch, numbers;  // images, and pixels times channels of one
-    int32_t threads;
-    float scale;
-
-    const uint8_t* images;  // (any number, numbers)
-    const int64_t* index;   // (batch,)
-    const float* mean;      // (numbers,), or null
-    float* output;          // (batch, numbers)
-};
-
 // The forms of the arithmetic: 0 portable, 1 AVX2, 2 AVX-512.
 STAN_EXPORT int stan_best_form();          // the best one that was built and that this processor can run
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
@@ -102,6 +89,5 @@ STAN_EXPORT void stan_lrn_forward(const StanLrn* lrn);
 STAN_EXPORT void stan_lrn_backward(const StanLrn* lrn);
 STAN_EXPORT void stan_batch_norm_forward(const StanBatchNorm* norm);
 STAN_EXPORT void stan_batch_norm_backward(const StanBatchNorm* norm);
-STAN_EXPORT void stan_gather(const StanGather* gather);
 
 }  // extern "C"
