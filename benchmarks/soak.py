@@ -11,8 +11,10 @@ processes that are left over.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import signal
@@ -157,11 +159,16 @@ class Killer:
             ended: int | None = None
             family: set[int] = set()
             while ended is None:
-                # A little later from kill to kill, so that it gets to its end.
-                wait = self._moments.uniform(0.0, 0.5 + 0.05 * (self.kills - before))
-                end = time.monotonic() + wait
-                while ended is None and (time.monotonic() < end or self.kills >= most):
-                    time.sleep(0.005)
+                # A little later from kill to kill, so that it gets to its end; and mostly while something is trained,
+                # since processes take longer to start than these trainings do.
+                wait = self._moments.uniform(0.0, 0.5 + 0.01 * (self.kills - before))
+                began, trained = time.monotonic(), None
+                if self._moments.random() < 0.75:
+                    began, trained, wait = math.inf, _checkpoints(place), wait / 4
+                while ended is None and (time.monotonic() < began + wait or self.kills >= most):
+                    if trained is not None and _checkpoints(place) != trained:
+                        began, trained = time.monotonic(), None
+                    time.sleep(0.002)
                     ended = _ended(main)
                 if ended is not None:
                     break
@@ -205,6 +212,13 @@ def _fork(body: Callable[[], object], said: Path) -> int:
 def _ended(process: int) -> int | None:
     found, status = os.waitpid(process, os.WNOHANG)
     return status if found else None
+
+
+def _checkpoints(place: Path) -> list[tuple[str, int]]:
+    """Return the checkpoints with the times at which they were written."""
+    with contextlib.suppress(OSError):
+        return [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(place / "checkpoints")]
+    return []
 
 
 def _workers(main: int) -> list[int]:

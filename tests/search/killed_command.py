@@ -70,7 +70,8 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
 if __name__ == "__main__":
     # What a search imports, sooner or later, so that the children spend their lives on searching. There must be no
     # tensor work before a fork.
-    for module in ("cli.search", "report.live", "report.summary", "report.text", "search.executors", "search.loop"):
+    reports, parts = ("live", "summary", "text"), ("loop", "training", "workers")
+    for module in ("cli.search", *(f"report.{name}" for name in reports), *(f"search.{name}" for name in parts)):
         importlib.import_module(f"stantune.{module}")
     importlib.import_module("torch._dynamo")
     Store.open(sqlite_url(Path(sys.argv[1]).with_name("warm.db")), "warm", {}, Space({})).release()
