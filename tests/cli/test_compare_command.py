@@ -97,15 +97,13 @@ def test_several_arms(stantune: Stantune, compare: tuple[object, ...], tmp_path:
     assert result["stan"] == quarter["stan"]
     assert quarter["stan"]["kept"] == 0.25
     assert quarter["stan"]["test_error"] != result["exact"]["test_error"]
-    assert all_entries["stan"]["test_error"] == result["exact"]["test_error"]
-    assert all_entries["error_difference"] == {"mean": 0.0, "spread": None}
+    assert all_entries["stan"]["kept"] == 1
     assert result["equal_time"] is None
     assert 0.5 <= auto["stan"]["kept"] <= 1
     for words in (
         "STAN 1/4",
         "STAN 1 ",
         "STAN auto",
-        "1: STAN changes nothing in this model",
         "auto: 1 rows or columns; Z = ",
     ):
         assert words in run.out

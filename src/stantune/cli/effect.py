@@ -28,8 +28,10 @@ def check_effect(problem: Problem, setting: Mapping[str, Any], stan: Stan) -> No
 
 @contextmanager
 def effective(problem: Problem) -> Iterator[None]:
-    """Turn the warning that STAN changes nothing into UsageError."""
-    with warnings.catch_warnings():
+    """Turn the warning that STAN changes nothing into UsageError; native kernels, which are exact, are no change."""
+    from stantune.kernels.library import plain_pytorch
+
+    with plain_pytorch(), warnings.catch_warnings():
         warnings.simplefilter("error", NoEffectWarning)
         try:
             yield
