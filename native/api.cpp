@@ -63,7 +63,7 @@ extern "C" {
 
 int stan_best_form() { return best(); }
 int stan_use_form(int form) { return used = std::clamp(form, 0, best()); }
-int stan_layout() { return sizeof(StanBlock); }
+int stan_interface() { return STAN_INTERFACE; }
 
 void stan_block_forward(const StanBlock* block) { forms[used].forward(*block); }
 void stan_block_backward(const StanBlock* block) { forms[used].backward(*block); }

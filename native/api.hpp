@@ -78,7 +78,10 @@ struct StanBatchNorm {
 // The forms of the arithmetic: 0 portable, 1 AVX2, 2 AVX-512.
 STAN_EXPORT int stan_best_form();          // the best one that was built and that this processor can run
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
-STAN_EXPORT int stan_layout();             // sizeof(StanBlock), for a check that both sides mean the same
+// A library and a package that belong together have one number; raise it here and in kernels/library.py with each
+// change of what is below or of the structures above.
+#define STAN_INTERFACE 1
+STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.
 STAN_EXPORT void stan_use_openmp(void* gomp_parallel);

@@ -200,3 +200,10 @@ def test_the_environment_chooses_the_form(asked: str, form: str, reason: str) ->
     found = ran.stdout.splitlines()
     assert found[0] == form
     assert reason in found[1]
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
+    found = kernels.__wrapped__()
+    assert found.library is None
+    assert "is of another version of stantune; install stantune again" in found.reason

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from stantune.errors import StantuneError
 from stantune.kernels.library import kernels
 
 POOLS = ("none", "max", "average")
@@ -208,12 +207,9 @@ class _Block(torch.autograd.Function):
         return of_input, of_weight, of_bias, None, None, None, None
 
 
-@cache
 def _library() -> ctypes.CDLL:
     library = kernels().library
     assert library is not None, "callers ask library.suits() first"
-    if library.stan_layout() != ctypes.sizeof(_StanBlock):
-        raise StantuneError(f"{library._name} is of another version of stantune; install stantune again")
     return library
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 # Of the environment: "off", or one of FORMS.
 SWITCH = "STANTUNE_KERNELS"
 FORMS = ("portable", "avx2", "avx512")
+# That of the library which belongs to this package: native/api.hpp's STAN_INTERFACE.
+INTERFACE = 1
 
 _NAME = {"win32": "stantune_kernels.dll", "darwin": "libstantune_kernels.dylib"}.get(
     sys.platform, "libstantune_kernels.so"
@@ -56,6 +58,8 @@ def kernels() -> Kernels:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         return Kernels(None, "", f"{path} cannot be loaded: {error}")
+    if not hasattr(library, "stan_interface") or library.stan_interface() != INTERFACE:
+        return Kernels(None, "", f"{path} is of another version of stantune; install stantune again")
     _share_threads(library)
     best: int = library.stan_best_form()
     reason = f"the best that this processor runs, from {path}"
