@@ -16,6 +16,7 @@ from stantune.runtime import tune_process
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import StopEarly, Task
 from stantune.search.settings import SearchSettings
+from stantune.stan.config import Stan
 from stantune.train import run
 
 
@@ -42,7 +43,9 @@ class ProblemTrainer:
         settings, job = self._settings, task.job
         evaluate: tuple[str, ...]
         if job is None:
-            seed, stan, start, stop = settings.final_seed(), None, 0, settings.max_iterations
+            seed, start, stop = settings.final_seed(), 0, settings.max_iterations
+            # Every entry computed, by native kernels where there are some.
+            stan = None if settings.stan is None else Stan(rate=1)
             checkpoint, evaluate = self._directory.final, ("validation", "test")
         else:
             seed, start, stop = settings.trial_seed(job.number), job.start, job.stop
