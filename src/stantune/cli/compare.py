@@ -12,7 +12,6 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.stopping import stoppable
-from stantune.cli.train import FullTrain, Iterations, Set, _setting
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
@@ -39,16 +38,17 @@ Out = Annotated[
 def compare(
     problem: o.ProblemName,
     seeds: Seeds = 3,
-    iterations: Iterations = None,
+    iterations: o.Iterations = None,
     rate: Rates = None,
     fill: Fill = "neighbour",
     tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
+    layers: o.Layers = None,
     equal_time: EqualTime = False,
-    set: Set = None,
-    full_train: FullTrain = False,
+    set: o.Set = None,
+    full_train: o.FullTrain = False,
     out: Out = None,
     data: o.Data = None,
     json: o.Json = None,
@@ -62,14 +62,13 @@ def compare(
     not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
     """
     from stantune.compare import Comparer
-    from stantune.problems import find
     from stantune.report.compare import compare_result, show_comparison
     from stantune.report.live import training_progress
     from stantune.runtime import tune_process
 
     o.check_json(json)
-    what = find(problem)
-    setting = _setting(what, set or [])
+    what = o.problem_of(problem, layers)
+    setting = o.setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations
     if iterations is not None:
         length = iterations

@@ -44,6 +44,7 @@ def entries(
     rate: o.Rate = "0.5",
     pattern: Pattern = "auto",
     tolerance: o.Tolerance = None,
+    layers: o.Layers = None,
     iterations: Iterations = None,
     checkpoint: Checkpoint = None,
     out: Out = None,
@@ -59,7 +60,6 @@ def entries(
 
     from stantune.files import write_whole
     from stantune.planning import settle
-    from stantune.problems import find
     from stantune.report.entries import entries_report
     from stantune.report.entries_picture import draw_entries, png, require_matplotlib
     from stantune.report.entries_result import EntriesResult, entries_title, layer_results, left_alone, show_entries
@@ -69,7 +69,7 @@ def entries(
     from stantune.trial import Trial
 
     o.check_json(json)
-    what = find(problem)
+    what = o.problem_of(problem, layers)
     picture = _check_picture(out or Path(f"{what.name}-entries.png"))
     if not 1 <= images <= MOST_IMAGES:
         raise UsageError(f"--images {images} cannot be drawn; give 1 to {MOST_IMAGES}")

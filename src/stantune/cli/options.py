@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -81,6 +81,17 @@ Period = Annotated[
 ]
 Pretrain = Annotated[int, typer.Option("--pretrain", metavar="p_t", help="Exact iterations at the start.")]
 Tail = Annotated[int, typer.Option("--tail", help="Exact iterations at the end of a whole training.")]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        metavar="NAME",
+        help="Convolutions that STAN reduces, as a shell pattern; repeatable (default: the problem's).",
+    ),
+]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
+Iterations = Annotated[int | None, typer.Option("--iterations", help="How many (default: the problem's own number).")]
+FullTrain = Annotated[bool, typer.Option("--full-train", help="Train on all training images, none held out.")]
 
 
 def console_for(json: str | None) -> Console:
@@ -141,6 +152,30 @@ def device_of(text: str) -> str:
             f"--device {text}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give auto or cpu"
         )
     return text
+
+
+def problem_of(name: str, layers: list[str] | None) -> Problem:
+    """Return the problem of this name, with the --layers that are given as those that STAN reduces.
+
+    Raises UsageError where there is none such; what is wrong with the layers shows where they are looked for.
+    """
+    import dataclasses
+
+    from stantune.problems import find
+
+    problem = find(name)
+    return problem if layers is None else dataclasses.replace(problem, stan_layers=tuple(layers))
+
+
+def setting_of(problem: Problem, assignments: list[str] | None) -> dict[str, Any]:
+    """Return the setting that --set gives; raises UsageError where one is no assignment or outside the space."""
+    setting = {}
+    for assignment in assignments or []:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set {assignment} is no assignment; write it as NAME=VALUE")
+        setting[name] = problem.space.parse(name, text)
+    return problem.space.check(setting)
 
 
 def rate_of(text: str) -> float | Literal["auto"]:

@@ -31,6 +31,7 @@ def profile(
     problem: o.ProblemName,
     rate: o.Rate = "auto",
     tolerance: o.Tolerance = None,
+    layers: o.Layers = None,
     period: Period = None,
     batch_size: BatchSize = None,
     iterations: Iterations = None,
@@ -43,14 +44,13 @@ def profile(
 ) -> None:
     """Time a problem's layers on this machine, and say what STAN would do with them and how fast the run would be."""
     from stantune.planning import times_of
-    from stantune.problems import find
     from stantune.report.profile import profile_result, show_profile
     from stantune.runtime import tune_process
     from stantune.stan.config import Stan
     from stantune.stan.plan import decide
 
     o.check_json(json)
-    what = find(problem)
+    what = o.problem_of(problem, layers)
     for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
         if value is not None and value < 1:
             raise UsageError(f"{option} {value} is too small; give at least 1")

@@ -63,6 +63,7 @@ def search(
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
+    layers: o.Layers = None,
     sampler: o.Sampler = "random",
     lag: o.Lag = 16,
     start_from: StartFrom = None,
@@ -83,7 +84,6 @@ def search(
     debug: o.Debug = False,
 ) -> None:
     """Search a problem's settings with Hyperband; the same command goes on where it was."""
-    from stantune.problems import find
     from stantune.report.live import watching
     from stantune.report.summary import summarise
     from stantune.report.text import show_search
@@ -102,7 +102,7 @@ def search(
         None if trial_timeout is None else parse_duration(trial_timeout),
         None if trial_memory is None else parse_bytes(trial_memory),
     )
-    what = find(problem)
+    what = o.problem_of(problem, layers)
     settings = o.settings_of(
         what,
         quick,
@@ -189,6 +189,7 @@ def brackets(
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
+    layers: o.Layers = None,
     sampler: o.Sampler = "random",
     seed: o.Seed = 0,
     data: o.Data = None,
@@ -200,7 +201,6 @@ def brackets(
 ) -> None:
     """Show what a search with these options would run, without running it."""
     from stantune.data import is_present
-    from stantune.problems import find
     from stantune.report.results import PlanResult
     from stantune.report.summary import bracket_results
     from stantune.report.text import show_plan
@@ -209,7 +209,7 @@ def brackets(
     from stantune.search.planned import settle
 
     o.check_json(json)
-    what = find(problem)
+    what = o.problem_of(problem, layers)
     settings = o.settings_of(
         what,
         quick,

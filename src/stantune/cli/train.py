@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,12 +15,9 @@ if TYPE_CHECKING:
     from stantune.problems import Problem
     from stantune.report.results import ProblemResult
 
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
 Named = Annotated[
     str | None, typer.Argument(metavar="[PROBLEM]", help="A built-in problem, or your own as FILE.py:NAME.")
 ]
-Iterations = Annotated[int | None, typer.Option("--iterations", help="How many (default: the problem's own number).")]
-FullTrain = Annotated[bool, typer.Option("--full-train", help="Train on all training images, none held out.")]
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="FILE", help="Keep the training there; the same command goes on.")
 ]
@@ -28,15 +25,16 @@ Checkpoint = Annotated[
 
 def train(
     problem: o.ProblemName,
-    set: Set = None,
-    iterations: Iterations = None,
-    full_train: FullTrain = False,
+    set: o.Set = None,
+    iterations: o.Iterations = None,
+    full_train: o.FullTrain = False,
     accelerate: o.Accelerate = "none",
     rate: o.Rate = "0.5",
     tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
+    layers: o.Layers = None,
     seed: o.Seed = 0,
     checkpoint: Checkpoint = None,
     data: o.Data = None,
@@ -46,7 +44,6 @@ def train(
     debug: o.Debug = False,
 ) -> None:
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
-    from stantune.problems import find
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
     from stantune.report.summary import cost_seconds
@@ -58,8 +55,8 @@ def train(
 
     o.check_json(json)
     o.check_checkpoint(checkpoint)
-    what = find(problem)
-    setting = _setting(what, set or [])
+    what = o.problem_of(problem, layers)
+    setting = o.setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations
     if iterations is not None:
         length = iterations
@@ -119,16 +116,6 @@ def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False)
     result = ProblemsResult(problems=[_describe(one) for one in shown])
     show_problems(o.console_for(json), result)
     o.write_json(result, json)
-
-
-def _setting(problem: Problem, assignments: list[str]) -> dict[str, Any]:
-    setting = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(f"--set {assignment} is no assignment; write it as NAME=VALUE")
-        setting[name] = problem.space.parse(name, text)
-    return problem.space.check(setting)
 
 
 def _describe(problem: Problem) -> ProblemResult:

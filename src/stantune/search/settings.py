@@ -93,6 +93,7 @@ class SearchSettings:
             "rate": stan and stan.rate,
             "pattern": stan and stan.pattern,
             "tolerance": stan and stan.tolerance,
+            "layers": stan and list(stan.layers),
             "plan": planned and planned["plan"],
             "period": stan and stan.period,
             "pretrain": stan and stan.pretrain,
