@@ -89,6 +89,19 @@ def test_a_layer_with_a_hook_is_called_by_itself_and_sees_its_own_output(place: 
 
 
 @needs_kernels
+@pytest.mark.parametrize("side", [255, 256])
+def test_a_maximum_over_more_entries_than_can_be_numbered_is_pytorchs(side: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2))
+    model = copy.deepcopy(plain)
+    accelerate_(model, Stan(rate=1))
+    image = torch.randn(1, 1, side, side)
+    for network in (plain, model):
+        network(image).square().sum().backward()
+    torch.testing.assert_close(model[0].weight.grad, plain[0].weight.grad, rtol=1e-4, atol=0.0)
+
+
+@needs_kernels
 def test_evaluation_and_the_restored_model_are_the_original_bit_for_bit() -> None:
     model, images = network(), torch.randn(2, 3, 16, 16)
     expected = network()(images)

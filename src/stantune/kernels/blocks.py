@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from stantune.kernels.library import kernels
 
 POOLS = ("none", "max", "average")
-# An entry's number must fit into 16 bits, one of which stands for "no entry".
+# Of an output that a maximum follows: an entry's number is kept in 16 bits, and one number stands for "no entry".
 MOST_ENTRIES = 2**16 - 2
 _LAST = torch.channels_last
 
@@ -86,7 +86,7 @@ def convolve(
         stride: of rows and columns.
         padding: zeros at the left, right, top and bottom, in F.pad's order.
         lists: the entries; None for all.
-        follow: what is done to the filled output.
+        follow: what is done to the filled output; a maximum only where it has at most MOST_ENTRIES places.
 
     Returns:
         (B, C_out, H_out, W_out), channels last in memory; (H_out, W_out) is `follow.pooled` of the convolution's.
@@ -133,6 +133,7 @@ class _Block(torch.autograd.Function):
         filters, _, *kernel = weight.shape
         out_h = (height + top + bottom - kernel[0]) // stride[0] + 1
         out_w = (width + left + right - kernel[1]) // stride[1] + 1
+        assert follow.pool != "max" or out_h * out_w <= MOST_ENTRIES
         pooled = follow.pooled(out_h, out_w)
         output = torch.empty((batch, filters, *pooled), memory_format=_LAST)
         entries = out_h * out_w if lists is None else lists.most

@@ -198,6 +198,12 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
             self.watch(output.detach())
         return output
 
+    def places(self, input: Tensor) -> int:
+        """Return H_out * W_out for an input (B, C_in, H, W)."""
+        around = tuple(self._reversed_padding_repeated_twice)
+        height, width = output_size(input, self.weight, self.stride, around, self.dilation)
+        return height * width
+
     def _natively(self, input: Tensor, follow: Follow) -> Tensor:
         around = tuple(self._reversed_padding_repeated_twice)
         height, width = output_size(input, self.weight, self.stride, around, self.dilation)
