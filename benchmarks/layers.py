@@ -3,7 +3,7 @@
     python benchmarks/layers.py --seeds 3 --keep layers.json
 
 Exact training and STAN under its default schedule, on one thread. Seconds are those of that thread's training, with
-native kernels on both sides, and tell something on an idle machine only. What is in --keep already is not trained again.
+native kernels on both sides, and tell something on an idle machine only. What is in --keep is not trained again.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from stantune.compare import (
 )
 from stantune.data import Dataset, Split
 from stantune.errors import StantuneError, UsageError
+from stantune.outcome import Cost
 from stantune.problems import Problem, Splits, find
 from stantune.seeds import derive
 from stantune.solver import Fixed, Inv, MultiStep, Solver
@@ -40,7 +41,6 @@ from stantune.space import Float, Space
 from stantune.stan.config import LayerPlan, Memo, Stan
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.train import run
-from stantune.outcome import Cost
 from stantune.trial import Trial
 from stantune.turns import TURN, WARM_UP, Training, train_in_turns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from stantune.data import Dataset, Normalise, fetch, load
 from stantune.errors import StantuneError
 from stantune.problems import Problem, Splits, find
-from stantune.space import Categorical, Integer
+from stantune.space import Categorical, Integer, Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
 from stantune.train import run
@@ -105,11 +106,20 @@ def test_the_problem_of_the_documentation_is_one(tmp_path: Path, mnist: Dataset)
 
 
 def test_the_data_of_the_documentation_are_such(tmp_path: Path) -> None:
-    (tmp_path / "both.py").write_text("\n".join(blocks()[:2]).replace('data="mnist"', "data=lambda root: data(root)"))
+    whole, _, data = blocks()
+    (tmp_path / "both.py").write_text(f"{whole}\n{data}".replace('data="mnist"', "data=lambda root: data(root)"))
     problem = replace(find(f"{tmp_path / 'both.py'}:problem"), validation=500, normalise=Normalise())
     splits = problem.load()
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (1500, 500, 500)
     assert run(replace(problem, batch_size=10), {}, None, 0, 2, splits=splits).iterations == 2
+
+
+def test_the_conditional_space_of_the_documentation_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "conditional.py"
+    path.write_text(blocks()[1])
+    space = runpy.run_path(str(path))["space"]
+    assert isinstance(space, Space)
+    assert space.check({"kind": "plain"}, complete=True) == {"kind": "plain"}
 
 
 def test_the_documentation_names_every_part_of_a_problem() -> None:

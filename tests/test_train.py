@@ -20,11 +20,11 @@ import stantune.trial
 from stantune.data import Dataset
 from stantune.errors import CheckpointError, UsageError
 from stantune.guard import CHANCE_MULTIPLE, PATIENCE
+from stantune.outcome import Outcome
 from stantune.problems import Problem, Splits, find
 from stantune.solver import Solver
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
-from stantune.outcome import Outcome
 from stantune.train import error_percent, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")

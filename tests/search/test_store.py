@@ -136,12 +136,12 @@ def test_both_ways_to_write_leave_the_same(url: str, tmp_path: Path, monkeypatch
 
     with reopened(url) as by_sql:
         fill(by_sql)
-        assert type(by_sql._tables).__name__ == "SqlTables"
+        assert type(by_sql._tables._tables).__name__ == "SqlTables"  # type: ignore[attr-defined]
     monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
     other = sqlite_url(tmp_path / "other.db")
     with reopened(other) as by_api:
         fill(by_api)
-        assert type(by_api._tables).__name__ == "ApiTables"
+        assert type(by_api._tables._tables).__name__ == "ApiTables"  # type: ignore[attr-defined]
     assert seen(url) == seen(other)
     assert Store.delete(other, NAME)
     with reopened(other) as emptied:
@@ -324,13 +324,13 @@ def test_closing_syncs_and_leaves_the_connection_as_it_was(store: Store) -> None
     store.create(0, PARAMS, 2)
     assert mode() == normal
     during = []
-    original = store._tables._close  # type: ignore[attr-defined]
+    original = store._tables._tables._close  # type: ignore[attr-defined]
 
     def spying(connection: Any, ended: Any) -> None:
         during.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
         original(connection, ended)
 
-    store._tables._close = spying  # type: ignore[attr-defined]
+    store._tables._tables._close = spying  # type: ignore[attr-defined]
     store.close({0: "diverged"})
     assert during == [full]
     assert mode() == normal
