@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 from stantune import Stan, planning
+from stantune.kernels.library import kernels
 from stantune.problems import find
 from stantune.search.directory import SearchDirectory
 from stantune.search.planned import settle
 from stantune.search.settings import SearchSettings
 from stantune.search.store import Store
+from stantune.stan import layers
 from stantune.stan.config import LayerPlan
+from stantune.stan.fusion import natively
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.train import run
+from stantune.trial import Trial
 
 TINY = find(f"{Path(__file__).with_name('tiny_problem.py')}:problem")
 AUTO = Stan(rate="auto", tolerance=5.0, iterations=40)
@@ -80,3 +84,23 @@ def test_the_real_times_are_of_the_problems_own_training():
     found = planning.times_of(TINY, {}, ("*",), TINY.load())
     assert [layer.name for layer in found.layers] == ["1"]
     assert found.step_seconds > found.layers[0].exact > 0
+
+
+@pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatch):
+    problem = find(str(Path(__file__).parent / "tiny_problem.py") + ":problem")
+    trial = Trial(problem, {}, problem.load(), seed=0, stan=None)
+    calls = []
+    convolve = layers.convolve
+    monkeypatch.setattr(layers, "convolve", lambda *given: calls.append(given) or convolve(*given))
+
+    def step() -> None:
+        trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)
+
+    step()
+    assert not calls
+    with natively(trial.model):
+        step()
+    assert len(calls) == 1
+    step()
+    assert len(calls) == 1

@@ -20,6 +20,7 @@ from stantune.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
+from stantune.stan.layers import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 
@@ -151,8 +152,10 @@ class Trial:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Train with the trial's own random state and on its own clock; the caller's state comes back afterwards."""
-        # Without STAN a trial is what PyTorch alone trains: what STAN is compared with.
-        own_kernels = plain_pytorch() if self.stan is None else nullcontext()
+        # Without STAN a trial is what PyTorch alone trains: what STAN is compared with. Who times it natively has put
+        # native layers into it.
+        plain = self.stan is None and not any(isinstance(module, StanConv2d) for module in self.model.modules())
+        own_kernels = plain_pytorch() if plain else nullcontext()
         with torch.random.fork_rng([] if self._cuda is None else [self._cuda]), own_kernels:
             torch.set_rng_state(self._random.host)
             if self._cuda is not None and self._random.cuda is not None:
