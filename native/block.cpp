@@ -30,6 +30,9 @@ struct Shape {
           together(std::clamp(entries_together / std::max(b.entries, 1), 1, std::max(b.batch, 1))),
           runs{b.kernel_h, b.kernel_w * b.channels, padded_w * b.channels},
           terms(static_cast<int64_t>(b.kernel_h) * b.kernel_w * b.channels) {}
+
+    // Columns of the input that any entry sees: with a large stride there may be less than all, or none.
+    int seen(const StanBlock& b) const { return std::clamp(padded_w - b.pad_left, 0, b.width); }
 };
 
 // A thread's own memory, kept from call to call.
@@ -59,8 +62,8 @@ int entries_of(const StanBlock& b, int first, int images) {
 }
 
 void pad(const StanBlock& b, const Shape& s, int image, float* to) {
-    const int before = b.pad_left * b.channels;
-    const int copied = std::min(b.width, s.padded_w - b.pad_left) * b.channels;
+    const int before = std::min(b.pad_left, s.padded_w) * b.channels;
+    const int copied = s.seen(b) * b.channels;
     const int after = s.padded_w * b.channels - before - copied;
     for (int y = 0; y < s.padded_h; ++y, to += s.padded_w * b.channels) {
         const int row = y - b.pad_top;
@@ -76,7 +79,7 @@ void pad(const StanBlock& b, const Shape& s, int image, float* to) {
 }
 
 void unpad(const StanBlock& b, const Shape& s, int image, const float* from) {
-    const int copied = std::min(b.width, s.padded_w - b.pad_left) * b.channels;
+    const int copied = s.seen(b) * b.channels;
     for (int row = 0; row < b.height; ++row) {
         const int y = row + b.pad_top;
         float* to = b.input_gradient + (static_cast<int64_t>(image) * b.height + row) * b.width * b.channels;
@@ -115,7 +118,7 @@ void pack_backward(const StanBlock& b, const Shape& s, float* to) {
         });
 }
 
-// Calls image_group(first, number) for the images of one of `parts` parts.
+// Calls group(first image, number) for the images of one of `parts` parts, a few at a time.
 template <class Group>
 void groups_of(const StanBlock& b, const Shape& s, int part, int parts, const Group& group) {
     const int begin = static_cast<int>(static_cast<int64_t>(b.batch) * part / parts);

@@ -46,8 +46,8 @@ def followed(output: Tensor, follow: Follow) -> Tensor:
 @st.composite
 def blocks(draw: st.DrawFn) -> dict:
     kernel = draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    padding = tuple(draw(st.integers(0, 3)) for _ in range(4))
+    stride = draw(st.integers(1, 7)), draw(st.integers(1, 7))
+    padding = tuple(draw(st.integers(0, 4)) for _ in range(4))
     height = draw(st.integers(max(1, kernel[0] - padding[2] - padding[3]), 14))
     width = draw(st.integers(max(1, kernel[1] - padding[0] - padding[1]), 14))
     out = [
