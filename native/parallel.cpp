@@ -6,10 +6,8 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <memory>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 #include "api.hpp"
 
@@ -38,7 +36,7 @@ class Pool {
         std::unique_lock<std::mutex> turn(turns_);  // one job at a time
         {
             std::lock_guard<std::mutex> lock(mutex_);
-            while (static_cast<int>(workers_) < job.parts - 1) {
+            while (workers_ < job.parts - 1) {
                 std::thread([this] { wait(); }).detach();
                 ++workers_;
             }

@@ -172,6 +172,24 @@ def test_one_number_of_threads_gives_one_result() -> None:
     assert all(torch.equal(first, gradient()) for _ in range(5))
 
 
+def test_threads_of_our_own_do_the_same_as_pytorchs(request: pytest.FixtureRequest) -> None:
+    assert NATIVE is not None
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(9, 5, 9, 9, generator=generator)
+    weight = torch.randn(6, 5, 3, 3, generator=generator, requires_grad=True)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(convolve(input, weight, None, (1, 1), (1, 1, 1, 1)).square().sum(), weight)[0]
+
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
+    request.addfinalizer(lambda: library._share_threads(NATIVE))
+    torch.set_num_threads(3)
+    expected = gradient()
+    NATIVE.stan_use_openmp(None)
+    assert all(torch.equal(gradient(), expected) for _ in range(20))
+
+
 def test_inputs_that_native_code_cannot_read_are_left_to_pytorch() -> None:
     assert library.suits(torch.zeros(1))
     assert not library.suits(torch.zeros(1, dtype=torch.float64))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -86,16 +87,27 @@ def convolve(
         stride: of rows and columns.
         padding: zeros at the left, right, top and bottom, in F.pad's order.
         lists: the entries; None for all.
-        follow: what is done to the filled output; a maximum only where it has at most MOST_ENTRIES places.
+        follow: what is done to the filled output; a maximum over more than MOST_ENTRIES places is PyTorch's own.
 
     Returns:
         (B, C_out, H_out, W_out), channels last in memory; (H_out, W_out) is `follow.pooled` of the convolution's.
     """
-    result: Tensor = _Block.apply(input, weight, bias, tuple(stride), tuple(padding), lists, follow)  # type: ignore[no-untyped-call]
-    return result
+    places = math.prod(_output_size(input, weight, tuple(stride), tuple(padding)))
+    own = follow
+    if follow.pool == "max" and places > MOST_ENTRIES:
+        own = Follow(relu=follow.relu)  # ReLU and the maximum may change places
+    output: Tensor = _Block.apply(input, weight, bias, tuple(stride), tuple(padding), lists, own)  # type: ignore[no-untyped-call]
+    return output if own is follow else F.max_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
 
 
-@cache
+def _output_size(input: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> tuple[int, int]:
+    left, right, top, bottom = padding
+    return (
+        (input.shape[2] + top + bottom - weight.shape[2]) // stride[0] + 1,
+        (input.shape[3] + left + right - weight.shape[3]) // stride[1] + 1,
+    )
+
+
 def _fields() -> list[tuple[str, Any]]:
     """The fields of native/api.hpp's StanBlock, in its order."""
     numbers = (
@@ -128,12 +140,10 @@ class _Block(torch.autograd.Function):
     ) -> Tensor:
         input, weight = input.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
         bias = None if bias is None else bias.contiguous()
-        left, right, top, bottom = padding
+        left, _, top, _ = padding
         batch, channels, height, width = input.shape
         filters, _, *kernel = weight.shape
-        out_h = (height + top + bottom - kernel[0]) // stride[0] + 1
-        out_w = (width + left + right - kernel[1]) // stride[1] + 1
-        assert follow.pool != "max" or out_h * out_w <= MOST_ENTRIES
+        out_h, out_w = _output_size(input, weight, stride, padding)
         pooled = follow.pooled(out_h, out_w)
         output = torch.empty((batch, filters, *pooled), memory_format=_LAST)
         entries = out_h * out_w if lists is None else lists.most

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from stantune.kernels.blocks import MOST_ENTRIES, Follow
+from stantune.kernels.blocks import Follow
 from stantune.stan.layers import StanConv2d, has_native_form
 
 
@@ -30,8 +30,6 @@ class StanSequential(nn.Sequential):
             place += 1
             if isinstance(module, StanConv2d) and _can_follow(module, input):
                 follow, taken = follow_of(modules[place : place + 2])
-                if follow.pool == "max" and module.places(input) > MOST_ENTRIES:
-                    follow, taken = Follow(), 0
                 input = module.followed(input, follow)
                 place += taken
             else:

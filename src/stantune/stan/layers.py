@@ -198,16 +198,11 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
             self.watch(output.detach())
         return output
 
-    def places(self, input: Tensor) -> int:
-        """Return H_out * W_out for an input (B, C_in, H, W)."""
-        around = tuple(self._reversed_padding_repeated_twice)
-        height, width = output_size(input, self.weight, self.stride, around, self.dilation)
-        return height * width
-
     def _natively(self, input: Tensor, follow: Follow) -> Tensor:
-        around = tuple(self._reversed_padding_repeated_twice)
-        height, width = output_size(input, self.weight, self.stride, around, self.dilation)
-        lists = None if self.grid is None else lists_of(self.grid, height, width)
+        around = self._reversed_padding_repeated_twice
+        lists = None
+        if self.grid is not None:
+            lists = lists_of(self.grid, *output_size(input, self.weight, self.stride, around, self.dilation))
         return convolve(input, self.weight, self.bias, self.stride, around, lists, follow)
 
 
