@@ -26,6 +26,7 @@ from stantune.solver import Solver
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
 from stantune.train import error_percent, run
+from stantune.trial import RateFrom
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,6 +51,7 @@ class Case(NamedTuple):
     stops: tuple[int, ...]
     stan: Stan | None = None
     layers: Mapping[str, str] = {}
+    rates: tuple[RateFrom, ...] = ()
 
 
 CASES = {
@@ -58,6 +60,24 @@ CASES = {
     "lenet-stan": Case("lenet", {}, 10, (10, 31, 42, 90), Stan(rate=0.25, period=3, pretrain=30, seed=7)),
     "mlp": Case("mlp", {"hidden": 150, "dropout": 0.4, "top_k": 15}, 20, (50, 51, 150)),
     "cq-stan": Case("cq", {"lr": 2e-3}, 8, (9, 20), Stan(rate=0.5, period=None, tail=5, iterations=20)),
+    # Cut before, at and behind where the rate changes, and in the middle of a cycle.
+    "lenet-rates": Case(
+        "lenet",
+        {},
+        10,
+        (9, 20, 33, 50),
+        Stan(rate=0.25, period=3, pretrain=2, seed=7),
+        rates=(RateFrom(0, 0.25), RateFrom(20, 0.5), RateFrom(33, 1.0), RateFrom(41, 0.25)),
+    ),
+    # What was chosen under one rate is forgotten where the next one begins.
+    "lenet-rates-chosen": Case(
+        "lenet",
+        {},
+        10,
+        (14, 21, 22, 40),
+        Stan(rate=0.25, period=3, tolerance=0.6, seed=7),
+        rates=(RateFrom(0, 0.25), RateFrom(14, 0.5), RateFrom(21, 0.25)),
+    ),
     "alexlrn": Case("alexlrn", {"lrn_scale": 0.01, "lrn_power": 2.0}, 8, (5, 12)),
     "alexbn": Case("alexbn", {"momentum": 0.7}, 8, (7, 20)),
 }
@@ -75,7 +95,13 @@ def trainer(case: Case, mnist: Dataset, cifar10: Dataset) -> Any:
 
     def train(checkpoint: Path | None, start: int, stop: int, **more: Any) -> Outcome:
         return run(
-            problem, case.setting, checkpoint, start, stop, splits=splits, **{"seed": 3, "stan": case.stan, **more}
+            problem,
+            case.setting,
+            checkpoint,
+            start,
+            stop,
+            splits=splits,
+            **{"seed": 3, "stan": case.stan, "rates": case.rates, **more},
         )
 
     return train
@@ -495,6 +521,10 @@ def test_bad_use_is_refused_before_anything_is_trained(mnist: Dataset) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             run(problem, setting, None, 0, 1, splits=there, evaluate=evaluate, watch=never)
+    for stan, starts in ((None, (0, 5)), (Stan(rate="auto"), (0, 5)), (Stan(), (1, 5)), (Stan(), (0, 5, 5))):
+        rates = [RateFrom(start, 0.5) for start in starts]
+        with pytest.raises(UsageError, match=f"iterations {', '.join(map(str, starts))} on make no sense"):
+            run(problem, {}, None, 0, 1, splits=splits, stan=stan, rates=rates, watch=never)
 
 
 @pytest.mark.parametrize(
@@ -502,6 +532,7 @@ def test_bad_use_is_refused_before_anything_is_trained(mnist: Dataset) -> None:
     [
         {"seed": 4},
         {"stan": Stan()},
+        {"stan": Stan(), "rates": (RateFrom(0, 0.5), RateFrom(9, 1.0))},
         {"setting": {"lr": 0.02}},
         {"batch_size": 5},
         {"images": 1999},
@@ -512,7 +543,7 @@ def test_another_trials_checkpoint_is_refused(change: dict[str, Any], mnist: Dat
     def train(start: int, stop: int, **given: Any) -> Outcome:
         lenet = replace(find("lenet"), name=given.get("problem", "lenet"), batch_size=given.get("batch_size", 4))
         splits = small(lenet, mnist, given.get("images", 2000))
-        more = {"seed": given.get("seed", 3), "stan": given.get("stan")}
+        more = {"seed": given.get("seed", 3), "stan": given.get("stan"), "rates": given.get("rates", ())}
         return run(lenet, given.get("setting", {}), tmp_path / "t.pt", start, stop, splits=splits, **more)
 
     train(0, 1)

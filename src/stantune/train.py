@@ -19,7 +19,7 @@ from stantune.outcome import Outcome
 from stantune.planning import settle
 from stantune.problems import Problem, Splits
 from stantune.stan.config import Stan
-from stantune.trial import Trial
+from stantune.trial import RateFrom, Trial
 
 EVALUATION_BATCH = 500
 EVALUATED = ("validation", "test")
@@ -37,6 +37,7 @@ def run(
     splits: Splits,
     seed: int = 0,
     stan: Stan | None = None,
+    rates: Sequence[RateFrom] = (),
     evaluate: Sequence[str] = ("validation",),
     device: str = "cpu",
     stop_early: Callable[[], bool] = lambda: False,
@@ -57,6 +58,7 @@ def run(
         splits: the problem's data, from `problem.load()`.
         seed: of the weights, the data's order and every other random choice.
         stan: STAN's settings; None trains exactly.
+        rates: STAN's rates by iteration, in place of that of `stan`; the first one begins at 0.
         evaluate: the splits that are evaluated at the end: "validation", "test".
         device: where to train.
         stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
@@ -67,7 +69,7 @@ def run(
 
     Raises:
         UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
-            does not exist or is empty.
+            does not exist or is empty; rates that do not begin at 0, do not ascend, or have no Stan with a rate.
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """
@@ -79,22 +81,28 @@ def run(
     for name in evaluate:
         if name not in EVALUATED or not len(getattr(splits, name)):
             raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
-    identity = json.dumps(
-        {
-            "problem": problem.name,
-            "setting": setting,
-            "seed": seed,
-            "stan": None if stan is None else asdict(stan),
-            "batch_size": problem.batch_size,
-            "images": len(splits.train),
-        },
-        sort_keys=True,
-    )
+    starts = [entry.start for entry in rates]
+    if rates and (stan is None or stan.rate == "auto" or starts[0] or starts != sorted(set(starts))):
+        raise UsageError(
+            f"rates from the iterations {', '.join(map(str, starts))} on make no sense; begin at 0, ascend, and give a "
+            "Stan with a rate, which they replace"
+        )
+    depends_on = {
+        "problem": problem.name,
+        "setting": setting,
+        "seed": seed,
+        "stan": None if stan is None else asdict(stan),
+        "batch_size": problem.batch_size,
+        "images": len(splits.train),
+    }
+    if rates:
+        depends_on["rates"] = rates
+    identity = json.dumps(depends_on, sort_keys=True)
     state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
     if stan is not None:
         before = None if state is None else state["planned"]
         stan = settle(stan, problem, setting, splits, before, iterations=problem.iterations, seed=seed, device=device)
-    trial = Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
+    trial = Trial(problem, setting, splits, seed=seed, stan=stan, rates=rates, device=device, start=start)
     if state is not None:
         try:
             trial.restore(state)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,14 @@ from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
 from stantune.stan.layers import StanConv2d
 from stantune.stan.schedule import Phase
-from stantune.stan.surgery import accelerate_
+from stantune.stan.surgery import accelerate_, restore_
+
+
+class RateFrom(NamedTuple):
+    """From iteration `start` on, reduced iterations compute the share `rate` of the entries."""
+
+    start: int
+    rate: float
 
 
 class _Random(NamedTuple):
@@ -48,7 +55,7 @@ class Trial:
 
     Attributes:
         model: the network, in training mode, its images in channels_last memory.
-        stan: STAN's settings, None where it trains exactly.
+        stan: STAN's settings at the present iteration, None where it trains exactly.
         handle: STAN's, None where it trains exactly.
         iteration: iterations done.
         moved: whether any were done since it was made or restored.
@@ -63,6 +70,7 @@ class Trial:
         *,
         seed: int,
         stan: Stan | None,
+        rates: Sequence[RateFrom] = (),
         device: str = "cpu",
         start: int = 0,
     ) -> None:
@@ -74,6 +82,8 @@ class Trial:
             splits: the problem's data.
             seed: of the weights, the data's order and every other random choice.
             stan: STAN's settings, with a plan if the rate is "auto"; None trains exactly.
+            rates: rates in place of that of `stan`, the first one from iteration 0 on, in ascending order; none keeps
+                that of `stan` throughout.
             device: where to train.
             start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
         """
@@ -93,8 +103,9 @@ class Trial:
             splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
         )
         self.guard = Guard(splits.classes)
-        self.stan = stan
-        self.handle: StanHandle | None = None if stan is None else self._accelerate(stan)
+        self.stan = None if stan is None else replace(stan, rate=rates[0].rate) if rates else stan
+        self.handle: StanHandle | None = None if self.stan is None else self._accelerate(self.stan)
+        self._rates = tuple(rates)
         self.start = start
         self.iteration = 0
         self.moved = False
@@ -129,6 +140,7 @@ class Trial:
         self._random = _Random(state["random"], state["random_cuda"])
         if state["start"] == self.start:
             self.cost = Cost(**state["cost"])
+        self._follow_rates()
         if self.handle is not None:
             self.handle.load_state_dict(state["stan"])
 
@@ -145,6 +157,7 @@ class Trial:
                     self.moved = True
                     if self.handle is not None:
                         self.handle.step()
+                        self._follow_rates()
                     watch(self.iteration)
                     interrupted = self.iteration < stop and stop_early()
         return diverged, interrupted
@@ -174,6 +187,15 @@ class Trial:
 
     def _accelerate(self, stan: Stan) -> StanHandle:
         return accelerate_(self.model, stan, None if stan.memo is None else self.batches.at(0).images)
+
+    def _follow_rates(self) -> None:
+        """Have STAN compute what it computes from the present iteration on."""
+        rate = next((entry.rate for entry in reversed(self._rates) if entry.start <= self.iteration), None)
+        if self.stan is not None and rate is not None and rate != self.stan.rate:
+            restore_(self.model)
+            self.stan = replace(self.stan, rate=rate)
+            self.handle = self._accelerate(self.stan)
+            self.handle.seek(self.iteration)
 
     def _step(self) -> float:
         batch = self.batches.at(self.iteration)

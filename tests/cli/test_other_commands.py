@@ -118,6 +118,14 @@ def test_brackets(stantune: Stantune, tiny_file: Path, options: tuple[object, ..
     assert f"{result.trials} trials, {result.iterations} iterations in all" in run.err
 
 
+def test_brackets_of_rates_by_rung(stantune: Stantune, tiny_file: Path) -> None:
+    typed = ("brackets", f"{tiny_file}:problem", "--min-iterations", 6, "--accelerate", "stan:0.25,1", "--json", "-")
+    run = stantune(*typed, "--threads", 1)
+    assert run.code == 0
+    assert run.json["rates"] == [{"iterations": 20, "rate": 0.25}, {"iterations": 60, "rate": 1.0}]
+    assert "STAN computes: 0.25 up to 20 iterations, 1 up to 60 iterations" in run.err
+
+
 def test_brackets_without_data(stantune: Stantune, tmp_path: Path) -> None:
     run = stantune("brackets", "cq", "--quick", "--data", tmp_path, "--json", tmp_path / "x.json")
     assert run.code == 0

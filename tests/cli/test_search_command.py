@@ -100,6 +100,8 @@ def test_same_seed_elsewhere(
         (("--brackets", 1), "brackets: all there, 1 here"),
         (("--variant", "table1"), "variant: algorithm1 there, table1 here"),
         (("--accelerate", "none"), "accelerate: stan there, none here"),
+        (("--accelerate", "stan:0.5,1"), "accelerate: stan there, stan:0.5,1 here"),
+        (("--accelerate", "stan:auto"), "accelerate: stan there, stan:0.25,0.5,1 here"),
         (("--rate", 0.25), "rate: 0.5 there, 0.25 here"),
         (("--period", 3), "period: 9 there, 3 here"),
         (("--pretrain", 5), "pretrain: 0 there, 5 here"),

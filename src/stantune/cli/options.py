@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stantune.stan.config import Stan
 
 QUICK_ITERATIONS = 600
+SEARCH_RATE = "0.5"
 _state = {"debug": False}
 
 
@@ -68,6 +69,18 @@ Lag = Annotated[
 ]
 
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]
+SearchAccelerate = Annotated[
+    str,
+    typer.Option(
+        "--accelerate",
+        metavar="stan|stan:auto|stan:RATE,…|none",
+        help="How trials are trained; with rates by rung, from the lowest up: stan:0.25,0.5,1, or stan:auto.",
+    ),
+]
+SearchRate = Annotated[
+    str | None,
+    typer.Option("--rate", metavar="RATE|auto", help="Share of the entries that STAN computes (default: 0.5)."),
+]
 Rate = Annotated[
     str, typer.Option("--rate", metavar="RATE|auto", help="Share of the entries that STAN computes: 0.5, 0.25 or auto.")
 ]
@@ -237,7 +250,7 @@ def settings_of(
     brackets: str,
     variant: str,
     sampler: str,
-    stan: tuple[str, str, float | None, str, int, int],
+    stan: tuple[str, str | None, float | None, str, int, int],
     seed: int,
     threads: int | None,
     workers: int,
@@ -274,7 +287,38 @@ def settings_of(
     settings.check(problem)
     if threads is None and workers > 1:
         threads = 1
-    return dataclasses.replace(settings, stan=stan_of(*stan, max_iterations, problem), threads=tune_process(threads))
+    settings = _accelerated(settings, problem, *stan)
+    return dataclasses.replace(settings, threads=tune_process(threads))
+
+
+def _accelerated(
+    settings: SearchSettings,
+    problem: Problem,
+    accelerate: str,
+    rate: str | None,
+    tolerance: float | None,
+    period: str,
+    pretrain: int,
+    tail: int,
+) -> SearchSettings:
+    """Return the settings with what --accelerate and the options that go with it say; raises UsageError."""
+    from stantune.search.fidelity import parse_rates
+
+    kind, by_rung, text = accelerate.partition(":")
+    rates: tuple[float, ...] = ()
+    if by_rung:
+        if kind != "stan":
+            raise UsageError(f"--accelerate {accelerate} is unknown; give stan, stan:auto, stan:0.25,0.5,1 or none")
+        if rate is not None:
+            raise UsageError(
+                f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
+            )
+        rates = parse_rates(text, settings.max_iterations, settings.min_iterations, settings.eta)
+        # What the other settings are told of them, among these whether STAN has an effect at all.
+        accelerate, rate = "stan", str(min(rates))
+    others = tolerance, period, pretrain, tail, settings.max_iterations, problem
+    stan = stan_of(accelerate, SEARCH_RATE if rate is None else rate, *others)
+    return dataclasses.replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
 
 
 def load_splits(problem: Problem, data: Path | None, console: Console, full: bool = False) -> Splits:

@@ -57,8 +57,8 @@ def search(
     eta: o.Eta = 3,
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
-    accelerate: o.Accelerate = "stan",
-    rate: o.Rate = "0.5",
+    accelerate: o.SearchAccelerate = "stan",
+    rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
@@ -183,8 +183,8 @@ def brackets(
     eta: o.Eta = 3,
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
-    accelerate: o.Accelerate = "stan",
-    rate: o.Rate = "0.5",
+    accelerate: o.SearchAccelerate = "stan",
+    rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
     period: o.Period = "9",
     pretrain: o.Pretrain = 0,
@@ -202,7 +202,7 @@ def brackets(
     """Show what a search with these options would run, without running it."""
     from stantune.data import is_present
     from stantune.report.results import PlanResult
-    from stantune.report.summary import bracket_results
+    from stantune.report.summary import bracket_results, rate_results
     from stantune.report.text import show_plan
     from stantune.search.estimate import estimate_seconds
     from stantune.search.hyperband import trained_iterations
@@ -240,6 +240,7 @@ def brackets(
         eta=settings.eta,
         max_iterations=settings.max_iterations,
         min_iterations=settings.min_iterations,
+        rates=rate_results(settings),
         brackets=bracket_results(plan),
         trials=sum(bracket.rungs[0].trials for bracket in plan),
         iterations=iterations.continued,

@@ -27,6 +27,13 @@ class BracketResult(Result):
     rungs: list[RungResult] = Field(description="its rungs, in the order in which they are run")
 
 
+class RateResult(Result):
+    """STAN's rate in a stretch of every trial."""
+
+    iterations: int = Field(description="it holds up to so many iterations of a trial, from where the one before ends")
+    rate: float | Literal["auto"] = Field(description="share of the entries that reduced iterations compute")
+
+
 class Counts(Result):
     """Trials by what became of them; one that was promoted counts under its later end too."""
 
@@ -96,6 +103,7 @@ _VARIANT = Field(description='"algorithm1" or "table1": how the numbers of trial
 _ETA = Field(description="one trial of so many is promoted")
 _MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropped")
 _MIN_ITERATIONS = Field(description="r, the least iterations before a trial may be dropped")
+_RATES = Field(description="of a trial under STAN, from its first iteration on; empty where trials train exactly")
 _BRACKETS = Field(description="the plan, in the order in which it is run")
 
 
@@ -121,6 +129,7 @@ class SearchResult(Result):
     eta: int = _ETA
     max_iterations: int = _MAX_ITERATIONS
     min_iterations: int = _MIN_ITERATIONS
+    rates: list[RateResult] = _RATES
     complete: bool = Field(description="false where a budget or Ctrl-C ended the search early")
     brackets: list[BracketResult] = _BRACKETS
     counts: Counts = Field(description="trials by what became of them")
@@ -162,6 +171,7 @@ class PlanResult(Result):
     eta: int = _ETA
     max_iterations: int = _MAX_ITERATIONS
     min_iterations: int = _MIN_ITERATIONS
+    rates: list[RateResult] = _RATES
     brackets: list[BracketResult] = _BRACKETS
     trials: int = Field(description="trials in all")
     iterations: int = Field(description="of all trials, continuing from checkpoints, if none diverges")

@@ -13,6 +13,7 @@ from stantune.report.results import (
     Final,
     IterationsSpared,
     Leader,
+    RateResult,
     RungResult,
     Saved,
     SearchResult,
@@ -49,6 +50,7 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
         eta=settings.eta,
         max_iterations=settings.max_iterations,
         min_iterations=settings.min_iterations,
+        rates=rate_results(settings),
         complete=state.complete,
         brackets=bracket_results(state.plan),
         counts=Counts(
@@ -89,6 +91,17 @@ def bracket_results(plan: Sequence[Bracket]) -> list[BracketResult]:
         )
         for bracket in plan
     ]
+
+
+def rate_results(settings: SearchSettings) -> list[RateResult]:
+    """Return STAN's rates by iteration in the terms of the JSON contract."""
+    if settings.stan is None:
+        return []
+    stretches = settings.rates_from()
+    if not stretches:
+        return [RateResult(iterations=settings.max_iterations, rate=settings.stan.rate)]
+    stops = [*(later.start for later in stretches[1:]), settings.max_iterations]
+    return [RateResult(iterations=stop, rate=stretch.rate) for stretch, stop in zip(stretches, stops, strict=True)]
 
 
 def cost_seconds(cost: Cost) -> Seconds:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.report.results import Leader, PlanResult, ProblemsResult, SearchResult, TrainResult
+from stantune.report.results import Leader, PlanResult, ProblemsResult, RateResult, SearchResult, TrainResult
 from stantune.report.words import duration, percent, setting_text, value_text
 from stantune.space import condition_text
 
@@ -22,6 +22,7 @@ def show_search(console: Console, result: SearchResult, directory: Path) -> None
         f"{counts.diverged} diverged; {result.iterations_trained} iterations in all",
         soft_wrap=True,
     )
+    _show_rates(console, result.rates)
     spared = result.iterations_spared
     if counts.duplicates:
         console.print(
@@ -52,6 +53,13 @@ def show_search(console: Console, result: SearchResult, directory: Path) -> None
         what = "saved" if saved.stan >= 0 else "lost"
         times.add_row(f"{what} by STAN, as measured", duration(abs(saved.stan)))
     console.print(times)
+
+
+def _show_rates(console: Console, rates: Sequence[RateResult]) -> None:
+    """Print STAN's rates where they are several."""
+    if len(rates) > 1:
+        words = ", ".join(f"{rate.rate:g} up to {rate.iterations} iterations" for rate in rates)
+        console.print(f"share of the entries that STAN computes: {words}", soft_wrap=True)
 
 
 def _best_trials(leaders: Sequence[Leader]) -> Table:
@@ -103,6 +111,7 @@ def show_training(console: Console, result: TrainResult) -> None:
 def show_plan(console: Console, result: PlanResult) -> None:
     """Print brackets and rungs, and what they come to."""
     console.print(f"{result.problem}, {result.variant}, eta {result.eta}", soft_wrap=True)
+    _show_rates(console, result.rates)
     table = Table("bracket", "rung", "iterations", "trials", box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"

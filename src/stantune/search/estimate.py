@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from stantune.outcome import Cost
 from stantune.problems import Problem, Splits
 from stantune.search.hyperband import Bracket
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
+from stantune.stan.schedule import Schedule
 from stantune.train import run
 
 WARM_UP = 4
@@ -23,25 +25,56 @@ def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits,
     Exact and, under STAN, reduced iterations of the problem's own setting are timed here and now, in this process
     alone: that several workers do not slow one another down is supposed.
     """
-    cost = _time(problem, settings, splits, None, evaluate=True)
+    # Under STAN exact iterations are computed as those of the final training are.
+    cost = _time(problem, settings, splits, None if settings.stan is None else Stan(rate=1), evaluate=True)
     # Fewer than TIMED where the problem's own setting diverges.
     exact = cost.exact_seconds / max(cost.exact, 1)
-    average = exact
-    if settings.stan is not None:
-        at_once = replace(settings.stan, pretrain=0, tail=0)
-        part = _time(problem, settings, splits, at_once, evaluate=False)
-        reduced = part.reduced_seconds / part.reduced if part.reduced else exact
-        counts = settings.stan.schedule.counts(0, settings.max_iterations)
-        average = (exact * (counts.exact + counts.refresh) + reduced * counts.reduced) / settings.max_iterations
+    savings = _savings(problem, settings, splits, exact)
+
+    def training(start: int, stop: int) -> float:
+        return exact * (stop - start) - sum(saving.of(start, stop) for saving in savings)
+
     final = exact * settings.max_iterations + 2 * cost.evaluation_seconds
-    return seconds_of(settings.plan(), average, cost.evaluation_seconds, workers) + final
+    return seconds_of(settings.plan(), training, cost.evaluation_seconds, workers) + final
 
 
-def seconds_of(plan: Sequence[Bracket], iteration: float, evaluation: float, workers: int) -> float:
-    """Return the time of a plan in which each iteration and each evaluation takes so long, and no trial diverges.
+class _Saving(NamedTuple):
+    """What a trial saves between two iterations: so many seconds in each reduced one."""
+
+    start: int
+    stop: int
+    schedule: Schedule
+    seconds: float
+
+    def of(self, start: int, stop: int) -> float:
+        """Return the seconds saved of a training from `start` to `stop`."""
+        return self.seconds * self.schedule.counts(max(start, self.start), min(stop, self.stop)).reduced
+
+
+def _savings(problem: Problem, settings: SearchSettings, splits: Splits, exact: float) -> list[_Saving]:
+    """Time a reduced iteration of each rate, against the seconds of an exact one."""
+    stan = settings.stan
+    if stan is None:
+        return []
+    rates = settings.rates_from()
+    starts = [entry.start for entry in rates] or [0]
+    stans = [replace(stan, rate=entry.rate) for entry in rates] or [stan]
+    savings = []
+    for start, stop, settled in zip(starts, [*starts[1:], settings.max_iterations], stans, strict=True):
+        part = _time(problem, settings, splits, replace(settled, pretrain=0, tail=0), evaluate=False)
+        if part.reduced:
+            saved = exact - part.reduced_seconds / part.reduced
+            savings.append(_Saving(start, stop, stan.schedule, saved))
+    return savings
+
+
+def seconds_of(
+    plan: Sequence[Bracket], training: Callable[[int, int], float], evaluation: float, workers: int
+) -> float:
+    """Return the time of a plan in which training from one iteration to another takes so long, and no trial diverges.
 
     A worker that is free takes the first job in the order of bracket and rung; a rung begins when the one before it is
-    done.
+    done. Every evaluation takes `evaluation` seconds.
     """
     # (bracket, rung), once for each trial that may be trained there.
     ready = [(b, 0) for b, bracket in enumerate(plan) for _ in range(bracket.rungs[0].trials)]
@@ -52,7 +85,7 @@ def seconds_of(plan: Sequence[Bracket], iteration: float, evaluation: float, wor
         while ready and len(running) < workers:
             b, r = heapq.heappop(ready)
             before = plan[b].rungs[r - 1].iterations if r else 0
-            took = (plan[b].rungs[r].iterations - before) * iteration + evaluation
+            took = training(before, plan[b].rungs[r].iterations) + evaluation
             heapq.heappush(running, (now + took, b, r))
         now, b, r = heapq.heappop(running)
         left[b, r] -= 1

@@ -7,10 +7,12 @@ from typing import Any
 
 from stantune.errors import UsageError
 from stantune.problems import Problem
+from stantune.search import fidelity
 from stantune.search.hyperband import Bracket, plan
 from stantune.search.warm_start import WarmStart
 from stantune.seeds import derive
 from stantune.stan.config import Stan
+from stantune.trial import RateFrom
 
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
 FEWEST_ITERATIONS = 25
@@ -40,6 +42,8 @@ class SearchSettings:
             as many workers hardly ever wait for a result, one never does; more lag means older observations.
         start: the earlier search that this one starts from, None where it starts from nothing.
         stan: STAN's settings for the trials, without a seed of its own; None trains exactly.
+        rates: STAN's rates by rung in place of that of `stan`: the last one is that of the way to R, the one before it
+            that of the way to the rung below, the first one's that of all lower rungs; none keeps that of `stan`.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
     """
@@ -54,6 +58,7 @@ class SearchSettings:
     lag: int = 16
     start: WarmStart | None = None
     stan: Stan | None = None
+    rates: tuple[float, ...] = ()
     threads: int = 1
     device: str = "cpu"
 
@@ -73,6 +78,13 @@ class SearchSettings:
         if self.lag < 1:
             raise UsageError(f"--lag {self.lag} is too small; give about twice the number of workers, 1 or more")
         self.plan()
+        self.rates_from()
+
+    def rates_from(self) -> tuple[RateFrom, ...]:
+        """Return from which iteration of a trial each of `rates` holds; raises UsageError where they are too many."""
+        if not self.rates:
+            return ()
+        return fidelity.rates_from(self.rates, self.max_iterations, self.min_iterations, self.eta)
 
     def identity(self, problem: Problem) -> dict[str, Any]:
         """Return the settings under the names that the command line gives them, for comparison with a directory's."""
@@ -89,8 +101,8 @@ class SearchSettings:
             "brackets": self.brackets or "all",
             "variant": self.variant,
             "sampler": self.sampler,
-            "accelerate": "none" if stan is None else "stan",
-            "rate": stan and stan.rate,
+            "accelerate": "none" if stan is None else fidelity.text_of(self.rates) if self.rates else "stan",
+            "rate": None if self.rates else stan and stan.rate,
             "pattern": stan and stan.pattern,
             "tolerance": stan and stan.tolerance,
             "layers": stan and list(stan.layers),

@@ -18,6 +18,7 @@ from stantune.search.executors import StopEarly, Task
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 from stantune.train import run
+from stantune.trial import RateFrom
 
 
 class ProblemTrainer:
@@ -42,14 +43,16 @@ class ProblemTrainer:
         """See executors.Trainer. The final training is exact, from scratch, to the maximum."""
         settings, job = self._settings, task.job
         evaluate: tuple[str, ...]
+        rates: tuple[RateFrom, ...]
         if job is None:
             seed, start, stop = settings.final_seed(), 0, settings.max_iterations
             # Every entry computed, by native kernels where there are some.
-            stan = None if settings.stan is None else Stan(rate=1)
+            stan, rates = None if settings.stan is None else Stan(rate=1), ()
             checkpoint, evaluate = self._directory.final, ("validation", "test")
         else:
             seed, start, stop = settings.trial_seed(job.number), job.start, job.stop
             stan = None if settings.stan is None else replace(settings.stan, seed=seed)
+            rates = settings.rates_from()
             checkpoint, evaluate = self._directory.checkpoint(job.number), ("validation",)
         return run(
             self._problem,
@@ -60,6 +63,7 @@ class ProblemTrainer:
             splits=self._splits,
             seed=seed,
             stan=stan,
+            rates=rates,
             evaluate=evaluate,
             device=self._device,
             stop_early=stop_early,
