@@ -1,0 +1,358 @@
+"""Whether STAN keeps settings in order: settings of a search trained exactly and at several rates, rung by rung.
+
+    python benchmarks/ranking.py --problem cq --settings 64 --seeds 5 --rates 0.5 0.25 stan:auto --workers 2 \\
+        --keep ranking.json
+
+The settings of seed s are trials 0, 1, … of `stantune search PROBLEM --seed s --max-iterations ITERATIONS`: values,
+seeds and rungs are that search's (eta = 3, at most five brackets), and so is the error, that of the validation images.
+Every setting is trained through all rungs, though, whatever its rank, on one thread. "exact" is native training with
+all entries; a rate is what `--rate` or `--accelerate` takes.
+
+Settings that diverge end at once. Those whose exact training has at R/9 iterations not got below 0.9 of the error of
+guessing (--learning) do not count as learning: they are trained no further and at no other rate, since no search would
+choose them. The orders of the others are compared. A setting that diverges under STAN ranks last there.
+
+What is in --keep is not trained again, so that the same command goes on; more seeds, settings and rates may be added.
+Times are of processes side by side, and tell something on an idle machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from side_by_side import table
+
+from stantune.errors import NoEffectWarning
+from stantune.files import write_whole
+from stantune.problems import Splits, find
+from stantune.runtime import tune_process
+from stantune.search import fidelity
+from stantune.search.sampling import sample
+from stantune.search.settings import SearchSettings, default_min_iterations
+from stantune.stan.config import Stan
+from stantune.train import error_percent
+from stantune.trial import Trial
+
+ETA = 3
+EXACT = "exact"
+# Settings that have not begun to learn so many rungs below the top are given up.
+GIVEN_UP_BELOW_TOP = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: trial `number` of the search with this seed, in one of the ways."""
+
+    problem: str
+    iterations: int
+    seed: int
+    number: int
+    way: str
+
+    @property
+    def key(self) -> str:
+        """Its name in the file of finished trainings."""
+        return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {self.way}"
+
+    @property
+    def settings(self) -> SearchSettings:
+        """The search's, with what STAN does in this way."""
+        least = default_min_iterations(self.iterations, ETA)
+        settings = SearchSettings(self.seed, self.iterations, least, ETA)
+        layers = find(self.problem).stan_layers
+        kind, by_rung, text = self.way.partition(":")
+        if by_rung:
+            rates = fidelity.parse_rates(text, self.iterations, least, ETA)
+            rates = rates * 2 if len(rates) == 1 else rates
+            return replace(settings, stan=Stan(rate=min(rates), layers=layers), rates=rates)
+        return replace(settings, stan=Stan(rate=1 if kind == EXACT else float(kind), layers=layers))
+
+
+class Trained(NamedTuple):
+    """What a training came to: errors in percent by rung, as far as it got, and its seconds by rung, from its start."""
+
+    errors: dict[int, float]
+    seconds: dict[int, float]
+    diverged_at: int | None
+
+
+def stops_of(iterations: int) -> tuple[int, ...]:
+    """Return the iterations of the rungs."""
+    return fidelity.rungs(iterations, default_min_iterations(iterations, ETA), ETA)
+
+
+@functools.cache
+def _splits(problem: str) -> Splits:
+    return find(problem).load()
+
+
+def train(run: Run, learning: float) -> Trained:
+    """Train through all rungs, or until it diverges or is given up."""
+    warnings.simplefilter("ignore", NoEffectWarning)
+    problem, settings, splits = find(run.problem), run.settings, _splits(run.problem)
+    seed = settings.trial_seed(run.number)
+    assert settings.stan is not None
+    trial = Trial(
+        problem,
+        sample(problem.space, run.seed, run.number),
+        splits,
+        seed=seed,
+        stan=replace(settings.stan, seed=seed),
+        rates=settings.rates_from(),
+    )
+    stops = stops_of(run.iterations)
+    errors: dict[int, float] = {}
+    seconds: dict[int, float] = {}
+    for stop in stops:
+        diverged, _ = trial.train(stop, lambda: False, lambda iteration: None)
+        if diverged:
+            return Trained(errors, seconds, trial.iteration)
+        seconds[stop] = trial.cost.exact_seconds + trial.cost.reduced_seconds
+        errors[stop] = error_percent(trial.model, splits, splits.validation)
+        given_up = run.way == EXACT and stop == stops[max(0, len(stops) - 1 - GIVEN_UP_BELOW_TOP)]
+        if given_up and errors[stop] >= learning * 100 * (1 - 1 / splits.classes):
+            break
+    return Trained(errors, seconds, None)
+
+
+class Kept:
+    """Finished trainings, in a JSON file where there is one."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._plain: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
+
+    def __contains__(self, run: Run) -> bool:
+        return run.key in self._plain
+
+    def get(self, run: Run) -> Trained | None:
+        """Return what the training came to, None where it is not done."""
+        if run.key not in self._plain:
+            return None
+        errors, seconds, diverged_at = self._plain[run.key]
+        return Trained(
+            {int(stop): error for stop, error in errors.items()},
+            {int(stop): value for stop, value in seconds.items()},
+            diverged_at,
+        )
+
+    def put(self, run: Run, trained: Trained) -> None:
+        """Keep it."""
+        self._plain[run.key] = list(trained)
+        if self._file:
+            write_whole(self._file, f"{json.dumps(self._plain, indent=1)}\n".encode())
+
+
+def compute(runs: Sequence[Run], ways: Sequence[str], kept: Kept, workers: int, learning: float) -> None:
+    """Do the exact trainings `runs` that are missing, and those in the other ways of the settings that learn."""
+    # The last is begun first: what a setting that learns is still to be trained, before the next setting.
+    todo = list(reversed(runs))
+    running: dict[Future[Trained], Run] = {}
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=tune_process, initargs=(1,)) as pool:
+        while todo or running:
+            while todo and len(running) < workers:
+                run = todo.pop()
+                if run not in kept:
+                    running[pool.submit(train, run, learning)] = run
+                elif run.way == EXACT:
+                    todo += _others(run, ways, kept)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                run, trained = running.pop(future), future.result()
+                kept.put(run, trained)
+                end = "diverged" if trained.diverged_at is not None else f"{list(trained.errors.values())[-1]:.2f} %"
+                print(f"{time.strftime('%H:%M:%S')} {run.key}: {end}", flush=True)
+                if run.way == EXACT:
+                    todo += _others(run, ways, kept)
+
+
+def _others(run: Run, ways: Sequence[str], kept: Kept) -> list[Run]:
+    """Return what else is to be done of a setting that was trained exactly."""
+    exact = kept.get(run)
+    learns = exact is not None and run.iterations in exact.errors
+    return [replace(run, way=way) for way in reversed(ways)] if learns else []
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Return the places in ascending order, from 1; equal values share the mean of theirs."""
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
+    ]
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; nan for fewer than two values or where all are equal."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return math.nan
+    return statistics.correlation(ranks(one), ranks(other))
+
+
+def halving(errors: Mapping[int, Mapping[int, float]], stops: Sequence[int]) -> int:
+    """Return whom successive halving chooses: of {number: {iterations: error}} one of eta goes on from each rung."""
+    going_on = sorted(errors)
+    for stop in stops:
+        going_on.sort(key=lambda number: (errors[number].get(stop, math.inf), number))
+        if stop != stops[-1]:
+            del going_on[max(1, len(going_on) // ETA) :]
+    return going_on[0]
+
+
+class Line(NamedTuple):
+    """What comes of one way at one rung, a value for each seed.
+
+    Attributes:
+        same_rung: rank correlation with the exact errors at the same rung.
+        top: rank correlation with the exact errors at R.
+        regret: points of exact error at R of whoever is the best here, above those of whoever is the best at R.
+        above: median over the settings of the error above the exact one at the same rung.
+        faster: how many times faster the settings were trained up to this rung, all together.
+    """
+
+    same_rung: list[float]
+    top: list[float]
+    regret: list[float]
+    above: list[float]
+    faster: list[float]
+
+
+def lines_of(
+    trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], ways: Sequence[str], stops: Sequence[int]
+) -> dict[tuple[str, int], Line]:
+    """Compare the ways with exact training: {seed: {way: {number: what it came to}}} of settings that learn."""
+    lines: dict[tuple[str, int], Line] = {}
+    for way in (EXACT, *ways):
+        for stop in stops:
+            line = lines[way, stop] = Line([], [], [], [], [])
+            for by_way in trained.values():
+                exact, here = by_way[EXACT], by_way[way]
+                numbers = sorted(here)
+                if not numbers:
+                    continue
+                errors = [here[number].errors.get(stop, math.inf) for number in numbers]
+                same = [exact[number].errors[stop] for number in numbers]
+                top = [exact[number].errors[stops[-1]] for number in numbers]
+                line.same_rung.append(spearman(errors, same))
+                line.top.append(spearman(errors, top))
+                line.regret.append(top[errors.index(min(errors))] - min(top))
+                line.above.append(statistics.median(a - b for a, b in zip(errors, same, strict=True)))
+                both = [number for number in numbers if stop in here[number].seconds]
+                mine = sum(here[number].seconds[stop] for number in both)
+                line.faster.append(sum(exact[number].seconds[stop] for number in both) / mine if mine else math.nan)
+    return lines
+
+
+def halving_regrets(
+    trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], way: str, stops: Sequence[int]
+) -> list[float]:
+    """Return, of each seed, the points of exact error at R by which successive halving chooses worse than exactly."""
+    regrets = []
+    for by_way in trained.values():
+        if by_way[way]:
+            chosen = {name: halving({n: run.errors for n, run in by_way[name].items()}, stops) for name in (EXACT, way)}
+            top = {name: by_way[EXACT][number].errors[stops[-1]] for name, number in chosen.items()}
+            regrets.append(top[way] - top[EXACT])
+    return regrets
+
+
+def report(kept: Kept, runs: Sequence[Run], ways: Sequence[str], learning: float) -> str:
+    """Return what the finished trainings come to, as Markdown."""
+    stops = stops_of(runs[0].iterations)
+    trained: dict[int, dict[str, dict[int, Trained]]] = {}
+    counts = {"learn": 0, "diverged": 0, "do not learn": 0}
+    for run in runs:
+        exact = kept.get(run)
+        if exact is None:
+            continue
+        by_way = trained.setdefault(run.seed, {way: {} for way in (EXACT, *ways)})
+        learns = stops[-1] in exact.errors
+        counts["learn" if learns else "do not learn" if exact.diverged_at is None else "diverged"] += 1
+        found = {way: kept.get(replace(run, way=way)) for way in (EXACT, *ways)} if learns else {}
+        if found and None not in found.values():
+            for way, what in found.items():
+                assert what is not None
+                by_way[way][run.number] = what
+    lines = lines_of(trained, ways, stops)
+    rows = [
+        (
+            way,
+            str(stop),
+            _mean(line.same_rung, ".2f"),
+            _mean(line.top, ".2f"),
+            _mean(line.regret, ".2f"),
+            f"{max(line.regret, default=math.nan):.2f}",
+            _mean(line.above, "+.2f"),
+            _mean(line.faster, ".2f"),
+        )
+        for (way, stop), line in lines.items()
+    ]
+    columns = (
+        "rate",
+        "rung",
+        "Spearman, same rung",
+        "Spearman, at R",
+        "regret",
+        "worst",
+        "error above",
+        "times faster",
+    )
+    chosen = [
+        (
+            way,
+            _mean(lines[way, stops[-1]].regret, ".2f"),
+            f"{max(lines[way, stops[-1]].regret, default=math.nan):.2f}",
+            _mean(halving_regrets(trained, way, stops), "+.2f"),
+            f"{max(halving_regrets(trained, way, stops), default=math.nan):+.2f}",
+        )
+        for way in ways
+    ]
+    names = ("rate", "regret at R", "worst", "regret of successive halving", "worst")
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return (
+        f"{runs[0].problem}, R = {stops[-1]}, {len(trained)} seeds, {sum(counts.values())} settings: {told} "
+        f"(below {learning:g} of the error of guessing)\n\n{table(columns, rows)}\n\n{table(names, chosen)}"
+    )
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    there = [value for value in values if not math.isnan(value)]
+    return format(statistics.fmean(there), form) if there else "–"
+
+
+def main() -> None:
+    """Train what --keep does not hold yet, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problem", default="cq", help="lenet, cq, …")
+    parser.add_argument("--settings", type=int, default=64, help="of each seed, those that diverge among them")
+    parser.add_argument("--iterations", type=int, help="R (default: the problem's own number)")
+    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="RATE|stan:RATES")
+    parser.add_argument("--seeds", type=int, default=5, help="0, 1, …")
+    parser.add_argument("--workers", type=int, default=1, help="processes, each of one thread")
+    parser.add_argument("--learning", type=float, default=0.9, help="share of the error of guessing")
+    parser.add_argument("--keep", type=Path, help="a JSON file of finished trainings")
+    options = parser.parse_args()
+    iterations = options.iterations or find(options.problem).iterations
+    runs = [
+        Run(options.problem, iterations, seed, number, EXACT)
+        for seed in range(options.seeds)
+        for number in range(options.settings)
+    ]
+    for way in options.rates:
+        replace(runs[0], way=way).settings.check(find(options.problem))
+    kept = Kept(options.keep)
+    compute(runs, options.rates, kept, options.workers, options.learning)
+    print(f"\n{report(kept, runs, options.rates, options.learning)}")
+
+
+if __name__ == "__main__":
+    main()
