@@ -63,8 +63,10 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its name in the file of finished trainings."""
-        return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {self.way}"
+        """Its name in the file of finished trainings; the rates that "auto" stands for may change."""
+        rates = self.settings.rates
+        way = fidelity.text_of(rates) if rates else self.way
+        return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {way}"
 
     @property
     def settings(self) -> SearchSettings:
@@ -347,8 +349,11 @@ def main() -> None:
         for seed in range(options.seeds)
         for number in range(options.settings)
     ]
-    for way in options.rates:
-        replace(runs[0], way=way).settings.check(find(options.problem))
+    try:
+        for way in options.rates:
+            replace(runs[0], way=way).settings.check(find(options.problem))
+    except ValueError as error:
+        parser.error(str(error))
     kept = Kept(options.keep)
     compute(runs, options.rates, kept, options.workers, options.learning)
     print(f"\n{report(kept, runs, options.rates, options.learning)}")
