@@ -286,8 +286,13 @@ class Winograd {
         const int row = b_.width * b_.channels, top = unit % tiles_ * high;
         const float* from = seen + static_cast<int64_t>(place) * (gathers_ ? row : padded_.row) + (gathers_ ? 0 : b_.pad_left * b_.channels);
         float* to = b_.input_gradient + static_cast<int64_t>(first + unit / tiles_) * b_.height * row;
-        for (int x = 0; x < row; x += lanes) {
-            const int count = row - x;
+        const int there = gathers_ ? row : padded_.seen(b_) * b_.channels;
+        for (int i = 0; i < points; ++i) {
+            const int y = top + i - b_.pad_top;
+            if (y >= 0 && y < b_.height) std::fill_n(to + static_cast<int64_t>(y) * row + there, row - there, 0.0f);
+        }
+        for (int x = 0; x < there; x += lanes) {
+            const int count = there - x;
             Vector value[points], result[points];
             for (int point = 0; point < points; ++point) value[point] = load(from + point * seen_apart() + x, count);
             mix<InputAdjoint>(value, result);
