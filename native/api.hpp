@@ -26,6 +26,7 @@ struct StanBlock {
     int32_t relu_before, relu_after;
     int32_t pool;  // 0 none, 1 maximum, 2 average
     int32_t pool_h, pool_w, pool_stride_h, pool_stride_w, pooled_h, pooled_w;
+    int32_t winograd;  // minimal filtering: 0 never, 1 where it pays, 2 wherever it fits
     int32_t threads;
 
     const float* input;           // (B, H, W, C)
@@ -80,7 +81,7 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 1
+#define STAN_INTERFACE 2
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.

@@ -45,26 +45,28 @@ struct InputGather {
     Side rows, columns;
     int filters, channels, pitch;
 
-    explicit InputGather(const StanBlock& b)
-        : rows(b.height, b.kernel_h, b.stride_h, b.pad_top, std::max(b.grid_h, 1), b.grid_top, b.out_h),
-          columns(b.width, b.kernel_w, b.stride_w, b.pad_left, std::max(b.grid_w, 1), b.grid_left, b.out_w),
-          filters(b.filters),
-          channels(b.channels),
-          pitch(vectors_of(b.channels) * lanes) {}
+    InputGather(const StanBlock& b, Side rows, Side columns)
+        : rows(rows), columns(columns), filters(b.filters), channels(b.channels), pitch(vectors_of(b.channels) * lanes) {}
+
+    static Side rows_of(const StanBlock& b) {
+        return Side(b.height, b.kernel_h, b.stride_h, b.pad_top, std::max(b.grid_h, 1), b.grid_top, b.out_h);
+    }
+    static Side columns_of(const StanBlock& b) {
+        return Side(b.width, b.kernel_w, b.stride_w, b.pad_left, std::max(b.grid_w, 1), b.grid_left, b.out_w);
+    }
 
     // It does more than its share where the input is larger than the output or its channels do not fill the vectors;
     // then the lists are faster. (1.3: how much faster the sums are that stay in registers.)
-    bool pays(const StanBlock& b) const {
-        if (!b.grid_h) return false;
-        const double places = static_cast<double>(b.height) * b.width / (rows.period * columns.period);
-        return places * pitch <= 1.3 * b.entries * channels;
+    bool pays() const {
+        const double places = static_cast<double>(rows.length) * columns.length / (rows.period * columns.period);
+        return places * pitch <= 1.3 * rows.kept * columns.kept * channels;
     }
 
     int image() const { return rows.padded * columns.padded * filters; }
     int64_t weights() const { return static_cast<int64_t>(rows.kernel) * columns.kernel * filters * pitch; }
 
     // All classes' weights, one class after the other, as `outputs` wants them.
-    void pack(const StanBlock& b, float* to) const {
+    void pack(const float* weight, float* to) const {
         for (int y = 0; y < rows.period; ++y)
             for (int x = 0; x < columns.period; ++x)
                 for_panels(pitch / lanes, [&]<int vectors>(int vector, Width<vectors>) {
@@ -72,7 +74,7 @@ struct InputGather {
                         for (int column = x + (columns.taps(x) - 1) * columns.period; column >= x; column -= columns.period)
                             for (int filter = 0; filter < filters; ++filter) {
                                 const float* from =
-                                    b.weight + ((static_cast<int64_t>(filter) * rows.kernel + row) * columns.kernel + column) * channels;
+                                    weight + ((static_cast<int64_t>(filter) * rows.kernel + row) * columns.kernel + column) * channels;
                                 for (int c = vector * lanes; c < (vector + vectors) * lanes; ++c)
                                     *to++ = c < channels ? from[c] : 0.0f;
                             }

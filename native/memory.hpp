@@ -24,6 +24,9 @@ class Memory {
         return start_;
     }
 
+    // What `sized` returned last.
+    T* start() const { return start_; }
+
   private:
     static constexpr std::align_val_t line{64};
     void release() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stantune.kernels import blocks as blocks_module
 from stantune.kernels import library
 from stantune.kernels.blocks import Follow, convolve
-from stantune.kernels.library import FORMS, kernels
+from stantune.kernels.library import FORMS, WINOGRAD, kernels
 from stantune.stan.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.fill import neighbour_of_exact
 from stantune.stan.lists import lists_of
@@ -31,6 +33,13 @@ def _form(request: pytest.FixtureRequest) -> Iterator[None]:
     assert NATIVE.stan_use_form(request.param) == request.param
     yield
     NATIVE.stan_use_form(FORMS.index(kernels().form))
+
+
+@contextmanager
+def winograd(when: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks_module, "kernels", lambda: kernels()._replace(winograd=WINOGRAD.index(when)))
+        yield
 
 
 def followed(output: Tensor, follow: Follow) -> Tensor:
@@ -117,10 +126,11 @@ def test_forward_and_gradients_are_plain_pytorchs(block: dict) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(block["threads"])
     try:
-        found = convolve(
-            *ours[:2], ours[2] if bias is not None else None, block["stride"], block["padding"], lists, follow
-        )
-        found.backward(gradient.float())
+        with winograd("off"):  # its transforms round
+            found = convolve(
+                *ours[:2], ours[2] if bias is not None else None, block["stride"], block["padding"], lists, follow
+            )
+            found.backward(gradient.float())
     finally:
         torch.set_num_threads(threads)
 
@@ -139,6 +149,81 @@ def test_forward_and_gradients_are_plain_pytorchs(block: dict) -> None:
             agree(mine.grad, its.grad)
         else:
             assert mine.grad is None
+
+
+@st.composite
+def filtered(draw: st.DrawFn) -> dict:
+    """Blocks that minimal filtering fits, and what follows without decisions that rounding could turn."""
+    kernel = draw(st.sampled_from([3, 5])), draw(st.integers(1, 5))
+    padding = tuple(draw(st.integers(0, 4)) for _ in range(4))
+    height = draw(st.integers(max(1, kernel[0] - padding[2] - padding[3]), 19))
+    width = draw(st.integers(max(1, kernel[1] - padding[0] - padding[1]), 14))
+    stride = 1, draw(st.integers(1, 3))
+    out = (
+        height + padding[2] + padding[3] - kernel[0] + 1,
+        (width + padding[0] + padding[1] - kernel[1]) // stride[1] + 1,
+    )
+    size = draw(st.integers(1, out[0])), draw(st.integers(1, out[1]))
+    return {
+        "input": (draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 8, 17])), height, width),
+        "filters": draw(st.sampled_from([1, 7, 16, 20, 33])),
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "out": out,
+        "follow": Follow("average", size, size) if draw(st.booleans()) else Follow(),
+        "columns": draw(st.sampled_from([None, 0, 1])),
+        "threads": draw(st.integers(1, 3)),
+        "seed": draw(st.integers(0, 2**31)),
+    }
+
+
+@given(filtered())
+@settings(max_examples=60)
+def test_minimal_filtering_is_a_convolution_but_for_rounding(block: dict) -> None:
+    generator = torch.Generator().manual_seed(block["seed"])
+    shapes = block["input"], (block["filters"], block["input"][1], *block["kernel"]), (block["filters"],)
+    exact = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    expected = F.conv2d(F.pad(exact[0], block["padding"]), exact[1], exact[2], stride=block["stride"])
+    entries = None if block["columns"] is None else Grid(PLANE["columns"], 0, block["columns"])
+    if entries is not None:
+        expected = neighbour_of_exact(expected, entries)
+    expected = followed(expected, block["follow"])
+    gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    expected.backward(gradient)
+
+    ours = [tensor.detach().float().requires_grad_() for tensor in exact]
+    lists = None if entries is None else lists_of(entries, *block["out"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(block["threads"])
+    try:
+        with winograd("always"):
+            found = convolve(*ours, block["stride"], block["padding"], lists, block["follow"])
+            found.backward(gradient.float())
+    finally:
+        torch.set_num_threads(threads)
+
+    for mine, its in zip([found, *(t.grad for t in ours)], [expected, *(t.grad for t in exact)], strict=True):
+        assert mine is not None
+        assert its is not None
+        # Measured: some 1e-6 of the largest, as the sums that are written out have it.
+        assert (mine.detach().double() - its).abs().max() <= 3e-5 * max(1.0, float(its.detach().abs().max()))
+
+
+def test_minimal_filtering_is_used_where_it_pays() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 32, 5, 5, generator=generator)
+    input = torch.randn(4, 32, 16, 16, generator=generator)
+
+    def output(when: str, input: Tensor = input, weight: Tensor = weight, stride: int = 1) -> Tensor:
+        with winograd(when):
+            return convolve(input, weight, None, (stride, 1), (2, 2, 2, 2))
+
+    assert torch.equal(output("auto"), output("always"))
+    assert not torch.equal(output("auto"), output("off"))
+    # Rows that are left out, and sums too short to save anything.
+    assert torch.equal(output("always", stride=2), output("off", stride=2))
+    assert torch.equal(output("auto", input[:, :1], weight[:, :1]), output("off", input[:, :1], weight[:, :1]))
 
 
 def test_an_empty_batch_has_an_empty_output_and_no_gradient() -> None:

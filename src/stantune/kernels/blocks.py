@@ -113,7 +113,7 @@ def _fields() -> list[tuple[str, Any]]:
     numbers = (
         "batch height width channels filters kernel_h kernel_w stride_h stride_w pad_top pad_left out_h out_w entries "
         "shared grid_h grid_w grid_top grid_left relu_before relu_after pool pool_h pool_w pool_stride_h pool_stride_w "
-        "pooled_h pooled_w threads"
+        "pooled_h pooled_w winograd threads"
     )
     pointers = (
         "input weight bias begins positions sources output winners kept output_gradient input_gradient "
@@ -178,6 +178,7 @@ class _Block(torch.autograd.Function):
             pool_stride_w=follow.stride[1],
             pooled_h=pooled[0],
             pooled_w=pooled[1],
+            winograd=kernels().winograd,
             threads=torch.get_num_threads(),
             input=input.data_ptr(),
             weight=weight.data_ptr(),

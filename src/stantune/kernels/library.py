@@ -19,8 +19,11 @@ from torch import Tensor
 # Of the environment: "off", or one of FORMS.
 SWITCH = "STANTUNE_KERNELS"
 FORMS = ("portable", "avx2", "avx512")
+# Of the environment, too: whether convolutions are done by Winograd's minimal filtering, one of WINOGRAD.
+WINOGRAD_SWITCH = "STANTUNE_WINOGRAD"
+WINOGRAD = ("off", "auto", "always")  # native/api.hpp's numbers: never, where it pays, wherever it fits
 # That of the library which belongs to this package: native/api.hpp's STAN_INTERFACE.
-INTERFACE = 1
+INTERFACE = 2
 
 _NAME = {"win32": "stantune_kernels.dll", "darwin": "libstantune_kernels.dylib"}.get(
     sys.platform, "libstantune_kernels.so"
@@ -36,11 +39,13 @@ class Kernels(NamedTuple):
         library: it, or None where plain PyTorch does its work.
         form: which of FORMS it runs, "" where there is none.
         reason: why this form, or why none.
+        winograd: which of WINOGRAD, as its number there.
     """
 
     library: ctypes.CDLL | None
     form: str
     reason: str
+    winograd: int = 0
 
 
 @cache
@@ -70,7 +75,11 @@ def kernels() -> Kernels:
         reason = f"{SWITCH}={asked}, from {path}"
     elif wanted > best:
         reason = f"{SWITCH}={asked} cannot run on this processor; {reason}"
-    return Kernels(library, FORMS[library.stan_use_form(wanted)], reason)
+    winograd = os.environ.get(WINOGRAD_SWITCH, "").lower() or "auto"
+    if winograd not in WINOGRAD:
+        reason = f"{reason}; {WINOGRAD_SWITCH}={winograd} is unknown, give {', '.join(WINOGRAD)}"
+        winograd = "auto"
+    return Kernels(library, FORMS[library.stan_use_form(wanted)], reason, WINOGRAD.index(winograd))
 
 
 def suits(*tensors: Tensor | None) -> bool:

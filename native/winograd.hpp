@@ -1,0 +1,344 @@
+// The products of a block by Winograd's minimal filtering along the columns of an image: fewer multiplications, the
+// same result but for rounding.
+//
+// Four outputs one below the other, under a kernel of r rows, are made of r + 3 products instead of 4 r (Winograd 1980;
+// Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", equations 5 to 8):
+//
+//     y = A^T [(G g) . (B^T d)]      dL/dg = G^T [(A dL/dy) . (B^T d)]      dL/dd = B [(G g) . (A dL/dy)]
+//
+// with d the r + 3 rows of the input, g the kernel. Each of the r + 3 products ("points") is a convolution with a
+// kernel of one row, so the tiles for lists do it, and columns that STAN leaves out are left out here too.
+#pragma once
+
+#include <utility>
+
+#include "geometry.hpp"
+#include "input_gather.hpp"
+
+namespace STAN_FORM {
+
+// Toom and Cook's construction at the points 0, 1, -1, 2, -2, 1/2, -1/2, as many as are needed, and infinity.
+template <int outputs, int taps>
+struct Minimal {
+    static constexpr int points = outputs + taps - 1;
+    float input[points][points] = {}, output[outputs][points] = {}, kernel[points][taps] = {};  // B^T, A^T, G
+
+    constexpr Minimal() {
+        constexpr double where[] = {0, 1, -1, 2, -2, 0.5, -0.5};
+        constexpr int finite = points - 1;
+        static_assert(finite <= 7);
+        for (int point = 0; point <= finite; ++point) {
+            // The polynomial whose zeros are the other finite points, and its value at this one.
+            double coefficients[points + 1] = {1}, value = 1;
+            int degree = 0;
+            for (int other = 0; other < finite; ++other) {
+                if (other == point) continue;
+                coefficients[++degree] = 0;
+                for (int k = degree; k >= 0; --k)
+                    coefficients[k] = (k ? coefficients[k - 1] : 0) - where[other] * coefficients[k];
+                if (point < finite) value *= where[point] - where[other];
+            }
+            for (int k = 0; k <= degree; ++k) input[point][k] = static_cast<float>(coefficients[k]);
+            double power = 1;
+            for (int k = 0; k < points; ++k) {
+                const bool last = point == finite;
+                if (k < outputs) output[k][point] = static_cast<float>(last ? k == outputs - 1 : power);
+                if (k < taps) kernel[point][k] = static_cast<float>(last ? k == taps - 1 : power / value);
+                if (!last) power *= where[point];
+            }
+        }
+    }
+};
+
+template <int number, class Body>
+inline void unrolled(const Body& body) {
+    [&]<int... i>(std::integer_sequence<int, i...>) {
+        (body(std::integral_constant<int, i>()), ...);
+    }(std::make_integer_sequence<int, number>());
+}
+
+// result[i] = sum of coefficient(i, j) value[j]; the coefficients are known to the compiler.
+template <class Coefficient, int results, int values>
+inline void mix(const Vector (&value)[values], Vector (&result)[results]) {
+    unrolled<results>([&](auto i) {
+        Vector sum = {};
+        unrolled<values>([&](auto j) {
+            constexpr float factor = Coefficient::of(i, j);
+            if constexpr (factor == 1.0f)
+                sum += value[j];
+            else if constexpr (factor == -1.0f)
+                sum -= value[j];
+            else if constexpr (factor != 0.0f)
+                sum += value[j] * all(factor);
+        });
+        result[i] = sum;
+    });
+}
+
+template <int taps>
+class Winograd {
+    static constexpr int high = 4;  // outputs of a tile
+    static constexpr int points = high + taps - 1;
+    static constexpr Minimal<high, taps> matrices{};
+    struct Input {
+        static constexpr float of(int i, int j) { return matrices.input[i][j]; }
+    };
+    struct InputAdjoint {
+        static constexpr float of(int i, int j) { return matrices.input[j][i]; }
+    };
+    struct Output {
+        static constexpr float of(int i, int j) { return matrices.output[i][j]; }
+    };
+    struct OutputAdjoint {
+        static constexpr float of(int i, int j) { return matrices.output[j][i]; }
+    };
+    struct Kernel {
+        static constexpr float of(int i, int j) { return matrices.kernel[i][j]; }
+    };
+    struct KernelAdjoint {
+        static constexpr float of(int i, int j) { return matrices.kernel[j][i]; }
+    };
+
+  public:
+    // Whether the block is of a form that this does: all rows of the output, one below the other.
+    static bool fits(const StanBlock& b) {
+        return b.kernel_h == taps && b.stride_h == 1 && b.shared && b.out_h > 0 &&
+               (b.positions == nullptr || b.grid_h == 1);
+    }
+
+    // Counted in multiply-adds of a vector: what a tile of four entries costs, either way.
+    static bool pays(const StanBlock& b) {
+        if (!fits(b)) return false;
+        constexpr double entry = 8;  // loads, stores, loops of an entry
+        constexpr double mixing = points * high;
+        const double length = static_cast<double>(b.kernel_w) * b.channels;
+        const double tiles = (b.out_h + high - 1) / high;
+        const double inputs = 2.0 * points * points * b.width * b.channels / (static_cast<double>(b.entries / b.out_h) * pitch_of(b));
+        return tiles * (points * (length + entry) + mixing + inputs) < b.out_h * (taps * length + entry);
+    }
+
+    explicit Winograd(const StanBlock& b)
+        : b_(b),
+          pitch_(pitch_of(b)),
+          columns_(b.entries / b.out_h),
+          tiles_((b.out_h + high - 1) / high),
+          padded_(b, tiles_ * high + taps - 1),
+          run_{1, b.kernel_w * b.channels, 0},
+          gather_(b, Side(1, 1, 1, 0, 1, 0, 1), InputGather::columns_of(b)),
+          gathers_(gather_.pays()),
+          chunk_(std::max(1, entries_together / std::max(columns_, 1))) {}
+
+    // At least a chunk of tiles.
+    int together() const { return std::clamp(chunk_ / tiles_, 1, std::max(b_.batch, 1)); }
+
+    int64_t output_weights() const { return points * point_weights(); }
+    void pack_outputs(float* to) const {
+        const float* weight = transformed();
+        for (int point = 0; point < points; ++point)
+            pack_for_outputs(weight + point * per_point(), b_.filters, run_.length, to + point * point_weights());
+    }
+
+    int64_t input_weights() const { return points * (gathers_ ? gather_.weights() : packed_for_inputs(b_.filters, run_)); }
+    void pack_inputs(float* to) const {
+        const float* weight = transformed();
+        for (int point = 0; point < points; ++point, weight += per_point(), to += input_weights() / points)
+            if (gathers_)
+                gather_.pack(weight, to);
+            else
+                pack_for_inputs(weight, b_.filters, run_, to);
+    }
+
+    void outputs(Scratch& own, int first, int images, const float* weights, const float* bias, float* rows) const {
+        float* padded = pad(own, first, images);
+        float* seen = own.points.sized(points * seen_apart());
+        float* products = own.products.sized(points * products_apart());
+        const int32_t* at = locate(own);
+        std::fill_n(own.sums.sized(pitch_), pitch_, 0.0f);
+        for (int unit = 0; unit < images * tiles_; unit += chunk_) {
+            const int some = std::min(chunk_, images * tiles_ - unit);
+            for (int i = 0; i < some; ++i) see(padded, unit + i, seen + static_cast<int64_t>(i) * padded_.row);
+            for (int point = 0; point < points; ++point)
+                STAN_FORM::outputs(
+                    seen + point * seen_apart(), at, some * columns_, run_, weights + point * point_weights(),
+                    own.sums.start(), products + point * products_apart(), pitch_
+                );
+            for (int i = 0; i < some; ++i) make(unit + i, products + static_cast<int64_t>(i) * columns_ * pitch_, bias, rows);
+        }
+    }
+
+    int64_t weight_sums() const { return points * static_cast<int64_t>(run_.length) * pitch_; }
+
+    void begin(Scratch& own) const {
+        if (!b_.input_gradient || !gathers_) return;
+        const int64_t floats = static_cast<int64_t>(chunk_) * gather_.image();
+        std::fill_n(own.image_gradients.sized(floats), floats, 0.0f);
+    }
+
+    void gradients(
+        Scratch& own, int first, int images, const float* rows, const float* weights, const float* zeros, float* sums
+    ) const {
+        const float* padded = b_.weight_gradient ? pad(own, first, images) : nullptr;
+        // The input's points, then in the same place their gradients.
+        float* seen = own.points.sized(points * seen_apart());
+        float* products = own.products.sized(points * products_apart());
+        const int32_t* at = locate(own);
+        for (int unit = 0; unit < images * tiles_; unit += chunk_) {
+            const int some = std::min(chunk_, images * tiles_ - unit), entries = some * columns_;
+            for (int i = 0; i < some; ++i) make_adjoint(unit + i, rows, products + static_cast<int64_t>(i) * columns_ * pitch_);
+            if (b_.weight_gradient) {
+                for (int i = 0; i < some; ++i) see(padded, unit + i, seen + static_cast<int64_t>(i) * padded_.row);
+                for (int point = 0; point < points; ++point)
+                    weight_gradients(
+                        seen + point * seen_apart(), at, entries, run_, products + point * products_apart(),
+                        sums + point * point_weights(), pitch_
+                    );
+            }
+            if (!b_.input_gradient) continue;
+            for (int point = 0; point < points; ++point) {
+                const float* gradient = products + point * products_apart();
+                const float* weight = weights + point * (input_weights() / points);
+                float* to = seen + point * seen_apart();
+                if (gathers_) {
+                    float* placed = own.image_gradients.start();
+                    for (int i = 0; i < some; ++i)
+                        gather_.place(gradient + static_cast<int64_t>(i) * columns_ * pitch_, pitch_, placed + static_cast<int64_t>(i) * gather_.image());
+                    gather_.run(placed, some, weight, zeros, own.gather_at, own.sums, to);
+                } else {
+                    std::fill_n(to, static_cast<int64_t>(some) * padded_.row, 0.0f);
+                    input_gradients(gradient, pitch_, b_.filters, at, entries, run_, weight, to);
+                }
+            }
+            for (int i = 0; i < some; ++i) see_adjoint(seen, first, unit + i, i);
+        }
+    }
+
+    void finish(const float* sums) const {
+        const int64_t terms = static_cast<int64_t>(taps) * run_.length;
+        for (int k = 0; k < run_.length; ++k)
+            for (int c = 0; c < b_.filters; c += lanes) {
+                Vector value[points], result[taps];
+                for (int point = 0; point < points; ++point)
+                    value[point] = load(sums + point * point_weights() + static_cast<int64_t>(k) * pitch_ + c);
+                mix<KernelAdjoint>(value, result);
+                for (int row = 0; row < taps; ++row)
+                    for (int lane = 0; lane < std::min(lanes, b_.filters - c); ++lane)
+                        b_.weight_gradient[(c + lane) * terms + row * run_.length + k] = result[row][lane];
+            }
+    }
+
+  private:
+    static constexpr int entries_together = 128;
+
+    int64_t per_point() const { return static_cast<int64_t>(b_.filters) * run_.length; }
+    int64_t point_weights() const { return static_cast<int64_t>(run_.length) * pitch_; }
+    // Floats from a point's to the next one's, of a chunk: not a power of two, which would crowd the cache.
+    int64_t seen_apart() const { return (static_cast<int64_t>(chunk_) * padded_.row + 3 * lanes) / 16 * 16 + 48; }
+    int64_t products_apart() const { return static_cast<int64_t>(chunk_) * columns_ * pitch_ + 16; }
+
+    // The points of the weights: (points, filters, a run's length).
+    const float* transformed() const {
+        thread_local Memory<float> memory;
+        float* to = memory.sized(points * per_point() + lanes);
+        for (int filter = 0; filter < b_.filters; ++filter) {
+            const float* from = b_.weight + static_cast<int64_t>(filter) * taps * run_.length;
+            for (int k = 0; k < run_.length; k += lanes) {
+                const int count = run_.length - k;
+                Vector value[taps], result[points];
+                for (int row = 0; row < taps; ++row) value[row] = load(from + row * run_.length + k, count);
+                mix<Kernel>(value, result);
+                for (int point = 0; point < points; ++point)
+                    store(to + point * per_point() + static_cast<int64_t>(filter) * run_.length + k, result[point], count);
+            }
+        }
+        return to;
+    }
+
+    float* pad(Scratch& own, int first, int images) const {
+        float* padded = own.images.sized(static_cast<size_t>(together()) * padded_.floats + lanes);
+        for (int i = 0; i < images; ++i) padded_.pad(b_, first + i, padded + static_cast<int64_t>(i) * padded_.floats);
+        return padded;
+    }
+
+    // Where the entries of a chunk of tiles begin, one tile's row after the other's.
+    const int32_t* locate(Scratch& own) const {
+        int32_t* at = own.at.sized(static_cast<size_t>(chunk_) * columns_);
+        for (int unit = 0; unit < chunk_; ++unit)
+            for (int i = 0; i < columns_; ++i)
+                at[unit * columns_ + i] =
+                    unit * padded_.row + (b_.grid_left + i * std::max(b_.grid_w, 1)) * b_.stride_w * b_.channels;
+        return at;
+    }
+
+    // B^T d of a tile: a row for each point. What it writes beyond a row's end, the next tile writes again.
+    void see(const float* padded, int unit, float* to) const {
+        const float* from =
+            padded + static_cast<int64_t>(unit / tiles_) * padded_.floats + unit % tiles_ * high * padded_.row;
+        for (int x = 0; x < padded_.row; x += lanes) {
+            Vector value[points], result[points];
+            for (int row = 0; row < points; ++row) value[row] = load(from + row * padded_.row + x);
+            mix<Input>(value, result);
+            for (int point = 0; point < points; ++point) store(to + point * seen_apart() + x, result[point]);
+        }
+    }
+
+    // Adds B of a tile's points to the input's gradient; the tile above came before.
+    void see_adjoint(const float* seen, int first, int unit, int place) const {
+        const int row = b_.width * b_.channels, top = unit % tiles_ * high;
+        const float* from = seen + static_cast<int64_t>(place) * (gathers_ ? row : padded_.row) + (gathers_ ? 0 : b_.pad_left * b_.channels);
+        float* to = b_.input_gradient + static_cast<int64_t>(first + unit / tiles_) * b_.height * row;
+        const int there = gathers_ ? row : padded_.seen(b_) * b_.channels;
+        for (int i = 0; i < points; ++i) {
+            const int y = top + i - b_.pad_top;
+            if (y >= 0 && y < b_.height) std::fill_n(to + static_cast<int64_t>(y) * row + there, row - there, 0.0f);
+        }
+        for (int x = 0; x < there; x += lanes) {
+            const int count = there - x;
+            Vector value[points], result[points];
+            for (int point = 0; point < points; ++point) value[point] = load(from + point * seen_apart() + x, count);
+            mix<InputAdjoint>(value, result);
+            for (int i = 0; i < points; ++i) {
+                const int y = top + i - b_.pad_top;
+                if (y < 0 || y >= b_.height) continue;
+                float* sum = to + static_cast<int64_t>(y) * row + x;
+                store(sum, top && i < points - high ? load(sum, count) + result[i] : result[i], count);
+            }
+        }
+    }
+
+    // A^T of a tile's products, to the rows of its entries.
+    void make(int unit, const float* products, const float* bias, float* rows) const {
+        const int top = unit % tiles_ * high, number = std::min(high, b_.out_h - top);
+        float* to = rows + (static_cast<int64_t>(unit / tiles_) * b_.out_h + top) * columns_ * pitch_;
+        for (int x = 0; x < columns_ * pitch_; x += pitch_)
+            for (int c = 0; c < pitch_; c += lanes) {
+                Vector value[points], result[high];
+                for (int point = 0; point < points; ++point) value[point] = load(products + point * products_apart() + x + c);
+                mix<Output>(value, result);
+                for (int i = 0; i < number; ++i)
+                    store(to + static_cast<int64_t>(i) * columns_ * pitch_ + x + c, result[i] + load(bias + c));
+            }
+    }
+
+    // A of a tile's rows.
+    void make_adjoint(int unit, const float* rows, float* products) const {
+        const int top = unit % tiles_ * high, number = std::min(high, b_.out_h - top);
+        const float* from = rows + (static_cast<int64_t>(unit / tiles_) * b_.out_h + top) * columns_ * pitch_;
+        for (int x = 0; x < columns_ * pitch_; x += lanes) {
+            Vector value[high], result[points];
+            for (int i = 0; i < high; ++i)
+                value[i] = i < number ? load(from + static_cast<int64_t>(i) * columns_ * pitch_ + x) : Vector{};
+            mix<OutputAdjoint>(value, result);
+            for (int point = 0; point < points; ++point) store(products + point * products_apart() + x, result[point]);
+        }
+    }
+
+    const StanBlock& b_;
+    int pitch_, columns_, tiles_;
+    Padded padded_;
+    Runs run_;
+    InputGather gather_;
+    bool gathers_;
+    int chunk_;
+};
+
+}  // namespace STAN_FORM
