@@ -150,26 +150,33 @@ void backward_by(const Products& products, const StanBlock& b) {
     if (b.bias_gradient) std::copy_n(sums + products.weight_sums(), b.filters, b.bias_gradient);
 }
 
-// Calls with(products) with those that suit the block.
+// Calls with(products) with the first of some that suits the block, or with Direct.
 template <class With>
 void choose(const StanBlock& b, const With& with) {
-    const auto chosen = [&](bool fits, bool pays) { return b.winograd == 2 ? fits : b.winograd == 1 && pays; };
-    if (chosen(Winograd<5>::fits(b), Winograd<5>::pays(b)))
-        with(Winograd<5>(b));
-    else if (chosen(Winograd<3>::fits(b), Winograd<3>::pays(b)))
-        with(Winograd<3>(b));
+    with(Direct(b));
+}
+
+template <class First, class... Others, class With>
+void choose(const StanBlock& b, const With& with) {
+    if (b.winograd == 2 ? First::fits(b) : b.winograd == 1 && First::pays(b))
+        with(First(b));
     else
-        with(Direct(b));
+        choose<Others...>(b, with);
+}
+
+template <class With>
+void choose_any(const StanBlock& b, const With& with) {
+    choose<Winograd<5, 1>, Winograd<3, 1>, Winograd<5, 2>>(b, with);
 }
 
 }  // namespace
 
 void forward(const StanBlock& b) {
-    choose(b, [&](const auto& products) { forward_by(products, b); });
+    choose_any(b, [&](const auto& products) { forward_by(products, b); });
 }
 
 void backward(const StanBlock& b) {
-    choose(b, [&](const auto& products) { backward_by(products, b); });
+    choose_any(b, [&](const auto& products) { backward_by(products, b); });
 }
 
 }  // namespace STAN_FORM

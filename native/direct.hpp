@@ -10,7 +10,7 @@ class Direct {
   public:
     explicit Direct(const StanBlock& b)
         : b_(b),
-          padded_(b, (b.out_h - 1) * b.stride_h + b.kernel_h),
+          padded_(b, (b.out_h - 1) * b.stride_h + b.kernel_h, b.pad_top),
           pitch_(pitch_of(b)),
           runs_{b.kernel_h, b.kernel_w * b.channels, padded_.row},
           terms_(static_cast<int64_t>(b.kernel_h) * b.kernel_w * b.channels),

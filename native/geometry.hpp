@@ -13,12 +13,14 @@ namespace STAN_FORM {
 // An image with zeros around it, as far as any entry sees.
 struct Padded {
     int height, width, row, floats;  // row: floats of a row
+    int top;                         // rows of zeros above; negative where the first rows are left out
 
-    Padded(const StanBlock& b, int height)
+    Padded(const StanBlock& b, int height, int top)
         : height(height),
           width((b.out_w - 1) * b.stride_w + b.kernel_w),
           row(width * b.channels),
-          floats(height * row) {}
+          floats(height * row),
+          top(top) {}
 
     // Columns of the input that any entry sees: with a large stride there may be less than all, or none.
     int seen(const StanBlock& b) const { return std::clamp(width - b.pad_left, 0, b.width); }
@@ -28,7 +30,7 @@ struct Padded {
         const int copied = seen(b) * b.channels;
         const int after = row - before - copied;
         for (int y = 0; y < height; ++y, to += row) {
-            const int place = y - b.pad_top;
+            const int place = y - top;
             if (place < 0 || place >= b.height) {
                 std::fill_n(to, row, 0.0f);
                 continue;
@@ -44,7 +46,7 @@ struct Padded {
     void unpad(const StanBlock& b, int image, const float* from) const {
         const int copied = seen(b) * b.channels;
         for (int place = 0; place < b.height; ++place) {
-            const int y = place + b.pad_top;
+            const int y = place + top;
             float* to = b.input_gradient + (static_cast<int64_t>(image) * b.height + place) * b.width * b.channels;
             const int there = y < height ? copied : 0;
             std::copy_n(from + static_cast<int64_t>(y) * row + b.pad_left * b.channels, there, to);
