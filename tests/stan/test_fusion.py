@@ -12,7 +12,7 @@ from stantune import Stan, accelerate_, restore_
 from stantune.kernels.blocks import Follow
 from stantune.kernels.library import kernels
 from stantune.stan import layers
-from stantune.stan.fusion import StanSequential, follow_of
+from stantune.stan.fusion import StanSequential, evaluated_natively, follow_of
 from stantune.stan.layers import StanConv2d
 
 needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
@@ -114,6 +114,27 @@ def test_evaluation_and_the_restored_model_are_the_original_bit_for_bit() -> Non
     assert type(model) is nn.Sequential
     assert type(model[0]) is nn.Conv2d
     assert torch.equal(model.train()(images), expected)
+
+
+@needs_kernels
+def test_evaluation_is_exact_and_native_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = network(), torch.randn(2, 3, 16, 16)
+    expected = network()(images)
+    handle = accelerate_(model, Stan(period=None))
+    for _ in range(3):
+        model(images).sum().backward()
+        handle.step()
+    model.eval()
+    assert model[0].grid is not None
+    done = []
+    convolve = layers.convolve
+    monkeypatch.setattr(layers, "convolve", lambda *args: done.append(args[5]) or convolve(*args))
+    with torch.inference_mode(), evaluated_natively(model):
+        found = model(images)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert done
+    assert set(done) == {None}  # no lists: every entry
+    assert torch.equal(model(images), expected)
 
 
 @needs_kernels

@@ -39,7 +39,7 @@ class StanSequential(nn.Sequential):
 
 def _can_follow(layer: StanConv2d, input: Tensor) -> bool:
     # Who watches a layer wants the convolution's own output.
-    return layer.training and layer.watch is None and unobserved(layer) and layer.is_native(input)
+    return layer.watch is None and unobserved(layer) and layer.is_native(input)
 
 
 def make_native_(model: nn.Module) -> list[nn.Module]:
@@ -68,6 +68,19 @@ def natively(model: nn.Module) -> Iterator[None]:
     finally:
         for module in changed:
             module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Sequential
+
+
+@contextmanager
+def evaluated_natively(model: nn.Module) -> Iterator[None]:
+    """Have the model's StanConv2d compute natively in evaluation, too, within: exact but for rounding."""
+    layers = [module for module in model.modules() if isinstance(module, StanConv2d)]
+    for layer in layers:
+        layer.natively_evaluated = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.natively_evaluated = False
 
 
 def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:

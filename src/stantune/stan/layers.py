@@ -169,15 +169,30 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
 
     `stantune.accelerate_` turns an nn.Conv2d into one in place, so that Parameters, hooks, names and every reference to
     the layer stay what they were.
+
+    Attributes:
+        natively_evaluated: whether native kernels compute the exact output in evaluation, too (`evaluated_natively`).
     """
+
+    natively_evaluated: bool = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output, (B, C_out, H_out, W_out), of an input (B, C_in, H, W) or (C_in, H, W).
+
+        In evaluation, and with nothing set on the layer, it is the original's.
+        """
+        if not self.training and self.is_native(input):
+            return self.followed(input, Follow())  # type: ignore[no-any-return]
+        return super().forward(input)
 
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
-        return self.memory is None and input.dim() == 4 and len(input) > 0 and has_native_form(self) and suits(input)
+        ready = self.memory is None if self.training else self.natively_evaluated
+        return ready and input.dim() == 4 and len(input) > 0 and has_native_form(self) and suits(input)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def followed(self, input: Tensor, follow: Follow) -> Tensor:
-        """Return what a ReLU or a pooling after it makes of the layer's training output; where `is_native` alone.
+        """Return what a ReLU or a pooling after it makes of the layer's output; where `is_native` alone.
 
         Args:
             input: (B, C_in, H, W).
@@ -186,7 +201,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         Returns:
             (B, C_out, H_out, W_out), those of the pooling.
         """
-        if self.passed is not None:
+        if self.training and self.passed is not None:
             self.passed()
         return self._natively(input, follow)
 
@@ -201,7 +216,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
     def _natively(self, input: Tensor, follow: Follow) -> Tensor:
         around = self._reversed_padding_repeated_twice
         lists = None
-        if self.grid is not None:
+        if self.training and self.grid is not None:
             lists = lists_of(self.grid, *output_size(input, self.weight, self.stride, around, self.dilation))
         return convolve(input, self.weight, self.bias, self.stride, around, lists, follow)
 
