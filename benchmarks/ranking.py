@@ -77,8 +77,8 @@ class Run:
         kind, by_rung, text = self.way.partition(":")
         if by_rung:
             rates = fidelity.parse_rates(text, self.iterations, least, ETA)
-            rates = rates * 2 if len(rates) == 1 else rates
-            return replace(settings, stan=Stan(rate=min(rates), layers=layers), rates=rates)
+            stan = Stan(rate=min(rates), layers=layers)
+            return replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
         return replace(settings, stan=Stan(rate=1 if kind == EXACT else float(kind), layers=layers))
 
 

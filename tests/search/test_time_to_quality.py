@@ -1,0 +1,209 @@
+"""benchmarks/time_to_quality.py: its figures by hand, what is run when and again, and each side on a tiny problem."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from stantune.search.hyperband import plan
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE.parents[1] / "benchmarks"
+TINY = f"{HERE.parent / 'tiny_problem.py'}:problem"
+
+
+@pytest.fixture(scope="module")
+def quality() -> Iterator[ModuleType]:
+    # Worker processes import it, too.
+    sys.path.insert(0, str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("time_to_quality", BENCHMARKS / "time_to_quality.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["time_to_quality"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(BENCHMARKS))
+
+
+def found(quality: ModuleType, *points: tuple[float, float], seconds: float = 100.0, test: float | None = 20.0) -> Any:
+    return quality.Found(list(points), seconds, 5.0, 17, {"lr": 0.1}, test)
+
+
+def test_figures_by_hand(quality: ModuleType) -> None:
+    run = found(quality, (10, 50), (20, 30), (25, 40), (60, 20))
+    assert quality.best(run) == 20
+    assert [quality.reached(run, wanted) for wanted in (60, 50, 35, 20)] == [10, 10, 20, 60]
+    assert quality.reached(run, 19.9) == float("inf")
+    assert [quality.best_at(run, at) for at in (10, 19, 30, 99)] == [50, 50, 30, 20]
+    assert quality.best_at(run, 9) != quality.best_at(run, 9), "not a number"
+    assert quality.quartiles([4, 1, 2, 3, 5], ".0f") == "3 (2 … 4)"
+    assert quality.quartiles([], ".0f") == "–"
+
+
+def test_tables_by_hand(quality: ModuleType) -> None:
+    sides = {
+        "exact": [found(quality, (80, 20), seconds=100, test=21.0), found(quality, (90, 30), seconds=100, test=None)],
+        "optuna": [found(quality, (60, 22), seconds=100, test=23.0), found(quality, (90, 25), seconds=100, test=26.0)],
+        "stan": [found(quality, (20, 22), seconds=50, test=21.5), found(quality, (30, 31), seconds=25, test=31.0)],
+    }
+    told = quality.tables(sides)
+    rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in told.splitlines()}
+    assert (
+        "exact",
+        "100 (100 … 100)",
+        "17 (17 … 17)",
+        "25.00 (22.50 … 27.50)",
+        "21.00 (21.00 … 21.00)",
+        "21.00",
+    ) in rows
+    # Against exact: 2 and 4 times faster; one pair has test errors.
+    assert ("stan", "3.00 (2.50 … 3.50)", "2 of 2", "+0.50") in rows
+    # Against Optuna: 60 / 20, and never.
+    assert ("stan", "1.50 (0.75 … 2.25)", "1 of 2", "+1.75") in rows
+    assert ("exact", "0.38 (0.19 … 0.56)", "1 of 2", "-2.00") in rows
+
+
+def test_drawing(quality: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    sides = {
+        "exact": [found(quality, (80, 20)), found(quality, (90, 30), (95, 10))],
+        "stan": [found(quality, (20, 22), seconds=50), found(quality, (30, 31), seconds=25)],
+    }
+    quality.draw(tmp_path / "x.png", "title", sides)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_run_when(quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[tuple[Any, ...]] = []
+    cut_at = 6
+
+    def ours(problem: str, iterations: int, seed: int, side: str, workers: int) -> Any:
+        if len(done) == cut_at:
+            raise KeyboardInterrupt
+        done.append((seed, side))
+        return found(quality, (10, 50), seconds=70.0 + seed)
+
+    def optuna(problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str) -> Any:
+        done.append((seed, "optuna", budget, reports))
+        return found(quality, (10, 50), seconds=budget)
+
+    monkeypatch.setattr(quality, "search_ours", ours)
+    monkeypatch.setattr(quality, "search_optuna", optuna)
+    keep, text = tmp_path / "keep.json", tmp_path / "table.md"
+    typed = ["time_to_quality.py", "--problem", "lenet", "--seeds", "2", "--keep", str(keep), "--table", str(text)]
+    monkeypatch.setattr(sys, "argv", typed)
+    with pytest.raises(KeyboardInterrupt):
+        quality.main()
+    assert len(json.loads(keep.read_text())) == 6
+    cut_at = -1
+    quality.main()
+    # By seed, and Optuna has the time of exact with its seed; nothing twice.
+    assert done == [
+        *((0, "exact"), (0, "optuna", 70.0, "all"), (0, "stan"), (0, "stan:auto")),
+        *((1, "exact"), (1, "optuna", 71.0, "all"), (1, "stan"), (1, "stan:auto")),
+    ]
+    assert "| stan:auto |" in text.read_text()
+    more = ["--sides", "exact", "optuna", "stan:0.25,0.5,1", "native", "--reports", "rungs"]
+    monkeypatch.setattr(sys, "argv", [*typed, *more])
+    quality.main()
+    # What stan:auto stands for is known; Optuna with other reports is another side.
+    assert done[8:] == [(0, "optuna", 70.0, "rungs"), (0, "native"), (1, "optuna", 71.0, "rungs"), (1, "native")]
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"),
+    [
+        (("optuna", "exact"), "name exact before it"),
+        (("exact", "stan:0.3,1"), "rate=0.3"),
+        (("exact", "fast"), "--sides fast"),
+        (("stan:auto:1",), "stan:auto:1"),
+    ],
+)
+def test_bad_use(
+    quality: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sides: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["time_to_quality.py", "--sides", *sides])
+    with pytest.raises(SystemExit):
+        quality.main()
+    assert said in capsys.readouterr().err
+
+
+def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The default is no less than 25, which leaves so short a training but one rung.
+    monkeypatch.setattr(quality, "default_min_iterations", lambda maximum, eta: 6)
+    began = time.perf_counter()
+    run = quality.search_ours(TINY, 60, 0, "stan:auto", 1)
+    took = time.perf_counter() - began
+    planned = plan(60, 6, 3)
+    assert run.trials == sum(bracket.rungs[0].trials for bracket in planned) == 17
+    assert 10 <= len(run.points) <= sum(rung.trials for bracket in planned for rung in bracket.rungs)
+    assert [seconds for seconds, _ in run.points] == sorted(seconds for seconds, _ in run.points)
+    assert 0 < run.points[0][0] <= run.seconds < run.seconds + run.final_seconds < took
+    assert run.test_error is not None
+
+
+def test_optuna_s_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import optuna
+
+    # A clock by which every iteration takes a hundredth of a second.
+    ticks = itertools.count()
+    monkeypatch.setattr(quality, "time", types.SimpleNamespace(time=lambda: next(ticks) / 100))
+
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    order = quality.OptunaOrder(TINY, 60, 0, url, 0.0, 3.0, "all")
+    optuna.create_study(storage=url, study_name=order.study)
+    threads = torch.get_num_threads()
+    try:
+        reported = quality.optimize(order, 0)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+    trials = optuna.load_study(study_name=order.study, storage=url).trials
+    # The last one was cut.
+    assert 5 < len(trials) < 50
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
+    # Reported at 25, 50 and 60 iterations, the same in the study and here.
+    steps = {step for trial in trials for step in trial.intermediate_values}
+    assert steps == {25, 50, 60}
+    in_study = sorted(error for trial in trials for error in trial.intermediate_values.values())
+    assert sorted(error for _, error, _ in reported) == in_study
+    assert all(seconds <= 3.0 for seconds, _, _ in reported)
+    assert all(0 <= error <= 100 for _, error, _ in reported)
+
+
+def test_where_optuna_s_trials_are_evaluated(quality: ModuleType) -> None:
+    order = quality.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "rungs")
+    assert [done for done in range(1, 4001) if order.is_reported(done)] == [49, 147, 441, 1323, 3969, 4000]
+    every = quality.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "all")
+    assert [done for done in range(1, 4001) if every.is_reported(done)] == [*range(49, 4000, 49), 4000]
+
+
+def test_sides_are_those_of_the_command(quality: ModuleType) -> None:
+    def settings(side: str) -> Any:
+        return quality.settings_of("cq", 4000, 2, side)
+
+    assert settings("exact").stan is None
+    assert (settings("native").stan.rate, settings("stan").stan.rate) == (1, 0.5)
+    assert settings("stan:auto").rates == (0.25, 0.5, 1.0)
+    assert settings("stan").stan.layers == settings("stan:auto").stan.layers == ("conv2",)
+    # The same brackets and seeds on every side.
+    assert len({settings(side).plan() for side in ("exact", "native", "stan", "stan:auto")}) == 1
+    assert len({settings(side).trial_seed(5) for side in ("exact", "native", "stan", "stan:auto")}) == 1
+    options = argparse.Namespace(problem="cq", reports="all")
+    assert quality._name(options, 4000, "stan:auto") == "stan:0.25,0.5,1"
