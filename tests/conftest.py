@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import torch
 
 from stantune.data import Dataset, data_root, fetch, load
 from stantune.kernels import library
+
+# Triton reads this when it is first imported: its programs run in its interpreter, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A time limit per example would only tell how busy the machine is.
 hypothesis.settings.register_profile("stantune", deadline=None)

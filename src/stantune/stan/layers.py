@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from stantune.kernels.blocks import Follow, convolve
 from stantune.kernels.library import suits
 from stantune.stan.entries import EntryMatrix, Grid
-from stantune.stan.fill import memo_at, nearest_computed, neighbour_at
+from stantune.stan.fill import memo_at
+from stantune.stan.filled import Convolution, convolve_filled
 from stantune.stan.linear import linear_in_block
 from stantune.stan.lists import lists_of
 from stantune.stan.positions import conv2d_at
-from stantune.stan.strided import conv2d_kept, conv2d_on_grid, output_size
+from stantune.stan.strided import conv2d_kept, output_size
 
 
 class Recollection(NamedTuple):
@@ -111,11 +112,8 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
                 self.watch(self._in_2d(output.detach()))
             return output
         plane, geometry = self._geometry(input)
-        if isinstance(self.grid, Grid):
-            return self._back(conv2d_on_grid(plane, *geometry, self.grid))
-        entries = self._plane_of(self.grid.entries)
-        computed = conv2d_at(plane, *geometry, entries)
-        return self._back(neighbour_at(computed, entries, nearest_computed(entries)))
+        grid = self.grid if isinstance(self.grid, Grid) else EntryMatrix(self._plane_of(self.grid.entries))
+        return self._back(convolve_filled(Convolution(plane, *geometry), grid))
 
     def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
         plane, geometry = self._geometry(input)
