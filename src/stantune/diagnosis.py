@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stantune.data.catalog import NAMES, data_root, describe, fetch_command, is_present
 from stantune.kernels.blocks import Follow, convolve
-from stantune.kernels.library import kernels
+from stantune.kernels.library import WINOGRAD, kernels
 from stantune.report.doctor import BlockTiming, DataSet, DoctorResult, Extra, NativeKernels, Processor
 from stantune.runtime import keeps_buffers
 
@@ -59,7 +59,7 @@ def diagnose(threads: int, data: Path | None) -> DoctorResult:
         processor=processor(),
         threads=threads,
         cuda=[torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-        kernels=NativeKernels(form=found.form or None, reason=found.reason),
+        kernels=NativeKernels(form=found.form or None, reason=found.reason, winograd=WINOGRAD[found.winograd]),
         block=time_block(),
         keeps_buffers=keeps_buffers(),
         data_directory=str(data_root(data)),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stantune import diagnosis
-from stantune.kernels.library import kernels
+from stantune.kernels.library import WINOGRAD, kernels
 from stantune.report.doctor import DoctorResult, doctor_lines
 
 Stantune = Callable[..., Any]
@@ -36,6 +36,7 @@ def test_it_tells_of_this_process(result: DoctorResult) -> None:
     assert 1 <= result.processor.usable <= (os.cpu_count() or 1)
     assert (result.kernels.form or "", result.kernels.reason) == (kernels().form, kernels().reason)
     assert result.block.pytorch_seconds > 0
+    assert result.kernels.winograd == WINOGRAD[kernels().winograd]
     assert (result.block.native_seconds is None) == (kernels().library is None)
 
 
@@ -79,6 +80,27 @@ def test_the_environment_chooses_the_form(
     assert result.kernels.reason.startswith(reason)
     assert (result.block.native_seconds is None) == (form is None)
     assert ("times as fast" in run.err) == (form is not None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "winograd", "reason"),
+    [
+        ("off", "off", ""),
+        ("Always", "always", ""),
+        ("", "auto", ""),
+        ("yes", "auto", "STANTUNE_WINOGRAD=yes is unknown"),
+    ],
+)
+@pytest.mark.usefixtures("_kernels_anew")
+def test_the_environment_chooses_minimal_filtering(
+    monkeypatch: pytest.MonkeyPatch, asked: str, winograd: str, reason: str
+) -> None:
+    if kernels().library is None:
+        pytest.skip(f"no native library: {kernels().reason}")
+    monkeypatch.setenv("STANTUNE_WINOGRAD", asked)
+    kernels.cache_clear()
+    assert WINOGRAD[kernels().winograd] == winograd
+    assert reason in kernels().reason
 
 
 def test_extras_are_told_with_versions_or_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,9 @@ class NativeKernels(Result):
 
     form: str | None = Field(description='"portable", "avx2" or "avx512"; null where plain PyTorch does the work')
     reason: str = Field(description="why this form, or why none")
+    winograd: str = Field(
+        description='minimal filtering: "off", "auto" (where it pays) or "always"; "off" without a form'
+    )
 
 
 class BlockTiming(Result):
@@ -92,7 +95,9 @@ def doctor_lines(result: DoctorResult) -> list[str]:
     if result.kernels.form is None:
         lines.append(f"native kernels: none, plain PyTorch does the work ({result.kernels.reason})")
     else:
-        lines.append(f"native kernels: {result.kernels.form} ({result.kernels.reason})")
+        lines.append(
+            f"native kernels: {result.kernels.form} ({result.kernels.reason}); {_WINOGRAD[result.kernels.winograd]}"
+        )
     lines += [_timing(result.block), _allocator(result.keeps_buffers)]
     for data_set in result.data_sets:
         there = f"in {data_set.directory}" if data_set.present else f"not there; {data_set.fetch}"
@@ -100,6 +105,13 @@ def doctor_lines(result: DoctorResult) -> list[str]:
     for extra in result.extras:
         lines.append(f"extra {extra.name}: {extra.installed or f'not installed; {extra.install}'}")
     return lines
+
+
+_WINOGRAD = {
+    "off": "no minimal filtering",
+    "auto": "minimal filtering where it pays",
+    "always": "minimal filtering wherever it fits",
+}
 
 
 def _timing(block: BlockTiming) -> str:
