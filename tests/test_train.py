@@ -551,6 +551,7 @@ def test_another_trials_checkpoint_is_refused(change: dict[str, Any], mnist: Dat
     assert train(1, 2).iterations == 2
 
 
+@pytest.mark.filterwarnings("ignore::stantune.errors.NoEffectWarning")
 def test_other_rates_are_another_trials_checkpoint(quick: Any, tmp_path: Path) -> None:
     checkpoint, rates = tmp_path / "t.pt", (RateFrom(0, 0.5), RateFrom(9, 1.0))
     quick(checkpoint, 0, 1, stan=Stan(), rates=rates)
