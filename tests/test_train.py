@@ -532,7 +532,6 @@ def test_bad_use_is_refused_before_anything_is_trained(mnist: Dataset) -> None:
     [
         {"seed": 4},
         {"stan": Stan()},
-        {"stan": Stan(), "rates": (RateFrom(0, 0.5), RateFrom(9, 1.0))},
         {"setting": {"lr": 0.02}},
         {"batch_size": 5},
         {"images": 1999},
@@ -543,13 +542,23 @@ def test_another_trials_checkpoint_is_refused(change: dict[str, Any], mnist: Dat
     def train(start: int, stop: int, **given: Any) -> Outcome:
         lenet = replace(find("lenet"), name=given.get("problem", "lenet"), batch_size=given.get("batch_size", 4))
         splits = small(lenet, mnist, given.get("images", 2000))
-        more = {"seed": given.get("seed", 3), "stan": given.get("stan"), "rates": given.get("rates", ())}
+        more = {"seed": given.get("seed", 3), "stan": given.get("stan")}
         return run(lenet, given.get("setting", {}), tmp_path / "t.pt", start, stop, splits=splits, **more)
 
     train(0, 1)
     with pytest.raises(CheckpointError, match=r"t\.pt is another trial's"):
         train(1, 2, **change)
     assert train(1, 2).iterations == 2
+
+
+@pytest.mark.filterwarnings("ignore::stantune.errors.NoEffectWarning")
+def test_other_rates_are_another_trials_checkpoint(quick: Any, tmp_path: Path) -> None:
+    checkpoint, rates = tmp_path / "t.pt", (RateFrom(0, 0.5), RateFrom(9, 1.0))
+    quick(checkpoint, 0, 1, stan=Stan(), rates=rates)
+    for others in ((), (RateFrom(0, 0.5), RateFrom(8, 1.0)), (RateFrom(0, 0.5), RateFrom(9, 0.25))):
+        with pytest.raises(CheckpointError, match=r"t\.pt is another trial's"):
+            quick(checkpoint, 1, 2, stan=Stan(), rates=others)
+    assert quick(checkpoint, 1, 2, stan=Stan(), rates=rates).iterations == 2
 
 
 def perceptron(hidden: int = 5) -> nn.Module:
