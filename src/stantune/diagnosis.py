@@ -17,8 +17,9 @@ from torch import Tensor
 
 from stantune.data.catalog import NAMES, data_root, describe, fetch_command, is_present
 from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.cuda import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
-from stantune.report.doctor import BlockTiming, DataSet, DoctorResult, Extra, NativeKernels, Processor
+from stantune.report.doctor import BlockTiming, CudaKernels, DataSet, DoctorResult, Extra, NativeKernels, Processor
 from stantune.runtime import keeps_buffers
 
 PACKAGE = "stantune"
@@ -50,7 +51,7 @@ def diagnose(threads: int, data: Path | None) -> DoctorResult:
         threads: PyTorch's, as set.
         data: where data sets are kept; None for the usual place.
     """
-    found = kernels()
+    found, on_cuda = kernels(), cuda_path()
     return DoctorResult(
         stantune=_version(PACKAGE) or "not installed",
         python=platform.python_version(),
@@ -60,6 +61,7 @@ def diagnose(threads: int, data: Path | None) -> DoctorResult:
         threads=threads,
         cuda=[torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         kernels=NativeKernels(form=found.form or None, reason=found.reason, winograd=WINOGRAD[found.winograd]),
+        cuda_kernels=CudaKernels(ways=list(on_cuda.ways), reason=on_cuda.reason),
         block=time_block(),
         keeps_buffers=keeps_buffers(),
         data_directory=str(data_root(data)),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from stantune import diagnosis
+from stantune.kernels.cuda import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
 from stantune.report.doctor import DoctorResult, doctor_lines
 
@@ -35,6 +36,10 @@ def test_it_tells_of_this_process(result: DoctorResult) -> None:
     assert result.threads == 1
     assert 1 <= result.processor.usable <= (os.cpu_count() or 1)
     assert (result.kernels.form or "", result.kernels.reason) == (kernels().form, kernels().reason)
+    assert (tuple(result.cuda_kernels.ways), result.cuda_kernels.reason) == cuda_path()
+    if not torch.cuda.is_available():
+        no_cuda = "reduced convolutions on CUDA: none (PyTorch sees no CUDA device)"
+        assert no_cuda in doctor_lines(result)
     assert result.block.pytorch_seconds > 0
     assert result.kernels.winograd == WINOGRAD[kernels().winograd]
     assert (result.block.native_seconds is None) == (kernels().library is None)

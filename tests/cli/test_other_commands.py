@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,3 +156,10 @@ def test_data_fetch(stantune: Stantune, data_dir: Path, tmp_path: Path) -> None:
     assert (result.name, result.training_images, result.test_images) == ("mnist", 60_000, 10_000)
     assert Path(result.directory).is_dir()
     assert "60000 training and 10000 test images" in run.out
+
+
+def test_the_package_runs_as_the_command() -> None:
+    code = [sys.executable, "-m", "stantune", "problems"]
+    ran = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "lenet" in ran.stdout

@@ -30,6 +30,13 @@ class NativeKernels(Result):
     )
 
 
+class CudaKernels(Result):
+    """What computes reduced convolutions on CUDA devices."""
+
+    ways: list[str] = Field(description='"cudnn", "triton", or both, each where it is faster; empty without a device')
+    reason: str = Field(description="why these")
+
+
 class BlockTiming(Result):
     """One convolution block, in plain PyTorch and natively, every entry computed."""
 
@@ -67,6 +74,7 @@ class DoctorResult(Result):
     threads: int = Field(description="PyTorch's, as used")
     cuda: list[str] = Field(description="names of the CUDA devices that PyTorch sees")
     kernels: NativeKernels = Field(description="what became of the native library")
+    cuda_kernels: CudaKernels = Field(description="what computes reduced convolutions on CUDA devices")
     block: BlockTiming = Field(description="one convolution block, in plain PyTorch and natively")
     keeps_buffers: bool = Field(
         description="whether stantune's own processes keep large buffers from step to step (glibc's mallopt)"
@@ -98,6 +106,8 @@ def doctor_lines(result: DoctorResult) -> list[str]:
         lines.append(
             f"native kernels: {result.kernels.form} ({result.kernels.reason}); {_WINOGRAD[result.kernels.winograd]}"
         )
+    ways = " or ".join(result.cuda_kernels.ways) or "none"
+    lines.append(f"reduced convolutions on CUDA: {ways} ({result.cuda_kernels.reason})")
     lines += [_timing(result.block), _allocator(result.keeps_buffers)]
     for data_set in result.data_sets:
         there = f"in {data_set.directory}" if data_set.present else f"not there; {data_set.fetch}"

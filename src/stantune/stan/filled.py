@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -168,7 +168,7 @@ def _copy(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-@lru_cache(maxsize=256)
+@cache  # never emptied: recorded CUDA graphs hold on to the addresses
 def _rows_of_grid(grid: Grid, window: Window, device: torch.device) -> Rows:
     lists = lists_of(grid, *window.out)
     assert lists is not None, "has_triton_form has asked whether the grid covers the output"

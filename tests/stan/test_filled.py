@@ -1,0 +1,143 @@
+"""STAN layers on a device that is Triton's interpreter: the way that was chosen is gone, and trains the same."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stantune import Stan, accelerate_
+from stantune.kernels import cuda
+from stantune.kernels.cuda import CudaPath, choices
+from stantune.stan import filled
+from stantune.stan.entries import PATTERNS, Entries, EntryMatrix, Grid
+from stantune.stan.fill import neighbour_of_exact
+from stantune.stan.layers import StanConv1d, StanConv2d
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_kernels")
+
+
+class Device:
+    """Counts how often each way is gone; `faster` is the one that its clock favours."""
+
+    def __init__(self, faster: str) -> None:
+        self.gone: list[str] = []
+        self.faster = faster
+        self.now = 0.0
+
+    def counts(self, way: str) -> object:
+        own = getattr(filled, f"by_{way}")
+
+        def by_way(convolution: filled.Convolution, entries: Entries) -> Tensor:
+            self.gone.append(way)
+            self.now += 1.0 if way.startswith(self.faster) else 2.0
+            return own(convolution, entries)
+
+        return by_way
+
+
+@pytest.fixture(params=["triton", "pytorch"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The CPU passes for a CUDA device."""
+    here = Device(request.param)
+    monkeypatch.setattr(filled, "_on_cuda", lambda input: True)
+    monkeypatch.setattr(filled, "cuda_path", lambda: CudaPath(cuda.WAYS, "a test"))
+    monkeypatch.setattr(cuda, "cuda_path", lambda: CudaPath(cuda.WAYS, "a test"))
+    monkeypatch.setattr(cuda, "_choices", {})
+    monkeypatch.setattr(cuda, "_finished", lambda: here.now)
+    monkeypatch.setattr(cuda, "ROUNDS", 1)
+    monkeypatch.setattr(cuda, "CALLS", 1)
+    for way in ("triton", "pytorch"):
+        monkeypatch.setattr(filled, f"by_{way}", here.counts(way))
+    return here
+
+
+MATRIX = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(0)) < 0.4
+MATRIX[:, 2, 3] = True
+
+
+@pytest.mark.parametrize("entries", [Grid(PATTERNS["blocks"], 1, 0), EntryMatrix(MATRIX)], ids=["grid", "matrix"])
+def test_a_layer_goes_the_faster_way_and_leaves_nothing_else_behind(device: Device, entries: Entries) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 5, 3, padding=1, stride=(1, 2))
+    input = torch.randn(2, 3, 6, 9, requires_grad=True)
+    upstream = torch.randn(2, 5, 6, 5)
+    leaves = [input, *layer.parameters()]
+    oracle = neighbour_of_exact(layer(input), entries)
+    expected = torch.autograd.grad(oracle, leaves, upstream)
+    state = torch.get_rng_state()
+    layer.__class__ = StanConv2d
+    layer.grid = entries
+    output = layer(input)
+    assert all(each.grad is None for each in leaves)
+    assert torch.equal(torch.get_rng_state(), state)
+    gradients = torch.autograd.grad(output, leaves, upstream)
+    for mine, its in zip((output, *gradients), (oracle, *expected), strict=True):
+        torch.testing.assert_close(mine, its)
+    assert device.gone[-1] == device.faster
+    measured = len(device.gone)
+    layer(input)
+    assert device.gone[measured:] == [device.faster]
+
+
+def test_offsets_share_what_was_measured_and_shapes_do_not(device: Device) -> None:
+    layer = nn.Conv2d(1, 1, 2)
+    layer.__class__ = StanConv2d
+    for top in (0, 1):
+        layer.grid = Grid(PATTERNS["rows"], top, 0)
+        layer(torch.randn(1, 1, 4, 4))
+    assert len(choices()) == 1
+    layer(torch.randn(2, 1, 4, 4))
+    layer.grid = Grid(PATTERNS["columns"], 0, 0)
+    layer(torch.randn(2, 1, 4, 4))
+    assert [choice.what for choice in choices()] == [
+        "2x2 convolution of (1, 1, 4, 4) to 1 channels, float32, one of 2x1 entries",
+        "2x2 convolution of (2, 1, 4, 4) to 1 channels, float32, one of 2x1 entries",
+        "2x2 convolution of (2, 1, 4, 4) to 1 channels, float32, one of 1x2 entries",
+    ]
+
+
+def test_one_dimension_is_a_row(device: Device) -> None:
+    layer = nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")
+    input = torch.randn(2, 2, 9)
+    oracle = neighbour_of_exact(layer(input).unsqueeze(2), Grid(PATTERNS["quarter"], 0, 2)).squeeze(2)
+    layer.__class__ = StanConv1d
+    layer.grid = Grid(PATTERNS["quarter"], 0, 2)
+    torch.testing.assert_close(layer(input), oracle)
+    assert device.gone[-1] == device.faster
+
+
+@pytest.mark.parametrize("setting", [{"groups": 2}, {"dtype": torch.float64}], ids=str)
+def test_what_triton_has_no_form_for_is_pytorchs(device: Device, setting: dict) -> None:
+    layer = nn.Conv2d(2, 4, 3, **setting)
+    layer.__class__ = StanConv2d
+    layer.grid = Grid(PATTERNS["blocks"], 0, 0)
+    layer(torch.randn(2, 2, 6, 6, dtype=setting.get("dtype")))
+    assert device.gone == ["pytorch"]
+    assert not choices()
+
+
+def test_an_accelerated_model_trains_as_on_the_cpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten())
+    plain = copy.deepcopy(model)
+    images = torch.randn(3, 2, 1, 6, 6)
+
+    def train(model: nn.Module) -> list[Tensor]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        handle = accelerate_(model, Stan(rate=0.25, period=2))
+        for batch in images:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+            handle.step()
+        return list(model.parameters())
+
+    trained = train(model)
+    assert device.faster in device.gone
+    monkeypatch.setattr(filled, "_on_cuda", lambda input: False)
+    for mine, its in zip(trained, train(plain), strict=True):
+        torch.testing.assert_close(mine, its)
