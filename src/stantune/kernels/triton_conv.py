@@ -109,9 +109,10 @@ class _Convolution(torch.autograd.Function):
         output = torch.empty(
             (len(input), len(weight), *window.out), dtype=input.dtype, device=input.device, memory_format=_LAST
         )
-        job.forward(input, weight, bias, output)
+        with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+            job.forward(input, weight, bias, output)
         ctx.save_for_backward(input, weight)
-        ctx.job, ctx.biased = job, bias is not None
+        ctx.job = job
         return output
 
     @staticmethod
@@ -119,9 +120,10 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         job: _Job = ctx.job
-        folded = job.fold(gradient.to(input.dtype).contiguous(memory_format=_LAST))
-        of_input = job.input_gradient(folded, weight, torch.empty_like(input)) if ctx.needs_input_grad[0] else None
-        of_weight = job.weight_gradient(input, folded, weight) if ctx.needs_input_grad[1] else None
+        with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]
+            folded = job.fold(gradient.to(input.dtype).contiguous(memory_format=_LAST))
+            of_input = job.input_gradient(folded, weight, torch.empty_like(input)) if ctx.needs_input_grad[0] else None
+            of_weight = job.weight_gradient(input, folded, weight) if ctx.needs_input_grad[1] else None
         of_bias = folded.sum(0, dtype=torch.float32).to(weight.dtype) if ctx.needs_input_grad[2] else None
         return of_input, of_weight, of_bias, None, None, None
 

@@ -160,7 +160,8 @@ def _way(convolution: Convolution, entries: Entries) -> str:
             output = ways[way](copied, entries)
         return [output, *(torch.autograd.grad(output, targets, output.detach()) if targets else ())]
 
-    return choose(key, what, {way: partial(trial, way) for way in ways})
+    with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]
+        return choose(key, what, {way: partial(trial, way) for way in ways})
 
 
 def _copy(tensor: Tensor | None) -> Any:
