@@ -22,7 +22,7 @@ from stantune.stan.filled import Convolution, by_triton, has_triton_form
 
 pytest.importorskip("triton")
 from stantune.kernels import triton_conv
-from stantune.kernels.triton_conv import INTERPRETED, Tiles
+from stantune.kernels.triton_conv import INTERPRETED, Tiles, convolve_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # TRITON_INTERPRET=0 pytest tests/kernels/test_triton_conv.py runs them on a device.
@@ -147,6 +147,21 @@ def test_many_blocks_are_one_product(entries: str | Grid, dtype: torch.dtype) ->
 @pytest.mark.usefixtures("_small_tiles")
 def test_many_blocks_of_few_channels_are_one_product() -> None:
     check(*plain_case(Grid(PATTERNS["columns"], 0, 1), torch.float32, channels=3, filters=17))
+
+
+def test_runs_of_images_repeat_their_entries() -> None:
+    convolution, entries, _ = plain_case("matrix", torch.float32, channels=2, filters=3)
+    window = Window((5, 6), (5, 6), (2, 2), (1, 1), (0, 1), (1, 1))
+    rows = lists(entries.entries.cpu(), window)
+    rows = Rows(2, *(each.to(DEVICE) for each in rows[1:]))
+    twice = torch.cat([convolution.input, convolution.input.flip(0)]).detach().requires_grad_()
+    upstream = whole(4, 3, 5, 6, seed=5)
+    trained = [twice, convolution.weight]
+    output = convolve_rows(twice, convolution.weight, convolution.bias, window, rows)
+    halves = [convolve_rows(half, convolution.weight, convolution.bias, window, rows) for half in twice.split(2)]
+    assert torch.equal(output, torch.cat(halves))
+    gradients = torch.autograd.grad(output, trained, upstream)
+    assert all(map(torch.equal, gradients, torch.autograd.grad(torch.cat(halves), trained, upstream)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

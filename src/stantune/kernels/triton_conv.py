@@ -174,7 +174,8 @@ class _Job:
         """Return the computed entries' gradient, (rows, filters), from the output's."""
         folded = torch.empty(self.rows, self.filters, dtype=gradient.dtype, device=gradient.device)
         tiles = self.tiles
-        triton_kernels.fold[_cells(self.rows, tiles.rows), _cells(self.filters, tiles.columns)](
+        block_rows = max(16, tiles.rows // 4)  # each holds its sums in registers, and waits for memory alone
+        triton_kernels.fold[_cells(self.rows, block_rows), _cells(self.filters, tiles.columns)](
             gradient,
             folded,
             self.lists.begins,
@@ -183,7 +184,7 @@ class _Job:
             self.listed,
             self.lists.images * self.places,
             filters=self.filters,
-            block_rows=tiles.rows,
+            block_rows=block_rows,
             block_filters=tiles.columns,
             num_warps=tiles.warps,
         )
