@@ -61,13 +61,23 @@ class SearchDirectory:
         """The result, as the JSON contract has it."""
         return self.path / "result.json"
 
-    def checkpoint(self, number: int) -> Path:
-        """Return the checkpoint of a trial."""
-        return self.path / "checkpoints" / f"trial-{number:06d}.pt"
+    def checkpoint(self, number: int | None) -> Path:
+        """Return the checkpoint of a trial; None stands for the final training."""
+        return self.final if number is None else self.path / "checkpoints" / f"trial-{number:06d}.pt"
 
-    def sweep(self, checkpoint: Path) -> None:
-        """Delete what a process was writing when it was killed; call it when no process writes that checkpoint."""
+    def discard(self, number: int | None) -> None:
+        """Delete the checkpoint of a trial, None of the final training, if there is one."""
+        self.checkpoint(number).unlink(missing_ok=True)
+
+    def sweep(self, number: int | None) -> None:
+        """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
+        checkpoint = self.checkpoint(number)
         for part in checkpoint.parent.glob(f".{checkpoint.name}.*.part"):
+            part.unlink(missing_ok=True)
+
+    def sweep_all(self) -> None:
+        """Delete what processes were writing when they were killed; whole files never have such names."""
+        for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
             part.unlink(missing_ok=True)
 
     def may_hold_search(self) -> bool:
@@ -95,9 +105,7 @@ class SearchDirectory:
                 f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with --out"
             ) from error
         try:
-            # What a process was writing when it was killed; whole files never have such a name.
-            for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
-                part.unlink(missing_ok=True)
+            self.sweep_all()
             self._check_storage()
             yield
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from stantune.errors import DamagedCheckpointError, StantuneError
-from stantune.outcome import Outcome
+from stantune.outcome import Cost, Outcome
 from stantune.search.coordinator import Job
 
 _CAUSE_LENGTH = 200
@@ -48,6 +48,11 @@ class Ended(NamedTuple):
 
     task: Task
     how: Outcome | Failure
+
+
+def not_begun(task: Task) -> Ended:
+    """Return the end of a task that was interrupted before it was begun."""
+    return Ended(task, Outcome(task.job.start if task.job else 0, {}, None, True, Cost()))
 
 
 class Watch(Protocol):
@@ -98,6 +103,8 @@ class Executor(Protocol):
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """Wait until at least one submitted task is over; return all that are over and were not returned before.
+
+        It also returns, and then perhaps none, when the capacity has grown.
 
         Args:
             stop_early: asked often; when true, all tasks end in good order, as interrupted ones.

@@ -241,10 +241,10 @@ class _Runner:
         self._over(job)
 
     def _failed(self, job: Job | None, failure: Failure) -> None:
-        checkpoint = self._directory.final if job is None else self._directory.checkpoint(job.number)
+        number = None if job is None else job.number
         if failure.damaged:
-            checkpoint.unlink(missing_ok=True)
-        self._directory.sweep(checkpoint)
+            self._directory.discard(number)
+        self._directory.sweep(number)
         if job is None:
             self._final_failures += 1
             for_good = self._final_failures > self._retries
@@ -285,7 +285,7 @@ class _Runner:
         self._store.close(ended)
         for number in ended.keys() - self._tidied:
             if ended[number] != "finished":
-                self._directory.checkpoint(number).unlink(missing_ok=True)
+                self._directory.discard(number)
         self._tidied.update(ended)
 
     def _moved(self, task: Task, done: int) -> None:

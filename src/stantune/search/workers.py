@@ -19,8 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from stantune.errors import StantuneError, UsageError
-from stantune.outcome import Cost, Outcome
-from stantune.search.executors import Ended, Failure, StopEarly, Task, Trainer, Watch
+from stantune.search.executors import Ended, Failure, StopEarly, Task, Trainer, Watch, not_begun
 from stantune.search.worker import Broken, Moved, Over, Ready, Stop, work
 
 POLL_SECONDS = 0.1
@@ -161,7 +160,7 @@ class Workers:
         if worker.ready:
             yield Ended(task, Failure(f"its worker process {end}"))
         elif self._stopping:
-            yield _interrupted(task)
+            yield not_begun(task)
         else:
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
@@ -194,7 +193,7 @@ class Workers:
                     worker.connection.send(Stop())
             else:
                 self._bury(place)
-                yield _interrupted(worker.task)
+                yield not_begun(worker.task)
 
     def _finish_in_good_order(self) -> None:
         """Have the workers keep what they have; one that cannot write it, or takes too long, is none to wait for."""
@@ -247,11 +246,6 @@ def _give(worker: _Worker, task: Task) -> bool:
         return False
     worker.task, worker.heard = task, time.monotonic()
     return True
-
-
-def _interrupted(task: Task) -> Ended:
-    """Return the end of a task that was not begun."""
-    return Ended(task, Outcome(task.job.start if task.job else 0, {}, None, True, Cost()))
 
 
 def _resident(process: SpawnProcess) -> int:

@@ -1,0 +1,89 @@
+"""Checkpoints that all nodes of a cluster find behind a URL: fetched before each training, sent there after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stantune.outcome import Outcome
+from stantune.search.directory import SearchDirectory
+from stantune.search.executors import StopEarly, Task, Trainer
+from stantune.search.ray_places import Place
+from stantune.search.training import TrainerOrder
+
+
+class RemoteDirectory(SearchDirectory):
+    """A search's directory whose checkpoints are elsewhere; all else is in it, the winner's weights as well."""
+
+    def __init__(self, path: Path, storage: str | None, url: str) -> None:
+        """Keep checkpoints at `url`, and the trial table as SearchDirectory does; raises UsageError."""
+        super().__init__(path, storage)
+        self.elsewhere = Place(url)
+
+    def discard(self, number: int | None) -> None:
+        """See SearchDirectory."""
+        self.elsewhere.delete(self.checkpoint(number).name)
+
+    def sweep(self, number: int | None) -> None:
+        """See SearchDirectory."""
+        self.elsewhere.sweep(f".{self.checkpoint(number).name}.*.part")
+
+    def sweep_all(self) -> None:
+        """See SearchDirectory."""
+        super().sweep_all()
+        self.elsewhere.sweep(".*.part")
+
+    def clear(self) -> None:
+        """See SearchDirectory."""
+        super().clear()
+        self.elsewhere.sweep("trial-*.pt", self.final.name)
+
+    def bring_final(self) -> None:
+        """Fetch the winner's weights. Raises StantuneError."""
+        self.elsewhere.fetch(self.final.name, self.final)
+
+
+@dataclass(frozen=True)
+class FetchingOrder:
+    """Makes a trainer that fetches each checkpoint from a URL and sends it there; see training.TrainerOrder.
+
+    Attributes:
+        order: makes the trainer itself.
+        url: where checkpoints are kept.
+    """
+
+    order: TrainerOrder
+    url: str
+
+    def __call__(self, place: int) -> Trainer:
+        """See TrainerOrder."""
+        # The next worker process of the same actor finds what this one leaves behind when it is killed, and clears it.
+        scratch = SearchDirectory(Path(tempfile.gettempdir()) / f"stantune-{os.getppid()}")
+        return FetchingTrainer(replace(self.order, directory=scratch)(place), Place(self.url), scratch)
+
+
+class FetchingTrainer:
+    """Trains in a scratch directory, with a checkpoint that is fetched before and sent after; see executors.Trainer."""
+
+    def __init__(self, trainer: Trainer, elsewhere: Place, scratch: SearchDirectory) -> None:
+        """Train with `trainer`, whose directory is `scratch`."""
+        self._trainer = trainer
+        self._elsewhere = elsewhere
+        self._scratch = scratch
+        shutil.rmtree(scratch.path, ignore_errors=True)
+
+    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See executors.Trainer."""
+        path = self._scratch.checkpoint(task.job.number if task.job else None)
+        try:
+            self._elsewhere.fetch(path.name, path)
+            outcome = self._trainer.train(task, stop_early, watch)
+            if outcome.diverged_at is None and path.exists():
+                self._elsewhere.send(path, path.name)
+            return outcome
+        finally:
+            shutil.rmtree(self._scratch.path, ignore_errors=True)

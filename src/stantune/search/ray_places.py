@@ -1,0 +1,159 @@
+"""A folder that all nodes of a cluster see, by its path or by a URL of fsspec's, and how a node tells that it does."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TypeVar
+
+import fsspec
+
+from stantune.errors import StantuneError, UsageError
+
+# What stores files elsewhere may be gone for a while.
+PATIENCE_SECONDS = 60.0
+PAUSE_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+class Place:
+    """A folder by its path or URL. Its files are there whole or not at all.
+
+    Attributes:
+        url: as it was given.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises UsageError where there is no way to such a place."""
+        self.url = url
+        try:
+            self._files, root = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            raise UsageError(f"--checkpoints {url} needs a package that is not installed ({error})") from error
+        except ValueError as error:
+            raise UsageError(
+                f"--checkpoints {url} is no place that fsspec knows ({error}); give a URL such as s3://bucket/folder"
+            ) from error
+        self._root = root.rstrip("/")
+
+    def fetch(self, name: str, path: Path) -> bool:
+        """Copy a file to `path`; return whether there is such a file. Raises StantuneError after a minute."""
+
+        def fetch() -> bool:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._files.get_file(self._of(name), str(path))
+            except FileNotFoundError:
+                path.unlink(missing_ok=True)
+                return False
+            return True
+
+        return self._insist(fetch, "read")
+
+    def send(self, path: Path, name: str) -> None:
+        """Put a file there in place of an earlier one. Raises StantuneError after a minute."""
+
+        def send() -> None:
+            part = self._of(f".{name}.{secrets.token_hex(8)}.part")
+            self._files.makedirs(self._root, exist_ok=True)
+            try:
+                self._files.put_file(str(path), part)
+                self._files.mv(part, self._of(name))
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self._files.rm_file(part)
+                raise
+
+        self._insist(send, "written")
+
+    def write(self, name: str) -> None:
+        """Make an empty file. Raises StantuneError after a minute."""
+
+        def write() -> None:
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(self._of(name), b"")
+
+        self._insist(write, "written")
+
+    def holds(self, name: str) -> bool:
+        """Tell whether a file is there. Raises StantuneError after a minute."""
+        return self._insist(lambda: bool(self._files.exists(self._of(name))), "read")
+
+    def delete(self, name: str) -> None:
+        """Delete a file if it is there. Raises StantuneError after a minute."""
+
+        def delete() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._files.rm_file(self._of(name))
+
+        self._insist(delete, "deleted")
+
+    def sweep(self, *patterns: str) -> None:
+        """Delete the files whose names match shell patterns. Raises StantuneError after a minute."""
+
+        def names() -> list[str]:
+            try:
+                return [Path(path).name for path in self._files.ls(self._root, detail=False)]
+            except FileNotFoundError:
+                return []
+
+        for name in self._insist(names, "read"):
+            if any(fnmatch(name, pattern) for pattern in patterns):
+                self.delete(name)
+
+    def _of(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _insist(self, do: Callable[[], T], what: str) -> T:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            # Another machine may have changed what is there.
+            self._files.invalidate_cache()
+            try:
+                return do()
+            except Exception as error:  # each kind of place has its own
+                if time.monotonic() + PAUSE_SECONDS >= end:
+                    raise StantuneError(
+                        f"checkpoints in {self.url} cannot be {what} ({' '.join(str(error).split())}); mend that and "
+                        "give the same command again"
+                    ) from error
+            time.sleep(PAUSE_SECONDS)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A file by which a node tells that it sees what the search sees, and not a place of the same name.
+
+    Attributes:
+        url: where checkpoints are kept.
+        name: of the file.
+    """
+
+    url: str
+    name: str
+
+    def check(self) -> None:
+        """Raise StantuneError where it is not seen from here."""
+        if not Place(self.url).holds(self.name):
+            raise StantuneError(
+                f"it does not see the search's checkpoints in {self.url}; keep them where all nodes do, with --out on "
+                "a file system that they share, or with --checkpoints URL"
+            )
+
+
+@contextlib.contextmanager
+def signed(url: str) -> Iterator[Sign]:
+    """Put a sign where checkpoints are kept, for a while; raises StantuneError where nothing can be written there."""
+    place, name = Place(url), f".{secrets.token_hex(8)}.part"
+    place.write(name)
+    try:
+        yield Sign(url, name)
+    finally:
+        with contextlib.suppress(StantuneError):
+            place.delete(name)
