@@ -19,6 +19,11 @@ from stantune.stan.filled import Convolution, by_triton
 SHARED = 99 * 1024
 NAMES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 PROGRAMS = ("forward", "fold", "weight_gradient", "input_gradient")
+# dtype, channels, filters, whether float32 may be multiplied in tf32.
+LAYERS = {
+    80: [(torch.bfloat16, 64, 128, True), (torch.float32, 3, 32, False)],
+    90: [(torch.bfloat16, 64, 128, True), (torch.float32, 128, 128, True)],
+}
 MULTIPLY = {80: "mma.sync", 90: "wgmma"}
 
 
@@ -56,8 +61,7 @@ def main(architecture: int) -> None:
     recorders = {name: Recorder(getattr(triton_kernels, name)) for name in PROGRAMS}
     for name, recorder in recorders.items():
         setattr(triton_kernels, name, recorder)
-    layers = [(torch.bfloat16, 64, 128, True), (torch.float32, 128, 128, True), (torch.float32, 3, 32, False)]
-    for dtype, channels, filters, tf32 in layers:
+    for dtype, channels, filters, tf32 in LAYERS[architecture]:
         torch.backends.cudnn.allow_tf32 = tf32
         layer = nn.Conv2d(channels, filters, 3, padding=1, dtype=dtype)
         input = torch.zeros(2, channels, 8, 8, dtype=dtype, requires_grad=True)
