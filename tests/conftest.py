@@ -16,6 +16,11 @@ from stantune.kernels import library
 # Triton reads this when it is first imported: its programs run in its interpreter, on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Test processes side by side share the cores: what they start, too, has one thread unless it asks for more.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 # A time limit per example would only tell how busy the machine is.
 hypothesis.settings.register_profile("stantune", deadline=None)
 hypothesis.settings.load_profile("stantune")
