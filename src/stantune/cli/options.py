@@ -50,6 +50,23 @@ SearchThreads = Annotated[
 Workers = Annotated[
     int, typer.Option("--workers", metavar="N", min=1, help="Trainings side by side, each in a process of its own.")
 ]
+SearchWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Trainings side by side, each in a process of its own (default: 1; with Ray, all there is room for).",
+    ),
+]
+Executor = Annotated[str, typer.Option("--executor", metavar="local|ray", help="Train here, or on a Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT|auto", help="Of the Ray cluster (default: auto).")
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option("--checkpoints", metavar="URL", help="Where nodes keep them if DIR is not shared: s3://… and more."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
 Quick = Annotated[bool, typer.Option("--quick", help=f"A small search: R = {QUICK_ITERATIONS}.")]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.on_ray import cluster_of, device_on, directory_of
 from stantune.cli.stopping import stoppable
 from stantune.errors import StantuneError, UsageError
 
@@ -75,7 +76,10 @@ def search(
     budget: Budget = None,
     fresh: Fresh = False,
     yes: Yes = False,
-    workers: o.Workers = 1,
+    workers: o.SearchWorkers = None,
+    engine: o.Executor = "local",
+    address: o.Address = None,
+    checkpoints: o.Checkpoints = None,
     trial_timeout: TrialTimeout = None,
     trial_memory: TrialMemory = None,
     retries: Retries = 2,
@@ -96,6 +100,7 @@ def search(
     from stantune.search.training import ProblemTrainer, TrainerOrder
     from stantune.search.workers import Limits, Workers
 
+    most, workers = workers, workers or (1 if engine == "local" else 2)
     o.check_json(json)
     seconds = None if budget is None else parse_duration(budget)
     limits = Limits(
@@ -116,23 +121,25 @@ def search(
         seed,
         threads,
         workers,
-        device,
+        device if engine == "local" else "cpu",
     )
     console = o.console_for(json)
-    directory = SearchDirectory(out or Path("runs") / what.name, storage)
-    with stoppable(seconds) as stop, directory.locked():
+    directory = directory_of(out or Path("runs") / what.name, storage, checkpoints)
+    with cluster_of(engine, address, checkpoints) as cluster, stoppable(seconds) as stop, directory.locked():
         if fresh:
             if directory.may_hold_search():
                 _confirm(directory.path, yes)
             directory.clear()
         settings = replace(settings, lag=lag)
+        if cluster is not None:
+            settings = replace(settings, device=device_on(cluster, device, settings.stan))
         if start_from is not None:
             settings = settle_start(settings, what, directory, SearchDirectory.begun(start_from, storage))
         if threads is None:
             settings = _with_threads_of(directory, settings)
         o.fetch_data(what, data, console)
         # Workers load the data themselves, and this process only where it has a use for them.
-        alone = workers == 1 and limits == Limits()
+        alone = cluster is None and workers == 1 and limits == Limits()
         splits = what.load(data) if alone or (settings.stan and settings.stan.rate == "auto") else None
         if splits is not None:
             settings = settle(settings, what, splits, directory)
@@ -142,9 +149,14 @@ def search(
             executor: Executor
             if alone and splits is not None:
                 executor = InProcess(ProblemTrainer(what, settings, splits, directory))
-            else:
+            elif cluster is None:
                 del splits
                 executor = stack.enter_context(Workers(order, workers, limits))
+            else:
+                from stantune.search.ray_run import trainings_on
+
+                del splits
+                executor = stack.enter_context(trainings_on(cluster, order, directory, limits, most))
             watcher = stack.enter_context(watching(console))
             state = run_search(
                 what, settings, directory, executor, watcher=watcher, stop_early=stop.asked, retries=retries

@@ -43,8 +43,9 @@ class RemoteDirectory(SearchDirectory):
         self.elsewhere.sweep("trial-*.pt", self.final.name)
 
     def bring_final(self) -> None:
-        """Fetch the winner's weights. Raises StantuneError."""
-        self.elsewhere.fetch(self.final.name, self.final)
+        """Fetch the winner's weights if there are some. Raises StantuneError."""
+        if self.elsewhere.holds(self.final.name):
+            self.elsewhere.fetch(self.final.name, self.final)
 
 
 @dataclass(frozen=True)

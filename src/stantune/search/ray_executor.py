@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from stantune.errors import StantuneError, UsageError
 from stantune.search.executors import Ended, Failure, StopEarly, Task, Trainer, Watch, not_begun
@@ -227,8 +227,8 @@ class RayExecutor:
 
     def _why(self, place: _Place, error: RayActorError) -> str:
         assert place.hello is not None
-        if not self._cluster.has(place.hello.node):
-            return f"its node {place.hello.host} was lost"
+        if isinstance(error, ActorUnavailableError) or not self._cluster.has(place.hello.node):
+            return f"the connection to its node {place.hello.host} was lost"
         return f"its Ray worker on node {place.hello.host} was lost: {_last_line(error)}"
 
     def _stop(self) -> Iterator[Ended]:

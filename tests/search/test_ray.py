@@ -1,0 +1,256 @@
+"""A search on a real Ray cluster of several nodes, one of which is killed: equal to one that nothing happened to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torch import nn
+
+from stantune import Float, Problem, Solver, Space
+from stantune.errors import StantuneError, UsageError
+from stantune.search.coordinator import Job
+from stantune.search.directory import SearchDirectory
+from stantune.search.executors import Executor, InProcess
+from stantune.search.loop import SearchState, search
+from stantune.search.progress import Progress
+from stantune.search.settings import SearchSettings
+from stantune.search.watching import Silent
+from stantune.search.workers import Limits
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
+
+from ray._private import services
+from ray.cluster_utils import Cluster as LocalCluster
+
+from stantune.search.ray_cluster import Cluster, Share, connected
+from stantune.search.ray_executor import RayExecutor
+from stantune.search.ray_places import Sign, signed
+
+HERE = Path(__file__).parent
+PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
+SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)
+ONE = Share(1, 0)
+# Files by which Ray's helper processes tell their ports, which none of them has here. Ray gives its helpers fifteen
+# seconds to write them, which a busy machine does not do; so they are there beforehand.
+PORT_FILES = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
+
+
+class Nodes:
+    """A cluster of two nodes on this machine, each with room for one training; the second one can be lost."""
+
+    def __init__(self) -> None:
+        patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+        self._cluster = LocalCluster(True, head_node_args={**self._small(), "_system_config": patience})
+        self.address = self._cluster.address
+        self._second = self._add()
+
+    def replace_second(self) -> str:
+        """Kill the second node, and have another one come; return the id of the one that was killed."""
+        lost = self._second
+        self._cluster.remove_node(lost, allow_graceful=False)
+        self._second = self._add()
+        return str(lost.node_id)
+
+    def close(self) -> None:
+        """End all."""
+        self._cluster.shutdown()
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(**self._small())
+
+    @staticmethod
+    def _small() -> dict[str, Any]:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        return {
+            "num_cpus": 1,
+            "num_gpus": 0,
+            "object_store_memory": 80 * 2**20,
+            "runtime_env_agent_port": port,
+            "include_log_monitor": False,
+            "include_dashboard": False,
+        }
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A cluster for all tests of this file."""
+    start = services.start_raylet
+
+    def with_ports(*positional: Any, **named: Any) -> Any:
+        # Of what it takes, these come third and twelfth.
+        node, session = positional[2], positional[11]
+        for name in PORT_FILES:
+            (Path(session) / f"{name}_{node}").write_text("-1")
+        return start(*positional, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "start_raylet", with_ports)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        # Where worker processes find faulty.py.
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
+        cluster = Nodes()
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+@pytest.fixture(scope="module")
+def cluster(nodes: Nodes) -> Iterator[Cluster]:
+    """The connection to it."""
+    with connected(nodes.address) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module faulty.py."""
+    monkeypatch.syspath_prepend(HERE)
+    import faulty
+
+    return faulty
+
+
+class Told(Silent):
+    """Keeps what a watcher is told of failures, and how many jobs ran side by side."""
+
+    def __init__(self) -> None:
+        self.failures: list[tuple[int | None, str, bool]] = []
+        self.most = 0
+
+    def job(self, job: Job | None, progress: Progress) -> None:
+        self.most = max(self.most, len(progress.running))
+
+    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+        self.failures.append((None if job is None else job.number, cause, for_good))
+
+
+def run(place: Path, executor: Callable[[Sign], Executor] | None, order: Any, **options: Any) -> SearchState:
+    """Run the search on an executor, or in this process where that is None."""
+    place.mkdir(exist_ok=True)
+    directory = SearchDirectory(place)
+    with directory.locked():
+        if executor is None:
+            return search(PROBLEM, SETTINGS, directory, InProcess(order(0)), **options)
+        with signed(str(place)) as sign, executor(sign) as running:  # type: ignore[attr-defined]
+            return search(PROBLEM, SETTINGS, directory, running, **options)
+
+
+def table(state: SearchState) -> list[Any]:
+    """The trial table, without costs and what went wrong on the way."""
+    return [(row.number, row.bracket, row.params, dict(row.errors), row.diverged_at, row.failed) for row in state.rows]
+
+
+def trained(place: Path) -> list[tuple[int, int]]:
+    """Every iteration that was trained: trial and iteration."""
+    return [(int(trial), int(at)) for _, trial, at in map(str.split, (place / "log").read_text().splitlines())]
+
+
+@pytest.fixture
+def undisturbed(faulty: ModuleType, tmp_path: Path) -> SearchState:
+    """The search in one process, without faults."""
+    return run(tmp_path / "undisturbed", None, faulty.FaultyOrder(tmp_path / "undisturbed"))
+
+
+def test_lost_node_costs_what_it_was_running(
+    nodes: Nodes, cluster: Cluster, faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
+) -> None:
+    place, told, lost = tmp_path / "w", Told(), []
+    # One of two trials hangs until its node is lost, the other one for too long; the final training is killed.
+    order = faulty.FaultyOrder(place, {4: "once hang", 5: "once hang", -1: "once kill"})
+    capacities: list[int] = []
+    executors = []
+
+    def executor(sign: Sign) -> RayExecutor:
+        executors.append(RayExecutor(cluster, order, ONE, sign, Limits(seconds=5)))
+        return executors[0]
+
+    def stop_early() -> bool:
+        if not lost and all((place / f"happened-{number}").exists() for number in (4, 5)):
+            at = {each.hello.node: each.task.job.number for each in executors[0]._places if each.hello and each.task}
+            lost.append(at[nodes.replace_second()])
+        capacities.append(executors[0].capacity)
+        return False
+
+    state = run(place, executor, order, stop_early=stop_early, watcher=told)
+    assert state.complete
+    assert table(state) == table(undisturbed)
+    assert state.final is not None
+    assert undisturbed.final is not None
+    assert {**state.final, "cost": 0} == {**undisturbed.final, "cost": 0}
+    gone = lost[0]
+    causes = {number: cause for number, cause, _ in told.failures}
+    assert len(told.failures) == len(causes) == 3, "a lost node costs what it was running"
+    assert causes[gone] == f"the connection to its node {platform.node()} was lost", "it is seen"
+    assert [failure.cause for failure in state.rows[gone].failures] == [causes[gone]], "and recorded"
+    assert causes[9 - gone] == "no iteration and no evaluation was done within 5 s (--trial-timeout)"
+    assert causes[None] == "its worker process was killed by SIGKILL", "as with local workers"
+    assert not any(for_good for _, _, for_good in told.failures)
+    assert capacities[-1] == 2, "one went, one came"
+    counts = Counter(trained(place))
+    assert set(counts) == set(trained(tmp_path / "undisturbed"))
+    assert set(counts.values()) == {1}, "they went on from their checkpoints"
+
+
+def test_stopped_in_good_order_and_gone_on_with(
+    cluster: Cluster, faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
+) -> None:
+    place, told = tmp_path / "w", Told()
+    log = place / "log"
+
+    def stop_early() -> bool:
+        return log.exists() and len(trained(place)) >= 20
+
+    def executor(order: Any) -> Callable[[Sign], RayExecutor]:
+        return lambda sign: RayExecutor(cluster, order, ONE, sign, Limits(seconds=60))
+
+    slow = faulty.FaultyOrder(place, pause=0.02)
+    state = run(place, executor(slow), slow, stop_early=stop_early, watcher=told)
+    assert not state.complete
+    assert told.failures == []
+    # From here on a trial fails for good.
+    assert len(state.rows) < 17
+    fails = faulty.FaultyOrder(place, {16: "raise"})
+    state = run(place, executor(fails), fails, retries=0)
+    assert state.complete
+    assert [row.number for row in state.rows if row.failed is not None] == [16]
+    assert str(state.rows[16].failed).startswith("RuntimeError: these shapes do not fit (faulty.py:")
+    assert table(state)[:16] == table(undisturbed)[:16]
+    assert set(Counter(trained(place)).values()) == {1}, "nothing is trained twice"
+
+
+def test_node_that_does_not_see_the_search(cluster: Cluster, faulty: ModuleType, tmp_path: Path) -> None:
+    place = tmp_path / "w"
+    order = faulty.FaultyOrder(place)
+
+    def executor(sign: Sign) -> RayExecutor:
+        return RayExecutor(cluster, order, ONE, Sign(str(tmp_path / "elsewhere"), sign.name))
+
+    with pytest.raises(StantuneError, match=r"on node .*: it does not see .*elsewhere; keep them where all nodes do"):
+        run(place, executor, order)
+
+
+def test_no_room(cluster: Cluster, faulty: ModuleType, tmp_path: Path) -> None:
+    assert cluster.room(ONE) == (2, 2)
+    assert cluster.room(Share(2, 0)) == cluster.room(Share(1, 1)) == (0, 0)
+    with pytest.raises(UsageError, match=r"no node .* has 2 CPUs for a training; give fewer --threads"):
+        RayExecutor(cluster, faulty.FaultyOrder(tmp_path), Share(2, 0), Sign(str(tmp_path), "sign"))
+
+
+def test_devices(cluster: Cluster) -> None:
+    assert cluster.device("auto") == cluster.device("cpu") == "cpu"
+    with pytest.raises(UsageError, match=r"--device cuda: no node .* has a GPU"):
+        cluster.device("cuda")
+    with pytest.raises(UsageError, match="--device cuda:1: Ray says which GPU a training has"):
+        cluster.device("cuda:1")
