@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.planning import times_of
 from stantune.problems import Problem, Splits
-from stantune.records import Records
+from stantune.records import Records, identity_of
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.memo_budget import free_memory
@@ -112,6 +112,7 @@ class _InterruptedError(Exception):
 _TRAINING = TypeAdapter(Training)
 _TRAININGS = TypeAdapter(dict[str, Training])
 _PLANS = TypeAdapter(dict[str, Planned])
+_PLANS_RECORD = "plans"
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,10 @@ class Comparer:
 
     def _planned(self, records: Records) -> dict[str, Planned]:
         """Return the plans; those that were made before, since another timing would make others."""
-        planned = records.load("plans", _PLANS)
+        planned = records.load(_PLANS_RECORD, _PLANS)
         if planned is None:
             planned = plan(self.problem, self.setting, self.stans, self.iterations, self.splits, self.device)
-            records.save("plans", planned, _PLANS)
+            records.save(_PLANS_RECORD, planned, _PLANS)
         for name, asked in self.stans.items():
             if asked.rate == "auto":
                 self.say(f"{name}: {_plan_words(planned[name].stan)}")
@@ -279,6 +280,12 @@ class Comparer:
         return Training(
             outcome.iterations, outcome.cost.exact_seconds, 1.0, outcome.errors.get("test"), outcome.diverged_at
         )
+
+
+def threads_of_records(directory: Path | None) -> int | None:
+    """Return the number of threads of the comparison that the directory holds, None where it holds none."""
+    identity = identity_of(directory, _PLANS_RECORD)
+    return None if identity is None else identity.get("threads")
 
 
 def scaled(problem: Problem, factor: Fraction) -> Problem:

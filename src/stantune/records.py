@@ -113,6 +113,17 @@ class Records:
         return self._directory / f"{name}.json"
 
 
+def identity_of(directory: Path | None, name: str) -> dict[str, Any] | None:
+    """Return what the record of this name depends on; None where there is none, or none that is sound."""
+    if directory is None:
+        return None
+    try:
+        identity = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return identity if isinstance(identity, dict) else None
+
+
 def _damaged(file: Path) -> StantuneError:
     return StantuneError(f"{file} is damaged; delete it and what it held is done again")
 

@@ -41,6 +41,7 @@ def run(
     rates: Sequence[RateFrom] = (),
     evaluate: Sequence[str] = ("validation",),
     device: str = "cpu",
+    settle_threads: Callable[[int | None], None] = lambda before: None,
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda iteration: None,
 ) -> Outcome:
@@ -62,6 +63,8 @@ def run(
         rates: STAN's rates by iteration, in place of that of `stan`; the first one begins at 0.
         evaluate: the splits that are evaluated at the end: "validation", "test".
         device: where to train.
+        settle_threads: called before anything is timed or trained, with the number of threads that the checkpoint was
+            trained with, None where there is none: another number changes the last bits of sums.
         stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
         watch: called after each iteration with the number of iterations done.
 
@@ -100,6 +103,8 @@ def run(
         depends_on["rates"] = rates
     identity = json.dumps(depends_on, sort_keys=True)
     state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+    # Those of before the number was kept have none.
+    settle_threads(None if state is None else state.get("threads"))
     if stan is not None:
         before = None if state is None else state["planned"]
         stan = settle(stan, problem, setting, splits, before, iterations=problem.iterations, seed=seed, device=device)

@@ -127,6 +127,7 @@ class Trial:
             "random_cuda": random.cuda,
             "stan": None if self.handle is None else self.handle.state_dict(),
             "planned": self.stan and self.stan.planned,
+            "threads": torch.get_num_threads(),
             "start": self.start,
             "cost": asdict(self.cost),
         }

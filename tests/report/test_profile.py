@@ -12,6 +12,7 @@ from stantune.report.profile import plan_sentences, profile_result, show_profile
 from stantune.stan.config import Stan
 from stantune.stan.plan import decide
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.threads import Measured
 
 CQ = BUILT_IN["cq"]
 TIMES = ModelTimes(
@@ -95,6 +96,18 @@ def test_auto():
         f"entry); {result.period} reduced iterations after each exact one"
     )
     assert f"{result.predicted_speedup:.2f} times" in predicted
+
+
+def test_numbers_of_threads_that_were_tried():
+    plan = decide(TIMES, Stan(rate=0.5), 1000)
+    measured = Measured(2, {1: 0.05, 2: 0.03})
+    result = profile_result(CQ, 0.5, 1000, 2, "cpu", 7, plan, measured)
+    assert result.threads_tried is not None
+    assert [(one.threads, one.seconds) for one in result.threads_tried] == [(1, 0.05), (2, 0.03)]
+    assert "by number of threads: 50.00 ms with 1, 30.00 ms with 2\n" in text_of(result)
+    asked_for_none = result_of(Stan(rate=0.5))
+    assert asked_for_none.threads_tried is None
+    assert "number of threads" not in text_of(asked_for_none)
 
 
 def test_no_refresh_and_groups_of_layers():

@@ -12,6 +12,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.stopping import stoppable
+from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def compare(
     out: Out = None,
     data: o.Data = None,
     json: o.Json = None,
-    threads: o.Threads = None,
+    threads: o.AnyThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
 ) -> None:
@@ -61,11 +62,13 @@ def compare(
     For each seed all trainings start from the same weights, see the same data and take turns of a few iterations. Do
     not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
     """
-    from stantune.compare import Comparer
+    from stantune.compare import Comparer, threads_of_records
     from stantune.report.compare import compare_result, show_comparison
     from stantune.report.live import training_progress
     from stantune.runtime import tune_process
+    from stantune.threads import measure_threads
 
+    asked = threads_of(threads)
     o.check_json(json)
     what = o.problem_of(problem, layers)
     setting = o.setting_of(what, set)
@@ -77,9 +80,16 @@ def compare(
             raise UsageError(f"{option} {value} is too small; give at least 1")
     stans = _stans(what, rate or ["0.5"], fill, (tolerance, period, pretrain, tail, length))
     where = o.device_of(device)
-    count = tune_process(threads)
+    count = tune_process(None if asked == "auto" else asked)
     console = o.console_for(json)
     splits = o.load_splits(what, data, console, full_train)
+    if asked == "auto":
+        # Of exact and of native iterations: neither side is to have the number that suits the other.
+        natives = (False, True)
+        count = settle_threads(
+            console,
+            threads_of_records(out) or measure_threads(what, setting, splits, natives=natives, device=where),
+        )
     if fill == "memo":
         stans = {name: _with_memo(stan, what, splits) for name, stan in stans.items()}
 

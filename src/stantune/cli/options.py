@@ -43,9 +43,19 @@ Data = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a training (default: PyTorch's).")]
+AnyThreads = Annotated[
+    str | None,
+    typer.Option(
+        "--threads", metavar="N|auto", help="Threads of a training; auto: what is fastest here (default: PyTorch's)."
+    ),
+]
 SearchThreads = Annotated[
-    int | None,
-    typer.Option("--threads", min=1, help="Threads of each training (default: PyTorch's; 1 with several --workers)."),
+    str | None,
+    typer.Option(
+        "--threads",
+        metavar="N|auto",
+        help="Threads of each training; auto: what is fastest here (default: PyTorch's; 1 with several --workers).",
+    ),
 ]
 Workers = Annotated[
     int, typer.Option("--workers", metavar="N", min=1, help="Trainings side by side, each in a process of its own.")

@@ -9,6 +9,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.effect import check_effect
+from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import UsageError
 
 Period = Annotated[
@@ -38,7 +39,7 @@ def profile(
     seed: o.Seed = 0,
     data: o.Data = None,
     json: o.Json = None,
-    threads: o.Threads = None,
+    threads: o.AnyThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
 ) -> None:
@@ -48,7 +49,9 @@ def profile(
     from stantune.runtime import tune_process
     from stantune.stan.config import Stan
     from stantune.stan.plan import decide
+    from stantune.threads import measure_threads
 
+    asked = threads_of(threads)
     o.check_json(json)
     what = o.problem_of(problem, layers)
     for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
@@ -69,11 +72,15 @@ def profile(
     )
     check_effect(what, {}, stan)
     where = o.device_of(device)
-    count = tune_process(threads)
+    count = tune_process(None if asked == "auto" else asked)
     console = o.console_for(json)
     splits = o.load_splits(what, data, console)
+    measured = None
+    if asked == "auto":
+        measured = measure_threads(what, {}, splits, device=where)
+        count = settle_threads(console, measured)
     times = times_of(what, {}, stan.layers, splits, seed=seed, device=where)
     plan = decide(times, stan, length)
-    result = profile_result(what, stan.rate, length, count, where, seed, plan)
+    result = profile_result(what, stan.rate, length, count, where, seed, plan, measured)
     show_profile(console, result)
     o.write_json(result, json)

@@ -13,9 +13,13 @@ import typer
 from stantune.cli import options as o
 from stantune.cli.on_ray import cluster_of, device_on, directory_of
 from stantune.cli.stopping import stoppable
+from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stantune.problems import Problem, Splits
     from stantune.search.directory import SearchDirectory
     from stantune.search.settings import SearchSettings
 
@@ -92,6 +96,7 @@ def search(
     from stantune.report.summary import summarise
     from stantune.report.text import show_search
     from stantune.report.words import duration, parse_bytes, parse_duration
+    from stantune.runtime import tune_process
     from stantune.search.directory import SearchDirectory
     from stantune.search.earlier import settle_start
     from stantune.search.executors import Executor, InProcess
@@ -100,6 +105,7 @@ def search(
     from stantune.search.training import ProblemTrainer, TrainerOrder
     from stantune.search.workers import Limits, Workers
 
+    asked = threads_of(threads)
     most, workers = workers, workers or (1 if engine == "local" else 2)
     o.check_json(json)
     seconds = None if budget is None else parse_duration(budget)
@@ -119,7 +125,7 @@ def search(
         sampler,
         (accelerate, rate, tolerance, period, pretrain, tail),
         seed,
-        threads,
+        None if asked == "auto" else asked,
         workers,
         device if engine == "local" else "cpu",
     )
@@ -135,12 +141,18 @@ def search(
             settings = replace(settings, device=device_on(cluster, device, settings.stan))
         if start_from is not None:
             settings = settle_start(settings, what, directory, SearchDirectory.begun(start_from, storage))
-        if threads is None:
-            settings = _with_threads_of(directory, settings)
+        before = None if isinstance(asked, int) else _threads_of(directory)
+        if before is not None:
+            settings = replace(settings, threads=tune_process(before))
         o.fetch_data(what, data, console)
         # Workers load the data themselves, and this process only where it has a use for them.
         alone = cluster is None and workers == 1 and limits == Limits()
-        splits = what.load(data) if alone or (settings.stan and settings.stan.rate == "auto") else None
+        side_by_side = cluster is not None or workers > 1
+        timed = asked == "auto" and before is None and not side_by_side
+        planned = settings.stan is not None and settings.stan.rate == "auto"
+        splits = what.load(data) if alone or timed or planned else None
+        if asked == "auto":
+            settings = _with_settled_threads(console, settings, what, splits, before, side_by_side)
         if splits is not None:
             settings = settle(settings, what, splits, directory)
         o.warn_of_no_effect(what, settings.stan, console)
@@ -220,6 +232,7 @@ def brackets(
     from stantune.search.hyperband import trained_iterations
     from stantune.search.planned import settle
 
+    asked = threads_of(threads)
     o.check_json(json)
     what = o.problem_of(problem, layers)
     settings = o.settings_of(
@@ -233,7 +246,7 @@ def brackets(
         sampler,
         (accelerate, rate, tolerance, period, pretrain, tail),
         seed,
-        threads,
+        None if asked == "auto" else asked,
         workers,
         device,
     )
@@ -242,6 +255,8 @@ def brackets(
     estimate = None
     if not isinstance(what.data, str) or is_present(what.data, data):
         splits = what.load(data)
+        if asked == "auto":
+            settings = _with_settled_threads(console, settings, what, splits, None, workers > 1)
         settings = settle(settings, what, splits)
         o.warn_of_no_effect(what, settings.stan, console)
         estimate = estimate_seconds(what, settings, splits, workers)
@@ -264,17 +279,42 @@ def brackets(
     o.write_json(result, json)
 
 
-def _with_threads_of(directory: SearchDirectory, settings: SearchSettings) -> SearchSettings:
-    """Return the settings with the threads of the directory's search, so that any number of workers may go on with it.
+def _threads_of(directory: SearchDirectory) -> int | None:
+    """Return the threads of the directory's search, with which any number of workers may go on; None without one.
 
     Raises:
         StoreError: the trial table cannot be used.
     """
-    from stantune.runtime import tune_process
     from stantune.search.store import Store
 
     there = Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
-    return settings if there is None else replace(settings, threads=tune_process(there["threads"]))
+    return None if there is None else there["threads"]
+
+
+def _with_settled_threads(
+    console: Console,
+    settings: SearchSettings,
+    problem: Problem,
+    splits: Splits | None,
+    before: int | None,
+    side_by_side: bool,
+) -> SearchSettings:
+    """Return the settings with what `--threads auto` comes to: what the search was begun with, else the fastest.
+
+    Several workers have one thread each: two trainings side by side do more than one with two.
+    """
+    from stantune.threads import measure_threads
+
+    if before is not None:
+        threads = settle_threads(console, before)
+    elif side_by_side:
+        threads = settle_threads(console, 1, "trainings side by side do most with one each")
+    else:
+        assert splits is not None
+        natives = (settings.stan is not None,)
+        measured = measure_threads(problem, {}, splits, natives=natives, device=settings.device)
+        threads = settle_threads(console, measured)
+    return replace(settings, threads=threads)
 
 
 def _confirm(path: Path, yes: bool) -> None:

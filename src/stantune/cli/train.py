@@ -9,6 +9,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.stopping import stoppable
+from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def train(
     checkpoint: Checkpoint = None,
     data: o.Data = None,
     json: o.Json = None,
-    threads: o.Threads = None,
+    threads: o.AnyThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
 ) -> None:
@@ -51,8 +52,10 @@ def train(
     from stantune.runtime import tune_process
     from stantune.seeds import derive
     from stantune.stan.config import Stan
+    from stantune.threads import measure_threads
     from stantune.train import run
 
+    asked = threads_of(threads)
     o.check_json(json)
     o.check_checkpoint(checkpoint)
     what = o.problem_of(problem, layers)
@@ -64,10 +67,16 @@ def train(
         raise UsageError(f"--iterations {length} is too small; give at least 1")
     stan: Stan | None = o.stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
     where = o.device_of(device)
-    tune_process(threads)
+    tune_process(None if asked == "auto" else asked)
     console = o.console_for(json)
     splits = o.load_splits(what, data, console, full_train)
     o.warn_of_no_effect(what, stan, console)
+
+    def settle(before: int | None) -> None:
+        if asked == "auto":
+            natives = (stan is not None,)
+            settle_threads(console, before or measure_threads(what, setting, splits, natives=natives, device=where))
+
     with stoppable() as stop, training_progress(console, length) as moved:
         outcome = run(
             what,
@@ -80,6 +89,7 @@ def train(
             stan=stan,
             evaluate=("test",) if full_train else ("validation", "test"),
             device=where,
+            settle_threads=settle,
             stop_early=stop.asked,
             watch=moved,
         )

@@ -12,6 +12,7 @@ from rich.table import Table
 from stantune.problems import Problem
 from stantune.report.results import Result
 from stantune.stan.plan import Plan
+from stantune.threads import Measured
 
 
 class PatternProfile(Result):
@@ -37,6 +38,13 @@ class LayerProfile(Result):
     left_alone: str | None = Field(description="why it computes every entry always; null where it does not")
 
 
+class ThreadsProfile(Result):
+    """One number of threads."""
+
+    threads: int = Field(description="PyTorch's")
+    seconds: float = Field(description="of an exact iteration by native kernels")
+
+
 class ProfileResult(Result):
     """`stantune profile --json`."""
 
@@ -46,6 +54,9 @@ class ProfileResult(Result):
     rate: float | Literal["auto"] = Field(description="what was given with --rate")
     batch_size: int = Field(description="images in an iteration")
     threads: int = Field(description="PyTorch's, as used")
+    threads_tried: list[ThreadsProfile] | None = Field(
+        description="what --threads auto chose from, in ascending order; null without it"
+    )
     device: str = Field(description="where it was timed")
     iterations: int = Field(description="N, the length of the whole run that the prediction is for")
     step: float = Field(description="seconds of a whole exact iteration: data, network, loss, optimizer")
@@ -61,9 +72,16 @@ class ProfileResult(Result):
 
 
 def profile_result(
-    problem: Problem, rate: float | Literal["auto"], iterations: int, threads: int, device: str, seed: int, plan: Plan
+    problem: Problem,
+    rate: float | Literal["auto"],
+    iterations: int,
+    threads: int,
+    device: str,
+    seed: int,
+    plan: Plan,
+    measured: Measured | None = None,
 ) -> ProfileResult:
-    """Return the result of planning a run of `iterations` with --rate `rate`."""
+    """Return the result of planning a run of `iterations` with --rate `rate`; `measured` is of --threads auto."""
     layers = []
     for layer in plan.times.layers:
         used = {pattern.name for pattern in layer.among(plan.stan.patterns_of(layer.name))}
@@ -87,6 +105,8 @@ def profile_result(
         rate=rate,
         batch_size=problem.batch_size,
         threads=threads,
+        threads_tried=measured
+        and [ThreadsProfile(threads=count, seconds=seconds) for count, seconds in measured.seconds.items()],
         device=device,
         iterations=iterations,
         step=plan.times.step_seconds,
@@ -107,6 +127,9 @@ def show_profile(console: Console, result: ProfileResult) -> None:
         f"iteration takes {_ms(result.step)} ms{native}",
         soft_wrap=True,
     )
+    if result.threads_tried:
+        tried = ", ".join(f"{_ms(one.seconds)} ms with {one.threads}" for one in result.threads_tried)
+        console.print(f"an exact iteration with native kernels by number of threads: {tried}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("layer", overflow="fold")
     for head in ("t_f\nms", "t_b\nms", "t_e\nms"):

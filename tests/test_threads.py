@@ -1,0 +1,159 @@
+"""The number of threads: chosen by pure arithmetic from times that are taken in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stantune import threads
+from stantune.kernels.library import kernels
+from stantune.problems import find
+from stantune.stan import layers
+from stantune.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
+
+TINY_FILE = Path(__file__).with_name("tiny_problem.py")
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_fastest_is_taken_and_fewer_where_they_are_about_as_fast() -> None:
+    assert fastest({1: 0.052, 2: 0.031}) == 2
+    assert fastest({1: 0.031, 2: 0.052}) == 1
+    assert fastest({1: 0.0104, 2: 0.0100}) == 1
+    assert fastest({1: 0.0106, 2: 0.0100}) == 2
+    # Each against the fastest, not against the one before it.
+    assert fastest({1: 0.0108, 2: 0.0104, 4: 0.0100}) == 2
+    assert fastest({4: 0.01, 2: 0.01, 1: 0.02}) == 2
+
+
+@given(st.dictionaries(st.integers(1, 64), st.floats(1e-6, 1e3), min_size=1))
+def test_what_is_chosen_is_nearly_as_fast_as_any_and_no_fewer_are(seconds: dict[int, float]) -> None:
+    chosen = fastest(seconds)
+    best = min(seconds.values())
+    assert seconds[chosen] <= 1.05 * best
+    assert all(took > 1.05 * best for count, took in seconds.items() if count < chosen)
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_numbers_to_try(cores: int, usual: int) -> None:
+    tried = numbers_up_to(cores, usual)
+    assert tried[0] == 1
+    assert tried[-1] == cores
+    assert list(tried) == sorted(set(tried))
+    assert (usual in tried) == (usual <= cores or usual in (1, cores))
+    others = set(tried) - {usual, cores}
+    assert others == {2**exponent for exponent in range(10) if 2**exponent <= cores} - {usual, cores}
+
+
+class _Machine:
+    """A clock that only steps move on, by what they take with so many threads; the first after a change takes more."""
+
+    def __init__(self, takes: dict[int, float]) -> None:
+        self.now = 100.0
+        self.takes = takes
+        self.steps: list[int] = []
+
+    def step(self) -> None:
+        count = torch.get_num_threads()
+        woken = not self.steps or self.steps[-1] != count
+        self.now += self.takes[count] + woken * 0.5 * self.takes[count]
+        self.steps.append(count)
+
+    def measured(self) -> dict[int, float]:
+        return time_by_threads(self.step, tuple(self.takes), clock=lambda: self.now)
+
+
+def test_times_are_taken_in_turns_and_without_the_first_step() -> None:
+    machine = _Machine({1: 0.002, 2: 0.001, 3: 0.004})
+    assert machine.measured() == pytest.approx({1: 0.002, 2: 0.001, 3: 0.004})
+    assert machine.steps == [1, 1, 2, 2, 3, 3] * threads.MOST_ROUNDS
+    assert torch.get_num_threads() == 1, "as before"
+
+
+def test_no_round_begins_that_does_not_fit() -> None:
+    # 0.475 s a round, in 3 s.
+    machine = _Machine({1: 0.11, 2: 0.08})
+    machine.measured()
+    assert len(machine.steps) == 4 * 6
+    slow = _Machine({1: 10.0, 2: 6.0})
+    assert slow.measured() == pytest.approx({1: 10.0, 2: 6.0})
+    assert len(slow.steps) == 4 * threads.FEWEST_ROUNDS
+
+
+def test_one_disturbed_round_does_not_count() -> None:
+    takes = iter([0.001, 9.0, *[0.001] * 100])
+    now = 0.0
+
+    def step() -> None:
+        nonlocal now
+        now += next(takes)
+
+    assert time_by_threads(step, (1,), clock=lambda: now) == {1: pytest.approx(0.001)}
+
+
+def test_the_number_of_threads_is_put_back_after_an_error() -> None:
+    def step() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        time_by_threads(step, (2,))
+    assert torch.get_num_threads() == 1
+
+
+@pytest.fixture
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("_two_cores")
+@pytest.mark.parametrize("name", ["problem", "hopeless"])
+def test_a_real_problem_even_one_that_diverges(name: str) -> None:
+    problem = find(f"{TINY_FILE}:{name}")
+    random = torch.get_rng_state()
+    measured = measure_threads(problem, {}, problem.load())
+    assert list(measured.seconds) == [1, 2]
+    assert all(0 < took < 5 for took in measured.seconds.values())
+    assert measured.threads == fastest(measured.seconds)
+    assert torch.equal(torch.get_rng_state(), random), "whoever measures trains the same afterwards"
+
+
+@pytest.mark.usefixtures("_two_cores")
+@pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+@pytest.mark.parametrize("natives", [(True,), (False,), (False, True)])
+def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = find(f"{TINY_FILE}:problem")
+    counted = {"native": 0, "steps": 0}
+    convolve = layers.convolve
+
+    def native(*given: Any) -> object:
+        counted["native"] += 1
+        return convolve(*given)
+
+    def timed(step: Callable[[], None], counts: tuple[int, ...]) -> dict[int, float]:
+        counted["steps"] += 1
+        step()
+        return dict.fromkeys(counts, 6.0)
+
+    monkeypatch.setattr(layers, "convolve", native)
+    monkeypatch.setattr(threads, "time_by_threads", timed)
+    measured = measure_threads(problem, {}, problem.load(), natives=natives)
+    assert counted == {"native": natives.count(True), "steps": 1}
+    assert set(measured.seconds.values()) == {6.0 / len(natives)}, "of one iteration"
+
+
+def test_words() -> None:
+    assert Measured(2, {1: 0.052, 2: 0.0312}).words == (
+        "threads: 2 (an iteration takes 31.2 ms; 52 ms with 1); --threads 2 gives the same result again"
+    )
+    assert Measured(1, {1: 0.99963, 2: 0.96, 4: 2.5}).words == (
+        "threads: 1 (an iteration takes 1000 ms; 960 ms with 2, 2500 ms with 4, fewer are taken where the difference "
+        "is small); --threads 1 gives the same result again"
+    )
+    assert "(an iteration takes 0.4 ms; there is one core for it)" in Measured(1, {1: 0.0004}).words
