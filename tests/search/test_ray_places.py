@@ -1,0 +1,205 @@
+"""Checkpoints behind a URL: whole or not there, fetched and sent; a place that is gone for a while is waited for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+
+from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
+from stantune.outcome import Outcome
+from stantune.problems import find
+from stantune.search import ray_places
+from stantune.search.coordinator import Job
+from stantune.search.directory import SearchDirectory
+from stantune.search.executors import StopEarly, Task, attempt
+from stantune.search.ray_checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
+from stantune.search.ray_places import Place, Sign, signed
+from stantune.search.settings import SearchSettings
+from stantune.search.training import ProblemTrainer, TrainerOrder
+
+TINY = f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem"
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A folder that does not exist yet."""
+    memory = fsspec.filesystem("memory")
+    yield {
+        "path": str(tmp_path / "a [1] folder" / "below"),
+        "file": f"file://{tmp_path}/folder/below",
+        "memory": "memory://folder/below",
+    }[request.param]
+    memory.store.clear()
+
+
+def test_files_come_and_go(url: str, tmp_path: Path) -> None:
+    place, here, back = Place(url), tmp_path / "here", tmp_path / "new" / "back"
+    assert not place.fetch("one", back)
+    here.write_bytes(b"first")
+    place.send(here, "one")
+    here.write_bytes(b"second")
+    place.send(here, "one")
+    assert place.holds("one")
+    assert place.fetch("one", back)
+    assert back.read_bytes() == b"second"
+    assert not place.fetch("two", back)
+    assert not back.exists(), "not the file of another name"
+    place.delete("one")
+    place.delete("one")
+    assert not place.holds("one")
+
+
+def test_sweep(url: str) -> None:
+    place = Place(url)
+    place.sweep("*")
+    for name in ("trial-1.pt", "trial-2.pt", ".trial-1.pt.ab.part", "notes.txt"):
+        place.write(name)
+    place.sweep(".trial-1.pt.*.part", "trial-2.*")
+    held = [place.holds(name) for name in ("trial-1.pt", "trial-2.pt", ".trial-1.pt.ab.part", "notes.txt")]
+    assert held == [True, False, False, True]
+
+
+def test_what_fails_to_be_sent_leaves_the_old_file(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, here, back = Place(url), tmp_path / "here", tmp_path / "back"
+    here.write_bytes(b"old")
+    place.send(here, "one")
+    here.write_bytes(b"new")
+    monkeypatch.setattr(ray_places, "PATIENCE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place._files), "mv", fail)
+        with pytest.raises(StantuneError, match=r"checkpoints in .*below cannot be written \(the net is down\); mend"):
+            place.send(here, "one")
+    assert place.fetch("one", back)
+    assert back.read_bytes() == b"old"
+    assert [Path(name).name for name in place._files.ls(place._root, detail=False)] == ["one"]
+
+
+def fail(*arguments: Any, **named: Any) -> None:
+    """Fail as a connection does."""
+    raise OSError("the net\n  is down")
+
+
+def test_place_that_is_gone_for_a_while(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, asked = Place(url), 0
+    exists = place._files.exists
+
+    def exists_later(path: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return fail() or False if asked < 3 else bool(exists(path))
+
+    monkeypatch.setattr(ray_places, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(place._files, "exists", exists_later)
+    assert not place.holds("one")
+    assert asked == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nowhere://folder", "is no place that fsspec knows .*; give a URL such as s3://bucket/folder"),
+        ("s3://bucket", "needs a package that is not installed .*s3fs"),
+    ],
+)
+def test_no_place(url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whether it is installed or not.
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(UsageError, match=f"--checkpoints {url} {said}"):
+        Place(url)
+
+
+def test_sign(url: str, tmp_path: Path) -> None:
+    with signed(url) as sign:
+        pickle.loads(pickle.dumps(sign)).check()
+        with pytest.raises(StantuneError, match=r"it does not see the search's checkpoints in .*elsewhere"):
+            Sign(str(tmp_path / "elsewhere"), sign.name).check()
+    assert not Place(url).holds(sign.name)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a place where nobody can write")
+def test_no_sign_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_places, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(StantuneError, match="checkpoints in /proc/none cannot be written"), signed("/proc/none"):
+        pass
+
+
+def test_remote_directory(url: str, tmp_path: Path) -> None:
+    directory = RemoteDirectory(tmp_path / "search", None, url)
+    place = Place(url)
+    names = ["trial-000001.pt", "trial-000002.pt", ".trial-000001.pt.0.part", ".trial-000002.pt.0.part", "final.pt"]
+
+    def held() -> list[str]:
+        return [name for name in names if place.holds(name)]
+
+    for name in names:
+        place.write(name)
+    directory.sweep(1)
+    assert held() == [names[0], names[1], names[3], names[4]]
+    with directory.locked():
+        assert held() == [names[0], names[1], names[4]]
+        directory.discard(1)
+        directory.discard(3)
+        assert held() == names[1::3]
+        directory.bring_final()
+        assert directory.final.exists()
+        directory.clear()
+    assert held() == []
+    directory.final.touch()
+    directory.bring_final()
+    assert directory.final.exists(), "what is not there is not brought"
+
+
+def no_stop() -> bool:
+    """Go on."""
+    return False
+
+
+def test_trainings_equal_those_without_a_url(url: str, tmp_path: Path, one_thread: None) -> None:
+    settings, problem = SearchSettings(seed=0, max_iterations=12, min_iterations=4), find(TINY)
+    plain = SearchDirectory(tmp_path / "plain")
+    here = ProblemTrainer(problem, settings, problem.load(None), plain)
+    order = FetchingOrder(TrainerOrder(TINY, settings, None, SearchDirectory(tmp_path / "unused")), url)
+    params = {"lr": 1e-3, "momentum": 0.5}
+    tasks = [Task(Job(7, 1, 0, 4), params), Task(Job(7, 1, 4, 12), params), Task(None, params)]
+    for task in tasks:
+        # Each one on another node, as it were.
+        there: FetchingTrainer = pickle.loads(pickle.dumps(order))(0)  # type: ignore[assignment]
+        outcome = there.train(task, no_stop, lambda done: None)
+        assert outcome == here.train(task, no_stop, lambda done: None)
+        assert not there._scratch.path.exists()
+        number = task.job.number if task.job else None
+        assert Place(url).fetch(plain.checkpoint(number).name, tmp_path / "fetched")
+        states = [torch.load(file)["state"]["model"] for file in (tmp_path / "fetched", plain.checkpoint(number))]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+    assert not (tmp_path / "unused").exists()
+
+
+class Trains:
+    """A trainer that does something else."""
+
+    def __init__(self, do: Callable[[], Outcome]) -> None:
+        self._do = do
+
+    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        return self._do()
+
+
+def test_damaged_file_is_told_and_kept_for_who_deletes_it(url: str, tmp_path: Path) -> None:
+    place, scratch = Place(url), SearchDirectory(tmp_path / "scratch")
+    (tmp_path / "damaged").write_text("?")
+    place.send(tmp_path / "damaged", "trial-000003.pt")
+
+    def damaged() -> Outcome:
+        assert scratch.checkpoint(3).read_text() == "?"
+        raise DamagedCheckpointError("it is damaged")
+
+    failure = attempt(FetchingTrainer(Trains(damaged), place, scratch), Task(Job(3, 0, 4, 8), {}), no_stop, print)
+    assert failure == ("its checkpoint was cut short or altered", True)
+    assert place.holds("trial-000003.pt")
+    assert not scratch.path.exists()
