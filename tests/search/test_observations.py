@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stantune.search.coordinator import Job, TrialRow, ready_jobs
 from stantune.search.hyperband import Bracket, plan
-from stantune.search.observations import Observations, Place, schedule
+from stantune.search.observations import Place, ScheduledObservations, schedule
 
 PLANS = st.builds(plan, st.integers(3, 40), st.integers(1, 3), st.integers(2, 4))
 
@@ -75,19 +75,19 @@ def test_what_is_read_depends_on_the_table_alone(
     simulated: ModuleType, brackets: tuple[Bracket, ...], workers: int, salt: int, order: int
 ) -> None:
     of, dice = simulated.outcome(salt), random.Random(order)
-    followed = Observations(brackets, workers)
+    followed = ScheduledObservations(brackets, workers)
     rows: list[TrialRow] = []
     begins = [0]
     while jobs := ready_jobs(brackets, rows):
         begins.append(followed.begins(rows))
-        assert begins[-1] == Observations(brackets, workers).begins(rows)
+        assert begins[-1] == ScheduledObservations(brackets, workers).begins(rows)
         # Trials begin in the order of their numbers, but end in any.
         rows = simulated.after(rows, dice.choice([job for job in jobs if job.number <= len(rows)]), of)
     assert begins == sorted(begins)
     assert followed.begins(rows) == first_numbers(brackets)[-1]
     places = len(schedule(brackets, workers).ended)
     read = followed.first(places, rows)
-    assert read == Observations(brackets, workers).first(places, rows)
+    assert read == ScheduledObservations(brackets, workers).first(places, rows)
     assert sorted(read[:places]) == sorted(
         (row.number, stop, error) for row in rows for stop, error in [*row.errors.items(), *divergence(brackets, row)]
     )
@@ -102,7 +102,7 @@ def divergence(brackets: tuple[Bracket, ...], row: TrialRow) -> list[tuple[int, 
 
 def share_waited(simulated: ModuleType, brackets: tuple[Bracket, ...], workers: int, lag: int, of: Any) -> float:
     """Return the share of their time that workers wait for proposals; a trial that diverges does so at once."""
-    followed = Observations(brackets, lag)
+    followed = ScheduledObservations(brackets, lag)
     rows: list[TrialRow] = []
     running: list[tuple[int, Job]] = []
     now = waited = 0
@@ -138,4 +138,4 @@ def test_half_as_many_workers_as_the_lag_hardly_wait(
 
 def test_results_that_are_not_there_cannot_be_asked_for() -> None:
     with pytest.raises(AssertionError, match="1 results are asked for where 0 are there"):
-        Observations(plan(9, 1, 3), 1).first(1, [])
+        ScheduledObservations(plan(9, 1, 3), 1).first(1, [])

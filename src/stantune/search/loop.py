@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.problems import Problem
-from stantune.search.coordinator import Job, TrialRow, endings, incumbent, ready_jobs, take_overs
+from stantune.search.coordinator import Coordinator, Job, TrialRow, incumbent
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import Ended, Executor, Failure, Task
 from stantune.search.hyperband import Bracket
@@ -25,6 +25,8 @@ from stantune.search.watching import Silent, Watcher
 RETRIES = 2
 # When so many trials have failed for good and none has had any result, it is not the settings.
 HOPELESS = 5
+# Where each result may let a job begin, ended trials are closed when so large a share of all results is new.
+CLOSED_SHARE = 1 / 16
 
 
 class SearchState(NamedTuple):
@@ -117,14 +119,14 @@ class _Runner:
     ) -> None:
         self.final_failure: str | None = None
         self._proposals = proposals
-        self._plan = settings.plan()
+        self._coordinator = Coordinator(settings.plan())
         self._store = store
         self._executor = executor
         self._directory = directory
         self._watcher = watcher
         self._stop_early = stop_early
         self._retries = retries
-        self._progress = Progress(self._plan, settings.max_iterations)
+        self._progress = Progress(settings.plan(), settings.max_iterations)
         # What may be begun now, in this order, and what is running, with the moment from which its time counts.
         self._queue: deque[Job | None] = deque()
         self._running: dict[Job | None, float] = {}
@@ -137,6 +139,8 @@ class _Runner:
         self._stopped = False
         self._final_failures = 0
         self._tidied: set[int] = set()
+        # Jobs done since ended trials were last closed, and before that.
+        self._done_since = self._done_before = 0
         # When each of the executor's places was last given back; what is neither training nor evaluation in the time
         # since then is coordination.
         self._free = [time.perf_counter()] * executor.capacity
@@ -173,18 +177,21 @@ class _Runner:
         return job is None or job.number < len(rows) or job.number < self._proposals.begins(rows)
 
     def _look(self) -> None:
-        """Put into the queue all that may begin, as the table is now; takes time in proportion to the trials.
+        """Put into the queue all that may begin, as the table is now.
 
         The rungs of the bracket that began first come first, so that few checkpoints are kept; what comes after them is
-        there for those who would have nothing to do.
+        there for those who would have nothing to do. Takes time in proportion to the trials where there are ended ones
+        to close: when a rung's jobs are used up, or asynchronously after a number of results that grows with them.
         """
-        while found := take_overs(self._plan, self._store.rows()):
+        while found := self._coordinator.take_overs(self._store.rows()):
             for take_over in found:
                 self._store.take_over(take_over)
         rows = self._store.rows()
-        self._tidy(rows)
-        self._progress.update(rows)
-        ready = ready_jobs(self._plan, rows)
+        ready = self._coordinator.ready_jobs(rows)
+        if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
+            self._tidy(rows)
+            self._progress.update(rows)
+            self._done_since, self._done_before = 0, self._done_before + self._done_since
         self._open = Counter(map(_rung, ready))
         self._queue = deque(job for job in ready if job not in self._running)
         if not ready and not self._running and self._wants_final(rows):
@@ -263,6 +270,7 @@ class _Runner:
 
     def _over(self, job: Job | None) -> None:
         """A job is done with."""
+        self._done_since += 1
         self._progress.end(job)
         self._close_up(job)
 
@@ -281,7 +289,7 @@ class _Runner:
             )
 
     def _tidy(self, rows: list[TrialRow]) -> None:
-        ended = endings(self._plan, rows)
+        ended = self._coordinator.endings(rows)
         self._store.close(ended)
         for number in ended.keys() - self._tidied:
             if ended[number] != "finished":

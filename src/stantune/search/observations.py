@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from stantune.search.coordinator import TrialRow
+from stantune.search.asha import Asha, AsyncBracket
+from stantune.search.coordinator import TrialRow, results_in
 from stantune.search.hyperband import Bracket, Result, promote
 
 
@@ -75,11 +76,71 @@ def schedule(plan: Sequence[Bracket], workers: int) -> Schedule:
     return Schedule(tuple(ended), tuple(seen))
 
 
-class Observations:
-    """Follows a growing trial table and keeps its results in the order of the schedule.
+class Observations(Protocol):
+    """Follows a growing trial table and keeps its results in the order in which they come on paper.
 
     What it returns depends on the table alone; it only remembers how far it has read.
     """
+
+    def begins(self, rows: Sequence[TrialRow]) -> int:
+        """Return how many trials may begin: the number of the first that must see a result that is not there yet."""
+        ...
+
+    def seen_by(self, number: int) -> int:
+        """Return how many places of the paper trial `number` sees; it must be one that may begin."""
+        ...
+
+    def first(self, count: int, rows: Sequence[TrialRow]) -> list[Observation]:
+        """Return the observations of the first `count` places; they must be there."""
+        ...
+
+    def overtaken(self, seen: Sequence[Observation], iterations: int) -> list[int]:
+        """Return who of `seen` was not promoted to the rungs with so many iterations that `seen` has results of.
+
+        They were dropped or had diverged before, or were not promoted yet; in the order of their numbers.
+        """
+        ...
+
+
+def observations_of(plan: Sequence[Bracket], lag: int) -> Observations:
+    """Return what follows the table of a search with this plan, on paper by `lag` workers."""
+    return AsyncObservations(plan[0]) if isinstance(plan[0], AsyncBracket) else ScheduledObservations(plan, lag)
+
+
+class AsyncObservations:
+    """See Observations: a trial sees the results that its asynchronous bracket had on paper when it began."""
+
+    def __init__(self, bracket: AsyncBracket) -> None:
+        """Follow the table of a search with this one bracket."""
+        self._asha = Asha(bracket)
+
+    def begins(self, rows: Sequence[TrialRow]) -> int:
+        """See Observations."""
+        self._asha.follow(results_in(rows, self._asha.bracket))
+        return len(self._asha.seen)
+
+    def seen_by(self, number: int) -> int:
+        """See Observations."""
+        return self._asha.seen[number]
+
+    def first(self, count: int, rows: Sequence[TrialRow]) -> list[Observation]:
+        """See Observations."""
+        self._asha.follow(results_in(rows, self._asha.bracket))
+        assert count <= len(self._asha.ended), f"{count} results are asked for where {len(self._asha.ended)} are there"
+        rungs = self._asha.bracket.rungs
+        return [Observation(number, rungs[rung].iterations, error) for number, rung, error in self._asha.ended[:count]]
+
+    def overtaken(self, seen: Sequence[Observation], iterations: int) -> list[int]:
+        """See Observations."""
+        rung = next(i for i, rung in enumerate(self._asha.bracket.rungs) if rung.iterations == iterations)
+        if not rung or all(observation.iterations != iterations for observation in seen):
+            return []
+        promoted = self._asha.promoted[rung - 1]
+        return sorted({of.number for of in seen if promoted.get(of.number, len(seen) + 1) > len(seen)})
+
+
+class ScheduledObservations:
+    """See Observations: a trial of synchronous brackets sees what `schedule` says."""
 
     def __init__(self, plan: Sequence[Bracket], workers: int) -> None:
         """Follow the table of a search with this plan; see `schedule` for `workers`."""
@@ -95,25 +156,22 @@ class Observations:
         self._read: list[Observation | None] = []
 
     def seen_by(self, number: int) -> int:
-        """Return how many places trial `number` sees, the empty ones among them."""
+        """See Observations; places that stay empty count."""
         return self._schedule.seen[number]
 
     def begins(self, rows: Sequence[TrialRow]) -> int:
-        """Return how many trials may begin: the number of the first that must see a result that is not there yet."""
+        """See Observations."""
         self._follow(rows)
         return bisect_right(self._schedule.seen, len(self._read))
 
     def first(self, count: int, rows: Sequence[TrialRow]) -> list[Observation]:
-        """Return the observations of the first `count` places; they must be there."""
+        """See Observations."""
         self._follow(rows)
         assert count <= len(self._read), f"{count} results are asked for where {len(self._read)} are there"
         return [observation for observation in self._read[:count] if observation is not None]
 
     def overtaken(self, seen: Sequence[Observation], iterations: int) -> list[int]:
-        """Return who of `seen` was not promoted to the rungs with so many iterations that `seen` has results of.
-
-        They were dropped or had diverged before, in the order of their numbers.
-        """
+        """See Observations."""
         numbers = {observation.number for observation in seen}
         there = {observation.number for observation in seen if observation.iterations == iterations}
         left: list[int] = []

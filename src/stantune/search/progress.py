@@ -122,7 +122,7 @@ def iterations_left(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> int:
         for index, rung in enumerate(bracket.rungs):
             state = begun.get((bracket.s, index))
             reach = min(reach, rung.trials)
-            waiting = reach if state is None else len(state.pending)
+            waiting = reach - (0 if state is None else len(state.results))
             left += waiting * (rung.iterations - before)
             before = rung.iterations
             if state is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stantune.search.coordinator import TrialRow
-from stantune.search.observations import Observation, Observations
+from stantune.search.observations import Observation, observations_of
 from stantune.search.sampling import Model, sample
 from stantune.search.settings import SearchSettings
 from stantune.search.warm_start import PastTrial
@@ -48,7 +48,7 @@ class Proposals:
         self._plan = settings.plan()
         self._past: Sequence[PastTrial] = () if settings.start is None else settings.start.trials
         self._given: Sequence[PastTrial] = () if settings.start is None else settings.start.best
-        self._observations = Observations(self._plan, settings.lag)
+        self._observations = observations_of(self._plan, settings.lag)
         self._resources = sorted({rung.iterations for bracket in self._plan for rung in bracket.rungs})
         self._model: tuple[int, Model | None] = (-1, None)
 

@@ -8,6 +8,7 @@ from typing import Any
 from stantune.errors import UsageError
 from stantune.problems import Problem
 from stantune.search import fidelity
+from stantune.search.asha import async_plan
 from stantune.search.hyperband import Bracket, plan
 from stantune.search.warm_start import WarmStart
 from stantune.seeds import derive
@@ -18,6 +19,7 @@ from stantune.trial import RateFrom
 FEWEST_ITERATIONS = 25
 MOST_BRACKETS = 5
 SAMPLERS = ("random", "tpe", "bohb")
+MODES = ("sync", "async")
 
 
 def default_min_iterations(max_iterations: int, eta: int) -> int:
@@ -37,9 +39,12 @@ class SearchSettings:
         eta: one of so many trials is promoted.
         brackets: how many of the brackets are run, from the one that drops most; None for all.
         variant: "algorithm1" or "table1": how the number of trials is rounded (Li et al., 2018).
+        mode: "sync" for Hyperband, "async" for ASHA, which has one bracket.
+        trials: how many settings ASHA tries; None for as many as cost what Hyperband's brackets do.
         sampler: what proposes settings: "random", "tpe" or "bohb".
-        lag: what proposals of a model see: what a search by so many workers would see, however many there are. Half
-            as many workers hardly ever wait for a result, one never does; more lag means older observations.
+        lag: what proposals of a model and ASHA's promotions see: what a search by so many workers would see, however
+            many there are. Half as many workers hardly ever wait for a result, one never does; more lag means older
+            observations.
         start: the earlier search that this one starts from, None where it starts from nothing.
         stan: STAN's settings for the trials, without a seed of its own; None trains exactly.
         rates: STAN's rates by rung in place of that of `stan`: the last one is that of the way to R, the one before it
@@ -54,6 +59,8 @@ class SearchSettings:
     eta: int = 3
     brackets: int | None = None
     variant: str = "algorithm1"
+    mode: str = "sync"
+    trials: int | None = None
     sampler: str = "random"
     lag: int = 16
     start: WarmStart | None = None
@@ -64,6 +71,8 @@ class SearchSettings:
 
     def plan(self) -> tuple[Bracket, ...]:
         """Return the brackets; raises UsageError where the numbers allow none."""
+        if self.mode == "async":
+            return async_plan(self.max_iterations, self.min_iterations, self.eta, self.lag, self.trials)
         return plan(self.max_iterations, self.min_iterations, self.eta, self.variant, self.brackets)
 
     def check(self, problem: Problem) -> None:
@@ -77,6 +86,7 @@ class SearchSettings:
             raise UsageError(f"--sampler {self.sampler} is unknown; give {' or '.join(SAMPLERS)}")
         if self.lag < 1:
             raise UsageError(f"--lag {self.lag} is too small; give about twice the number of workers, 1 or more")
+        self._check_mode()
         self.plan()
         self.rates_from()
 
@@ -114,7 +124,9 @@ class SearchSettings:
             "device": self.device,
         }
         # Named where the result depends on them; so a search begun without them is known again.
-        if self.sampler != "random":
+        if self.mode == "async":
+            identity |= {"mode": self.mode, "trials": self.plan()[0].rungs[0].trials}
+        if self.mode == "async" or self.sampler != "random":
             identity["lag"] = self.lag
         if self.start is not None:
             identity["start-from"] = self.start.label
@@ -127,3 +139,22 @@ class SearchSettings:
     def final_seed(self) -> int:
         """Return the seed of the final training, which begins from scratch."""
         return derive("final", self.seed)
+
+    def _check_mode(self) -> None:
+        """Raise UsageError where there is no such mode, or something is asked for that it does not have."""
+        if self.mode not in MODES:
+            raise UsageError(f"--mode {self.mode} is unknown; give {' or '.join(MODES)}")
+        if self.mode == "sync" and self.trials is not None:
+            raise UsageError(
+                f"--trials {self.trials} is for --mode async; the numbers of Hyperband's trials follow from "
+                "--max-iterations, --min-iterations, --eta and --brackets"
+            )
+        if self.mode == "async" and self.brackets is not None:
+            raise UsageError(
+                f"--brackets {self.brackets} is for Hyperband, and --mode async has one bracket; leave it out, and say "
+                "with --trials how many settings are tried"
+            )
+        if self.mode == "async" and self.variant != "algorithm1":
+            raise UsageError(
+                f"--variant {self.variant} rounds the numbers of Hyperband's trials; with --mode async leave it out"
+            )
