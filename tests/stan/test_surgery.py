@@ -14,6 +14,7 @@ from torch import nn
 
 from stantune import NoEffectWarning, Stan, accelerate_, restore_
 from stantune.errors import UsageError
+from stantune.stan.config import Memo
 from stantune.stan.entries import PATTERNS, draw_grid
 from stantune.stan.layers import StanConv2d
 from stantune.stan.meprop import MeProp, MePropLinear
@@ -221,3 +222,48 @@ def test_meprop_goes_in_and_out_alone_and_together_with_stan(model, rate, unifie
     assert model[6].top_k == 1
     with pytest.raises(UsageError, match=r"matches no nn\.Linear"):
         accelerate_(model, Stan(meprop=MeProp(3, layers=("fc9",))))
+
+
+@pytest.mark.parametrize(("unified", "words"), [(False, "each example's"), (True, "the whole batch's")])
+def test_meprop_is_reported(model, unified, words):
+    model.append(nn.Linear(10, 3))
+    model.append(MePropLinear(3, 3, top_k=1))
+    handle = accelerate_(model, Stan(meprop=MeProp(4, unified=unified)))
+    assert [(line.name, line.top_k, line.unified) for line in handle.report] == [
+        ("0", 0, False),
+        ("2", 0, False),
+        ("4", 4, unified),
+        ("5", 0, False),
+        ("6", 0, False),
+    ]
+    _, _, changed, narrow, other = handle.report
+    assert changed.reason == f"meProp shortens its backward pass alone, to 4 of 10 components of {words} gradient"
+    assert changed.patterns == ()
+    assert narrow.reason == "top_k=4 of meProp keeps all of its 3 components"
+    assert other.reason == "MePropLinear is not nn.Linear itself and may compute something else"
+    assert [type(layer) for layer in model[4:]] == [MePropLinear, nn.Linear, MePropLinear]
+
+
+def test_the_report_tells_of_stan_or_meprop_whichever_has_the_layer():
+    def reported(**settings):
+        model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+        report = accelerate_(model, Stan(**settings), torch.randn(4, 8)).report
+        return [(line.name, line.patterns, line.top_k, line.reason) for line in report]
+
+    for_stan, for_meprop, neither = reported(
+        linear=("0",), memo=Memo(samples=8, epoch=2), meprop=MeProp(2, layers=("0", "2"))
+    )
+    assert (for_stan[0], *for_stan[2:]) == ("0", 0, ""), "STAN goes first"
+    assert for_meprop[:3] == ("2", (), 2)
+    assert neither == ("4", (), 0, "not among layers=0")
+    assert reported(meprop=MeProp(2, layers=("4",)))[0] == ("0", (), 0, "not among layers=4")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        assert reported(meprop=MeProp(0)) == []
+
+
+def test_meprop_that_keeps_everything_changes_nothing_and_says_so():
+    model = nn.Linear(3, 4)
+    with pytest.warns(NoEffectWarning, match=r"top_k=4 of meProp keeps all of its 4 components"):
+        accelerate_(model, Stan(meprop=MeProp(4)))
+    assert type(model) is nn.Linear

@@ -33,12 +33,16 @@ class LayerReport(NamedTuple):
         patterns: the grids that its reduced iterations draw or choose from, none where it is left alone.
         reason: why it computes all its entries always, "" where it does not.
         native: whether native kernels compute it in training, on a CPU and in float32.
+        top_k: components of its output's gradient that meProp keeps, 0 where its backward pass is the ordinary one.
+        unified: whether meProp keeps the same ones for all examples of a batch, and not each example its own.
     """
 
     name: str
     patterns: tuple[Pattern, ...]
     reason: str
     native: bool = False
+    top_k: int = 0
+    unified: bool = False
 
 
 class StanHandle:
@@ -46,7 +50,8 @@ class StanHandle:
 
     Attributes:
         stan: the settings, in numbers also where "auto" was asked for.
-        report: what became of each convolution of the model and of each nn.Linear that was asked for, in its order.
+        report: what became of each convolution of the model, in its order, and where nn.Linear layers were asked for
+            (STAN's or meProp's) of each of those.
         plan: what the planner measured and decided, None where it was not asked.
         iteration: the training iteration that the next forward pass belongs to, from 0.
         memory_bytes: what the memo fill holds; 0 without it.

@@ -88,7 +88,9 @@ def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> 
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
-    if not swapped and not sparse and not native:
+    asked = {line.name: line for line in report}
+    report = list((asked | {name: line for name, line in sparse.items() if line.top_k or name not in asked}).values())
+    if not swapped and not native and not any(line.top_k for line in sparse.values()):
         why = "; ".join(f"{line.name or 'the model'}: {line.reason}" for line in report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=2)
     return StanHandle(stan, swapped, tuple(report), memory, plan)
@@ -123,16 +125,26 @@ def _report_linear(name: str, module: nn.Module, stan: Stan) -> LayerReport:
     return LayerReport(name, patterns, reason or ("" if patterns else "rate=1 computes every entry"))
 
 
-def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> list[str]:
-    """Turn nn.Linear layers into meProp's; return their names."""
-    if stan.meprop is None or not stan.meprop.top_k:
-        return []
-    check_names("meprop's layers", stan.meprop.layers, list(dense), "nn.Linear")
-    changed = []
+def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> dict[str, LayerReport]:
+    """Turn nn.Linear layers into meProp's; return what became of each that STAN has not taken."""
+    meprop = stan.meprop
+    if meprop is None or not meprop.top_k:
+        return {}
+    check_names("meprop's layers", meprop.layers, list(dense), "nn.Linear")
+    lines = {}
     for name, module in dense.items():
-        if name in taken or why_not(name, module, stan.meprop.layers):
+        if name in taken:
+            continue
+        width = module.out_features
+        reason = why_not(name, module, meprop.layers)
+        if not reason and meprop.top_k >= width:
+            reason = f"top_k={meprop.top_k} of meProp keeps all of its {width} components"
+        lines[name] = LayerReport(name, (), reason)
+        if reason:
             continue
         module.__class__ = MePropLinear
-        module.__dict__.update({"top_k": stan.meprop.top_k, "unified": stan.meprop.unified, BY_SURGERY: True})
-        changed.append(name)
-    return changed
+        module.__dict__.update({"top_k": meprop.top_k, "unified": meprop.unified, BY_SURGERY: True})
+        whose = "the whole batch's" if meprop.unified else "each example's"
+        reason = f"meProp shortens its backward pass alone, to {meprop.top_k} of {width} components of {whose} gradient"
+        lines[name] = LayerReport(name, (), reason, top_k=meprop.top_k, unified=meprop.unified)
+    return lines
