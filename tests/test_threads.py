@@ -130,7 +130,7 @@ def test_a_real_problem_even_one_that_diverges(name: str) -> None:
 def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     problem = find(f"{TINY_FILE}:problem")
     counted = {"native": 0, "steps": 0}
-    convolve = layers.convolve
+    convolve = layers.convolve  # type: ignore[attr-defined]
 
     def native(*given: Any) -> object:
         counted["native"] += 1
