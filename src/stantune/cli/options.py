@@ -89,10 +89,17 @@ MinIterations = Annotated[
 Eta = Annotated[int, typer.Option("--eta", help="One trial of ETA is promoted in each rung.")]
 Brackets = Annotated[str, typer.Option("--brackets", metavar="all|N", help="How many brackets, from the widest on.")]
 Variant = Annotated[str, typer.Option("--variant", metavar="algorithm1|table1", help="How trials are rounded.")]
+Mode = Annotated[
+    str, typer.Option("--mode", metavar="sync|async", help="Hyperband, or ASHA, which waits for no rung's end.")
+]
+Trials = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", help="Settings that ASHA tries (default: what costs as much as Hyperband)."),
+]
 Sampler = Annotated[str, typer.Option("--sampler", metavar="random|tpe|bohb", help="What proposes settings.")]
 Lag = Annotated[
     int,
-    typer.Option("--lag", min=1, help="Models see what a search with so many workers would: twice yours, or more."),
+    typer.Option("--lag", min=1, help="What models and ASHA see: that of so many workers; give twice yours, or more."),
 ]
 
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]

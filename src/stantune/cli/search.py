@@ -62,6 +62,8 @@ def search(
     eta: o.Eta = 3,
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
+    mode: o.Mode = "sync",
+    trials: o.Trials = None,
     accelerate: o.SearchAccelerate = "stan",
     rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
@@ -91,7 +93,7 @@ def search(
     device: o.Device = "auto",
     debug: o.Debug = False,
 ) -> None:
-    """Search a problem's settings with Hyperband; the same command goes on where it was."""
+    """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
     from stantune.report.live import watching
     from stantune.report.summary import summarise
     from stantune.report.text import show_search
@@ -129,14 +131,20 @@ def search(
         workers,
         device if engine == "local" else "cpu",
     )
+    settings = replace(settings, mode=mode, trials=trials, lag=lag)
+    settings.check(what)
     console = o.console_for(json)
+    if mode == "async" and workers > lag:
+        console.print(
+            f"note: an asynchronous search with --lag {lag} has work for {lag} workers at most, and here are {workers}",
+            soft_wrap=True,
+        )
     directory = directory_of(out or Path("runs") / what.name, storage, checkpoints)
     with cluster_of(engine, address, checkpoints) as cluster, stoppable(seconds) as stop, directory.locked():
         if fresh:
             if directory.may_hold_search():
                 _confirm(directory.path, yes)
             directory.clear()
-        settings = replace(settings, lag=lag)
         if cluster is not None:
             settings = replace(settings, device=device_on(cluster, device, settings.stan))
         if start_from is not None:
@@ -207,6 +215,8 @@ def brackets(
     eta: o.Eta = 3,
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
+    mode: o.Mode = "sync",
+    trials: o.Trials = None,
     accelerate: o.SearchAccelerate = "stan",
     rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
@@ -250,6 +260,8 @@ def brackets(
         workers,
         device,
     )
+    settings = replace(settings, mode=mode, trials=trials)
+    settings.check(what)
     console = o.console_for(json)
     plan = settings.plan()
     estimate = None
@@ -263,6 +275,7 @@ def brackets(
     iterations = trained_iterations(plan)
     result = PlanResult(
         problem=what.name,
+        mode="async" if mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,
         max_iterations=settings.max_iterations,

@@ -99,6 +99,7 @@ class Leader(Best):
 
 _PROBLEM = Field(description="the problem's name")
 _SEED = Field(description="what was given with --seed")
+_MODE = Field(description='"sync" for Hyperband, "async" for ASHA')
 _VARIANT = Field(description='"algorithm1" or "table1": how the numbers of trials are rounded')
 _ETA = Field(description="one trial of so many is promoted")
 _MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropped")
@@ -125,6 +126,7 @@ class SearchResult(Result):
     sampler: str = Field(description='"random", "tpe" or "bohb": what proposed the settings')
     started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
+    mode: Literal["sync", "async"] = _MODE
     variant: str = _VARIANT
     eta: int = _ETA
     max_iterations: int = _MAX_ITERATIONS
@@ -167,6 +169,7 @@ class PlanResult(Result):
         default="stantune.brackets/1", description="kind and version"
     )
     problem: str = _PROBLEM
+    mode: Literal["sync", "async"] = _MODE
     variant: str = _VARIANT
     eta: int = _ETA
     max_iterations: int = _MAX_ITERATIONS

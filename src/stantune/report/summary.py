@@ -46,6 +46,7 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
         sampler=settings.sampler,
         started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if settings.stan is None else "stan",
+        mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,
         max_iterations=settings.max_iterations,

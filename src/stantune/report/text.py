@@ -110,7 +110,8 @@ def show_training(console: Console, result: TrainResult) -> None:
 
 def show_plan(console: Console, result: PlanResult) -> None:
     """Print brackets and rungs, and what they come to."""
-    console.print(f"{result.problem}, {result.variant}, eta {result.eta}", soft_wrap=True)
+    how = "asynchronous" if result.mode == "async" else result.variant
+    console.print(f"{result.problem}, {how}, eta {result.eta}", soft_wrap=True)
     _show_rates(console, result.rates)
     table = Table("bracket", "rung", "iterations", "trials", box=SIMPLE_HEAD)
     for column in table.columns[1:]:

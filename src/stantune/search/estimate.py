@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from stantune.outcome import Cost
 from stantune.problems import Problem, Splits
+from stantune.search.asha import AsyncBracket
 from stantune.search.hyperband import Bracket
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
@@ -74,7 +75,7 @@ def seconds_of(
     """Return the time of a plan in which training from one iteration to another takes so long, and no trial diverges.
 
     A worker that is free takes the first job in the order of bracket and rung; a rung begins when the one before it is
-    done. Every evaluation takes `evaluation` seconds.
+    done, an asynchronous one grows with each eta results of it. Every evaluation takes `evaluation` seconds.
     """
     # (bracket, rung), once for each trial that may be trained there.
     ready = [(b, 0) for b, bracket in enumerate(plan) for _ in range(bracket.rungs[0].trials)]
@@ -89,10 +90,18 @@ def seconds_of(
             heapq.heappush(running, (now + took, b, r))
         now, b, r = heapq.heappop(running)
         left[b, r] -= 1
-        if not left[b, r]:
-            for _ in range(left.get((b, r + 1), 0)):
+        if r + 1 < len(plan[b].rungs):
+            done = plan[b].rungs[r].trials - left[b, r]
+            for _ in range(_promoted(plan[b], r, done) - _promoted(plan[b], r, done - 1)):
                 heapq.heappush(ready, (b, r + 1))
     return now
+
+
+def _promoted(bracket: Bracket, rung: int, results: int) -> int:
+    """Return how many trials a rung with so many results has promoted."""
+    if isinstance(bracket, AsyncBracket):
+        return results // bracket.eta
+    return bracket.rungs[rung + 1].trials if results == bracket.rungs[rung].trials else 0
 
 
 def _time(problem: Problem, settings: SearchSettings, splits: Splits, stan: Stan | None, evaluate: bool) -> Cost:
