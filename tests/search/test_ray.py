@@ -252,21 +252,8 @@ def test_search_with_checkpoints_behind_a_url(
     # As a user names it, in the directory where the user is.
     monkeypatch.chdir(HERE.parent)
     order = TrainerOrder(f"{TINY_FILE.name}:problem", settings, None, directory)
-    begun = 0
-
-    class Counting(Silent):
-        def job(self, job: Job | None, progress: Progress) -> None:
-            nonlocal begun
-            begun += 1
-
-    def run(stop_early: Callable[[], bool]) -> SearchState:
-        with directory.locked(), trainings_on(cluster, order, directory, Limits(), 1) as executor:
-            return search(problem, settings, directory, executor, watcher=Counting(), stop_early=bounded(stop_early))
-
-    state = run(lambda: begun == 3)
-    assert not state.complete
-    assert len(state.rows) < len(undisturbed.rows)
-    state = run(lambda: False)
+    with directory.locked(), trainings_on(cluster, order, directory, Limits(), 1) as executor:
+        state = search(problem, settings, directory, executor, stop_early=bounded())
     assert state.complete
     assert table(state) == table(undisturbed)
     assert state.final is not None
@@ -277,6 +264,22 @@ def test_search_with_checkpoints_behind_a_url(
     assert not (directory.path / "checkpoints").exists()
     weights = [torch.load(each.final)["state"]["model"] for each in (plain, directory)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
+def test_stopped_in_good_order_and_gone_on_with_elsewhere(
+    cluster: Cluster, faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
+) -> None:
+    place, told = tmp_path / "w", Told()
+    order = faulty.FaultyOrder(place, pause=0.01)
+
+    def stop_early() -> bool:
+        return (place / "log").exists() and len(trained(place)) >= 20
+
+    state = run(place, lambda sign: RayExecutor(cluster, order, ONE, sign, most=1), order, stop_early, watcher=told)
+    assert not state.complete
+    assert (told.failures, told.most) == ([], 1)
+    assert table(run(place, None, order)) == table(undisturbed)
+    assert set(Counter(trained(place)).values()) == {1}, "nothing is trained twice"
 
 
 def test_node_that_does_not_see_the_search(cluster: Cluster, faulty: ModuleType, tmp_path: Path) -> None:

@@ -109,20 +109,17 @@ def connected(address: str) -> Iterator[Cluster]:
 
 
 def _resolve(address: str) -> str:
+    if address != "auto":
+        if not address.rpartition(":")[2].isdigit():
+            raise UsageError(f"--address {address} is no address of a Ray cluster; give its head's HOST:PORT, or auto")
+        return address
     try:
-        found = services.canonicalize_bootstrap_address(address)
-    except (ConnectionError, ValueError):
-        found = None
-    if found is None and address == "auto":
+        return str(services.canonicalize_bootstrap_address(address))
+    except (ConnectionError, ValueError) as error:
         raise StantuneError(
             "this machine belongs to no running Ray cluster; start one ('ray start'), or give its head node with "
             "--address HOST:PORT"
-        )
-    if found is None or ":" not in found:
-        raise UsageError(
-            f"--address {address} is no address of a Ray cluster; give HOST:PORT of its head node, or auto"
-        )
-    return str(found)
+        ) from error
 
 
 def _knock(address: str) -> None:
