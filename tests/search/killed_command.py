@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from stantune.cli import main
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
 from stantune.space import Space
 
 

@@ -16,7 +16,8 @@ import optuna
 import simulated
 
 from stantune.search.hyperband import plan
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
 
 PLAN = plan(27, 1, 3)
 OUTCOME = simulated.outcome(3)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import sqlalchemy
 
 from stantune.errors import StoreError
-from stantune.search import patience
-from stantune.search import store as store_module
+from stantune.search import patience, storage
 from stantune.search.hyperband import plan
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
 
 PLAN = plan(27, 3, 3)
 LOCK = """
@@ -36,7 +34,7 @@ time.sleep(float(sys.argv[2]))
 @pytest.fixture(autouse=True)
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     # SQLite's own patience ends before the lock does, so that ours is needed.
-    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 1)
     monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.05)
 
 
@@ -158,52 +156,16 @@ def test_answers_lost_after_the_write(
         assert (store.rows(), store.final()) == expected
 
 
-class Server:
-    """A PostgreSQL server of the test's own, reached by a socket in `place`."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.url = f"postgresql+psycopg2://postgres@/postgres?host={place}"
-        # PostgreSQL does not run as root.
-        self._as_user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-        if self._as_user:
-            shutil.chown(place, "postgres")
-        self._control("initdb", "-o", "-A trust -U postgres --no-sync")
-
-    def start(self) -> None:
-        self._control("start", "-o", f"-k {self.place} -h '' -F", "-l", str(self.place / "log"))
-
-    def stop(self) -> None:
-        self._control("stop", "-m", "immediate")
-
-    def _control(self, *arguments: str) -> None:
-        command = [*self._as_user, "pg_ctl", "-D", str(self.place / "data"), "-s", "-w", *arguments]
-        subprocess.run(command, check=True, timeout=60, cwd=self.place, stdout=subprocess.DEVNULL)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A running server."""
-    if shutil.which("pg_ctl") is None or shutil.which("initdb") is None:
-        pytest.skip("needs PostgreSQL's pg_ctl and initdb")
-    # Not below pytest's own directories, which nobody else may enter; and a socket's path must be short.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-        running = Server(Path(place))
-        running.start()
-        yield running
-        running.stop()
-
-
-def test_server_away_for_a_while(simulated: ModuleType, expected: object, server: Server) -> None:
+def test_server_away_for_a_while(simulated: ModuleType, expected: object, postgresql: Any) -> None:
     timers = []
 
     def stop() -> None:
-        server.stop()
-        timers.append(threading.Timer(1.0, server.start))
+        postgresql.stop()
+        timers.append(threading.Timer(1.0, postgresql.start))
         timers[0].start()
 
-    with disturbed(simulated, server.url, stop) as store:
+    with disturbed(simulated, postgresql.url, stop) as store:
         timers[0].join()
         assert (store.rows(), store.final()) == expected
-    with opened(simulated, server.url) as store:
+    with opened(simulated, postgresql.url) as store:
         assert (store.rows(), store.final()) == expected

@@ -19,10 +19,11 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
-from stantune.search import store as store_module
+from stantune.search import storage
 from stantune.search.coordinator import TakeOver, TrialRow
 from stantune.search.hyperband import plan
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
 from stantune.search.warm_start import PastTrial, WarmStart
 from stantune.space import Categorical, Float, Integer, Space
 
@@ -348,7 +349,7 @@ def test_a_reader_does_not_stop_the_writer(store: Store, url: str, tmp_path: Pat
 
 def test_a_locked_database(store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(store)
-    monkeypatch.setattr(store_module, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.1)
     raw = sqlite3.connect(tmp_path / "search.db", isolation_level=None, check_same_thread=False)
     raw.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match=r"database is locked.*another program is writing to it") as error:

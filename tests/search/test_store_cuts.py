@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
 from stantune.search.hyperband import plan
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
 
 WRITES = (
     "create_new_study",

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from stantune.search.hyperband import plan
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
 
 
 def dump(path: Path) -> list[Any]:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from stantune.cli import options
 from stantune.cli.compare import compare
+from stantune.cli.dashboard import dashboard
 from stantune.cli.data import data
 from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
@@ -45,6 +46,7 @@ app.command()(compare)
 app.command()(profile)
 app.command()(entries)
 app.command()(doctor)
+app.command()(dashboard)
 app.add_typer(data, name="data")
 
 

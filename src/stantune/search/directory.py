@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import write_whole
-from stantune.search.store import Store, sqlite_url
+from stantune.search.storage import sqlite_url, without_password
+from stantune.search.store import Store
 
 _DATABASE = "search.db"
 _STUDY = "search"
@@ -34,7 +33,7 @@ class SearchDirectory:
         self.url = storage or sqlite_url(path / _DATABASE)
         # A database of one's own needs no telling name; in a shared one the directory tells searches apart.
         self.study = f"stantune {path.resolve()}" if storage else _STUDY
-        self._where = _without_password(self.url) if storage else _DATABASE
+        self._where = without_password(self.url) if storage else _DATABASE
 
     @classmethod
     def begun(cls, path: Path, storage: str | None = None) -> SearchDirectory:
@@ -49,7 +48,7 @@ class SearchDirectory:
             return directory
         if noted == _DATABASE:
             return directory
-        return cls(path, storage if storage is not None and _without_password(storage) == noted else noted)
+        return cls(path, storage if storage is not None and without_password(storage) == noted else noted)
 
     @property
     def final(self) -> Path:
@@ -162,10 +161,3 @@ class SearchDirectory:
                 f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
                 "storage, or another directory with --out"
             )
-
-
-def _without_password(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url  # Store.open says what is wrong with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -83,7 +84,7 @@ def insist(storage: BaseStorage, ask: Callable[[bool], T]) -> T:
     while True:
         try:
             return ask(again)
-        except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+        except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
             if not _may_pass(error) or time.monotonic() + PAUSE_SECONDS >= end:
                 raise
         again = True
@@ -96,6 +97,9 @@ def insist(storage: BaseStorage, ask: Callable[[bool], T]) -> T:
 
 def _may_pass(error: BaseException) -> bool:
     """Tell whether it is the way to the database that failed, or a lock; not what was asked."""
+    if isinstance(error, OSError):
+        # A journal, on a share that went away.
+        return error.errno in (errno.ENOENT, errno.ESTALE)
     # Optuna wraps what SQLAlchemy raised.
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     lost = isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated

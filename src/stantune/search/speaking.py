@@ -51,6 +51,7 @@ def _remedy(reason: str) -> str:
     for part, remedy in (
         ("locked", "another program is writing to it; end that one and give the same command again"),
         ("not a database", "the file is something else or damaged; move it away or name another"),
+        ("No such file", "see that its directory exists and may be written to"),
         ("unable to open", "see that its directory exists and may be written to"),
         ("readonly", "see that the file and its directory may be written to"),
         ("full", "make room and give the same command again"),

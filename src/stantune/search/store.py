@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import sqlalchemy
 from optuna.exceptions import DuplicatedStudyError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,15 +19,10 @@ from stantune.search.coordinator import Ending, SegmentFailure, TakeOver, TrialR
 from stantune.search.patience import PatientTables, insist
 from stantune.search.sampling import from_distribution, optuna_quiet, to_distribution
 from stantune.search.speaking import foreign_sentence, speaking_of
-from stantune.search.tables import EndedTrial, sqlite_factory, tables_for
+from stantune.search.storage import connect, mend, reading, release
+from stantune.search.tables import EndedTrial, tables_for
 from stantune.search.warm_start import WarmStart
 from stantune.space import Space
-
-# How long to wait for a database that another program holds, or for a server that does not answer.
-PATIENCE_SECONDS = 15
-
-# Drivers whose connect() takes `connect_timeout` in seconds; the others keep their own default.
-_TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
 
 # The names of our attributes in the study and its trials.
 _IDENTITY = "stantune:identity"
@@ -105,27 +97,29 @@ class Store:
         another identity, naming each difference, and StoreError where the storage cannot be used or holds what
         no search of ours wrote.
         """
-        storage, where = _connect(url)
+        mend(url)
+        storage, where = connect(url)
         try:
             return cls(storage, study_name, identity, space, where, start)
         except BaseException:
-            storage.engine.dispose()
+            release(storage)
             raise
 
     @staticmethod
     def identity_of(url: str, study_name: str) -> dict[str, Any] | None:
         """Return the identity that the study was begun with; None where there is no such study. Raises StoreError."""
-        with _reading(url, study_name) as (storage, study_id):
+        with reading(url, study_name) as found:
             identity: dict[str, Any] | None = None
-            if study_id is not None:
+            if found is not None:
+                storage, study_id = found
                 identity = storage.get_study_user_attrs(study_id).get(_IDENTITY)
             return identity
 
     @staticmethod
     def start_of(url: str, study_name: str) -> WarmStart | None:
         """Return what the study's search was started from; None where there is none, or no study. Raises StoreError."""
-        with _reading(url, study_name) as (storage, study_id):
-            attributes = {} if study_id is None else storage.get_study_user_attrs(study_id)
+        with reading(url, study_name) as found:
+            attributes = {} if found is None else found[0].get_study_user_attrs(found[1])
             if _START not in attributes or _IDENTITY not in attributes:
                 return None
             parts = sorted(key for key in attributes if key.startswith(f"{_START}:"))
@@ -134,8 +128,12 @@ class Store:
     @staticmethod
     def table_of(url: str, study_name: str) -> tuple[dict[str, Any], list[TrialRow]] | None:
         """Return identity and trial table of a search, running or not; None where there is none. Raises StoreError."""
-        with _reading(url, study_name) as (storage, study_id):
-            if study_id is None or _IDENTITY not in (attributes := storage.get_study_user_attrs(study_id)):
+        with reading(url, study_name) as found:
+            if found is None:
+                return None
+            storage, study_id = found
+            attributes = storage.get_study_user_attrs(study_id)
+            if _IDENTITY not in attributes:
                 return None
             trials = storage.get_all_trials(study_id, deepcopy=False)
             rows = [_row(trial) for trial in trials if _BRACKET in trial.user_attrs]
@@ -144,17 +142,11 @@ class Store:
     @staticmethod
     def delete(url: str, study_name: str) -> bool:
         """Delete the study with all its trials; return whether there was one. Raises StoreError."""
-        storage, where = _connect(url)
-        try:
-            with speaking_of(where):
-                try:
-                    study_id = storage.get_study_id_from_name(study_name)
-                except KeyError:
-                    return False
-                tables_for(storage, study_id).delete()
-                return True
-        finally:
-            storage.engine.dispose()
+        mend(url)
+        with reading(url, study_name) as found:
+            if found is not None:
+                tables_for(*found).delete()
+            return found is not None
 
     def __enter__(self) -> Store:
         """Return the store itself."""
@@ -168,9 +160,7 @@ class Store:
 
     def release(self) -> None:
         """Give up the connections; nothing may be written after this."""
-        self._storage.remove_session()
-        if isinstance(self._storage, RDBStorage):
-            self._storage.engine.dispose()
+        release(self._storage)
 
     def rows(self) -> list[TrialRow]:
         """Return the trial table in the order of the numbers, as of the last write."""
@@ -323,47 +313,6 @@ class Store:
 
     def _foreign(self, what: str) -> StoreError:
         return StoreError(foreign_sentence(self.study_name, self.where, what))
-
-
-def sqlite_url(path: Path) -> str:
-    """Return the URL of an SQLite file, whatever characters its path has."""
-    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-
-
-def _connect(url: str) -> tuple[RDBStorage, str]:
-    """Open Optuna's storage at a URL; return it with the URL as messages may show it, without password."""
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise UsageError(
-            f"{url!r} is no storage URL: give one like sqlite:///runs/search.db or postgresql://user@host/name"
-        ) from None
-    where = parsed.render_as_string(hide_password=True)
-    options: dict[str, Any] = {}
-    with speaking_of(where):
-        driver = parsed.get_dialect().driver
-        if driver == "pysqlite":
-            options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
-        elif driver in _TIMED_DRIVERS:
-            options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
-        # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
-        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
-    return storage, where
-
-
-@contextmanager
-def _reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int | None]]:
-    """Open a storage to look at a study; None where it has no such study."""
-    storage, where = _connect(url)
-    try:
-        with speaking_of(where):
-            try:
-                study_id = storage.get_study_id_from_name(study_name)
-            except KeyError:
-                study_id = None
-            yield storage, study_id
-    finally:
-        storage.engine.dispose()
 
 
 def _row(trial: FrozenTrial) -> TrialRow:

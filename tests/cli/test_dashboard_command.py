@@ -1,0 +1,132 @@
+"""`stantune dashboard`: a real server shows a search that runs, and changes nothing; what is wrong is one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stantune.search.directory import SearchDirectory
+from stantune.search.store import Store
+from stantune.space import Float, Space
+
+Stantune = Callable[..., Any]
+SPACE = Space({"lr": Float(0.1, 10.0)})
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> SearchDirectory:
+    """The directory of a search that has just begun."""
+    directory = SearchDirectory(tmp_path / "search")
+    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE):
+        directory.note_storage()
+    return directory
+
+
+def asked(url: str, method: str = "GET") -> Any:
+    with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=60) as answer:
+        return answer.read()
+
+
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_shows_a_search_that_runs(tmp_path: Path, storage: str | None) -> None:
+    directory = SearchDirectory(tmp_path / "search", storage and f"journal:///{tmp_path / 'table.log'}")
+    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE) as store:
+        # As the search's loop does it.
+        directory.note_storage()
+        for number in range(3):
+            store.create(number, {"lr": 0.1 + number}, 2)
+        store.record(0, 3, 50.0)
+        command = [sys.executable, "-m", "stantune", "dashboard", str(directory.path), "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                _look_around(directory, store, process)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(timeout=60) == 0
+            finally:
+                process.kill()
+
+
+def _look_around(directory: SearchDirectory, store: Store, process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith(f"the search in {directory.path} is at http://127.0.0.1:")
+    page = line.split(" is at ")[1].split(";")[0]
+    site, _, study = page.partition("/dashboard/studies/")
+    assert b"<title>Optuna Dashboard</title>" in asked(page)
+
+    def shown() -> list[tuple[int, str, dict[int, float]]]:
+        (summary,) = json.loads(asked(f"{site}/api/studies"))["study_summaries"]
+        assert (str(summary["study_id"]), summary["study_name"]) == (study, directory.study)
+        found = json.loads(asked(f"{site}/api/studies/{study}"))
+        assert found["name"] == directory.study
+        return [
+            (trial["number"], trial["state"], {at["step"]: at["value"] for at in trial["intermediate_values"]})
+            for trial in found["trials"]
+        ]
+
+    assert shown() == [(0, "Running", {3: 50.0}), (1, "Running", {}), (2, "Running", {})]
+    for method, what in (("DELETE", study), ("POST", f"{study}/rename"), ("PUT", f"{study}/note")):
+        with pytest.raises(urllib.error.HTTPError, match="405"):
+            asked(f"{site}/api/studies/{what}", method)
+    store.record(1, 3, 40.0)
+    store.record(0, 9, 30.0)
+    store.record_divergence(2, 3, 1)
+    store.close({1: "dropped", 2: "diverged"})
+    # The dashboard itself looks at the table every ten seconds.
+    end, expected = (
+        time.monotonic() + 60,
+        [(0, "Running", {3: 50.0, 9: 30.0}), (1, "Pruned", {3: 40.0}), (2, "Pruned", {})],
+    )
+    while shown() != expected:
+        assert time.monotonic() < end, shown()
+        time.sleep(0.2)
+
+
+def test_no_search_there(tmp_path: Path, stantune: Stantune) -> None:
+    run = stantune("dashboard", tmp_path / "nowhere", "--port", 0)
+    assert (run.code, run.out) == (2, "")
+    assert (
+        run.err
+        == f"stantune: there is no search in {tmp_path / 'nowhere'}; give the directory of one, as --out named it\n"
+    )
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_journal_that_is_gone_is_not_made_anew(tmp_path: Path, stantune: Stantune) -> None:
+    (tmp_path / "search.json").write_text(json.dumps({"storage": f"journal:///{tmp_path / 'table.log'}"}))
+    run = stantune("dashboard", tmp_path, "--port", 0)
+    assert run.code == 2
+    assert "there is no search in" in run.err
+    assert os.listdir(tmp_path) == ["search.json"]
+
+
+def test_port_that_is_taken(begun: SearchDirectory, stantune: Stantune) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        run = stantune("dashboard", begun.path, "--port", port)
+    assert run.code == 1
+    assert run.err == (
+        f"stantune: --host 127.0.0.1 --port {port} cannot be listened on (Address already in use); give another "
+        "--port, or 0 for any that is free\n"
+    )
+
+
+def test_extra_that_is_missing(begun: SearchDirectory, stantune: Stantune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
+    run = stantune("dashboard", begun.path)
+    assert run.code == 1
+    assert run.err == "stantune: the dashboard is not installed; pip install 'stantune[dashboard]'\n"

@@ -1,0 +1,76 @@
+"""A search with workers whose table is at a URL, in child processes that are killed: a script for test_storage_faults.
+
+Usage: at_url.py PLACE URL PAUSE ITERATIONS...; PAUSE are the seconds of an iteration. A first child is killed when so
+many iterations are trained in all, another one when so many more are, and so on; the last one is not.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from faulty import FINAL, FaultyOrder
+
+# Workers import this file, too, and need nothing else of it.
+
+
+def run(place: Path, url: str, pause: float) -> None:
+    """Run or go on with the search."""
+    from torch import nn
+
+    from stantune import Float, Problem, Solver, Space
+    from stantune.search.directory import SearchDirectory
+    from stantune.search.loop import search
+    from stantune.search.settings import SearchSettings
+    from stantune.search.workers import Workers
+
+    problem = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=FINAL)
+    settings = SearchSettings(seed=0, max_iterations=FINAL, min_iterations=3)
+    directory = SearchDirectory(place, url)
+    with directory.locked(), Workers(FaultyOrder(place, pause=pause), 2) as workers:
+        search(problem, settings, directory, workers)
+
+
+def child(place: Path, url: str, pause: float) -> int:
+    """Run the search in a child, and return its process."""
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            run(place, url, pause)
+            code = 0
+        finally:
+            os._exit(code)
+    return process
+
+
+def main() -> None:
+    """Kill child after child."""
+    from stantune.search import loop, storage, workers  # noqa: F401 - once, before there are children
+
+    # A journal's lock that a killed process held is not to take the tests' time.
+    warnings.filterwarnings("ignore", "The value of `grace_period`")
+    storage.JOURNAL_LOCK_SECONDS = 1
+    place, url, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    log = place / "log"
+
+    def trained() -> int:
+        return log.read_bytes().count(b"\n") if log.exists() else 0
+
+    for more in map(int, sys.argv[4:]):
+        process, wanted = child(place, url, pause), trained() + more
+        while trained() < wanted:
+            time.sleep(0.005)
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before its moment"
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    _, status = os.waitpid(child(place, url, pause), 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()
