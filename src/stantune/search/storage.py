@@ -143,8 +143,8 @@ def _journal(path: Path, where: str) -> JournalStorage:
             return JournalStorage(_JournalFile(path))
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
-            "name another"
+            f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away "
+            "or name another"
         ) from error
 
 
