@@ -165,6 +165,8 @@ class Coordinator:
         """Begin with a plan of synchronous brackets, or of one that is asynchronous."""
         self._plan = plan
         self._asha = Asha(plan[0]) if isinstance(plan[0], AsyncBracket) else None
+        # So many rows are without equals; what a row's are is known from the first.
+        self._unequalled = 0
 
     @property
     def asynchronous(self) -> bool:
@@ -191,7 +193,9 @@ class Coordinator:
         comes again. What `take_overs` has an answer to, and what waits for an earlier equal trial, is no job.
         """
         open_jobs = self._open_jobs(rows)
-        sources = _Sources(lambda: self.rungs(rows), rows)
+        if not self._has_equals(rows):
+            return open_jobs
+        sources = _Sources(self.rungs(rows), rows)
         return [job for job in open_jobs if sources.nowhere(job.number, job.stop)]
 
     def take_overs(self, rows: Sequence[TrialRow]) -> list[TakeOver]:
@@ -201,10 +205,9 @@ class Coordinator:
         way there, its result is waited for, so that the order in which results come in decides nothing. Call it again
         when these are recorded, because they may close rungs.
         """
-        sources = _Sources(lambda: self.rungs(rows), rows)
-        if not sources.any:
+        if not self._has_equals(rows):
             return []
-        found = []
+        sources, found = _Sources(self.rungs(rows), rows), []
         for job in self._open_jobs(rows):
             source = sources.of(job.number, job.stop)
             if source is not None:
@@ -222,6 +225,12 @@ class Coordinator:
         ended = _endings(self.rungs(rows))
         ended.update((row.number, "failed") for row in rows if row.failed is not None)
         return ended
+
+    def _has_equals(self, rows: Sequence[TrialRow]) -> bool:
+        """Tell whether any setting comes twice; few spaces have equal settings, and the others pay nothing."""
+        while self._unequalled < len(rows) and not rows[self._unequalled].equals:
+            self._unequalled += 1
+        return self._unequalled < len(rows)
 
     def _open_jobs(self, rows: Sequence[TrialRow]) -> list[Job]:
         """Return what has no result yet of all that has begun."""
@@ -313,13 +322,9 @@ def results_in(rows: Sequence[TrialRow], bracket: Bracket) -> Callable[[int, int
 class _Sources:
     """Finds whose result a trial takes over."""
 
-    def __init__(self, states: Callable[[], Iterable[RungState]], rows: Sequence[TrialRow]) -> None:
-        self._table: dict[int, TrialRow] = {}
-        # Few spaces have equal settings; the others pay nothing.
-        self.any = any(row.equals for row in rows)
-        if self.any:
-            self._table = {row.number: row for row in rows}
-            self._ended = _endings(states())
+    def __init__(self, states: Iterable[RungState], rows: Sequence[TrialRow]) -> None:
+        self._table = {row.number: row for row in rows}
+        self._ended = _endings(states)
 
     def nowhere(self, number: int, stop: int) -> bool:
         """Tell whether no earlier equal trial has the result or can still get it."""

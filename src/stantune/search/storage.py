@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,7 @@ def connect(url: str) -> tuple[BaseStorage, str]:
         UsageError: there can be no storage at such a URL.
         StoreError: it cannot be reached, or is damaged.
     """
-    try:
-        parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise UsageError(
-            f"{url!r} is no storage URL: give one like sqlite:///runs/search.db, postgresql://user@host/name or "
-            "journal:///runs/search.log"
-        ) from None
+    parsed = _parsed(url)
     where = parsed.render_as_string(hide_password=True)
     if parsed.drivername == _JOURNAL:
         return _journal(_journal_file(parsed), where), where
@@ -79,8 +74,8 @@ def release(storage: BaseStorage) -> None:
 @contextmanager
 def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | None]:
     """Open a storage to look at a study; None where there is no such study. Raises as `connect` does."""
-    parsed = sqlalchemy.make_url(url) if url.startswith(f"{_JOURNAL}:") else None
-    if parsed is not None and not _journal_file(parsed).exists():
+    parsed = _parsed(url)
+    if parsed.drivername == _JOURNAL and not _journal_file(parsed).exists():
         # To look at it would make it.
         yield None
         return
@@ -102,11 +97,13 @@ def mend(url: str) -> None:
     The next line would be written behind it otherwise, and both could not be read any more.
 
     Raises:
+        UsageError: there can be no storage at such a URL.
         StoreError: the journal cannot be written to.
     """
-    if not url.startswith(f"{_JOURNAL}:"):
+    parsed = _parsed(url)
+    if parsed.drivername != _JOURNAL:
         return
-    file = _journal_file(sqlalchemy.make_url(url))
+    file = _journal_file(parsed)
     with speaking_of(without_password(url)):
         lock = _lock(file)
         if not file.exists():
@@ -137,15 +134,36 @@ class _JournalFile(JournalFileBackend):
         super().append_logs(logs)
 
 
-def _journal(path: Path, where: str) -> JournalStorage:
+def _parsed(url: str) -> sqlalchemy.URL:
     try:
-        with speaking_of(where):
-            return JournalStorage(_JournalFile(path))
-    except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away "
-            "or name another"
-        ) from error
+        return sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise UsageError(
+            f"{url!r} is no storage URL: give one like sqlite:///runs/search.db, postgresql://user@host/name or "
+            "journal:///runs/search.log"
+        ) from None
+
+
+def _journal(path: Path, where: str) -> JournalStorage:
+    with speaking_of(where):
+        file = _JournalFile(path)
+        if _is_journal(path):
+            # Optuna asserts that it knows an operation.
+            with suppress(AssertionError):
+                return JournalStorage(file)
+    raise StoreError(
+        f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
+        "name another"
+    )
+
+
+def _is_journal(path: Path) -> bool:
+    """Tell whether each whole line is an operation; Optuna's own reader passes over a last one that is none."""
+    try:
+        with path.open("rb") as lines:
+            return all(isinstance(json.loads(line)["op_code"], int) for line in lines if line.endswith(b"\n"))
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _journal_file(url: sqlalchemy.URL) -> Path:

@@ -1,0 +1,195 @@
+"""Storages by their URLs: a journal is searched in, gone on with, mended, waited for; what is wrong is one sentence."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+
+from stantune.errors import StoreError, UsageError
+from stantune.search import patience, storage
+from stantune.search.directory import SearchDirectory
+from stantune.search.hyperband import plan
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
+
+PLAN = plan(9, 1, 3)
+NAME = "journalled"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "table.log"
+
+
+@pytest.fixture
+def url(file: Path) -> str:
+    return f"journal:///{file}"
+
+
+def opened(simulated: ModuleType, url: str) -> Store:
+    return Store.open(url, NAME, simulated.IDENTITY, simulated.SPACE)
+
+
+@pytest.fixture
+def expected(simulated: ModuleType, tmp_path: Path) -> object:
+    """What the table is in the end, in a database that nothing happens to."""
+    with opened(simulated, sqlite_url(tmp_path / "undisturbed.db")) as store:
+        simulated.search(store, PLAN, simulated.outcome(1))
+        return store.rows(), store.final()
+
+
+def test_a_journal_is_optuna_s_own_and_holds_what_a_database_does(
+    simulated: ModuleType, file: Path, url: str, expected: object
+) -> None:
+    with opened(simulated, url) as store:
+        simulated.search(store, PLAN, simulated.outcome(1))
+        assert (store.rows(), store.final()) == expected
+    with opened(simulated, url) as store:
+        assert (store.rows(), store.final()) == expected
+    theirs = optuna.load_study(
+        study_name=NAME, storage=optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+    ).trials
+    assert len(theirs) == 9 + 5 + 3
+    assert all(trial.state.is_finished() for trial in theirs)
+    identity, rows = Store.table_of(url, NAME) or ({}, [])
+    assert (identity["seed"], [row.errors for row in rows]) == (0, [row.errors for row in expected[0]])  # type: ignore[index]
+    assert Store.table_of(url, "another") is None
+    assert Store.delete(url, NAME)
+    assert not Store.delete(url, NAME)
+    assert Store.identity_of(url, NAME) is None
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_line_that_was_cut_is_written_again(
+    simulated: ModuleType, file: Path, url: str, expected: object, cut: int
+) -> None:
+    """Every few lines the process is killed in the middle of one."""
+    ended = False
+    while not ended:
+        asked, outcome = 0, simulated.outcome(1)
+
+        def of(number: int, stop: int) -> float | None:
+            nonlocal asked
+            asked += 1
+            if asked == 6:
+                raise InterruptedError
+            return outcome(number, stop)  # type: ignore[no-any-return]  # noqa: B023
+
+        with opened(simulated, url) as store:
+            try:
+                simulated.search(store, PLAN, of)
+                ended = True
+                assert (store.rows(), store.final()) == expected
+            except InterruptedError:
+                file.write_bytes(file.read_bytes()[:-cut])
+
+
+def test_nothing_is_cut_off_a_whole_journal(simulated: ModuleType, file: Path, url: str) -> None:
+    with opened(simulated, url) as store:
+        store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+    before = file.read_bytes()
+    with opened(simulated, url):
+        assert file.read_bytes().startswith(before)
+
+
+@pytest.mark.filterwarnings("ignore:The value of `grace_period`")
+def test_a_lock_that_a_killed_process_held_is_broken(
+    simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "JOURNAL_LOCK_SECONDS", 1)
+    with opened(simulated, url):
+        pass
+    file.with_name("table.log.lock").touch()
+    began = time.monotonic()
+    with opened(simulated, url) as store:
+        store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+    assert 1 < time.monotonic() - began < 20
+
+
+def test_gone_for_a_while(simulated: ModuleType, file: Path, url: str, expected: object, tmp_path: Path) -> None:
+    away, outcome, asked = tmp_path / "away", simulated.outcome(1), 0
+    in_its_place = []
+
+    def bring_back() -> None:
+        in_its_place.append(file.exists())
+        away.rename(file)
+
+    def of(number: int, stop: int) -> float | None:
+        nonlocal asked
+        asked += 1
+        if asked == 12:
+            file.rename(away)
+            threading.Timer(0.8, bring_back).start()
+        return outcome(number, stop)  # type: ignore[no-any-return]
+
+    with opened(simulated, url) as store:
+        simulated.search(store, PLAN, of)
+        assert in_its_place == [False], "no empty journal was made meanwhile"
+        assert (store.rows(), store.final()) == expected
+    with opened(simulated, url) as store:
+        assert (store.rows(), store.final()) == expected
+
+
+def test_gone_for_good(simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "SECONDS", 0.4)
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.1)
+    with opened(simulated, url) as store:
+        file.unlink()
+        with pytest.raises(StoreError, match=r"No such file or directory.*see that its directory exists"):
+            store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+        assert not file.exists()
+
+
+@pytest.mark.parametrize("content", ["not a journal\n", "{}\n", "5\n", '{"op_code": 77}\n', "[1]\nx"])
+def test_something_else_is_no_journal(simulated: ModuleType, file: Path, url: str, content: str) -> None:
+    file.write_text(content)
+    with pytest.raises(StoreError, match=r"the trial table at journal:.*cannot be used") as error:
+        opened(simulated, url)
+    assert "\n" not in str(error.value)
+    assert content.startswith(file.read_text())
+
+
+@pytest.mark.parametrize("url", ["journal://", "journal:///", "journal://runs/table.log"])
+def test_a_journal_without_a_file(simulated: ModuleType, url: str) -> None:
+    with pytest.raises(UsageError, match=r"names no journal file: give journal:///runs/search.log"):
+        opened(simulated, url)
+
+
+@pytest.mark.parametrize("url", ["journal:table.log", "journal:/table.log", "table.log", ""])
+def test_no_url(simulated: ModuleType, url: str) -> None:
+    for look in (Store.identity_of, Store.table_of, Store.delete):
+        with pytest.raises(UsageError, match="is no storage URL: give one like sqlite:///"):
+            look(url, NAME)
+    with pytest.raises(UsageError, match="is no storage URL: give one like sqlite:///"):
+        opened(simulated, url)
+
+
+def test_a_directory_that_is_not_there(simulated: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="see that its directory exists"):
+        opened(simulated, f"journal:///{tmp_path}/nowhere/table.log")
+
+
+def test_a_search_s_directory_remembers_its_journal(tmp_path: Path, url: str) -> None:
+    directory = SearchDirectory(tmp_path / "search", url)
+    with directory.locked():
+        directory.note_storage()
+    again = SearchDirectory.begun(tmp_path / "search")
+    assert (again.url, again.study) == (directory.url, directory.study)
+    with (
+        pytest.raises(UsageError, match=r"keeps its trials in journal:///"),
+        SearchDirectory(tmp_path / "search").locked(),
+    ):
+        pass
+
+
+def test_looking_makes_no_journal(url: str, file: Path) -> None:
+    assert Store.identity_of(url, NAME) is None
+    assert Store.table_of(url, NAME) is None
+    assert not Store.delete(url, NAME)
+    assert not file.exists()
