@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,6 +66,7 @@ def _look_around(directory: SearchDirectory, store: Store, process: subprocess.P
     page = line.split(" is at ")[1].split(";")[0]
     site, _, study = page.partition("/dashboard/studies/")
     assert b"<title>Optuna Dashboard</title>" in asked(page)
+    _look_as_a_browser_does(f"{page}/trials", directory.path.with_name("browser"))
 
     def shown() -> list[tuple[int, str, dict[int, float]]]:
         (summary,) = json.loads(asked(f"{site}/api/studies"))["study_summaries"]
@@ -92,6 +94,24 @@ def _look_around(directory: SearchDirectory, store: Store, process: subprocess.P
     while shown() != expected:
         assert time.monotonic() < end, shown()
         time.sleep(0.2)
+
+
+def _look_as_a_browser_does(page: str, profile: Path) -> None:
+    """Let a browser without a window draw the page, where one is installed; the page's programs fill it in."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        return
+    options = f"--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --user-data-dir={profile}"
+    drawn = subprocess.run(
+        [browser, *options.split(), "--virtual-time-budget=15000", "--dump-dom", page],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert "3 Trials" in drawn
+    assert all(f"Trial {number}" in drawn for number in range(3))
 
 
 def test_no_search_there(tmp_path: Path, stantune: Stantune) -> None:
