@@ -1,8 +1,9 @@
 """What a search costs besides training: a whole search, trial table in SQLite, of a problem that trains nothing.
 
-    python benchmarks/coordination.py [--power 6] [--workers 1]
+    python benchmarks/coordination.py [--power 6] [--workers 1] [--sampler random] [--mode sync] [--trials N]
 
-R = 3^POWER and eta = 3: POWER 6 is a search of 1214 trials, POWER 8 one of 10 582.
+R = 3^POWER and eta = 3: POWER 6 is a Hyperband search of 1214 trials, POWER 8 one of 10 582; --trials is for --mode
+async.
 """
 
 from __future__ import annotations
@@ -67,17 +68,28 @@ def main() -> None:
     from stantune.problems import BUILT_IN
     from stantune.search.directory import SearchDirectory
     from stantune.search.loop import search
-    from stantune.search.settings import SearchSettings
+    from stantune.search.settings import MODES, SAMPLERS, SearchSettings
     from stantune.search.workers import Workers
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--power", type=int, default=6)
     parser.add_argument("--workers", type=int, default=1, help="1: in this process")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="random")
+    parser.add_argument("--mode", choices=MODES, default="sync")
+    parser.add_argument("--trials", type=int, help="of an asynchronous search; as in stantune search")
     arguments = parser.parse_args()
     maximum = ETA**arguments.power
     # The space of lenet; its length does not matter where nothing is trained.
     problem = replace(BUILT_IN["lenet"], iterations=maximum)
-    settings = SearchSettings(seed=0, max_iterations=maximum, min_iterations=1, eta=ETA)
+    settings = SearchSettings(
+        seed=0,
+        max_iterations=maximum,
+        min_iterations=1,
+        eta=ETA,
+        mode=arguments.mode,
+        trials=arguments.trials,
+        sampler=arguments.sampler,
+    )
     memory = Memory()
     with tempfile.TemporaryDirectory() as path:
         directory = SearchDirectory(Path(path))
@@ -95,13 +107,13 @@ def main() -> None:
     trials = len(state.rows)
     results = sum(len(row.errors) + (row.diverged_at is not None) for row in state.rows)
     print(
-        "| workers | trials | rung results | seconds | processor seconds | ms a trial | seconds to open it again | "
-        "MB after a tenth | MB at the end |"
+        "| mode | sampler | workers | trials | rung results | seconds | processor seconds | ms a trial | "
+        "seconds to open it again | MB after a tenth | MB at the end |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     print(
-        f"| {arguments.workers} | {trials} | {results} | {seconds[0]:.1f} | {processor[0]:.1f} | "
-        f"{1e3 * seconds[0] / trials:.2f} | {seconds[1]:.1f} | {memory.megabytes[False]:.0f} | "
+        f"| {arguments.mode} | {arguments.sampler} | {arguments.workers} | {trials} | {results} | {seconds[0]:.1f} | "
+        f"{processor[0]:.1f} | {1e3 * seconds[0] / trials:.2f} | {seconds[1]:.1f} | {memory.megabytes[False]:.0f} | "
         f"{memory.megabytes[True]:.0f} |"
     )
 

@@ -21,6 +21,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,9 @@ def _fork(body: Callable[[], object], said: Path) -> int:
         try:
             body()
             code = 0
+        except BaseException:
+            # Nobody else would say it, as the process ends here.
+            traceback.print_exc()
         finally:
             os._exit(code)
     return process

@@ -55,7 +55,6 @@ def test_killed_again_and_again(
         command += ["--storage", f"journal:///{tmp_path / 'table.log'}"]
     done = subprocess.run(
         [sys.executable, str(KILLED_COMMAND), log, "1", "1", "60", *map(str, command)],
-        env={**os.environ, "TINY_LOG": str(log)},
         capture_output=True,
         text=True,
         timeout=400,

@@ -1,10 +1,10 @@
 """Runs `stantune search` in child processes that are killed, until one gets to the end: a script for test_kill.
 
-Usage: killed_command.py LOG SEED START_UPS MOST ARGUMENT...
+Usage: killed_command.py LOG SEED START_UPS MOST ARGUMENT... [+ LOG SEED START_UPS MOST ARGUMENT...]...
 
 LOG is the file to which the tiny problem appends a line for each iteration that it trains. Each child is killed a
 little after it has trained a number of iterations that is drawn for it, the first few of them while they start up.
-Prints a line for each child: its process, and "killed" or "done".
+Prints a line for each child: its process, and "killed" or "done". Searches divided by a plus come one after the other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 from stantune.cli import main
@@ -48,6 +49,7 @@ def trained(log: Path) -> int:
 def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments: list[str]) -> None:
     """Kill child after child, the first few as they start, until one is done before its moment; most = 0 kills none."""
     children = 0
+    os.environ["TINY_LOG"] = str(log)
     while True:
         process, ended, before = child(arguments), 0, trained(log)
         children += 1
@@ -65,7 +67,9 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
             _, status = os.waitpid(process, 0)
         print(process, "killed" if os.WIFSIGNALED(status) else "done")
         if os.WIFEXITED(status):
-            sys.exit(os.WEXITSTATUS(status))
+            if os.WEXITSTATUS(status):
+                sys.exit(os.WEXITSTATUS(status))
+            return
 
 
 if __name__ == "__main__":
@@ -75,5 +79,7 @@ if __name__ == "__main__":
     for module in ("cli.search", *(f"report.{name}" for name in reports), *(f"search.{name}" for name in parts)):
         importlib.import_module(f"stantune.{module}")
     importlib.import_module("torch._dynamo")
-    Store.open(sqlite_url(Path(sys.argv[1]).with_name("warm.db")), "warm", {}, Space({})).release()
-    run(Path(sys.argv[1]), random.Random(int(sys.argv[2])), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
+    searches = [list(group) for divided, group in groupby(sys.argv[1:], "+".__eq__) if not divided]
+    Store.open(sqlite_url(Path(searches[0][0]).with_name("warm.db")), "warm", {}, Space({})).release()
+    for log, seed, start_ups, most, *arguments in searches:
+        run(Path(log), random.Random(int(seed)), int(start_ups), int(most), arguments)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from stantune.errors import StoreError
 from stantune.search.directory import SearchDirectory
+
+# Is killed under the lock, which a process that it has started keeps for a moment.
+KILLED = """
+import fcntl, os, signal, subprocess, sys
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+subprocess.Popen(["sleep", "0.3"], pass_fds=[lock])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_half_written_files_of_a_killed_search_are_swept_and_whole_ones_kept(tmp_path):
@@ -27,3 +40,10 @@ def test_a_second_search_is_kept_out_and_sweeps_nothing(tmp_path):
         with pytest.raises(StoreError, match="another search is running"), SearchDirectory(tmp_path).locked():
             pass
         assert part.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs flock")
+def test_the_lock_of_a_killed_search_is_waited_for_while_a_worker_that_was_being_started_has_it(tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / ".lock"], check=False).returncode < 0
+    with SearchDirectory(tmp_path).locked():
+        pass

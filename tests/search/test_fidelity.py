@@ -186,7 +186,6 @@ def test_killed_and_gone_on_with_and_two_workers(tmp_path: Path) -> None:
         log = place.with_suffix(".log")
         done = subprocess.run(
             [sys.executable, str(HERE / "killed_command.py"), log, "0", "1", str(most), *command(place, *options)],
-            env={**os.environ, "TINY_LOG": str(log)},
             capture_output=True,
             text=True,
             timeout=300,

@@ -7,10 +7,16 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
+from stantune.search.coordinator import TrialRow
+from stantune.search.directory import SearchDirectory
+from stantune.search.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
@@ -19,8 +25,10 @@ TINY_FILE = Path(__file__).parents[1] / "tiny_problem.py"
 # Brackets by their number of trials: what each of their rungs trains up to.
 BRACKETS = {9: (3, 9, 27), 5: (9, 27), 3: (27,)}
 FINAL = 27
-START_UPS = 4
-MOST_ITERATIONS = 32
+# Of each search: how many are killed as they start, and after how many iterations at most the others are; 0 for none.
+NEVER, OFTEN, SELDOM = (0, 0), (4, 32), (0, 80)
+# What one worker would see, so that the models have results enough in so short a search.
+SAMPLERS = {"random": (), "tpe": ("--sampler", "tpe", "--lag", "1"), "bohb": ("--sampler", "bohb", "--lag", "1")}
 
 
 class Line(NamedTuple):
@@ -32,45 +40,62 @@ class Line(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A search that got to its end: its JSON, the iterations in the order they were trained, and its processes."""
+    """A search that got to its end: its JSON and table, the iterations in the order of training, and its processes."""
 
     result: dict[str, Any]
+    rows: list[TrialRow]
     lines: list[Line]
     processes: dict[int, str]
 
 
-def search(place: Path, most: int) -> Ended:
-    """Run the tiny search to its end, killed after at most so many iterations again and again; never for 0."""
-    place.mkdir()
-    log, result = place / "log", place / "result.json"
-    length = ("--max-iterations", "27", "--min-iterations", "3")
-    command = ("search", f"{TINY_FILE}:problem", *length, "--threads", "1", "--out", place / "out", "--json", result)
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), log, "0", str(START_UPS), str(most), *command],
-        env={**os.environ, "TINY_LOG": str(log)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ended]:
+    """The searches, undisturbed and killed, of each sampler: all by one process, which imports everything once."""
+    base, command = tmp_path_factory.mktemp("kill"), [sys.executable, str(SCRIPT)]
+    length = ("--max-iterations", "27", "--min-iterations", "3", "--threads", "1")
+    places = {}
+    for sampler, options in SAMPLERS.items():
+        for how, kills in (("undisturbed", NEVER), ("killed", OFTEN if sampler == "random" else SELDOM)):
+            place = places[sampler, how] = base / f"{sampler}-{how}"
+            place.mkdir()
+            search = ("search", f"{TINY_FILE}:problem", *length, *options)
+            where = ("--out", place / "out", "--json", place / "result.json")
+            command += map(str, ("+", place / "log", 0, *kills, *search, *where))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    processes = dict(line.split() for line in done.stdout.splitlines())
-    timeless = {key: value for key, value in json.loads(result.read_text()).items() if key not in ("seconds", "saved")}
+    lines = iter(done.stdout.splitlines())
+    return {name: _ended(place, lines) for name, place in places.items()}
+
+
+def _ended(place: Path, lines: Iterator[str]) -> Ended:
+    """Read what a search left, and its children's lines, the last of which is done."""
+    processes = {}
+    for line in lines:
+        process, how = line.split()
+        processes[int(process)] = how
+        if how == "done":
+            break
+    result = json.loads((place / "result.json").read_text())
+    directory = SearchDirectory(place / "out")
+    table = Store.table_of(directory.url, directory.study)
+    assert table is not None
     return Ended(
-        timeless,
-        [Line(*map(int, line.split())) for line in log.read_text().splitlines()],
-        {int(process): how for process, how in processes.items()},
+        {key: value for key, value in result.items() if key not in ("seconds", "saved")},
+        # What a segment cost is another number each time.
+        [replace(row, costs={}) for row in table[1]],
+        [Line(*map(int, line.split())) for line in (place / "log").read_text().splitlines()],
+        processes,
     )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    return search(tmp_path_factory.mktemp("kill") / "undisturbed", 0)
+def undisturbed(ended: dict[tuple[str, str], Ended]) -> Ended:
+    return ended["random", "undisturbed"]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    return search(tmp_path_factory.mktemp("kill") / "killed", MOST_ITERATIONS)
+def killed(ended: dict[tuple[str, str], Ended]) -> Ended:
+    return ended["random", "killed"]
 
 
 def test_kills_are_many_and_everywhere(undisturbed: Ended, killed: Ended) -> None:
@@ -92,6 +117,7 @@ def test_result_is_that_of_the_undisturbed(undisturbed: Ended, killed: Ended) ->
     assert undisturbed.result["complete"]
     assert undisturbed.result["counts"]["promoted"] > 0
     assert killed.result == undisturbed.result
+    assert killed.rows == undisturbed.rows
 
 
 def test_same_iterations_are_trained(undisturbed: Ended, killed: Ended) -> None:
@@ -127,3 +153,17 @@ def test_nothing_is_trained_twice_but_the_segment_that_was_cut(undisturbed: Ende
         assert again <= {segment(lines[-1])} if lines else not again
         repeated += bool(again)
     assert repeated >= 3, "too few segments were cut to show anything"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "bohb"])
+def test_a_model_proposes_the_same_after_kills(ended: dict[tuple[str, str], Ended], sampler: str) -> None:
+    alone, disturbed = ended[sampler, "undisturbed"], ended[sampler, "killed"]
+    drawn = [row.params for row in ended["random", "undisturbed"].rows]
+    modelled = [row.number for row, params in zip(alone.rows, drawn, strict=True) if row.params != params]
+    order = list(dict.fromkeys(line.training for line in alone.lines))
+    at = {line.process: order.index(line.training) for line in disturbed.lines}
+    places = [at[process] for process, how in disturbed.processes.items() if how == "killed" and process in at]
+    assert len(places) >= 3
+    assert any(modelled[0] <= place < modelled[-1] for place in places), "a model is made again from the table"
+    assert disturbed.result == alone.result
+    assert disturbed.rows == alone.rows

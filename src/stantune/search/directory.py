@@ -17,6 +17,8 @@ from stantune.search.store import Store
 
 _DATABASE = "search.db"
 _STUDY = "search"
+# A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
+_LOCK_SECONDS = 1.0
 
 
 class SearchDirectory:
@@ -85,7 +87,7 @@ class SearchDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the directory if need be and keep other searches out of it; a killed process holds no lock.
+        """Make the directory if need be and keep other searches out of it; a killed process holds no lock for long.
 
         Raises:
             StantuneError: it cannot be made or written to, or another search is running in it.
@@ -94,7 +96,7 @@ class SearchDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise StoreError(
                 f"another search is running in {self.path}; wait for it, end it, or choose another directory with --out"
