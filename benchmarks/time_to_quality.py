@@ -401,6 +401,7 @@ def draw(path: Path, title: str, found: Mapping[str, list[Found]]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for side, runs in found.items():
@@ -409,18 +410,21 @@ def draw(path: Path, title: str, found: Mapping[str, list[Found]]) -> None:
         times = sorted({seconds for run in runs for seconds, _ in run.points if seconds >= first} | {first})
         errors = np.array([[best_at(run, seconds) for seconds in times] for run in runs])
         low, middle, high = np.percentile(errors, (25, 50, 75), axis=0)
-        minutes = np.array(times) / 60
-        (line,) = axes.step(minutes, middle, where="post", label=side)
-        axes.fill_between(minutes, low, high, step="post", alpha=0.15, color=line.get_color(), linewidth=0)
+        (line,) = axes.step(times, middle, where="post", label=side)
+        axes.fill_between(times, low, high, step="post", alpha=0.15, color=line.get_color(), linewidth=0)
         end = statistics.median(run.seconds for run in runs)
         there = statistics.median(best_at(run, max(end, first)) for run in runs)
-        axes.plot(end / 60, there, "o", color=line.get_color(), markersize=4)
-    axes.set_xscale("log")
-    axes.set_xlabel("minutes")
+        axes.plot(end, there, "o", color=line.get_color(), markersize=4)
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    axes.set_xlabel("seconds")
     axes.set_ylabel("best validation error, %")
     axes.set_title(title)
     axes.legend()
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
