@@ -2,9 +2,10 @@
 
 Usage: killed_command.py LOG SEED START_UPS MOST ARGUMENT... [+ LOG SEED START_UPS MOST ARGUMENT...]...
 
-LOG is the file to which the tiny problem appends a line for each iteration that it trains. Each child is killed a
-little after it has trained a number of iterations that is drawn for it, the first few of them while they start up.
-Prints a line for each child: its process, and "killed" or "done". Searches divided by a plus come one after the other.
+LOG is the file to which the tiny problem appends a line for each iteration that it trains. The first children are
+killed as they start up: the first at once, each of the others a little later. Each later child stops itself after a
+number of iterations that is drawn for it, and is killed there or a little later. Prints a line for each child: its
+process, and "killed" or "done". Searches divided by a plus come one after the other.
 """
 
 from __future__ import annotations
@@ -41,30 +42,26 @@ def child(arguments: list[str]) -> int:
     return process
 
 
-def trained(log: Path) -> int:
-    """Count the iterations trained so far, by all children."""
-    return log.read_bytes().count(b"\n") if log.exists() else 0
-
-
 def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments: list[str]) -> None:
     """Kill child after child, the first few as they start, until one is done before its moment; most = 0 kills none."""
     children = 0
     os.environ["TINY_LOG"] = str(log)
     while True:
-        process, ended, before = child(arguments), 0, trained(log)
-        children += 1
-        if most and children <= start_ups:
-            time.sleep(moments.uniform(0.0, 0.3))
-        else:
-            wanted = before + moments.randint(1, most) if most else sys.maxsize
-            while trained(log) < wanted and not ended:
-                time.sleep(0.001)
-                ended, status = os.waitpid(process, os.WNOHANG)
-        if not ended:
-            # Into a segment, its checkpoint, its evaluation, its record: all take milliseconds.
-            time.sleep(moments.uniform(0.0, 0.02))
+        starting = children < start_ups
+        os.environ["TINY_STOP_AT"] = "never" if starting or not most else str(moments.randint(1, most))
+        process = child(arguments)
+        if starting:
+            time.sleep(0.1 * children)
+            os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            if moments.random() < 0.5:
+                # Into the end of a segment, its checkpoint, its evaluation, its record: all take milliseconds.
+                os.kill(process, signal.SIGCONT)
+                time.sleep(moments.uniform(0.0, 0.02))
             os.kill(process, signal.SIGKILL)
             _, status = os.waitpid(process, 0)
+        children += 1
         print(process, "killed" if os.WIFSIGNALED(status) else "done")
         if os.WIFEXITED(status):
             if os.WEXITSTATUS(status):
