@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from side_by_side import Side, Times, interleave, plot, table
+from side_by_side import Side, Times, interleave, plot, setting, several, table, thread_count
 from torch import Tensor, nn
 
 from stantune.kernels.blocks import Follow, convolve
-from stantune.kernels.library import kernels, plain_pytorch
+from stantune.kernels.library import plain_pytorch
 from stantune.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
 from stantune.stan.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.lists import lists_of
@@ -160,18 +160,16 @@ def main() -> None:
     """Print a Markdown table for each number of threads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=several, default=15)
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     ratios: dict[str, dict[str, float]] = {}
     for threads in map(int, arguments.threads.split(",")):
+        size = thread_count(threads)
         limits = interleave([Side("product", product), Side("copy", copying)], threads, arguments.rounds)
         products, bytes_ = 1024**3 / limits["product"].median, 2**28 / limits["copy"].median
-        print(
-            f"\nbatch {BATCH}, {threads} thread(s), PyTorch {torch.__version__}, kernels {kernels().form or 'none'}, ",
-            end="",
-        )
+        print(f"\nbatch {BATCH}, {setting(threads)}, ", end="")
         print(f"median of {arguments.rounds} rounds; matrix product {products / 1e6:.0f} G multiply-adds/s, ", end="")
         print(f"copy {bytes_ / 1e6:.0f} GB/s\n")
         rows: list[tuple[str, ...]] = []
@@ -182,14 +180,14 @@ def main() -> None:
                 times = interleave(sides, threads, arguments.rounds)
                 limit_of = {kept: layer.products * SHARE.get(kept, 1.0) / products for kept in times}
                 rows += rows_of(name, times, limit_of)
-                ratios[f"{name}, {threads}"] = {kept: found.faster_than(times[STOCK]) for kept, found in times.items()}
+                ratios[f"{name}, {size}"] = {kept: found.faster_than(times[STOCK]) for kept, found in times.items()}
         for name, make in NORMS.items():
             if arguments.only in name:
                 sides = [Side(STOCK, partial(of_norm, make, False)), Side("1", partial(of_norm, make, True))]
                 times = interleave(sides, threads, arguments.rounds)
                 # Forward: input to output. Backward: input and gradient to gradient.
                 rows += rows_of(name, times, dict.fromkeys(times, 5 * 4 * BATCH * 32 * 16 * 16 / bytes_))
-                ratios[f"{name}, {threads}"] = {kept: found.faster_than(times[STOCK]) for kept, found in times.items()}
+                ratios[f"{name}, {size}"] = {kept: found.faster_than(times[STOCK]) for kept, found in times.items()}
         print(table(("operation", "kept", "ms", "quartiles", "times faster", "of the limit"), rows), flush=True)
     if arguments.plot is not None:
         plot(arguments.plot, "Forward and backward pass", ratios)

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from side_by_side import Side, interleave, plot, table
+from side_by_side import Side, interleave, plot, setting, several, table
 from torch import Tensor
 
 from stantune.kernels.blocks import Follow, convolve
-from stantune.kernels.library import kernels
 from stantune.stan.entries import PLANE, Grid
 from stantune.stan.lists import lists_of
 
@@ -61,7 +60,7 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=several, default=7)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     rows = []
@@ -83,8 +82,8 @@ def main() -> None:
         )
         ratios["{} x {}² x {}".format(*shape)] = faster
         print(rows[-1], flush=True)
-    print(f"\n{arguments.threads} thread(s), PyTorch {torch.__version__}, kernels {kernels().form or 'none'}, ", end="")
-    print(f"median of {arguments.rounds} rounds; times faster than stock at kept 1, 1/2, 1/4\n")
+    print(f"\n{setting(arguments.threads)}, median of {arguments.rounds} rounds; ", end="")
+    print("times faster than stock at kept 1, 1/2, 1/4\n")
     print(table(("batch", "image", "channels", "stock, ms", "1", "1/2", "1/4"), rows))
     if arguments.plot is not None:
         plot(arguments.plot, "3x3 convolution and ReLU, forward and backward", ratios)

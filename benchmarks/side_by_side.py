@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import resource
 import statistics
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from stantune.kernels.library import kernels
 from stantune.runtime import tune_process
 from stantune.stan.timing import clock_for
 
@@ -114,6 +116,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def several(text: str) -> int:
+    """Return the number of rounds that `text` says: two or more, as quartiles need; an argparse type."""
+    rounds = int(text)
+    if rounds < 2:
+        raise argparse.ArgumentTypeError(f"{rounds} rounds have no quartiles; give 2 or more")
+    return rounds
+
+
+def thread_count(threads: int) -> str:
+    """Return "1 thread" or "2 threads"."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def setting(threads: int) -> str:
+    """Return what every table names: threads, PyTorch and kernels."""
+    return f"{thread_count(threads)}, PyTorch {torch.__version__}, kernels {kernels().form or 'none'}"
+
+
 def plot(path: Path, title: str, ratios: Mapping[str, Mapping[str, float]]) -> None:
     """Draw bars of how many times faster, in groups: {group: {side: ratio}}. Needs matplotlib."""
     import matplotlib
@@ -122,15 +142,16 @@ def plot(path: Path, title: str, ratios: Mapping[str, Mapping[str, float]]) -> N
     import matplotlib.pyplot as plt
 
     sides = list(dict.fromkeys(side for group in ratios.values() for side in group))
-    figure, axes = plt.subplots(figsize=(1.5 + 1.4 * len(ratios), 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(3.0 + 1.3 * len(ratios), 4), layout="constrained")
     width = 0.8 / len(sides)
     for number, side in enumerate(sides):
         places = [place + (number - (len(sides) - 1) / 2) * width for place in range(len(ratios))]
         axes.bar(places, [group.get(side, 0.0) for group in ratios.values()], width, label=side)
-    axes.set_xticks(range(len(ratios)), list(ratios), rotation=20 if len(ratios) > 5 else 0)
+    many = len(ratios) > 5
+    axes.set_xticks(range(len(ratios)), list(ratios), rotation=20 * many, ha="right" if many else "center")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set_ylabel("times faster than stock PyTorch")
     axes.set_title(title)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from side_by_side import Side, interleave, plot, table
+from side_by_side import Side, interleave, plot, setting, several, table, thread_count
 
 from stantune import Stan, accelerate_
-from stantune.kernels.library import kernels, plain_pytorch
+from stantune.kernels.library import plain_pytorch
 from stantune.problems import BUILT_IN
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default=",".join(BUILT_IN))
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=several, default=15)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     ratios: dict[str, dict[str, float]] = {}
@@ -92,12 +92,8 @@ def main() -> None:
                 low, high = found.quartiles
                 cells = f"{found.median:.1f}", f"{low:.1f} … {high:.1f}", f"{ratio:.2f}", f"{found.peak:.0f}"
                 rows.append((network, name, *cells))
-                ratios.setdefault(f"{network}, {threads} thread{'s' * (threads > 1)}", {})[name] = ratio
-        print(
-            f"\nbatch 100, {threads} thread(s), PyTorch {torch.__version__}, kernels {kernels().form or 'none'}, ",
-            end="",
-        )
-        print(f"median of {arguments.rounds} rounds\n")
+                ratios.setdefault(f"{network}, {thread_count(threads)}", {})[name] = ratio
+        print(f"\nbatch 100, {setting(threads)}, median of {arguments.rounds} rounds\n")
         print(table(("network", "step", "ms", "quartiles", "times faster", "peak MiB"), rows), flush=True)
     if arguments.plot is not None:
         plot(arguments.plot, "A training step", ratios)
