@@ -1,8 +1,9 @@
-"""What all tests share: the real data sets, fetched once, and patience on busy machines."""
+"""What all tests share: the real data sets, fetched once, patience on busy machines, and Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+# What shells start in the background ignores Ctrl-C, and so would the commands that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A time limit per example would only tell how busy the machine is.
 hypothesis.settings.register_profile("stantune", deadline=None)

@@ -47,7 +47,7 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
     children = 0
     os.environ["TINY_LOG"] = str(log)
     while True:
-        starting = children < start_ups
+        starting = most > 0 and children < start_ups
         os.environ["TINY_STOP_AT"] = "never" if starting or not most else str(moments.randint(1, most))
         process = child(arguments)
         if starting:
