@@ -38,7 +38,7 @@ def train(stan: Stan, seed: int) -> tuple[float, float]:
     problem = find("cq")
     splits = problem.load(full=True)
     own = derive("train", seed)
-    settings = Stan(rate=stan.rate, layers=stan.layers, seed=own)
+    settings = Stan(rate=stan.rate, period=9, layers=stan.layers, seed=own)
     trial = Trial(problem, {}, splits, seed=own, stan=settings)
     trial.train(problem.full_iterations or problem.iterations, lambda: False, lambda iteration: None)
     return error_percent(trial.model, splits, splits.test), trial.cost.exact_seconds + trial.cost.reduced_seconds

@@ -34,6 +34,7 @@ from typing import Any, NamedTuple
 
 from side_by_side import table
 
+from stantune.cli.options import SEARCH_PERIOD
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
 from stantune.problems import Splits, find
@@ -77,9 +78,10 @@ class Run:
         kind, by_rung, text = self.way.partition(":")
         if by_rung:
             rates = fidelity.parse_rates(text, self.iterations, least, ETA)
-            stan = Stan(rate=min(rates), layers=layers)
+            stan = Stan(rate=min(rates), period=int(SEARCH_PERIOD), layers=layers)
             return replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
-        return replace(settings, stan=Stan(rate=1 if kind == EXACT else float(kind), layers=layers))
+        rate = 1 if kind == EXACT else float(kind)
+        return replace(settings, stan=Stan(rate, period=int(SEARCH_PERIOD), layers=layers))
 
 
 class Trained(NamedTuple):

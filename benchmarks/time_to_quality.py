@@ -46,6 +46,7 @@ import torch
 import torch.nn.functional as F
 from side_by_side import table
 
+from stantune.cli.options import SEARCH_PERIOD
 from stantune.data import Batches
 from stantune.errors import UsageError
 from stantune.files import write_whole
@@ -102,7 +103,8 @@ def settings_of(problem: str, iterations: int, seed: int, side: str) -> SearchSe
         return settings
     if side not in ("native", "stan") and not (kind == "stan" and by_rung):
         raise UsageError(f"--sides {side}: there are {EXACT}, {OPTUNA}, native, stan, stan:auto and stan:RATE,RATE,…")
-    stan = Stan(rate=1 if kind == "native" else 0.5, iterations=iterations, layers=find(problem).stan_layers)
+    rate = 1 if kind == "native" else 0.5
+    stan = Stan(rate, period=int(SEARCH_PERIOD), iterations=iterations, layers=find(problem).stan_layers)
     if not by_rung:
         return replace(settings, stan=stan)
     rates = fidelity.parse_rates(text, iterations, least, ETA)

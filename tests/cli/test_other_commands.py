@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from stantune.cli.options import QUICK_ITERATIONS
+from stantune.cli.options import PERIOD, QUICK_ITERATIONS, period_of
 from stantune.problems import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.report.summary import bracket_results
 from stantune.search.hyperband import plan, trained_iterations
+from stantune.stan.config import Stan
 
 Stantune = Callable[..., Any]
 
@@ -163,3 +164,7 @@ def test_the_package_runs_as_the_command() -> None:
     ran = subprocess.run(code, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "lenet" in ran.stdout
+
+
+def test_exact_iterations_are_as_many_as_in_a_users_own_loop() -> None:
+    assert period_of(PERIOD) == Stan().period

@@ -69,7 +69,7 @@ def test_the_numbers_are_those_of_the_comparison() -> None:
                 "rate": 0.5,
                 "tolerance": None,
                 "fill": "neighbour",
-                "period": 9,
+                "period": 1,
                 "pretrain": 0,
                 "tail": 0,
                 "stan": stan,

@@ -131,13 +131,13 @@ def test_z_is_the_smallest_that_comes_near_the_best(t_e, t_i, t_j, iterations, p
 
 
 def test_z_in_numbers():
-    assert decide(times(layer(rows=(2.0, 6.0))), Stan(rate="auto")).stan.period == 4
-    assert decide(times(layer(rows=(10.0, 30.0))), Stan(rate="auto")).stan.period == 19
-    assert decide(times(layer(t_e=100.0, rows=(10.0, 30.0))), Stan(rate="auto")).stan.period == 49
+    assert decide(times(layer(rows=(2.0, 6.0))), Stan(rate="auto")).stan.period == 1
+    assert decide(times(layer(rows=(10.0, 30.0))), Stan(rate="auto")).stan.period == 9
+    assert decide(times(layer(t_e=100.0, rows=(10.0, 30.0))), Stan(rate="auto")).stan.period == 19
     # As if the fastest candidate were always taken: with the longer Z nothing is lost where it is not.
-    assert decide(times(layer(rows=(2.0, 6.0), blocks=(10.0, 30.0))), Stan(rate="auto")).stan.period == 19
+    assert decide(times(layer(rows=(2.0, 6.0), blocks=(10.0, 30.0))), Stan(rate="auto")).stan.period == 9
     short = Stan(rate="auto", pretrain=900, iterations=1000)
-    assert decide(times(layer(rows=(10.0, 30.0))), short).stan.period == 4
+    assert decide(times(layer(rows=(10.0, 30.0))), short).stan.period == 1
 
 
 def test_fixed_settings_stay_and_are_predicted():

@@ -43,7 +43,7 @@ def compare(
     rate: Rates = None,
     fill: Fill = "neighbour",
     tolerance: o.Tolerance = None,
-    period: o.Period = "9",
+    period: o.Period = o.PERIOD,
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
     layers: o.Layers = None,

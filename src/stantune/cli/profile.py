@@ -65,7 +65,7 @@ def profile(
     stan = Stan(
         rate=o.rate_of(rate),
         tolerance=tolerance,
-        period=o.period_of(period or "9"),
+        period=o.period_of(period or o.PERIOD),
         iterations=length,
         layers=what.stan_layers,
         seed=seed,

@@ -32,7 +32,7 @@ def train(
     accelerate: o.Accelerate = "none",
     rate: o.Rate = "0.5",
     tolerance: o.Tolerance = None,
-    period: o.Period = "9",
+    period: o.Period = o.PERIOD,
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
     layers: o.Layers = None,

@@ -89,7 +89,7 @@ class Stan:
 
     rate: float | Literal["auto"] = 0.5
     pattern: str = "auto"
-    period: int | None = 9
+    period: int | None = 1
     pretrain: int = 0
     tail: int = 0
     iterations: int | None = None

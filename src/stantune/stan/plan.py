@@ -16,8 +16,8 @@ from stantune.stan.entries import PATTERNS
 from stantune.stan.timing import Clock, LayerTimes, ModelTimes, PatternTimes, measure
 
 # The Z that the planner chooses from; the smallest one that comes near the best keeps E fresh.
-PERIODS = (4, 9, 19, 49, 99)
-NEAR_BEST = 0.97
+PERIODS = (1, 2, 4, 9, 19, 49, 99)
+NEAR_BEST = 0.9
 # A pattern must save this share of the layer's exact time. Below it lies the noise of the timing, and a layer that
 # skips half of its work or more and saves less than this gives away accuracy for next to nothing.
 WORTHWHILE = 0.25

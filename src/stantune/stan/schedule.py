@@ -42,7 +42,7 @@ class Schedule:
     """
 
     pretrain: int = 0
-    period: int | None = 9
+    period: int | None = 1
     tail: int = 0
     total: int | None = None
     unit: int = 1
