@@ -37,12 +37,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_picture_and_figures(entries: Callable[..., Any], tmp_path: Path) -> None:
-    run = entries("--iterations", 12)
+    run = entries("--iterations", 11)
     assert run.code == 0, run.err
     result = EntriesResult.model_validate_json(run.out)
     assert (result.problem, result.seed, result.rate, result.tolerance) == ("tiny", 0, 0.5, None)
-    assert result.trained == 12
-    assert result.iteration == 21, "12 lies in the cycle of the refresh 10; the next one is 20"
+    assert result.trained == 11
+    assert result.iteration == 13, "11 lies in the cycle of the refresh 10; the next one is 12"
     (layer,) = result.layers
     assert layer.name == "1"
     assert layer.pattern == "columns"
@@ -53,7 +53,7 @@ def test_picture_and_figures(entries: Callable[..., Any], tmp_path: Path) -> Non
     assert len(set(result.image_ids)) == 2
     assert result.picture == str(tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").format == "PNG"
-    assert "after 12 iterations of training" in run.err
+    assert "after 11 iterations of training" in run.err
     assert f"{layer.error:.3f}" in run.err
     assert "picture in " in run.err
 
