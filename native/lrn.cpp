@@ -96,6 +96,7 @@ void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t la
     float* products = sums + s.pitch;
     float* direct = products + static_cast<int64_t>(s.size) * s.pitch;
     std::fill_n(sums, static_cast<size_t>(s.pitch) * (1 + 2 * s.size), 0.0f);
+    std::vector<const float*> around(s.size);  // the rows of products that are summed: a slot costs a division
     const auto slot = [&](float* rows, int row) { return rows + static_cast<int64_t>(row % s.size) * s.pitch; };
     for (int64_t image = first; image < last; ++image) {
         const float* x = l.input + image * s.height * s.run;
@@ -121,9 +122,10 @@ void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t la
             const int y = ahead - s.half;
             if (y < 0) continue;
             const int top = std::max(0, y - s.half), bottom = std::min(s.height - 1, y + s.half);
+            for (int row = top; row <= bottom; ++row) around[row - top] = slot(products, row);
             for (int i = 0; i < s.run + 2 * s.border; i += lanes) {
-                Vector sum = load(slot(products, top) + i);
-                for (int row = top + 1; row <= bottom; ++row) sum += load(slot(products, row) + i);
+                Vector sum = load(around[0] + i);
+                for (int row = 1; row <= bottom - top; ++row) sum += load(around[row] + i);
                 store(sums + i, sum);
             }
             const float* row = x + static_cast<int64_t>(y) * s.run;
