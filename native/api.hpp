@@ -34,7 +34,8 @@ struct StanBlock {
     const float* bias;            // (filters,) or null
     const int32_t* begins;        // (B + 1,): where the entries of each image begin in `positions`, or null
     const int32_t* positions;     // (entries,) shared, or those of all images: row * out_w + column of each, or null
-    const int32_t* sources;       // (out_h * out_w,) or (B, out_h * out_w): which entry of its image fills each, or null
+    const int32_t* sources;       // (out_h * out_w,) or (B, out_h * out_w): which entry of its image fills each, or null;
+                                  // negative, without pooling and ReLU alone: the output keeps what it has there
     float* output;                // (B, pooled_h, pooled_w, filters), or (B, out_h, out_w, filters) without pooling
     uint16_t* winners;            // as output: which entry the maximum came from; null where no gradient is asked
     float* kept;                  // (entries of all images, filters): computed entries after ReLU; null where not needed
@@ -81,7 +82,7 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 2
+#define STAN_INTERFACE 3
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.

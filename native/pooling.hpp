@@ -51,11 +51,13 @@ struct Windows {
 // max(value, 0) that lets NaN through.
 inline Vector relu(Vector value) { return value <= all(0.0f) ? all(0.0f) : value; }
 
-// rows (entries, pitch) to an image of the output, (places, filters).
+// rows (entries, pitch) to an image of the output, (places, filters); a place with a negative source keeps what it has.
 inline void spread(const StanBlock& block, const int32_t* sources, const float* rows, int pitch, float* to) {
     const int places = block.out_h * block.out_w;
     for (int place = 0; place < places; ++place, to += block.filters) {
-        const float* from = rows + static_cast<int64_t>(sources ? sources[place] : place) * pitch;
+        const int32_t source = sources ? sources[place] : place;
+        if (source < 0) continue;
+        const float* from = rows + static_cast<int64_t>(source) * pitch;
         std::memcpy(to, from, sizeof(float) * block.filters);
     }
 }
@@ -63,7 +65,9 @@ inline void spread(const StanBlock& block, const int32_t* sources, const float* 
 inline void spread_adjoint(const StanBlock& block, const int32_t* sources, const float* from, float* rows, int pitch) {
     const int places = block.out_h * block.out_w;
     for (int place = 0; place < places; ++place, from += block.filters) {
-        float* to = rows + static_cast<int64_t>(sources ? sources[place] : place) * pitch;
+        const int32_t source = sources ? sources[place] : place;
+        if (source < 0) continue;
+        float* to = rows + static_cast<int64_t>(source) * pitch;
         for (int c = 0; c < block.filters; c += lanes) store(to + c, load(to + c) + load(from + c, block.filters - c));
     }
 }

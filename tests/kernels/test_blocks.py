@@ -16,11 +16,11 @@ from torch import Tensor
 
 from stantune.kernels import blocks as blocks_module
 from stantune.kernels import library
-from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.blocks import Follow, convolve, convolve_into
 from stantune.kernels.library import FORMS, WINOGRAD, kernels
 from stantune.stan.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.fill import neighbour_of_exact
-from stantune.stan.lists import lists_of
+from stantune.stan.fill import memo_of_exact, neighbour_of_exact
+from stantune.stan.lists import lists_among, lists_of
 
 NATIVE = kernels().library
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"no native library: {kernels().reason}")
@@ -149,6 +149,49 @@ def test_forward_and_gradients_are_plain_pytorchs(block: dict) -> None:
             agree(mine.grad, its.grad)
         else:
             assert mine.grad is None
+
+
+@given(blocks())
+@settings(max_examples=80)
+def test_computed_entries_among_remembered_ones_are_plain_pytorchs(block: dict) -> None:
+    generator = torch.Generator().manual_seed(block["seed"])
+
+    def whole(*shape: int) -> Tensor:
+        return torch.randint(-3, 4, shape, generator=generator).double()
+
+    batch, out = block["batch"], block["out"]
+    shapes = [(batch, block["channels"], *block["size"]), (block["filters"], block["channels"], *block["kernel"])]
+    exact = [whole(*shape) for shape in [*shapes, *([(block["filters"],)] * block["bias"])]]
+    ours = [tensor.float().requires_grad_() for tensor in exact]
+    entries: Grid | EntryMatrix = EntryMatrix(torch.rand(batch, *out, generator=generator) < 0.4)  # of some images none
+    if block["entries"] in PLANE and Grid(PLANE[block["entries"]], 0, 0).covers(*out):
+        entries = Grid(PLANE[block["entries"]], 0, 0)
+    remembered = whole(batch, block["filters"], *out)
+    values = remembered.float().contiguous(memory_format=torch.channels_last)
+    for tensor in exact:
+        tensor.requires_grad_()
+    output = F.conv2d(F.pad(exact[0], block["padding"]), exact[1], *exact[2:], stride=block["stride"])
+    expected = memo_of_exact(output, entries, remembered)
+    gradient = whole(*expected.shape)
+    expected.backward(gradient)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(block["threads"])
+    try:
+        with winograd("off"):  # its transforms round
+            bias = ours[2] if block["bias"] else None
+            found = convolve_into(
+                values, *ours[:2], bias, block["stride"], block["padding"], lists_among(entries, *out)
+            )
+            found.backward(gradient.float())
+    finally:
+        torch.set_num_threads(threads)
+    assert found.data_ptr() == values.data_ptr()
+    assert torch.equal(found.double(), expected)
+    for mine, its in zip(ours, exact, strict=True):
+        assert mine.grad is not None
+        assert its.grad is not None
+        assert torch.equal(mine.grad.double(), its.grad)
 
 
 @st.composite

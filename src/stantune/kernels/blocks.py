@@ -53,7 +53,8 @@ class Lists(NamedTuple):
     Attributes:
         positions: row * W_out + column of each computed entry, int32: (n,) where all images share them, otherwise those
             of one image after the other's.
-        sources: which of its image's computed entries fills each place, int32: (H_out * W_out,), or (B, H_out * W_out).
+        sources: which of its image's computed entries fills each place, int32: (H_out * W_out,), or (B, H_out * W_out);
+            -1 for a place that `convolve_into` leaves as it is.
         begins: where each image's entries begin in `positions`, int32 (B + 1,); None where all images share them.
         most: the largest number of entries that an image has.
         grid: where the entries form a grid: rows and columns from one to the next, and the first one's.
@@ -96,8 +97,39 @@ def convolve(
     own = follow
     if follow.pool == "max" and places > MOST_ENTRIES:
         own = Follow(relu=follow.relu)  # ReLU and the maximum may change places
-    output: Tensor = _Block.apply(input, weight, bias, tuple(stride), tuple(padding), lists, own)  # type: ignore[no-untyped-call]
+    output: Tensor = _Block.apply(input, weight, bias, tuple(stride), tuple(padding), lists, own, None)  # type: ignore[no-untyped-call]
     return output if own is follow else F.max_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
+
+
+def convolve_into(
+    remembered: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    lists: Lists,
+) -> Tensor:
+    """Convolve at the listed entries and put them among remembered ones: the memo fill of a reduced layer (ours).
+
+    What is remembered is a constant: neither pass reads or writes it. float32 on the CPU only (`library.suits`).
+
+    Args:
+        remembered: what all entries had, (B, C_out, H_out, W_out), channels last in memory; it is written into. Not a
+            view that autograd follows: it would make its whole base's gradient.
+        input: (B, C_in, H, W).
+        weight: (C_out, C_in, kernel height, kernel width).
+        bias: (C_out,) or None.
+        stride: of rows and columns.
+        padding: zeros at the left, right, top and bottom, in F.pad's order.
+        lists: the entries; the source of each other place is -1.
+
+    Returns:
+        `remembered`.
+    """
+    assert remembered.is_contiguous(memory_format=_LAST)
+    filled: Tensor = _Block.apply(input, weight, bias, tuple(stride), tuple(padding), lists, Follow(), remembered)  # type: ignore[no-untyped-call]
+    return filled
 
 
 def _output_size(input: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> tuple[int, int]:
@@ -137,6 +169,7 @@ class _Block(torch.autograd.Function):
         padding: tuple[int, int, int, int],
         lists: Lists | None,
         follow: Follow,
+        into: Tensor | None,
     ) -> Tensor:
         input, weight = input.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
         bias = None if bias is None else bias.contiguous()
@@ -145,7 +178,11 @@ class _Block(torch.autograd.Function):
         filters, _, *kernel = weight.shape
         out_h, out_w = _output_size(input, weight, stride, padding)
         pooled = follow.pooled(out_h, out_w)
-        output = torch.empty((batch, filters, *pooled), memory_format=_LAST)
+        if into is None:
+            output = torch.empty((batch, filters, *pooled), memory_format=_LAST)
+        else:
+            output = into
+            ctx.mark_dirty(into)
         entries = out_h * out_w if lists is None else lists.most
         grid = (1, 1, 0, 0) if lists is None else lists.grid or (0, 0, 0, 0)
         before = follow.relu and follow.pool != "max"  # ReLU and the maximum may change places
@@ -216,7 +253,7 @@ class _Block(torch.autograd.Function):
         block.bias_gradient = _pointer(of_bias)
         block.threads = torch.get_num_threads()
         _library().stan_block_backward(ctypes.byref(block))
-        return of_input, of_weight, of_bias, None, None, None, None
+        return of_input, of_weight, of_bias, None, None, None, None, None
 
 
 def _library() -> ctypes.CDLL:

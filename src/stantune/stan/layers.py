@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.blocks import Follow, convolve, convolve_into
 from stantune.kernels.library import suits
-from stantune.stan.entries import EntryMatrix, Grid
+from stantune.stan.entries import Entries, EntryMatrix, Grid
 from stantune.stan.fill import memo_at
 from stantune.stan.filled import Convolution, convolve_filled
 from stantune.stan.linear import linear_in_block
-from stantune.stan.lists import lists_of
+from stantune.stan.lists import lists_among, lists_of
 from stantune.stan.positions import conv2d_at
 from stantune.stan.strided import conv2d_kept, output_size
 
@@ -121,20 +121,28 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         recalled = memory.recall(_result_type(input))
         size = output_size(plane, weight, stride, padding, dilation)
         if recalled is None or (isinstance(recalled.entries, Grid) and not recalled.entries.covers(*size)):
-            output = self._exact(input)
+            output = self._whole(input)
             memory.remember(output.detach(), None)
             return output
-        entries, values = recalled
-        if isinstance(entries, EntryMatrix):
-            computed = conv2d_at(plane, *geometry, self._plane_of(entries.entries))
-            output = memo_at(computed, self._plane_of(entries.entries), self._in_2d(values))
-        else:
-            assert isinstance(entries, Grid)
-            output = self._in_2d(values)
-            rows, columns = entries.pattern
-            output[..., entries.top :: rows, entries.left :: columns] = conv2d_kept(plane, *geometry, entries)
-        memory.remember(self._back(output.detach()), entries)
+        assert not isinstance(recalled.entries, slice)
+        # A view that is written into would have its whole base's gradient made and cut again.
+        values = self._in_2d(recalled.values).detach()
+        output = self._among(plane, geometry, recalled.entries, values)
+        memory.remember(self._back(output.detach()), recalled.entries)
         return self._back(output)
+
+    def _whole(self, input: Tensor) -> Tensor:
+        """Return every entry, which the memory then keeps."""
+        return self._exact(input)
+
+    def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor) -> Tensor:
+        """Return some computed entries among the remembered ones, all of them in two dimensions."""
+        if isinstance(entries, EntryMatrix):
+            matrix = self._plane_of(entries.entries)
+            return memo_at(conv2d_at(plane, *geometry, matrix), matrix, values)
+        rows, columns = entries.pattern
+        values[..., entries.top :: rows, entries.left :: columns] = conv2d_kept(plane, *geometry, entries)
+        return values
 
     def _geometry(self, input: Tensor) -> tuple[Tensor, _Geometry]:
         """Return the input, (B, C_in, H, W), and the convolution in two dimensions, with padding of zeros alone."""
@@ -186,7 +194,10 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
         ready = self.memory is None if self.training else self.natively_evaluated
-        return ready and input.dim() == 4 and len(input) > 0 and has_native_form(self) and suits(input)
+        return ready and self._has_kernels(input)
+
+    def _has_kernels(self, input: Tensor) -> bool:
+        return input.dim() == 4 and len(input) > 0 and has_native_form(self) and suits(input)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def followed(self, input: Tensor, follow: Follow) -> Tensor:
@@ -217,6 +228,15 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         if self.training and self.grid is not None:
             lists = lists_of(self.grid, *output_size(input, self.weight, self.stride, around, self.dilation))
         return convolve(input, self.weight, self.bias, self.stride, around, lists, follow)
+
+    def _whole(self, input: Tensor) -> Tensor:
+        return self._natively(input, Follow()) if self._has_kernels(input) else super()._whole(input)
+
+    def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor) -> Tensor:
+        if not self._has_kernels(plane) or not values.is_contiguous(memory_format=torch.channels_last):
+            return super()._among(plane, geometry, entries, values)
+        weight, bias, stride, padding, *_ = geometry
+        return convolve_into(values, plane, weight, bias, stride, padding, lists_among(entries, *values.shape[2:]))
 
 
 def has_native_form(layer: nn.Module) -> bool:

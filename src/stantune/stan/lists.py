@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from stantune.kernels.blocks import Lists
 from stantune.stan.entries import Entries, EntryMatrix, Grid
@@ -23,8 +24,32 @@ def lists_of(entries: Entries, height: int, width: int) -> Lists | None:
         The lists; None for a grid that does not cover the output, where all entries are computed.
     """
     if isinstance(entries, EntryMatrix):
-        return _of_matrix(entries)
+        number = entries.entries.flatten(1).cumsum(1, dtype=torch.int32) - 1
+        return _of_matrix(entries, number.gather(1, nearest_computed(entries.entries).flatten(1)))
     return _of_grid(entries, height, width) if entries.covers(height, width) else None
+
+
+def lists_among(entries: Entries, height: int, width: int) -> Lists:
+    """Return the computed entries of an output, (H_out, W_out), each of which fills its own place alone (memo fill).
+
+    Args:
+        entries: E; an EntryMatrix is (B, H_out, W_out), a Grid covers the output.
+        height: H_out.
+        width: W_out.
+    """
+    if isinstance(entries, EntryMatrix):
+        computed = entries.entries.flatten(1)
+        number = computed.cumsum(1, dtype=torch.int32) - 1
+        return _of_matrix(entries, torch.where(computed, number, -1))
+    return _among_grid(entries, height, width)
+
+
+@lru_cache(maxsize=256)
+def _among_grid(grid: Grid, height: int, width: int) -> Lists:
+    lists = _of_grid(grid, height, width)
+    own = torch.full((height * width,), -1, dtype=torch.int32)
+    own[lists.positions] = torch.arange(lists.most, dtype=torch.int32)
+    return lists._replace(sources=own)
 
 
 @lru_cache(maxsize=256)
@@ -43,16 +68,10 @@ def _of_grid(grid: Grid, height: int, width: int) -> Lists:
     )
 
 
-def _of_matrix(matrix: EntryMatrix) -> Lists:
+def _of_matrix(matrix: EntryMatrix, sources: Tensor) -> Lists:
     entries = matrix.entries.flatten(1)
-    counts = entries.cumsum(1, dtype=torch.int32)
-    each = counts[:, -1]
+    each = entries.sum(1, dtype=torch.int32)
     begins = torch.zeros(len(entries) + 1, dtype=torch.int32)
     begins[1:] = each.cumsum(0)
     positions = entries.nonzero()[:, 1].int()
-    return Lists(
-        positions,
-        (counts - 1).gather(1, nearest_computed(matrix.entries).flatten(1)).contiguous(),
-        begins,
-        int(each.max()) if len(entries) else 0,
-    )
+    return Lists(positions, sources.contiguous(), begins, int(each.max()) if len(entries) else 0)

@@ -83,8 +83,7 @@ def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> 
         layer = layers[name]
         layer.__class__ = SWAPPED[type(layer)]
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
-    if stan.memo is None:
-        make_native_(model)
+    make_native_(model)
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
