@@ -8,9 +8,10 @@ import re
 from rich.console import Console
 
 from stantune.report.live import Lines, LiveView, training_progress, watching
-from stantune.search.coordinator import Job, TrialRow
+from stantune.search.coordinator import Job
 from stantune.search.hyperband import plan
 from stantune.search.progress import Progress
+from stantune.search.rows import TrialRow
 
 PLAN = plan(27, 3, 3)
 # All of bracket 2's first rung: trial 4 diverged, trials 0 to 2 are promoted.

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from optuna.storages import InMemoryStorage
 
-from stantune.search.coordinator import Job, TrialRow, endings, ready_jobs, take_overs
+from stantune.search.coordinator import Job, endings, ready_jobs, take_overs
 from stantune.search.proposals import Proposals
+from stantune.search.rows import TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.store import Store
 from stantune.space import Space

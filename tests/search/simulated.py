@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from stantune.search.coordinator import Job, TrialRow, endings, ready_jobs
+from stantune.search.coordinator import Job, endings, ready_jobs
 from stantune.search.hyperband import Bracket
+from stantune.search.rows import TrialRow
 from stantune.search.sampling import sample
 from stantune.search.store import Store
 from stantune.space import Categorical, Float, Integer, Space

@@ -16,10 +16,11 @@ from torch import nn
 from stantune import Categorical, Float, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import Job, TrialRow, ready_jobs
+from stantune.search.coordinator import Job, ready_jobs
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import Ended, Failure, StopEarly, Task, Watch
 from stantune.search.loop import SearchState, search
+from stantune.search.rows import TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.store import Store
 

@@ -10,18 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.search.coordinator import (
-    Standing,
-    TrialRow,
-    endings,
-    incumbent,
-    iterations_trained,
-    ranking,
-    ready_jobs,
-    rungs,
-    status,
-)
+from stantune.search.coordinator import endings, ready_jobs, rungs
 from stantune.search.hyperband import Bracket, plan
+from stantune.search.rows import TrialRow
+from stantune.search.standings import Standing, incumbent, iterations_trained, ranking, status
 
 PLANS = st.builds(
     plan,

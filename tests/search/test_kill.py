@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stantune.search.coordinator import TrialRow
 from stantune.search.directory import SearchDirectory
+from stantune.search.rows import TrialRow
 from stantune.search.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")

@@ -13,12 +13,12 @@ from torch import nn
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import ranking
 from stantune.search.directory import SearchDirectory
 from stantune.search.earlier import settle_start
 from stantune.search.executors import InProcess, Task
 from stantune.search.loop import SearchState, search
 from stantune.search.settings import SearchSettings
+from stantune.search.standings import ranking
 from stantune.search.store import Store
 
 

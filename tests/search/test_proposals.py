@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stantune.search import proposals as module
-from stantune.search.coordinator import TrialRow
 from stantune.search.proposals import MOST_OBSERVED, Proposals
+from stantune.search.rows import TrialRow
 from stantune.search.sampling import Model, sample
 from stantune.search.settings import SearchSettings
 from stantune.space import Categorical, Float, Integer, Space

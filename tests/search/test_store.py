@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
 from stantune.search import storage
-from stantune.search.coordinator import TakeOver, TrialRow
+from stantune.search.coordinator import TakeOver
 from stantune.search.hyperband import plan
+from stantune.search.rows import TrialRow
 from stantune.search.storage import sqlite_url
 from stantune.search.store import Store
 from stantune.search.warm_start import PastTrial, WarmStart

@@ -20,10 +20,11 @@ from stantune.report.results import (
     Seconds,
     TrialFailure,
 )
-from stantune.search.coordinator import Status, TrialRow, iterations_spared, iterations_trained, ranking, status
 from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
+from stantune.search.rows import TrialRow
 from stantune.search.settings import SearchSettings
+from stantune.search.standings import Status, iterations_spared, iterations_trained, ranking, status
 
 LEADERS = 5
 

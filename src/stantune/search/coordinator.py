@@ -2,79 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from stantune.search.asha import Asha, AsyncBracket
 from stantune.search.hyperband import Bracket, Result, promote
+from stantune.search.rows import TrialRow
 
 Ending: TypeAlias = Literal["finished", "dropped", "diverged", "failed"]
-
-
-class SegmentFailure(NamedTuple):
-    """A training on the way to iteration `stop` that raised, hung or was killed, for this cause."""
-
-    stop: int
-    cause: str
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One row of the trial table.
-
-    `errors` and `costs` have the iterations of a rung as keys: the validation error there (percent), and
-    what the caller noted of the segment that led there (`costs` of a diverged trial has its last segment
-    too). `diverged_at` is the iteration at which training diverged. `equals` are earlier trials with the
-    same setting, of each bracket the first, which no other one goes beyond; `taken` tells of each result
-    that was taken over from one of them, which one. `started_from` is the trial of an earlier search whose
-    setting this one was given. `failures` are the segments that had to be tried again, in order, and
-    `failed` tells why the trial failed for good.
-    """
-
-    number: int
-    bracket: int
-    params: Mapping[str, Any]
-    errors: Mapping[int, float] = field(default_factory=dict)
-    diverged_at: int | None = None
-    costs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    equals: tuple[int, ...] = ()
-    taken: Mapping[int, int] = field(default_factory=dict)
-    started_from: int | None = None
-    failures: tuple[SegmentFailure, ...] = ()
-    failed: str | None = None
-
-    def result(self, iterations: int) -> Result | None:
-        """Return what the trial reached in the rung that ends there; None while that is not known."""
-        if iterations in self.errors:
-            return Result(self.number, self.errors[iterations])
-        return None if self.diverged_at is None and self.failed is None else Result(self.number, None)
-
-    @property
-    def duplicate(self) -> bool:
-        """Tell whether all its results were taken over, so that nothing was trained for this row.
-
-        The first results of a trial are taken over or none: where no equal trial has the next one, this one is
-        trained for itself, from its first iteration on.
-        """
-        last = max(self.taken, default=0)
-        # A divergence that was taken over is in `taken`, but not in `errors`.
-        return (
-            bool(self.taken)
-            and last >= max(self.errors, default=0)
-            and (self.diverged_at is None or last not in self.errors)
-        )
-
-    @property
-    def trained(self) -> int:
-        """Iterations trained for this row."""
-        return 0 if self.duplicate else self.reached
-
-    @property
-    def reached(self) -> int:
-        """Iterations that its results stand for, whoever trained them."""
-        return max(self.errors, default=0) if self.diverged_at is None else self.diverged_at
 
 
 @dataclass(frozen=True)
@@ -123,34 +59,6 @@ class RungState:
     results: tuple[Result, ...]
     promoted: tuple[int, ...]
     stopped: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A trial's best rung result: `error` in percent after `iterations` iterations."""
-
-    number: int
-    params: Mapping[str, Any]
-    error: float
-    iterations: int
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where every trial of the table stands, and how many stand where.
-
-    `trials` maps a number to "running" (in its first rung), "promoted" (in a later one), "dropped",
-    "diverged", "failed" or "finished". Of the counts, `running` is all that have not ended and `promoted` all that
-    were promoted at least once, however they ended.
-    """
-
-    trials: Mapping[int, str]
-    running: int
-    promoted: int
-    dropped: int
-    diverged: int
-    failed: int
-    finished: int
 
 
 class Coordinator:
@@ -357,71 +265,3 @@ def _endings(states: Iterable[RungState]) -> dict[int, Ending]:
         ended.update(dict.fromkeys(state.stopped, "finished" if state.last else "dropped"))
         ended.update((result.number, "diverged") for result in state.results if result.diverged)
     return ended
-
-
-def status(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Status:
-    """Say where every trial of the table stands."""
-    promoted = {number for state in rungs(plan, rows) for number in state.promoted}
-    ended = endings(plan, rows)
-    trials: dict[int, str] = {
-        row.number: ended.get(row.number, "promoted" if row.number in promoted else "running") for row in rows
-    }
-    counts = Counter(ended.values())
-    return Status(
-        trials=trials,
-        running=len(trials) - len(ended),
-        promoted=len(promoted),
-        dropped=counts["dropped"],
-        diverged=counts["diverged"],
-        failed=counts["failed"],
-        finished=counts["finished"],
-    )
-
-
-def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
-    """Rank the trials by their lowest error in any rung; ties: more iterations, then the smaller number.
-
-    A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
-    a duplicate, whose setting and errors another row has.
-    """
-    standings = []
-    for row in rows:
-        if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
-            iterations = min(row.errors, key=lambda at: (row.errors[at], -at))
-            standings.append(Standing(row.number, row.params, row.errors[iterations], iterations))
-    return sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
-
-
-def incumbent(rows: Sequence[TrialRow]) -> Standing | None:
-    """Return the first of the `ranking`, or None where no trial has a result that counts."""
-    return next(iter(ranking(rows)), None)
-
-
-def iterations_trained(rows: Sequence[TrialRow]) -> int:
-    """Add up the iterations that were trained for the table; a promoted trial goes on, so none counts twice."""
-    return sum(row.trained for row in rows)
-
-
-class Spared(NamedTuple):
-    """Iterations that nobody had to train: what was asked for and not done.
-
-    Attributes:
-        diverged: from where trials diverged to the end of the rung that they were on the way to.
-        duplicates: of results that were taken over from an earlier trial with the same setting.
-    """
-
-    diverged: int
-    duplicates: int
-
-
-def iterations_spared(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Spared:
-    """Add up what stopping diverged trials and not training duplicates spared."""
-    rungs_of = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in plan}
-    diverged = duplicates = 0
-    for row in rows:
-        if row.duplicate:
-            duplicates += row.reached
-        elif row.diverged_at is not None:
-            asked = next(iterations for iterations in rungs_of[row.bracket] if iterations not in row.errors)
-            diverged += asked - row.diverged_at
-    return Spared(diverged, duplicates)

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.problems import Problem
-from stantune.search.coordinator import Coordinator, Job, TrialRow, incumbent
+from stantune.search.coordinator import Coordinator, Job
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import Ended, Executor, Failure, Task
 from stantune.search.hyperband import Bracket
 from stantune.search.progress import Progress
 from stantune.search.proposals import Proposals
+from stantune.search.rows import TrialRow
 from stantune.search.settings import SearchSettings
+from stantune.search.standings import incumbent
 from stantune.search.store import Store
 from stantune.search.watching import Silent, Watcher
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from stantune.search.asha import Asha, AsyncBracket
-from stantune.search.coordinator import TrialRow, results_in
+from stantune.search.coordinator import results_in
 from stantune.search.hyperband import Bracket, Result, promote
+from stantune.search.rows import TrialRow
 
 
 class Place(NamedTuple):

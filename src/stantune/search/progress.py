@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from stantune.search.coordinator import Job, Status, TrialRow, incumbent, rungs, status
+from stantune.search.coordinator import Job, rungs
 from stantune.search.hyperband import Bracket
+from stantune.search.rows import TrialRow
+from stantune.search.standings import Status, incumbent, status
 
 
 class Progress:

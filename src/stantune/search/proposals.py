@@ -7,8 +7,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from stantune.search.coordinator import TrialRow
 from stantune.search.observations import Observation, observations_of
+from stantune.search.rows import TrialRow
 from stantune.search.sampling import Model, sample
 from stantune.search.settings import SearchSettings
 from stantune.search.warm_start import PastTrial

@@ -15,8 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stantune.errors import StoreError, UsageError
-from stantune.search.coordinator import Ending, SegmentFailure, TakeOver, TrialRow
+from stantune.search.coordinator import Ending, TakeOver
 from stantune.search.patience import PatientTables, insist
+from stantune.search.rows import SegmentFailure, TrialRow
 from stantune.search.sampling import from_distribution, optuna_quiet, to_distribution
 from stantune.search.speaking import foreign_sentence, speaking_of
 from stantune.search.storage import connect, mend, reading, release

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.search.coordinator import TrialRow, ranking
+from stantune.search.rows import TrialRow
+from stantune.search.standings import ranking
 from stantune.space import Space
 
 # Of an earlier search with more trials than this, the best BEST and the newest of the others are taken.
