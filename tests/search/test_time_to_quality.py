@@ -37,28 +37,38 @@ def quality() -> Iterator[ModuleType]:
     sys.path.remove(str(BENCHMARKS))
 
 
-def found(quality: ModuleType, *points: tuple[float, float], seconds: float = 100.0, test: float | None = 20.0) -> Any:
-    return quality.Found(list(points), seconds, 5.0, 17, {"lr": 0.1}, test)
+@pytest.fixture(scope="module")
+def results(quality: ModuleType) -> ModuleType:
+    return importlib.import_module("quality_results")
 
 
-def test_figures_by_hand(quality: ModuleType) -> None:
-    run = found(quality, (10, 50), (20, 30), (25, 40), (60, 20))
-    assert quality.best(run) == 20
-    assert [quality.reached(run, wanted) for wanted in (60, 50, 35, 20)] == [10, 10, 20, 60]
-    assert quality.reached(run, 19.9) == float("inf")
-    assert [quality.best_at(run, at) for at in (10, 19, 30, 99)] == [50, 50, 30, 20]
-    assert quality.best_at(run, 9) != quality.best_at(run, 9), "not a number"
-    assert quality.quartiles([4, 1, 2, 3, 5], ".0f") == "3 (2 … 4)"
-    assert quality.quartiles([], ".0f") == "–"
+@pytest.fixture(scope="module")
+def optuna_side(quality: ModuleType) -> ModuleType:
+    return importlib.import_module("optuna_side")
 
 
-def test_tables_by_hand(quality: ModuleType) -> None:
+def found(results: ModuleType, *points: tuple[float, float], seconds: float = 100.0, test: float | None = 20.0) -> Any:
+    return results.Found(list(points), seconds, 5.0, 17, {"lr": 0.1}, test)
+
+
+def test_figures_by_hand(results: ModuleType) -> None:
+    run = found(results, (10, 50), (20, 30), (25, 40), (60, 20))
+    assert results.best(run) == 20
+    assert [results.reached(run, wanted) for wanted in (60, 50, 35, 20)] == [10, 10, 20, 60]
+    assert results.reached(run, 19.9) == float("inf")
+    assert [results.best_at(run, at) for at in (10, 19, 30, 99)] == [50, 50, 30, 20]
+    assert results.best_at(run, 9) != results.best_at(run, 9), "not a number"
+    assert results.quartiles([4, 1, 2, 3, 5], ".0f") == "3 (2 … 4)"
+    assert results.quartiles([], ".0f") == "–"
+
+
+def test_tables_by_hand(results: ModuleType) -> None:
     sides = {
-        "exact": [found(quality, (80, 20), seconds=100, test=21.0), found(quality, (90, 30), seconds=100, test=None)],
-        "optuna": [found(quality, (60, 22), seconds=100, test=23.0), found(quality, (90, 25), seconds=100, test=26.0)],
-        "stan": [found(quality, (20, 22), seconds=50, test=21.5), found(quality, (30, 31), seconds=25, test=31.0)],
+        "exact": [found(results, (80, 20), seconds=100, test=21.0), found(results, (90, 30), seconds=100, test=None)],
+        "optuna": [found(results, (60, 22), seconds=100, test=23.0), found(results, (90, 25), seconds=100, test=26.0)],
+        "stan": [found(results, (20, 22), seconds=50, test=21.5), found(results, (30, 31), seconds=25, test=31.0)],
     }
-    told = quality.tables(sides)
+    told = results.tables(sides)
     rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in told.splitlines()}
     assert (
         "exact",
@@ -75,17 +85,19 @@ def test_tables_by_hand(quality: ModuleType) -> None:
     assert ("exact", "0.38 (0.19 … 0.56)", "1 of 2", "-2.00") in rows
 
 
-def test_drawing(quality: ModuleType, tmp_path: Path) -> None:
+def test_drawing(results: ModuleType, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     sides = {
-        "exact": [found(quality, (80, 20)), found(quality, (90, 30), (95, 10))],
-        "stan": [found(quality, (20, 22), seconds=50), found(quality, (30, 31), seconds=25)],
+        "exact": [found(results, (80, 20)), found(results, (90, 30), (95, 10))],
+        "stan": [found(results, (20, 22), seconds=50), found(results, (30, 31), seconds=25)],
     }
-    quality.draw(tmp_path / "x.png", "title", sides)
+    results.draw(tmp_path / "x.png", "title", sides)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_run_when(quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_run_when(
+    quality: ModuleType, results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     done: list[tuple[Any, ...]] = []
     cut_at = 6
 
@@ -93,11 +105,11 @@ def test_what_is_run_when(quality: ModuleType, monkeypatch: pytest.MonkeyPatch, 
         if len(done) == cut_at:
             raise KeyboardInterrupt
         done.append((seed, side))
-        return found(quality, (10, 50), seconds=70.0 + seed)
+        return found(results, (10, 50), seconds=70.0 + seed)
 
     def optuna(problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str) -> Any:
         done.append((seed, "optuna", budget, reports))
-        return found(quality, (10, 50), seconds=budget)
+        return found(results, (10, 50), seconds=budget)
 
     monkeypatch.setattr(quality, "search_ours", ours)
     monkeypatch.setattr(quality, "search_optuna", optuna)
@@ -158,19 +170,19 @@ def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.test_error is not None
 
 
-def test_optuna_s_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import optuna
 
     # A clock by which every iteration takes a hundredth of a second.
     ticks = itertools.count()
-    monkeypatch.setattr(quality, "time", types.SimpleNamespace(time=lambda: next(ticks) / 100))
+    monkeypatch.setattr(optuna_side, "time", types.SimpleNamespace(time=lambda: next(ticks) / 100))
 
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    order = quality.OptunaOrder(TINY, 60, 0, url, 0.0, 3.0, "all")
+    order = optuna_side.OptunaOrder(TINY, 60, 0, url, 0.0, 3.0, "all")
     optuna.create_study(storage=url, study_name=order.study)
     threads = torch.get_num_threads()
     try:
-        reported = quality.optimize(order, 0)
+        reported = optuna_side.optimize(order, 0)
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
@@ -187,10 +199,10 @@ def test_optuna_s_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp
     assert all(0 <= error <= 100 for _, error, _ in reported)
 
 
-def test_where_optuna_s_trials_are_evaluated(quality: ModuleType) -> None:
-    order = quality.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "rungs")
+def test_where_optuna_s_trials_are_evaluated(optuna_side: ModuleType) -> None:
+    order = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "rungs")
     assert [done for done in range(1, 4001) if order.is_reported(done)] == [49, 147, 441, 1323, 3969, 4000]
-    every = quality.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "all")
+    every = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "all")
     assert [done for done in range(1, 4001) if every.is_reported(done)] == [*range(49, 4000, 49), 4000]
 
 
