@@ -1,0 +1,152 @@
+"""A problem that is compared in no time, and trials that write down their turns or have a clock of their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import stantune.planning
+import stantune.train
+import stantune.turns
+from stantune.compare import Comparer, Comparison
+from stantune.data import Dataset, Split
+from stantune.outcome import Cost
+from stantune.problems import Problem
+from stantune.seeds import derive
+from stantune.solver import MultiStep, Solver
+from stantune.space import Float, Space
+from stantune.stan.config import Stan
+from stantune.train import run
+from stantune.trial import Trial
+from stantune.turns import Training
+
+
+def noise(root: Path | None) -> Dataset:
+    """Return 80 training and 40 test images of noise, 8x8, in 3 classes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        pixels = torch.randint(256, (count, 8, 8, 1), generator=generator, dtype=torch.uint8)
+        return Split(pixels, torch.randint(3, (count,), generator=generator), torch.arange(count))
+
+    return Dataset("noise", split(80), split(40), 3)
+
+
+def network() -> nn.Module:
+    """A convolution, and dropout: its draws must not depend on whose turn it was before."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 3), nn.Dropout(0.1)
+    )
+
+
+class Bench:
+    """What is compared unless a test says otherwise: 40 iterations of `problem`, exact and with each of `stans`."""
+
+    problem = Problem(
+        "noise",
+        network,
+        noise,
+        Space({"lr": Float(1e-6, 1.0, log=True)}),
+        Solver(lr=1e-4, momentum=0.9, policy=MultiStep((30,), 0.5)),
+        iterations=40,
+        batch_size=8,
+        validation=20,
+    )
+    stans = {"0.5": Stan(rate=0.5, period=3), "0.25": Stan(rate=0.25, period=None, pretrain=7)}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.splits = self.problem.load()
+
+    def comparer(self, **more: Any) -> Comparer:
+        given = {"problem": self.problem, "setting": {}, "stans": self.stans, "iterations": 40, "splits": self.splits}
+        return Comparer(**{**given, **more})
+
+    def compared(self, seeds: int = 2, equal_time: bool = False, **more: Any) -> Comparison:
+        comparison = self.comparer(**more).compare(seeds, equal_time)
+        assert comparison is not None
+        return comparison
+
+    def alone(self, seed: int, stan: Stan | None) -> float:
+        """Return the test error of one of the trainings, by itself."""
+        outcome = run(
+            self.problem, {}, None, 0, 40, splits=self.splits, seed=derive("train", seed), stan=stan, evaluate=("test",)
+        )
+        return outcome.errors["test"]
+
+    def errors(self, trainings: Sequence[Training]) -> list[float | None]:
+        return [training.test_error for training in trainings]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setattr(stantune.planning, "SECONDS", 0.0)
+
+
+@pytest.fixture(scope="session")
+def bench() -> Bench:
+    """What is compared."""
+    return Bench()
+
+
+def digest(model: nn.Module) -> float:
+    """Return a number that tells any two sets of weights apart."""
+    state = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+    return float(int.from_bytes(hashlib.sha256(state).digest()[:6], "big"))
+
+
+@pytest.fixture
+def errors_are_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the error of a model the digest of its weights, bit for bit."""
+    for module in (stantune.turns, stantune.train):
+        monkeypatch.setattr(module, "error_percent", lambda model, *rest: digest(model))
+
+
+class Timed(Trial):
+    """A trial on a clock of its own: an exact training takes 3 s an iteration, STAN's rate · 4 s."""
+
+    def train(self, *arguments: Any) -> tuple[bool, bool]:
+        ended = super().train(*arguments)
+        each = 3.0 if self.handle is None else 4.0 * float(self.handle.stan.rate)
+        self.cost = Cost(self.iteration, each * self.iteration)
+        return ended
+
+
+@pytest.fixture
+def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make all trials Timed."""
+    monkeypatch.setattr(stantune.turns, "Trial", Timed)
+
+
+class Recorded(Trial):
+    """A trial that writes down its turns: rate (1 for exact), first and last iteration; and its reduced iterations."""
+
+    turns: list[tuple[float, int, int]] = []  # noqa: RUF012  (emptied by the fixture)
+    reduced: list[int] = []  # noqa: RUF012
+
+    def train(self, *arguments: Any) -> tuple[bool, bool]:
+        start = self.iteration
+        ended = super().train(*arguments)
+        self.turns.append((1.0 if self.handle is None else float(self.handle.stan.rate), start, self.iteration))
+        self.reduced.append(self.cost.reduced)
+        return ended
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
+    """The class that all trials are of."""
+    Recorded.turns.clear()
+    Recorded.reduced.clear()
+    monkeypatch.setattr(stantune.turns, "Trial", Recorded)
+    return Recorded
+
+
+@pytest.fixture
+def turns(recorded: type[Recorded]) -> list[tuple[float, int, int]]:
+    """What the trials wrote."""
+    return recorded.turns
