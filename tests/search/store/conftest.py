@@ -1,0 +1,75 @@
+"""A trial table with four trials, at an address of each test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stantune.search.rows import TrialRow
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
+from stantune.space import Categorical, Float, Integer, Space
+
+
+class Table:
+    """The table that is opened unless a test says otherwise, and what `fill` writes into it."""
+
+    name = "lenet"
+    space = Space({"lr": Float(5e-5, 5, log=True), "n": Integer(1, 9), "pool": Categorical(("max", None))})
+    params = {"lr": 0.1 + 0.2, "n": 7, "pool": None}  # noqa: RUF012
+    # All have the same setting, so that each names the first of them.
+    rows = (
+        TrialRow(0, 2, params, {1: 50.0}, None, {1: {"training": 1.5, "exact": 1}}),
+        TrialRow(
+            1,
+            2,
+            params,
+            {1: 40.0, 3: 1 / 3},
+            None,
+            {1: {"training": 0.5, "note": "slow", "flag": True}, 3: {}},
+            equals=(0,),
+        ),
+        TrialRow(2, 2, params, {}, 1, {1: {"training": 0.25}}, equals=(0,)),
+        TrialRow(3, 2, params, equals=(0,)),
+    )
+
+    def open(self, url: str, identity: Any = None, space: Space | None = None) -> Store:
+        return Store.open(url, self.name, identity or {"seed": 0}, space or self.space)
+
+    def fill(self, store: Store) -> None:
+        for number in range(4):
+            store.create(number, self.params, 2)
+        store.record(0, 1, 50.0, {"training": 1.5, "exact": 1})
+        store.record(1, 1, 40.0, {"training": 0.5, "note": "slow", "flag": True})
+        store.record_divergence(2, 1, 1, {"training": 0.25})
+        store.record(1, 3, 1 / 3)
+        store.close({0: "dropped", 2: "diverged", 1: "finished"})
+
+    def one_sentence(self, error: pytest.ExceptionInfo[Exception]) -> str:
+        """Return what an error says, which is one short line."""
+        message = str(error.value)
+        assert "\n" not in message
+        assert len(message) < 400
+        return message
+
+
+@pytest.fixture(scope="session")
+def table() -> Table:
+    """The table."""
+    return Table()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Where it is."""
+    return sqlite_url(tmp_path / "search.db")
+
+
+@pytest.fixture
+def store(table: Table, url: str) -> Iterator[Store]:
+    """It, opened."""
+    with table.open(url) as opened:
+        yield opened

@@ -1,0 +1,243 @@
+"""The trial table: what comes back, and what Optuna sees of it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from stantune.errors import StoreError
+from stantune.search.coordinator import TakeOver
+from stantune.search.hyperband import plan
+from stantune.search.rows import TrialRow
+from stantune.search.storage import sqlite_url
+from stantune.search.store import Store
+from stantune.search.warm_start import PastTrial, WarmStart
+from stantune.space import Integer, Space
+
+
+def test_rows_come_back_bit_for_bit(table: Any, store: Store, url: str) -> None:
+    table.fill(store)
+    assert store.rows() == list(table.rows)
+    with table.open(url) as again:
+        assert again.rows() == list(table.rows)
+
+
+def test_what_optuna_sees(table: Any, store: Store, url: str) -> None:
+    table.fill(store)
+    study = optuna.load_study(study_name=table.name, storage=url)
+    assert study.direction == optuna.study.StudyDirection.MINIMIZE
+    trials = study.trials
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert [trial.state for trial in trials] == [
+        TrialState.PRUNED,
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.RUNNING,
+    ]
+    assert [trial.value for trial in trials] == [50.0, 1 / 3, None, None]
+    assert trials[1].intermediate_values == {1: 40.0, 3: 1 / 3}
+    assert trials[1].params == table.params
+    assert trials[1].distributions["lr"] == optuna.distributions.FloatDistribution(5e-5, 5, log=True)
+    assert trials[2].user_attrs["stantune:diverged_at"] == 1
+    assert [trial.user_attrs.get("stantune:end") for trial in trials] == ["dropped", "finished", "diverged", None]
+    for trial in trials[:3]:
+        assert trial.duration is not None
+        assert 0 <= trial.duration.total_seconds() < 60
+    assert study.best_trial.number == 1
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone of a process cannot be set here")
+def test_times_are_local_whatever_optuna_keeps(table: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        with table.open(url) as store:
+            table.fill(store)
+        trial = optuna.load_study(study_name=table.name, storage=url).trials[0]
+        for at in (trial.datetime_start, trial.datetime_complete):
+            assert at is not None
+            assert abs((at - datetime.now()).total_seconds()) < 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_both_ways_to_write_leave_the_same(
+    table: Any, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(at: str) -> list[Any]:
+        return [
+            (t.number, t.state, t.values, t.params, t.distributions, t.user_attrs, t.intermediate_values)
+            for t in optuna.load_study(study_name=table.name, storage=at).trials
+        ]
+
+    with table.open(url) as by_sql:
+        table.fill(by_sql)
+        assert type(by_sql._tables._tables).__name__ == "SqlTables"  # type: ignore[attr-defined]
+    monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+    other = sqlite_url(tmp_path / "other.db")
+    with table.open(other) as by_api:
+        table.fill(by_api)
+        assert type(by_api._tables._tables).__name__ == "ApiTables"  # type: ignore[attr-defined]
+    assert seen(url) == seen(other)
+    assert Store.delete(other, table.name)
+    with table.open(other) as emptied:
+        assert emptied.rows() == []
+
+
+def test_recording_the_same_again_replaces_it(table: Any, store: Store, url: str) -> None:
+    store.create(0, table.params, 2)
+    store.record(0, 1, 50.0, {"training": 1.0})
+    store.record(0, 1, 50.0, {"training": 2.0})
+    store.close({0: "dropped"})
+    store.close({0: "dropped"})
+    with table.open(url) as again:
+        assert again.rows() == store.rows() == [TrialRow(0, 2, table.params, {1: 50.0}, None, {1: {"training": 2.0}})]
+
+
+def test_final(table: Any, store: Store, url: str) -> None:
+    assert store.final() is None
+    store.set_final({"test_error": 1.0})
+    store.set_final({"test_error": 0.9, "params": table.params})
+    with table.open(url) as again:
+        assert again.final() == {"test_error": 0.9, "params": table.params}
+
+
+def test_two_studies_in_one_database(table: Any, store: Store, url: str) -> None:
+    table.fill(store)
+    with Store.open(url, "other", {"seed": 1}, table.space) as other:
+        other.create(0, table.params, 0)
+        store.create(4, table.params, 1)
+        other.create(1, table.params, 0)
+        assert len(other.rows()) == 2
+
+
+def test_delete(table: Any, store: Store, url: str, tmp_path: Path) -> None:
+    table.fill(store)
+    store.set_final({})
+    store.release()
+    with Store.open(url, "other", {}, table.space) as other:
+        table.fill(other)
+    assert Store.delete(url, table.name)
+    assert not Store.delete(url, table.name)
+    with Store.open(url, "other", {}, table.space) as other:
+        assert other.rows() == list(table.rows)
+    assert Store.delete(url, "other")
+    with closing(sqlite3.connect(tmp_path / "search.db")) as raw:
+        tables = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        left = {name: raw.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in tables}
+    assert {name for name, rows in left.items() if rows} <= {"version_info", "alembic_version"}
+    with table.open(url, {"seed": 5}) as anew:
+        assert anew.rows() == []
+        assert anew.final() is None
+
+
+def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str) -> None:
+    brackets, of = plan(27, 1, 3), simulated.outcome(0)
+    with Store.open(url, table.name, simulated.IDENTITY, simulated.SPACE) as store:
+        simulated.search(store, brackets, of)
+        assert len(store.rows()) == sum(bracket.rungs[0].trials for bracket in brackets)
+    states = {trial.state for trial in optuna.load_study(study_name=table.name, storage=url).trials}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_nothing_is_printed(url: str) -> None:
+    code = (
+        "import sys; from stantune.search.store import Store; from stantune.space import Float, Space;"
+        "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)})).release(); Store.delete(sys.argv[1], 'a')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
+
+
+def test_a_trial_holds_what_exists_and_optuna_sees_no_more(table: Any, url: str) -> None:
+    space = Space({**table.space, "m": Integer(1, 3)}, when={"n": {"pool": "max"}, "m": {"n": (7, 8)}})
+    settings = [
+        {"lr": 0.1, "pool": None},
+        {"lr": 0.1, "n": 3, "pool": "max"},
+        {"lr": 0.1, "n": 7, "pool": "max", "m": 2},
+    ]
+    with table.open(url, space=space) as store:
+        for number, params in enumerate(settings):
+            store.create(number, params, 2)
+            store.record(number, 1, 10.0 * number)
+        store.close(dict.fromkeys(range(3), "finished"))
+    with table.open(url, space=space) as again:
+        assert [row.params for row in again.rows()] == settings
+    study = optuna.load_study(study_name=table.name, storage=url)
+    assert [set(trial.distributions) for trial in study.trials] == [set(params) for params in settings]
+    study.add_trial(optuna.trial.create_trial(params={}, distributions={}, value=1.0))
+    with pytest.raises(StoreError, match="trial 3 was added by another program"):
+        table.open(url, space=space)
+
+
+def test_optuna_draws_conditional_parameters(table: Any, url: str) -> None:
+    go = pytest.importorskip("plotly.graph_objects")
+    space = Space(dict(table.space), when={"n": {"pool": "max"}})
+    with table.open(url, space=space) as store:
+        for number, params in enumerate([{"lr": 0.1, "pool": None}, {"lr": 0.2, "n": 3, "pool": "max"}]):
+            store.create(number, params, 2)
+            store.record(number, 1, 10.0 * number)
+        store.close(dict.fromkeys(range(2), "finished"))
+    study = optuna.load_study(study_name=table.name, storage=url)
+    for draw in (optuna.visualization.plot_slice, optuna.visualization.plot_parallel_coordinate):
+        assert isinstance(draw(study), go.Figure)
+
+
+def test_a_trial_without_a_parameter_that_exists_is_not_ours(table: Any, url: str) -> None:
+    with table.open(url) as store:
+        store.create(0, table.params, 2)
+    conditional = Space(dict(table.space), when={"n": {"pool": "max"}})
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as raw:
+        raw.execute(
+            "UPDATE study_user_attributes SET value_json = json_set(value_json, '$.space.n.when', json(?))",
+            ('{"pool": ["max"]}',),
+        )
+    with pytest.raises(StoreError, match="trial 0 was added by another program"):
+        table.open(url, space=conditional)
+
+
+@pytest.mark.parametrize("by_api", [False, True])
+def test_what_is_taken_over_comes_back(table: Any, url: str, by_api: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_api:
+        monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+    with table.open(url) as store:
+        store.create(0, table.params, 2)
+        store.create(1, {**table.params, "n": 8}, 2, started_from=17)
+        store.create(2, table.params, 2)
+        store.record(0, 1, 50.0, {})
+        store.record_divergence(0, 3, 2, {})
+        store.take_over(TakeOver(2, 1, 0, 50.0, None))
+        store.take_over(TakeOver(2, 3, 0, None, 2))
+        store.create(3, table.params, 1)
+        rows = store.rows()
+    assert rows[2] == TrialRow(2, 2, table.params, {1: 50.0}, 2, equals=(0,), taken={1: 0, 3: 0})
+    assert rows[3].equals == (0,), "of each bracket the first"
+    assert rows[1].started_from == 17
+    with table.open(url) as again:
+        assert again.rows() == rows
+    attributes = optuna.load_study(study_name=table.name, storage=url).trials[2].user_attrs
+    assert attributes["stantune:taken_over_from:3"] == 0
+
+
+def test_what_a_search_was_started_from_comes_back(table: Any, url: str) -> None:
+    trials = tuple(
+        PastTrial(n, {**table.params, "n": n % 9}, {1: float(n), 3: None if n % 2 else 0.5}) for n in range(120)
+    )
+    start = WarmStart("/runs/old", "old (1a)", trials, (trials[7], trials[3]))
+    assert Store.start_of(url, table.name) is None
+    Store.open(url, table.name, {"seed": 0}, table.space, start).release()
+    assert Store.start_of(url, table.name) == start
+    with Store.open(url, "other", {"seed": 0}, table.space):
+        assert Store.start_of(url, "other") is None
