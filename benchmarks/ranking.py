@@ -6,7 +6,7 @@
 The settings of seed s are trials 0, 1, … of `stantune search PROBLEM --seed s --max-iterations ITERATIONS`: values,
 seeds and rungs are that search's (eta = 3, at most five brackets), and so is the error, that of the validation images.
 Every setting is trained through all rungs, though, whatever its rank, on one thread. "exact" is native training with
-all entries; a rate is what `--rate` or `--accelerate` takes.
+all entries; a rate is what `--rate` or `--accelerate` takes, "0.5/1" that rate with `--period 1`.
 
 Settings that diverge end at once. Those whose exact training has at R/9 iterations not got below 0.9 of the error of
 guessing (--learning) do not count as learning: they are trained no further and at no other rate, since no search would
@@ -66,7 +66,8 @@ class Run:
     def key(self) -> str:
         """Its name in the file of finished trainings; the rates that "auto" stands for may change."""
         rates = self.settings.rates
-        way = fidelity.text_of(rates) if rates else self.way
+        _, slash, period = self.way.partition("/")
+        way = fidelity.text_of(rates) + slash + period if rates else self.way
         return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {way}"
 
     @property
@@ -75,13 +76,14 @@ class Run:
         least = default_min_iterations(self.iterations, ETA)
         settings = SearchSettings(self.seed, self.iterations, least, ETA)
         layers = find(self.problem).stan_layers
-        kind, by_rung, text = self.way.partition(":")
+        how, _, period = self.way.partition("/")
+        kind, by_rung, text = how.partition(":")
         if by_rung:
             rates = fidelity.parse_rates(text, self.iterations, least, ETA)
-            stan = Stan(rate=min(rates), period=int(SEARCH_PERIOD), layers=layers)
+            stan = Stan(rate=min(rates), period=int(period or SEARCH_PERIOD), layers=layers)
             return replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
         rate = 1 if kind == EXACT else float(kind)
-        return replace(settings, stan=Stan(rate, period=int(SEARCH_PERIOD), layers=layers))
+        return replace(settings, stan=Stan(rate, period=int(period or SEARCH_PERIOD), layers=layers))
 
 
 class Trained(NamedTuple):
@@ -339,7 +341,7 @@ def main() -> None:
     parser.add_argument("--problem", default="cq", help="lenet, cq, …")
     parser.add_argument("--settings", type=int, default=64, help="of each seed, those that diverge among them")
     parser.add_argument("--iterations", type=int, help="R (default: the problem's own number)")
-    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="RATE|stan:RATES")
+    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="RATE|stan:RATES, …/Z")
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, …")
     parser.add_argument("--workers", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--learning", type=float, default=0.9, help="share of the error of guessing")
