@@ -12,6 +12,7 @@
     void lrn_backward(const StanLrn&);              \
     void batch_norm_forward(const StanBatchNorm&);  \
     void batch_norm_backward(const StanBatchNorm&); \
+    void sgd(const StanSgd*, int, int);             \
     }
 STAN_DECLARE(portable)
 #ifdef STAN_X86
@@ -28,11 +29,12 @@ struct Form {
     void (*lrn_backward)(const StanLrn&);
     void (*batch_norm_forward)(const StanBatchNorm&);
     void (*batch_norm_backward)(const StanBatchNorm&);
+    void (*sgd)(const StanSgd*, int, int);
 };
 
 #define STAN_FORM_OF(form)                                                                \
     Form{form::forward, form::backward, form::lrn_forward, form::lrn_backward,            \
-         form::batch_norm_forward, form::batch_norm_backward}
+         form::batch_norm_forward, form::batch_norm_backward, form::sgd}
 
 const Form forms[] = {
     STAN_FORM_OF(portable),
@@ -71,5 +73,8 @@ void stan_lrn_forward(const StanLrn* lrn) { forms[used].lrn_forward(*lrn); }
 void stan_lrn_backward(const StanLrn* lrn) { forms[used].lrn_backward(*lrn); }
 void stan_batch_norm_forward(const StanBatchNorm* norm) { forms[used].batch_norm_forward(*norm); }
 void stan_batch_norm_backward(const StanBatchNorm* norm) { forms[used].batch_norm_backward(*norm); }
+void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads) {
+    forms[used].sgd(parameters, count, threads);
+}
 
 }  // extern "C"

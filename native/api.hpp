@@ -77,12 +77,22 @@ struct StanBatchNorm {
     float* input_gradient;         // as input
 };
 
+// One parameter in a step of stochastic gradient descent: v = momentum · v + (g + decay · w), w = w - rate · v. The order
+// of the fields is that of kernels/sgd.py.
+struct StanSgd {
+    int64_t numbers;
+    double rate, momentum, decay;
+    float* weight;          // (numbers,): w
+    const float* gradient;  // as weight, in the same order: g
+    float* velocity;        // as weight: v; null for none
+};
+
 // The forms of the arithmetic: 0 portable, 1 AVX2, 2 AVX-512.
 STAN_EXPORT int stan_best_form();          // the best one that was built and that this processor can run
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 3
+#define STAN_INTERFACE 4
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.
@@ -94,5 +104,6 @@ STAN_EXPORT void stan_lrn_forward(const StanLrn* lrn);
 STAN_EXPORT void stan_lrn_backward(const StanLrn* lrn);
 STAN_EXPORT void stan_batch_norm_forward(const StanBatchNorm* norm);
 STAN_EXPORT void stan_batch_norm_backward(const StanBatchNorm* norm);
+STAN_EXPORT void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads);
 
 }  // extern "C"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from stantune.errors import UsageError
+from stantune.kernels.sgd import Sgd
 
 LAYER_DECAY_SUFFIX = "_l2"
 
@@ -165,7 +166,7 @@ class Solver:
             return torch.optim.Adam(param_groups, lr=lr, fused=True)
         for group in param_groups:
             group["initial_momentum"] = momentum
-        return torch.optim.SGD(param_groups, lr=lr, momentum=momentum, fused=True)
+        return Sgd(param_groups, lr=lr, momentum=momentum, fused=True)
 
     def set_iteration(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
         """Prepare the optimizer for the step of `iteration`, counted from 0; to be called before each step.

@@ -1,0 +1,90 @@
+"""PyTorch's SGD, whose step is one native call for all parameters where it can be."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stantune.kernels.library import kernels, suits
+
+
+class Sgd(torch.optim.SGD):
+    """A torch.optim.SGD in every respect; parameter groups, state and state_dict are its own.
+
+    A step is native where all parameters that have a gradient are dense, float32 and on the CPU, and the groups ask for
+    neither Nesterov's momentum nor dampening nor maximization. Otherwise it is PyTorch's.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make one step, as torch.optim.SGD does, and return what the closure returns."""
+        trained = [
+            (parameter, group)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        # Mixed precision scales the gradients in PyTorch's own step.
+        scaled = getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None
+        if closure is not None or scaled or not trained or not all(_is_native(*each) for each in trained):
+            return super().step(closure)
+        parameters = (_StanSgd * len(trained))()
+        for native, (parameter, group) in zip(parameters, trained, strict=True):
+            assert parameter.grad is not None
+            native.numbers = parameter.numel()
+            native.rate, native.decay = float(group["lr"]), group["weight_decay"]
+            native.momentum = group["momentum"]
+            native.weight, native.gradient = parameter.data_ptr(), parameter.grad.data_ptr()
+            if group["momentum"]:
+                native.velocity = self._velocity(parameter).data_ptr()
+        library = kernels().library
+        assert library is not None, "that it is there is part of what is asked above"
+        library.stan_sgd(parameters, len(parameters), torch.get_num_threads())
+        # A graph that was kept must not go on with weights that it has not seen.
+        for parameter, _ in trained:
+            torch.autograd.graph.increment_version(parameter)
+        return None
+
+    def _velocity(self, parameter: nn.Parameter) -> Tensor:
+        """Return the parameter's momentum buffer, which PyTorch begins with the first gradient: zeros before it."""
+        state = self.state[parameter]
+        velocity: Tensor | None = state.get("momentum_buffer")
+        if velocity is None or velocity.stride() != parameter.stride():
+            # One that was loaded may be in another order.
+            fresh = torch.zeros_like(parameter, requires_grad=False)
+            velocity = state["momentum_buffer"] = fresh if velocity is None else fresh.copy_(velocity)
+        return velocity
+
+
+class _StanSgd(ctypes.Structure):
+    """StanSgd of native/api.hpp."""
+
+    _fields_ = [
+        ("numbers", ctypes.c_int64),
+        ("rate", ctypes.c_double),
+        ("momentum", ctypes.c_double),
+        ("decay", ctypes.c_double),
+        ("weight", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
+        ("velocity", ctypes.c_void_p),
+    ]
+
+
+def _is_native(parameter: nn.Parameter, group: dict[str, Any]) -> bool:
+    gradient = parameter.grad
+    assert gradient is not None
+    return (
+        not (group["nesterov"] or group["dampening"] or group["maximize"] or group["differentiable"])
+        and gradient.layout is torch.strided
+        and suits(parameter, gradient)
+        and parameter.stride() == gradient.stride()
+        and _is_dense(parameter)
+    )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Tell whether the tensor's numbers fill one stretch of memory, in whatever order."""
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
