@@ -6,7 +6,7 @@
 The settings of seed s are trials 0, 1, … of `stantune search PROBLEM --seed s --max-iterations ITERATIONS`: values,
 seeds and rungs are that search's (eta = 3, at most five brackets), and so is the error, that of the validation images.
 Every setting is trained through all rungs, though, whatever its rank, on one thread. "exact" is native training with
-all entries; a rate is what `--rate` or `--accelerate` takes, "0.5/1" that rate with `--period 1`.
+all entries; a rate is what `--rate` or `--accelerate` takes, "0.5/9" that rate with `--period 9`.
 
 Settings that diverge end at once. Those whose exact training has at R/9 iterations not got below 0.9 of the error of
 guessing (--learning) do not count as learning: they are trained no further and at no other rate, since no search would
@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from side_by_side import table
 
-from stantune.cli.options import SEARCH_PERIOD
+from stantune.cli.options import PERIOD
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
 from stantune.problems import Splits, find
@@ -64,10 +64,11 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its name in the file of finished trainings; the rates that "auto" stands for may change."""
-        rates = self.settings.rates
-        _, slash, period = self.way.partition("/")
-        way = fidelity.text_of(rates) + slash + period if rates else self.way
+        """Its name in the file of finished trainings; the rates that "auto" stands for and Z may change."""
+        settings = self.settings
+        assert settings.stan is not None
+        way = fidelity.text_of(settings.rates) if settings.rates else self.way.partition("/")[0]
+        way = EXACT if self.way == EXACT else f"{way}/{settings.stan.period}"
         return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {way}"
 
     @property
@@ -80,10 +81,10 @@ class Run:
         kind, by_rung, text = how.partition(":")
         if by_rung:
             rates = fidelity.parse_rates(text, self.iterations, least, ETA)
-            stan = Stan(rate=min(rates), period=int(period or SEARCH_PERIOD), layers=layers)
+            stan = Stan(rate=min(rates), period=int(period or PERIOD), layers=layers)
             return replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
         rate = 1 if kind == EXACT else float(kind)
-        return replace(settings, stan=Stan(rate, period=int(period or SEARCH_PERIOD), layers=layers))
+        return replace(settings, stan=Stan(rate, period=int(period or PERIOD), layers=layers))
 
 
 class Trained(NamedTuple):

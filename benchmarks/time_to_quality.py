@@ -9,8 +9,8 @@ Sides, in this order for each seed, so that whatever changes on the machine meet
 - `optuna`: Optuna's HyperbandPruner around a plain PyTorch loop, as Optuna's documentation has it (default sampler TPE,
   min_resource = r, max_resource = R, an error reported every r iterations), for as long as `exact` took with that seed.
 - `native`: `--accelerate stan --rate 1`, all entries computed by our kernels. Not among the default sides.
-- `stan`: `--accelerate stan`; `stan:auto`, `stan:0.25,0.5,1` and the like: as `--accelerate` takes them. `stan/1` is
-  `stan` with `--period 1`, and so on.
+- `stan`: `--accelerate stan`; `stan:auto`, `stan:0.25,0.5,1` and the like: as `--accelerate` takes them. `stan/9` is
+  `stan` with `--period 9`, and so on.
 
 All have the same space, data, batches, learning-rate course, error (of the 10 000 validation images) and number of
 workers, processes of one thread each. Optuna's are processes on one SQLite study, as its documentation recommends for
@@ -40,7 +40,7 @@ from pathlib import Path
 from optuna_side import ETA, search_optuna
 from quality_results import EXACT, OPTUNA, Found, Kept, best, draw, tables
 
-from stantune.cli.options import SEARCH_PERIOD
+from stantune.cli.options import PERIOD
 from stantune.errors import UsageError
 from stantune.files import write_whole
 from stantune.outcome import Outcome
@@ -66,7 +66,7 @@ def settings_of(problem: str, iterations: int, seed: int, side: str) -> SearchSe
     if (how not in ("native", "stan") and not (kind == "stan" and by_rung)) or not (period or "1").isdecimal():
         raise UsageError(f"--sides {side}: there are {EXACT}, {OPTUNA}, native, stan, stan:auto, stan:RATE,…, stan/Z")
     rate = 1 if kind == "native" else 0.5
-    stan = Stan(rate, period=int(period or SEARCH_PERIOD), iterations=iterations, layers=find(problem).stan_layers)
+    stan = Stan(rate, period=int(period or PERIOD), iterations=iterations, layers=find(problem).stan_layers)
     if not by_rung:
         return replace(settings, stan=stan)
     rates = fidelity.parse_rates(text, iterations, least, ETA)
@@ -146,12 +146,14 @@ def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[st
 
 
 def _name(options: argparse.Namespace, iterations: int, side: str) -> str:
-    """Return the side with all that its result depends on: the rates that "auto" stands for may change."""
+    """Return the side with all that its result depends on: the rates that "auto" stands for and Z may change."""
     if side == OPTUNA:
         return f"{side}, reports {options.reports}"
-    rates = settings_of(options.problem, iterations, 0, side).rates
-    _, slash, period = side.partition("/")
-    return f"{fidelity.text_of(rates)}{slash}{period}" if rates else side
+    settings = settings_of(options.problem, iterations, 0, side)
+    if settings.stan is None or settings.stan.rate == 1:
+        return side
+    how = fidelity.text_of(settings.rates) if settings.rates else side.partition("/")[0]
+    return f"{how}/{settings.stan.period}"
 
 
 def main() -> None:

@@ -171,12 +171,13 @@ def test_ways_are_those_of_a_search(ranking: ModuleType) -> None:
     assert (settings("0.25").stan.rate, settings("0.25").rates_from()) == (0.25, ())
     assert [tuple(entry) for entry in settings("stan:auto").rates_from()] == [(0, 0.25), (444, 0.5), (1333, 1.0)]
     assert settings("0.5").stan.layers == ("conv2",)
-    assert [settings(way).stan.period for way in ("0.5", "0.5/1", "stan:auto/2")] == [9, 1, 2]
+    assert [settings(way).stan.period for way in ("0.5", "0.5/9", "stan:auto/2")] == [1, 9, 2]
     assert settings("stan:auto/2").rates == settings("stan:auto").rates
     auto = ranking.Run("cq", 4000, 3, 0, "stan:auto")
-    assert [replace(auto, way=way).key.rpartition(" / ")[2] for way in ("0.5/1", "stan:auto", "stan:auto/2")] == [
+    assert [replace(auto, way=way).key.rpartition(" / ")[2] for way in ("exact", "0.5", "0.5/9", "stan:auto/2")] == [
+        "exact",
         "0.5/1",
-        "stan:0.25,0.5,1",
+        "0.5/9",
         "stan:0.25,0.5,1/2",
     ]
     assert [rung.iterations for rung in settings("0.5").plan()[0].rungs] == list(ranking.stops_of(4000))

@@ -218,4 +218,4 @@ def test_sides_are_those_of_the_command(quality: ModuleType) -> None:
     assert len({settings(side).plan() for side in ("exact", "native", "stan", "stan:auto")}) == 1
     assert len({settings(side).trial_seed(5) for side in ("exact", "native", "stan", "stan:auto")}) == 1
     options = argparse.Namespace(problem="cq", reports="all")
-    assert quality._name(options, 4000, "stan:auto") == "stan:0.25,0.5,1"
+    assert quality._name(options, 4000, "stan:auto") == "stan:0.25,0.5,1/1"

@@ -126,10 +126,8 @@ Period = Annotated[
     str,
     typer.Option("--period", metavar="Z|none", help="Reduced iterations after each exact one; none: no exact ones."),
 ]
-# As Stan() has it, which is not imported before it is needed. A search's trials have only to be ranked, and what it
-# chooses is trained exactly in the end: it has fewer exact iterations.
+# As Stan() has it, which is not imported before it is needed.
 PERIOD = "1"
-SEARCH_PERIOD = "9"
 Pretrain = Annotated[int, typer.Option("--pretrain", metavar="p_t", help="Exact iterations at the start.")]
 Tail = Annotated[int, typer.Option("--tail", help="Exact iterations at the end of a whole training.")]
 Layers = Annotated[
