@@ -4,8 +4,9 @@ Usage: killed_command.py LOG SEED START_UPS MOST ARGUMENT... [+ LOG SEED START_U
 
 LOG is the file to which the tiny problem appends a line for each iteration that it trains. The first children are
 killed as they start up: the first at once, each of the others a little later. Each later child stops itself after a
-number of iterations that is drawn for it, and is killed there or a little later. Prints a line for each child: its
-process, and "killed" or "done". Searches divided by a plus come one after the other.
+number of iterations that is drawn for it, and is killed there or, where some are killed as they start up, a little
+later. So with START_UPS 0 a search is always killed at the same places. Prints a line for each child: its process, and
+"killed" or "done". Searches divided by a plus come one after the other.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
             os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, os.WUNTRACED)
         if os.WIFSTOPPED(status):
-            if moments.random() < 0.5:
+            if start_ups and moments.random() < 0.5:
                 # Into the end of a segment, its checkpoint, its evaluation, its record: all take milliseconds.
                 os.kill(process, signal.SIGCONT)
                 time.sleep(moments.uniform(0.0, 0.02))

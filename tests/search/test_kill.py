@@ -26,7 +26,7 @@ TINY_FILE = Path(__file__).parents[1] / "tiny_problem.py"
 BRACKETS = {9: (3, 9, 27), 5: (9, 27), 3: (27,)}
 FINAL = 27
 # Of each search: how many are killed as they start, and after how many iterations at most the others are; 0 for none.
-NEVER, OFTEN, SELDOM = (0, 0), (4, 32), (0, 80)
+NEVER, OFTEN, SELDOM = (0, 0), (4, 32), (0, 40)
 # What one worker would see, so that the models have results enough in so short a search.
 SAMPLERS = {"random": (), "tpe": ("--sampler", "tpe", "--lag", "1"), "bohb": ("--sampler", "bohb", "--lag", "1")}
 
