@@ -47,13 +47,15 @@ def neighbour(kept: Tensor, height: int, width: int, grid: Grid) -> Tensor:
         over the copies.
     """
     period = grid.pattern.columns
-    if period <= 2:
-        return F.interpolate(kept, size=(height, width), mode="nearest")
-    begin = _begin(period, grid.left)
-    copies = F.interpolate(kept, size=(height, kept.shape[-1] * period), mode="nearest")[..., max(-begin, 0) :]
-    before = max(begin, 0)
-    after = max(width - before - copies.shape[-1], 0)
-    return F.pad(copies, (before, after, 0, 0), mode="replicate")[..., :width]
+    # Autocast would copy in float32, and all that follows would be float32 where the exact output is not.
+    with torch.autocast(kept.device.type, enabled=False):
+        if period <= 2:
+            return F.interpolate(kept, size=(height, width), mode="nearest")
+        begin = _begin(period, grid.left)
+        copies = F.interpolate(kept, size=(height, kept.shape[-1] * period), mode="nearest")[..., max(-begin, 0) :]
+        before = max(begin, 0)
+        after = max(width - before - copies.shape[-1], 0)
+        return F.pad(copies, (before, after, 0, 0), mode="replicate")[..., :width]
 
 
 def nearest_computed(entries: Tensor) -> Tensor:
