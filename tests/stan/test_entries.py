@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
+from stantune.seeds import derive
 from stantune.stan.entries import (
     PATTERNS,
     PLANE,
+    ROUND,
     EntryMatrix,
     Grid,
     Pattern,
@@ -56,6 +58,28 @@ def test_every_entry_is_computed_equally_often(pattern):
     seen = sum(draw_grid((pattern,), 0, iteration, 0).matrix(4, 4).int() for iteration in range(draws))
     assert seen.min() > 0.8 * draws * pattern.rate
     assert seen.max() < 1.2 * draws * pattern.rate
+
+
+@given(seed=st.integers(0, 1000), rounds=st.integers(1, 8), layer=st.integers(0, 5))
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_sets_of_offsets_compute_every_entry_equally_often(pattern, seed, rounds, layer):
+    sets = rounds * ROUND
+    drawn = {}
+    for iteration in range(40 * sets):
+        number = derive("set", seed, iteration) % sets
+        grid = draw_grid((pattern,), seed, iteration, layer, sets)
+        assert drawn.setdefault(number, grid) == grid, "a set is the same whenever it is drawn"
+    assert len(drawn) == sets, "every set is drawn"
+    seen = sum(grid.matrix(4, 4).int() for grid in drawn.values())
+    assert torch.equal(seen, torch.full((4, 4), int(sets * pattern.rate), dtype=torch.int32))
+
+
+def test_layers_differ_in_a_set_of_offsets():
+    blocks = (PATTERNS["blocks"],)
+    together = {tuple(draw_grid(blocks, 0, iteration, layer, 16) for layer in (0, 1)) for iteration in range(500)}
+    apart = {pair for pair in together if pair[0] != pair[1]}
+    assert len(together) <= 16
+    assert apart
 
 
 def test_one_dimensional_layers_have_the_same_rates_along_their_row():

@@ -304,6 +304,8 @@ def test_a_forgotten_step_is_noticed_and_said_once():
         ({"tolerance": float("nan")}, "tolerance=nan"),
         ({"tolerance": 0.3, "period": None}, "period=None has none"),
         ({"pretrain": 8, "tail": 3, "iterations": 10}, "more than iterations=10"),
+        ({"offset_sets": 6}, "offset_sets=6 would not .* a multiple of 4"),
+        ({"offset_sets": 0}, "offset_sets=0"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(setting, sentence):

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from stantune.errors import UsageError
-from stantune.stan.entries import PATTERNS, PLANE, Pattern, choose_patterns
+from stantune.stan.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patterns
 from stantune.stan.meprop import MeProp
 from stantune.stan.schedule import Schedule
 
@@ -82,6 +82,8 @@ class Stan:
         linear: names of nn.Linear layers that compute only some of their neurons too, as shell patterns (memo alone).
         meprop: meProp on the model's nn.Linear layers.
         plan: what the planner decided, layer by layer; layers that it does not name are left alone.
+        offset_sets: how many sets of the layers' offsets the iterations draw from, a multiple of 4; None: each layer
+            draws by itself. With few sets a deep network's steps can be recorded (`stan.graphs.GraphedStep`).
 
     Raises:
         UsageError: a value outside its range, or two that contradict each other.
@@ -100,6 +102,7 @@ class Stan:
     linear: tuple[str, ...] = ()
     meprop: MeProp | None = None
     plan: tuple[LayerPlan, ...] | None = None
+    offset_sets: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.rate, str):
@@ -118,6 +121,11 @@ class Stan:
         if self.linear and self.memo is None:
             raise UsageError(
                 f"linear={', '.join(self.linear)}: neurons have no neighbours to copy; give memo=Memo(...)"
+            )
+        if self.offset_sets is not None and (self.offset_sets < 1 or self.offset_sets % ROUND):
+            raise UsageError(
+                f"offset_sets={self.offset_sets} would not compute every position equally often; give a multiple of "
+                f"{ROUND}, such as 16"
             )
         if self.iterations is not None and self.pretrain + self.tail > self.iterations:
             raise UsageError(

@@ -111,14 +111,30 @@ def along_line(patterns: tuple[Pattern, ...]) -> tuple[Pattern, ...]:
     return tuple(dict.fromkeys(Pattern(1, pattern.rows * pattern.columns) for pattern in patterns))
 
 
-def draw_grid(patterns: tuple[Pattern, ...], seed: int, iteration: int, layer: int) -> Grid:
+# Sets of offsets that follow each other in which every pattern of the plane computes each position equally often.
+ROUND = 4
+
+
+def draw_grid(patterns: tuple[Pattern, ...], seed: int, iteration: int, layer: int, sets: int | None = None) -> Grid:
     """Return one of the patterns with an offset, drawn uniformly: every entry is computed equally often.
 
     A pure function, so that neither a checkpoint nor another process needs a generator's state.
+
+    Args:
+        patterns: one or more.
+        seed: of all draws.
+        iteration: the training's.
+        layer: its place among the layers.
+        sets: an iteration draws one of so many sets of all layers' offsets, a multiple of ROUND; None: each layer draws
+            by itself.
     """
+    turn = 0
+    if sets is not None:
+        iteration, turn = divmod(derive("set", seed, iteration) % sets, ROUND)
     drawn, choice = divmod(derive("grid", seed, iteration, layer), len(patterns))
     pattern = patterns[choice]
-    return Grid(pattern, drawn % pattern.rows, drawn // pattern.rows % pattern.columns)
+    place = (drawn + turn) % (pattern.rows * pattern.columns)
+    return Grid(pattern, place % pattern.rows, place // pattern.rows)
 
 
 def grid_in_turn(pattern: Pattern, turn: int) -> Grid:

@@ -182,11 +182,14 @@ class StanHandle:
         if self.stan.chooses:
             chosen = self._chosen[place]
             patterns = () if chosen is None else (chosen,)
-        return draw_grid(patterns, self.stan.seed, self.iteration, place) if patterns else None
+        return self._draw(patterns, place) if patterns else None
+
+    def _draw(self, patterns: tuple[Pattern, ...], place: int) -> Grid:
+        return draw_grid(patterns, self.stan.seed, self.iteration, place, self.stan.offset_sets)
 
     def _choose(self, place: int, exact: Tensor) -> None:
         candidates = self._patterns[place]
-        grids = [draw_grid((pattern,), self.stan.seed, self.iteration, place) for pattern in candidates]
+        grids = [self._draw((pattern,), place) for pattern in candidates]
         errors = dict(zip(candidates, grid_errors(exact, grids), strict=True))
         if any(math.isnan(error) for error in errors.values()):
             self._say(
