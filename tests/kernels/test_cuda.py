@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stantune.errors import StanWarning
 from stantune.kernels import cuda
-from stantune.kernels.cuda import WAYS, WORTHWHILE, CudaPath, choices, choose, cuda_path, faster
+from stantune.kernels.cuda import EXACT, WAYS, WORTHWHILE, CudaPath, choices, choose, cuda_path, faster
 
 SECONDS = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=9)
 
@@ -23,6 +23,7 @@ SECONDS = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=9)
 def _anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is known at first, and nothing stays."""
     monkeypatch.setattr(cuda, "_choices", {})
+    monkeypatch.setattr(cuda, "_told", False)
     monkeypatch.delenv("STANTUNE_CUDA", raising=False)
     monkeypatch.delenv("STANTUNE_KERNELS", raising=False)
     cuda_path.cache_clear()
@@ -67,12 +68,13 @@ def test_an_equal_time_leaves_what_was_trained_with_so_far() -> None:
 
 
 class Fake:
-    """Two ways that take a known time on a clock of their own."""
+    """Two ways that take a known time on a clock of their own; every entry's is long where it is not said."""
 
     def __init__(self, seconds: Mapping[str, float], results: Mapping[str, list[Tensor]] | None = None) -> None:
         self.now = 0.0
         self.calls: list[str] = []
-        self.trials = {way: self._trial(way, seconds[way], (results or {}).get(way)) for way in WAYS}
+        seconds = {EXACT: 10.0, **seconds}
+        self.trials = {way: self._trial(way, seconds[way], (results or {}).get(way)) for way in seconds}
 
     def _trial(self, way: str, seconds: float, results: list[Tensor] | None) -> Callable[[], list[Tensor]]:
         def trial() -> list[Tensor]:
@@ -99,7 +101,7 @@ def test_the_faster_one_is_measured_once_for_each_shape(device: Callable[..., No
     assert len(fake.calls) == 2 * measured
     (first, _) = choices()
     assert first.what == "a convolution"
-    assert first.seconds == pytest.approx({each: 1.0 if each == way else 2.0 for each in WAYS})
+    assert first.seconds == pytest.approx({EXACT: 10.0} | {each: 1.0 if each == way else 2.0 for each in WAYS})
 
 
 def test_both_are_timed_in_turns(device: Callable[..., None]) -> None:
@@ -107,7 +109,7 @@ def test_both_are_timed_in_turns(device: Callable[..., None]) -> None:
     fake = Fake({"cudnn": 1.0, "triton": 1.0})
     fake.choose()
     order = "".join(way[0] for way in fake.calls)
-    assert order == "ct" + ("c" * cuda.CALLS + "t" * cuda.CALLS) * cuda.ROUNDS
+    assert order == "ect" + ("e" * cuda.CALLS + "c" * cuda.CALLS + "t" * cuda.CALLS) * cuda.ROUNDS
 
 
 def test_a_program_that_fails_or_errs_is_not_used_and_says_so(device: Callable[..., None]) -> None:
@@ -158,6 +160,14 @@ def test_nothing_is_timed_while_a_graph_is_recorded(
     assert not fake.calls
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert fake.choose() == "triton"
+
+
+def test_that_every_entry_is_faster_is_said_once_and_changes_nothing(device: Callable[..., None]) -> None:
+    device((9, 0))
+    said = r"a convolution takes 2000.00 ms, and every entry 1500.00 ms: STAN makes this training slower here\."
+    with pytest.warns(StanWarning, match=said):
+        assert Fake({EXACT: 1.5, "cudnn": 2.0, "triton": 3.0}).choose() == "cudnn"
+    assert Fake({EXACT: 1.5, "cudnn": 3.0, "triton": 2.0}).choose("another") == "triton"
 
 
 def test_there_is_no_way_without_a_device(device: Callable[..., None]) -> None:
@@ -215,3 +225,30 @@ def test_importing_stantune_imports_no_triton() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+def test_where_steps_are_replayed_the_devices_time_alone_counts(
+    device: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device((9, 0))
+    # Written out, Triton's many launches take longer; recorded, they do not count.
+    fake = Fake({"cudnn": 1.0, "triton": 2.0})
+    recorded: list[str] = []
+
+    def record(trial: Callable[[], object]) -> Callable[[], object]:
+        way = next(way for way in (EXACT, *WAYS) if fake.trials[way] is trial)
+
+        def replay() -> None:
+            recorded.append(way)
+            fake.now += {EXACT: 2.0, "cudnn": 1.0, "triton": 0.5}[way]
+
+        return replay
+
+    monkeypatch.setattr(cuda, "_recorded", record)
+    assert fake.choose() == "cudnn"
+    assert not recorded
+    with cuda.replayed():
+        assert fake.choose() == "triton"
+    assert recorded == [EXACT, *WAYS] * cuda.ROUNDS
+    assert fake.choose() == "cudnn"
+    assert [choice.what for choice in choices()] == ["a convolution", "a convolution, replayed"]

@@ -39,8 +39,8 @@ GRIDS = [
 @pytest.fixture
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small shapes are many blocks."""
-    monkeypatch.setattr(triton_conv, "tiles_for", lambda *sizes: SMALL)
-    monkeypatch.setattr(triton_conv, "tiles_of_weight", lambda *sizes: SMALL)
+    for name in ("tiles_of_output", "tiles_of_weight", "tiles_of_input"):
+        monkeypatch.setattr(triton_conv, name, lambda *sizes: SMALL)
 
 
 def whole(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -120,6 +120,15 @@ def test_what_triton_has_no_form_for_is_pytorchs(device: Device, setting: dict) 
     assert not choices()
 
 
+@pytest.mark.parametrize("padding", [(2, 2, 1, 1), (0, 1, 2, 0)], ids=str)
+def test_what_is_timed_beside_them_is_the_exact_convolution(padding: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    input, weight, bias = torch.randn(2, 3, 6, 7), torch.randn(4, 3, 3, 2), torch.randn(4)
+    convolution = filled.Convolution(input, weight, bias, (1, 2), padding, (1, 1), 1)
+    padded = nn.functional.pad(input, padding)
+    torch.testing.assert_close(filled.by_all(convolution), nn.functional.conv2d(padded, weight, bias, (1, 2)))
+
+
 def test_an_accelerated_model_trains_as_on_the_cpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten())

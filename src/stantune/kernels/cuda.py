@@ -6,7 +6,8 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from stantune.kernels.library import SWITCH as ALL_KERNELS
 # Of the environment: one of WAYS; without it both are measured.
 SWITCH = "STANTUNE_CUDA"
 WAYS = ("cudnn", "triton")
+# Timed beside them: every entry computed. It is never chosen, since then a time would decide what is trained.
+EXACT = "exact"
 # Of tensor cores that know bfloat16 and tf32.
 CAPABILITY = (8, 0)
 
@@ -52,7 +55,8 @@ class CudaChoice(NamedTuple):
     Attributes:
         what: the shape and the pattern.
         way: of WAYS.
-        seconds: medians of forward and backward pass together, by way; empty where nothing could be measured.
+        seconds: medians of forward and backward pass together, by way and for every entry; empty where nothing could be
+            measured.
         reason: why cuDNN was taken without a comparison, "" where there was one.
     """
 
@@ -63,6 +67,22 @@ class CudaChoice(NamedTuple):
 
 
 _choices: dict[Hashable, CudaChoice] = {}
+_replayed = False
+_told = False
+
+
+@contextmanager
+def replayed() -> Iterator[None]:
+    """Have `choose` ask which way is faster where the step is replayed as a CUDA graph: by the device's time alone.
+
+    A step that is not replayed waits for the processor to launch it, and there the way of fewest launches wins.
+    """
+    global _replayed
+    before, _replayed = _replayed, True
+    try:
+        yield
+    finally:
+        _replayed = before
 
 
 @cache
@@ -102,12 +122,12 @@ def choose(key: Hashable, what: str, trials: Mapping[str, Trial], clock: Clock |
     """Return which of WAYS to go: the environment's, or what was measured for this key, now if never before.
 
     Nothing is measured, and cuDNN taken, where PyTorch is to be deterministic, since times are not, and while a CUDA
-    graph is recorded.
+    graph is recorded. Warns, once in a process, where both are slower than computing every entry.
 
     Args:
         key: all that the times depend on.
         what: that in words, for `choices`.
-        trials: by way: does it once, forward and backward, and returns output and gradients.
+        trials: of WAYS and EXACT: does it once, forward and backward, and returns output and gradients.
         clock: for tests; by default the time when the device has finished.
     """
     ways = cuda_path().ways
@@ -115,10 +135,12 @@ def choose(key: Hashable, what: str, trials: Mapping[str, Trial], clock: Clock |
         return ways[0]
     if torch.are_deterministic_algorithms_enabled():
         return "cudnn"
+    key = key, _replayed
     if key not in _choices:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return "cudnn"
-        _choices[key] = _compare(what, trials, clock or _finished)
+        _choices[key] = _compare(f"{what}, replayed" if _replayed else what, trials, clock or _finished)
+        _advise(_choices[key])
     return _choices[key].way
 
 
@@ -139,7 +161,8 @@ def faster(seconds: Mapping[str, Sequence[float]]) -> CudaChoice:
 
 
 def _compare(what: str, trials: Mapping[str, Trial], clock: Clock) -> CudaChoice:
-    """Try both ways, see that they agree, and time them in turns."""
+    """Try both ways, see that they agree, and time them in turns, and every entry with them."""
+    trials[EXACT]()
     reference = trials["cudnn"]()
     try:
         found = trials["triton"]()
@@ -148,14 +171,44 @@ def _compare(what: str, trials: Mapping[str, Trial], clock: Clock) -> CudaChoice
         return _without_triton(what, f"Triton failed: {type(error).__name__}: {error}")
     if not agree:
         return _without_triton(what, "Triton's result is not cuDNN's")
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    work = {way: (_recorded if _replayed else _written)(trials[way]) for way in (EXACT, *WAYS)}
+    seconds: dict[str, list[float]] = {way: [] for way in work}
     for _ in range(ROUNDS):
         for way, taken in seconds.items():
             began = clock()
-            for _ in range(CALLS):
-                trials[way]()
+            work[way]()
             taken.append((clock() - began) / CALLS)
     return faster(seconds)._replace(what=what)
+
+
+def _advise(choice: CudaChoice) -> None:
+    """Say, once in a process, that STAN is a loss here."""
+    global _told
+    if choice.seconds and choice.seconds[choice.way] > choice.seconds[EXACT] and not _told:
+        _told = True
+        remedy = "Leave" if _replayed else "Replay its steps (stantune.stan.graphs), leave"
+        warnings.warn(
+            f"{choice.what} takes {1e3 * choice.seconds[choice.way]:.2f} ms, and every entry "
+            f"{1e3 * choice.seconds[EXACT]:.2f} ms: STAN makes this training slower here. {remedy} such layers out "
+            "(rate='auto' does), or train exactly; stantune.kernels.cuda.choices() tells of all layers",
+            StanWarning,
+            stacklevel=3,
+        )
+
+
+def _written(trial: Trial) -> Callable[[], object]:
+    """Return what does the trial CALLS times as it is written."""
+    return lambda: [trial() for _ in range(CALLS)]
+
+
+def _recorded(trial: Trial) -> Callable[[], object]:
+    """Return what replays the trial CALLS times as one CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS):
+            trial()
+    graph.replay()  # the first time it is also sent to the device
+    return graph.replay
 
 
 def _agree(found: Tensor, reference: Tensor) -> bool:

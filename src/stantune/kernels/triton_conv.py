@@ -17,6 +17,9 @@ _LAST = torch.channels_last
 INTERPRETED = not isinstance(triton_kernels.forward, triton.runtime.JITFunction)
 # So many programs fill today's devices a few times over; the weight's gradient is summed in parts to have as many.
 PROGRAMS = 512
+# So many terms of a sum are multiplied at a time: of float32 as it is (sums then live in each thread's registers), of
+# tf32 and of bfloat16 on tensor cores.
+TERMS = EXACT, TF32, BF16 = 16, 32, 64
 
 
 class Tiles(NamedTuple):
@@ -65,27 +68,40 @@ def precision() -> str:
     return "tf32" if allowed else "ieee"
 
 
-def tiles_for(columns: int, depth: int, exact: bool) -> Tiles:
-    """Return the tiles of a product whose rows are entries or pixels.
+def tiles_of_output(filters: int, depth: int, terms: int) -> Tiles:
+    """Return the tiles of the product of patches and weight, whose rows are entries.
+
+    These and the two below were the fastest or near it on an H100 (`benchmarks/tiles.py`).
 
     Args:
-        columns: filters, or channels of an input's gradient.
-        depth: terms of a sum, those of one tap where there are several.
-        exact: float32 without tensor cores, where sums live in each thread's registers.
+        filters: of the weight.
+        depth: terms of a sum, those of one tap where there are many channels.
+        terms: one of TERMS.
     """
-    wide = _power(columns, 64 if exact else 128)
-    return Tiles(64 if exact else 128, wide, _power(depth, 16 if exact else 32), 8 if wide == 128 else 4)
+    return Tiles(64, _power(filters, 64), _power(depth, terms), 4)
 
 
-def tiles_of_weight(filters: int, columns: int, exact: bool) -> Tiles:
+def tiles_of_weight(filters: int, columns: int, terms: int) -> Tiles:
     """Return the tiles of the product of gradient and patches, whose sums go over the entries.
 
     Args:
         filters: of the weight.
         columns: of the patches, those of one tap where there are many channels.
-        exact: see `tiles_for`.
+        terms: one of TERMS.
     """
-    return Tiles(16 if exact else 32, _power(filters, 64 if exact else 128), _power(columns, 64), 4)
+    rows, most = {EXACT: (16, 64), TF32: (64, 32), BF16: (64, 64)}[terms]
+    return Tiles(rows, _power(filters, most), _power(columns, most), 4)
+
+
+def tiles_of_input(channels: int, filters: int, terms: int) -> Tiles:
+    """Return the tiles of the product of gradient and weight, whose rows are pixels.
+
+    Args:
+        channels: of the input's gradient.
+        filters: terms of a sum for each tap.
+        terms: one of TERMS.
+    """
+    return Tiles(64 if terms == EXACT else 128, _power(channels, 64), _power(filters, terms), 4)
 
 
 def _power(length: int, most: int) -> int:
@@ -141,11 +157,12 @@ class _Job:
         self.places = window.out[0] * window.out[1]
         self.precision = precision()
         self.flat = self.channels < 16
-        exact = input.dtype is torch.float32 and self.precision == "ieee"
-        of_a_step = self.taps * self.channels if self.flat else self.channels
-        self.tiles = tiles or tiles_for(self.filters, of_a_step, exact)
-        self.tiles_of_weight = tiles or tiles_of_weight(self.filters, of_a_step, exact)
-        self.tiles_of_input = tiles or tiles_for(self.channels, self.filters, exact)
+        terms = BF16 if input.dtype is torch.bfloat16 else TF32 if self.precision == "tf32" else EXACT
+        # Sums of few channels are short, and tiles of more columns than there are waste.
+        of_a_step, few = (self.taps * self.channels, min(terms, TF32)) if self.flat else (self.channels, terms)
+        self.tiles = tiles or tiles_of_output(self.filters, of_a_step, few)
+        self.tiles_of_weight = tiles or tiles_of_weight(self.filters, of_a_step, few)
+        self.tiles_of_input = tiles or tiles_of_input(self.channels, self.filters, terms)
 
     def forward(self, input: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
         """Fill `output`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from stantune.kernels.cuda import choose, cuda_path
+from stantune.kernels.cuda import EXACT, choose, cuda_path
 from stantune.kernels.cuda_rows import Rows, Window, rows_of
 from stantune.stan.entries import Entries, EntryMatrix, Grid, check_entries
 from stantune.stan.fill import nearest_computed, neighbour_at
@@ -111,6 +112,15 @@ def by_triton(convolution: Convolution, entries: Entries) -> Tensor:
         return convolve_rows(input, weight, bias, window, rows)
 
 
+def by_all(convolution: Convolution) -> Tensor:
+    """Compute every entry, (B, C_out, H_out, W_out), as the layer itself does."""
+    input, weight, bias, stride, (left, right, top, bottom), dilation, groups = convolution
+    if (left, top) != (right, bottom):
+        input = F.pad(input, (left, right, top, bottom))
+        left = top = 0
+    return F.conv2d(input, weight, bias, tuple(stride), (top, left), tuple(dilation), groups)
+
+
 def has_triton_form(convolution: Convolution, entries: Entries) -> bool:
     """Tell whether Triton's programs can do this: one group, float32 or bfloat16, and not too large."""
     input, weight, bias = convolution[:3]
@@ -151,17 +161,23 @@ def _way(convolution: Convolution, entries: Entries) -> str:
         f"{weight.shape[2]}x{weight.shape[3]} convolution of {tuple(input.shape)} to {weight.shape[0]} channels, "
         f"{str(convolution.dtype).removeprefix('torch.')}, {pattern} entries"
     )
-    ways = {"cudnn": by_pytorch, "triton": by_triton}
     copied = convolution._replace(input=_copy(input), weight=_copy(weight), bias=_copy(bias))
     targets = [each for each in copied[:3] if each is not None and each.requires_grad]
 
-    def trial(way: str) -> list[Tensor]:
+    def trial(do: Callable[[], Tensor]) -> list[Tensor]:
         with torch.enable_grad():
-            output = ways[way](copied, entries)
-        return [output, *(torch.autograd.grad(output, targets, output.detach()) if targets else ())]
+            output = do()
+        # Detached: a graph that stays alive would hold on to the stream that it was made on.
+        result = output.detach()
+        return [result, *(torch.autograd.grad(output, targets, result) if targets else ())]
 
+    ways = {
+        EXACT: partial(by_all, copied),
+        "cudnn": partial(by_pytorch, copied, entries),
+        "triton": partial(by_triton, copied, entries),
+    }
     with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]
-        return choose(key, what, {way: partial(trial, way) for way in ways})
+        return choose(key, what, {way: partial(trial, do) for way, do in ways.items()})
 
 
 def _copy(tensor: Tensor | None) -> Any:
