@@ -5,23 +5,26 @@ rate, and is tested exactly. The ways that no fast form exists for compute all e
 ones, which gives the same numbers, forward and backward, as a fast form would. One line per way and seed; those that
 are in --keep already are not trained again. Errors are what counts here, not times.
 
-    python benchmarks/positions.py --seeds 3 --keep positions.json
+    python benchmarks/positions.py --seeds 3 --keep positions.json [--device cuda --workers 8]
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.problems import find
+from stantune.problems import Splits, find
 from stantune.runtime import tune_process
 from stantune.seeds import derive
 from stantune.solver import MultiStep
@@ -112,7 +115,7 @@ def sampled_gradient(pattern: Pattern) -> Way:
 
     def way(place: Place, input: Tensor) -> Tensor:
         output = place.exact(input)
-        entries = place.grid(pattern).matrix(*output.shape[-2:]) / pattern.rate
+        entries = place.grid(pattern).matrix(*output.shape[-2:]).to(output.device) / pattern.rate
         if output.requires_grad:
             output.register_hook(lambda gradient: gradient * entries)  # type: ignore[no-untyped-call]
         return output
@@ -129,7 +132,7 @@ def interpolated(pattern: Pattern) -> Way:
         for side, first, period in ((2, grid.top, pattern.rows), (3, grid.left, pattern.columns)):
             if period > 1:
                 length = output.shape[side]
-                at = torch.arange(length)
+                at = torch.arange(length, device=output.device)
                 before = ((at - first) // period * period + first).clamp(first)
                 after = torch.where(before + period < length, before + period, before)
                 share = ((at - before).clamp(0) / period).view([length if i == side else 1 for i in range(4)])
@@ -146,7 +149,7 @@ def checkerboard(place: Place, input: Tensor) -> Tensor:
     height, width = output.shape[-2:]
     colour = int(torch.randint(2, (), generator=place.generator()))
     entries = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == colour
-    return spread(output, nearest_computed(entries[None]).expand(len(output), -1, -1))
+    return spread(output, nearest_computed(entries[None].to(output.device)).expand(len(output), -1, -1))
 
 
 def of_each_block(score: Callable[[Place, Tensor, Tensor], Tensor]) -> Way:
@@ -156,7 +159,7 @@ def of_each_block(score: Callable[[Place, Tensor, Tensor], Tensor]) -> Way:
         output = place.exact(input)
         scores = score(place, input, output)
         height, width = output.shape[-2:]
-        index = torch.arange(height * width).view(1, height, width).expand(len(output), -1, -1)
+        index = torch.arange(height * width, device=output.device).view(1, height, width).expand(len(output), -1, -1)
         by_block = [t.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3) for t in (scores.expand(len(output), -1, -1), index)]
         chosen = by_block[1].gather(3, by_block[0].argmax(3, keepdim=True))[..., 0]
         nearest = chosen.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -167,7 +170,7 @@ def of_each_block(score: Callable[[Place, Tensor, Tensor], Tensor]) -> Way:
 
 def at_random(place: Place, input: Tensor, output: Tensor) -> Tensor:
     """Score entries by chance, anew for each sample."""
-    return torch.rand(len(output), *output.shape[-2:], generator=place.generator())
+    return torch.rand(len(output), *output.shape[-2:], generator=place.generator()).to(output.device)
 
 
 def by_contrast(place: Place, input: Tensor, output: Tensor) -> Tensor:
@@ -181,10 +184,9 @@ def by_gradient(place: Place, input: Tensor, output: Tensor) -> Tensor:
         output.register_hook(  # type: ignore[no-untyped-call]
             lambda gradient: place.notes.__setitem__("gradient", gradient.detach().abs().sum(1).mean(0))
         )
-    weight = place.notes.get("gradient", torch.ones(output.shape[-2:])).clamp_min(1e-20)
-    chance = torch.rand(len(output), *output.shape[-2:], generator=place.generator())
+    weight = place.notes.get("gradient", output.new_ones(output.shape[-2:])).clamp_min(1e-20)
     # The largest of log(u) / w is each entry with probability w / sum(w) (Efraimidis and Spirakis, 2006).
-    return chance.log() / weight
+    return at_random(place, input, output).log() / weight
 
 
 def by_size(place: Place, input: Tensor, output: Tensor) -> Tensor:
@@ -216,17 +218,22 @@ WAYS: Mapping[str, tuple[Way | None, tuple[str, ...]]] = {
 }
 
 
-def train(way: Way | None, layers: tuple[str, ...], iterations: int, seed: int) -> float:
-    """Train CQ and return its test error in percent."""
-    problem = find("cq")
+@functools.cache
+def _splits() -> Splits:
+    return find("cq").load(full=True)
+
+
+def train(name: str, iterations: int, seed: int, device: str) -> float:
+    """Train CQ in one of the WAYS and return its test error in percent."""
+    (way, layers), problem, splits = WAYS[name], find("cq"), _splits()
     solver = replace(problem.solver, policy=MultiStep((iterations * 4 // 5,), 0.1))
-    problem = replace(problem, solver=solver)
-    splits = problem.load(full=True)
-    trial = Trial(problem, {}, splits, seed=derive("train", seed), stan=None)
-    for number, name in enumerate(LAYERS):
-        conv = trial.model.get_submodule(name)
+    # A way computes something else in each iteration, so that none can be replayed.
+    problem = replace(problem, solver=solver, recordable=False)
+    trial = Trial(problem, {}, splits, seed=derive("train", seed), stan=None, device=device)
+    for number, layer in enumerate(LAYERS):
+        conv = trial.model.get_submodule(layer)
         assert isinstance(conv, nn.Conv2d)
-        if way is not None and name in layers:
+        if way is not None and layer in layers:
             notes: dict[str, Tensor] = {}
 
             def forward(input: Tensor, conv: nn.Conv2d = conv, number: int = number, notes: dict = notes) -> Tensor:
@@ -236,7 +243,7 @@ def train(way: Way | None, layers: tuple[str, ...], iterations: int, seed: int) 
 
             conv.forward = forward  # type: ignore[method-assign]
     trial.train(iterations, lambda: False, lambda iteration: None)
-    return error_percent(trial.model, splits, splits.test)
+    return error_percent(trial.model, splits, splits.test, device)
 
 
 def main() -> None:
@@ -245,20 +252,25 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes, each of one thread")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     parser.add_argument("--keep", type=Path, help="a JSON file of finished trainings")
     options = parser.parse_args()
-    tune_process(options.threads)
     kept: dict[str, float] = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
-    for seed in range(options.seeds):
-        for name in options.ways:
-            key = f"{name} / {options.iterations} / {seed}"
-            if key not in kept:
-                kept[key] = train(*WAYS[name], options.iterations, seed)
-                print(f"{key}: {kept[key]:.2f} %", flush=True)
-                if options.keep:
-                    options.keep.write_text(json.dumps(kept, indent=2))
-    print(f"\nCQ, {options.iterations} iterations, {options.threads} thread(s), test error in %\n")
+    keys = {
+        f"{name} / {options.iterations} / {seed}": (name, options.iterations, seed, options.device)
+        for seed in range(options.seeds)
+        for name in options.ways
+    }
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), initializer=tune_process, initargs=(1,)) as pool:
+        running = {pool.submit(train, *what): key for key, what in keys.items() if key not in kept}
+        for future in as_completed(running):
+            key = running[future]
+            kept[key] = future.result()
+            print(f"{key}: {kept[key]:.2f} %", flush=True)
+            if options.keep:
+                options.keep.write_text(json.dumps(kept, indent=2))
+    print(f"\nCQ, {options.iterations} iterations on {options.device}, test error in %\n")
     print(f"| entries | {' | '.join(f'seed {seed}' for seed in range(options.seeds))} | mean | above exact |")
     print("|---" * (options.seeds + 3) + "|")
     base = [kept.get(f"exact / {options.iterations} / {seed}", float("nan")) for seed in range(options.seeds)]

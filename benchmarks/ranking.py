@@ -105,7 +105,7 @@ def _splits(problem: str) -> Splits:
     return find(problem).load()
 
 
-def train(run: Run, learning: float) -> Trained:
+def train(run: Run, learning: float, device: str) -> Trained:
     """Train through all rungs, or until it diverges or is given up."""
     warnings.simplefilter("ignore", NoEffectWarning)
     problem, settings, splits = find(run.problem), run.settings, _splits(run.problem)
@@ -118,6 +118,7 @@ def train(run: Run, learning: float) -> Trained:
         seed=seed,
         stan=replace(settings.stan, seed=seed),
         rates=settings.rates_from(),
+        device=device,
     )
     stops = stops_of(run.iterations)
     errors: dict[int, float] = {}
@@ -127,7 +128,7 @@ def train(run: Run, learning: float) -> Trained:
         if diverged:
             return Trained(errors, seconds, trial.iteration)
         seconds[stop] = trial.cost.exact_seconds + trial.cost.reduced_seconds
-        errors[stop] = error_percent(trial.model, splits, splits.validation)
+        errors[stop] = error_percent(trial.model, splits, splits.validation, device)
         given_up = run.way == EXACT and stop == stops[max(0, len(stops) - 1 - GIVEN_UP_BELOW_TOP)]
         if given_up and errors[stop] >= learning * 100 * (1 - 1 / splits.classes):
             break
@@ -162,7 +163,7 @@ class Kept:
             write_whole(self._file, f"{json.dumps(self._plain, indent=1)}\n".encode())
 
 
-def compute(runs: Sequence[Run], ways: Sequence[str], kept: Kept, workers: int, learning: float) -> None:
+def compute(runs: Sequence[Run], ways: Sequence[str], kept: Kept, workers: int, learning: float, device: str) -> None:
     """Do the exact trainings `runs` that are missing, and those in the other ways of the settings that learn."""
     # The last is begun first: what a setting that learns is still to be trained, before the next setting.
     todo = list(reversed(runs))
@@ -172,7 +173,7 @@ def compute(runs: Sequence[Run], ways: Sequence[str], kept: Kept, workers: int, 
             while todo and len(running) < workers:
                 run = todo.pop()
                 if run not in kept:
-                    running[pool.submit(train, run, learning)] = run
+                    running[pool.submit(train, run, learning, device)] = run
                 elif run.way == EXACT:
                     todo += _others(run, ways, kept)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -346,6 +347,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, …")
     parser.add_argument("--workers", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--learning", type=float, default=0.9, help="share of the error of guessing")
+    parser.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     parser.add_argument("--keep", type=Path, help="a JSON file of finished trainings")
     options = parser.parse_args()
     iterations = options.iterations or find(options.problem).iterations
@@ -360,7 +362,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     kept = Kept(options.keep)
-    compute(runs, options.rates, kept, options.workers, options.learning)
+    compute(runs, options.rates, kept, options.workers, options.learning, options.device)
     print(f"\n{report(kept, runs, options.rates, options.learning)}")
 
 

@@ -61,6 +61,9 @@ class Problem:
         full_iterations: length of a training with nothing held out, where that differs from N.
         augment: (images (B, C, H, W), ids (B,), generator) -> images, on training batches alone.
         stan_layers: names of the layers that STAN accelerates, as shell patterns.
+        recordable: whether a training step gives a CUDA device the same work whenever STAN computes the same entries:
+            the network neither decides in Python what it computes nor waits for the device. Its steps are then recorded
+            as CUDA graphs and replayed, which launches them several times faster.
 
     Raises:
         UsageError: a parameter that neither the network nor the solver takes, one of the network's without a default,
@@ -79,6 +82,7 @@ class Problem:
     full_iterations: int | None = None
     augment: Augment | None = None
     stan_layers: tuple[str, ...] = ("*",)
+    recordable: bool = False
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "validation", "full_iterations"):
@@ -147,6 +151,7 @@ BUILT_IN: dict[str, Problem] = {
             solver=lenet.LENET_SOLVER,
             iterations=10_000,
             normalise=Normalise(scale=1 / 256),
+            recordable=True,
         ),
         Problem(
             name="cq",
@@ -158,6 +163,7 @@ BUILT_IN: dict[str, Problem] = {
             full_iterations=5_000,
             normalise=_LESS_MEAN_IMAGE,
             stan_layers=_MOST_ARITHMETIC,
+            recordable=True,
         ),
         Problem(
             name="alexlrn",
@@ -171,6 +177,7 @@ BUILT_IN: dict[str, Problem] = {
             full_iterations=70_000,
             normalise=_LESS_MEAN_IMAGE,
             stan_layers=_MOST_ARITHMETIC,
+            recordable=True,
         ),
         Problem(
             name="alexbn",
@@ -181,6 +188,7 @@ BUILT_IN: dict[str, Problem] = {
             iterations=60_000,
             normalise=_LESS_MEAN_IMAGE,
             stan_layers=_MOST_ARITHMETIC,
+            recordable=True,
         ),
         Problem(
             name="mlp",
@@ -192,6 +200,7 @@ BUILT_IN: dict[str, Problem] = {
             iterations=10_000,
             full_iterations=12_000,
             normalise=Normalise(scale=1 / 255),
+            recordable=True,
         ),
     )
 }

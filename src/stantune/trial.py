@@ -18,7 +18,9 @@ from stantune.kernels.library import plain_pytorch
 from stantune.outcome import Cost
 from stantune.problems import Problem, Splits
 from stantune.seeds import derive
+from stantune.solver import numbers_of
 from stantune.stan.config import Stan
+from stantune.stan.graphs import GraphedStep
 from stantune.stan.handle import StanHandle
 from stantune.stan.layers import StanConv2d
 from stantune.stan.schedule import Phase
@@ -106,6 +108,8 @@ class Trial:
         self.stan = None if stan is None else replace(stan, rate=rates[0].rate) if rates else stan
         self.handle: StanHandle | None = None if self.stan is None else self._accelerate(self.stan)
         self._rates = tuple(rates)
+        self._recordable = problem.recordable and self._cuda is not None
+        self._learn = self._learner()
         self.start = start
         self.iteration = 0
         self.moved = False
@@ -144,6 +148,7 @@ class Trial:
         self._follow_rates()
         if self.handle is not None:
             self.handle.load_state_dict(state["stan"])
+        self._learn = self._learner()
 
     def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
         """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
@@ -197,17 +202,28 @@ class Trial:
             self.stan = replace(self.stan, rate=rate)
             self.handle = self._accelerate(self.stan)
             self.handle.seek(self.iteration)
+            self._learn = self._learner()
 
     def _step(self) -> float:
         batch = self.batches.at(self.iteration)
         if self.handle is not None and self.handle.remembers:
             self.handle.visit(batch.ids, batch.images)
         self.solver.set_iteration(self.optimizer, self.iteration)
-        loss = F.cross_entropy(self.model(batch.images), batch.labels)
+        return self._learn(batch.images, batch.labels).item()
+
+    def _learner(self) -> Callable[..., Tensor]:
+        """Return what does a step on images and labels: replayed from CUDA graphs where the problem allows that."""
+        if not self._recordable:
+            return self._forward_and_back
+        with torch.cuda.device(self._cuda):
+            return GraphedStep(self.model, self._forward_and_back, lambda: numbers_of(self.optimizer))
+
+    def _forward_and_back(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(self.model(images), labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return loss.item()
+        return loss
 
     def _reduced(self) -> bool:
         return self.handle is not None and self.handle.phase is Phase.REDUCED

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
+from stantune.errors import StanWarning
 from stantune.stan import graphs
 from stantune.stan.config import Memo
 from stantune.stan.entries import EntryMatrix
@@ -144,6 +145,40 @@ def test_no_more_is_recorded_than_is_allowed(monkeypatch: pytest.MonkeyPatch) ->
     done = training.recorder.done
     assert done.count("record") == 2
     assert done.count("run") + done.count("replay") == 30
+
+
+def test_few_sets_of_offsets_are_few_graphs() -> None:
+    training = Training(Stan(rate=0.25, period=None, offset_sets=4))
+    training.train(40, training.graphed)
+    done = training.recorder.done
+    # Two layers that drew by themselves would have sixteen.
+    assert done.count("record") == done.count("run") == 4
+    assert done.count("replay") == 36
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphed, plain = Training(SCHEDULE), Training(SCHEDULE)
+    tried = []
+
+    def fail(step: Step, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
+        tried.append(step)
+        raise RuntimeError("operation not permitted when stream is capturing\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(graphed.recorder, "record", fail)
+    with pytest.warns(StanWarning, match=r"cannot be recorded .* as it is written: operation .* is capturing$"):
+        mine = graphed.train(20, graphed.graphed)
+    assert torch.equal(torch.stack(mine), torch.stack(plain.train(20, plain.step)))
+    assert len(tried) == 1
+    assert graphed.recorder.done == ["run"] * 20
+
+
+def test_numbers_that_change_in_every_step_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "SEEN", 3)
+    numbers = iter(range(100))
+    training = Training(EXACT, lambda: (next(numbers),))
+    training.train(20, training.graphed)
+    assert training.recorder.done == ["run"] * 20
+    assert len(training.graphed._seen) <= 3
 
 
 def test_a_result_is_not_changed_by_the_next_step() -> None:

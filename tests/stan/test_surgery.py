@@ -97,7 +97,8 @@ def test_grids_are_a_pure_function_of_seed_iteration_and_layer(model):
 
 def test_layers_are_chosen_by_name_and_reported(model):
     handle = accelerate_(model, Stan(layers=("2",), period=None))
-    assert model[0].grid is None
+    # Without native kernels it stays the layer that it was.
+    assert getattr(model[0], "grid", None) is None
     assert model[2].grid is not None
     assert handle.report[0].reason == "not among layers=2"
     assert handle.report[1].reason == ""

@@ -1,13 +1,18 @@
-"""A training step as CUDA graphs, one for each set of entries: for small networks, which wait for launches mostly."""
+"""A training step as CUDA graphs, one for each set of entries: for networks that mostly wait for launches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from stantune.errors import StanWarning
+from stantune.kernels.cuda import replayed
 from stantune.stan.entries import EntryMatrix
 from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear
 
@@ -15,6 +20,8 @@ Step = Callable[..., Tensor]
 LAYERS = (StanConv1d, StanConv2d, StanLinear)
 # So many sets of entries are recorded; the steps of all others run as they are written.
 MOST = 64
+# So many sets are remembered as having come once; where numbers change in every step, none would ever come again.
+SEEN = 1024
 
 
 class Recorder(Protocol):
@@ -34,11 +41,14 @@ class GraphedStep:
 
     The grids of a schedule come in a few phases, so that after a few of each all reduced and exact steps are replayed.
     A set of entries is recorded when it comes for the second time: the first time compiles, measures and allocates.
-    Refreshes that measure errors, the memo fill and any other entries than grids are never recorded.
+    Each layer draws its offset by itself, so that a deep network hardly ever has the same set twice: give it a small
+    number of them (`Stan(offset_sets=16)`). Refreshes that measure errors, the memo fill and any other entries than
+    grids are never recorded.
 
-    Parameters' gradients are the graphs' own between steps: read them inside of the step alone.
-
-    What decides is tested without a device; `OnCuda`, which records, has not run on one yet.
+    A replayed step does what the recorded one gave the device, and nothing of what it did in Python. Parameters'
+    gradients are the graphs' own between steps: read them inside of the step alone. Where model or optimizer get other
+    tensors (load_state_dict), make a new GraphedStep. A step that cannot be recorded, since it waits for the device or
+    moves data to it, runs as it is written, with a warning.
     """
 
     def __init__(
@@ -66,20 +76,37 @@ class GraphedStep:
         self._layers = [module for module in self._modules if isinstance(module, LAYERS)]
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, tuple[tuple[Tensor, ...], Callable[[], Tensor]]] = {}
+        self._most = MOST
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Do one step on a batch, and return a copy of what it returns, without its graph."""
         key = self._key(inputs)
         if key not in self._recorded:
-            if key is None or key not in self._seen or len(self._recorded) == MOST:
+            wanted = key is not None and key in self._seen and len(self._recorded) < self._most
+            if not wanted or not self._record(key, inputs):
+                if len(self._seen) == SEEN:
+                    self._seen.clear()
                 self._seen.add(key)
                 return self._recorder.run(self._step, inputs).detach()
-            own = tuple(each.clone() for each in inputs)
-            self._recorded[key] = own, self._recorder.record(self._step, own)
         own, replay = self._recorded[key]
         for mine, given in zip(own, inputs, strict=True):
             mine.copy_(given)
         return replay().detach().clone()
+
+    def _record(self, key: Hashable, inputs: tuple[Tensor, ...]) -> bool:
+        """Record the step with inputs of its own; tell whether that could be done, and never try again if not."""
+        own = tuple(each.clone() for each in inputs)
+        try:
+            self._recorded[key] = own, self._recorder.record(self._step, own)
+        except RuntimeError as error:  # CUDA's errors among them
+            first = str(error).partition("\n")[0]
+            warnings.warn(
+                f"the step cannot be recorded as a CUDA graph and runs as it is written: {first}",
+                StanWarning,
+                stacklevel=3,
+            )
+            self._most = 0
+        return key in self._recorded
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Hashable:
         """Return all that a recorded step depends on; None where it must not be recorded."""
@@ -102,9 +129,9 @@ class OnCuda:
 
     def run(self, step: Step, inputs: tuple[Tensor, ...]) -> Tensor:
         """Do a step now; on the stream that records, as parts of the autograd graph remember theirs."""
-        here = torch.cuda.current_stream()
+        here = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), replayed():
             result = step(*inputs)
         here.wait_stream(self._stream)
         return result
@@ -112,7 +139,7 @@ class OnCuda:
     def record(self, step: Step, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
         """Record a step without doing it; return what replays it."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with _no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream), replayed():
             result = step(*inputs).detach()
 
         def replay() -> Tensor:
@@ -120,3 +147,15 @@ class OnCuda:
             return result
 
         return replay
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage: another model's graphs, freed while one is recorded, would spoil it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -1,0 +1,166 @@
+"""What only a CUDA device can show; TRITON_INTERPRET=0 pytest tests/test_on_cuda.py, skipped where there is none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stantune import Stan, accelerate_
+from stantune.data import Split
+from stantune.errors import StanWarning
+from stantune.kernels.cuda import cuda_path
+from stantune.problems import Splits, find
+from stantune.stan.entries import PATTERNS, Grid
+from stantune.stan.graphs import GraphedStep
+from stantune.trial import Trial
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _one_way(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No times decide what is compared."""
+    monkeypatch.setenv("STANTUNE_CUDA", "cudnn")
+    cuda_path.cache_clear()
+    yield
+    cuda_path.cache_clear()
+
+
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def trained(name: str, recordable: bool, stan: Stan | None, iterations: int) -> Trial:
+    """Train a built-in problem on random images."""
+    problem = replace(find(name), recordable=recordable, batch_size=20)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (400, *SHAPES[str(problem.data)]), generator=generator, dtype=torch.uint8)
+    split = Split(images, torch.randint(10, (400,), generator=generator), torch.arange(400))
+    splits = Splits(split, split, split, problem.normalise.fit(split), 10)
+    trial = Trial(problem, {}, splits, seed=0, stan=stan, device="cuda")
+    trial.train(iterations, lambda: False, lambda iteration: None)
+    return trial
+
+
+def distance(one: Trial, other: Trial) -> float:
+    """Return the largest relative distance between the same weights of two trainings."""
+    return max(
+        float(((mine - its).norm() / its.norm()).detach())
+        for mine, its in zip(one.model.parameters(), other.model.parameters(), strict=True)
+    )
+
+
+CASES = {
+    "cq": ("cq", None, 1),
+    "cq, half of conv2": ("cq", Stan(rate=0.5, layers=("conv2",), seed=3), 3),
+    "alexlrn, a quarter": ("alexlrn", Stan(rate=0.25, period=None, offset_sets=4), 4),
+    "alexbn, half of conv2": ("alexbn", Stan(rate=0.5, period=2, layers=("conv2",)), 3),
+    "mlp": ("mlp", None, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_are_replayed_in_trainings(case: str) -> None:
+    name, stan, graphs = CASES[case]
+    replayed = trained(name, True, stan, 60)
+    assert isinstance(replayed._learn, GraphedStep)
+    assert len(replayed._learn._recorded) == graphs
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_replayed_trainings_are_those_as_written(case: str) -> None:
+    name, stan, _ = CASES[case]
+    # Sums by atomics are in another order each time, which the iterations make larger.
+    written, again = trained(name, False, stan, 12), trained(name, False, stan, 12)
+    assert distance(trained(name, True, stan, 12), written) <= 0.005 + 5 * distance(again, written)
+
+
+def test_a_replayed_training_goes_on_from_its_state() -> None:
+    whole, again, half = trained("cq", True, None, 12), trained("cq", True, None, 12), trained("cq", True, None, 6)
+    # A trial that has recorded graphs of other tensors.
+    other = trained("cq", True, None, 4)
+    other.restore(half.state())
+    other.train(12, lambda: False, lambda iteration: None)
+    assert distance(other, whole) <= 0.005 + 5 * distance(again, whole)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_under_autocast_a_filled_output_has_autocasts_type(pattern: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)).cuda()
+    accelerate_(model, Stan(rate=0.5, period=None))
+    model[0].grid = Grid(PATTERNS[pattern], 0, 0)
+    images = torch.randn(4, 3, 8, 8, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        output = model(images)
+    assert output.dtype is torch.bfloat16
+    output.float().sum().backward()
+    assert model[0].weight.grad.dtype is torch.float32
+
+
+class Deep(nn.Module):
+    """Eight convolutions; `waits` reads a number back from the device."""
+
+    def __init__(self, waits: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(16, 16, 3, padding=1) for _ in range(8)])
+        self.waits = waits
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        if self.waits and float(x.detach().sum()) < 0:
+            x = x + 1
+        return x.mean((2, 3))
+
+
+def losses(model: Deep, iterations: int, graphs: bool) -> tuple[list[float], GraphedStep]:
+    """Train on random images under STAN."""
+    model = model.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    handle = accelerate_(model, Stan(rate=0.25, period=None, offset_sets=8))
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    graphed = GraphedStep(model, step)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(iterations):
+        images = torch.randn(8, 16, 12, 12, generator=generator).cuda()
+        labels = torch.randint(16, (8,), generator=generator).cuda()
+        found.append((graphed if graphs else step)(images, labels).item())
+        handle.step()
+    return found, graphed
+
+
+def test_a_deep_network_is_replayed_where_its_offsets_come_in_few_sets() -> None:
+    torch.manual_seed(0)
+    first = Deep()
+    second = Deep()
+    second.load_state_dict(first.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (mine, graphed), (its, _) = losses(first, 100, True), losses(second, 100, False)
+    assert len(graphed._recorded) == 8
+    assert mine == pytest.approx(its, rel=0.01)
+
+
+def test_a_step_that_waits_for_the_device_runs_as_it_is_written() -> None:
+    with pytest.warns(StanWarning, match="cannot be recorded as a CUDA graph"):
+        mine, graphed = losses(Deep(waits=True), 60, True)
+    assert not graphed._recorded
+    assert all(loss == loss for loss in mine)
+    # The device is none the worse for it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StanWarning)
+        _, graphed = losses(Deep(), 60, True)
+    assert graphed._recorded
