@@ -187,7 +187,9 @@ class TestMemo:
             torch.testing.assert_close(output, want)
             (output**2).sum().backward()
             (want**2).sum().backward()
-            torch.testing.assert_close(model[0].weight.grad, oracle.weight.grad)
+            # Minimal filtering rounds a gradient's sums by more than one of its smallest numbers.
+            error = model[0].weight.grad - oracle.weight.grad
+            assert error.norm() <= 1e-5 * oracle.weight.grad.norm()
             remembered.update({int(i): row.detach().clone() for i, row in zip(ids, output, strict=True)})
             handle.step()
         assert skipped >= 6

