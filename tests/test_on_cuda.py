@@ -57,6 +57,7 @@ def distance(one: Trial, other: Trial) -> float:
 
 CASES = {
     "cq": ("cq", None, 1),
+    "lenet": ("lenet", None, 1),
     "cq, half of conv2": ("cq", Stan(rate=0.5, layers=("conv2",), seed=3), 3),
     "alexlrn, a quarter": ("alexlrn", Stan(rate=0.25, period=None, offset_sets=4), 4),
     "alexbn, half of conv2": ("alexbn", Stan(rate=0.5, period=2, layers=("conv2",)), 3),

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stantune.errors import UsageError
+from stantune.kernels.sgd import Sgd
 from stantune.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
-from stantune.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
+from stantune.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver, numbers_of
 
 
 class Tiny(nn.Module):
@@ -263,6 +264,24 @@ def test_a_policy_that_reaches_zero_is_refused() -> None:
     solver = Solver(lr=1.0, policy=MultiStep((1, 2), 1e-200))
     with pytest.raises(UsageError, match="iteration 2"):
         solver.set_iteration(optimizer, 2)
+
+
+def test_a_step_depends_on_the_rate_unless_it_follows() -> None:
+    solver = Solver(lr=1.0, momentum=0.9, policy=Inv(0.1, 0.75))
+    optimizer = solver.optimizer(tiny())
+    assert isinstance(optimizer, Sgd)
+    numbers = []
+    for iteration in range(4):
+        if iteration == 2:
+            optimizer.follow()
+        solver.set_iteration(optimizer, iteration)
+        numbers.append(numbers_of(optimizer))
+    assert len({hash(each) for each in numbers[:3]}) == 3
+    assert numbers[2] == numbers[3]
+    optimizer.param_groups[0]["momentum"] = 0.0
+    assert numbers_of(optimizer) != numbers[3]
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    assert numbers_of(optimizer) != numbers[3]
 
 
 def test_solvers_are_values() -> None:

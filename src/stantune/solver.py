@@ -191,6 +191,8 @@ class Solver:
             group["lr"] = group["initial_lr"] * factor
             if self.kind == "sgd":
                 group["momentum"] = group["initial_momentum"] * (before / factor)
+        if isinstance(optimizer, Sgd):
+            optimizer.send()
 
     def _multiplier(self, name: str) -> Multiplier:
         for pattern, multiplier in self.multipliers.items():
@@ -200,9 +202,15 @@ class Solver:
 
 
 def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
-    """Return what a step depends on besides parameters, gradients and state: the groups' settings, hashable."""
+    """Return what a step depends on besides tensors: the groups' settings, hashable.
+
+    Of rates and momenta that it reads from tensors (`Sgd.follow`) only whether they are 0.
+    """
+    followed = ("lr", "momentum") if isinstance(optimizer, Sgd) and optimizer.follows else ()
     return tuple(
-        tuple((name, value) for name, value in sorted(group.items()) if name != "params")
+        tuple(
+            (name, bool(group[name]) if name in followed else group[name]) for name in sorted(group.keys() - {"params"})
+        )
         for group in optimizer.param_groups
     )
 

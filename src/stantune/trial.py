@@ -15,6 +15,7 @@ from torch import Tensor
 from stantune.data import Batches
 from stantune.guard import Guard
 from stantune.kernels.library import plain_pytorch
+from stantune.kernels.sgd import Sgd
 from stantune.outcome import Cost
 from stantune.problems import Problem, Splits
 from stantune.seeds import derive
@@ -215,6 +216,8 @@ class Trial:
         """Return what does a step on images and labels: replayed from CUDA graphs where the problem allows that."""
         if not self._recordable:
             return self._forward_and_back
+        if isinstance(self.optimizer, Sgd):
+            self.optimizer.follow()
         with torch.cuda.device(self._cuda):
             return GraphedStep(self.model, self._forward_and_back, lambda: numbers_of(self.optimizer))
 

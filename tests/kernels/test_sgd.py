@@ -200,3 +200,50 @@ def test_a_graph_that_was_kept_notices_the_step(calls: list[int]) -> None:
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
     assert calls == [1]
+
+
+@settings(max_examples=30)
+@given(momenta=st.tuples(rates, rates), decays=st.tuples(rates, rates), seed=st.integers(0, 100))
+def test_steps_that_follow_are_pytorchs(momenta: tuple[float, float], decays: tuple[float, float], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mine = [nn.Parameter(torch.randn(3, 4, generator=generator)) for _ in range(5)]
+    its = [nn.Parameter(parameter.detach().clone()) for parameter in mine]
+
+    def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        return [
+            {"params": parameters[k::2], "lr": 0.1 + k, "momentum": momenta[k], "weight_decay": decays[k]}
+            for k in range(2)
+        ]
+
+    optimizer, plain = Sgd(groups(mine), lr=0.1), torch.optim.SGD(groups(its), lr=0.1)
+    optimizer.follow()
+    for iteration in range(4):
+        for each in (optimizer, plain):
+            for group in each.param_groups:
+                group["lr"] *= 0.7
+                group["momentum"] *= 0.9
+        optimizer.send()
+        # What is recorded knows these numbers no more.
+        real = [(group["lr"], group["momentum"]) for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"], group["momentum"] = float("nan"), float("nan") if group["momentum"] else 0.0
+        for number, (one, other) in enumerate(zip(mine, its, strict=True)):
+            gradient = torch.randn(3, 4, generator=generator)
+            one.grad, other.grad = (None, None) if number == iteration else (gradient.clone(), gradient)
+        optimizer.step()
+        plain.step()
+        for group, (lr, momentum) in zip(optimizer.param_groups, real, strict=True):
+            group["lr"], group["momentum"] = lr, momentum
+        for one, other in zip(mine, its, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    held, expected = (
+        {number for number, state in each.state_dict()["state"].items() if state.get("momentum_buffer") is not None}
+        for each in (optimizer, plain)
+    )
+    assert held == expected
+
+
+def test_what_cannot_be_followed_is_refused() -> None:
+    optimizer = Sgd([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9, nesterov=True)
+    with pytest.raises(ValueError, match="Nesterov"):
+        optimizer.follow()

@@ -1,4 +1,4 @@
-"""PyTorch's SGD, whose step is one native call for all parameters where it can be."""
+"""PyTorch's SGD, whose step is one native call for all parameters where it can be, or follows numbers on a device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,40 @@ class Sgd(torch.optim.SGD):
     """A torch.optim.SGD in every respect; parameter groups, state and state_dict are its own.
 
     A step is native where all parameters that have a gradient are dense, float32 and on the CPU, and the groups ask for
-    neither Nesterov's momentum nor dampening nor maximization. Otherwise it is PyTorch's.
+    neither Nesterov's momentum nor dampening nor maximization. Otherwise it is PyTorch's, or after `follow` one that
+    reads rates and momenta from the device.
     """
+
+    # Of each group rate and momentum, (groups, 2), on the parameters' device.
+    _sent: Tensor | None = None
+    _last: list[tuple[float, float]] | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether steps read rates and momenta from the device."""
+        return self._sent is not None
+
+    def follow(self) -> None:
+        """Have all further steps read rates and momenta from the parameters' device, where `send` puts them.
+
+        A CUDA graph of a step then follows them, which otherwise has those that it was recorded with. All parameters
+        are on one device.
+
+        Raises ValueError where a group asks for Nesterov's momentum, dampening or maximization.
+        """
+        for group in self.param_groups:
+            if group["nesterov"] or group["dampening"] or group["maximize"]:
+                raise ValueError("steps that follow have neither Nesterov's momentum nor dampening nor maximization")
+        device = self.param_groups[0]["params"][0].device
+        self._sent = torch.zeros(len(self.param_groups), 2, device=device)
+        self.send()
+
+    def send(self) -> None:
+        """Put the groups' rates and momenta where steps read them; nothing without `follow`, or where none changed."""
+        numbers = [(float(group["lr"]), float(group["momentum"])) for group in self.param_groups]
+        if self._sent is not None and numbers != self._last:
+            self._sent.copy_(torch.tensor(numbers))
+            self._last = numbers
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step, as torch.optim.SGD does, and return what the closure returns."""
@@ -27,6 +59,9 @@ class Sgd(torch.optim.SGD):
             for parameter in group["params"]
             if parameter.grad is not None
         ]
+        if self._sent is not None and closure is None:
+            self._follow(self._sent)
+            return None
         # Mixed precision scales the gradients in PyTorch's own step.
         scaled = getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None
         if closure is not None or scaled or not trained or not all(_is_native(*each) for each in trained):
@@ -47,6 +82,23 @@ class Sgd(torch.optim.SGD):
         for parameter, _ in trained:
             torch.autograd.graph.increment_version(parameter)
         return None
+
+    @torch.no_grad()
+    def _follow(self, sent: Tensor) -> None:
+        """Make a step by what was sent: V = momentum * V + gradient + decay * w, w -= rate * V."""
+        for group, (rate, momentum) in zip(self.param_groups, sent, strict=True):
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            change: list[Any] | tuple[Any, ...] = [parameter.grad for parameter in parameters]
+            if group["weight_decay"]:
+                change = torch._foreach_add(change, parameters, alpha=group["weight_decay"])
+            if group["momentum"]:
+                velocities = [self._velocity(parameter) for parameter in parameters]
+                torch._foreach_mul_(velocities, momentum)
+                torch._foreach_add_(velocities, change)
+                change = velocities
+            torch._foreach_sub_(parameters, torch._foreach_mul(change, rate))
 
     def _velocity(self, parameter: nn.Parameter) -> Tensor:
         """Return the parameter's momentum buffer, which PyTorch begins with the first gradient: zeros before it."""
