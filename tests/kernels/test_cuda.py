@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -217,6 +218,21 @@ def test_machine_and_environment_say_what_is_used(
 def test_the_oldest_device_decides(device: Callable[..., None]) -> None:
     device((9, 0), (7, 5))
     assert cuda_path() == CudaPath(("cudnn",), "no Triton kernels: GPU 1 has compute capability 7.5, and they need 8.0")
+
+
+def test_garbage_is_collected_again_after_a_recording() -> None:
+    assert gc.isenabled()
+    with pytest.raises(KeyError), cuda.no_collection():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with cuda.no_collection():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_importing_stantune_imports_no_triton() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -118,6 +119,18 @@ def _missing() -> str:
     return ""
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage while a CUDA graph is recorded: another one, freed meanwhile, would spoil it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def choose(key: Hashable, what: str, trials: Mapping[str, Trial], clock: Clock | None = None) -> str:
     """Return which of WAYS to go: the environment's, or what was measured for this key, now if never before.
 
@@ -204,7 +217,7 @@ def _written(trial: Trial) -> Callable[[], object]:
 def _recorded(trial: Trial) -> Callable[[], object]:
     """Return what replays the trial CALLS times as one CUDA graph."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with no_collection(), torch.cuda.graph(graph):
         for _ in range(CALLS):
             trial()
     graph.replay()  # the first time it is also sent to the device

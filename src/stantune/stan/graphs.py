@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stantune.errors import StanWarning
-from stantune.kernels.cuda import replayed
+from stantune.kernels.cuda import no_collection, replayed
 from stantune.stan.entries import EntryMatrix
 from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear
 
@@ -139,7 +137,7 @@ class OnCuda:
     def record(self, step: Step, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
         """Record a step without doing it; return what replays it."""
         graph = torch.cuda.CUDAGraph()
-        with _no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream), replayed():
+        with no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream), replayed():
             result = step(*inputs).detach()
 
         def replay() -> Tensor:
@@ -147,15 +145,3 @@ class OnCuda:
             return result
 
         return replay
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python from collecting garbage: another model's graphs, freed while one is recorded, would spoil it."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
