@@ -121,7 +121,7 @@ def _missing() -> str:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Keep Python from collecting garbage while a CUDA graph is recorded: another one, freed meanwhile, would spoil it."""
+    """Keep Python from collecting garbage while a CUDA graph is recorded: another, freed meanwhile, would spoil it."""
     collects = gc.isenabled()
     gc.disable()
     try:
