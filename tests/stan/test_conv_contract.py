@@ -330,7 +330,7 @@ def test_a_grid_that_does_not_fit_is_computed_exactly():
     input = torch.randn(2, 3, 3, 3)
     exact = conv(input)
     output = of_class(conv, StanConv2d, Grid(PATTERNS["blocks"], 1, 1))(input)
-    assert torch.equal(output, exact)
+    torch.testing.assert_close(output, exact)  # every entry; the order of the sums may be another one
 
 
 def test_unbatched_input():
