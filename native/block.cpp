@@ -71,7 +71,11 @@ void follow_adjoint(const StanBlock& b, int pitch, const Windows& shared, int im
     if (b.pool == 0) {
         spread_adjoint(b, sources, from, rows, pitch);
     } else if (b.pool == 1) {
-        pool_maximum_adjoint(b, b.winners + image * places * b.filters, from, rows, pitch);
+        const uint16_t* winners = b.winners + image * places * b.filters;
+        if (b.shared)
+            pool_maximum_adjoint(b, shared, winners, from, rows, pitch);
+        else
+            pool_maximum_adjoint(b, winners, from, rows, pitch);
     } else {
         Windows& own = scratch().windows;
         if (!b.shared) own.make(b, sources);
@@ -122,7 +126,7 @@ void backward_by(const Products& products, const StanBlock& b) {
         products.pack_inputs(packed);
     }
     float* sums = sums_memory.sized(parts * size);
-    if (b.pool == 2 && b.shared) windows.make(b, b.sources);
+    if (b.pool && b.shared) windows.make(b, b.sources);
     const Windows& shared = windows;
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();

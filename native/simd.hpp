@@ -23,6 +23,7 @@ constexpr int lanes = 4, sums = 12;  // of 16
 
 typedef float Vector __attribute__((vector_size(lanes * 4)));
 typedef int32_t Whole __attribute__((vector_size(lanes * 4)));
+typedef uint16_t Short __attribute__((vector_size(lanes * 2)));
 typedef float Anywhere __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
@@ -41,6 +42,32 @@ inline void store(float* to, Vector value, int count) {
         store(to, value);
     else
         std::memcpy(to, &value, sizeof(float) * count);
+}
+
+inline Short load(const uint16_t* from, int count) {
+    Short value = {};
+    // Of a known size it is one instruction, otherwise a call or a loop.
+    if (count >= lanes)
+        std::memcpy(&value, from, sizeof value);
+    else
+        std::memcpy(&value, from, sizeof(uint16_t) * count);
+    return value;
+}
+
+inline void store(uint16_t* to, Short value, int count) {
+    if (count >= lanes)
+        std::memcpy(to, &value, sizeof value);
+    else
+        std::memcpy(to, &value, sizeof(uint16_t) * count);
+}
+
+// std::copy_n for a few vectors' worth, without a call where there are whole ones.
+inline void copy(const float* from, int count, float* to) {
+    if (count % lanes) {
+        std::memcpy(to, from, sizeof(float) * count);
+        return;
+    }
+    for (int i = 0; i < count; i += lanes) store(to + i, load(from + i));
 }
 
 inline Vector all(float value) { return value - Vector{}; }
