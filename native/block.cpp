@@ -100,6 +100,7 @@ void forward_by(const Products& products, const StanBlock& b) {
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
         float* rows = own.rows.sized(static_cast<size_t>(products.together()) * b.entries * pitch);
+        products.begin(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
             products.outputs(own, first, number, packed, bias, rows);
@@ -134,7 +135,7 @@ void backward_by(const Products& products, const StanBlock& b) {
         float* weights = sums + part * size;
         float* bias = weights + products.weight_sums();
         std::fill_n(weights, size, 0.0f);
-        products.begin(own);
+        products.begin_gradients(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
             for (int i = 0; i < number; ++i)

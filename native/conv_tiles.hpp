@@ -59,13 +59,15 @@ struct OutputTile {
     Runs runs;
     const float *w, *bias;  // bias: null where y is added to
     float* y;
+    const int32_t* to;  // which row of y is each entry's; null: one after the other
     int pitch;
 
     template <int rows>
     STAN_OWN_REGISTERS void run() const {
+        const auto row = [this](int r) { return y + static_cast<int64_t>(to ? to[r] : r) * pitch; };
         Vector sum[rows][vectors];
         for (int v = 0; v < vectors; ++v)
-            for (int r = 0; r < rows; ++r) sum[r][v] = load((bias ? bias : y + r * pitch) + v * lanes);
+            for (int r = 0; r < rows; ++r) sum[r][v] = load((bias ? bias : row(r)) + v * lanes);
         const float* from[rows];
         for (int r = 0; r < rows; ++r) from[r] = x + at[r];
         const float* weight = w;
@@ -81,7 +83,7 @@ struct OutputTile {
             for (int r = 0; r < rows; ++r) from[r] += runs.apart;
         }
         for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) store(y + r * pitch + v * lanes, sum[r][v]);
+            for (int v = 0; v < vectors; ++v) store(row(r) + v * lanes, sum[r][v]);
     }
 };
 
@@ -144,9 +146,11 @@ struct InputTile {
     }
 };
 
-// y (entries, pitch) = bias + x w; w is the panels of (runs.number * runs.length, panel) one after the other.
+// y (entries, pitch), in the order of `to` where there is one, = bias + x w; w is the panels of (runs.number *
+// runs.length, panel) one after the other.
 inline void outputs(
-    const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch
+    const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch,
+    const int32_t* to = nullptr
 ) {
     constexpr int weights_cached = 16 * 1024 / sizeof(float);  // half of a first-level cache
     for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
@@ -162,7 +166,8 @@ inline void outputs(
                     OutputTile<vectors>{
                         x + static_cast<int64_t>(run) * runs.apart, at + entry, Runs{some, runs.length, runs.apart},
                         panel + static_cast<int64_t>(run) * runs.length * vectors * lanes,
-                        run ? nullptr : bias + first * lanes, y + static_cast<int64_t>(entry) * pitch + first * lanes,
+                        run ? nullptr : bias + first * lanes,
+                        y + (to ? 0 : static_cast<int64_t>(entry) * pitch) + first * lanes, to ? to + entry : nullptr,
                         pitch}
                 );
         }
@@ -180,15 +185,18 @@ inline void weight_gradients(
         for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
             constexpr int most = most_rows(vectors);
             const float* gradient = dy + static_cast<int64_t>(entry) * pitch + first * lanes;
-            for (int i = 0; i < some; ++i)
-                for (int v = 0; v < vectors; ++v)
-                    store(panel + (i * vectors + v) * lanes, load(gradient + static_cast<int64_t>(i) * pitch + v * lanes));
+            if (pitch > vectors * lanes) {
+                for (int i = 0; i < some; ++i)
+                    for (int v = 0; v < vectors; ++v)
+                        store(panel + (i * vectors + v) * lanes, load(gradient + static_cast<int64_t>(i) * pitch + v * lanes));
+                gradient = panel;
+            }
             float* to = dw + first * lanes;
             for (int run = 0; run < runs.number; ++run)
                 for (int k = 0; k < runs.length; k += most)
                     of_rows<most>(
                         runs.length - k, WeightTile<vectors>{
-                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, panel,
+                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, gradient,
                                              pitch, to + (static_cast<int64_t>(run) * runs.length + k) * pitch}
                     );
         });

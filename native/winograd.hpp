@@ -183,7 +183,7 @@ class Winograd {
         float* padded = pad(own, first, images);
         float* found = own.points.sized(points * seen_apart());
         float* products = own.products.sized(points * products_apart());
-        const int32_t* at = locate(own);
+        const int32_t* at = own.at.start();
         std::fill_n(own.sums.sized(pitch_), pitch_, 0.0f);
         for (int unit = 0; unit < images * tiles_; unit += chunk_) {
             const int some = std::min(chunk_, images * tiles_ - unit);
@@ -199,10 +199,14 @@ class Winograd {
 
     int64_t weight_sums() const { return points * static_cast<int64_t>(run_.length) * pitch_; }
 
-    void begin(Scratch& own) const {
+    void begin(Scratch& own) const { locate(own); }
+
+    void begin_gradients(Scratch& own) const {
+        begin(own);
         if (!b_.input_gradient || !gathers_) return;
         const int64_t floats = static_cast<int64_t>(chunk_) * gather_.image();
         std::fill_n(own.image_gradients.sized(floats), floats, 0.0f);
+        gather_.locate(chunk_, own.gather_at);
     }
 
     void gradients(
@@ -212,7 +216,7 @@ class Winograd {
         // The input's points, then in the same place their gradients.
         float* found = own.points.sized(points * seen_apart());
         float* products = own.products.sized(points * products_apart());
-        const int32_t* at = locate(own);
+        const int32_t* at = own.at.start();
         for (int unit = 0; unit < images * tiles_; unit += chunk_) {
             const int some = std::min(chunk_, images * tiles_ - unit), entries = some * columns_;
             for (int i = 0; i < some; ++i) make_adjoint(unit + i, rows, products + static_cast<int64_t>(i) * columns_ * pitch_);
@@ -233,7 +237,7 @@ class Winograd {
                     float* placed = own.image_gradients.start();
                     for (int i = 0; i < some; ++i)
                         gather_.place(gradient + static_cast<int64_t>(i) * columns_ * pitch_, pitch_, placed + static_cast<int64_t>(i) * gather_.image());
-                    gather_.run(placed, some, weight, zeros, own.gather_at, own.sums, to);
+                    gather_.run(placed, some, chunk_, weight, zeros, own.gather_at.start(), own.sums, to);
                 } else {
                     std::fill_n(to, static_cast<int64_t>(some) * padded_.row, 0.0f);
                     input_gradients(gradient, pitch_, b_.filters, at, entries, run_, weight, to);
@@ -293,14 +297,13 @@ class Winograd {
         return padded;
     }
 
-    // Where the entries of a chunk of tiles begin, one tile's row after the other's.
-    const int32_t* locate(Scratch& own) const {
+    // Notes where the entries of a chunk of tiles begin, one tile's row after the other's.
+    void locate(Scratch& own) const {
         int32_t* at = own.at.sized(static_cast<size_t>(chunk_) * columns_);
         for (int unit = 0; unit < chunk_; ++unit)
             for (int i = 0; i < columns_; ++i)
                 at[unit * columns_ + i] =
                     unit * padded_.row + (b_.grid_left + i * std::max(b_.grid_w, 1)) * b_.stride_w * b_.channels;
-        return at;
     }
 
     // B^T d of a tile: a row for each point. What it writes beyond a row's end, the next tile writes again.
