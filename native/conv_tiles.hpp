@@ -51,6 +51,12 @@ inline void for_panels(int vectors, const Panel& panel) {
     }
 }
 
+// Calls body(row, vector) for all of a tile, with constants: its sums are registers from the first to the last.
+template <int rows, int vectors, class Body>
+STAN_INLINE inline void over(const Body& body) {
+    unrolled<rows>([&](auto r) STAN_INLINE { unrolled<vectors>([&](auto v) STAN_INLINE { body(r, v); }); });
+}
+
 // rows entries x a panel of outputs, of some runs: y = bias + x w for the first ones, y += x w for those after.
 template <int vectors>
 struct OutputTile {
@@ -66,24 +72,28 @@ struct OutputTile {
     STAN_OWN_REGISTERS void run() const {
         const auto row = [this](int r) { return y + static_cast<int64_t>(to ? to[r] : r) * pitch; };
         Vector sum[rows][vectors];
-        for (int v = 0; v < vectors; ++v)
-            for (int r = 0; r < rows; ++r) sum[r][v] = load((bias ? bias : row(r)) + v * lanes);
+        if (bias)
+            over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(bias + v * lanes); });
+        else
+            over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(row(r) + v * lanes); });
         const float* from[rows];
-        for (int r = 0; r < rows; ++r) from[r] = x + at[r];
+        unrolled<rows>([&](auto r) STAN_INLINE { from[r] = x + at[r]; });
         const float* weight = w;
         for (int run = 0; run < runs.number; ++run) {
             for (int k = 0; k < runs.length; ++k, weight += vectors * lanes) {
                 Vector column[vectors];
-                for (int v = 0; v < vectors; ++v) column[v] = load(weight + v * lanes);
-                for (int r = 0; r < rows; ++r) {
+                unrolled<vectors>([&](auto v) STAN_INLINE { column[v] = load(weight + v * lanes); });
+                unrolled<rows>([&](auto r) STAN_INLINE {
                     const Vector value = all(from[r][k]);
-                    for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
-                }
+                    unrolled<vectors>([&](auto v) STAN_INLINE { sum[r][v] += value * column[v]; });
+                });
             }
-            for (int r = 0; r < rows; ++r) from[r] += runs.apart;
+            unrolled<rows>([&](auto r) STAN_INLINE { from[r] += runs.apart; });
         }
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) store(row(r) + v * lanes, sum[r][v]);
+        unrolled<rows>([&](auto r) STAN_INLINE {
+            float* const end = row(r);
+            unrolled<vectors>([&](auto v) STAN_INLINE { store(end + v * lanes, sum[r][v]); });
+        });
     }
 };
 
@@ -100,20 +110,18 @@ struct WeightTile {
     template <int rows>
     STAN_OWN_REGISTERS void run() const {
         Vector sum[rows][vectors];
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) sum[r][v] = load(dw + r * pitch + v * lanes);
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(dw + r * pitch + v * lanes); });
         const float* gradient = dy;
         for (int entry = 0; entry < entries; ++entry, gradient += vectors * lanes) {
             const float* from = x + at[entry];
             Vector column[vectors];
-            for (int v = 0; v < vectors; ++v) column[v] = load(gradient + v * lanes);
-            for (int r = 0; r < rows; ++r) {
+            unrolled<vectors>([&](auto v) STAN_INLINE { column[v] = load(gradient + v * lanes); });
+            unrolled<rows>([&](auto r) STAN_INLINE {
                 const Vector value = all(from[r]);
-                for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
-            }
+                unrolled<vectors>([&](auto v) STAN_INLINE { sum[r][v] += value * column[v]; });
+            });
         }
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) store(dw + r * pitch + v * lanes, sum[r][v]);
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { store(dw + r * pitch + v * lanes, sum[r][v]); });
     }
 };
 
@@ -128,21 +136,21 @@ struct InputTile {
 
     template <int rows>
     STAN_OWN_REGISTERS void run() const {
-        Vector sum[rows][vectors] = {};
+        Vector sum[rows][vectors];
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = Vector{}; });
         const float* weight = w;
         for (int filter = 0; filter < filters; ++filter, weight += vectors * lanes) {
             Vector column[vectors];
-            for (int v = 0; v < vectors; ++v) column[v] = load(weight + v * lanes);
-            for (int r = 0; r < rows; ++r) {
+            unrolled<vectors>([&](auto v) STAN_INLINE { column[v] = load(weight + v * lanes); });
+            unrolled<rows>([&](auto r) STAN_INLINE {
                 const Vector value = all(dy[r * pitch + filter]);
-                for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
-            }
+                unrolled<vectors>([&](auto v) STAN_INLINE { sum[r][v] += value * column[v]; });
+            });
         }
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) {
-                float* to = dx + at[r] + v * lanes;
-                store(to, load(to) + sum[r][v]);
-            }
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE {
+            float* const to = dx + at[r] + v * lanes;
+            store(to, load(to) + sum[r][v]);
+        });
     }
 };
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Each translation unit that does arithmetic is compiled once per instruction set, in a namespace of its own.
 #ifndef STAN_FORM
@@ -72,6 +73,17 @@ inline void copy(const float* from, int count, float* to) {
 
 inline Vector all(float value) { return value - Vector{}; }
 inline Whole all(int32_t value) { return value - Whole{}; }
+
+#define STAN_INLINE __attribute__((always_inline))
+
+// Calls body(0), body(1), ... with constants. Arrays of vectors that are indexed by such constants alone are registers;
+// indexed in a loop, they are in memory before and after it, even where the compiler unrolls it.
+template <int number, class Body>
+STAN_INLINE inline void unrolled(const Body& body) {
+    [&]<int... i>(std::integer_sequence<int, i...>) STAN_INLINE {
+        (body(std::integral_constant<int, i>()), ...);
+    }(std::make_integer_sequence<int, number>());
+}
 
 inline int vectors_of(int floats) { return (floats + lanes - 1) / lanes; }
 

@@ -11,8 +11,6 @@
 // other row is left out, even and odd rows are filtered apart: 11 products instead of 20 under five rows.
 #pragma once
 
-#include <utility>
-
 #include "geometry.hpp"
 #include "input_gather.hpp"
 
@@ -76,13 +74,6 @@ struct Phases {
         }
     }
 };
-
-template <int number, class Body>
-inline void unrolled(const Body& body) {
-    [&]<int... i>(std::integer_sequence<int, i...>) {
-        (body(std::integral_constant<int, i>()), ...);
-    }(std::make_integer_sequence<int, number>());
-}
 
 // result[i] = sum of coefficient(i, j) value[j]; the coefficients are known to the compiler.
 template <class Coefficient, int results, int values>
