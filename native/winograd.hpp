@@ -78,9 +78,9 @@ struct Phases {
 // result[i] = sum of coefficient(i, j) value[j]; the coefficients are known to the compiler.
 template <class Coefficient, int results, int values>
 inline void mix(const Vector (&value)[values], Vector (&result)[results]) {
-    unrolled<results>([&](auto i) {
+    unrolled<results>([&](auto i) STAN_INLINE {
         Vector sum = {};
-        unrolled<values>([&](auto j) {
+        unrolled<values>([&](auto j) STAN_INLINE {
             constexpr float factor = Coefficient::of(i, j);
             if constexpr (factor == 1.0f)
                 sum += value[j];
@@ -243,8 +243,8 @@ class Winograd {
         for (int k = 0; k < run_.length; ++k)
             for (int c = 0; c < b_.filters; c += lanes) {
                 Vector value[points], result[taps];
-                for (int point = 0; point < points; ++point)
-                    value[point] = load(sums + point * point_weights() + static_cast<int64_t>(k) * pitch_ + c);
+                const float* from = sums + static_cast<int64_t>(k) * pitch_ + c;
+                unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(from + i * point_weights()); });
                 mix<KernelAdjoint>(value, result);
                 for (int row = 0; row < taps; ++row)
                     for (int lane = 0; lane < std::min(lanes, b_.filters - c); ++lane)
@@ -273,10 +273,10 @@ class Winograd {
             for (int k = 0; k < run_.length; k += lanes) {
                 const int count = run_.length - k;
                 Vector value[taps], result[points];
-                for (int row = 0; row < taps; ++row) value[row] = load(from + row * run_.length + k, count);
+                unrolled<taps>([&](auto row) STAN_INLINE { value[row] = load(from + row * run_.length + k, count); });
                 mix<Kernel>(value, result);
-                for (int point = 0; point < points; ++point)
-                    store(to + point * per_point() + static_cast<int64_t>(filter) * run_.length + k, result[point], count);
+                float* const own = to + static_cast<int64_t>(filter) * run_.length + k;
+                unrolled<points>([&](auto i) STAN_INLINE { store(own + i * per_point(), result[i], count); });
             }
         }
         return to;
@@ -301,11 +301,12 @@ class Winograd {
     void see(const float* padded, int unit, float* to) const {
         const float* from =
             padded + static_cast<int64_t>(unit / tiles_) * padded_.floats + unit % tiles_ * step * padded_.row;
+        const int64_t apart = seen_apart();
         for (int x = 0; x < padded_.row; x += lanes) {
             Vector value[seen], result[points];
-            for (int row = 0; row < seen; ++row) value[row] = load(from + row * padded_.row + x);
+            unrolled<seen>([&](auto i) STAN_INLINE { value[i] = load(from + i * padded_.row + x); });
             mix<Input>(value, result);
-            for (int point = 0; point < points; ++point) store(to + point * seen_apart() + x, result[point]);
+            unrolled<points>([&](auto i) STAN_INLINE { store(to + i * apart + x, result[i]); });
         }
     }
 
@@ -323,17 +324,18 @@ class Winograd {
         if (tile == 0) zero(0, top, 0);
         zero(top, top + seen, there);
         if (tile == tiles_ - 1) zero(top + seen, b_.height, 0);
+        const int64_t apart = seen_apart();
         for (int x = 0; x < there; x += lanes) {
             const int count = there - x;
             Vector value[points], result[seen];
-            for (int point = 0; point < points; ++point) value[point] = load(from + point * seen_apart() + x, count);
+            unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(from + i * apart + x, count); });
             mix<InputAdjoint>(value, result);
-            for (int i = 0; i < seen; ++i) {
+            unrolled<seen>([&](auto i) STAN_INLINE {
                 const int y = top + i;
-                if (y < 0 || y >= b_.height) continue;
+                if (y < 0 || y >= b_.height) return;
                 float* sum = to + static_cast<int64_t>(y) * row + x;
                 store(sum, tile && i < seen - step ? load(sum, count) + result[i] : result[i], count);
-            }
+            });
         }
     }
 
@@ -341,13 +343,16 @@ class Winograd {
     void make(int unit, const float* products, const float* bias, float* rows) const {
         const int top = unit % tiles_ * high, number = std::min(high, rows_ - top);
         float* to = rows + (static_cast<int64_t>(unit / tiles_) * rows_ + top) * columns_ * pitch_;
-        for (int x = 0; x < columns_ * pitch_; x += pitch_)
+        const int64_t apart = products_apart(), row = static_cast<int64_t>(columns_) * pitch_;
+        for (int x = 0; x < row; x += pitch_)
             for (int c = 0; c < pitch_; c += lanes) {
                 Vector value[points], result[high];
-                for (int point = 0; point < points; ++point) value[point] = load(products + point * products_apart() + x + c);
+                unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(products + i * apart + x + c); });
                 mix<Output>(value, result);
-                for (int i = 0; i < number; ++i)
-                    store(to + static_cast<int64_t>(i) * columns_ * pitch_ + x + c, result[i] + load(bias + c));
+                const Vector more = load(bias + c);
+                unrolled<high>([&](auto i) STAN_INLINE {
+                    if (i < number) store(to + i * row + x + c, result[i] + more);
+                });
             }
     }
 
@@ -355,12 +360,12 @@ class Winograd {
     void make_adjoint(int unit, const float* rows, float* products) const {
         const int top = unit % tiles_ * high, number = std::min(high, rows_ - top);
         const float* from = rows + (static_cast<int64_t>(unit / tiles_) * rows_ + top) * columns_ * pitch_;
-        for (int x = 0; x < columns_ * pitch_; x += lanes) {
+        const int64_t apart = products_apart(), row = static_cast<int64_t>(columns_) * pitch_;
+        for (int x = 0; x < row; x += lanes) {
             Vector value[high], result[points];
-            for (int i = 0; i < high; ++i)
-                value[i] = i < number ? load(from + static_cast<int64_t>(i) * columns_ * pitch_ + x) : Vector{};
+            unrolled<high>([&](auto i) STAN_INLINE { value[i] = i < number ? load(from + i * row + x) : Vector{}; });
             mix<OutputAdjoint>(value, result);
-            for (int point = 0; point < points; ++point) store(products + point * products_apart() + x, result[point]);
+            unrolled<points>([&](auto i) STAN_INLINE { store(products + i * apart + x, result[i]); });
         }
     }
 
