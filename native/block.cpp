@@ -83,6 +83,20 @@ void follow_adjoint(const StanBlock& b, int pitch, const Windows& shared, int im
     }
 }
 
+// sums += all rows.
+void add_rows(const float* rows, int number, int pitch, float* sums) {
+    for (int c = 0; c < pitch; c += lanes) {
+        Vector sum = load(sums + c), other = {};  // two, for an addition not to wait for the last one
+        int i = 0;
+        for (const float* from = rows + c; i + 2 <= number; i += 2, from += 2 * static_cast<int64_t>(pitch)) {
+            sum += load(from);
+            other += load(from + pitch);
+        }
+        if (i < number) sum += load(rows + static_cast<int64_t>(i) * pitch + c);
+        store(sums + c, sum + other);
+    }
+}
+
 template <class Products>
 void forward_by(const Products& products, const StanBlock& b) {
     const int pitch = pitch_of(b);
@@ -141,10 +155,7 @@ void backward_by(const Products& products, const StanBlock& b) {
             for (int i = 0; i < number; ++i)
                 follow_adjoint(b, pitch, shared, first + i, rows + (before(b, first + i) - begin) * pitch);
             if (b.relu_before) relu_adjoint(b, pitch, number, first, rows);
-            if (b.bias_gradient)
-                for (int i = 0; i < entries_of(b, first, number); ++i)
-                    for (int c = 0; c < pitch; c += lanes)
-                        store(bias + c, load(bias + c) + load(rows + static_cast<int64_t>(i) * pitch + c));
+            if (b.bias_gradient) add_rows(rows, entries_of(b, first, number), pitch, bias);
             products.gradients(own, first, number, rows, packed, zeros, weights);
         });
     });

@@ -200,10 +200,12 @@ inline void weight_gradients(
                 gradient = panel;
             }
             float* to = dw + first * lanes;
+            // As few tiles as there can be, of one size: a small one at the end would wait for its own sums.
+            const int tiles = (runs.length + most - 1) / most, high = (runs.length + tiles - 1) / tiles;
             for (int run = 0; run < runs.number; ++run)
-                for (int k = 0; k < runs.length; k += most)
+                for (int k = 0; k < runs.length; k += high)
                     of_rows<most>(
-                        runs.length - k, WeightTile<vectors>{
+                        runs.length - k < high ? runs.length - k : high, WeightTile<vectors>{
                                              x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, gradient,
                                              pitch, to + (static_cast<int64_t>(run) * runs.length + k) * pitch}
                     );
