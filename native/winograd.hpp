@@ -128,7 +128,7 @@ class Winograd {
     // Counted in multiply-adds of a vector: what a tile of four entries costs, either way.
     static bool pays(const StanBlock& b) {
         if (!fits(b)) return false;
-        constexpr double entry = 6;  // loads, stores, loops of an entry
+        constexpr double entry = 3;  // loads, stores, loops of an entry
         constexpr double mixing = points * high;
         const double length = static_cast<double>(b.kernel_w) * b.channels;
         const int rows = rows_of(b), tiles = (rows + high - 1) / high;
