@@ -10,6 +10,7 @@
     void backward(const StanBlock&);                \
     void lrn_forward(const StanLrn&);               \
     void lrn_backward(const StanLrn&);              \
+    bool lrn_keeps_factor(double);                  \
     void batch_norm_forward(const StanBatchNorm&);  \
     void batch_norm_backward(const StanBatchNorm&); \
     void sgd(const StanSgd*, int, int);             \
@@ -27,6 +28,7 @@ struct Form {
     void (*backward)(const StanBlock&);
     void (*lrn_forward)(const StanLrn&);
     void (*lrn_backward)(const StanLrn&);
+    bool (*lrn_keeps_factor)(double);
     void (*batch_norm_forward)(const StanBatchNorm&);
     void (*batch_norm_backward)(const StanBatchNorm&);
     void (*sgd)(const StanSgd*, int, int);
@@ -34,7 +36,7 @@ struct Form {
 
 #define STAN_FORM_OF(form)                                                                \
     Form{form::forward, form::backward, form::lrn_forward, form::lrn_backward,            \
-         form::batch_norm_forward, form::batch_norm_backward, form::sgd}
+         form::lrn_keeps_factor, form::batch_norm_forward, form::batch_norm_backward, form::sgd}
 
 const Form forms[] = {
     STAN_FORM_OF(portable),
@@ -71,6 +73,7 @@ void stan_block_forward(const StanBlock* block) { forms[used].forward(*block); }
 void stan_block_backward(const StanBlock* block) { forms[used].backward(*block); }
 void stan_lrn_forward(const StanLrn* lrn) { forms[used].lrn_forward(*lrn); }
 void stan_lrn_backward(const StanLrn* lrn) { forms[used].lrn_backward(*lrn); }
+int stan_lrn_keeps_factor(double power) { return forms[used].lrn_keeps_factor(power); }
 void stan_batch_norm_forward(const StanBatchNorm* norm) { forms[used].batch_norm_forward(*norm); }
 void stan_batch_norm_backward(const StanBatchNorm* norm) { forms[used].batch_norm_backward(*norm); }
 void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads) {

@@ -56,7 +56,8 @@ struct StanLrn {
 
     const float* input;            // (images, height, width, channels)
     float* output;                 // as input
-    float* factor;                 // as input: output / input, for the backward pass; null where no gradient is asked
+    float* factor;                 // as input: output / input, for the backward pass; null where no gradient is asked,
+                                   // or where stan_lrn_keeps_factor says so
     const float* output_gradient;  // as input
     float* input_gradient;         // as input
 };
@@ -92,7 +93,7 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 4
+#define STAN_INTERFACE 5
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.
@@ -102,6 +103,7 @@ STAN_EXPORT void stan_block_forward(const StanBlock* block);
 STAN_EXPORT void stan_block_backward(const StanBlock* block);
 STAN_EXPORT void stan_lrn_forward(const StanLrn* lrn);
 STAN_EXPORT void stan_lrn_backward(const StanLrn* lrn);
+STAN_EXPORT int stan_lrn_keeps_factor(double power);  // 0 where the form in use takes this power again faster
 STAN_EXPORT void stan_batch_norm_forward(const StanBatchNorm* norm);
 STAN_EXPORT void stan_batch_norm_backward(const StanBatchNorm* norm);
 STAN_EXPORT void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads);

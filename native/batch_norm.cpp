@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "api.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
 
@@ -19,6 +20,7 @@ namespace {
 
 // A block has about so many numbers, and at least so many rows: its share of the joining is then small.
 constexpr int numbers_together = 4096, rows_together = 64;
+constexpr int vectors_together = 4;  // summed side by side
 
 struct Sizes {
     int64_t rows;
@@ -29,19 +31,19 @@ struct Sizes {
     explicit Sizes(const StanBatchNorm& n)
         : rows(n.rows),
           channels(n.channels),
-          vectors(n.channels / std::gcd(n.channels, lanes)),
-          period_rows(lanes / std::gcd(n.channels, lanes)),
+          vectors(n.channels / std::gcd(n.channels, lanes) * repeats(n.channels)),
+          period_rows(lanes / std::gcd(n.channels, lanes) * repeats(n.channels)),
           block_rows(std::max(numbers_together / n.channels, rows_together) / period_rows * period_rows),
           period(vectors * lanes),
           blocks((n.rows + block_rows - 1) / block_rows),
           parts(static_cast<int>(std::clamp<int64_t>(blocks, 1, std::max(1, n.threads)))) {}
-};
 
-template <class T>
-T* sized(std::vector<T>& memory, size_t size) {
-    if (memory.size() < size) memory.resize(size);
-    return memory.data();
-}
+    // How often the channels are gone through in a period, for it to have enough vectors that no sum waits for itself.
+    static int repeats(int channels) {
+        const int vectors = channels / std::gcd(channels, lanes);
+        return std::max(1, vectors_together / vectors);
+    }
+};
 
 // Calls block(first row, rows) for the blocks of a part.
 template <class Block>
@@ -55,7 +57,7 @@ void blocks_of(const Sizes& s, int part, const Block& block) {
 
 // One number for each channel, repeated over a period.
 void repeat(const Sizes& s, const float* values, float* pattern) {
-    for (int i = 0; i < s.period; ++i) pattern[i] = values[i % s.channels];
+    for (int i = 0; i < s.period; i += s.channels) std::copy_n(values, s.channels, pattern + i);
 }
 
 // Sums `term(vector or number's index)` over the periods of a block and over the rows that are left, by channel.
@@ -76,9 +78,18 @@ void sum_by_channel(const Sizes& s, int rows, const VectorTerm& vector_term, con
                 for (int r = 0; r < results; ++r) sums[r][j] += terms[r];
             }
         for (int r = 0; r < results; ++r)
-            for (int j = 0; j < width; ++j)
-                for (int lane = 0; lane < lanes; ++lane)
-                    to[r * s.channels + ((first + j) * lanes + lane) % s.channels] += sums[r][j][lane];
+            for (int j = 0; j < width; ++j) {
+                float* own = to + r * s.channels;
+                int c = (first + j) * lanes % s.channels;
+                if (c + lanes <= s.channels) {
+                    store(own + c, load(own + c) + sums[r][j]);
+                    continue;
+                }
+                for (int lane = 0; lane < lanes; ++lane) {
+                    own[c] += sums[r][j][lane];
+                    if (++c == s.channels) c = 0;
+                }
+            }
     };
     int first = 0;
     for (; first + 4 <= s.vectors; first += 4) columns(first, std::integral_constant<int, 4>{});
@@ -106,8 +117,8 @@ struct Moments {
 };
 
 void moments_of_part(const StanBatchNorm& n, const Sizes& s, int part, Moments& moments) {
-    thread_local std::vector<float> memory;
-    float* sums = sized(memory, 3 * s.channels + s.period);
+    thread_local Memory<float> memory;
+    float* sums = memory.sized(3 * s.channels + s.period);
     float *squares = sums + s.channels, *means = squares + s.channels, *pattern = means + s.channels;
     blocks_of(s, part, [&](int64_t row, int rows) {
         const float* x = n.input + row * s.channels;
@@ -141,9 +152,9 @@ void over_block(const Sizes& s, int rows, const OfVector& vector, const OfNumber
 
 void batch_norm_forward(const StanBatchNorm& n) {
     const Sizes s(n);
-    thread_local std::vector<double> moments_memory;
-    thread_local std::vector<float> pattern_memory;
-    double* of_parts = sized(moments_memory, static_cast<size_t>(s.parts) * 2 * s.channels);
+    thread_local Memory<double> moments_memory;
+    thread_local Memory<float> pattern_memory;
+    double* of_parts = moments_memory.sized(static_cast<size_t>(s.parts) * 2 * s.channels);
     std::fill_n(of_parts, static_cast<size_t>(s.parts) * 2 * s.channels, 0.0);
     std::vector<Moments> moments;
     for (int part = 0; part < s.parts; ++part) {
@@ -168,7 +179,7 @@ void batch_norm_forward(const StanBatchNorm& n) {
         n.running_var[c] = static_cast<float>((1.0 - momentum) * n.running_var[c] + momentum * squares / (rows - 1.0));
     }
 
-    float* means = sized(pattern_memory, 2 * s.period);
+    float* means = pattern_memory.sized(2 * s.period);
     float* inverses = means + s.period;
     repeat(s, n.mean, means);
     repeat(s, n.inverse, inverses);
@@ -187,17 +198,17 @@ void batch_norm_forward(const StanBatchNorm& n) {
 // dL/dx = (g - mean(g) - (x - mean) · inverse² · mean(g · (x - mean))) · inverse
 void batch_norm_backward(const StanBatchNorm& n) {
     const Sizes s(n);
-    thread_local std::vector<double> sums_memory;
-    thread_local std::vector<float> pattern_memory;
-    double* of_parts = sized(sums_memory, static_cast<size_t>(s.parts) * 2 * s.channels);
+    thread_local Memory<double> sums_memory;
+    thread_local Memory<float> pattern_memory;
+    double* of_parts = sums_memory.sized(static_cast<size_t>(s.parts) * 2 * s.channels);
     std::fill_n(of_parts, static_cast<size_t>(s.parts) * 2 * s.channels, 0.0);
-    float* means = sized(pattern_memory, 4 * s.period);
+    float* means = pattern_memory.sized(4 * s.period);
     float *inverses = means + s.period, *gradients = inverses + s.period, *slopes = gradients + s.period;
     repeat(s, n.mean, means);
     repeat(s, n.inverse, inverses);
     stan::in_parallel(s.parts, [&](int part) {
-        thread_local std::vector<float> memory;
-        float* sums = sized(memory, 2 * s.channels);
+        thread_local Memory<float> memory;
+        float* sums = memory.sized(2 * s.channels);
         double* own = of_parts + static_cast<size_t>(part) * 2 * s.channels;
         blocks_of(s, part, [&](int64_t row, int number) {
             const float* x = n.input + row * s.channels;

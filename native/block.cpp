@@ -71,11 +71,29 @@ void follow_adjoint(const StanBlock& b, int pitch, const Windows& shared, int im
     if (b.pool == 0) {
         spread_adjoint(b, sources, from, rows, pitch);
     } else if (b.pool == 1) {
-        pool_maximum_adjoint(b, b.winners + image * places * b.filters, from, rows, pitch);
+        const uint16_t* winners = b.winners + image * places * b.filters;
+        if (b.shared)
+            pool_maximum_adjoint(b, shared, winners, from, rows, pitch);
+        else
+            pool_maximum_adjoint(b, winners, from, rows, pitch);
     } else {
         Windows& own = scratch().windows;
         if (!b.shared) own.make(b, sources);
         pool_average_adjoint(b, b.shared ? shared : own, from, rows, pitch);
+    }
+}
+
+// sums += all rows.
+void add_rows(const float* rows, int number, int pitch, float* sums) {
+    for (int c = 0; c < pitch; c += lanes) {
+        Vector sum = load(sums + c), other = {};  // two, for an addition not to wait for the last one
+        int i = 0;
+        for (const float* from = rows + c; i + 2 <= number; i += 2, from += 2 * static_cast<int64_t>(pitch)) {
+            sum += load(from);
+            other += load(from + pitch);
+        }
+        if (i < number) sum += load(rows + static_cast<int64_t>(i) * pitch + c);
+        store(sums + c, sum + other);
     }
 }
 
@@ -96,6 +114,7 @@ void forward_by(const Products& products, const StanBlock& b) {
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
         float* rows = own.rows.sized(static_cast<size_t>(products.together()) * b.entries * pitch);
+        products.begin(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
             products.outputs(own, first, number, packed, bias, rows);
@@ -122,7 +141,7 @@ void backward_by(const Products& products, const StanBlock& b) {
         products.pack_inputs(packed);
     }
     float* sums = sums_memory.sized(parts * size);
-    if (b.pool == 2 && b.shared) windows.make(b, b.sources);
+    if (b.pool && b.shared) windows.make(b, b.sources);
     const Windows& shared = windows;
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
@@ -130,16 +149,13 @@ void backward_by(const Products& products, const StanBlock& b) {
         float* weights = sums + part * size;
         float* bias = weights + products.weight_sums();
         std::fill_n(weights, size, 0.0f);
-        products.begin(own);
+        products.begin_gradients(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
             for (int i = 0; i < number; ++i)
                 follow_adjoint(b, pitch, shared, first + i, rows + (before(b, first + i) - begin) * pitch);
             if (b.relu_before) relu_adjoint(b, pitch, number, first, rows);
-            if (b.bias_gradient)
-                for (int i = 0; i < entries_of(b, first, number); ++i)
-                    for (int c = 0; c < pitch; c += lanes)
-                        store(bias + c, load(bias + c) + load(rows + static_cast<int64_t>(i) * pitch + c));
+            if (b.bias_gradient) add_rows(rows, entries_of(b, first, number), pitch, bias);
             products.gradients(own, first, number, rows, packed, zeros, weights);
         });
     });

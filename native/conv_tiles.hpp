@@ -51,6 +51,12 @@ inline void for_panels(int vectors, const Panel& panel) {
     }
 }
 
+// Calls body(row, vector) for all of a tile, with constants: its sums are registers from the first to the last.
+template <int rows, int vectors, class Body>
+STAN_INLINE inline void over(const Body& body) {
+    unrolled<rows>([&](auto r) STAN_INLINE { unrolled<vectors>([&](auto v) STAN_INLINE { body(r, v); }); });
+}
+
 // rows entries x a panel of outputs, of some runs: y = bias + x w for the first ones, y += x w for those after.
 template <int vectors>
 struct OutputTile {
@@ -59,29 +65,35 @@ struct OutputTile {
     Runs runs;
     const float *w, *bias;  // bias: null where y is added to
     float* y;
+    const int32_t* to;  // which row of y is each entry's; null: one after the other
     int pitch;
 
     template <int rows>
     STAN_OWN_REGISTERS void run() const {
+        const auto row = [this](int r) { return y + static_cast<int64_t>(to ? to[r] : r) * pitch; };
         Vector sum[rows][vectors];
-        for (int v = 0; v < vectors; ++v)
-            for (int r = 0; r < rows; ++r) sum[r][v] = load((bias ? bias : y + r * pitch) + v * lanes);
+        if (bias)
+            over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(bias + v * lanes); });
+        else
+            over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(row(r) + v * lanes); });
         const float* from[rows];
-        for (int r = 0; r < rows; ++r) from[r] = x + at[r];
+        unrolled<rows>([&](auto r) STAN_INLINE { from[r] = x + at[r]; });
         const float* weight = w;
         for (int run = 0; run < runs.number; ++run) {
             for (int k = 0; k < runs.length; ++k, weight += vectors * lanes) {
                 Vector column[vectors];
-                for (int v = 0; v < vectors; ++v) column[v] = load(weight + v * lanes);
-                for (int r = 0; r < rows; ++r) {
+                unrolled<vectors>([&](auto v) STAN_INLINE { column[v] = load(weight + v * lanes); });
+                unrolled<rows>([&](auto r) STAN_INLINE {
                     const Vector value = all(from[r][k]);
-                    for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
-                }
+                    unrolled<vectors>([&](auto v) STAN_INLINE { sum[r][v] += value * column[v]; });
+                });
             }
-            for (int r = 0; r < rows; ++r) from[r] += runs.apart;
+            unrolled<rows>([&](auto r) STAN_INLINE { from[r] += runs.apart; });
         }
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) store(y + r * pitch + v * lanes, sum[r][v]);
+        unrolled<rows>([&](auto r) STAN_INLINE {
+            float* const end = row(r);
+            unrolled<vectors>([&](auto v) STAN_INLINE { store(end + v * lanes, sum[r][v]); });
+        });
     }
 };
 
@@ -98,20 +110,18 @@ struct WeightTile {
     template <int rows>
     STAN_OWN_REGISTERS void run() const {
         Vector sum[rows][vectors];
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) sum[r][v] = load(dw + r * pitch + v * lanes);
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(dw + r * pitch + v * lanes); });
         const float* gradient = dy;
         for (int entry = 0; entry < entries; ++entry, gradient += vectors * lanes) {
             const float* from = x + at[entry];
             Vector column[vectors];
-            for (int v = 0; v < vectors; ++v) column[v] = load(gradient + v * lanes);
-            for (int r = 0; r < rows; ++r) {
+            unrolled<vectors>([&](auto v) STAN_INLINE { column[v] = load(gradient + v * lanes); });
+            unrolled<rows>([&](auto r) STAN_INLINE {
                 const Vector value = all(from[r]);
-                for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
-            }
+                unrolled<vectors>([&](auto v) STAN_INLINE { sum[r][v] += value * column[v]; });
+            });
         }
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) store(dw + r * pitch + v * lanes, sum[r][v]);
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { store(dw + r * pitch + v * lanes, sum[r][v]); });
     }
 };
 
@@ -126,27 +136,29 @@ struct InputTile {
 
     template <int rows>
     STAN_OWN_REGISTERS void run() const {
-        Vector sum[rows][vectors] = {};
+        Vector sum[rows][vectors];
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = Vector{}; });
         const float* weight = w;
         for (int filter = 0; filter < filters; ++filter, weight += vectors * lanes) {
             Vector column[vectors];
-            for (int v = 0; v < vectors; ++v) column[v] = load(weight + v * lanes);
-            for (int r = 0; r < rows; ++r) {
+            unrolled<vectors>([&](auto v) STAN_INLINE { column[v] = load(weight + v * lanes); });
+            unrolled<rows>([&](auto r) STAN_INLINE {
                 const Vector value = all(dy[r * pitch + filter]);
-                for (int v = 0; v < vectors; ++v) sum[r][v] += value * column[v];
-            }
+                unrolled<vectors>([&](auto v) STAN_INLINE { sum[r][v] += value * column[v]; });
+            });
         }
-        for (int r = 0; r < rows; ++r)
-            for (int v = 0; v < vectors; ++v) {
-                float* to = dx + at[r] + v * lanes;
-                store(to, load(to) + sum[r][v]);
-            }
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE {
+            float* const to = dx + at[r] + v * lanes;
+            store(to, load(to) + sum[r][v]);
+        });
     }
 };
 
-// y (entries, pitch) = bias + x w; w is the panels of (runs.number * runs.length, panel) one after the other.
+// y (entries, pitch), in the order of `to` where there is one, = bias + x w; w is the panels of (runs.number *
+// runs.length, panel) one after the other.
 inline void outputs(
-    const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch
+    const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch,
+    const int32_t* to = nullptr
 ) {
     constexpr int weights_cached = 16 * 1024 / sizeof(float);  // half of a first-level cache
     for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
@@ -162,7 +174,8 @@ inline void outputs(
                     OutputTile<vectors>{
                         x + static_cast<int64_t>(run) * runs.apart, at + entry, Runs{some, runs.length, runs.apart},
                         panel + static_cast<int64_t>(run) * runs.length * vectors * lanes,
-                        run ? nullptr : bias + first * lanes, y + static_cast<int64_t>(entry) * pitch + first * lanes,
+                        run ? nullptr : bias + first * lanes,
+                        y + (to ? 0 : static_cast<int64_t>(entry) * pitch) + first * lanes, to ? to + entry : nullptr,
                         pitch}
                 );
         }
@@ -180,15 +193,20 @@ inline void weight_gradients(
         for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
             constexpr int most = most_rows(vectors);
             const float* gradient = dy + static_cast<int64_t>(entry) * pitch + first * lanes;
-            for (int i = 0; i < some; ++i)
-                for (int v = 0; v < vectors; ++v)
-                    store(panel + (i * vectors + v) * lanes, load(gradient + static_cast<int64_t>(i) * pitch + v * lanes));
+            if (pitch > vectors * lanes) {
+                for (int i = 0; i < some; ++i)
+                    for (int v = 0; v < vectors; ++v)
+                        store(panel + (i * vectors + v) * lanes, load(gradient + static_cast<int64_t>(i) * pitch + v * lanes));
+                gradient = panel;
+            }
             float* to = dw + first * lanes;
+            // As few tiles as there can be, of one size: a small one at the end would wait for its own sums.
+            const int tiles = (runs.length + most - 1) / most, high = (runs.length + tiles - 1) / tiles;
             for (int run = 0; run < runs.number; ++run)
-                for (int k = 0; k < runs.length; k += most)
+                for (int k = 0; k < runs.length; k += high)
                     of_rows<most>(
-                        runs.length - k, WeightTile<vectors>{
-                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, panel,
+                        runs.length - k < high ? runs.length - k : high, WeightTile<vectors>{
+                                             x + static_cast<int64_t>(run) * runs.apart + k, at + entry, some, gradient,
                                              pitch, to + (static_cast<int64_t>(run) * runs.length + k) * pitch}
                     );
         });

@@ -39,11 +39,20 @@ class Direct {
 
     int64_t weight_sums() const { return terms_ * pitch_; }
 
-    // Makes a thread ready for `gradients`.
+    // Makes a thread ready for `outputs` and `gradients`.
     void begin(Scratch& own) const {
+        if (!b_.shared) return;
+        int32_t* at = own.at.sized(static_cast<size_t>(together()) * b_.entries);
+        for (int i = 0; i < together(); ++i) locate(0, i * padded_.floats, at + static_cast<int64_t>(i) * b_.entries);
+    }
+
+    // Makes it ready for `gradients`, too.
+    void begin_gradients(Scratch& own) const {
+        begin(own);
         if (!b_.input_gradient) return;
         const int64_t floats = static_cast<int64_t>(together()) * (gathers_ ? gather_.image() : padded_.floats) + 3 * lanes;
         std::fill_n(own.image_gradients.sized(floats), floats, 0.0f);
+        if (gathers_) gather_.locate(together(), own.gather_at);
     }
 
     // Adds to the weights' sums, and writes the input's gradients, from the rows' gradients. zeros: some floats.
@@ -62,7 +71,7 @@ class Direct {
                     gradients + static_cast<int64_t>(i) * gather_.image()
                 );
             gather_.run(
-                gradients, images, weights, zeros, own.gather_at, own.sums,
+                gradients, images, together(), weights, zeros, own.gather_at.start(), own.sums,
                 b_.input_gradient + static_cast<int64_t>(first) * b_.height * b_.width * b_.channels
             );
             return;
@@ -79,13 +88,13 @@ class Direct {
     }
 
   private:
-    // Pads images; returns where their entries begin in them.
+    // Pads images; returns where their entries begin in them: `begin` has noted it where all images share them.
     const int32_t* read(Scratch& own, int first, int images, bool input) const {
         float* padded = own.images.sized(static_cast<size_t>(together()) * padded_.floats);
         int32_t* at = own.at.sized(static_cast<size_t>(together()) * b_.entries);
         for (int i = 0; i < images; ++i) {
             if (input) padded_.pad(b_, first + i, padded + static_cast<int64_t>(i) * padded_.floats);
-            locate(first + i, i * padded_.floats, at + before(b_, first + i) - before(b_, first));
+            if (!b_.shared) locate(first + i, i * padded_.floats, at + before(b_, first + i) - before(b_, first));
         }
         return at;
     }

@@ -85,43 +85,51 @@ struct InputGather {
     void place(const float* gradients, int gradient_pitch, float* to) const {
         for (int row = 0; row < rows.kept; ++row)
             for (int column = 0; column < columns.kept; ++column, gradients += gradient_pitch)
-                std::copy_n(
+                copy(
                     gradients, filters, to + ((rows.before + row) * columns.padded + columns.before + column) * filters
                 );
     }
 
-    // The input's gradients of some images, from their padded gradients one after the other.
+    // Notes, for up to so many images, where the places of each class find their gradients and where they are
+    // themselves: it takes divisions, and `run` is called often.
+    void locate(int images, Memory<int32_t>& memory) const {
+        const int number = images * rows.length * columns.length;
+        int32_t *at = memory.sized(2 * static_cast<size_t>(number)), *to = at + number;
+        for (int y = 0; y < rows.period; ++y)
+            for (int x = 0; x < columns.period; ++x)
+                for (int i = 0; i < images; ++i)
+                    for (int row = rows.begin(y); row < rows.length; row += rows.period)
+                        for (int column = columns.begin(x); column < columns.length; column += columns.period) {
+                            *at++ = i * image() + (rows.at(row, y) * columns.padded + columns.at(column, x)) * filters;
+                            *to++ = (i * rows.length + row) * columns.length + column;
+                        }
+    }
+
+    // The input's gradients of some images, from their padded gradients one after the other; `places` is of `locate`.
     void run(
-        const float* gradients, int images, const float* packed, const float* zeros, Memory<int32_t>& at_memory,
-        Memory<float>& sums_memory, float* to
+        const float* gradients, int images, int located, const float* packed, const float* zeros, const int32_t* places,
+        Memory<float>& sums_memory, float* input
     ) const {
+        const int32_t *at = places, *to = at + located * rows.length * columns.length;
+        const bool whole = pitch == channels;  // vectors of sums end where a place's channels end
         for (int y = 0; y < rows.period; ++y)
             for (int x = 0; x < columns.period; ++x) {
-                const int high = rows.places(y), wide = columns.places(x), number = high * wide * images;
+                const int of_image = rows.places(y) * columns.places(x), number = of_image * images;
                 const Runs runs{rows.taps(y), columns.taps(x) * filters, columns.padded * filters};
-                float* sums = sums_memory.sized(static_cast<size_t>(number) * pitch);
                 if (runs.number == 0 || runs.length == 0) {
-                    std::fill_n(sums, static_cast<size_t>(number) * pitch, 0.0f);
-                } else if (number) {
-                    int32_t* at = at_memory.sized(number);
-                    for (int i = 0; i < images; ++i)
-                        for (int row = 0; row < high; ++row)
-                            for (int column = 0; column < wide; ++column)
-                                *at++ = i * image() +
-                                        (rows.at(rows.begin(y) + row * rows.period, y) * columns.padded +
-                                         columns.at(columns.begin(x) + column * columns.period, x)) *
-                                            filters;
-                    outputs(gradients, at - number, number, runs, packed, zeros, sums, pitch);
+                    for (int i = 0; i < number; ++i)
+                        std::fill_n(input + static_cast<int64_t>(to[i]) * channels, channels, 0.0f);
+                } else if (whole) {
+                    outputs(gradients, at, number, runs, packed, zeros, input, pitch, to);
+                } else {
+                    float* sums = sums_memory.sized(static_cast<size_t>(number) * pitch);
+                    outputs(gradients, at, number, runs, packed, zeros, sums, pitch);
+                    for (int i = 0; i < number; ++i)
+                        copy(sums + static_cast<int64_t>(i) * pitch, channels, input + static_cast<int64_t>(to[i]) * channels);
                 }
                 packed += static_cast<int64_t>(runs.number) * runs.length * pitch;
-                for (int i = 0; i < images; ++i)
-                    for (int row = 0; row < high; ++row)
-                        for (int column = 0; column < wide; ++column, sums += pitch) {
-                            const int64_t place =
-                                (static_cast<int64_t>(i) * rows.length + rows.begin(y) + row * rows.period) * columns.length +
-                                columns.begin(x) + column * columns.period;
-                            std::copy_n(sums, channels, to + place * channels);
-                        }
+                at += of_image * located;
+                to += of_image * located;
             }
     }
 };

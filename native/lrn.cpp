@@ -2,12 +2,13 @@
 //
 // y = x · d^-power with d = 1 + scale · (mean of x² over the window), zeros beyond the border counted in the mean.
 // A row of an image is one run of width · channels numbers: its neighbours to the left and right lie `channels` away,
-// so that no vector has to know of channels. For the backward pass d^-power is kept, since the power takes longer than
+// so that no vector has to know of channels. For the backward pass d^-power is kept where the power takes longer than
 // to write it and read it back; d itself is summed again.
 #include <algorithm>
 #include <vector>
 
 #include "api.hpp"
+#include "memory.hpp"
 #include "parallel.hpp"
 #include "power.hpp"
 #include "simd.hpp"
@@ -30,9 +31,8 @@ struct Sizes {
 
 // A thread's own rows, kept from call to call.
 float* rows_of(size_t numbers) {
-    thread_local std::vector<float> memory;
-    if (memory.size() < numbers) memory.resize(numbers);
-    return memory.data();
+    thread_local Memory<float> memory;
+    return memory.sized(numbers);
 }
 
 // Sums over the `size` columns around each, of a row with a border on both sides; `fixed` is the size where known.
@@ -85,10 +85,21 @@ void forward_images(const StanLrn& l, const Sizes& s, const Power& power, int64_
     }
 }
 
+// d^-power in the backward pass: what the forward pass has kept, or the power again.
+struct Kept {
+    Vector operator()(Vector, const float* kept, int count) const { return load(kept, count); }
+};
+
+template <class Power>
+struct Again {
+    Power power;
+    Vector operator()(Vector d, const float*, int) const { return power(d); }
+};
+
 // dL/dx = g · d^-power - 2 · scale · power · x · mean(g · x · d^(-power - 1)), row by row: the products under the mean
 // are made `half` rows ahead of the gradient and kept for `size` rows.
-template <int fixed>
-void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t last) {
+template <int fixed, class Factor>
+void backward_images(const StanLrn& l, const Sizes& s, const Factor& factor_of, int64_t first, int64_t last) {
     const double share = l.scale / (l.size * l.size);
     const Vector weight = all(static_cast<float>(share)), one = all(1.0f);
     const Vector through = all(static_cast<float>(-2.0 * share * l.power));
@@ -100,23 +111,23 @@ void backward_images(const StanLrn& l, const Sizes& s, int64_t first, int64_t la
     const auto slot = [&](float* rows, int row) { return rows + static_cast<int64_t>(row % s.size) * s.pitch; };
     for (int64_t image = first; image < last; ++image) {
         const float* x = l.input + image * s.height * s.run;
-        const float* factors = l.factor + image * s.height * s.run;
+        const float* factors = l.factor ? l.factor + image * s.height * s.run : nullptr;
         const float* gradient = l.output_gradient + image * s.height * s.run;
         float* to = l.input_gradient + image * s.height * s.run;
         for (int ahead = 0; ahead < s.height + s.half; ++ahead) {
             if (ahead < s.height) {
                 squares_down<fixed>(x, ahead, s, sums);
                 const float* row = x + static_cast<int64_t>(ahead) * s.run;
-                const float* factor = factors + static_cast<int64_t>(ahead) * s.run;
+                const float* factor = factors ? factors + static_cast<int64_t>(ahead) * s.run : nullptr;
                 const float* from = gradient + static_cast<int64_t>(ahead) * s.run;
                 float* straight = slot(direct, ahead);
                 float* product = slot(products, ahead) + s.border;
                 for (int i = 0; i < s.run; i += lanes) {
                     const int count = s.run - i;
                     const Vector d = one + weight * across<fixed>(sums + i, s);
-                    const Vector value = load(from + i, count) * load(factor + i, count);
+                    const Vector value = load(from + i, count) * factor_of(d, factor + i, count);
                     store(straight + i, value);
-                    store(product + i, value * load(row + i, count) / d, count);
+                    store(product + i, value * load(row + i, count) * inverse(d), count);
                 }
             }
             const int y = ahead - s.half;
@@ -146,6 +157,20 @@ void over_images(const StanLrn& l, const Images& images) {
     stan::in_parallel(parts, [&](int part) { images(l.images * part / parts, l.images * (part + 1) / parts); });
 }
 
+// Calls with(power) where roots give the power; returns whether they do.
+template <class With>
+bool by_roots(double power, const With& with) {
+    if (power == 0.75)
+        with(NegativeThreeQuarters{});
+    else if (power == 0.5)
+        with(NegativeHalf{});
+    else if (power == 1.0)
+        with(NegativeOne{});
+    else
+        return false;
+    return true;
+}
+
 }  // namespace
 
 void lrn_forward(const StanLrn& l) {
@@ -158,21 +183,29 @@ void lrn_forward(const StanLrn& l) {
                 forward_images<0>(l, s, power, first, last);
         });
     };
-    if (l.power == 0.75)
-        with(NegativeThreeQuarters{});
-    else if (l.power == 0.5)
-        with(NegativeHalf{});
-    else if (l.power == 1.0)
-        with(NegativeOne{});
-    else
-        with(NegativePower(l.power));
+    if (!by_roots(l.power, with)) with(NegativePower(l.power));
+}
+
+bool lrn_keeps_factor(double power) {
+    return !roots_are_cheap || !by_roots(power, [](const auto&) {});
 }
 
 void lrn_backward(const StanLrn& l) {
     const Sizes s(l);
-    over_images(l, [&](int64_t first, int64_t last) {
-        (l.size == 3 ? backward_images<3> : backward_images<0>)(l, s, first, last);
-    });
+    const auto with = [&](const auto& factor_of) {
+        over_images(l, [&](int64_t first, int64_t last) {
+            if (l.size == 3)
+                backward_images<3>(l, s, factor_of, first, last);
+            else
+                backward_images<0>(l, s, factor_of, first, last);
+        });
+    };
+    if constexpr (roots_are_cheap)
+        if (!l.factor) {
+            by_roots(l.power, [&]<class Power>(const Power& power) { with(Again<Power>{power}); });
+            return;
+        }
+    with(Kept{});
 }
 
 }  // namespace STAN_FORM

@@ -57,8 +57,7 @@ inline void spread(const StanBlock& block, const int32_t* sources, const float* 
     for (int place = 0; place < places; ++place, to += block.filters) {
         const int32_t source = sources ? sources[place] : place;
         if (source < 0) continue;
-        const float* from = rows + static_cast<int64_t>(source) * pitch;
-        std::memcpy(to, from, sizeof(float) * block.filters);
+        copy(rows + static_cast<int64_t>(source) * pitch, block.filters, to);
     }
 }
 
@@ -75,7 +74,6 @@ inline void spread_adjoint(const StanBlock& block, const int32_t* sources, const
 inline void pool_maximum(
     const StanBlock& block, const Windows& windows, const float* rows, int pitch, float* to, uint16_t* winners
 ) {
-    typedef uint16_t Short __attribute__((vector_size(lanes * 2)));
     const int places = block.pooled_h * block.pooled_w;
     for (int place = 0; place < places; ++place, to += block.filters) {
         const int32_t *entry = windows.entries.data() + windows.begins[place],
@@ -95,10 +93,7 @@ inline void pool_maximum(
                 most = relu(most);
             }
             store(to + c, most, count);
-            if (winners) {
-                const Short narrow = __builtin_convertvector(winner, Short);
-                std::memcpy(winners + c, &narrow, sizeof(uint16_t) * (count < lanes ? count : lanes));
-            }
+            if (winners) store(winners + c, __builtin_convertvector(winner, Short), count);
         }
         if (winners) winners += block.filters;
     }
@@ -111,6 +106,25 @@ inline void pool_maximum_adjoint(
     for (int place = 0; place < places; ++place, from += block.filters, winners += block.filters)
         for (int c = 0; c < block.filters; ++c)
             if (winners[c] != nobody) rows[static_cast<int64_t>(winners[c]) * pitch + c] += from[c];
+}
+
+// The same where the windows are known: each of their entries takes the gradient where it is the winner. Branches on
+// single winners are often guessed wrong.
+inline void pool_maximum_adjoint(
+    const StanBlock& block, const Windows& windows, const uint16_t* winners, const float* from, float* rows, int pitch
+) {
+    const int places = block.pooled_h * block.pooled_w;
+    for (int place = 0; place < places; ++place, from += block.filters, winners += block.filters)
+        for (int c = 0; c < block.filters; c += lanes) {
+            const int count = block.filters - c;
+            const Vector gradient = load(from + c, count);
+            const Whole winner = __builtin_convertvector(load(winners + c, count), Whole);
+            for (int i = windows.begins[place]; i < windows.begins[place + 1]; ++i) {
+                const int32_t entry = windows.entries[i];
+                float* to = rows + static_cast<int64_t>(entry) * pitch + c;
+                store(to, load(to) + (winner == all(entry) ? gradient : Vector{}));
+            }
+        }
 }
 
 inline void pool_average(const StanBlock& block, const Windows& windows, const float* rows, int pitch, float* to) {

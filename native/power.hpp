@@ -7,6 +7,10 @@
 
 #include "simd.hpp"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace STAN_FORM {
 
 inline Vector bits(Whole value) {
@@ -21,16 +25,54 @@ inline Whole bits(Vector value) {
     return same;
 }
 
+// The powers that roots give: faster than the general one.
+#if defined(__AVX512F__)
+
+constexpr bool roots_are_cheap = true;  // cheaper than to write a power and read it back
+
+// Estimates to 14 bits and a step of Newton's method, which leaves less than a rounding: roots and divisions of 16
+// numbers take several times as long. They are for a d of 1 or more; what an infinite d and NaN give, estimates alone
+// tell: 0 and NaN.
+inline Vector finite_or(Vector d, Vector value, Vector otherwise) {
+    return d < all(std::numeric_limits<float>::infinity()) ? value : otherwise;
+}
+
+inline Vector better_inverse_root(Vector d, Vector guess) {
+    return guess + guess * (all(0.5f) - all(0.5f) * d * guess * guess);
+}
+
+inline Vector root_guess(Vector d) { return (Vector)_mm512_rsqrt14_ps((__m512)d); }
+
+inline Vector inverse(Vector d) {
+    const Vector guess = (Vector)_mm512_rcp14_ps((__m512)d);
+    return finite_or(d, guess + guess * (all(1.0f) - d * guess), guess);
+}
+
+struct NegativeHalf {
+    Vector operator()(Vector d) const {
+        const Vector guess = root_guess(d);
+        return finite_or(d, better_inverse_root(d, guess), guess);
+    }
+};
+
+struct NegativeThreeQuarters {
+    Vector operator()(Vector d) const {
+        const Vector guess = root_guess(d), half = better_inverse_root(d, guess);
+        return finite_or(d, half * half * better_inverse_root(half, root_guess(half)), guess);
+    }
+};
+
+#else
+
+constexpr bool roots_are_cheap = false;
+
 inline Vector root(Vector value) {
     Vector result;
     for (int lane = 0; lane < lanes; ++lane) result[lane] = std::sqrt(value[lane]);  // one instruction
     return result;
 }
 
-// The powers that roots give: faster than the general one.
-struct NegativeOne {
-    Vector operator()(Vector d) const { return all(1.0f) / d; }
-};
+inline Vector inverse(Vector d) { return all(1.0f) / d; }
 
 struct NegativeHalf {
     Vector operator()(Vector d) const { return all(1.0f) / root(d); }
@@ -41,6 +83,12 @@ struct NegativeThreeQuarters {
         const Vector half = root(d);
         return all(1.0f) / (half * root(half));
     }
+};
+
+#endif
+
+struct NegativeOne {
+    Vector operator()(Vector d) const { return inverse(d); }
 };
 
 // d^-power for a d of 1 or more, within a few units in the last place for powers up to 3; 0 for an infinite d.

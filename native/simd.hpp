@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Each translation unit that does arithmetic is compiled once per instruction set, in a namespace of its own.
 #ifndef STAN_FORM
@@ -23,6 +24,7 @@ constexpr int lanes = 4, sums = 12;  // of 16
 
 typedef float Vector __attribute__((vector_size(lanes * 4)));
 typedef int32_t Whole __attribute__((vector_size(lanes * 4)));
+typedef uint16_t Short __attribute__((vector_size(lanes * 2)));
 typedef float Anywhere __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
@@ -43,8 +45,45 @@ inline void store(float* to, Vector value, int count) {
         std::memcpy(to, &value, sizeof(float) * count);
 }
 
+inline Short load(const uint16_t* from, int count) {
+    Short value = {};
+    // Of a known size it is one instruction, otherwise a call or a loop.
+    if (count >= lanes)
+        std::memcpy(&value, from, sizeof value);
+    else
+        std::memcpy(&value, from, sizeof(uint16_t) * count);
+    return value;
+}
+
+inline void store(uint16_t* to, Short value, int count) {
+    if (count >= lanes)
+        std::memcpy(to, &value, sizeof value);
+    else
+        std::memcpy(to, &value, sizeof(uint16_t) * count);
+}
+
+// std::copy_n for a few vectors' worth, without a call where there are whole ones.
+inline void copy(const float* from, int count, float* to) {
+    if (count % lanes) {
+        std::memcpy(to, from, sizeof(float) * count);
+        return;
+    }
+    for (int i = 0; i < count; i += lanes) store(to + i, load(from + i));
+}
+
 inline Vector all(float value) { return value - Vector{}; }
 inline Whole all(int32_t value) { return value - Whole{}; }
+
+#define STAN_INLINE __attribute__((always_inline))
+
+// Calls body(0), body(1), ... with constants. Arrays of vectors that are indexed by such constants alone are registers;
+// indexed in a loop, they are in memory before and after it, even where the compiler unrolls it.
+template <int number, class Body>
+STAN_INLINE inline void unrolled(const Body& body) {
+    [&]<int... i>(std::integer_sequence<int, i...>) STAN_INLINE {
+        (body(std::integral_constant<int, i>()), ...);
+    }(std::make_integer_sequence<int, number>());
+}
 
 inline int vectors_of(int floats) { return (floats + lanes - 1) / lanes; }
 

@@ -11,8 +11,6 @@
 // other row is left out, even and odd rows are filtered apart: 11 products instead of 20 under five rows.
 #pragma once
 
-#include <utility>
-
 #include "geometry.hpp"
 #include "input_gather.hpp"
 
@@ -77,19 +75,12 @@ struct Phases {
     }
 };
 
-template <int number, class Body>
-inline void unrolled(const Body& body) {
-    [&]<int... i>(std::integer_sequence<int, i...>) {
-        (body(std::integral_constant<int, i>()), ...);
-    }(std::make_integer_sequence<int, number>());
-}
-
 // result[i] = sum of coefficient(i, j) value[j]; the coefficients are known to the compiler.
 template <class Coefficient, int results, int values>
 inline void mix(const Vector (&value)[values], Vector (&result)[results]) {
-    unrolled<results>([&](auto i) {
+    unrolled<results>([&](auto i) STAN_INLINE {
         Vector sum = {};
-        unrolled<values>([&](auto j) {
+        unrolled<values>([&](auto j) STAN_INLINE {
             constexpr float factor = Coefficient::of(i, j);
             if constexpr (factor == 1.0f)
                 sum += value[j];
@@ -137,7 +128,7 @@ class Winograd {
     // Counted in multiply-adds of a vector: what a tile of four entries costs, either way.
     static bool pays(const StanBlock& b) {
         if (!fits(b)) return false;
-        constexpr double entry = 8;  // loads, stores, loops of an entry
+        constexpr double entry = 3;  // loads, stores, loops of an entry
         constexpr double mixing = points * high;
         const double length = static_cast<double>(b.kernel_w) * b.channels;
         const int rows = rows_of(b), tiles = (rows + high - 1) / high;
@@ -183,7 +174,7 @@ class Winograd {
         float* padded = pad(own, first, images);
         float* found = own.points.sized(points * seen_apart());
         float* products = own.products.sized(points * products_apart());
-        const int32_t* at = locate(own);
+        const int32_t* at = own.at.start();
         std::fill_n(own.sums.sized(pitch_), pitch_, 0.0f);
         for (int unit = 0; unit < images * tiles_; unit += chunk_) {
             const int some = std::min(chunk_, images * tiles_ - unit);
@@ -199,10 +190,14 @@ class Winograd {
 
     int64_t weight_sums() const { return points * static_cast<int64_t>(run_.length) * pitch_; }
 
-    void begin(Scratch& own) const {
+    void begin(Scratch& own) const { locate(own); }
+
+    void begin_gradients(Scratch& own) const {
+        begin(own);
         if (!b_.input_gradient || !gathers_) return;
         const int64_t floats = static_cast<int64_t>(chunk_) * gather_.image();
         std::fill_n(own.image_gradients.sized(floats), floats, 0.0f);
+        gather_.locate(chunk_, own.gather_at);
     }
 
     void gradients(
@@ -212,7 +207,7 @@ class Winograd {
         // The input's points, then in the same place their gradients.
         float* found = own.points.sized(points * seen_apart());
         float* products = own.products.sized(points * products_apart());
-        const int32_t* at = locate(own);
+        const int32_t* at = own.at.start();
         for (int unit = 0; unit < images * tiles_; unit += chunk_) {
             const int some = std::min(chunk_, images * tiles_ - unit), entries = some * columns_;
             for (int i = 0; i < some; ++i) make_adjoint(unit + i, rows, products + static_cast<int64_t>(i) * columns_ * pitch_);
@@ -233,7 +228,7 @@ class Winograd {
                     float* placed = own.image_gradients.start();
                     for (int i = 0; i < some; ++i)
                         gather_.place(gradient + static_cast<int64_t>(i) * columns_ * pitch_, pitch_, placed + static_cast<int64_t>(i) * gather_.image());
-                    gather_.run(placed, some, weight, zeros, own.gather_at, own.sums, to);
+                    gather_.run(placed, some, chunk_, weight, zeros, own.gather_at.start(), own.sums, to);
                 } else {
                     std::fill_n(to, static_cast<int64_t>(some) * padded_.row, 0.0f);
                     input_gradients(gradient, pitch_, b_.filters, at, entries, run_, weight, to);
@@ -248,8 +243,8 @@ class Winograd {
         for (int k = 0; k < run_.length; ++k)
             for (int c = 0; c < b_.filters; c += lanes) {
                 Vector value[points], result[taps];
-                for (int point = 0; point < points; ++point)
-                    value[point] = load(sums + point * point_weights() + static_cast<int64_t>(k) * pitch_ + c);
+                const float* from = sums + static_cast<int64_t>(k) * pitch_ + c;
+                unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(from + i * point_weights()); });
                 mix<KernelAdjoint>(value, result);
                 for (int row = 0; row < taps; ++row)
                     for (int lane = 0; lane < std::min(lanes, b_.filters - c); ++lane)
@@ -278,10 +273,10 @@ class Winograd {
             for (int k = 0; k < run_.length; k += lanes) {
                 const int count = run_.length - k;
                 Vector value[taps], result[points];
-                for (int row = 0; row < taps; ++row) value[row] = load(from + row * run_.length + k, count);
+                unrolled<taps>([&](auto row) STAN_INLINE { value[row] = load(from + row * run_.length + k, count); });
                 mix<Kernel>(value, result);
-                for (int point = 0; point < points; ++point)
-                    store(to + point * per_point() + static_cast<int64_t>(filter) * run_.length + k, result[point], count);
+                float* const own = to + static_cast<int64_t>(filter) * run_.length + k;
+                unrolled<points>([&](auto i) STAN_INLINE { store(own + i * per_point(), result[i], count); });
             }
         }
         return to;
@@ -293,25 +288,25 @@ class Winograd {
         return padded;
     }
 
-    // Where the entries of a chunk of tiles begin, one tile's row after the other's.
-    const int32_t* locate(Scratch& own) const {
+    // Notes where the entries of a chunk of tiles begin, one tile's row after the other's.
+    void locate(Scratch& own) const {
         int32_t* at = own.at.sized(static_cast<size_t>(chunk_) * columns_);
         for (int unit = 0; unit < chunk_; ++unit)
             for (int i = 0; i < columns_; ++i)
                 at[unit * columns_ + i] =
                     unit * padded_.row + (b_.grid_left + i * std::max(b_.grid_w, 1)) * b_.stride_w * b_.channels;
-        return at;
     }
 
     // B^T d of a tile: a row for each point. What it writes beyond a row's end, the next tile writes again.
     void see(const float* padded, int unit, float* to) const {
         const float* from =
             padded + static_cast<int64_t>(unit / tiles_) * padded_.floats + unit % tiles_ * step * padded_.row;
+        const int64_t apart = seen_apart();
         for (int x = 0; x < padded_.row; x += lanes) {
             Vector value[seen], result[points];
-            for (int row = 0; row < seen; ++row) value[row] = load(from + row * padded_.row + x);
+            unrolled<seen>([&](auto i) STAN_INLINE { value[i] = load(from + i * padded_.row + x); });
             mix<Input>(value, result);
-            for (int point = 0; point < points; ++point) store(to + point * seen_apart() + x, result[point]);
+            unrolled<points>([&](auto i) STAN_INLINE { store(to + i * apart + x, result[i]); });
         }
     }
 
@@ -329,17 +324,18 @@ class Winograd {
         if (tile == 0) zero(0, top, 0);
         zero(top, top + seen, there);
         if (tile == tiles_ - 1) zero(top + seen, b_.height, 0);
+        const int64_t apart = seen_apart();
         for (int x = 0; x < there; x += lanes) {
             const int count = there - x;
             Vector value[points], result[seen];
-            for (int point = 0; point < points; ++point) value[point] = load(from + point * seen_apart() + x, count);
+            unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(from + i * apart + x, count); });
             mix<InputAdjoint>(value, result);
-            for (int i = 0; i < seen; ++i) {
+            unrolled<seen>([&](auto i) STAN_INLINE {
                 const int y = top + i;
-                if (y < 0 || y >= b_.height) continue;
+                if (y < 0 || y >= b_.height) return;
                 float* sum = to + static_cast<int64_t>(y) * row + x;
                 store(sum, tile && i < seen - step ? load(sum, count) + result[i] : result[i], count);
-            }
+            });
         }
     }
 
@@ -347,13 +343,16 @@ class Winograd {
     void make(int unit, const float* products, const float* bias, float* rows) const {
         const int top = unit % tiles_ * high, number = std::min(high, rows_ - top);
         float* to = rows + (static_cast<int64_t>(unit / tiles_) * rows_ + top) * columns_ * pitch_;
-        for (int x = 0; x < columns_ * pitch_; x += pitch_)
+        const int64_t apart = products_apart(), row = static_cast<int64_t>(columns_) * pitch_;
+        for (int x = 0; x < row; x += pitch_)
             for (int c = 0; c < pitch_; c += lanes) {
                 Vector value[points], result[high];
-                for (int point = 0; point < points; ++point) value[point] = load(products + point * products_apart() + x + c);
+                unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(products + i * apart + x + c); });
                 mix<Output>(value, result);
-                for (int i = 0; i < number; ++i)
-                    store(to + static_cast<int64_t>(i) * columns_ * pitch_ + x + c, result[i] + load(bias + c));
+                const Vector more = load(bias + c);
+                unrolled<high>([&](auto i) STAN_INLINE {
+                    if (i < number) store(to + i * row + x + c, result[i] + more);
+                });
             }
     }
 
@@ -361,12 +360,12 @@ class Winograd {
     void make_adjoint(int unit, const float* rows, float* products) const {
         const int top = unit % tiles_ * high, number = std::min(high, rows_ - top);
         const float* from = rows + (static_cast<int64_t>(unit / tiles_) * rows_ + top) * columns_ * pitch_;
-        for (int x = 0; x < columns_ * pitch_; x += lanes) {
+        const int64_t apart = products_apart(), row = static_cast<int64_t>(columns_) * pitch_;
+        for (int x = 0; x < row; x += lanes) {
             Vector value[high], result[points];
-            for (int i = 0; i < high; ++i)
-                value[i] = i < number ? load(from + static_cast<int64_t>(i) * columns_ * pitch_ + x) : Vector{};
+            unrolled<high>([&](auto i) STAN_INLINE { value[i] = i < number ? load(from + i * row + x) : Vector{}; });
             mix<OutputAdjoint>(value, result);
-            for (int point = 0; point < points; ++point) store(products + point * products_apart() + x, result[point]);
+            unrolled<points>([&](auto i) STAN_INLINE { store(products + i * apart + x, result[i]); });
         }
     }
 

@@ -15,7 +15,8 @@ from stantune.kernels.library import kernels
 def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
     """Return x · (1 + scale · mean of x² over the window)^-power; zeros beyond the border count in the mean.
 
-    One pass over each image, forward and backward; x and the second factor are kept for the backward pass.
+    One pass over each image, forward and backward; x is kept for the backward pass, and the second factor where the
+    library cannot take it again faster.
     Channels-last and contiguous memory are both read as they are, and the result is laid out in the same way.
 
     Args:
@@ -68,8 +69,10 @@ class _Lrn(torch.autograd.Function):
         y = torch.empty_like(x, memory_format=layout)
         lrn.input, lrn.output, lrn.threads = x.data_ptr(), y.data_ptr(), torch.get_num_threads()
         if ctx.needs_input_grad[0]:
-            factor = torch.empty_like(x, memory_format=layout)
-            lrn.factor = factor.data_ptr()
+            factor = None
+            if _library().stan_lrn_keeps_factor(ctypes.c_double(power)):
+                factor = torch.empty_like(x, memory_format=layout)
+                lrn.factor = factor.data_ptr()
             ctx.save_for_backward(x, factor)
         _library().stan_lrn_forward(ctypes.byref(lrn))
         return y
@@ -81,7 +84,8 @@ class _Lrn(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=ctx.layout)
         of_input = torch.empty_like(x, memory_format=ctx.layout)
         lrn = ctx.lrn
-        lrn.input, lrn.factor, lrn.threads = x.data_ptr(), factor.data_ptr(), torch.get_num_threads()
+        lrn.input, lrn.threads = x.data_ptr(), torch.get_num_threads()
+        lrn.factor = None if factor is None else factor.data_ptr()
         lrn.output_gradient, lrn.input_gradient = gradient.data_ptr(), of_input.data_ptr()
         _library().stan_lrn_backward(ctypes.byref(lrn))
         return of_input, None, None, None
