@@ -6,7 +6,7 @@ import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,7 +210,7 @@ class Comparer:
             "test_images": len(self.splits.test),
             "device": self.device,
             "threads": torch.get_num_threads(),
-            "stan": {name: asdict(stan) for name, stan in self.stans.items()},
+            "stan": {name: stan.identity for name, stan in self.stans.items()},
         }
 
     def _planned(self, records: Records) -> dict[str, Planned]:

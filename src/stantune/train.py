@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def run(
         "problem": problem.name,
         "setting": setting,
         "seed": seed,
-        "stan": None if stan is None else asdict(stan),
+        "stan": None if stan is None else stan.identity,
         "batch_size": problem.batch_size,
         "images": len(splits.train),
     }

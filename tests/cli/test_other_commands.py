@@ -93,6 +93,25 @@ def test_train_interrupted(
     }
 
 
+def test_train_with_memory(
+    stantune: Stantune, train: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Epochs of 24 iterations: one exact, then one of memories.
+    remembering = (*train, "--accelerate", "stan", "--fill", "memo", "--json", "-")
+    whole = stantune(*remembering)
+    assert whole.code == 0, whole.err
+    kept = (*remembering, "--checkpoint", tmp_path / "x.pt")
+    monkeypatch.setenv("TINY_INTERRUPT_AT", "30")
+    assert stantune(*kept).code == 1
+    monkeypatch.delenv("TINY_INTERRUPT_AT")
+    ended, expected = stantune(*kept).json, whole.json
+    del ended["seconds"], expected["seconds"]
+    assert ended == expected
+    refused = stantune(*train, "--accelerate", "stan", "--fill", "nothing")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--fill nothing is unknown; give neighbour or memo" in refused.err
+
+
 def test_train_real_lenet(stantune: Stantune, data_dir: Path) -> None:
     run = stantune("train", "lenet", "--full-train", "--iterations", 50, "--data", data_dir, "--json", "-")
     assert run.code == 0, run.err

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.fill import Fill, check_fill, filled
 from stantune.cli.stopping import stoppable
 from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
-    from stantune.problems import Problem, Splits
+    from stantune.problems import Problem
     from stantune.stan.config import Stan
 
 Seeds = Annotated[int, typer.Option("--seeds", metavar="n", help="Seeds 0 … n-1: each trains all once.")]
@@ -26,7 +26,6 @@ Rates = Annotated[
         "--rate", metavar="RATE|auto", help="Share of the entries that STAN computes (default: 0.5); repeatable."
     ),
 ]
-Fill = Annotated[str, typer.Option("--fill", metavar="neighbour|memo", help="What STAN's skipped entries receive.")]
 EqualTime = Annotated[
     bool, typer.Option("--equal-time", help="Also train exactly for only as long as STAN's training took.")
 ]
@@ -90,8 +89,7 @@ def compare(
             console,
             threads_of_records(out) or measure_threads(what, setting, splits, natives=natives, device=where),
         )
-    if fill == "memo":
-        stans = {name: _with_memo(stan, what, splits) for name, stan in stans.items()}
+    stans = {name: filled(stan, fill, what, splits) for name, stan in stans.items()}
 
     @contextmanager
     def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -121,8 +119,7 @@ def _stans(
     problem: Problem, rates: list[str], fill: str, others: tuple[float | None, str, int, int, int]
 ) -> dict[str, Stan]:
     """Return STAN's settings for each --rate by its text; `others` are the options that all of them share."""
-    if fill not in ("neighbour", "memo"):
-        raise UsageError(f"--fill {fill} is unknown; give neighbour or memo")
+    check_fill(fill)
     stans: dict[str, Stan] = {}
     for text in rates:
         stan = o.stan_of("stan", text, *others, problem)
@@ -132,10 +129,3 @@ def _stans(
             raise UsageError(f"--rate {text} is given twice; each is compared once")
         stans[name] = stan
     return stans
-
-
-def _with_memo(stan: Stan, problem: Problem, splits: Splits) -> Stan:
-    from stantune.stan.config import Memo
-
-    images = len(splits.train)
-    return replace(stan, memo=Memo(samples=images, epoch=max(images // problem.batch_size, 1)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.fill import Fill, check_fill, filled
 from stantune.cli.stopping import stoppable
 from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
@@ -31,6 +32,7 @@ def train(
     full_train: o.FullTrain = False,
     accelerate: o.Accelerate = "none",
     rate: o.Rate = "0.5",
+    fill: Fill = "neighbour",
     tolerance: o.Tolerance = None,
     period: o.Period = o.PERIOD,
     pretrain: o.Pretrain = 0,
@@ -65,12 +67,15 @@ def train(
         length = iterations
     if length < 1:
         raise UsageError(f"--iterations {length} is too small; give at least 1")
+    check_fill(fill)
     stan: Stan | None = o.stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
     where = o.device_of(device)
     tune_process(None if asked == "auto" else asked)
     console = o.console_for(json)
     splits = o.load_splits(what, data, console, full_train)
     o.warn_of_no_effect(what, stan, console)
+    if stan is not None:
+        stan = filled(stan, fill, what, splits)
 
     def settle(before: int | None) -> None:
         if asked == "auto":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -148,6 +148,17 @@ class Stan:
         """The phases of the run's iterations."""
         unit = 1 if self.memo is None else self.memo.epoch
         return Schedule(self.pretrain, self.period, self.tail, self.iterations, unit)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All settings as plain values, to know again what a file was made with.
+
+        What came later than the first files is named only where it is set, so that those are known again, too.
+        """
+        settings = asdict(self)
+        if self.offset_sets is None:
+            del settings["offset_sets"]
+        return settings
 
     @property
     def planned(self) -> dict[str, Any] | None:

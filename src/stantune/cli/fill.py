@@ -1,0 +1,32 @@
+"""--fill: what skipped entries receive, for the commands that train one setting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stantune.errors import UsageError
+
+if TYPE_CHECKING:
+    from stantune.problems import Problem, Splits
+    from stantune.stan.config import Stan
+
+Fill = Annotated[str, typer.Option("--fill", metavar="neighbour|memo", help="What STAN's skipped entries receive.")]
+
+
+def check_fill(fill: str) -> None:
+    """Raise UsageError for a fill that does not exist."""
+    if fill not in ("neighbour", "memo"):
+        raise UsageError(f"--fill {fill} is unknown; give neighbour or memo")
+
+
+def filled(stan: Stan, fill: str, problem: Problem, splits: Splits) -> Stan:
+    """Return the settings with that fill; a memory is of all training images, and its cycles are their epochs."""
+    if fill == "neighbour":
+        return stan
+    from stantune.stan.config import Memo
+
+    images = len(splits.train)
+    return replace(stan, memo=Memo(samples=images, epoch=max(images // problem.batch_size, 1)))
