@@ -214,19 +214,22 @@ class Trial:
 
     def _learner(self) -> Callable[..., Tensor]:
         """Return what does a step on images and labels: replayed from CUDA graphs where the problem allows that."""
-        if not self._recordable:
-            return self._forward_and_back
-        if isinstance(self.optimizer, Sgd):
-            self.optimizer.follow()
-        with torch.cuda.device(self._cuda):
-            return GraphedStep(self.model, self._forward_and_back, lambda: numbers_of(self.optimizer))
+        # Without the trial itself: in a circle with it, a device's memory would wait for Python's garbage collection.
+        model, optimizer = self.model, self.optimizer
 
-    def _forward_and_back(self, images: Tensor, labels: Tensor) -> Tensor:
-        loss = F.cross_entropy(self.model(images), labels)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return loss
+        def learn(images: Tensor, labels: Tensor) -> Tensor:
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            return loss
+
+        if not self._recordable:
+            return learn
+        if isinstance(optimizer, Sgd):
+            optimizer.follow()
+        with torch.cuda.device(self._cuda):
+            return GraphedStep(model, learn, lambda: numbers_of(optimizer))
 
     def _reduced(self) -> bool:
         return self.handle is not None and self.handle.phase is Phase.REDUCED

@@ -46,10 +46,11 @@ class Sgd(torch.optim.SGD):
 
     def send(self) -> None:
         """Put the groups' rates and momenta where steps read them; nothing without `follow`, or where none changed."""
-        numbers = [(float(group["lr"]), float(group["momentum"])) for group in self.param_groups]
-        if self._sent is not None and numbers != self._last:
-            self._sent.copy_(torch.tensor(numbers))
-            self._last = numbers
+        if self._sent is not None:
+            numbers = [(float(group["lr"]), float(group["momentum"])) for group in self.param_groups]
+            if numbers != self._last:
+                self._sent.copy_(torch.tensor(numbers))
+                self._last = numbers
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step, as torch.optim.SGD does, and return what the closure returns."""
