@@ -3,7 +3,7 @@
 What each process trained is appended to the file that TINY_LOG names, one line an iteration: process, training,
 iteration. A training is told by a number drawn with its weights, so that a trial and the final training of its setting
 are two. TINY_INTERRUPT_AT=n makes the process send itself SIGINT in its n-th iteration, as Ctrl-C would, and
-TINY_STOP_AT=n SIGSTOP, after which it waits for what its parent does with it.
+TINY_KILL_AT=n SIGUSR1, of which killed_command.py makes its end.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Log(nn.Module):
                 handle = os.open(os.environ["TINY_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
                 os.write(handle, f"{os.getpid()} {int(self.origin)} {int(self.iteration)}\n".encode())
                 os.close(handle)
-            for name, sent in (("TINY_INTERRUPT_AT", signal.SIGINT), ("TINY_STOP_AT", signal.SIGSTOP)):
+            for name, sent in (("TINY_INTERRUPT_AT", signal.SIGINT), ("TINY_KILL_AT", signal.SIGUSR1)):
                 if os.environ.get(name) == str(_trained_here):
                     os.kill(os.getpid(), sent)
         return input

@@ -2,11 +2,14 @@
 
 Usage: killed_command.py LOG SEED START_UPS MOST ARGUMENT... [+ LOG SEED START_UPS MOST ARGUMENT...]...
 
-LOG is the file to which the tiny problem appends a line for each iteration that it trains. The first children are
-killed as they start up: the first at once, each of the others a little later. Each later child stops itself after a
-number of iterations that is drawn for it, and is killed there or, where some are killed as they start up, a little
-later. So with START_UPS 0 a search is always killed at the same places. Prints a line for each child: its process, and
-"killed" or "done". Searches divided by a plus come one after the other.
+LOG is the file to which the tiny problem appends a line for each iteration that it trains. The first START_UPS children
+are killed as they start up, the first at once. Each later child is killed after a number of iterations that is drawn
+for it: in that iteration or, of about every second where START_UPS is not 0, a little later, in what a search does
+between two segments. MOST is the largest number of iterations; 0 kills none.
+
+A little later is a number of calls of functions, not of milliseconds, and it is the child that sends itself SIGKILL. So
+a search is always killed at the same places, however fast the machine is and whatever else it does. Prints a line for
+each child: its process, and "killed" or "done". Searches divided by a plus come one after the other.
 """
 
 from __future__ import annotations
@@ -16,25 +19,52 @@ import os
 import random
 import signal
 import sys
-import time
 from itertools import groupby
 from pathlib import Path
+from types import FrameType
 
 from stantune.cli import main
 from stantune.search.storage import sqlite_url
 from stantune.search.store import Store
 from stantune.space import Space
 
+# Calls and returns: an iteration takes about 1 100, 14 000 to 28 000 lie between one segment and the next, and 440 000
+# before the first iteration of all.
+LATER = 20_000
+START_UP = 400_000
 
-def child(arguments: list[str]) -> int:
-    """Start a child that runs the command, and return its process."""
+
+def kill_after(calls: int) -> None:
+    """Kill this process with SIGKILL when it has called, and come back from, so many functions; at once for 0."""
+    left = calls
+
+    def count(_frame: FrameType | None, _event: str, _argument: object) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if not calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.setprofile(count)
+
+
+def child(arguments: list[str], iterations: int | None, calls: int) -> int:
+    """Start a child that runs the command, and return its process.
+
+    It is killed after so many iterations and calls then; None for the iterations kills none, 0 at the start.
+    """
     process = os.fork()
     if process == 0:
         # Apart from the parent's output, which the test reads.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.argv = ["stantune", *arguments]
+        signal.signal(signal.SIGUSR1, lambda _signal, _frame: kill_after(calls))
+        os.environ["TINY_KILL_AT"] = str(iterations or "never")
         code = 1
         try:
+            if iterations == 0:
+                kill_after(calls)
             main()
         except SystemExit as end:
             code = int(end.code or 0)
@@ -48,20 +78,15 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
     children = 0
     os.environ["TINY_LOG"] = str(log)
     while True:
-        starting = most > 0 and children < start_ups
-        os.environ["TINY_STOP_AT"] = "never" if starting or not most else str(moments.randint(1, most))
-        process = child(arguments)
-        if starting:
-            time.sleep(0.1 * children)
-            os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
-            if start_ups and moments.random() < 0.5:
-                # Into the end of a segment, its checkpoint, its evaluation, its record: all take milliseconds.
-                os.kill(process, signal.SIGCONT)
-                time.sleep(moments.uniform(0.0, 0.02))
-            os.kill(process, signal.SIGKILL)
-            _, status = os.waitpid(process, 0)
+        if not most:
+            process = child(arguments, None, 0)
+        elif children < start_ups:
+            process = child(arguments, 0, START_UP * children // start_ups)
+        else:
+            iterations = moments.randint(1, most)
+            later = start_ups and moments.random() < 0.5
+            process = child(arguments, iterations, moments.randint(1, LATER) if later else 0)
+        _, status = os.waitpid(process, 0)
         children += 1
         print(process, "killed" if os.WIFSIGNALED(status) else "done")
         if os.WIFEXITED(status):
