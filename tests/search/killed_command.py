@@ -21,7 +21,8 @@ import signal
 import sys
 from itertools import groupby
 from pathlib import Path
-from types import FrameType
+
+from killing import kill_after
 
 from stantune.cli import main
 from stantune.search.storage import sqlite_url
@@ -32,21 +33,6 @@ from stantune.space import Space
 # before the first iteration of all.
 LATER = 20_000
 START_UP = 400_000
-
-
-def kill_after(calls: int) -> None:
-    """Kill this process with SIGKILL when it has called, and come back from, so many functions; at once for 0."""
-    left = calls
-
-    def count(_frame: FrameType | None, _event: str, _argument: object) -> None:
-        nonlocal left
-        left -= 1
-        if left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if not calls:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sys.setprofile(count)
 
 
 def child(arguments: list[str], iterations: int | None, calls: int) -> int:

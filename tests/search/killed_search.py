@@ -1,6 +1,7 @@
 """Runs a simulated search in child processes that are killed, until one gets to the end: a script for test_store_kill.
 
-Usage: killed_search.py PATH SEED; prints how many were killed.
+Usage: killed_search.py PATH SEED; prints how many were killed. One child is killed after a number of calls of functions
+that is drawn for it, the next after some milliseconds, which may end in the middle of a write.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import optuna
 import simulated
+from killing import kill_after
 
 from stantune.search.hyperband import plan
 from stantune.search.storage import sqlite_url
@@ -21,6 +23,8 @@ from stantune.search.store import Store
 
 PLAN = plan(27, 1, 3)
 OUTCOME = simulated.outcome(3)
+# The most until a child is killed.
+CALLS, SECONDS = 300_000, 0.005
 
 
 def run(path: Path) -> None:
@@ -30,23 +34,27 @@ def run(path: Path) -> None:
 
 
 def main() -> None:
-    """Kill child after child, each a little later than the last one was on the average."""
+    """Kill child after child until one is done."""
     path, moments = Path(sys.argv[1]), random.Random(int(sys.argv[2]))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Imports the rest of what a search needs, so that the children spend their lives on writing.
     run(path.with_name("warm.db"))
     killed = 0
     while True:
+        by_calls, calls = killed % 2 == 0, moments.randint(0, CALLS)
         child = os.fork()
         if child == 0:
             code = 1
             try:
+                if by_calls:
+                    kill_after(calls)
                 run(path)
                 code = 0
             finally:
                 os._exit(code)
-        time.sleep(moments.uniform(0.0, 0.1 + 0.02 * killed))
-        os.kill(child, signal.SIGKILL)
+        if not by_calls:
+            time.sleep(moments.uniform(0.0, SECONDS))
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             killed += 1
