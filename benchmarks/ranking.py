@@ -6,7 +6,8 @@
 The settings of seed s are trials 0, 1, … of `stantune search PROBLEM --seed s --max-iterations ITERATIONS`: values,
 seeds and rungs are that search's (eta = 3, at most five brackets), and so is the error, that of the validation images.
 Every setting is trained through all rungs, though, whatever its rank, on one thread. "exact" is native training with
-all entries; a rate is what `--rate` or `--accelerate` takes, "0.5/9" that rate with `--period 9`.
+all entries; a rate is what `--rate` or `--accelerate` takes, "0.5/9" that rate with `--period 9`, "0.5/9@*" in all
+convolutions.
 
 Settings that diverge end at once. Those whose exact training has at R/9 iterations not got below 0.9 of the error of
 guessing (--learning) do not count as learning: they are trained no further and at no other rate, since no search would
@@ -33,8 +34,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from side_by_side import table
+from ways import name_of, with_way
 
-from stantune.cli.options import PERIOD
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
 from stantune.problems import Splits, find
@@ -42,7 +43,6 @@ from stantune.runtime import tune_process
 from stantune.search import fidelity
 from stantune.search.sampling import sample
 from stantune.search.settings import SearchSettings, default_min_iterations
-from stantune.stan.config import Stan
 from stantune.train import error_percent
 from stantune.trial import Trial
 
@@ -64,27 +64,15 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its name in the file of finished trainings; the rates that "auto" stands for and Z may change."""
-        settings = self.settings
-        assert settings.stan is not None
-        way = fidelity.text_of(settings.rates) if settings.rates else self.way.partition("/")[0]
-        way = EXACT if self.way == EXACT else f"{way}/{settings.stan.period}"
+        """Its name in the file of finished trainings."""
+        way = EXACT if self.way == EXACT else name_of(self.settings, self.way)
         return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {way}"
 
     @property
     def settings(self) -> SearchSettings:
         """The search's, with what STAN does in this way."""
-        least = default_min_iterations(self.iterations, ETA)
-        settings = SearchSettings(self.seed, self.iterations, least, ETA)
-        layers = find(self.problem).stan_layers
-        how, _, period = self.way.partition("/")
-        kind, by_rung, text = how.partition(":")
-        if by_rung:
-            rates = fidelity.parse_rates(text, self.iterations, least, ETA)
-            stan = Stan(rate=min(rates), period=int(period or PERIOD), layers=layers)
-            return replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
-        rate = 1 if kind == EXACT else float(kind)
-        return replace(settings, stan=Stan(rate, period=int(period or PERIOD), layers=layers))
+        settings = SearchSettings(self.seed, self.iterations, default_min_iterations(self.iterations, ETA), ETA)
+        return with_way(settings, self.problem, "1" if self.way == EXACT else self.way)
 
 
 class Trained(NamedTuple):
@@ -343,7 +331,7 @@ def main() -> None:
     parser.add_argument("--problem", default="cq", help="lenet, cq, …")
     parser.add_argument("--settings", type=int, default=64, help="of each seed, those that diverge among them")
     parser.add_argument("--iterations", type=int, help="R (default: the problem's own number)")
-    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="RATE|stan:RATES, …/Z")
+    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="WAY")
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, …")
     parser.add_argument("--workers", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--learning", type=float, default=0.9, help="share of the error of guessing")

@@ -10,7 +10,7 @@ Sides, in this order for each seed, so that whatever changes on the machine meet
   min_resource = r, max_resource = R, an error reported every r iterations), for as long as `exact` took with that seed.
 - `native`: `--accelerate stan --rate 1`, all entries computed by our kernels. Not among the default sides.
 - `stan`: `--accelerate stan`; `stan:auto`, `stan:0.25,0.5,1` and the like: as `--accelerate` takes them. `stan/9` is
-  `stan` with `--period 9`, and so on.
+  `stan` with `--period 9`, `stan/9@*` so in all convolutions, and so on.
 
 All have the same space, data, batches, learning-rate course, error (of the 10 000 validation images) and number of
 workers, processes of one thread each. Optuna's are processes on one SQLite study, as its documentation recommends for
@@ -34,25 +34,22 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from optuna_side import ETA, search_optuna
 from quality_results import EXACT, OPTUNA, Found, Kept, best, draw, tables
+from ways import name_of, with_way
 
-from stantune.cli.options import PERIOD
 from stantune.errors import UsageError
 from stantune.files import write_whole
 from stantune.outcome import Outcome
 from stantune.problems import find
-from stantune.search import fidelity
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import Ended, Executor, StopEarly, Task, Watch
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.search.training import TrainerOrder
 from stantune.search.workers import Workers
-from stantune.stan.config import Stan
 
 
 def settings_of(problem: str, iterations: int, seed: int, side: str) -> SearchSettings:
@@ -61,16 +58,9 @@ def settings_of(problem: str, iterations: int, seed: int, side: str) -> SearchSe
     settings = SearchSettings(seed, iterations, least, ETA)
     if side in (EXACT, OPTUNA):
         return settings
-    how, _, period = side.partition("/")
-    kind, by_rung, text = how.partition(":")
-    if (how not in ("native", "stan") and not (kind == "stan" and by_rung)) or not (period or "1").isdecimal():
+    if not side.startswith(("native", "stan")):
         raise UsageError(f"--sides {side}: there are {EXACT}, {OPTUNA}, native, stan, stan:auto, stan:RATE,…, stan/Z")
-    rate = 1 if kind == "native" else 0.5
-    stan = Stan(rate, period=int(period or PERIOD), iterations=iterations, layers=find(problem).stan_layers)
-    if not by_rung:
-        return replace(settings, stan=stan)
-    rates = fidelity.parse_rates(text, iterations, least, ETA)
-    return replace(settings, stan=replace(stan, rate=min(rates)), rates=rates if len(rates) > 1 else ())
+    return with_way(settings, problem, "1" if side == "native" else side)
 
 
 class Timed:
@@ -146,14 +136,10 @@ def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[st
 
 
 def _name(options: argparse.Namespace, iterations: int, side: str) -> str:
-    """Return the side with all that its result depends on: the rates that "auto" stands for and Z may change."""
+    """Return the side with all that its result depends on."""
     if side == OPTUNA:
         return f"{side}, reports {options.reports}"
-    settings = settings_of(options.problem, iterations, 0, side)
-    if settings.stan is None or settings.stan.rate == 1:
-        return side
-    how = fidelity.text_of(settings.rates) if settings.rates else side.partition("/")[0]
-    return f"{how}/{settings.stan.period}"
+    return side if side in (EXACT, "native") else name_of(settings_of(options.problem, iterations, 0, side), side)
 
 
 def main() -> None:

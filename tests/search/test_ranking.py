@@ -156,7 +156,7 @@ def test_who_is_trained(
 def test_rates_that_make_no_sense(
     ranking: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for rate, said in (("0.3", "rate=0.3"), ("half", "half"), ("stan:0.3,1", "rate=0.3")):
+    for rate, said in (("0.3", "rate=0.3"), ("half", "half"), ("stan:0.3,1", "rate=0.3"), ("0.5/x", "0.5/x is no way")):
         monkeypatch.setattr(sys, "argv", ["ranking.py", "--rates", rate])
         with pytest.raises(SystemExit):
             ranking.main()
@@ -174,10 +174,13 @@ def test_ways_are_those_of_a_search(ranking: ModuleType) -> None:
     assert [settings(way).stan.period for way in ("0.5", "0.5/9", "stan:auto/2")] == [1, 9, 2]
     assert settings("stan:auto/2").rates == settings("stan:auto").rates
     auto = ranking.Run("cq", 4000, 3, 0, "stan:auto")
-    assert [replace(auto, way=way).key.rpartition(" / ")[2] for way in ("exact", "0.5", "0.5/9", "stan:auto/2")] == [
+    assert settings("stan:auto/9@conv*").stan.layers == ("conv*",)
+    ways = ("exact", "0.5", "0.5/9", "stan:auto/2", "stan:auto/9@*")
+    assert [replace(auto, way=way).key.rpartition(" / ")[2] for way in ways] == [
         "exact",
         "0.5/1",
         "0.5/9",
         "stan:0.25,0.5,1/2",
+        "stan:0.25,0.5,1/9@*",
     ]
     assert [rung.iterations for rung in settings("0.5").plan()[0].rungs] == list(ranking.stops_of(4000))
