@@ -65,7 +65,7 @@ class Run:
     @property
     def key(self) -> str:
         """Its name in the file of finished trainings."""
-        way = EXACT if self.way == EXACT else name_of(self.settings, self.way)
+        way = EXACT if self.way == EXACT else name_of(self.settings, self.problem, self.way)
         return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {way}"
 
     @property

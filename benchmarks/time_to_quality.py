@@ -139,7 +139,8 @@ def _name(options: argparse.Namespace, iterations: int, side: str) -> str:
     """Return the side with all that its result depends on."""
     if side == OPTUNA:
         return f"{side}, reports {options.reports}"
-    return side if side in (EXACT, "native") else name_of(settings_of(options.problem, iterations, 0, side), side)
+    settings = settings_of(options.problem, iterations, 0, side)
+    return side if side in (EXACT, "native") else name_of(settings, options.problem, side)
 
 
 def main() -> None:

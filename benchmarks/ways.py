@@ -19,9 +19,9 @@ def with_way(settings: SearchSettings, problem: str, way: str) -> SearchSettings
 
     Args:
         settings: without STAN.
-        problem: its layers are accelerated where the way names none.
-        way: a rate as `--rate` takes it, "stan" for 1/2, or stan:RATES as `--accelerate` takes them; then "/" and Z,
-            exact iterations between others, and "@" and a shell pattern of layers, each where it is not the default.
+        problem: its layers are accelerated by default.
+        way: a rate as `--rate` takes it, "stan" for 1/2, or stan:RATES as `--accelerate` takes them; then "/" and what
+            `--period` takes, "@" and what `--layers` does, each where it is not the search's default.
 
     Raises:
         UsageError: it is none of these.
@@ -32,9 +32,9 @@ def with_way(settings: SearchSettings, problem: str, way: str) -> SearchSettings
     if not (period or "1").isdecimal() or (by_rung and kind != "stan"):
         raise UsageError(f"{way} is no way of searching; give a rate, stan:auto, stan:RATE,…, with /Z or @LAYERS")
     stan = Stan(
-        period=int(period or PERIOD),
+        period=int(period or (fidelity.PERIOD if by_rung else PERIOD)),
         iterations=settings.max_iterations,
-        layers=(layers,) if layers else find(problem).stan_layers,
+        layers=(layers,) if layers else fidelity.LAYERS if by_rung else find(problem).stan_layers,
     )
     if by_rung:
         rates = fidelity.parse_rates(text, settings.max_iterations, settings.min_iterations, settings.eta)
@@ -46,9 +46,10 @@ def with_way(settings: SearchSettings, problem: str, way: str) -> SearchSettings
     return replace(settings, stan=replace(stan, rate=rate))
 
 
-def name_of(settings: SearchSettings, way: str) -> str:
-    """Return the way with all that its result depends on: the rates that "auto" stands for and Z may change."""
+def name_of(settings: SearchSettings, problem: str, way: str) -> str:
+    """Return the way with all that its result depends on, whatever the defaults are."""
     assert settings.stan is not None
-    what, at, layers = way.partition("@")
+    what, _, _ = way.partition("@")
     how = fidelity.text_of(settings.rates) if settings.rates else what.partition("/")[0]
-    return f"{how}/{settings.stan.period}{at}{layers}"
+    layers, usual = settings.stan.layers, find(problem).stan_layers
+    return f"{how}/{settings.stan.period}" + ("" if layers == usual else f"@{','.join(layers)}")

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stantune.cli.options import problem_of, settings_of
 from stantune.errors import UsageError
 from stantune.problems import Problem, Splits, find
 from stantune.search.directory import SearchDirectory
@@ -114,6 +115,28 @@ def test_one_text_for_the_same_rates(length: tuple[int, int, int], rates: list[f
 def test_rates_that_make_no_sense(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         parse_rates(text, 60, 6, 3)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("accelerate", "period", "layers", "wanted"),
+    [
+        ("stan", None, None, (1, ("conv2",))),
+        ("stan:auto", None, None, (9, ("*",))),
+        ("stan:0.5,1", None, None, (9, ("*",))),
+        ("stan:auto", "1", ["conv2"], (1, ("conv2",))),
+    ],
+)
+def test_more_is_spared_by_rung_unless_told_otherwise(
+    accelerate: str, period: str | None, layers: list[str] | None, wanted: tuple[int, tuple[str, ...]]
+) -> None:
+    problem = problem_of("cq", layers)
+    stan = settings_of(
+        *(problem, True, None, None, 3, "all", "algorithm1", "random"),
+        *((accelerate, None, None, period, 0, 0, layers), 0, 1, 1, "cpu"),
+    ).stan
+    assert stan is not None
+    assert (stan.period, stan.layers) == wanted
 
 
 def by_hand(

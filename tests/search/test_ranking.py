@@ -172,6 +172,7 @@ def test_ways_are_those_of_a_search(ranking: ModuleType) -> None:
     assert [tuple(entry) for entry in settings("stan:auto").rates_from()] == [(0, 0.25), (444, 0.5), (1333, 1.0)]
     assert settings("0.5").stan.layers == ("conv2",)
     assert [settings(way).stan.period for way in ("0.5", "0.5/9", "stan:auto/2")] == [1, 9, 2]
+    assert (settings("stan:auto").stan.period, settings("stan:auto").stan.layers) == (9, ("*",))
     assert settings("stan:auto/2").rates == settings("stan:auto").rates
     auto = ranking.Run("cq", 4000, 3, 0, "stan:auto")
     assert settings("stan:auto/9@conv*").stan.layers == ("conv*",)
@@ -180,7 +181,7 @@ def test_ways_are_those_of_a_search(ranking: ModuleType) -> None:
         "exact",
         "0.5/1",
         "0.5/9",
-        "stan:0.25,0.5,1/2",
+        "stan:0.25,0.5,1/2@*",
         "stan:0.25,0.5,1/9@*",
     ]
     assert [rung.iterations for rung in settings("0.5").plan()[0].rungs] == list(ranking.stops_of(4000))

@@ -108,7 +108,7 @@ SearchAccelerate = Annotated[
     typer.Option(
         "--accelerate",
         metavar="stan|stan:auto|stan:RATE,…|none",
-        help="How trials are trained; with rates by rung, from the lowest up: stan:0.25,0.5,1, or stan:auto.",
+        help="How trials are trained; or by rung, with rates from the lowest up: stan:0.25,0.5,1, or stan:auto.",
     ),
 ]
 SearchRate = Annotated[
@@ -128,6 +128,14 @@ Period = Annotated[
 ]
 # As Stan() has it, which is not imported before it is needed.
 PERIOD = "1"
+SearchPeriod = Annotated[
+    str | None,
+    typer.Option(
+        "--period",
+        metavar="Z|none",
+        help="Reduced iterations after each exact one; none: no exact ones (default: 1; 9 by rung).",
+    ),
+]
 Pretrain = Annotated[int, typer.Option("--pretrain", metavar="p_t", help="Exact iterations at the start.")]
 Tail = Annotated[int, typer.Option("--tail", help="Exact iterations at the end of a whole training.")]
 Layers = Annotated[
@@ -136,6 +144,14 @@ Layers = Annotated[
         "--layers",
         metavar="NAME",
         help="Convolutions that STAN reduces, as a shell pattern; repeatable (default: the problem's).",
+    ),
+]
+SearchLayers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers",
+        metavar="NAME",
+        help="Convolutions that STAN reduces, as a shell pattern; repeatable (default: the problem's; all by rung).",
     ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
@@ -286,7 +302,7 @@ def settings_of(
     brackets: str,
     variant: str,
     sampler: str,
-    stan: tuple[str, str | None, float | None, str, int, int],
+    stan: tuple[str, str | None, float | None, str | None, int, int, list[str] | None],
     seed: int,
     threads: int | None,
     workers: int,
@@ -333,12 +349,13 @@ def _accelerated(
     accelerate: str,
     rate: str | None,
     tolerance: float | None,
-    period: str,
+    period: str | None,
     pretrain: int,
     tail: int,
+    layers: list[str] | None,
 ) -> SearchSettings:
     """Return the settings with what --accelerate and the options that go with it say; raises UsageError."""
-    from stantune.search.fidelity import parse_rates
+    from stantune.search import fidelity
 
     kind, by_rung, text = accelerate.partition(":")
     rates: tuple[float, ...] = ()
@@ -349,10 +366,12 @@ def _accelerated(
             raise UsageError(
                 f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
             )
-        rates = parse_rates(text, settings.max_iterations, settings.min_iterations, settings.eta)
+        rates = fidelity.parse_rates(text, settings.max_iterations, settings.min_iterations, settings.eta)
         # What the other settings are told of them, among these whether STAN has an effect at all.
         accelerate, rate = "stan", str(min(rates))
-    others = tolerance, period, pretrain, tail, settings.max_iterations, problem
+        period = str(fidelity.PERIOD) if period is None else period
+        problem = dataclasses.replace(problem, stan_layers=fidelity.LAYERS) if layers is None else problem
+    others = tolerance, PERIOD if period is None else period, pretrain, tail, settings.max_iterations, problem
     stan = stan_of(accelerate, SEARCH_RATE if rate is None else rate, *others)
     return dataclasses.replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
 
