@@ -251,13 +251,13 @@ def lines_of(
 def halving_regrets(
     trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], way: str, stops: Sequence[int]
 ) -> list[float]:
-    """Return, of each seed, the points of exact error at R by which successive halving chooses worse than exactly."""
+    """Return, of each seed, the points of exact error at R of whom successive halving chooses, above the best's."""
     regrets = []
     for by_way in trained.values():
         if by_way[way]:
-            chosen = {name: halving({n: run.errors for n, run in by_way[name].items()}, stops) for name in (EXACT, way)}
-            top = {name: by_way[EXACT][number].errors[stops[-1]] for name, number in chosen.items()}
-            regrets.append(top[way] - top[EXACT])
+            top = {number: run.errors[stops[-1]] for number, run in by_way[EXACT].items()}
+            chosen = halving({number: run.errors for number, run in by_way[way].items()}, stops)
+            regrets.append(top[chosen] - min(top.values()))
     return regrets
 
 
@@ -307,10 +307,10 @@ def report(kept: Kept, runs: Sequence[Run], ways: Sequence[str], learning: float
             way,
             _mean(lines[way, stops[-1]].regret, ".2f"),
             f"{max(lines[way, stops[-1]].regret, default=math.nan):.2f}",
-            _mean(halving_regrets(trained, way, stops), "+.2f"),
-            f"{max(halving_regrets(trained, way, stops), default=math.nan):+.2f}",
+            _mean(halving_regrets(trained, way, stops), ".2f"),
+            f"{max(halving_regrets(trained, way, stops), default=math.nan):.2f}",
         )
-        for way in ways
+        for way in (EXACT, *ways)
     ]
     names = ("rate", "regret at R", "worst", "regret of successive halving", "worst")
     told = ", ".join(f"{count} {name}" for name, count in counts.items())

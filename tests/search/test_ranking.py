@@ -91,6 +91,7 @@ def test_lines_by_hand(ranking: ModuleType) -> None:
     assert top.faster == [pytest.approx(2)]
     assert found["0.5", 30].above == [5]
     assert ranking.halving_regrets({7: {"exact": exact, "0.5": half}}, "0.5", STOPS) == [1]
+    assert ranking.halving_regrets({7: {"exact": exact, "0.5": half}}, "exact", STOPS) == [0]
 
 
 class Here:
