@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stantune import runtime
 from stantune.cli.options import problem_of, settings_of
 from stantune.errors import UsageError
 from stantune.problems import Problem, Splits, find
@@ -117,7 +118,6 @@ def test_rates_that_make_no_sense(text: str, said: str) -> None:
         parse_rates(text, 60, 6, 3)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("accelerate", "period", "layers", "wanted"),
     [
@@ -128,8 +128,14 @@ def test_rates_that_make_no_sense(text: str, said: str) -> None:
     ],
 )
 def test_more_is_spared_by_rung_unless_told_otherwise(
-    accelerate: str, period: str | None, layers: list[str] | None, wanted: tuple[int, tuple[str, ...]]
+    monkeypatch: pytest.MonkeyPatch,
+    accelerate: str,
+    period: str | None,
+    layers: list[str] | None,
+    wanted: tuple[int, tuple[str, ...]],
 ) -> None:
+    # This process is not the search's, and stays as it is.
+    monkeypatch.setattr(runtime, "tune_process", lambda threads: threads)
     problem = problem_of("cq", layers)
     stan = settings_of(
         *(problem, True, None, None, 3, "all", "algorithm1", "random"),
