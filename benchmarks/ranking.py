@@ -23,6 +23,7 @@ import argparse
 import functools
 import json
 import math
+import random
 import statistics
 import time
 import warnings
@@ -50,6 +51,8 @@ ETA = 3
 EXACT = "exact"
 # Settings that have not begun to learn so many rungs below the top are given up.
 GIVEN_UP_BELOW_TOP = 2
+# Brackets of settings that learn, to tell what successive halving chooses.
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -251,13 +254,24 @@ def lines_of(
 def halving_regrets(
     trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], way: str, stops: Sequence[int]
 ) -> list[float]:
-    """Return, of each seed, the points of exact error at R of whom successive halving chooses, above the best's."""
+    """Return, of each seed, the points of exact error at R of whom successive halving chooses, above the best's.
+
+    The mean over brackets drawn from the settings that learn, each of as many as a bracket with all rungs needs (or of
+    all, where they are fewer), since what one bracket chooses is mostly chance.
+    """
     regrets = []
     for by_way in trained.values():
-        if by_way[way]:
-            top = {number: run.errors[stops[-1]] for number, run in by_way[EXACT].items()}
-            chosen = halving({number: run.errors for number, run in by_way[way].items()}, stops)
-            regrets.append(top[chosen] - min(top.values()))
+        numbers = sorted(by_way[way])
+        if not numbers:
+            continue
+        draws, size = random.Random(0), min(len(numbers), ETA ** (len(stops) - 1))
+        top = {number: by_way[EXACT][number].errors[stops[-1]] for number in numbers}
+        above = []
+        for _ in range(DRAWS):
+            bracket = draws.sample(numbers, size)
+            chosen = halving({number: by_way[way][number].errors for number in bracket}, stops)
+            above.append(top[chosen] - min(top[number] for number in bracket))
+        regrets.append(statistics.fmean(above))
     return regrets
 
 

@@ -92,6 +92,11 @@ def test_lines_by_hand(ranking: ModuleType) -> None:
     assert found["0.5", 30].above == [5]
     assert ranking.halving_regrets({7: {"exact": exact, "0.5": half}}, "0.5", STOPS) == [1]
     assert ranking.halving_regrets({7: {"exact": exact, "0.5": half}}, "exact", STOPS) == [0]
+    # Of ten settings, nine are in a bracket; the best of all is the worst at first, and is never chosen.
+    late = {n: trained(ranking, 50 + n, 40 + n, 30 - n) for n in range(10)}
+    (regret,) = ranking.halving_regrets({7: {"exact": late}}, "exact", STOPS)
+    # The three that go on are the first of those there; the first alone gets to R, eight above the best or nine.
+    assert 8 < regret < 9
 
 
 class Here:
