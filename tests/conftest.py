@@ -31,6 +31,15 @@ hypothesis.settings.register_profile("stantune", deadline=None)
 hypothesis.settings.load_profile("stantune")
 
 
+@pytest.fixture(autouse=True)
+def _process_as_it_was() -> Iterator[None]:
+    """Take back what a test sets for its whole process, for the tests after it: threads, and denormals as zeros."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small batches are quickest on one thread, on a busy machine above all."""

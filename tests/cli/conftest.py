@@ -7,14 +7,13 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 
 from stantune.cli import main, options
 
@@ -94,12 +93,3 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def timeless() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Leaves the timings out of a search's JSON."""
     return lambda result: {key: value for key, value in result.items() if key not in ("seconds", "saved")}
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
-    """Take back what a command sets for its whole process, for the tests after it."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(False)
