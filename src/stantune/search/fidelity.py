@@ -17,7 +17,7 @@ from stantune.trial import RateFrom
 # The word for `automatic_rates`.
 AUTO = "auto"
 # Z and the layers of a search with rates by rung, where nothing else is said: low rungs only put settings in order, and
-# sparing in all layers, nine iterations of ten, keeps it as well as the dearer defaults of a training that counts.
+# sparing in all layers, nine iterations of ten, changes it little (docs/measurements.md).
 PERIOD = 9
 LAYERS = ("*",)
 
