@@ -6,8 +6,8 @@
 The settings of seed s are trials 0, 1, … of `stantune search PROBLEM --seed s --max-iterations ITERATIONS`: values,
 seeds and rungs are that search's (eta = 3, at most five brackets), and so is the error, that of the validation images.
 Every setting is trained through all rungs, though, whatever its rank, on one thread. "exact" is native training with
-all entries; a rate is what `--rate` or `--accelerate` takes, "0.5/9" that rate with `--period 9`, "0.5/9@*" in all
-convolutions.
+all entries; other ways are a rate, as `--rate` takes it, or stan:RATES, as `--accelerate` does: "0.5/9" is 1/2 with
+`--period 9`, "0.5/9@*" that in all convolutions (`--layers`).
 
 Settings that diverge end at once. Those whose exact training has at R/9 iterations not got below 0.9 of the error of
 guessing (--learning) do not count as learning: they are trained no further and at no other rate, since no search would
@@ -345,7 +345,7 @@ def main() -> None:
     parser.add_argument("--problem", default="cq", help="lenet, cq, …")
     parser.add_argument("--settings", type=int, default=64, help="of each seed, those that diverge among them")
     parser.add_argument("--iterations", type=int, help="R (default: the problem's own number)")
-    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="WAY")
+    parser.add_argument("--rates", nargs="*", default=["0.5", "0.25", "stan:auto"], metavar="WAY", help="as above")
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, …")
     parser.add_argument("--workers", type=int, default=1, help="processes, each of one thread")
     parser.add_argument("--learning", type=float, default=0.9, help="share of the error of guessing")

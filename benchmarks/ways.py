@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stantune.cli.options import PERIOD
+from stantune.cli.options import PERIOD, SEARCH_RATE
 from stantune.errors import UsageError
 from stantune.problems import find
 from stantune.search import fidelity
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
-
-DEFAULT_RATE = 0.5
 
 
 def with_way(settings: SearchSettings, problem: str, way: str) -> SearchSettings:
@@ -40,7 +38,7 @@ def with_way(settings: SearchSettings, problem: str, way: str) -> SearchSettings
         rates = fidelity.parse_rates(text, settings.max_iterations, settings.min_iterations, settings.eta)
         return replace(settings, stan=replace(stan, rate=min(rates)), rates=rates if len(rates) > 1 else ())
     try:
-        rate = DEFAULT_RATE if kind == "stan" else float(kind)
+        rate = float(SEARCH_RATE if kind == "stan" else kind)
     except ValueError:
         raise UsageError(f"{way} is no way of searching; give a rate such as 0.5, stan:auto or stan:RATE,…") from None
     return replace(settings, stan=replace(stan, rate=rate))
