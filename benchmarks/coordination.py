@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import Job
-from stantune.search.executors import InProcess, StopEarly, Task
+from stantune.search.executors import InProcess, StopEarly, Task, Training
+from stantune.search.finals import Final
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent
 
@@ -38,7 +38,7 @@ class TrainsNothing:
     def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See Trainer."""
         job = task.job
-        if job is None:
+        if isinstance(job, Final):
             return Outcome(1, {"validation": 0.0, "test": 0.0}, None, False, Cost())
         digest = hashlib.blake2b(f"{job.number} {job.stop}".encode(), digest_size=2).digest()
         if digest[0] < 26:
@@ -52,9 +52,9 @@ class Memory(Silent):
     def __init__(self) -> None:
         self.megabytes: dict[bool, float] = {}
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         """Look."""
-        late = job is None
+        late = isinstance(job, Final)
         if late or (False not in self.megabytes and progress.trials >= progress.planned / 10):
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             self.megabytes[late] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6

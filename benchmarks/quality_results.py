@@ -26,10 +26,10 @@ class Found:
     Attributes:
         points: (seconds, validation error in percent) of each evaluation, in order.
         seconds: of the search, to its last result.
-        final_seconds: of the final training and its evaluation.
+        final_seconds: of the final trainings and their evaluations.
         trials: begun.
         params: the best setting.
-        test_error: of the final training, percent; None where it diverged.
+        test_error: of the winner's final training, percent; None where it diverged.
     """
 
     points: list[tuple[float, float]]
@@ -91,37 +91,51 @@ def tables(found: Mapping[str, list[Found]]) -> str:
             (
                 side,
                 quartiles([run.seconds for run in runs], ".0f"),
+                quartiles([run.final_seconds for run in runs], ".0f"),
                 quartiles([run.trials for run in runs], ".0f"),
                 quartiles([best(run) for run in runs], ".2f"),
                 quartiles(tests, ".2f"),
                 f"{statistics.fmean(tests):.2f}" if tests else "–",
             )
         )
-    columns = ("side", "whole search, s", "trials", "best validation error", "winner's test error", "its mean")
+    columns = (
+        "side",
+        "whole search, s",
+        "final, s",
+        "trials",
+        "best validation error",
+        "winner's test error",
+        "its mean",
+    )
     text = table(columns, rows)
-    for other, what in ((EXACT, "through a whole Hyperband"), (OPTUNA, "to Optuna's final quality")):
+    for other, what, last in (
+        (EXACT, "through a whole Hyperband", "and the final training"),
+        (OPTUNA, "to Optuna's final quality", "got there"),
+    ):
         if other in found:
             against = [_against(side, runs, found[other], other) for side, runs in found.items() if side != other]
-            header = (f"against {other}, seed by seed", f"times faster {what}", "got there", "test error above, mean")
+            header = (f"against {other}, seed by seed", f"times faster {what}", last, "test error above, mean")
             text += f"\n\n{table(header, against)}"
     return text
 
 
 def _against(side: str, runs: Sequence[Found], others: Sequence[Found], other: str) -> tuple[str, str, str, str]:
-    if other == EXACT and side == OPTUNA:
-        faster: list[float] = []
-    elif other == EXACT:
-        faster = [theirs.seconds / mine.seconds for mine, theirs in zip(runs, others, strict=True)]
-    else:
-        pairs = list(zip(runs, others, strict=True))
-        faster = [reached(theirs, best(theirs)) / reached(mine, best(theirs)) for mine, theirs in pairs]
+    pairs = list(zip(runs, others, strict=True))
     above = [
         mine.test_error - theirs.test_error
-        for mine, theirs in zip(runs, others, strict=True)
+        for mine, theirs in pairs
         if mine.test_error is not None and theirs.test_error is not None
     ]
-    got_there = f"{sum(value > 0 for value in faster)} of {len(faster)}" if faster else "–"
-    return side, quartiles(faster, ".2f"), got_there, f"{statistics.fmean(above):+.2f}" if above else "–"
+    mean = f"{statistics.fmean(above):+.2f}" if above else "–"
+    if other == OPTUNA:
+        faster = [reached(theirs, best(theirs)) / reached(mine, best(theirs)) for mine, theirs in pairs]
+        return side, quartiles(faster, ".2f"), f"{sum(value > 0 for value in faster)} of {len(faster)}", mean
+    if side == OPTUNA:
+        # It was given the other's time.
+        return side, "–", "–", mean
+    search = [theirs.seconds / mine.seconds for mine, theirs in pairs]
+    whole = [(theirs.seconds + theirs.final_seconds) / (mine.seconds + mine.final_seconds) for mine, theirs in pairs]
+    return side, quartiles(search, ".2f"), quartiles(whole, ".2f"), mean
 
 
 def draw(path: Path, title: str, found: Mapping[str, list[Found]]) -> None:

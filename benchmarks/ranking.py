@@ -251,6 +251,22 @@ def lines_of(
     return lines
 
 
+def final_regrets(
+    trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], way: str, top: int, finalists: int
+) -> list[float]:
+    """Return, of each seed, the points of exact error at R of the best of so many finalists, above the best setting's.
+
+    Finalists are the settings with the lowest errors at R, which is `top`, in this way.
+    """
+    regrets = []
+    for by_way in trained.values():
+        order = sorted(by_way[way], key=lambda number: (by_way[way][number].errors.get(top, math.inf), number))
+        exact = [by_way[EXACT][number].errors[top] for number in order]
+        if exact:
+            regrets.append(min(exact[:finalists]) - min(exact))
+    return regrets
+
+
 def halving_regrets(
     trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], way: str, stops: Sequence[int]
 ) -> list[float]:
@@ -319,14 +335,20 @@ def report(kept: Kept, runs: Sequence[Run], ways: Sequence[str], learning: float
     chosen = [
         (
             way,
-            _mean(lines[way, stops[-1]].regret, ".2f"),
-            f"{max(lines[way, stops[-1]].regret, default=math.nan):.2f}",
-            _mean(halving_regrets(trained, way, stops), ".2f"),
-            f"{max(halving_regrets(trained, way, stops), default=math.nan):.2f}",
+            *(
+                cell
+                for regrets in (
+                    final_regrets(trained, way, stops[-1], 1),
+                    final_regrets(trained, way, stops[-1], 2),
+                    halving_regrets(trained, way, stops),
+                )
+                for cell in (_mean(regrets, ".2f"), f"{max(regrets, default=math.nan):.2f}")
+            ),
         )
         for way in (EXACT, *ways)
     ]
-    names = ("rate", "regret at R", "worst", "regret of successive halving", "worst")
+    chosen_by = ("regret at R", "of two finalists", "of successive halving")
+    names = ("rate", *(name for column in chosen_by for name in (column, "worst")))
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     return (
         f"{runs[0].problem}, R = {stops[-1]}, {len(trained)} seeds, {sum(counts.values())} settings: {told} "

@@ -30,7 +30,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stantune.errors import DamagedCheckpointError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
+from stantune.search.coordinator import Job
 from stantune.search.executors import StopEarly, Task
+from stantune.search.finals import weights_of
 
 if TYPE_CHECKING:
     # Imported for real where they are used: a worker, which imports this file too, needs no PyTorch.
@@ -56,22 +58,23 @@ class HashChains:
     def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See Trainer."""
         job = task.job
-        name = "final.pt" if job is None else f"checkpoints/trial-{job.number:06d}.pt"
-        start, stop = (0, ITERATIONS) if job is None else (job.start, job.stop)
-        done, link = _load(self.place / name)
-        while done < stop:
+        name = f"checkpoints/trial-{job.number:06d}.pt" if isinstance(job, Job) else weights_of(job.rank)
+        checkpoint = self.place / name
+        done, link = _load(checkpoint)
+        while done < job.stop:
             time.sleep(PAUSE_SECONDS)
             done += 1
             link = hashlib.blake2b(f"{link} {done} {sorted(task.params.items())}".encode(), digest_size=8).hexdigest()
-            _save(self.place / name, done, link)
+            _save(checkpoint, done, link)
             watch(done)
-            if done < stop and stop_early():
-                return Outcome(done, {}, None, True, Cost(exact=done - start))
+            if done < job.stop and stop_early():
+                return Outcome(done, {}, None, True, Cost(exact=done - job.start))
         number = int(link, 16)
-        if number % 16 == 0 and job is not None:
-            return Outcome(stop, {}, start, False, Cost(exact=stop - start))
+        cost = Cost(exact=job.stop - job.start)
+        if number % 16 == 0 and isinstance(job, Job):
+            return Outcome(job.stop, {}, job.start, False, cost)
         errors = {"validation": number % 10_007 / 100.07, "test": number % 9_973 / 99.73}
-        return Outcome(stop, errors, None, False, Cost(exact=stop - start))
+        return Outcome(job.stop, errors, None, False, cost)
 
 
 def _load(checkpoint: Path) -> tuple[int, str]:
@@ -102,7 +105,7 @@ def run(place: Path, seed: int, workers: int) -> SearchState:
 
     space = Space({"lr": Float(1e-3, 1.0, log=True), "momentum": Float(0.0, 0.9)})
     problem = Problem("chains", nn.Identity, "mnist", space, Solver(lr=0.1), iterations=ITERATIONS)
-    settings = SearchSettings(seed=seed, max_iterations=ITERATIONS, min_iterations=1)
+    settings = SearchSettings(seed=seed, max_iterations=ITERATIONS, min_iterations=1, finalists=2)
     directory = SearchDirectory(place)
 
     def go(executor: Executor) -> SearchState:
@@ -117,21 +120,21 @@ def run(place: Path, seed: int, workers: int) -> SearchState:
 
 
 class Result(NamedTuple):
-    """All that must be the same in the end: the trial table, the final training, and the files."""
+    """All that must be the same in the end: the trial table, the final trainings, and the files."""
 
     rows: list[Any]
-    final: Any
+    finals: list[Any]
     files: list[str]
 
 
 def result_of(state: SearchState, place: Path) -> Result:
     """Return what a search has come to, without what it cost and what went wrong on the way."""
     assert state.complete
-    assert state.final is not None
+    assert len(state.finals) == 2
     rows = [[row.number, row.bracket, row.params, dict(row.errors), row.diverged_at, row.failed] for row in state.rows]
-    final = {key: value for key, value in state.final.items() if key != "cost"}
+    finals = [{**final, "cost": None} for _, final in sorted(state.finals.items())]
     files = [str(file.relative_to(place)) for file in place.rglob("*") if file.suffix in (".pt", ".part")]
-    return Result(rows, final, sorted(files))
+    return Result(rows, finals, sorted(files))
 
 
 class Killer:

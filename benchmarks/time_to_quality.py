@@ -19,10 +19,11 @@ channels_last memory, fused optimizer, an allocator that keeps its buffers, deno
 memory; it stops where the loss is no number. --reports rungs has it evaluate only where the pruner decides.
 
 The clock starts before the processes do. A point of a curve is the lowest validation error of any evaluation so far, of
-models as they are then, whoever trained them; the final training (the best setting, exactly, from scratch, to R) is not
-on the curve, and its test error is the winner's. Optuna's winner is the setting of its lowest error, whether its trial
-was completed or not. "Whole search" is the time to the last result of a whole Hyperband, of Optuna what it was given.
-A side that never got to Optuna's final quality is 0 times faster.
+models as they are then, whoever trained them; final trainings (the best setting, exactly, from scratch, to R; of ours
+as many as --finalists says, and the lowest validation error wins) are not on the curve, and the winner's test error is
+that of its final training. Optuna's winner is the setting of its lowest error, whether its trial was completed or not.
+"Whole search" is the time to the last result of a whole Hyperband, of Optuna what it was given; "final" is what comes
+after it. A side that never got to Optuna's final quality is 0 times faster.
 
 What is in --keep is not run again; a side that was cut is run again from its start, since its time is what counts.
 """
@@ -46,16 +47,17 @@ from stantune.outcome import Outcome
 from stantune.problems import find
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import Ended, Executor, StopEarly, Task, Watch
+from stantune.search.finals import Final
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.search.training import TrainerOrder
 from stantune.search.workers import Workers
 
 
-def settings_of(problem: str, iterations: int, seed: int, side: str) -> SearchSettings:
+def settings_of(problem: str, iterations: int, seed: int, side: str, finalists: int = 1) -> SearchSettings:
     """Return the settings of our search."""
     least = default_min_iterations(iterations, ETA)
-    settings = SearchSettings(seed, iterations, least, ETA)
+    settings = SearchSettings(seed, iterations, least, ETA, finalists=finalists)
     if side in (EXACT, OPTUNA):
         return settings
     if not side.startswith(("native", "stan")):
@@ -89,7 +91,7 @@ class Timed:
         for task, how in over:
             if not isinstance(how, Outcome):
                 raise SystemExit(f"a training failed, and its time with it: {how.cause}")
-            if task.job is None:
+            if isinstance(task.job, Final):
                 self.final_seconds = now - self.seconds
             else:
                 self.seconds = now
@@ -98,9 +100,9 @@ class Timed:
         return over
 
 
-def search_ours(problem: str, iterations: int, seed: int, side: str, workers: int) -> Found:
+def search_ours(problem: str, iterations: int, seed: int, side: str, workers: int, finalists: int) -> Found:
     """Run a whole Hyperband of ours."""
-    settings = settings_of(problem, iterations, seed, side)
+    settings = settings_of(problem, iterations, seed, side, finalists)
     with tempfile.TemporaryDirectory() as path:
         directory = SearchDirectory(Path(path))
         with directory.locked(), Workers(TrainerOrder(problem, settings, None, directory), workers) as executor:
@@ -127,7 +129,7 @@ def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[st
                     budget = options.budget or (exact.seconds if exact else math.nan)
                     what = search_optuna(options.problem, iterations, seed, options.workers, budget, options.reports)
                 else:
-                    what = search_ours(options.problem, iterations, seed, side, options.workers)
+                    what = search_ours(options.problem, iterations, seed, side, options.workers, options.finalists)
                 kept.put(key, what)
                 print(f"{time.strftime('%H:%M:%S')} {key}: {what.seconds:.0f} s, {best(what):.2f} %", flush=True)
             exact = what if side == EXACT else exact
@@ -140,7 +142,8 @@ def _name(options: argparse.Namespace, iterations: int, side: str) -> str:
     if side == OPTUNA:
         return f"{side}, reports {options.reports}"
     settings = settings_of(options.problem, iterations, 0, side)
-    return side if side in (EXACT, "native") else name_of(settings, options.problem, side)
+    name = side if side in (EXACT, "native") else name_of(settings, options.problem, side)
+    return name if options.finalists == 1 else f"{name}, {options.finalists} finalists"
 
 
 def main() -> None:
@@ -150,6 +153,7 @@ def main() -> None:
     parser.add_argument("--max-iterations", type=int, help="R (default: the problem's own number)")
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, …")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--finalists", type=int, default=1, help="of our searches")
     parser.add_argument("--sides", nargs="*", default=[EXACT, OPTUNA, "stan", "stan:auto"], metavar="SIDE")
     parser.add_argument(
         "--reports", choices=["all", "rungs"], default="all", help="where Optuna's trials are evaluated"
@@ -164,11 +168,13 @@ def main() -> None:
     iterations = options.max_iterations or find(options.problem).iterations
     try:
         for side in options.sides:
-            settings_of(options.problem, iterations, 0, side).check(find(options.problem))
+            settings_of(options.problem, iterations, 0, side, options.finalists).check(find(options.problem))
     except UsageError as error:
         parser.error(str(error))
     found = compute(options, iterations, Kept(options.keep))
     title = f"{options.problem}, R = {iterations}, {options.workers} workers, {options.seeds} seeds"
+    if options.finalists > 1:
+        title += f", {options.finalists} finalists"
     text = f"{title}; median (quartiles)\n\n{tables(found)}\n"
     print(f"\n{text}")
     if options.table:

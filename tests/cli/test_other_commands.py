@@ -140,6 +140,13 @@ def test_brackets(stantune: Stantune, tiny_file: Path, options: tuple[object, ..
     assert f"{result.trials} trials, {result.iterations} iterations in all" in run.err
 
 
+def test_brackets_of_several_finalists(stantune: Stantune, tiny: tuple[str, ...]) -> None:
+    one, three = (stantune("brackets", *tiny, "--finalists", number, "--json", "-") for number in (1, 3))
+    assert (one.json["final_iterations"], three.json["final_iterations"]) == (60, 180)
+    assert "then 60 of the final training\n" in one.err
+    assert "then 180 of the final trainings\n" in three.err
+
+
 def test_brackets_of_rates_by_rung(stantune: Stantune, tiny_file: Path) -> None:
     typed = ("brackets", f"{tiny_file}:problem", "--min-iterations", 6, "--accelerate", "stan:0.25,1", "--json", "-")
     run = stantune(*typed, "--threads", 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,44 @@ def test_json(whole: Any) -> None:
     assert min(result.saved.early_stopping, result.saved.continuing) > 0
 
 
+def test_finalists_of_a_search_that_was_done(
+    whole: Any, stantune: Stantune, tiny: tuple[str, ...], timeless: Timeless, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole.directory, copy)
+    three = stantune("search", *tiny, "--finalists", 3, "--out", copy, "--json", "-")
+    assert three.code == 0, three.err
+    before, after = timeless(whole.run.json), timeless(three.json)
+    assert {**after, "finalists": 0, "final": 0} == {**before, "finalists": 0, "final": 0}
+    finalists = after["finalists"]
+    assert finalists[0] == before["final"], "it is not trained again"
+    assert [final["trial"] for final in finalists] == [leader["trial"] for leader in after["leaders"][:3]]
+    errors = [final["validation_error"] for final in finalists]
+    assert after["final"] == finalists[errors.index(min(errors))]
+    assert [final["weights"] for final in finalists] == ["final.pt", "final-2.pt", "final-3.pt"]
+    assert all((copy / final["weights"]).exists() for final in finalists)
+    said = three.err.splitlines()
+    head = said.index("final trainings of the best 3 settings (exact, from scratch, 60 iterations):")
+    lines = [f"  trial {final['trial']}: validation error {final['validation_error']:.2f} %" for final in finalists]
+    won = errors.index(min(errors))
+    lines[won] += f", the lowest; test error {finalists[won]['test_error']:.2f} %; weights in "
+    lines[won] += str(copy / finalists[won]["weights"])
+    assert said[head + 1 : head + 4] == lines
+    assert sum(line.startswith("final training of trial") for line in said) == 2
+    # Fewer again: what there was before, and nothing is trained.
+    one = stantune("search", *tiny, "--out", copy, "--json", "-")
+    assert timeless(one.json) == before
+    assert "final training of trial" not in one.err
+
+
 def test_lines_where_there_is_no_terminal(whole: Any) -> None:
     # Under --json - people read standard error.
     lines = whole.run.err.splitlines()
-    rungs = [line.partition(":")[0] for line in lines if line.startswith(("bracket", "final training:"))]
+    rungs = [line.partition(":")[0] for line in lines if line.startswith(("bracket", "final training of trial"))]
     assert rungs == [
         *(f"bracket {s}, rung of {stop} iterations" for s, stop in ((2, 6), (2, 20), (2, 60), (1, 20), (1, 60))),
         "bracket 0, rung of 60 iterations",
-        "final training",
+        f"final training of trial {whole.run.json['final']['trial']}",
     ]
     assert "\x1b" not in whole.run.err
     for words in ("best trials", "validation error", "test error", "saved by early stopping", "saved by STAN"):

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from stantune.report.live import Lines, LiveView, training_progress, watching
 from stantune.search.coordinator import Job
+from stantune.search.finals import Final
 from stantune.search.hyperband import plan
 from stantune.search.progress import Progress
 from stantune.search.rows import TrialRow
@@ -32,8 +33,8 @@ def shown(on: Console) -> str:
 
 def test_live_view_fits_and_tells_all() -> None:
     on = console(terminal=True)
-    progress = Progress(PLAN, 27)
-    progress.update(ROWS)
+    progress = Progress(PLAN)
+    progress.update(ROWS, 27)
     with watching(on) as view:
         assert isinstance(view, LiveView)
         progress.begin(Job(0, 2, 3, 9), ROWS)
@@ -54,32 +55,32 @@ def test_live_view_fits_and_tells_all() -> None:
 
 def test_lines_are_few() -> None:
     on = console(terminal=False)
-    progress = Progress(PLAN, 27)
+    progress = Progress(PLAN)
     with watching(on) as lines:
         assert isinstance(lines, Lines)
         for number in range(9):
             lines.job(Job(number, 2, 0, 3), progress)
             lines.iteration(progress)
-        progress.update(ROWS)
+        progress.update(ROWS, 27)
         lines.job(Job(0, 2, 3, 9), progress)
         # Jobs of several rungs take turns where there are several workers: one line for each rung all the same.
         lines.job(Job(9, 1, 0, 9), progress)
         lines.job(Job(1, 2, 3, 9), progress)
         lines.failure(Job(1, 2, 3, 9), "RuntimeError: no", True)
-        lines.job(None, progress)
-        lines.failure(None, "RuntimeError: no", False)
+        lines.job(Final(0, 7, 27), progress)
+        lines.failure(Final(0, 7, 27), "RuntimeError: no", False)
     first, second, other, failed, final, again = shown(on).splitlines()
     assert other.startswith("bracket 1, rung of 9 iterations: ")
     assert failed == "trial 1, on its way to 9 iterations, failed (RuntimeError: no): given up"
-    assert again == "the final training failed (RuntimeError: no): tried again"
+    assert again == "the final training of trial 7 failed (RuntimeError: no): tried again"
     assert first == "bracket 2, rung of 3 iterations: trials 0 of 17; 0 running, 0 promoted, 0 dropped, 0 diverged"
     assert second.endswith("3 running, 3 promoted, 5 dropped, 1 diverged; best error 50.00 %")
-    assert final.startswith("final training: ")
+    assert final.startswith("final training of trial 7: ")
 
 
 def test_progress_of_several_jobs() -> None:
-    progress = Progress(PLAN, 27)
-    progress.update(ROWS)
+    progress = Progress(PLAN)
+    progress.update(ROWS, 27)
     whole = progress.iterations_left
     first, second = Job(0, 2, 3, 9), Job(1, 2, 3, 9)
     progress.begin(first, ROWS)

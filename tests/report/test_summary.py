@@ -72,7 +72,7 @@ FINAL = {
 
 
 def test_brackets_and_settings() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True))
     assert result.model_dump(include={"problem", "seed", "accelerate", "variant", "eta", "max_iterations"}) == {
         "problem": "lenet",
         "seed": 5,
@@ -97,7 +97,7 @@ def test_brackets_and_settings() -> None:
 
 
 def test_counts_and_iterations() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True))
     # Promoted: 0 and 2. Dropped: 1, 4, 5. Diverged: 2 and 3. Finished: 0, 6, 7.
     assert result.counts.model_dump() == {
         "trials": 8,
@@ -112,7 +112,7 @@ def test_counts_and_iterations() -> None:
 
 
 def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True))
     ranked = [(leader.trial, leader.validation_error, leader.iterations) for leader in result.leaders]
     assert LEADERS == 5
     assert ranked == [(0, 12.0, 90), (6, 12.0, 90), (1, 50.0, 10), (4, 50.0, 10), (7, 70.0, 90)]
@@ -120,15 +120,17 @@ def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
     assert result.best.model_dump() == {"params": {"lr": 0.1}, "validation_error": 12.0, "iterations": 90}
     assert result.final is not None
     assert result.final.model_dump() == {
+        "trial": 0,
         "params": {"lr": 0.1},
         "iterations": 90,
         "validation_error": 11.0,
         "test_error": 11.5,
+        "weights": "final.pt",
     }
 
 
 def test_seconds_are_those_of_all_trials_and_the_final_training() -> None:
-    seconds = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True)).seconds
+    seconds = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True)).seconds
     # Trial by trial, in the order of the table; then the final training.
     training = (18 + 36) + 12 + (6 + 3.6) + 0.3 + 14 + 10 + 45 + 45 + 90
     assert seconds.training == pytest.approx(training)
@@ -138,7 +140,7 @@ def test_seconds_are_those_of_all_trials_and_the_final_training() -> None:
 
 
 def test_savings_are_priced_at_each_trials_own_pace() -> None:
-    saved = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), FINAL, True)).saved
+    saved = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True)).saved
     # A trial that did not train at all: the pace of everything, 279.9 s of 406 iterations.
     everything = (54 + 12 + 9.6 + 0.3 + 14 + 10 + 45 + 45 + 90) / (90 + 10 + 16 + 0 + 10 + 10 + 90 + 90 + 90)
     early = 80 * 1.2 + 74 * 9.6 / 16 + 90 * everything + 80 * 1.4 + 80 * 1.0
@@ -153,15 +155,15 @@ def test_a_search_without_any_exact_iteration_is_compared_with_the_final_trainin
     plan = (Bracket(0, (Rung(10, 1),)),)
     only = [TrialRow(0, 0, {}, {10: 50.0}, None, {10: cost(0, 0.0, 10, 6.0)})]
     # Exact iterations take 1 s in the final training; before it nothing can be said.
-    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, FINAL, True)).saved.stan == pytest.approx(4)
-    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, None, False)).saved.stan == 0
+    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, {0: FINAL}, True)).saved.stan == pytest.approx(4)
+    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, {}, False)).saved.stan == 0
 
 
 def test_trials_that_are_still_to_go_on_have_saved_nothing_yet() -> None:
     # Half of the first rung: one trial diverged, the others wait for the rung to close.
     table = [row for row in rows() if row.number in (1, 3, 4)]
     table = [TrialRow(place, 2, row.params, row.errors, row.diverged_at, row.costs) for place, row in enumerate(table)]
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, None, False))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, {}, False))
     assert not result.complete
     assert result.final is None
     assert result.counts.model_dump() == {
@@ -181,7 +183,7 @@ def test_failures_are_told_and_kept_apart_from_divergence() -> None:
     table = rows()
     table[4] = TrialRow(4, 2, {"lr": 0.5}, failures=(SegmentFailure(10, "a"), SegmentFailure(10, "b")), failed="b")
     table[0] = replace(table[0], failures=(SegmentFailure(30, "c"),))
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, FINAL, True))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, {0: FINAL}, True))
     assert (result.counts.diverged, result.counts.failed, result.counts.dropped) == (2, 1, 2)
     assert result.counts.retries == 2
     assert [failure.model_dump() for failure in result.failures] == [
@@ -191,20 +193,22 @@ def test_failures_are_told_and_kept_apart_from_divergence() -> None:
 
 
 def test_nothing_at_all() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, [], None, False))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, [], {}, False))
     assert (result.best, result.leaders, result.final, result.iterations_trained) == (None, [], None, 0)
     assert set(result.seconds.model_dump().values()) == set(result.saved.model_dump().values()) == {0.0}
 
 
 def test_a_final_training_that_diverged_has_no_errors() -> None:
     final = {**FINAL, "iterations": 7, "errors": {}, "diverged_at": 7}
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), final, True))
+    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: final}, True))
     assert result.final is not None
     assert result.final.model_dump() == {
+        "trial": 0,
         "params": {"lr": 0.1},
         "iterations": 7,
         "validation_error": None,
         "test_error": None,
+        "weights": None,
     }
 
 

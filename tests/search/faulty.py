@@ -1,7 +1,8 @@
 """Trainings that take almost no time and go wrong where they are told to, in workers that need no PyTorch.
 
 A trial's error is a hash of its setting and iterations. Its checkpoint holds how far it is, and is written after each
-iteration. Each iteration leaves a line in the file `log`: process, trial (-1: the final training), iteration.
+iteration. Each iteration leaves a line in the file `log`: process, trial (or -1: the best
+one's final training), iteration.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from stantune.errors import DamagedCheckpointError, DataError, StantuneError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
+from stantune.search.coordinator import Job
 from stantune.search.executors import StopEarly, Task
+from stantune.search.finals import weights_of
 
 FINAL = 27
 
@@ -30,8 +33,8 @@ class FaultyOrder:
 
     Attributes:
         place: a directory for checkpoints and the log.
-        faults: what happens in the second iteration of these trials' first segments, -1 for the final training; with
-            "once" in front it does so only the first time.
+        faults: what happens in the second iteration of these trials' first segments, -1 for the best one's final
+            training; with "once" in front it does so only the first time.
         pause: seconds of an iteration.
         broken: what happens to a worker as it begins.
     """
@@ -60,8 +63,11 @@ class FaultyTrainer:
 
     def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See executors.Trainer."""
-        number, start, stop = (-1, 0, FINAL) if task.job is None else (task.job.number, task.job.start, task.job.stop)
-        checkpoint = self._order.place / ("final.pt" if task.job is None else f"checkpoints/trial-{number:06d}.pt")
+        job, start, stop = task.job, task.job.start, task.job.stop
+        # Faults and log know a finalist's training by a number below zero.
+        number = job.number if isinstance(job, Job) else -1 - job.rank
+        name = f"checkpoints/trial-{number:06d}.pt" if isinstance(job, Job) else weights_of(job.rank)
+        checkpoint = self._order.place / name
         checkpoint.parent.mkdir(exist_ok=True)
         done = 0
         if checkpoint.exists():
@@ -81,7 +87,7 @@ class FaultyTrainer:
             if done < stop and stop_early():
                 return Outcome(done, {}, None, True, Cost(exact=done))
         digest = hashlib.blake2b(f"{sorted(task.params.items())} {stop}".encode(), digest_size=2).digest()
-        if digest[0] < 26 and task.job is not None:
+        if digest[0] < 26 and isinstance(job, Job):
             return Outcome(done, {}, start, False, Cost())
         errors = {"validation": float(digest[1] % 50), "test": 1.0}
         return Outcome(stop, errors, None, False, Cost(exact=stop - start))

@@ -55,7 +55,7 @@ def search(store: Store, plan: Sequence[Bracket], of: Outcome) -> None:
             break
         for job in jobs:
             run_job(store, job, of)
-    store.set_final({"trials": len(store.rows())})
+    store.set_final(0, {"trials": len(store.rows())})
 
 
 def after(rows: Sequence[TrialRow], job: Job, of: Outcome) -> list[TrialRow]:

@@ -35,9 +35,9 @@ def problem_of(space: Space) -> Problem:
 
 def error_of(task: Task) -> float | None:
     """Return an error that depends on the setting and the iterations, None where the trial diverges."""
-    stop = 27 if task.job is None else task.job.stop
+    stop = task.job.stop
     digest = hashlib.blake2b(f"{sorted(task.params.items())}".encode(), digest_size=2).digest()
-    return None if digest[0] < 64 and task.job is not None else round(40 + digest[1] / 8 - math.log(stop), 2)
+    return None if digest[0] < 64 and isinstance(task.job, Job) else round(40 + digest[1] / 8 - math.log(stop), 2)
 
 
 class Shuffled:
@@ -65,8 +65,8 @@ class Shuffled:
         if self._dice.random() < self._failing:
             return [Ended(task, Failure("these shapes do not fit"))]
         self.trained.append(task)
-        start, stop = (0, 27) if task.job is None else (task.job.start, task.job.stop)
-        if task.job is not None:
+        start, stop = task.job.start, task.job.stop
+        if isinstance(task.job, Job):
             checkpoint = self._directory.checkpoint(task.job.number)
             assert checkpoint.exists() == bool(start), "it goes on where it was"
             checkpoint.parent.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ class Shuffled:
 
     def _look(self) -> None:
         """See to it that no worker is idle while a job is ready."""
-        if len(self._tasks) < self.capacity and self._tasks[0].job is not None:
+        if len(self._tasks) < self.capacity and isinstance(self._tasks[0].job, Job):
             self.idle += 1
             if self.idle % 8 == 1:
                 _, rows = Store.table_of(self._directory.url, self._directory.study) or ({}, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,8 +67,11 @@ def test_rates(monkeypatch: pytest.MonkeyPatch, stan: Stan | None, rates: tuple[
         return Cost(reduced=8, reduced_seconds=8 * 4.0 * float(stan.rate))
 
     monkeypatch.setattr(estimate, "_time", time)
-    settings = SearchSettings(0, 9, 1, 3, stan=stan, rates=rates)
+    settings = SearchSettings(0, 9, 1, 3, stan=stan, rates=rates, finalists=99)
     # A whole trial is the last bracket's job; there is one on each of many workers.
     monkeypatch.setattr(SearchSettings, "plan", lambda self: plan(9, 1, 3)[2:])
     estimated = estimate_seconds(find("lenet"), settings, None, 99)  # type: ignore[arg-type]
     assert estimated == pytest.approx(trial + 0.5 + 9 * 4 + 2 * 0.5)
+    # One finalist more than there are workers is trained after the others.
+    estimated = estimate_seconds(find("lenet"), replace(settings, finalists=100), None, 99)  # type: ignore[arg-type]
+    assert estimated == pytest.approx(trial + 0.5 + 2 * (9 * 4 + 2 * 0.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
-from stantune.search.executors import InProcess, Task
+from stantune.search.executors import InProcess, Task, Training
+from stantune.search.finals import Final
 from stantune.search.hyperband import trained_iterations
 from stantune.search.loop import SearchState, search
 from stantune.search.progress import Progress, iterations_left
@@ -30,15 +32,17 @@ class Instant:
     """Trains nothing: a trial's error grows with its number, some diverge; each job leaves a checkpoint."""
 
     def __init__(self, directory: SearchDirectory, diverging: tuple[int, ...] = DIVERGING) -> None:
-        self.jobs: list[Job | None] = []
+        self.jobs: list[Training] = []
         self._directory = directory
         self._diverging = diverging
 
     def train(self, task: Task, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
         job = task.job
         self.jobs.append(job)
-        if job is None:
-            return self._train(0, 27, {"validation": 1.0, "test": 2.0}, None, stop_early, watch)
+        if isinstance(job, Final):
+            # The better a finalist in the search, the worse in the end; the third one diverges.
+            errors = {"validation": 9.0 - job.rank, "test": 2.0 + job.rank}
+            return self._train(0, 27, errors, 5 if job.rank == 2 else None, stop_early, watch)
         checkpoint = self._directory.checkpoint(job.number)
         if job.start:
             assert checkpoint.exists(), "a promoted trial's checkpoint is kept for it"
@@ -70,11 +74,11 @@ class Recorder(Silent):
     """Keeps what a watcher is told."""
 
     def __init__(self) -> None:
-        self.jobs: list[Job | None] = []
+        self.jobs: list[Training] = []
         self.left: list[int] = []
         self.progress: Progress | None = None
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         self.jobs.append(job)
         self.left.append(progress.iterations_left)
         self.progress = progress
@@ -87,8 +91,9 @@ def run(place: Path, **options: Any) -> tuple[SearchState, Instant]:
     """Run the search of nothing."""
     directory = SearchDirectory(place)
     trainer = Instant(directory, options.pop("diverging", DIVERGING))
+    settings = replace(SETTINGS, finalists=options.pop("finalists", 1))
     with directory.locked():
-        state = search(PROBLEM, SETTINGS, directory, InProcess(trainer), **options)
+        state = search(PROBLEM, settings, directory, InProcess(trainer), **options)
     return state, trainer
 
 
@@ -97,7 +102,7 @@ def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
     state, executor = run(tmp_path, watcher=recorder)
     assert state.complete
     assert executor.jobs == recorder.jobs
-    done = [(job.bracket, job.stop, job.number) for job in executor.jobs if job is not None]
+    done = [(job.bracket, job.stop, job.number) for job in executor.jobs if isinstance(job, Job)]
     assert done == [
         *((2, 3, number) for number in range(9)),
         *((2, 9, number) for number in (0, 1, 2)),
@@ -106,10 +111,10 @@ def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
         (1, 27, 9),
         *((0, 27, number) for number in (14, 15, 16)),
     ]
-    assert executor.jobs[-1] is None
+    assert executor.jobs[-1] == Final(0, 0, 27)
     assert state.final is not None
     assert state.final["params"] == state.rows[0].params
-    assert state.final["errors"] == {"validation": 1.0, "test": 2.0}
+    assert state.final["errors"] == {"validation": 9.0, "test": 2.0}
     assert {row.number for row in state.rows if row.diverged_at is not None} == set(DIVERGING)
     # Only the trials that were trained to the end keep their weights.
     kept = {file.name for file in (tmp_path / "checkpoints").iterdir()}
@@ -139,6 +144,61 @@ def test_divergence_shortens_what_is_left(tmp_path: Path) -> None:
 
 def test_iterations_left_of_an_empty_table() -> None:
     assert iterations_left(SETTINGS.plan(), []) == trained_iterations(SETTINGS.plan()).continued
+
+
+def test_the_best_finalist_wins(tmp_path: Path) -> None:
+    recorder = Recorder()
+    state, executor = run(tmp_path, finalists=3, watcher=recorder)
+    best = [0, 9, 14]
+    assert executor.jobs[-3:] == [Final(rank, number, 27) for rank, number in enumerate(best)]
+    assert state.complete
+    assert [state.finals[rank]["params"] for rank in range(3)] == [state.rows[number].params for number in best]
+    assert [state.finals[rank]["diverged_at"] for rank in range(3)] == [None, None, 5]
+    assert state.winner == 1, "the second one, though the first was better in the search"
+    assert state.final == state.finals[1]
+    assert recorder.left == sorted(recorder.left, reverse=True)
+    assert recorder.left[-1] == 27 - 5, "told before the last one diverged"
+
+
+def test_finalists_may_be_added_and_left_out_later(tmp_path: Path) -> None:
+    one, _ = run(tmp_path)
+    three, executor = run(tmp_path, finalists=3)
+    assert executor.jobs == [Final(1, 9, 27), Final(2, 14, 27)], "the first is not trained again, nor is any trial"
+    assert (one.winner, three.winner, len(three.finals)) == (0, 1, 3)
+    again, executor = run(tmp_path)
+    assert executor.jobs == []
+    assert (again.finals, again.final) == (one.finals, one.final)
+    with pytest.raises(UsageError, match="--finalists 0 leaves no setting"):
+        run(tmp_path, finalists=0)
+
+
+def test_as_many_finalists_as_there_are(tmp_path: Path) -> None:
+    state, executor = run(tmp_path, finalists=100)
+    found = sum(isinstance(job, Final) for job in executor.jobs)
+    assert found == len(state.finals) == sum(row.diverged_at is None and bool(row.errors) for row in state.rows)
+    assert state.complete
+
+
+def test_stopped_among_the_finalists(tmp_path: Path) -> None:
+    undisturbed, _ = run(tmp_path / "undisturbed", finalists=2)
+    trained = trained_iterations(SETTINGS.plan()).continued
+    for patience in range(trained - 20, trained + 2 * 27 + 40, 9):
+        left = patience
+
+        def stop_early() -> bool:
+            nonlocal left
+            left -= 1
+            return left < 0
+
+        place = tmp_path / f"{patience}"
+        stopped, _ = run(place, finalists=2, stop_early=stop_early)
+        if not stopped.complete:
+            assert (stopped.winner, stopped.final) == (None, None)
+        ended, _ = run(place, finalists=2)
+        assert ended.complete
+        assert [{**final, "cost": 0} for final in ended.finals.values()] == [
+            {**final, "cost": 0} for final in undisturbed.finals.values()
+        ]
 
 
 @pytest.mark.parametrize("patience", [0, 1, 5, 30, 100, 200, 215])

@@ -13,6 +13,7 @@ from torch import nn
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
+from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
 from stantune.search.earlier import settle_start
 from stantune.search.executors import InProcess, Task
@@ -42,7 +43,7 @@ class Counting:
     def train(self, task: Task, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
         self.tasks.append(task)
         params = task.params
-        stop = 27 if task.job is None else task.job.stop
+        stop = task.job.stop
         if params.get("n") == 3 and params["lr"] == 0.2:
             return Outcome(1, {}, 1, False, Cost())
         error = 50 - 10 * params.get("n", 0) - 20 * params["lr"] - stop / 3
@@ -66,7 +67,7 @@ def told(state: SearchState) -> list[tuple[Any, ...]]:
 def test_each_setting_is_trained_once(tmp_path: Path, sampler: str) -> None:
     state, tasks = run(tmp_path, replace(SETTINGS, sampler=sampler))
     assert state.complete
-    trained = [(tuple(task.params.items()), task.job.stop) for task in tasks if task.job is not None]
+    trained = [(tuple(task.params.items()), task.job.stop) for task in tasks if isinstance(task.job, Job)]
     assert len(trained) == len(set(trained))
     duplicates = [row for row in state.rows if row.duplicate]
     # Eight settings, seventeen trials; some of those that repeat go further than their first ones, which were dropped.

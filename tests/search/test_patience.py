@@ -62,7 +62,7 @@ def disturbed(simulated: ModuleType, url: str, disturb: Callable[[], None]) -> S
 def expected(simulated: ModuleType, tmp_path: Path) -> object:
     """What the table is in the end, in a database that nothing happens to."""
     with disturbed(simulated, sqlite_url(tmp_path / "undisturbed.db"), lambda: None) as store:
-        return store.rows(), store.final()
+        return store.rows(), store.finals()
 
 
 def test_locked_by_another_process(simulated: ModuleType, tmp_path: Path, expected: object) -> None:
@@ -76,11 +76,11 @@ def test_locked_by_another_process(simulated: ModuleType, tmp_path: Path, expect
 
     began = time.monotonic()
     with disturbed(simulated, sqlite_url(file), lock) as store:
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
     assert held[0].wait() == 0
     assert time.monotonic() - began > 2.5
     with opened(simulated, sqlite_url(file)) as store:
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
 
 
 def test_gone_for_a_while(simulated: ModuleType, tmp_path: Path, expected: object) -> None:
@@ -114,7 +114,7 @@ def test_gone_for_a_while(simulated: ModuleType, tmp_path: Path, expected: objec
         simulated.search(store, PLAN, of)
         timers[0].join()
         assert in_its_place == [False], "no empty database was made meanwhile"
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
 
 
 def test_gone_for_good(simulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,9 +151,9 @@ def test_answers_lost_after_the_write(
     with store:
         simulated.search(store, PLAN, simulated.outcome(1))
         assert commits > lost
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
     with opened(simulated, sqlite_url(tmp_path / "search.db")) as store:
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
 
 
 def test_server_away_for_a_while(simulated: ModuleType, expected: object, postgresql: Any) -> None:
@@ -166,6 +166,6 @@ def test_server_away_for_a_while(simulated: ModuleType, expected: object, postgr
 
     with disturbed(simulated, postgresql.url, stop) as store:
         timers[0].join()
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
     with opened(simulated, postgresql.url) as store:
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected

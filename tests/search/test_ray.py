@@ -22,9 +22,9 @@ from torch import nn
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import StantuneError, UsageError
 from stantune.problems import find
-from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Executor, InProcess
+from stantune.search.executors import Executor, InProcess, Training
+from stantune.search.finals import Final
 from stantune.search.loop import SearchState, search
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
@@ -147,11 +147,11 @@ class Told(Silent):
         self.failures: list[tuple[int | None, str, bool]] = []
         self.most = 0
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         self.most = max(self.most, len(progress.running))
 
-    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
-        self.failures.append((None if job is None else job.number, cause, for_good))
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
+        self.failures.append((None if isinstance(job, Final) else job.number, cause, for_good))
 
 
 def bounded(stop_early: Callable[[], bool] = lambda: False) -> Callable[[], bool]:
@@ -260,10 +260,10 @@ def test_search_with_checkpoints_behind_a_url(
     assert state.final is not None
     assert undisturbed.final is not None
     assert {**state.final, "cost": 0} == {**undisturbed.final, "cost": 0}
-    kept = {file.name for file in (plain.path / "checkpoints").iterdir()} | {plain.final.name}
+    kept = {file.name for file in (plain.path / "checkpoints").iterdir()} | {plain.final().name}
     assert {file.name for file in (tmp_path / "far").iterdir()} == kept
     assert not (directory.path / "checkpoints").exists()
-    weights = [torch.load(each.final)["state"]["model"] for each in (plain, directory)]
+    weights = [torch.load(each.final())["state"]["model"] for each in (plain, directory)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
 
 

@@ -18,6 +18,7 @@ from stantune.search import ray_places
 from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import StopEarly, Task, attempt
+from stantune.search.finals import Final
 from stantune.search.ray_checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
 from stantune.search.ray_places import Place, Sign, signed
 from stantune.search.settings import SearchSettings
@@ -139,20 +140,25 @@ def test_remote_directory(url: str, tmp_path: Path) -> None:
 
     for name in names:
         place.write(name)
-    directory.sweep(1)
+    directory.sweep(directory.checkpoint(1))
     assert held() == [names[0], names[1], names[3], names[4]]
     with directory.locked():
         assert held() == [names[0], names[1], names[4]]
-        directory.discard(1)
-        directory.discard(3)
+        directory.discard(directory.checkpoint(1))
+        directory.discard(directory.checkpoint(3))
         assert held() == names[1::3]
-        directory.bring_final()
-        assert directory.final.exists()
+        place.write("final-3.pt")
+        directory.bring_finals(2)
+        assert (directory.final().exists(), directory.final(2).exists()) == (True, False)
+        directory.bring_finals(3)
+        assert directory.final(2).exists()
         directory.clear()
     assert held() == []
-    directory.final.touch()
-    directory.bring_final()
-    assert directory.final.exists(), "what is not there is not brought"
+    assert not directory.final(2).exists()
+    assert not place.holds("final-3.pt")
+    directory.final().touch()
+    directory.bring_finals(1)
+    assert directory.final().exists(), "what is not there is not brought"
 
 
 def no_stop() -> bool:
@@ -166,16 +172,16 @@ def test_trainings_equal_those_without_a_url(url: str, tmp_path: Path, one_threa
     here = ProblemTrainer(problem, settings, problem.load(None), plain)
     order = FetchingOrder(TrainerOrder(TINY, settings, None, SearchDirectory(tmp_path / "unused")), url)
     params = {"lr": 1e-3, "momentum": 0.5}
-    tasks = [Task(Job(7, 1, 0, 4), params), Task(Job(7, 1, 4, 12), params), Task(None, params)]
+    tasks = [Task(Job(7, 1, 0, 4), params), Task(Job(7, 1, 4, 12), params), Task(Final(1, 7, 12), params)]
     for task in tasks:
         # Each one on another node, as it were.
         there: FetchingTrainer = pickle.loads(pickle.dumps(order))(0)  # type: ignore[assignment]
         outcome = there.train(task, no_stop, lambda done: None)
         assert outcome == here.train(task, no_stop, lambda done: None)
         assert not there._scratch.path.exists()
-        number = task.job.number if task.job else None
-        assert Place(url).fetch(plain.checkpoint(number).name, tmp_path / "fetched")
-        states = [torch.load(file)["state"]["model"] for file in (tmp_path / "fetched", plain.checkpoint(number))]
+        checkpoint = plain.checkpoint_of(task.job)
+        assert Place(url).fetch(checkpoint.name, tmp_path / "fetched")
+        states = [torch.load(file)["state"]["model"] for file in (tmp_path / "fetched", checkpoint)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
     assert not (tmp_path / "unused").exists()
 

@@ -41,7 +41,7 @@ def expected(simulated: ModuleType, tmp_path: Path) -> object:
     """What the table is in the end, in a database that nothing happens to."""
     with opened(simulated, sqlite_url(tmp_path / "undisturbed.db")) as store:
         simulated.search(store, PLAN, simulated.outcome(1))
-        return store.rows(), store.final()
+        return store.rows(), store.finals()
 
 
 def test_a_journal_is_optuna_s_own_and_holds_what_a_database_does(
@@ -49,9 +49,9 @@ def test_a_journal_is_optuna_s_own_and_holds_what_a_database_does(
 ) -> None:
     with opened(simulated, url) as store:
         simulated.search(store, PLAN, simulated.outcome(1))
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
     with opened(simulated, url) as store:
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
     theirs = optuna.load_study(
         study_name=NAME, storage=optuna.storages.JournalStorage(JournalFileBackend(str(file)))
     ).trials
@@ -85,7 +85,7 @@ def test_a_line_that_was_cut_is_written_again(
             try:
                 simulated.search(store, PLAN, of)
                 ended = True
-                assert (store.rows(), store.final()) == expected
+                assert (store.rows(), store.finals()) == expected
             except InterruptedError:
                 file.write_bytes(file.read_bytes()[:-cut])
 
@@ -131,9 +131,9 @@ def test_gone_for_a_while(simulated: ModuleType, file: Path, url: str, expected:
     with opened(simulated, url) as store:
         simulated.search(store, PLAN, of)
         assert in_its_place == [False], "no empty journal was made meanwhile"
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
     with opened(simulated, url) as store:
-        assert (store.rows(), store.final()) == expected
+        assert (store.rows(), store.finals()) == expected
 
 
 def test_gone_for_good(simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,13 +73,14 @@ def test_tables_by_hand(results: ModuleType) -> None:
     assert (
         "exact",
         "100 (100 … 100)",
+        "5 (5 … 5)",
         "17 (17 … 17)",
         "25.00 (22.50 … 27.50)",
         "21.00 (21.00 … 21.00)",
         "21.00",
     ) in rows
-    # Against exact: 2 and 4 times faster; one pair has test errors.
-    assert ("stan", "3.00 (2.50 … 3.50)", "2 of 2", "+0.50") in rows
+    # Against exact: 2 and 4 times faster, 105 / 55 and 105 / 30 with the final training; one pair has test errors.
+    assert ("stan", "3.00 (2.50 … 3.50)", "2.70 (2.31 … 3.10)", "+0.50") in rows
     # Against Optuna: 60 / 20, and never.
     assert ("stan", "1.50 (0.75 … 2.25)", "1 of 2", "+1.75") in rows
     assert ("exact", "0.38 (0.19 … 0.56)", "1 of 2", "-2.00") in rows
@@ -101,7 +102,7 @@ def test_what_is_run_when(
     done: list[tuple[Any, ...]] = []
     cut_at = 6
 
-    def ours(problem: str, iterations: int, seed: int, side: str, workers: int) -> Any:
+    def ours(problem: str, iterations: int, seed: int, side: str, workers: int, finalists: int) -> Any:
         if len(done) == cut_at:
             raise KeyboardInterrupt
         done.append((seed, side))
@@ -160,7 +161,7 @@ def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     # The default is no less than 25, which leaves so short a training but one rung.
     monkeypatch.setattr(quality, "default_min_iterations", lambda maximum, eta: 6)
     began = time.perf_counter()
-    run = quality.search_ours(TINY, 60, 0, "stan:auto", 1)
+    run = quality.search_ours(TINY, 60, 0, "stan:auto", 1, 2)
     took = time.perf_counter() - began
     planned = plan(60, 6, 3)
     assert run.trials == sum(bracket.rungs[0].trials for bracket in planned) == 17
@@ -217,5 +218,9 @@ def test_sides_are_those_of_the_command(quality: ModuleType) -> None:
     # The same brackets and seeds on every side.
     assert len({settings(side).plan() for side in ("exact", "native", "stan", "stan:auto")}) == 1
     assert len({settings(side).trial_seed(5) for side in ("exact", "native", "stan", "stan:auto")}) == 1
-    options = argparse.Namespace(problem="cq", reports="all")
+    options = argparse.Namespace(problem="cq", reports="all", finalists=1)
     assert quality._name(options, 4000, "stan:auto") == "stan:0.25,0.5,1/9@*"
+    options.finalists = 2
+    assert quality._name(options, 4000, "exact") == "exact, 2 finalists"
+    assert quality._name(options, 4000, "optuna") == "optuna, reports all"
+    assert quality.settings_of("cq", 4000, 2, "stan", 2).finalists == 2

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,7 +23,8 @@ from stantune.errors import DataError, StantuneError, UsageError
 from stantune.search import workers as workers_module
 from stantune.search.coordinator import Job
 from stantune.search.directory import SearchDirectory
-from stantune.search.executors import InProcess, Task
+from stantune.search.executors import InProcess, Task, Training
+from stantune.search.finals import Final
 from stantune.search.loop import HOPELESS, SearchState, search
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
@@ -50,24 +52,27 @@ class Told(Silent):
 
     def __init__(self) -> None:
         self.failures: list[tuple[int | None, str, bool]] = []
-        self.together: list[list[Job | None]] = []
+        self.together: list[list[Training]] = []
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         self.together.append(list(progress.running))
 
-    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
-        self.failures.append((None if job is None else job.number, cause, for_good))
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
+        self.failures.append((None if isinstance(job, Final) else job.number, cause, for_good))
 
 
-def run(place: Path, order: Any, workers: int = 2, limits: Limits | None = None, **options: Any) -> SearchState:
+def run(
+    place: Path, order: Any, workers: int = 2, limits: Limits | None = None, finalists: int = 1, **options: Any
+) -> SearchState:
     """Run the search, in worker processes or in this one where `workers` is 0."""
     place.mkdir(exist_ok=True)
+    settings = replace(SETTINGS, finalists=finalists)
     directory = SearchDirectory(place)
     with directory.locked():
         if not workers:
-            return search(PROBLEM, SETTINGS, directory, InProcess(order(0)), **options)
+            return search(PROBLEM, settings, directory, InProcess(order(0)), **options)
         with Workers(order, workers, limits) as executor:
-            return search(PROBLEM, SETTINGS, directory, executor, **options)
+            return search(PROBLEM, settings, directory, executor, **options)
 
 
 def table(state: SearchState) -> list[Any]:
@@ -97,7 +102,7 @@ def test_same_result_for_any_number(faulty: ModuleType, undisturbed: SearchState
     assert {**state.final, "cost": 0} == {**undisturbed.final, "cost": 0}
     assert max(map(len, told.together)) == workers, "all are at work"
     if workers > 1:
-        brackets = [{job.bracket for job in jobs if job is not None} for jobs in told.together]
+        brackets = [{job.bracket for job in jobs if isinstance(job, Job)} for jobs in told.together]
         assert any(len(several) > 1 for several in brackets), "the next bracket fills what the first leaves idle"
     counts = Counter(trained(tmp_path / "w"))
     assert set(counts.values()) == {1}, "nothing is trained twice"
@@ -158,7 +163,7 @@ def test_retries_are_counted_across_runs(faulty: ModuleType, tmp_path: Path) -> 
     place, failures = tmp_path / "w", 0
 
     class Impatient(Told):
-        def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+        def failure(self, job: Training, cause: str, for_good: bool) -> None:
             super().failure(job, cause, for_good)
             raise KeyboardInterrupt
 
@@ -191,6 +196,31 @@ def test_final_training_that_fails_is_tried_again_by_the_next_run(
     assert again.final is not None
 
 
+def test_finalists_are_trained_side_by_side(faulty: ModuleType, tmp_path: Path) -> None:
+    alone = run(tmp_path / "alone", faulty.FaultyOrder(tmp_path / "alone"), 0, finalists=3)
+    told, place = Told(), tmp_path / "w"
+    order = faulty.FaultyOrder(place, {-2: "once kill"}, pause=0.002)
+    together = run(place, order, 3, finalists=3, watcher=told)
+    assert max(sum(isinstance(job, Final) for job in jobs) for jobs in told.together) == 3
+    assert told.failures == [(None, "its worker process was killed by SIGKILL", False)]
+    assert len(together.finals) == 3
+    for rank, final in together.finals.items():
+        assert {**final, "cost": 0} == {**alone.finals[rank], "cost": 0}
+    assert together.winner == alone.winner
+
+
+def test_one_finalist_that_fails_is_tried_again_by_the_next_run(faulty: ModuleType, tmp_path: Path) -> None:
+    place = tmp_path / "w"
+    state = run(place, faulty.FaultyOrder(place, {-1: "raise"}), finalists=3)
+    assert (state.complete, state.winner, sorted(state.finals)) == (False, None, [1, 2])
+    assert state.final_failure is not None
+    (place / "log").unlink()
+    again = run(place, faulty.FaultyOrder(place), finalists=3)
+    assert (again.complete, again.final_failure, sorted(again.finals)) == (True, None, [0, 1, 2])
+    # Its first iteration is in the checkpoint of the tries before.
+    assert trained(place) == [(-1, at) for at in range(2, 28)]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_checkpoint_is_trained_again_from_the_first_iteration(
     faulty: ModuleType, undisturbed: SearchState, tmp_path: Path, workers: int
@@ -198,9 +228,9 @@ def test_damaged_checkpoint_is_trained_again_from_the_first_iteration(
     place = tmp_path / "w"
 
     class Damaging(Told):
-        def job(self, job: Job | None, progress: Progress) -> None:
+        def job(self, job: Training, progress: Progress) -> None:
             super().job(job, progress)
-            if job is not None and job.start == 9 and not self.failures:
+            if job.start == 9 and not self.failures:
                 (place / "checkpoints" / f"trial-{job.number:06d}.pt").write_text("?")
 
     told = Damaging()

@@ -102,6 +102,16 @@ Lag = Annotated[
     typer.Option("--lag", min=1, help="What models and ASHA see: that of so many workers; give twice yours, or more."),
 ]
 
+Finalists = Annotated[
+    int,
+    typer.Option(
+        "--finalists",
+        min=1,
+        metavar="K",
+        help="So many of the best settings are trained exactly in the end, and the best of them wins.",
+    ),
+]
+
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]
 SearchAccelerate = Annotated[
     str,

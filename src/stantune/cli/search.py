@@ -73,6 +73,7 @@ def search(
     layers: o.SearchLayers = None,
     sampler: o.Sampler = "random",
     lag: o.Lag = 16,
+    finalists: o.Finalists = 1,
     start_from: StartFrom = None,
     seed: o.Seed = 0,
     out: Out = None,
@@ -131,7 +132,7 @@ def search(
         workers,
         device if engine == "local" else "cpu",
     )
-    settings = replace(settings, mode=mode, trials=trials, lag=lag)
+    settings = replace(settings, mode=mode, trials=trials, lag=lag, finalists=finalists)
     settings.check(what)
     console = o.console_for(json)
     if mode == "async" and workers > lag:
@@ -225,6 +226,7 @@ def brackets(
     tail: o.Tail = 0,
     layers: o.SearchLayers = None,
     sampler: o.Sampler = "random",
+    finalists: o.Finalists = 1,
     seed: o.Seed = 0,
     data: o.Data = None,
     json: o.Json = None,
@@ -260,7 +262,7 @@ def brackets(
         workers,
         device,
     )
-    settings = replace(settings, mode=mode, trials=trials)
+    settings = replace(settings, mode=mode, trials=trials, finalists=finalists)
     settings.check(what)
     console = o.console_for(json)
     plan = settings.plan()
@@ -285,7 +287,7 @@ def brackets(
         trials=sum(bracket.rungs[0].trials for bracket in plan),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
-        final_iterations=settings.max_iterations,
+        final_iterations=settings.finalists * settings.max_iterations,
         estimated_seconds=estimate,
     )
     show_plan(console, result)

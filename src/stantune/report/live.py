@@ -14,6 +14,8 @@ from rich.table import Table
 
 from stantune.report.words import duration, percent
 from stantune.search.coordinator import Job
+from stantune.search.executors import Training
+from stantune.search.finals import Final
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
 
@@ -23,22 +25,24 @@ SHOWN = 12
 
 
 class Lines(Silent):
-    """Writes one line for each rung of each bracket, and for the final training."""
+    """Writes one line for each rung of each bracket, and for each final training."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._begun: set[tuple[int, int]] = set()
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         """Write a line where another rung begins."""
-        if job is not None:
+        if isinstance(job, Job):
             if (job.bracket, job.stop) in self._begun:
                 return
             self._begun.add((job.bracket, job.stop))
-        what = "final training" if job is None else f"bracket {job.bracket}, rung of {job.stop} iterations"
+            what = f"bracket {job.bracket}, rung of {job.stop} iterations"
+        else:
+            what = f"final training of trial {job.number}"
         self._console.print(f"{what}: {'; '.join(_state(progress))}", soft_wrap=True)
 
-    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
         """Write a line."""
         self._console.print(failure_text(job, cause, for_good), soft_wrap=True)
 
@@ -50,11 +54,11 @@ class LiveView(Silent):
         self.live = Live(console=console, transient=True, auto_refresh=False)
         self._drawn = 0.0
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         """Show the new job."""
         self._draw(progress)
 
-    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
         """Write a line above the table, which stays."""
         self.live.console.print(failure_text(job, cause, for_good), soft_wrap=True)
 
@@ -70,10 +74,8 @@ class LiveView(Silent):
         table = Table.grid(padding=(0, 2))
         running = list(progress.running.items())
         for job, at in running[:SHOWN]:
-            if job is None:
-                table.add_row("final training", f"iteration {at} of {progress.final_iterations}")
-            else:
-                table.add_row(f"trial {job.number}", f"iteration {at} of {job.stop}, bracket s = {job.bracket}")
+            which = f"bracket s = {job.bracket}" if isinstance(job, Job) else "final training"
+            table.add_row(f"trial {job.number}", f"iteration {at} of {job.stop}, {which}")
         if len(running) > SHOWN:
             table.add_row("", f"and {len(running) - SHOWN} more")
         table.add_row("trials", _counts(progress))
@@ -93,9 +95,11 @@ def _counts(progress: Progress) -> str:
     )
 
 
-def failure_text(job: Job | None, cause: str, for_good: bool) -> str:
+def failure_text(job: Training, cause: str, for_good: bool) -> str:
     """Say which training failed, and what comes of it."""
-    which = "the final training" if job is None else f"trial {job.number}, on its way to {job.stop} iterations,"
+    which = f"trial {job.number}, on its way to {job.stop} iterations,"
+    if isinstance(job, Final):
+        which = f"the final training of trial {job.number}"
     return f"{which} failed ({cause}): {'given up' if for_good else 'tried again'}"
 
 

@@ -57,7 +57,7 @@ class Seconds(Result):
     """Where the time went, over all runs of the command on this directory or checkpoint, and over all workers."""
 
     total: float = Field(description="seconds: training + evaluation + coordination")
-    training: float = Field(description="seconds of training iterations, those of a final training among them")
+    training: float = Field(description="seconds of training iterations, those of final trainings among them")
     evaluation: float = Field(description="seconds of measuring validation and test errors")
     coordination: float = Field(description="seconds of everything else: sampling, trial table, checkpoints, waiting")
 
@@ -83,12 +83,14 @@ class Best(Result):
 
 
 class Final(Result):
-    """The best setting, trained exactly from scratch."""
+    """One of the best settings, trained exactly from scratch."""
 
+    trial: int = Field(description="the number of the trial whose setting it is")
     params: dict[str, Any] = Field(description="each parameter's value")
     iterations: int = Field(description="iterations trained; fewer than max_iterations where it diverged")
     validation_error: float | None = Field(description="percent; null where the training diverged")
     test_error: float | None = Field(description="percent; null where the training diverged")
+    weights: str | None = Field(description="their file in the search's directory; null where the training diverged")
 
 
 class Leader(Best):
@@ -135,7 +137,7 @@ class SearchResult(Result):
     complete: bool = Field(description="false where a budget or Ctrl-C ended the search early")
     brackets: list[BracketResult] = _BRACKETS
     counts: Counts = Field(description="trials by what became of them")
-    iterations_trained: int = Field(description="of all trials; the final training is not among them")
+    iterations_trained: int = Field(description="of all trials; final trainings are not among them")
     iterations_spared: IterationsSpared = Field(description="asked for, and not trained")
     seconds: Seconds = Field(
         description="where the time of all workers went, over all runs of the command on this directory"
@@ -144,7 +146,10 @@ class SearchResult(Result):
     best: Best | None = Field(description="null while no trial has a result, or where all diverged")
     leaders: list[Leader] = Field(description="the best five trials, the best first")
     failures: list[TrialFailure] = Field(description="the trials that failed for good")
-    final: Final | None = Field(description="null where the search is not complete or found nothing")
+    finalists: list[Final] = Field(description="the final trainings that are over, in the order of their trials' ranks")
+    final: Final | None = Field(
+        description="the one with the lowest validation error; null where the search is not complete or found nothing"
+    )
 
 
 class TrainResult(Result):
@@ -179,7 +184,7 @@ class PlanResult(Result):
     trials: int = Field(description="trials in all")
     iterations: int = Field(description="of all trials, continuing from checkpoints, if none diverges")
     iterations_restarting: int = Field(description="the same if every rung began from scratch")
-    final_iterations: int = Field(description="of the final training, which comes on top")
+    final_iterations: int = Field(description="of the final trainings, which come on top")
     estimated_seconds: float | None = Field(description="from a few timed iterations; null where the data are missing")
 
 

@@ -20,6 +20,7 @@ from stantune.report.results import (
     Seconds,
     TrialFailure,
 )
+from stantune.search.finals import weights_of
 from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
 from stantune.search.rows import TrialRow
@@ -81,7 +82,8 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
             for row in state.rows
             if row.failed is not None
         ],
-        final=_final(state),
+        finalists=[_final(state, rank) for rank in sorted(state.finals)],
+        final=None if state.winner is None else _final(state, state.winner),
     )
 
 
@@ -117,14 +119,15 @@ def cost_seconds(cost: Cost) -> Seconds:
     )
 
 
-def _final(state: SearchState) -> Final | None:
-    if state.final is None:
-        return None
+def _final(state: SearchState, rank: int) -> Final:
+    final = state.finals[rank]
     return Final(
-        params=state.final["params"],
-        iterations=state.final["iterations"],
-        validation_error=state.final["errors"].get("validation"),
-        test_error=state.final["errors"].get("test"),
+        trial=ranking(state.rows)[rank].number,
+        params=final["params"],
+        iterations=final["iterations"],
+        validation_error=final["errors"].get("validation"),
+        test_error=final["errors"].get("test"),
+        weights=None if final["diverged_at"] is not None else weights_of(rank),
     )
 
 
@@ -140,9 +143,9 @@ def _total(costs: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _whole(state: SearchState) -> dict[str, float]:
-    """Add up all costs, the final training's among them."""
-    final = [] if state.final is None else [state.final["cost"]]
-    return _total([cost for row in state.rows for cost in row.costs.values()] + final)
+    """Add up all costs, those of final trainings among them."""
+    finals = [final["cost"] for final in state.finals.values()]
+    return _total([cost for row in state.rows for cost in row.costs.values()] + finals)
 
 
 def _seconds(state: SearchState) -> Seconds:

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.report.results import Leader, PlanResult, ProblemsResult, RateResult, SearchResult, TrainResult
+from stantune.report.results import Final, Leader, PlanResult, ProblemsResult, RateResult, SearchResult, TrainResult
 from stantune.report.words import duration, percent, setting_text, value_text
 from stantune.space import condition_text
 
@@ -77,7 +77,9 @@ def _best_trials(leaders: Sequence[Leader]) -> Table:
 
 def _show_final(console: Console, result: SearchResult, directory: Path) -> None:
     final = result.final
-    if final is None:
+    if final is not None and len(result.finalists) > 1:
+        _show_finalists(console, result.finalists, final, directory)
+    elif final is None:
         why = "every trial diverged" if result.complete else "the search is not complete"
         console.print(f"no final training: {why}", soft_wrap=True)
     elif final.validation_error is None:
@@ -91,9 +93,30 @@ def _show_final(console: Console, result: SearchResult, directory: Path) -> None
         )
         console.print(
             f"  validation error {percent(final.validation_error)}, test error {percent(final.test_error)}; "
-            f"weights in {directory / 'final.pt'}",
+            f"{_weights(directory, final)}",
             soft_wrap=True,
         )
+
+
+def _show_finalists(console: Console, finalists: Sequence[Final], winner: Final, directory: Path) -> None:
+    iterations = max(final.iterations for final in finalists)
+    console.print(
+        f"final trainings of the best {len(finalists)} settings (exact, from scratch, {iterations} iterations):",
+        soft_wrap=True,
+    )
+    for final in finalists:
+        if final.validation_error is None:
+            line = f"diverged at iteration {final.iterations}"
+        else:
+            line = f"validation error {percent(final.validation_error)}"
+            if final == winner:
+                line += f", the lowest; test error {percent(final.test_error)}; {_weights(directory, final)}"
+        console.print(f"  trial {final.trial}: {line}", soft_wrap=True)
+
+
+def _weights(directory: Path, final: Final) -> str:
+    assert final.weights is not None, "it did not diverge"
+    return f"weights in {directory / final.weights}"
 
 
 def show_training(console: Console, result: TrainResult) -> None:
@@ -122,9 +145,10 @@ def show_plan(console: Console, result: PlanResult) -> None:
             name = f"s = {bracket.s}" if place == 0 else ""
             table.add_row(name, str(place), str(rung.iterations), str(rung.trials), end_section=last)
     console.print(table)
+    several = "s" if result.final_iterations > result.max_iterations else ""
     console.print(
         f"{result.trials} trials, {result.iterations} iterations in all ({result.iterations_restarting} if every rung "
-        f"began from scratch), then {result.final_iterations} of the final training",
+        f"began from scratch), then {result.final_iterations} of the final training{several}",
         soft_wrap=True,
     )
     console.print(

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import write_whole
+from stantune.search.coordinator import Job
+from stantune.search.finals import Final, weights_of
 from stantune.search.storage import sqlite_url, without_password
 from stantune.search.store import Store
 
@@ -53,26 +55,28 @@ class SearchDirectory:
         return cls(path, storage if storage is not None and without_password(storage) == noted else noted)
 
     @property
-    def final(self) -> Path:
-        """The checkpoint of the final training; at its end it holds the weights that the search found."""
-        return self.path / "final.pt"
-
-    @property
     def result(self) -> Path:
         """The result, as the JSON contract has it."""
         return self.path / "result.json"
 
-    def checkpoint(self, number: int | None) -> Path:
-        """Return the checkpoint of a trial; None stands for the final training."""
-        return self.final if number is None else self.path / "checkpoints" / f"trial-{number:06d}.pt"
+    def checkpoint(self, number: int) -> Path:
+        """Return the checkpoint of a trial."""
+        return self.path / "checkpoints" / f"trial-{number:06d}.pt"
 
-    def discard(self, number: int | None) -> None:
-        """Delete the checkpoint of a trial, None of the final training, if there is one."""
-        self.checkpoint(number).unlink(missing_ok=True)
+    def final(self, rank: int = 0) -> Path:
+        """Return the checkpoint of a finalist's training, by its rank; at its end it holds the weights."""
+        return self.path / weights_of(rank)
 
-    def sweep(self, number: int | None) -> None:
+    def checkpoint_of(self, job: Job | Final) -> Path:
+        """Return the checkpoint of a training."""
+        return self.final(job.rank) if isinstance(job, Final) else self.checkpoint(job.number)
+
+    def discard(self, checkpoint: Path) -> None:
+        """Delete a checkpoint if there is one."""
+        checkpoint.unlink(missing_ok=True)
+
+    def sweep(self, checkpoint: Path) -> None:
         """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
-        checkpoint = self.checkpoint(number)
         for part in checkpoint.parent.glob(f".{checkpoint.name}.*.part"):
             part.unlink(missing_ok=True)
 
@@ -133,7 +137,7 @@ class SearchDirectory:
         else:
             Store.delete(self.url, self.study)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-        for file in (self.final, self.result, self._note):
+        for file in (*self.path.glob("final*.pt"), self.result, self._note):
             file.unlink(missing_ok=True)
 
     @property

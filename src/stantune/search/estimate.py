@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,7 +22,7 @@ TIMED = 16
 
 
 def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits, workers: int = 1) -> float:
-    """Return the seconds of a whole search if no trial diverges, the final training and all evaluations included.
+    """Return the seconds of a whole search if no trial diverges, final trainings and all evaluations included.
 
     Exact and, under STAN, reduced iterations of the problem's own setting are timed here and now, in this process
     alone: that several workers do not slow one another down is supposed.
@@ -36,7 +37,8 @@ def estimate_seconds(problem: Problem, settings: SearchSettings, splits: Splits,
         return exact * (stop - start) - sum(saving.of(start, stop) for saving in savings)
 
     final = exact * settings.max_iterations + 2 * cost.evaluation_seconds
-    return seconds_of(settings.plan(), training, cost.evaluation_seconds, workers) + final
+    rounds = math.ceil(settings.finalists / workers)
+    return seconds_of(settings.plan(), training, cost.evaluation_seconds, workers) + rounds * final
 
 
 class _Saving(NamedTuple):

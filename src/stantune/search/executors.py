@@ -7,11 +7,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from stantune.errors import DamagedCheckpointError, StantuneError
 from stantune.outcome import Cost, Outcome
 from stantune.search.coordinator import Job
+from stantune.search.finals import Final
 
 _CAUSE_LENGTH = 200
 # Where the code is that no user wrote: installed packages, the standard library, and ours.
@@ -21,13 +22,15 @@ _LIBRARIES = [
 ]
 
 StopEarly = Callable[[], bool]
+# What a search has trained: a trial on its way to a rung, or a finalist.
+Training: TypeAlias = Job | Final
 
 
 @dataclass(frozen=True)
 class Task:
-    """A training to be done: a trial's job, or the final training where `job` is None."""
+    """A training to be done."""
 
-    job: Job | None
+    job: Training
     params: Mapping[str, Any]
 
 
@@ -52,7 +55,7 @@ class Ended(NamedTuple):
 
 def not_begun(task: Task) -> Ended:
     """Return the end of a task that was interrupted before it was begun."""
-    return Ended(task, Outcome(task.job.start if task.job else 0, {}, None, True, Cost()))
+    return Ended(task, Outcome(task.job.start, {}, None, True, Cost()))
 
 
 class Watch(Protocol):

@@ -14,13 +14,13 @@ from stantune.outcome import Outcome
 from stantune.problems import Problem
 from stantune.search.coordinator import Coordinator, Job
 from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Ended, Executor, Failure, Task
+from stantune.search.executors import Ended, Executor, Failure, Task, Training
+from stantune.search.finals import Final, finals_of, winner_of
 from stantune.search.hyperband import Bracket
 from stantune.search.progress import Progress
 from stantune.search.proposals import Proposals
 from stantune.search.rows import TrialRow
 from stantune.search.settings import SearchSettings
-from stantune.search.standings import incumbent
 from stantune.search.store import Store
 from stantune.search.watching import Silent, Watcher
 
@@ -37,16 +37,27 @@ class SearchState(NamedTuple):
     Attributes:
         plan: its brackets.
         rows: the trial table.
-        final: the final training: params, iterations, errors {split: percent}, diverged_at, cost; None before it.
+        finals: of each final training that is over, by its finalist's rank: params, iterations, errors
+            {split: percent}, diverged_at, cost.
         complete: all that the plan asks for is done; trials that failed for good count as done.
-        final_failure: why the final training failed for good, None where it did not; the next call tries it again.
+        final_failure: why a final training failed for good, None where none did; the next call tries it again.
     """
 
     plan: tuple[Bracket, ...]
     rows: list[TrialRow]
-    final: Mapping[str, Any] | None
+    finals: Mapping[int, Mapping[str, Any]]
     complete: bool
     final_failure: str | None = None
+
+    @property
+    def winner(self) -> int | None:
+        """The rank of the finalist that won; None where the search is not complete or found nothing."""
+        return winner_of(self.finals) if self.complete else None
+
+    @property
+    def final(self) -> Mapping[str, Any] | None:
+        """What the winner's final training came to; None where there is no winner."""
+        return None if self.winner is None else self.finals[self.winner]
 
 
 def search(
@@ -98,14 +109,15 @@ def search(
             retries,
         )
         complete = runner.run()
-        return SearchState(plan, store.rows(), store.final(), complete, runner.final_failure)
+        return SearchState(plan, store.rows(), runner.finals, complete, runner.final_failure)
 
 
 class _Runner:
-    """Goes from job to job; a job of None is the final training.
+    """Goes from job to job, the final trainings at last.
 
     Attributes:
-        final_failure: why the final training failed for good, None where it did not.
+        finals: what those that are over came to, by rank.
+        final_failure: why one of them failed for good, None where none did.
     """
 
     def __init__(
@@ -119,7 +131,10 @@ class _Runner:
         stop_early: Callable[[], bool],
         retries: int,
     ) -> None:
+        # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
+        self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finalists}
         self.final_failure: str | None = None
+        self._settings = settings
         self._proposals = proposals
         self._coordinator = Coordinator(settings.plan())
         self._store = store
@@ -128,10 +143,10 @@ class _Runner:
         self._watcher = watcher
         self._stop_early = stop_early
         self._retries = retries
-        self._progress = Progress(settings.plan(), settings.max_iterations)
+        self._progress = Progress(settings.plan())
         # What may be begun now, in this order, and what is running, with the moment from which its time counts.
-        self._queue: deque[Job | None] = deque()
-        self._running: dict[Job | None, float] = {}
+        self._queue: deque[Training] = deque()
+        self._running: dict[Training, float] = {}
         # Jobs of the queue and running ones, by rung: where none is left, the rung may be closed and others begin.
         self._open: Counter[tuple[int, int] | None] = Counter()
         # The table may allow more than what is in the queue.
@@ -139,7 +154,7 @@ class _Runner:
         # Trials that equal earlier ones were made since the last look.
         self._duplicates = False
         self._stopped = False
-        self._final_failures = 0
+        self._final_failures: Counter[Final] = Counter()
         self._tidied: set[int] = set()
         # Jobs done since ended trials were last closed, and before that.
         self._done_since = self._done_before = 0
@@ -176,7 +191,7 @@ class _Runner:
             return False
         job, rows = self._queue[0], self._store.rows()
         # A setting may be waiting for a result; then so are those behind it, because trials are numbered in order.
-        return job is None or job.number < len(rows) or job.number < self._proposals.begins(rows)
+        return isinstance(job, Final) or job.number < len(rows) or job.number < self._proposals.begins(rows)
 
     def _look(self) -> None:
         """Put into the queue all that may begin, as the table is now.
@@ -190,36 +205,36 @@ class _Runner:
                 self._store.take_over(take_over)
         rows = self._store.rows()
         ready = self._coordinator.ready_jobs(rows)
+        finals = [] if ready else self._finals_left(rows)
+        left: list[Training] = [*ready, *finals]
         if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
             self._tidy(rows)
-            self._progress.update(rows)
+            several = self._settings.finalists if ready else len(finals)
+            self._progress.update(rows, several * self._settings.max_iterations)
             self._done_since, self._done_before = 0, self._done_before + self._done_since
         self._open = Counter(map(_rung, ready))
-        self._queue = deque(job for job in ready if job not in self._running)
-        if not ready and not self._running and self._wants_final(rows):
-            self._queue.append(None)
+        self._queue = deque(job for job in left if job not in self._running)
         self._stale = self._duplicates = False
 
-    def _wants_final(self, rows: list[TrialRow]) -> bool:
-        return self.final_failure is None and incumbent(rows) is not None and self._store.final() is None
+    def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
+        """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
+        finals = finals_of(rows, self._settings.finalists, self._settings.max_iterations)
+        return [
+            final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
+        ]
 
-    def _begin(self, job: Job | None) -> None:
+    def _begin(self, job: Training) -> None:
         rows = self._store.rows()
-        if job is None:
-            best = incumbent(rows)
-            assert best is not None
-            params = best.params
-        else:
-            if job.number == len(rows):
-                setting, past = self._proposals.propose(job.number, rows), self._proposals.started_from(job.number)
-                self._store.create(job.number, setting, job.bracket, past)
-                rows = self._store.rows()
-                if rows[job.number].equals:
-                    # It may take over what an equal trial has; whether it comes again, the next look tells.
-                    self._duplicates = True
-                    self._close_up(job)
-                    return
-            params = rows[job.number].params
+        if isinstance(job, Job) and job.number == len(rows):
+            setting, past = self._proposals.propose(job.number, rows), self._proposals.started_from(job.number)
+            self._store.create(job.number, setting, job.bracket, past)
+            rows = self._store.rows()
+            if rows[job.number].equals:
+                # It may take over what an equal trial has; whether it comes again, the next look tells.
+                self._duplicates = True
+                self._close_up(job)
+                return
+        params = rows[job.number].params
         self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
@@ -241,23 +256,26 @@ class _Runner:
         cost = asdict(how.cost)
         spent = how.cost.exact_seconds + how.cost.reduced_seconds + how.cost.evaluation_seconds
         cost["coordination_seconds"] = max(now - began - spent, 0.0)
-        if job is None:
-            self._store.set_final(_final(ended.task, how, cost))
+        if isinstance(job, Final):
+            result = _result(ended.task, how, cost)
+            self._store.set_final(job.rank, result)
+            self.finals[job.rank] = result
         elif how.diverged_at is not None:
             self._store.record_divergence(job.number, job.stop, how.diverged_at, cost)
         else:
             self._store.record(job.number, job.stop, how.errors["validation"], cost)
         self._over(job)
 
-    def _failed(self, job: Job | None, failure: Failure) -> None:
-        number = None if job is None else job.number
+    def _failed(self, job: Training, failure: Failure) -> None:
+        checkpoint = self._directory.checkpoint_of(job)
         if failure.damaged:
-            self._directory.discard(number)
-        self._directory.sweep(number)
-        if job is None:
-            self._final_failures += 1
-            for_good = self._final_failures > self._retries
-            self.final_failure = failure.cause if for_good else None
+            self._directory.discard(checkpoint)
+        self._directory.sweep(checkpoint)
+        if isinstance(job, Final):
+            self._final_failures[job] += 1
+            for_good = self._final_failures[job] > self._retries
+            if for_good:
+                self.final_failure = failure.cause
         else:
             before = sum(earlier.stop == job.stop for earlier in self._store.rows()[job.number].failures)
             for_good = before >= self._retries
@@ -270,13 +288,13 @@ class _Runner:
             self._progress.retry(job)
             self._queue.appendleft(job)
 
-    def _over(self, job: Job | None) -> None:
+    def _over(self, job: Training) -> None:
         """A job is done with."""
         self._done_since += 1
         self._progress.end(job)
         self._close_up(job)
 
-    def _close_up(self, job: Job | None) -> None:
+    def _close_up(self, job: Training) -> None:
         """Count a job off its rung; with the last one the rung may be closed, and other jobs begin."""
         self._open[_rung(job)] -= 1
         self._stale |= self._open[_rung(job)] <= 0
@@ -295,7 +313,7 @@ class _Runner:
         self._store.close(ended)
         for number in ended.keys() - self._tidied:
             if ended[number] != "finished":
-                self._directory.discard(number)
+                self._directory.discard(self._directory.checkpoint(number))
         self._tidied.update(ended)
 
     def _moved(self, task: Task, done: int) -> None:
@@ -303,11 +321,11 @@ class _Runner:
         self._watcher.iteration(self._progress)
 
 
-def _rung(job: Job | None) -> tuple[int, int] | None:
-    return None if job is None else (job.bracket, job.stop)
+def _rung(job: Training) -> tuple[int, int] | None:
+    return None if isinstance(job, Final) else (job.bracket, job.stop)
 
 
-def _final(task: Task, outcome: Outcome, cost: Mapping[str, float]) -> dict[str, Any]:
+def _result(task: Task, outcome: Outcome, cost: Mapping[str, float]) -> dict[str, Any]:
     return {
         "params": dict(task.params),
         "iterations": outcome.iterations,

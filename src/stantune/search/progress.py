@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from stantune.search.coordinator import Job, rungs
+from stantune.search.coordinator import rungs
+from stantune.search.executors import Training
 from stantune.search.hyperband import Bracket
 from stantune.search.rows import TrialRow
 from stantune.search.standings import Status, incumbent, status
@@ -14,40 +15,38 @@ from stantune.search.standings import Status, incumbent, status
 class Progress:
     """Counts iterations as they are trained; looks at the table only when it is asked.
 
-    A job of None stands for the final training, here as everywhere.
-
     Attributes:
-        final_iterations: iterations of the final training.
         retried: trainings that failed and were begun again, by this process.
     """
 
-    def __init__(self, plan: Sequence[Bracket], final_iterations: int) -> None:
-        self.final_iterations = final_iterations
+    def __init__(self, plan: Sequence[Bracket]) -> None:
         self.retried = 0
         self._plan = plan
         self._rows: Sequence[TrialRow] = ()
         self._left = 0
         self._trained = 0
         # The iteration at which each running job is; None until it has done one, since it may go on from a checkpoint.
-        self._running: dict[Job | None, int | None] = {}
+        self._running: dict[Training, int | None] = {}
         # Iterations of the jobs that ended since the table was last looked at: nothing is left of those.
         self._ended = 0
-        self._final_done = False
         # When the first iteration was told: until then workers were loading their data.
         self._began: float | None = None
 
-    def update(self, rows: Sequence[TrialRow]) -> None:
-        """Take the table as it is now; takes time in proportion to the trials, so call it once per rung."""
+    def update(self, rows: Sequence[TrialRow], finals: int) -> None:
+        """Take the table as it is now, and the iterations that are left of the final trainings.
+
+        Takes time in proportion to the trials, so call it once per rung.
+        """
         self._rows = rows
-        self._left = iterations_left(self._plan, rows) + (0 if self._final_done else self.final_iterations)
+        self._left = iterations_left(self._plan, rows) + finals
         self._ended = 0
 
-    def begin(self, job: Job | None, rows: Sequence[TrialRow]) -> None:
+    def begin(self, job: Training, rows: Sequence[TrialRow]) -> None:
         """A job begins."""
         self._rows = rows
         self._running[job] = None
 
-    def iteration(self, job: Job | None, done: int) -> None:
+    def iteration(self, job: Training, done: int) -> None:
         """A running job has done so many iterations."""
         if self._began is None:
             self._began = time.monotonic()
@@ -55,22 +54,20 @@ class Progress:
         self._trained += 1 if before is None else max(done - before, 0)
         self._running[job] = done
 
-    def end(self, job: Job | None) -> None:
+    def end(self, job: Training) -> None:
         """A running job is over, and has its result in the table."""
         del self._running[job]
-        self._final_done = job is None
-        start, stop = self._span(job)
-        self._ended += stop - start
+        self._ended += job.stop - job.start
 
-    def retry(self, job: Job | None) -> None:
+    def retry(self, job: Training) -> None:
         """A running job has failed, and is to be begun again."""
         del self._running[job]
         self.retried += 1
 
     @property
-    def running(self) -> Mapping[Job | None, int]:
+    def running(self) -> Mapping[Training, int]:
         """The running jobs in the order in which they began, and the iteration at which each is."""
-        return {job: self._span(job)[0] if at is None else at for job, at in self._running.items()}
+        return {job: job.start if at is None else at for job, at in self._running.items()}
 
     @property
     def status(self) -> Status:
@@ -100,8 +97,8 @@ class Progress:
 
     @property
     def iterations_left(self) -> int:
-        """Iterations left, the final training's among them, if no trial diverges any more."""
-        done = sum(at - self._span(job)[0] for job, at in self.running.items())
+        """Iterations left, those of the final trainings among them, if no trial diverges any more."""
+        done = sum(at - job.start for job, at in self.running.items())
         return max(self._left - self._ended - done, 0)
 
     @property
@@ -110,9 +107,6 @@ class Progress:
         if self._trained < 10:
             return None
         return self.iterations_left / self.iterations_per_second
-
-    def _span(self, job: Job | None) -> tuple[int, int]:
-        return (0, self.final_iterations) if job is None else (job.start, job.stop)
 
 
 def iterations_left(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> int:

@@ -17,20 +17,20 @@ from stantune.search.training import TrainerOrder
 
 
 class RemoteDirectory(SearchDirectory):
-    """A search's directory whose checkpoints are elsewhere; all else is in it, the winner's weights as well."""
+    """A search's directory whose checkpoints are elsewhere; all else is in it, the finalists' weights as well."""
 
     def __init__(self, path: Path, storage: str | None, url: str) -> None:
         """Keep checkpoints at `url`, and the trial table as SearchDirectory does; raises UsageError."""
         super().__init__(path, storage)
         self.elsewhere = Place(url)
 
-    def discard(self, number: int | None) -> None:
+    def discard(self, checkpoint: Path) -> None:
         """See SearchDirectory."""
-        self.elsewhere.delete(self.checkpoint(number).name)
+        self.elsewhere.delete(checkpoint.name)
 
-    def sweep(self, number: int | None) -> None:
+    def sweep(self, checkpoint: Path) -> None:
         """See SearchDirectory."""
-        self.elsewhere.sweep(f".{self.checkpoint(number).name}.*.part")
+        self.elsewhere.sweep(f".{checkpoint.name}.*.part")
 
     def sweep_all(self) -> None:
         """See SearchDirectory."""
@@ -40,12 +40,13 @@ class RemoteDirectory(SearchDirectory):
     def clear(self) -> None:
         """See SearchDirectory."""
         super().clear()
-        self.elsewhere.sweep("trial-*.pt", self.final.name)
+        self.elsewhere.sweep("trial-*.pt", "final*.pt")
 
-    def bring_final(self) -> None:
-        """Fetch the winner's weights if there are some. Raises StantuneError."""
-        if self.elsewhere.holds(self.final.name):
-            self.elsewhere.fetch(self.final.name, self.final)
+    def bring_finals(self, finalists: int) -> None:
+        """Fetch the weights of so many finalists, where there are some. Raises StantuneError."""
+        for final in map(self.final, range(finalists)):
+            if self.elsewhere.holds(final.name):
+                self.elsewhere.fetch(final.name, final)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class FetchingTrainer:
 
     def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See executors.Trainer."""
-        path = self._scratch.checkpoint(task.job.number if task.job else None)
+        path = self._scratch.checkpoint_of(task.job)
         try:
             self._elsewhere.fetch(path.name, path)
             outcome = self._trainer.train(task, stop_early, watch)

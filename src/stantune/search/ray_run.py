@@ -52,7 +52,7 @@ def trainings_on(
     with signed(url) as sign, RayExecutor(cluster, make, share, sign, limits, most) as executor:
         yield executor
     if isinstance(directory, RemoteDirectory):
-        directory.bring_final()
+        directory.bring_finals(settings.finalists)
 
 
 def _absolute(problem: str) -> str:

@@ -49,6 +49,7 @@ class SearchSettings:
         stan: STAN's settings for the trials, without a seed of its own; None trains exactly.
         rates: STAN's rates by rung in place of that of `stan`: the last one is that of the way to R, the one before it
             that of the way to the rung below, the first one's that of all lower rungs; none keeps that of `stan`.
+        finalists: so many of the best settings are trained exactly in the end. The trial table does not depend on it.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
     """
@@ -66,6 +67,7 @@ class SearchSettings:
     start: WarmStart | None = None
     stan: Stan | None = None
     rates: tuple[float, ...] = ()
+    finalists: int = 1
     threads: int = 1
     device: str = "cpu"
 
@@ -86,6 +88,8 @@ class SearchSettings:
             raise UsageError(f"--sampler {self.sampler} is unknown; give {' or '.join(SAMPLERS)}")
         if self.lag < 1:
             raise UsageError(f"--lag {self.lag} is too small; give about twice the number of workers, 1 or more")
+        if self.finalists < 1:
+            raise UsageError(f"--finalists {self.finalists} leaves no setting to be trained in the end; give 1 or more")
         self._check_mode()
         self.plan()
         self.rates_from()
@@ -137,7 +141,7 @@ class SearchSettings:
         return derive("trial", self.seed, number)
 
     def final_seed(self) -> int:
-        """Return the seed of the final training, which begins from scratch."""
+        """Return the seed of the final trainings, which begin from scratch; one for all, which compares settings."""
         return derive("final", self.seed)
 
     def _check_mode(self) -> None:

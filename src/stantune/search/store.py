@@ -256,17 +256,19 @@ class Store:
                 self._tables.close(ended)
             self._ended.update(endings)
 
-    def set_final(self, final: Mapping[str, Any]) -> None:
-        """Keep the search's final result (plain values), in place of an earlier one. Raises StoreError."""
+    def set_final(self, rank: int, final: Mapping[str, Any]) -> None:
+        """Keep what a final training came to (plain values), in place of an earlier one. Raises StoreError."""
+        # The best one's has the name that it had when there was no other.
+        name = f"{_FINAL}:{rank}" if rank else _FINAL
         with speaking_of(self.where, self.study_name):
-            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, _FINAL, dict(final)))
+            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, dict(final)))
 
-    def final(self) -> dict[str, Any] | None:
-        """Return the final result, or None before there is one. Raises StoreError."""
+    def finals(self) -> dict[int, dict[str, Any]]:
+        """Return what the final trainings came to, by their finalists' ranks. Raises StoreError."""
         with speaking_of(self.where, self.study_name):
             attributes = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
-        final: dict[str, Any] | None = attributes.get(_FINAL)
-        return final
+        ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in attributes if name.startswith(_FINAL)}
+        return {int(rank or 0): attributes[name] for name, rank in sorted(ranks.items())}
 
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, new: bool) -> None:
         here = json.loads(json.dumps(identity))

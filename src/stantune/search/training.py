@@ -15,6 +15,7 @@ from stantune.problems import Problem, Splits, find
 from stantune.runtime import tune_process
 from stantune.search.directory import SearchDirectory
 from stantune.search.executors import StopEarly, Task
+from stantune.search.finals import Final
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 from stantune.train import run
@@ -40,26 +41,26 @@ class ProblemTrainer:
         self._device = device or settings.device
 
     def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See executors.Trainer. The final training is exact, from scratch, to the maximum."""
+        """See executors.Trainer. A final training is exact, from scratch, to the maximum."""
         settings, job = self._settings, task.job
         evaluate: tuple[str, ...]
         rates: tuple[RateFrom, ...]
-        if job is None:
-            seed, start, stop = settings.final_seed(), 0, settings.max_iterations
+        if isinstance(job, Final):
+            seed = settings.final_seed()
             # Every entry computed, by native kernels where there are some.
             stan, rates = None if settings.stan is None else Stan(rate=1), ()
-            checkpoint, evaluate = self._directory.final, ("validation", "test")
+            evaluate = ("validation", "test")
         else:
-            seed, start, stop = settings.trial_seed(job.number), job.start, job.stop
+            seed = settings.trial_seed(job.number)
             stan = None if settings.stan is None else replace(settings.stan, seed=seed)
             rates = settings.rates_from()
-            checkpoint, evaluate = self._directory.checkpoint(job.number), ("validation",)
+            evaluate = ("validation",)
         return run(
             self._problem,
             task.params,
-            checkpoint,
-            start,
-            stop,
+            self._directory.checkpoint_of(job),
+            job.start,
+            job.stop,
             splits=self._splits,
             seed=seed,
             stan=stan,

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from stantune.search.coordinator import Job
+from stantune.search.executors import Training
 from stantune.search.progress import Progress
 
 
 class Watcher(Protocol):
     """Is told what a search does; draws it or not."""
 
-    def job(self, job: Job | None, progress: Progress) -> None:
-        """A job begins; None stands for the final training."""
+    def job(self, job: Training, progress: Progress) -> None:
+        """A training begins."""
         ...
 
     def iteration(self, progress: Progress) -> None:
         """Iterations were trained."""
         ...
 
-    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
-        """A job failed; unless it did so for good, it is tried again."""
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
+        """A training failed; unless it did so for good, it is tried again."""
         ...
 
 
 class Silent:
     """Draws nothing."""
 
-    def job(self, job: Job | None, progress: Progress) -> None:
+    def job(self, job: Training, progress: Progress) -> None:
         """Draw nothing."""
 
     def iteration(self, progress: Progress) -> None:
         """Draw nothing."""
 
-    def failure(self, job: Job | None, cause: str, for_good: bool) -> None:
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
         """Draw nothing."""

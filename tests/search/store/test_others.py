@@ -114,7 +114,7 @@ def test_a_study_deleted_under_a_search(table: Any, store: Store, url: str) -> N
     with pytest.raises(StoreError, match="is gone or was ended"):
         store.record(3, 1, 5.0)
     with pytest.raises(StoreError) as error:
-        store.set_final({})
+        store.set_final(0, {})
     table.one_sentence(error)
 
 

@@ -107,11 +107,12 @@ def test_recording_the_same_again_replaces_it(table: Any, store: Store, url: str
 
 
 def test_final(table: Any, store: Store, url: str) -> None:
-    assert store.final() is None
-    store.set_final({"test_error": 1.0})
-    store.set_final({"test_error": 0.9, "params": table.params})
+    assert store.finals() == {}
+    store.set_final(0, {"test_error": 1.0})
+    store.set_final(2, {"test_error": 0.8})
+    store.set_final(0, {"test_error": 0.9, "params": table.params})
     with table.open(url) as again:
-        assert again.final() == {"test_error": 0.9, "params": table.params}
+        assert again.finals() == {0: {"test_error": 0.9, "params": table.params}, 2: {"test_error": 0.8}}
 
 
 def test_two_studies_in_one_database(table: Any, store: Store, url: str) -> None:
@@ -125,7 +126,7 @@ def test_two_studies_in_one_database(table: Any, store: Store, url: str) -> None
 
 def test_delete(table: Any, store: Store, url: str, tmp_path: Path) -> None:
     table.fill(store)
-    store.set_final({})
+    store.set_final(0, {})
     store.release()
     with Store.open(url, "other", {}, table.space) as other:
         table.fill(other)
@@ -140,7 +141,7 @@ def test_delete(table: Any, store: Store, url: str, tmp_path: Path) -> None:
     assert {name for name, rows in left.items() if rows} <= {"version_info", "alembic_version"}
     with table.open(url, {"seed": 5}) as anew:
         assert anew.rows() == []
-        assert anew.final() is None
+        assert anew.finals() == {}
 
 
 def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str) -> None:
