@@ -313,8 +313,8 @@ def report(kept: Kept, runs: Sequence[Run], ways: Sequence[str], learning: float
         (
             way,
             str(stop),
-            _mean(line.same_rung, ".2f"),
-            _mean(line.top, ".2f"),
+            _spread(line.same_rung),
+            _spread(line.top),
             _mean(line.regret, ".2f"),
             f"{max(line.regret, default=math.nan):.2f}",
             _mean(line.above, "+.2f"),
@@ -359,6 +359,12 @@ def report(kept: Kept, runs: Sequence[Run], ways: Sequence[str], learning: float
 def _mean(values: Sequence[float], form: str) -> str:
     there = [value for value in values if not math.isnan(value)]
     return format(statistics.fmean(there), form) if there else "–"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return the mean and the spread of the seeds, of which some may have had too few settings."""
+    there = [value for value in values if not math.isnan(value)]
+    return f"{_mean(there, '.2f')} ± {statistics.stdev(there):.2f}" if len(there) > 1 else _mean(there, ".2f")
 
 
 def main() -> None:

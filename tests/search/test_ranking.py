@@ -155,7 +155,7 @@ def test_who_is_trained(
     assert len(done) - len(set(done)) <= 2
     printed = capsys.readouterr().out
     assert "2 seeds, 8 settings: 4 learn, 2 diverged, 2 do not learn" in printed
-    assert "| stan:auto | 270 | 1.00 | 1.00 | 0.00 |" in printed
+    assert "| stan:auto | 270 | 1.00 ± 0.00 | 1.00 ± 0.00 | 0.00 |" in printed
     # Another rate needs nothing else; "auto" is kept under the rates that it stands for.
     before = len(done)
     monkeypatch.setattr(sys, "argv", [*typed, "--rates", "0.25", "stan:0.25,0.5,1", "--keep", str(keep)])
