@@ -33,6 +33,18 @@ def test_half_written_files_of_a_killed_search_are_swept_and_whole_ones_kept(tmp
     assert all(file.exists() for file in whole)
 
 
+def test_what_is_not_the_search_s_is_left_where_it_is_cleared(tmp_path):
+    directory = SearchDirectory(tmp_path)
+    mine = [directory.checkpoint(1), directory.final(), directory.final(1), directory.final(11), directory.result]
+    others = [tmp_path / name for name in ("final_model.pt", "final-report.pt", "final.txt", "mine.pt")]
+    directory.checkpoint(1).parent.mkdir()
+    for file in (*mine, *others):
+        file.write_bytes(b"x")
+    directory.clear()
+    assert [file.name for file in mine if file.exists()] == []
+    assert all(file.exists() for file in others)
+
+
 def test_a_second_search_is_kept_out_and_sweeps_nothing(tmp_path):
     with SearchDirectory(tmp_path).locked():
         part = tmp_path / ".final.pt.0a.part"

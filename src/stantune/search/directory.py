@@ -137,7 +137,7 @@ class SearchDirectory:
         else:
             Store.delete(self.url, self.study)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-        for file in (*self.path.glob("final*.pt"), self.result, self._note):
+        for file in (self.final(), *self.path.glob("final-[0-9]*.pt"), self.result, self._note):
             file.unlink(missing_ok=True)
 
     @property

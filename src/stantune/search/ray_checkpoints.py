@@ -40,7 +40,7 @@ class RemoteDirectory(SearchDirectory):
     def clear(self) -> None:
         """See SearchDirectory."""
         super().clear()
-        self.elsewhere.sweep("trial-*.pt", "final*.pt")
+        self.elsewhere.sweep("trial-*.pt", self.final().name, "final-[0-9]*.pt")
 
     def bring_finals(self, finalists: int) -> None:
         """Fetch the weights of so many finalists, where there are some. Raises StantuneError."""
