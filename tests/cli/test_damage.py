@@ -206,7 +206,7 @@ def test_final_checkpoint_damaged(
     _cut(tmp_path / "final.pt")
     ended = stantune(*here, "--json", "-")
     assert ended.code == 0
-    assert "the final training failed (its checkpoint was cut short or altered): tried again" in ended.err
+    assert "the final training of trial 15 failed (its checkpoint was cut short or altered): tried again" in ended.err
     assert timeless(ended.json) == timeless(whole.run.json)
 
 
