@@ -207,6 +207,12 @@ def halving(errors: Mapping[int, Mapping[int, float]], stops: Sequence[int]) -> 
     return going_on[0]
 
 
+def regret(errors: Sequence[float], top: Sequence[float], finalists: int = 1) -> float:
+    """Return how far the best of so many settings with the lowest errors is, by its error in `top`, above the best."""
+    order = sorted(range(len(errors)), key=errors.__getitem__)
+    return min(top[place] for place in order[:finalists]) - min(top)
+
+
 class Line(NamedTuple):
     """What comes of one way at one rung, a value for each seed.
 
@@ -214,6 +220,7 @@ class Line(NamedTuple):
         same_rung: rank correlation with the exact errors at the same rung.
         top: rank correlation with the exact errors at R.
         regret: points of exact error at R of whoever is the best here, above those of whoever is the best at R.
+        of_two: the same of the better one of the best two.
         above: median over the settings of the error above the exact one at the same rung.
         faster: how many times faster the settings were trained up to this rung, all together.
     """
@@ -221,6 +228,7 @@ class Line(NamedTuple):
     same_rung: list[float]
     top: list[float]
     regret: list[float]
+    of_two: list[float]
     above: list[float]
     faster: list[float]
 
@@ -232,7 +240,7 @@ def lines_of(
     lines: dict[tuple[str, int], Line] = {}
     for way in (EXACT, *ways):
         for stop in stops:
-            line = lines[way, stop] = Line([], [], [], [], [])
+            line = lines[way, stop] = Line([], [], [], [], [], [])
             for by_way in trained.values():
                 exact, here = by_way[EXACT], by_way[way]
                 numbers = sorted(here)
@@ -243,28 +251,13 @@ def lines_of(
                 top = [exact[number].errors[stops[-1]] for number in numbers]
                 line.same_rung.append(spearman(errors, same))
                 line.top.append(spearman(errors, top))
-                line.regret.append(top[errors.index(min(errors))] - min(top))
+                line.regret.append(regret(errors, top))
+                line.of_two.append(regret(errors, top, finalists=2))
                 line.above.append(statistics.median(a - b for a, b in zip(errors, same, strict=True)))
                 both = [number for number in numbers if stop in here[number].seconds]
                 mine = sum(here[number].seconds[stop] for number in both)
                 line.faster.append(sum(exact[number].seconds[stop] for number in both) / mine if mine else math.nan)
     return lines
-
-
-def final_regrets(
-    trained: Mapping[int, Mapping[str, Mapping[int, Trained]]], way: str, top: int, finalists: int
-) -> list[float]:
-    """Return, of each seed, the points of exact error at R of the best of so many finalists, above the best setting's.
-
-    Finalists are the settings with the lowest errors at R, which is `top`, in this way.
-    """
-    regrets = []
-    for by_way in trained.values():
-        order = sorted(by_way[way], key=lambda number: (by_way[way][number].errors.get(top, math.inf), number))
-        exact = [by_way[EXACT][number].errors[top] for number in order]
-        if exact:
-            regrets.append(min(exact[:finalists]) - min(exact))
-    return regrets
 
 
 def halving_regrets(
@@ -338,8 +331,8 @@ def report(kept: Kept, runs: Sequence[Run], ways: Sequence[str], learning: float
             *(
                 cell
                 for regrets in (
-                    final_regrets(trained, way, stops[-1], 1),
-                    final_regrets(trained, way, stops[-1], 2),
+                    lines[way, stops[-1]].regret,
+                    lines[way, stops[-1]].of_two,
                     halving_regrets(trained, way, stops),
                 )
                 for cell in (_mean(regrets, ".2f"), f"{max(regrets, default=math.nan):.2f}")

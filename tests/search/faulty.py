@@ -1,8 +1,8 @@
 """Trainings that take almost no time and go wrong where they are told to, in workers that need no PyTorch.
 
 A trial's error is a hash of its setting and iterations. Its checkpoint holds how far it is, and is written after each
-iteration. Each iteration leaves a line in the file `log`: process, trial (or -1: the best
-one's final training), iteration.
+iteration. Each iteration leaves a line in the file `log`: process, trial (or -1:
+the best one's final training), iteration.
 """
 
 from __future__ import annotations

@@ -92,10 +92,9 @@ def test_lines_by_hand(ranking: ModuleType) -> None:
     assert found["0.5", 30].above == [5]
     assert ranking.halving_regrets({7: {"exact": exact, "0.5": half}}, "0.5", STOPS) == [1]
     assert ranking.halving_regrets({7: {"exact": exact, "0.5": half}}, "exact", STOPS) == [0]
-    ways = {7: {"exact": exact, "0.5": half}}
     # At 1/2 number 1 is first, and number 0, the best, second.
-    assert [ranking.final_regrets(ways, "0.5", 270, finalists) for finalists in (1, 2, 9)] == [[1], [0], [0]]
-    assert ranking.final_regrets(ways, "exact", 270, 1) == [0]
+    assert (top.of_two, found["exact", 270].of_two) == ([0], [0])
+    assert [ranking.regret([14, 12, math.inf], [10, 11, 15], finalists) for finalists in (1, 2, 9)] == [1, 0, 0]
     # Of ten settings, nine are in a bracket; the best of all is the worst at first, and is never chosen.
     late = {n: trained(ranking, 50 + n, 40 + n, 30 - n) for n in range(10)}
     (regret,) = ranking.halving_regrets({7: {"exact": late}}, "exact", STOPS)

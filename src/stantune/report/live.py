@@ -13,7 +13,6 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from stantune.report.words import duration, percent
-from stantune.search.coordinator import Job
 from stantune.search.executors import Training
 from stantune.search.finals import Final
 from stantune.search.progress import Progress
@@ -33,13 +32,13 @@ class Lines(Silent):
 
     def job(self, job: Training, progress: Progress) -> None:
         """Write a line where another rung begins."""
-        if isinstance(job, Job):
+        if isinstance(job, Final):
+            what = f"final training of trial {job.number}"
+        else:
             if (job.bracket, job.stop) in self._begun:
                 return
             self._begun.add((job.bracket, job.stop))
             what = f"bracket {job.bracket}, rung of {job.stop} iterations"
-        else:
-            what = f"final training of trial {job.number}"
         self._console.print(f"{what}: {'; '.join(_state(progress))}", soft_wrap=True)
 
     def failure(self, job: Training, cause: str, for_good: bool) -> None:
@@ -74,7 +73,7 @@ class LiveView(Silent):
         table = Table.grid(padding=(0, 2))
         running = list(progress.running.items())
         for job, at in running[:SHOWN]:
-            which = f"bracket s = {job.bracket}" if isinstance(job, Job) else "final training"
+            which = "final training" if isinstance(job, Final) else f"bracket s = {job.bracket}"
             table.add_row(f"trial {job.number}", f"iteration {at} of {job.stop}, {which}")
         if len(running) > SHOWN:
             table.add_row("", f"and {len(running) - SHOWN} more")
@@ -97,9 +96,10 @@ def _counts(progress: Progress) -> str:
 
 def failure_text(job: Training, cause: str, for_good: bool) -> str:
     """Say which training failed, and what comes of it."""
-    which = f"trial {job.number}, on its way to {job.stop} iterations,"
     if isinstance(job, Final):
         which = f"the final training of trial {job.number}"
+    else:
+        which = f"trial {job.number}, on its way to {job.stop} iterations,"
     return f"{which} failed ({cause}): {'given up' if for_good else 'tried again'}"
 
 
