@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stantune.outcome import Cost, Outcome
-from stantune.search.executors import InProcess, StopEarly, Task, Training
-from stantune.search.finals import Final
+from stantune.search.plan.finals import Final
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent
+from stantune.search.workers.executors import InProcess, StopEarly, Task, Training
 
 ETA = 3
 
@@ -28,7 +28,7 @@ ETA = 3
 class TrainsNothing:
     """Returns at once an error that looks random; one trial of ten diverges in each rung.
 
-    It makes itself in each worker. See stantune.search.executors.Trainer.
+    It makes itself in each worker. See stantune.search.workers.executors.Trainer.
     """
 
     def __call__(self, place: int) -> TrainsNothing:
@@ -65,11 +65,11 @@ def main() -> None:
     # Here, because workers import this file too, and need nothing of it.
     from dataclasses import replace
 
-    from stantune.problems import BUILT_IN
-    from stantune.search.directory import SearchDirectory
+    from stantune.images.problems import BUILT_IN
     from stantune.search.loop import search
     from stantune.search.settings import MODES, SAMPLERS, SearchSettings
-    from stantune.search.workers import Workers
+    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.workers.workers import Workers
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--power", type=int, default=6)

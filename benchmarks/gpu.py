@@ -22,8 +22,8 @@ from side_by_side import Times, table
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
+from stantune.images.problems import BUILT_IN
 from stantune.kernels.cuda import choices, cuda_path
-from stantune.problems import BUILT_IN
 from stantune.stan.graphs import GraphedStep
 from stantune.stan.timing import clock_for
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from side_by_side import table
 
-from stantune.problems import find
+from stantune.images.problems import find
 from stantune.runtime import tune_process
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.train import error_percent
-from stantune.trial import Trial
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
 
 WAYS: Mapping[str, Stan] = {
     "exact": Stan(rate=1),

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stantune.nets.mlp import mlp
-from stantune.problems import Problem, find
+from stantune.images.nets.mlp import mlp
+from stantune.images.problems import Problem, find
 from stantune.runtime import tune_process
 from stantune.seeds import derive
-from stantune.train import run
+from stantune.training.train import run
 
 BATCH = 100
 INPUTS = 28 * 28

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from side_by_side import Side, Times, interleave, plot, setting, several, table, thread_count
 from torch import Tensor, nn
 
+from stantune.images.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
 from stantune.kernels.blocks import Follow, convolve
 from stantune.kernels.library import plain_pytorch
-from stantune.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
 from stantune.stan.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.lists import lists_of
 

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from quality_results import Found
 
-from stantune.data import Batches
+from stantune.images.data import Batches
+from stantune.images.problems import find
 from stantune.kernels.library import plain_pytorch
-from stantune.problems import find
 from stantune.runtime import tune_process
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.seeds import derive
 from stantune.space import Float
-from stantune.train import error_percent, run
+from stantune.training.train import error_percent, run
 
 ETA = 3
 # Seconds that a process waits for the database while the other one writes.

@@ -24,15 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.problems import Splits, find
+from stantune.images.problems import Splits, find
+from stantune.images.solver import MultiStep
 from stantune.runtime import tune_process
 from stantune.seeds import derive
-from stantune.solver import MultiStep
 from stantune.stan.entries import PATTERNS, Grid, Pattern, draw_grid
 from stantune.stan.fill import nearest_computed, spread
 from stantune.stan.strided import conv2d_on_grid
-from stantune.train import error_percent
-from stantune.trial import Trial
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
 
 LAYERS = ("conv1", "conv2", "conv3")
 ROWS, COLUMNS, BLOCKS = (PATTERNS[name] for name in ("rows", "columns", "blocks"))

@@ -39,13 +39,13 @@ from ways import name_of, with_way
 
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
-from stantune.problems import Splits, find
+from stantune.images.problems import Splits, find
 from stantune.runtime import tune_process
-from stantune.search import fidelity
-from stantune.search.sampling import sample
+from stantune.search.plan import fidelity
+from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings, default_min_iterations
-from stantune.train import error_percent
-from stantune.trial import Trial
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
 
 ETA = 3
 EXACT = "exact"

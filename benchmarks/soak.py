@@ -30,14 +30,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stantune.errors import DamagedCheckpointError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import Job
-from stantune.search.executors import StopEarly, Task
-from stantune.search.finals import weights_of
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.finals import weights_of
+from stantune.search.workers.executors import StopEarly, Task
 
 if TYPE_CHECKING:
     # Imported for real where they are used: a worker, which imports this file too, needs no PyTorch.
-    from stantune.search.executors import Executor
     from stantune.search.loop import SearchState
+    from stantune.search.workers.executors import Executor
 
 ITERATIONS = 27
 PAUSE_SECONDS = 0.003
@@ -47,7 +47,7 @@ LEFT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class HashChains:
-    """Trains by hashing; makes itself in each worker. See stantune.search.executors.Trainer."""
+    """Trains by hashing; makes itself in each worker. See stantune.search.workers.executors.Trainer."""
 
     place: Path
 
@@ -97,11 +97,11 @@ def run(place: Path, seed: int, workers: int) -> SearchState:
     from torch import nn
 
     from stantune import Float, Problem, Solver, Space
-    from stantune.search.directory import SearchDirectory
-    from stantune.search.executors import InProcess
     from stantune.search.loop import search
     from stantune.search.settings import SearchSettings
-    from stantune.search.workers import Workers
+    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.workers.executors import InProcess
+    from stantune.search.workers.workers import Workers
 
     space = Space({"lr": Float(1e-3, 1.0, log=True), "momentum": Float(0.0, 0.9)})
     problem = Problem("chains", nn.Identity, "mnist", space, Solver(lr=0.1), iterations=ITERATIONS)

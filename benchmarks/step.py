@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from side_by_side import Side, interleave, plot, setting, several, table, thread_count
 
 from stantune import Stan, accelerate_
+from stantune.images.problems import BUILT_IN
 from stantune.kernels.library import plain_pytorch
-from stantune.problems import BUILT_IN
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 STOCK = "stock, best setting"

@@ -43,15 +43,15 @@ from ways import name_of, with_way
 
 from stantune.errors import UsageError
 from stantune.files import write_whole
+from stantune.images.problems import find
+from stantune.images.trainer import TrainerOrder
 from stantune.outcome import Outcome
-from stantune.problems import find
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Ended, Executor, StopEarly, Task, Watch
-from stantune.search.finals import Final
 from stantune.search.loop import search
+from stantune.search.plan.finals import Final
 from stantune.search.settings import SearchSettings, default_min_iterations
-from stantune.search.training import TrainerOrder
-from stantune.search.workers import Workers
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import Ended, Executor, StopEarly, Task, Watch
+from stantune.search.workers.workers import Workers
 
 
 def settings_of(problem: str, iterations: int, seed: int, side: str, finalists: int = 1) -> SearchSettings:
@@ -66,7 +66,7 @@ def settings_of(problem: str, iterations: int, seed: int, side: str, finalists: 
 
 
 class Timed:
-    """An executor that notes when results come in; see stantune.search.executors.Executor."""
+    """An executor that notes when results come in; see stantune.search.workers.executors.Executor."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from stantune.cli.options import PERIOD, SEARCH_RATE
 from stantune.errors import UsageError
-from stantune.problems import find
-from stantune.search import fidelity
+from stantune.images.problems import find
+from stantune.search.plan import fidelity
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 

@@ -22,14 +22,14 @@ from typing import NamedTuple
 from side_by_side import table
 
 from stantune.errors import StanWarning
-from stantune.problems import Splits, find
+from stantune.images.problems import Splits, find
+from stantune.images.solver import MultiStep
 from stantune.runtime import tune_process
 from stantune.seeds import derive
-from stantune.solver import MultiStep
 from stantune.stan.config import Stan
 from stantune.stan.entries import PLANE
-from stantune.train import error_percent
-from stantune.trial import Trial
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
 
 # No pattern is within it, so that a training measures them all at its refreshes and computes every entry.
 NEVER = 1e-9

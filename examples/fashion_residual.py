@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
-from stantune.data import Normalise
-from stantune.solver import Multiplier, MultiStep
+from stantune.images.data import Normalise
+from stantune.images.solver import Multiplier, MultiStep
 
 
 class Residual(nn.Module):

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from stantune.data import Dataset, data_root, fetch, load
+from stantune.images.data import Dataset, data_root, fetch, load
 from stantune.kernels import library
 
 # Triton reads this when it is first imported: its programs run in its interpreter, on the CPU.

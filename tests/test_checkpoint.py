@@ -16,8 +16,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stantune import checkpoint
 from stantune.errors import CheckpointError, StantuneError
+from stantune.training import checkpoint
 
 on_one_file = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

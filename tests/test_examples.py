@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from stantune.data import Dataset, Normalise, fetch, load
 from stantune.errors import StantuneError
-from stantune.problems import Problem, Splits, find
+from stantune.images.data import Dataset, Normalise, fetch, load
+from stantune.images.problems import Problem, Splits, find
 from stantune.space import Categorical, Integer, Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
-from stantune.train import run
+from stantune.training.train import run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fashion_residual.py"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.guard import CHANCE_MULTIPLE, PATIENCE, Guard
+from stantune.training.guard import CHANCE_MULTIPLE, PATIENCE, Guard
 
 LIMIT = 23.02585092994046  # ten times the natural logarithm of 10
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stantune.problems import Splits, find
+from stantune.images.problems import Splits, find
 from stantune.stan.config import Stan
-from stantune.train import run
+from stantune.training.train import run
 
 # The bounds leave a margin over the worst of three seeds (test error in percent, solver's own setting, batches of 100):
 # lenet, 300 iterations: exact 2.96, 3.11, 3.59; STAN at 1/2 3.26, 4.26, 4.30; at 1/4 5.21, 5.81, 6.48.

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
-from stantune.data import Split
 from stantune.errors import StanWarning
+from stantune.images.data import Split
+from stantune.images.problems import Splits, find
 from stantune.kernels.cuda import cuda_path
-from stantune.problems import Splits, find
 from stantune.stan.entries import PATTERNS, Grid
 from stantune.stan.graphs import GraphedStep
-from stantune.trial import Trial
+from stantune.training.trial import Trial
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 

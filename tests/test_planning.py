@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from stantune import Stan, planning
+from stantune import Stan
+from stantune.images.problems import find
 from stantune.kernels.library import kernels
-from stantune.problems import find
-from stantune.search.directory import SearchDirectory
 from stantune.search.planned import settle
 from stantune.search.settings import SearchSettings
-from stantune.search.store import Store
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
 from stantune.stan import layers
 from stantune.stan.config import LayerPlan
 from stantune.stan.fusion import natively
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
-from stantune.train import run
-from stantune.trial import Trial
+from stantune.training import planning
+from stantune.training.train import run
+from stantune.training.trial import Trial
 
 TINY = find(f"{Path(__file__).with_name('tiny_problem.py')}:problem")
 AUTO = Stan(rate="auto", tolerance=5.0, iterations=40)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from stantune.data import Dataset, Normalise, Split
 from stantune.errors import UsageError
-from stantune.problems import BUILT_IN, Problem, find
-from stantune.solver import Solver
+from stantune.images.data import Dataset, Normalise, Split
+from stantune.images.problems import BUILT_IN, Problem, find
+from stantune.images.solver import Solver
 from stantune.space import Categorical, Float, Integer, Space
 
 # Tables 1 to 5 of the source, as printed: (scale, min, max).
@@ -250,6 +250,6 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
 
 
 def test_importing_the_problems_loads_no_data_and_no_search() -> None:
-    code = "import sys, stantune.problems; print([m for m in ('optuna', 'PIL', 'rich') if m in sys.modules])"
+    code = "import sys, stantune.images.problems; print([m for m in ('optuna', 'PIL', 'rich') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

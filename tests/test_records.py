@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock
 from pydantic import TypeAdapter
 
+from stantune.compare.records import Records
 from stantune.errors import StantuneError, UsageError
-from stantune.records import Records
 from stantune.stan.config import LayerPlan, Memo, Stan
 from stantune.stan.meprop import MeProp
 

@@ -14,11 +14,11 @@ ROUNDS = """
 import resource
 import torch
 from stantune import Stan
-from stantune.data import Split
-from stantune.problems import BUILT_IN, Splits
+from stantune.images.data import Split
+from stantune.images.problems import BUILT_IN, Splits
 from stantune.runtime import tune_process
-from stantune.train import error_percent
-from stantune.trial import Trial
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
 
 tune_process(1)
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stantune.errors import UsageError
+from stantune.images.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
+from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver, numbers_of
 from stantune.kernels.sgd import Sgd
-from stantune.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
-from stantune.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver, numbers_of
 
 
 class Tiny(nn.Module):

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune import threads
+from stantune.images.problems import find
 from stantune.kernels.library import kernels
-from stantune.problems import find
 from stantune.stan import layers
-from stantune.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
+from stantune.training import threads
+from stantune.training.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
 
 TINY_FILE = Path(__file__).with_name("tiny_problem.py")
 

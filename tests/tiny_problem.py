@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Float, Problem, Solver, Space
-from stantune.data import Dataset, Split
+from stantune.images.data import Dataset, Split
 
 CLASSES = 4
 _trained_here = 0

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stantune.errors import NoEffectWarning, StantuneError
-    from stantune.problems import Problem
-    from stantune.solver import Solver
+    from stantune.images.problems import Problem
+    from stantune.images.solver import Solver
     from stantune.space import Categorical, Float, Integer, Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
-    from stantune.train import run
+    from stantune.training.train import run
 
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
 _HOME = {
@@ -20,14 +20,14 @@ _HOME = {
     "Float": "space",
     "Integer": "space",
     "NoEffectWarning": "errors",
-    "Problem": "problems",
-    "Solver": "solver",
+    "Problem": "images.problems",
+    "Solver": "images.solver",
     "Space": "space",
     "Stan": "stan.config",
     "StantuneError": "errors",
     "accelerate_": "stan.surgery",
     "restore_": "stan.surgery",
-    "run": "train",
+    "run": "training.train",
 }
 __all__ = [
     "Categorical",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stantune import files
-from stantune.search.directory import SearchDirectory
+from stantune.search.table.directory import SearchDirectory
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from stantune.search.directory import SearchDirectory
-from stantune.search.store import Store
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
 from stantune.space import Float, Space
 
 Stantune = Callable[..., Any]

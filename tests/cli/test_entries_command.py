@@ -162,7 +162,7 @@ def test_bad_use_is_one_sentence_before_any_work(
     options: tuple[object, ...],
     said: tuple[str, ...],
 ) -> None:
-    from stantune import checkpoint
+    from stantune.training import checkpoint
 
     file = tmp_path / "mine.py"
     file.write_text(
@@ -189,7 +189,7 @@ def test_bad_use_is_one_sentence_before_any_work(
 
 
 def test_damaged_and_foreign_checkpoints(entries: Callable[..., Any], stantune: Stantune, tmp_path: Path) -> None:
-    from stantune import checkpoint
+    from stantune.training import checkpoint
 
     damaged = tmp_path / "damaged.pt"
     checkpoint.save(damaged, json.dumps({"problem": "tiny", "setting": {}}), {"model": {}, "iteration": 3})

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from stantune.cli.options import PERIOD, QUICK_ITERATIONS, period_of
-from stantune.problems import BUILT_IN
+from stantune.images.problems import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.report.summary import bracket_results
-from stantune.search.hyperband import plan, trained_iterations
+from stantune.search.plan.hyperband import plan, trained_iterations
 from stantune.stan.config import Stan
 
 Stantune = Callable[..., Any]

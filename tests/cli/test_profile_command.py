@@ -16,7 +16,7 @@ Stantune = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rounds are enough for a layer that takes no time."""
-    monkeypatch.setattr("stantune.planning.SECONDS", 0.2)
+    monkeypatch.setattr("stantune.training.planning.SECONDS", 0.2)
 
 
 def test_a_fixed_rate(stantune: Stantune, tiny_file: Path) -> None:
@@ -55,7 +55,7 @@ def test_auto_and_no_exact_iterations(stantune: Stantune, tiny_file: Path) -> No
 
 
 def test_a_setting_that_diverges(stantune: Stantune, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stantune.planning.SECONDS", 60.0)  # it ends with the divergence, long before
+    monkeypatch.setattr("stantune.training.planning.SECONDS", 60.0)  # it ends with the divergence, long before
     run = stantune("profile", f"{tiny_file}:hopeless", "--threads", 1, "--json", "-")
     assert (run.code, run.out) == (1, "")
     assert "problem 'hopeless' diverges at iteration" in run.err

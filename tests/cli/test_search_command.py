@@ -14,7 +14,7 @@ import pytest
 from stantune.cli import stopping
 from stantune.report.results import SearchResult
 from stantune.report.summary import bracket_results
-from stantune.search.hyperband import plan, trained_iterations
+from stantune.search.plan.hyperband import plan, trained_iterations
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from stantune import threads
-from stantune.threads import Measured
+from stantune.training import threads
+from stantune.training.threads import Measured
 
 Stantune = Callable[..., Any]
 Machine = list[tuple[int, tuple[bool, ...]]]
@@ -119,7 +119,7 @@ def test_a_comparison_keeps_them_with_its_records(
 def test_a_profile_tells_all_times(stantune: Stantune, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     monkeypatch.setattr(threads, "SECONDS", 0.1)
-    monkeypatch.setattr("stantune.planning.SECONDS", 0.2)
+    monkeypatch.setattr("stantune.training.planning.SECONDS", 0.2)
     torch.set_num_threads(1)
     run = stantune("profile", f"{tiny_file}:problem", "--batch-size", 20, "--threads", "auto", "--json", "-")
     assert run.code == 0, run.err

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stantune.report.results import SearchResult
-from stantune.search import patience
+from stantune.search.table import retry as patience
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]

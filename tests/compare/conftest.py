@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-import stantune.planning
-import stantune.train
-import stantune.turns
-from stantune.compare import Comparer, Comparison
-from stantune.data import Dataset, Split
+import stantune.compare.turns
+import stantune.training.planning
+import stantune.training.train
+from stantune.compare.comparison import Comparer, Comparison
+from stantune.compare.turns import Training
+from stantune.images.data import Dataset, Split
+from stantune.images.problems import Problem
+from stantune.images.solver import MultiStep, Solver
 from stantune.outcome import Cost
-from stantune.problems import Problem
 from stantune.seeds import derive
-from stantune.solver import MultiStep, Solver
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
-from stantune.train import run
-from stantune.trial import Trial
-from stantune.turns import Training
+from stantune.training.train import run
+from stantune.training.trial import Trial
 
 
 def noise(root: Path | None) -> Dataset:
@@ -85,7 +85,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    monkeypatch.setattr(stantune.planning, "SECONDS", 0.0)
+    monkeypatch.setattr(stantune.training.planning, "SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +103,7 @@ def digest(model: nn.Module) -> float:
 @pytest.fixture
 def errors_are_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the error of a model the digest of its weights, bit for bit."""
-    for module in (stantune.turns, stantune.train):
+    for module in (stantune.compare.turns, stantune.training.train):
         monkeypatch.setattr(module, "error_percent", lambda model, *rest: digest(model))
 
 
@@ -120,7 +120,7 @@ class Timed(Trial):
 @pytest.fixture
 def own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make all trials Timed."""
-    monkeypatch.setattr(stantune.turns, "Trial", Timed)
+    monkeypatch.setattr(stantune.compare.turns, "Trial", Timed)
 
 
 class Recorded(Trial):
@@ -142,7 +142,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
     """The class that all trials are of."""
     Recorded.turns.clear()
     Recorded.reduced.clear()
-    monkeypatch.setattr(stantune.turns, "Trial", Recorded)
+    monkeypatch.setattr(stantune.compare.turns, "Trial", Recorded)
     return Recorded
 
 

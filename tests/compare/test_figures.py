@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import stantune.compare
-from stantune.compare import (
+import stantune.compare.comparison
+from stantune.compare.comparison import (
     Spread,
     error_difference,
     scaled,
@@ -19,11 +19,11 @@ from stantune.compare import (
     speedup_deviation,
     spread,
 )
-from stantune.problems import Problem
+from stantune.compare.turns import Training
+from stantune.images.problems import Problem
+from stantune.images.solver import Fixed, MultiStep, Solver
 from stantune.seeds import derive
-from stantune.solver import Fixed, MultiStep, Solver
-from stantune.train import run
-from stantune.turns import Training
+from stantune.training.train import run
 
 
 def training(seconds: float, error: float | None, iterations: int = 10) -> Training:
@@ -57,7 +57,7 @@ def test_equal_time_fits_into_stans_time(bench: Any, monkeypatch: pytest.MonkeyP
         trained.append((stop, problem.solver.policy, rest["seed"]))
         return run(problem, setting, checkpoint, start, stop, **rest)
 
-    monkeypatch.setattr(stantune.compare, "run", train)
+    monkeypatch.setattr(stantune.compare.comparison, "run", train)
     comparison = bench.compared(equal_time=True)
     half, quarter = comparison.arms
     assert half.equal_time is not None

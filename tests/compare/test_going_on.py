@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from stantune.compare import Comparison
-from stantune.turns import TURN
+from stantune.compare.comparison import Comparison
+from stantune.compare.turns import TURN
 
 
 class Stop:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import stantune.compare
+import stantune.compare.comparison
 from stantune.errors import UsageError
-from stantune.problems import Problem, Splits
+from stantune.images.problems import Problem, Splits
 from stantune.stan.config import LayerPlan, Memo, Stan
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
@@ -42,7 +42,7 @@ def measured(bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...
         asked.append(layers)
         return TIMES
 
-    monkeypatch.setattr(stantune.compare, "times_of", times_of)
+    monkeypatch.setattr(stantune.compare.comparison, "times_of", times_of)
     return asked
 
 
@@ -60,7 +60,7 @@ def test_the_speedup_is_predicted_for_the_whole_training(bench: Any, measured: l
 def test_times_that_contradict_each_other_spoil_a_plan_alone(
     bench: Any, monkeypatch: pytest.MonkeyPatch, rate: Any, fits: bool
 ) -> None:
-    monkeypatch.setattr(stantune.compare, "times_of", lambda *_, **__: TIMES._replace(step_seconds=0.001))
+    monkeypatch.setattr(stantune.compare.comparison, "times_of", lambda *_, **__: TIMES._replace(step_seconds=0.001))
     stans = {"x": Stan(rate=rate)}
     if fits:
         assert bench.compared(seeds=1, iterations=5, stans=stans).arms[0].predicted_speedup is None
@@ -87,7 +87,7 @@ def test_auto_is_planned_once(bench: Any, measured: list[tuple[str, ...]], tmp_p
 @pytest.mark.usefixtures("measured", "errors_are_digests")
 def test_memo_in_turns(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([1_000_000])
-    monkeypatch.setattr(stantune.compare, "free_memory", lambda: next(free))
+    monkeypatch.setattr(stantune.compare.comparison, "free_memory", lambda: next(free))
     memo = Memo(samples=60, epoch=7)
     stans = {
         "0.5": Stan(memo=memo, period=2),

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.compare import Spread, error_difference, speedup
-from stantune.data import Dataset
+from stantune.compare.comparison import Spread, error_difference, speedup
+from stantune.compare.turns import TURN, WARM_UP, train_in_turns
 from stantune.errors import StantuneError
-from stantune.problems import Splits, find
+from stantune.images.data import Dataset
+from stantune.images.problems import Splits, find
+from stantune.images.solver import Inv, Solver
 from stantune.seeds import derive
-from stantune.solver import Inv, Solver
 from stantune.stan.config import Stan
-from stantune.train import run
-from stantune.trial import Trial
-from stantune.turns import TURN, WARM_UP, train_in_turns
+from stantune.training.train import run
+from stantune.training.trial import Trial
 
 
 @pytest.mark.usefixtures("errors_are_digests")

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stantune.data import catalog
-from stantune.data.catalog import DataFile, Description
-from stantune.data.formats import write_batch
+from stantune.images.data import catalog
+from stantune.images.data.catalog import DataFile, Description
+from stantune.images.data.formats import write_batch
 
 
 @dataclass

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stantune.data import Batch, Batches, Dataset, Normalise, Normaliser, Split, in_order
 from stantune.errors import UsageError
+from stantune.images.data import Batch, Batches, Dataset, Normalise, Normaliser, Split, in_order
 
 PLAIN = Normaliser(None, 1.0)
 

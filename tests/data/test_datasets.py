@@ -15,8 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.data import NAMES, Dataset, Split, data_root, hold_out, is_present, load
 from stantune.errors import DataError, UsageError
+from stantune.images.data import NAMES, Dataset, Split, data_root, hold_out, is_present, load
 
 
 def numbered(count: int) -> Split:
@@ -162,6 +162,6 @@ def test_cifar10_is_cifar10(cifar10: Dataset) -> None:
 
 
 def test_importing_needs_no_image_library_and_no_search() -> None:
-    code = "import sys, stantune.data; print([m for m in ('PIL', 'optuna', 'sqlalchemy') if m in sys.modules])"
+    code = "import sys, stantune.images.data; print([m for m in ('PIL', 'optuna', 'sqlalchemy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

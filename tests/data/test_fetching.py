@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stantune.data import catalog, fetch, fetching, load
-from stantune.data.catalog import DataFile, Description, describe
-from stantune.data.fetching import source_order
-from stantune.data.sources import SOURCES, RefusalError
 from stantune.errors import DataError, UsageError
+from stantune.images.data import catalog, fetch, fetching, load
+from stantune.images.data.catalog import DataFile, Description, describe
+from stantune.images.data.fetching import source_order
+from stantune.images.data.sources import SOURCES, RefusalError
 
 
 class Stub:
@@ -208,7 +208,7 @@ def test_ctrl_c_leaves_whole_files_only(tiny: Any, stub: Any, tmp_path: Path) ->
 
 SCRIPT = """
 import dataclasses, pickle, sys
-from stantune.data import catalog, fetch
+from stantune.images.data import catalog, fetch
 description = dataclasses.replace(pickle.load(open(sys.argv[1], "rb")), official=sys.argv[3])
 catalog.DATASETS[description.name] = description
 print("started", flush=True)

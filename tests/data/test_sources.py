@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stantune.data import sources
-from stantune.data.formats import read
-from stantune.data.sources import RefusalError
+from stantune.images.data import sources
+from stantune.images.data.formats import read
+from stantune.images.data.sources import RefusalError
 
 
 def tar(members: dict[str, bytes]) -> bytes:

@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stantune.images.nets.caffe import CaffeBatchNorm2d
 from stantune.kernels.batch_norm import fits, normalise
-from stantune.nets.caffe import CaffeBatchNorm2d
 
 pytestmark = pytest.mark.usefixtures("form", "_threads")
 EPSILON = torch.finfo(torch.float32).eps

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stantune.images.nets.caffe import WithinChannelLRN
 from stantune.kernels import library
 from stantune.kernels.lrn import normalise
-from stantune.nets.caffe import WithinChannelLRN
 
 pytestmark = pytest.mark.usefixtures("form", "_threads")
 EPSILON = torch.finfo(torch.float32).eps
@@ -112,7 +112,7 @@ def test_what_is_no_number_shows_where_it_does_in_plain_pytorch(
     x[0, 1, 2, 3] = value
     layer = WithinChannelLRN(0.5, power)
     native = layer(x)
-    monkeypatch.setattr("stantune.nets.caffe.suits", lambda *tensors: False)
+    monkeypatch.setattr("stantune.images.nets.caffe.suits", lambda *tensors: False)
     torch.testing.assert_close(native, layer(x), equal_nan=True)
 
 

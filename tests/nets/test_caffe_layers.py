@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from stantune.errors import UsageError
-from stantune.nets.caffe import (
+from stantune.images.nets.caffe import (
     CaffeBatchNorm2d,
     WithinChannelLRN,
     average_pool,

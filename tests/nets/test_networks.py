@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from stantune.errors import UsageError
-from stantune.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
-from stantune.nets.cifar import ALEXBN_SOLVER, ALEXLRN_SOLVER, CQ_SOLVER, alexbn, alexlrn, cq
-from stantune.nets.lenet import LENET_SOLVER, lenet
-from stantune.nets.mlp import MLP_SOLVER, mlp
-from stantune.solver import Fixed, Solver
+from stantune.images.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
+from stantune.images.nets.cifar import ALEXBN_SOLVER, ALEXLRN_SOLVER, CQ_SOLVER, alexbn, alexlrn, cq
+from stantune.images.nets.lenet import LENET_SOLVER, lenet
+from stantune.images.nets.mlp import MLP_SOLVER, mlp
+from stantune.images.solver import Fixed, Solver
 from stantune.stan.meprop import MePropLinear
 
 MNIST, CIFAR = (2, 1, 28, 28), (2, 3, 32, 32)

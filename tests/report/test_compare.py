@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from stantune.compare import Arm, Comparison, EqualTime, Training
+from stantune.compare.comparison import Arm, Comparison, EqualTime, Training
 from stantune.report.compare import CompareResult, compare_result, label, sentences, show_comparison
 from stantune.stan.config import Memo, Stan
 

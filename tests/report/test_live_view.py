@@ -8,11 +8,11 @@ import re
 from rich.console import Console
 
 from stantune.report.live import Lines, LiveView, training_progress, watching
-from stantune.search.coordinator import Job
-from stantune.search.finals import Final
-from stantune.search.hyperband import plan
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.finals import Final
+from stantune.search.plan.hyperband import plan
+from stantune.search.plan.rows import TrialRow
 from stantune.search.progress import Progress
-from stantune.search.rows import TrialRow
 
 PLAN = plan(27, 3, 3)
 # All of bracket 2's first rung: trial 4 diverged, trials 0 to 2 are promoted.

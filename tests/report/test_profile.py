@@ -7,12 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
-from stantune.problems import BUILT_IN
+from stantune.images.problems import BUILT_IN
 from stantune.report.profile import plan_sentences, profile_result, show_profile
 from stantune.stan.config import Stan
 from stantune.stan.plan import decide
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
-from stantune.threads import Measured
+from stantune.training.threads import Measured
 
 CQ = BUILT_IN["cq"]
 TIMES = ModelTimes(

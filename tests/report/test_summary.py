@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from stantune.images.problems import find
 from stantune.outcome import Cost
-from stantune.problems import find
 from stantune.report.summary import LEADERS, cost_seconds, summarise
-from stantune.search.hyperband import Bracket, Rung
 from stantune.search.loop import SearchState
-from stantune.search.rows import SegmentFailure, TrialRow
+from stantune.search.plan.hyperband import Bracket, Rung
+from stantune.search.plan.rows import SegmentFailure, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 

@@ -23,10 +23,10 @@ def run(place: Path, url: str, pause: float) -> None:
     from torch import nn
 
     from stantune import Float, Problem, Solver, Space
-    from stantune.search.directory import SearchDirectory
     from stantune.search.loop import search
     from stantune.search.settings import SearchSettings
-    from stantune.search.workers import Workers
+    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.workers.workers import Workers
 
     problem = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=FINAL)
     settings = SearchSettings(seed=0, max_iterations=FINAL, min_iterations=3)

@@ -20,9 +20,9 @@ from pathlib import Path
 from stantune.errors import DamagedCheckpointError, DataError, StantuneError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import Job
-from stantune.search.executors import StopEarly, Task
-from stantune.search.finals import weights_of
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.finals import weights_of
+from stantune.search.workers.executors import StopEarly, Task
 
 FINAL = 27
 

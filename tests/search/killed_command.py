@@ -25,8 +25,8 @@ from pathlib import Path
 from killing import kill_after
 
 from stantune.cli import main
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 from stantune.space import Space
 
 # Calls and returns: an iteration takes about 1 100, 14 000 to 28 000 lie between one segment and the next, and 440 000

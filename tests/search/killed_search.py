@@ -17,9 +17,9 @@ import optuna
 import simulated
 from killing import kill_after
 
-from stantune.search.hyperband import plan
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.plan.hyperband import plan
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 
 PLAN = plan(27, 1, 3)
 OUTCOME = simulated.outcome(3)

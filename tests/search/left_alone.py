@@ -12,10 +12,10 @@ from faulty import FaultyOrder
 from torch import nn
 
 from stantune import Float, Problem, Solver, Space
-from stantune.search.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.search.workers import Workers
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.workers import Workers
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from optuna.storages import InMemoryStorage
 
-from stantune.search.coordinator import Job, endings, ready_jobs, take_overs
-from stantune.search.proposals import Proposals
-from stantune.search.rows import TrialRow
+from stantune.search.plan.coordinator import Job, endings, ready_jobs, take_overs
+from stantune.search.plan.rows import TrialRow
+from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
-from stantune.search.store import Store
+from stantune.search.table.store import Store
 from stantune.space import Space
 
 Train = Callable[[int, Mapping[str, Any], int], float | None]

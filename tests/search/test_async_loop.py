@@ -16,13 +16,13 @@ from torch import nn
 from stantune import Categorical, Float, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import Job, ready_jobs
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Ended, Failure, StopEarly, Task, Watch
 from stantune.search.loop import SearchState, search
-from stantune.search.rows import TrialRow
+from stantune.search.plan.coordinator import Job, ready_jobs
+from stantune.search.plan.rows import TrialRow
 from stantune.search.settings import SearchSettings
-from stantune.search.store import Store
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
+from stantune.search.workers.executors import Ended, Failure, StopEarly, Task, Watch
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "momentum": Float(0.0, 1.0)})
 FEW = Space({"lr": Categorical((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))})

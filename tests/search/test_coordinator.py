@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.search.coordinator import endings, ready_jobs, rungs
-from stantune.search.hyperband import Bracket, plan
-from stantune.search.rows import TrialRow
-from stantune.search.standings import Standing, incumbent, iterations_trained, ranking, status
+from stantune.search.plan.coordinator import endings, ready_jobs, rungs
+from stantune.search.plan.hyperband import Bracket, plan
+from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.standings import Standing, incumbent, iterations_trained, ranking, status
 
 PLANS = st.builds(
     plan,

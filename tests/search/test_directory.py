@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from stantune.errors import StoreError
-from stantune.search.directory import SearchDirectory
+from stantune.search.table.directory import SearchDirectory
 
 # Is killed under the lock, which a process that it has started keeps for a moment.
 KILLED = """

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stantune.search.coordinator import ready_jobs, take_overs
-from stantune.search.hyperband import plan
-from stantune.search.rows import TrialRow
+from stantune.search.plan.coordinator import ready_jobs, take_overs
+from stantune.search.plan.hyperband import plan
+from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.standings import incumbent, iterations_spared, iterations_trained, ranking
 from stantune.search.settings import SearchSettings
-from stantune.search.standings import incumbent, iterations_spared, iterations_trained, ranking
 from stantune.space import Categorical, Integer, Space
 
 # Six settings in all: with a conditional parameter, which two of three kinds do not have.

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stantune.images.problems import find
 from stantune.outcome import Cost
-from stantune.problems import find
 from stantune.search import estimate
 from stantune.search.estimate import estimate_seconds, seconds_of
-from stantune.search.hyperband import Bracket, Rung, plan, trained_iterations
+from stantune.search.plan.hyperband import Bracket, Rung, plan, trained_iterations
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from stantune import runtime
 from stantune.cli.options import problem_of, settings_of
 from stantune.errors import UsageError
-from stantune.problems import Problem, Splits, find
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import InProcess
-from stantune.search.fidelity import automatic_rates, parse_rates, rates_from, rungs, text_of
-from stantune.search.hyperband import plan
+from stantune.images.problems import Problem, Splits, find
+from stantune.images.trainer import ProblemTrainer
 from stantune.search.loop import search
+from stantune.search.plan.fidelity import automatic_rates, parse_rates, rates_from, rungs, text_of
+from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
-from stantune.search.training import ProblemTrainer
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import InProcess
 from stantune.stan.config import Stan
-from stantune.train import error_percent
-from stantune.trial import Trial
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
 
 HERE = Path(__file__).parent
 TINY = f"{HERE.parent / 'tiny_problem.py'}:problem"

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stantune.search.directory import SearchDirectory
-from stantune.search.rows import TrialRow
-from stantune.search.store import Store
+from stantune.search.plan.rows import TrialRow
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 

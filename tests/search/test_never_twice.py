@@ -13,14 +13,14 @@ from torch import nn
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
-from stantune.search.coordinator import Job
-from stantune.search.directory import SearchDirectory
-from stantune.search.earlier import settle_start
-from stantune.search.executors import InProcess, Task
 from stantune.search.loop import SearchState, search
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.standings import ranking
 from stantune.search.settings import SearchSettings
-from stantune.search.standings import ranking
-from stantune.search.store import Store
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.start_from import settle_start
+from stantune.search.table.store import Store
+from stantune.search.workers.executors import InProcess, Task
 
 
 def network(kind: str = "a", n: int = 1) -> nn.Module:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stantune.search.coordinator import Job, ready_jobs
-from stantune.search.hyperband import Bracket, plan
-from stantune.search.observations import Place, ScheduledObservations, schedule
-from stantune.search.rows import TrialRow
+from stantune.search.plan.coordinator import Job, ready_jobs
+from stantune.search.plan.hyperband import Bracket, plan
+from stantune.search.plan.observations import Place, ScheduledObservations, schedule
+from stantune.search.plan.rows import TrialRow
 
 PLANS = st.builds(plan, st.integers(3, 40), st.integers(1, 3), st.integers(2, 4))
 

@@ -16,10 +16,11 @@ import pytest
 import sqlalchemy
 
 from stantune.errors import StoreError
-from stantune.search import patience, storage
-from stantune.search.hyperband import plan
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.plan.hyperband import plan
+from stantune.search.table import retry as patience
+from stantune.search.table import storage
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 
 PLAN = plan(27, 3, 3)
 LOCK = """

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stantune.search import proposals as module
-from stantune.search.proposals import MOST_OBSERVED, Proposals
-from stantune.search.rows import TrialRow
-from stantune.search.sampling import Model, sample
+from stantune.search.plan.rows import TrialRow
+from stantune.search.propose import proposals as module
+from stantune.search.propose.proposals import MOST_OBSERVED, Proposals
+from stantune.search.propose.sampling import Model, sample
 from stantune.search.settings import SearchSettings
 from stantune.space import Categorical, Float, Integer, Space
 

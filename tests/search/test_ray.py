@@ -21,28 +21,28 @@ from torch import nn
 
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import StantuneError, UsageError
-from stantune.problems import find
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Executor, InProcess, Training
-from stantune.search.finals import Final
+from stantune.images.problems import find
+from stantune.images.trainer import ProblemTrainer, TrainerOrder
 from stantune.search.loop import SearchState, search
+from stantune.search.plan.finals import Final
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
-from stantune.search.training import ProblemTrainer, TrainerOrder
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
-from stantune.search.workers import Limits
+from stantune.search.workers.executors import Executor, InProcess, Training
+from stantune.search.workers.workers import Limits
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
 
 from ray._private import services
 from ray.cluster_utils import Cluster as LocalCluster
 
-from stantune.search import ray_cluster
-from stantune.search.ray_checkpoints import RemoteDirectory
-from stantune.search.ray_cluster import Cluster, Share, connected
-from stantune.search.ray_executor import RayExecutor
-from stantune.search.ray_places import Sign, signed
-from stantune.search.ray_run import trainings_on
+from stantune.search.ray import cluster as ray_cluster
+from stantune.search.ray.checkpoints import RemoteDirectory
+from stantune.search.ray.cluster import Cluster, Share, connected
+from stantune.search.ray.executor import RayExecutor
+from stantune.search.ray.places import Sign, signed
+from stantune.search.ray.run import trainings_on
 
 HERE = Path(__file__).parent
 TINY_FILE = HERE.parent / "tiny_problem.py"
@@ -358,6 +358,6 @@ def test_what_is_no_address(address: str, said: str) -> None:
 
 
 def test_ray_is_not_installed() -> None:
-    code = "import sys; sys.modules['ray'] = None; import stantune.search.ray_cluster"
+    code = "import sys; sys.modules['ray'] = None; import stantune.search.ray.cluster"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "StantuneError: Ray is not installed; pip install 'stantune[ray]'" in ended.stderr

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
+from stantune.images.problems import find
+from stantune.images.trainer import ProblemTrainer, TrainerOrder
 from stantune.outcome import Outcome
-from stantune.problems import find
-from stantune.search import ray_places
-from stantune.search.coordinator import Job
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import StopEarly, Task, attempt
-from stantune.search.finals import Final
-from stantune.search.ray_checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
-from stantune.search.ray_places import Place, Sign, signed
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.finals import Final
+from stantune.search.ray import places as ray_places
+from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
+from stantune.search.ray.places import Place, Sign, signed
 from stantune.search.settings import SearchSettings
-from stantune.search.training import ProblemTrainer, TrainerOrder
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import StopEarly, Task, attempt
 
 TINY = f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.search.sampling import from_distribution, sample, to_distribution
+from stantune.search.propose.sampling import from_distribution, sample, to_distribution
 from stantune.space import Categorical, Float, Integer, Parameter, Space
 
 SPACE = Space(
@@ -44,7 +44,7 @@ def test_a_setting_depends_on_seed_and_number_alone() -> None:
 
 def test_another_process_draws_the_same() -> None:
     code = (
-        "from stantune.search.sampling import sample; from stantune.space import *;"
+        "from stantune.search.propose.sampling import sample; from stantune.space import *;"
         "print(sample(Space({'lr': Float(5e-5, 5, log=True), 'n': Integer(0, 9)}), 3, 11))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -81,7 +81,7 @@ def test_distributions_that_are_none_of_ours(distribution: optuna.distributions.
 def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
     # A fresh process: the study that is only made once must be silent when it is made.
     code = (
-        "import logging, optuna; from stantune.search.sampling import sample; from stantune.space import *;"
+        "import logging, optuna; from stantune.search.propose.sampling import sample; from stantune.space import *;"
         "sample(Space({'lr': Float(0, 1)}), 0, 0); print(optuna.logging.get_verbosity())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

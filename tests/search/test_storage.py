@@ -12,11 +12,12 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from stantune.errors import StoreError, UsageError
-from stantune.search import patience, storage
-from stantune.search.directory import SearchDirectory
-from stantune.search.hyperband import plan
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.plan.hyperband import plan
+from stantune.search.table import retry as patience
+from stantune.search.table import storage
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 
 PLAN = plan(9, 1, 3)
 NAME = "journalled"

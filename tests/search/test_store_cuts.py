@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
-from stantune.search.hyperband import plan
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.plan.hyperband import plan
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 
 WRITES = (
     "create_new_study",

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from stantune.search.hyperband import plan
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.plan.hyperband import plan
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 
 
 def dump(path: Path) -> list[Any]:

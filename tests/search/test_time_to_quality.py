@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.search.hyperband import plan
+from stantune.search.plan.hyperband import plan
 
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parents[1] / "benchmarks"

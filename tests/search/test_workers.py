@@ -20,17 +20,17 @@ from torch import nn
 
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import DataError, StantuneError, UsageError
-from stantune.search import workers as workers_module
-from stantune.search.coordinator import Job
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import InProcess, Task, Training
-from stantune.search.finals import Final
+from stantune.images.trainer import device_of
 from stantune.search.loop import HOPELESS, SearchState, search
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.finals import Final
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
-from stantune.search.training import device_of
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
-from stantune.search.workers import Limits, Workers
+from stantune.search.workers import workers as workers_module
+from stantune.search.workers.executors import InProcess, Task, Training
+from stantune.search.workers.workers import Limits, Workers
 
 HERE = Path(__file__).parent
 PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)

@@ -13,7 +13,7 @@ from torch import nn
 
 from stantune import NoEffectWarning, Stan, accelerate_
 from stantune.errors import UsageError
-from stantune.nets.lenet import lenet
+from stantune.images.nets.lenet import lenet
 from stantune.stan.choice import Choice
 from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.cost import IterationTimes, speedup

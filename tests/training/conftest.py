@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stantune.data import Dataset
+from stantune.images.data import Dataset
+from stantune.images.problems import Problem, Splits, find
 from stantune.outcome import Outcome
-from stantune.problems import Problem, Splits, find
 from stantune.stan.config import Stan
-from stantune.train import run
-from stantune.trial import RateFrom
+from stantune.training.train import run
+from stantune.training.trial import RateFrom
 
 
 class Case(NamedTuple):

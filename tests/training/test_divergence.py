@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-import stantune.train
-import stantune.trial
-from stantune.guard import CHANCE_MULTIPLE, PATIENCE
+import stantune.training.train
+import stantune.training.trial
+from stantune.images.problems import Splits, find
 from stantune.outcome import Outcome
-from stantune.problems import Splits, find
-from stantune.train import run
+from stantune.training.guard import CHANCE_MULTIPLE, PATIENCE
+from stantune.training.train import run
 
 ALL = 30
 
@@ -66,7 +66,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, script: list[float] | None = None)
         losses.append(loss.item())
         return loss
 
-    monkeypatch.setattr(stantune.trial.F, "cross_entropy", loss_of)
+    monkeypatch.setattr(stantune.training.trial.F, "cross_entropy", loss_of)
     return losses
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.problems import Splits, find
-from stantune.train import error_percent
+from stantune.images.problems import Splits, find
+from stantune.training.train import error_percent
 
 
 @pytest.mark.parametrize("name", ["lenet-stan", "cq-stan"])

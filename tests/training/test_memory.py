@@ -6,9 +6,9 @@ import gc
 import weakref
 from collections.abc import Callable
 
-from stantune.problems import Problem, Splits, find
+from stantune.images.problems import Problem, Splits, find
 from stantune.stan.config import Stan
-from stantune.trial import Trial
+from stantune.training.trial import Trial
 
 
 def test_a_trial_that_is_dropped_is_gone(small: Callable[[Problem], Splits]) -> None:

@@ -11,13 +11,13 @@ import pytest
 from torch import nn
 
 from stantune.errors import CheckpointError, UsageError
+from stantune.images.problems import Problem, Splits, find
+from stantune.images.solver import Solver
 from stantune.outcome import Outcome
-from stantune.problems import Problem, Splits, find
-from stantune.solver import Solver
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
-from stantune.train import run
-from stantune.trial import RateFrom
+from stantune.training.train import run
+from stantune.training.trial import RateFrom
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (4, 3), (2, 3)])

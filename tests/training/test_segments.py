@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import stantune.train
-import stantune.trial
+import stantune.training.train
+import stantune.training.trial
+from stantune.images.problems import Splits, find
 from stantune.outcome import Outcome
-from stantune.problems import Splits, find
 from stantune.stan.config import Stan
-from stantune.train import run
+from stantune.training.train import run
 
 
 def what_counts(path: Path) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def test_a_killed_run_loses_what_came_after_the_last_saving(
     with pytest.raises(KilledError):
         quick(path, 0, ALL, watch=die)
     assert not path.exists()  # the usual pause between two savings is longer than this run
-    monkeypatch.setattr(stantune.train, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(stantune.training.train, "SAVE_SECONDS", 0.0)
     with pytest.raises(KilledError):
         quick(path, 0, ALL, watch=die)
     assert what_counts(path)["iteration"] == 17

@@ -16,7 +16,7 @@ from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
-    from stantune.problems import Problem
+    from stantune.images.problems import Problem
     from stantune.stan.config import Stan
 
 Seeds = Annotated[int, typer.Option("--seeds", metavar="n", help="Seeds 0 … n-1: each trains all once.")]
@@ -61,11 +61,11 @@ def compare(
     For each seed all trainings start from the same weights, see the same data and take turns of a few iterations. Do
     not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
     """
-    from stantune.compare import Comparer, threads_of_records
+    from stantune.compare.comparison import Comparer, threads_of_records
     from stantune.report.compare import compare_result, show_comparison
     from stantune.report.live import training_progress
     from stantune.runtime import tune_process
-    from stantune.threads import measure_threads
+    from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
     o.check_json(json)

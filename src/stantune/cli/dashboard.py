@@ -25,7 +25,7 @@ def dashboard(
     debug: o.Debug = False,
 ) -> None:
     """Show a search in Optuna's dashboard, in a browser, until Ctrl-C; nothing can be changed there."""
-    from stantune.search.dashboard import serving
+    from stantune.search.table.dashboard import serving
 
     with serving(directory, storage, host, port) as server:
         print(f"the search in {directory} is at {server.url}; Ctrl-C ends this", flush=True)

@@ -20,8 +20,8 @@ def _commands() -> None:
 @data.command()
 def fetch(name: Name, data: o.Data = None, json: o.Json = None, debug: o.Debug = False) -> None:
     """Fetch a data set, unless it is there and sound; the order of sources is $STANTUNE_DATA_SOURCE."""
-    from stantune.data import fetch as fetch_data
-    from stantune.data import load
+    from stantune.images.data import fetch as fetch_data
+    from stantune.images.data import load
     from stantune.report.results import DataResult
 
     o.check_json(json)

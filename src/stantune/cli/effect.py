@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stantune.errors import NoEffectWarning, UsageError
 
 if TYPE_CHECKING:
-    from stantune.problems import Problem
+    from stantune.images.problems import Problem
     from stantune.stan.config import Stan
 
 

@@ -18,9 +18,9 @@ from stantune.errors import CheckpointError, StantuneError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stantune.problems import Problem
+    from stantune.images.problems import Problem
     from stantune.stan.handle import StanHandle
-    from stantune.trial import Trial
+    from stantune.training.trial import Trial
 
 ITERATIONS = 200
 MOST_IMAGES = 32
@@ -59,14 +59,14 @@ def entries(
     import torch
 
     from stantune.files import write_whole
-    from stantune.planning import settle
     from stantune.report.entries import entries_report
     from stantune.report.entries_picture import draw_entries, png, require_matplotlib
     from stantune.report.entries_result import EntriesResult, entries_title, layer_results, left_alone, show_entries
     from stantune.runtime import tune_process
     from stantune.seeds import derive
     from stantune.stan.config import Stan
-    from stantune.trial import Trial
+    from stantune.training.planning import settle
+    from stantune.training.trial import Trial
 
     o.check_json(json)
     what = o.problem_of(problem, layers)
@@ -142,7 +142,7 @@ def _read(path: Path, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]
     """
     import torch
 
-    from stantune import checkpoint as checkpoints
+    from stantune.training import checkpoint as checkpoints
 
     if not path.is_file():
         raise UsageError(f"--checkpoint {path} is no file; name a training's, or leave it out")

@@ -10,7 +10,7 @@ import typer
 from stantune.errors import UsageError
 
 if TYPE_CHECKING:
-    from stantune.problems import Problem, Splits
+    from stantune.images.problems import Problem, Splits
     from stantune.stan.config import Stan
 
 Fill = Annotated[str, typer.Option("--fill", metavar="neighbour|memo", help="What STAN's skipped entries receive.")]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from stantune.errors import UsageError
 
 if TYPE_CHECKING:
-    from stantune.search.directory import SearchDirectory
-    from stantune.search.ray_cluster import Cluster
+    from stantune.search.ray.cluster import Cluster
+    from stantune.search.table.directory import SearchDirectory
     from stantune.stan.config import Stan
 
 
@@ -24,7 +24,7 @@ def cluster_of(engine: str, address: str | None, checkpoints: str | None) -> Ite
         StantuneError: Ray is not installed, or no cluster can be reached.
     """
     if engine == "ray":
-        from stantune.search.ray_cluster import connected
+        from stantune.search.ray.cluster import connected
 
         with connected(address or "auto") as cluster:
             yield cluster
@@ -40,10 +40,10 @@ def cluster_of(engine: str, address: str | None, checkpoints: str | None) -> Ite
 def directory_of(path: Path, storage: str | None, checkpoints: str | None) -> SearchDirectory:
     """Return the search's directory, with checkpoints where --checkpoints says; raises UsageError."""
     if checkpoints is None:
-        from stantune.search.directory import SearchDirectory
+        from stantune.search.table.directory import SearchDirectory
 
         return SearchDirectory(path, storage)
-    from stantune.search.ray_checkpoints import RemoteDirectory
+    from stantune.search.ray.checkpoints import RemoteDirectory
 
     return RemoteDirectory(path, storage, checkpoints)
 

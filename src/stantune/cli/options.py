@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs neither.
     from pydantic import BaseModel
 
-    from stantune.problems import Problem, Splits
+    from stantune.images.problems import Problem, Splits
     from stantune.search.settings import SearchSettings
     from stantune.stan.config import Stan
 
@@ -236,7 +236,7 @@ def problem_of(name: str, layers: list[str] | None) -> Problem:
     """
     import dataclasses
 
-    from stantune.problems import find
+    from stantune.images.problems import find
 
     problem = find(name)
     return problem if layers is None else dataclasses.replace(problem, stan_layers=tuple(layers))
@@ -365,7 +365,7 @@ def _accelerated(
     layers: list[str] | None,
 ) -> SearchSettings:
     """Return the settings with what --accelerate and the options that go with it say; raises UsageError."""
-    from stantune.search import fidelity
+    from stantune.search.plan import fidelity
 
     kind, by_rung, text = accelerate.partition(":")
     rates: tuple[float, ...] = ()
@@ -394,7 +394,7 @@ def load_splits(problem: Problem, data: Path | None, console: Console, full: boo
 
 def fetch_data(problem: Problem, data: Path | None, console: Console) -> None:
     """Fetch the problem's data set if it is a built-in one that is not there yet."""
-    from stantune.data import fetch, is_present
+    from stantune.images.data import fetch, is_present
 
     if isinstance(problem.data, str) and not is_present(problem.data, data):
         fetch(problem.data, data, say=lambda line: console.print(line, soft_wrap=True))

@@ -44,12 +44,12 @@ def profile(
     debug: o.Debug = False,
 ) -> None:
     """Time a problem's layers on this machine, and say what STAN would do with them and how fast the run would be."""
-    from stantune.planning import times_of
     from stantune.report.profile import profile_result, show_profile
     from stantune.runtime import tune_process
     from stantune.stan.config import Stan
     from stantune.stan.plan import decide
-    from stantune.threads import measure_threads
+    from stantune.training.planning import times_of
+    from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
     o.check_json(json)

@@ -19,9 +19,9 @@ from stantune.errors import StantuneError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stantune.problems import Problem, Splits
-    from stantune.search.directory import SearchDirectory
+    from stantune.images.problems import Problem, Splits
     from stantune.search.settings import SearchSettings
+    from stantune.search.table.directory import SearchDirectory
 
 # What the command ends with where it has done all it could, and trials are missing nevertheless.
 _FAILED = 3
@@ -95,18 +95,18 @@ def search(
     debug: o.Debug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
+    from stantune.images.trainer import ProblemTrainer, TrainerOrder
     from stantune.report.live import watching
     from stantune.report.summary import summarise
     from stantune.report.text import show_search
     from stantune.report.words import duration, parse_bytes, parse_duration
     from stantune.runtime import tune_process
-    from stantune.search.directory import SearchDirectory
-    from stantune.search.earlier import settle_start
-    from stantune.search.executors import Executor, InProcess
     from stantune.search.loop import search as run_search
     from stantune.search.planned import settle
-    from stantune.search.training import ProblemTrainer, TrainerOrder
-    from stantune.search.workers import Limits, Workers
+    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.table.start_from import settle_start
+    from stantune.search.workers.executors import Executor, InProcess
+    from stantune.search.workers.workers import Limits, Workers
 
     asked = threads_of(threads)
     most, workers = workers, workers or (1 if engine == "local" else 2)
@@ -174,7 +174,7 @@ def search(
                 del splits
                 executor = stack.enter_context(Workers(order, workers, limits))
             else:
-                from stantune.search.ray_run import trainings_on
+                from stantune.search.ray.run import trainings_on
 
                 del splits
                 executor = stack.enter_context(trainings_on(cluster, order, directory, limits, most))
@@ -236,12 +236,12 @@ def brackets(
     debug: o.Debug = False,
 ) -> None:
     """Show what a search with these options would run, without running it."""
-    from stantune.data import is_present
+    from stantune.images.data import is_present
     from stantune.report.results import PlanResult
     from stantune.report.summary import bracket_results, rate_results
     from stantune.report.text import show_plan
     from stantune.search.estimate import estimate_seconds
-    from stantune.search.hyperband import trained_iterations
+    from stantune.search.plan.hyperband import trained_iterations
     from stantune.search.planned import settle
 
     asked = threads_of(threads)
@@ -300,7 +300,7 @@ def _threads_of(directory: SearchDirectory) -> int | None:
     Raises:
         StoreError: the trial table cannot be used.
     """
-    from stantune.search.store import Store
+    from stantune.search.table.store import Store
 
     there = Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
     return None if there is None else there["threads"]
@@ -318,7 +318,7 @@ def _with_settled_threads(
 
     Several workers have one thread each: two trainings side by side do more than one with two.
     """
-    from stantune.threads import measure_threads
+    from stantune.training.threads import measure_threads
 
     if before is not None:
         threads = settle_threads(console, before)

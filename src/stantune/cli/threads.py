@@ -9,7 +9,7 @@ from stantune.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stantune.threads import Measured
+    from stantune.training.threads import Measured
 
 
 def threads_of(text: str | None) -> int | Literal["auto"] | None:

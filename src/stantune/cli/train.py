@@ -14,7 +14,7 @@ from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
-    from stantune.problems import Problem
+    from stantune.images.problems import Problem
     from stantune.report.results import ProblemResult
 
 Named = Annotated[
@@ -54,8 +54,8 @@ def train(
     from stantune.runtime import tune_process
     from stantune.seeds import derive
     from stantune.stan.config import Stan
-    from stantune.threads import measure_threads
-    from stantune.train import run
+    from stantune.training.threads import measure_threads
+    from stantune.training.train import run
 
     asked = threads_of(threads)
     o.check_json(json)
@@ -122,7 +122,7 @@ def train(
 
 def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
     """Show problems with their spaces: all that are built in, or the one that is named."""
-    from stantune.problems import BUILT_IN, find
+    from stantune.images.problems import BUILT_IN, find
     from stantune.report.results import ProblemsResult
     from stantune.report.text import show_problems
 

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.compare import (
+from stantune.compare.comparison import (
     Arm,
     Comparison,
     Spread,
@@ -22,9 +22,9 @@ from stantune.compare import (
     speedup_deviation,
     spread,
 )
+from stantune.compare.turns import Training
 from stantune.report.results import Result
 from stantune.report.words import duration, setting_text
-from stantune.turns import Training
 
 _DENOMINATORS = 64
 

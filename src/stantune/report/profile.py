@@ -9,10 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.problems import Problem
+from stantune.images.problems import Problem
 from stantune.report.results import Result
 from stantune.stan.plan import Plan
-from stantune.threads import Measured
+from stantune.training.threads import Measured
 
 
 class PatternProfile(Result):

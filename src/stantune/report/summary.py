@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from stantune.images.problems import Problem
 from stantune.outcome import Cost
-from stantune.problems import Problem
 from stantune.report.results import (
     Best,
     BracketResult,
@@ -20,12 +20,12 @@ from stantune.report.results import (
     Seconds,
     TrialFailure,
 )
-from stantune.search.finals import weights_of
-from stantune.search.hyperband import Bracket
 from stantune.search.loop import SearchState
-from stantune.search.rows import TrialRow
+from stantune.search.plan.finals import weights_of
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
 from stantune.search.settings import SearchSettings
-from stantune.search.standings import Status, iterations_spared, iterations_trained, ranking, status
 
 LEADERS = 5
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from stantune.images.problems import Problem, Splits
 from stantune.outcome import Cost
-from stantune.problems import Problem, Splits
-from stantune.search.asha import AsyncBracket
-from stantune.search.hyperband import Bracket
+from stantune.search.plan.asha import AsyncBracket
+from stantune.search.plan.hyperband import Bracket
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 from stantune.stan.schedule import Schedule
-from stantune.train import run
+from stantune.training.train import run
 
 WARM_UP = 4
 TIMED = 16

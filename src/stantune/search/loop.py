@@ -10,19 +10,19 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from stantune.errors import StantuneError
+from stantune.images.problems import Problem
 from stantune.outcome import Outcome
-from stantune.problems import Problem
-from stantune.search.coordinator import Coordinator, Job
-from stantune.search.directory import SearchDirectory
-from stantune.search.executors import Ended, Executor, Failure, Task, Training
-from stantune.search.finals import Final, finals_of, winner_of
-from stantune.search.hyperband import Bracket
+from stantune.search.plan.coordinator import Coordinator, Job
+from stantune.search.plan.finals import Final, finals_of, winner_of
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.rows import TrialRow
 from stantune.search.progress import Progress
-from stantune.search.proposals import Proposals
-from stantune.search.rows import TrialRow
+from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
-from stantune.search.store import Store
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
 from stantune.search.watching import Silent, Watcher
+from stantune.search.workers.executors import Ended, Executor, Failure, Task, Training
 
 RETRIES = 2
 # When so many trials have failed for good and none has had any result, it is not the settings.

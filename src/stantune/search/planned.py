@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stantune import planning
-from stantune.problems import Problem, Splits
-from stantune.search.directory import SearchDirectory
+from stantune.images.problems import Problem, Splits
 from stantune.search.settings import SearchSettings
-from stantune.search.store import Store
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
+from stantune.training import planning
 
 
 def settle(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from stantune.search.coordinator import rungs
-from stantune.search.executors import Training
-from stantune.search.hyperband import Bracket
-from stantune.search.rows import TrialRow
-from stantune.search.standings import Status, incumbent, status
+from stantune.search.plan.coordinator import rungs
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.standings import Status, incumbent, status
+from stantune.search.workers.executors import Training
 
 
 class Progress:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.problems import Problem
-from stantune.search import fidelity
-from stantune.search.asha import async_plan
-from stantune.search.hyperband import Bracket, plan
-from stantune.search.warm_start import WarmStart
+from stantune.images.problems import Problem
+from stantune.search.plan import fidelity
+from stantune.search.plan.asha import async_plan
+from stantune.search.plan.hyperband import Bracket, plan
+from stantune.search.propose.warm_start import WarmStart
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.trial import RateFrom
+from stantune.training.trial import RateFrom
 
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
 FEWEST_ITERATIONS = 25

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from stantune.search.rows import TrialRow
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.plan.rows import TrialRow
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 from stantune.space import Categorical, Float, Integer, Space
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from stantune.errors import StoreError, UsageError
-from stantune.search import storage
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
+from stantune.search.table import storage
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 
 
 def test_the_file_is_in_write_ahead_mode(table: Any, store: Store, tmp_path: Path) -> None:

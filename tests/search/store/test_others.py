@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
-from stantune.search.store import Store
+from stantune.search.table.store import Store
 from stantune.space import Float, Space
 
 
@@ -67,7 +67,7 @@ def test_a_foreign_trial_is_refused_when_it_is_met_and_ever_after(table: Any, st
 
 
 def test_a_foreign_trial_is_refused_by_the_api_too(table: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+    monkeypatch.setattr("stantune.search.table.tables._KNOWN_LAYOUT", "v9.9.9.a")
     with table.open(url) as store:
         study = optuna.load_study(study_name=table.name, storage=url)
         study.enqueue_trial({"lr": 1.0})
@@ -89,7 +89,7 @@ def test_a_trial_ended_by_another_program_is_refused(
     table: Any, url: str, by_api: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if by_api:
-        monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+        monkeypatch.setattr("stantune.search.table.tables._KNOWN_LAYOUT", "v9.9.9.a")
     with table.open(url) as store:
         table.fill(store)
         study = optuna.load_study(study_name=table.name, storage=url)

@@ -17,12 +17,12 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError
-from stantune.search.coordinator import TakeOver
-from stantune.search.hyperband import plan
-from stantune.search.rows import TrialRow
-from stantune.search.storage import sqlite_url
-from stantune.search.store import Store
-from stantune.search.warm_start import PastTrial, WarmStart
+from stantune.search.plan.coordinator import TakeOver
+from stantune.search.plan.hyperband import plan
+from stantune.search.plan.rows import TrialRow
+from stantune.search.propose.warm_start import PastTrial, WarmStart
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
 from stantune.space import Integer, Space
 
 
@@ -85,7 +85,7 @@ def test_both_ways_to_write_leave_the_same(
     with table.open(url) as by_sql:
         table.fill(by_sql)
         assert type(by_sql._tables._tables).__name__ == "SqlTables"  # type: ignore[attr-defined]
-    monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+    monkeypatch.setattr("stantune.search.table.tables._KNOWN_LAYOUT", "v9.9.9.a")
     other = sqlite_url(tmp_path / "other.db")
     with table.open(other) as by_api:
         table.fill(by_api)
@@ -155,7 +155,7 @@ def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str
 
 def test_nothing_is_printed(url: str) -> None:
     code = (
-        "import sys; from stantune.search.store import Store; from stantune.space import Float, Space;"
+        "import sys; from stantune.search.table.store import Store; from stantune.space import Float, Space;"
         "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)})).release(); Store.delete(sys.argv[1], 'a')"
     )
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
@@ -212,7 +212,7 @@ def test_a_trial_without_a_parameter_that_exists_is_not_ours(table: Any, url: st
 @pytest.mark.parametrize("by_api", [False, True])
 def test_what_is_taken_over_comes_back(table: Any, url: str, by_api: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if by_api:
-        monkeypatch.setattr("stantune.search.tables._KNOWN_LAYOUT", "v9.9.9.a")
+        monkeypatch.setattr("stantune.search.table.tables._KNOWN_LAYOUT", "v9.9.9.a")
     with table.open(url) as store:
         store.create(0, table.params, 2)
         store.create(1, {**table.params, "n": 8}, 2, started_from=17)

@@ -1,0 +1,1 @@
+"""Whole comparisons of exact training with STAN's."""

@@ -1,0 +1,107 @@
+"""Trainings in turns: from the same weights, on the same data, on one machine that slows all of them down alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stantune.errors import NoEffectWarning
+from stantune.images.problems import Problem, Splits
+from stantune.seeds import derive
+from stantune.stan.config import Stan
+from stantune.training.train import error_percent
+from stantune.training.trial import Trial
+
+# Iterations of one training before the next one's turn: a second or two of a small network on one core. Long enough
+# that a turn's first iteration, which finds the other trainings' data in the caches, does not count; short enough that
+# a machine that slows down for a minute slows down all of them.
+TURN = 25
+# Iterations of each training that are thrown away beforehand: a process's first ones set up threads and memory.
+WARM_UP = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one training came to.
+
+    Attributes:
+        iterations: trained; fewer than asked for where it diverged.
+        seconds: of its iterations, without evaluation.
+        kept: mean share of the entries that its reduced iterations computed; 1 for exact training.
+        test_error: percent; None where it diverged.
+        diverged_at: the iteration whose loss told, None where it did not diverge.
+    """
+
+    iterations: int
+    seconds: float
+    kept: float
+    test_error: float | None
+    diverged_at: int | None
+
+
+def train_in_turns(
+    problem: Problem,
+    setting: Mapping[str, Any],
+    stans: Sequence[Stan | None],
+    iterations: int,
+    *,
+    splits: Splits,
+    seed: int,
+    device: str = "cpu",
+    stop_early: Callable[[], bool] = lambda: False,
+    watch: Callable[[int], None] = lambda done: None,
+) -> list[Training] | None:
+    """Train with each of `stans` (None: exactly) from the same weights, in turns; None where it was interrupted.
+
+    In each round the next one goes first. `watch` is told the iterations done by all of them.
+    """
+    trials = [Trial(problem, setting, splits, seed=derive("train", seed), stan=stan, device=device) for stan in stans]
+    diverged_at: dict[int, int] = {}
+    done = 0
+    for turn, start in enumerate(range(0, iterations, TURN)):
+        for place in range(len(trials)):
+            which = (place + turn + seed) % len(trials)
+            if which in diverged_at:
+                continue
+            trial = trials[which]
+            diverged, interrupted = trial.train(min(start + TURN, iterations), stop_early, lambda iteration: None)
+            if interrupted:
+                return None
+            if diverged:
+                diverged_at[which] = trial.iteration
+            for _ in range(trial.iteration - start):
+                done += 1
+                watch(done)
+    return [
+        Training(
+            iterations=trial.iteration,
+            seconds=trial.cost.exact_seconds + trial.cost.reduced_seconds,
+            kept=1.0 if trial.handle is None else trial.handle.kept,
+            test_error=None if which in diverged_at else error_percent(trial.model, splits, splits.test, device),
+            diverged_at=diverged_at.get(which),
+        )
+        for which, trial in enumerate(trials)
+    ]
+
+
+def warm_up(
+    problem: Problem, setting: Mapping[str, Any], stans: Sequence[Stan | None], splits: Splits, device: str = "cpu"
+) -> list[str]:
+    """Train a few iterations with each of `stans` (None: exactly) and throw them away; return what STAN says of each.
+
+    That is why it changes nothing, or what memory it holds; "" where there is nothing to say.
+    """
+    said = []
+    for stan in stans:
+        now = None if stan is None else replace(stan, pretrain=0, tail=0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NoEffectWarning)
+            trial = Trial(problem, setting, splits, seed=derive("warm-up"), stan=now, device=device)
+        trial.train(WARM_UP, lambda: False, lambda iteration: None)
+        words = [str(warning.message) for warning in caught if issubclass(warning.category, NoEffectWarning)]
+        if trial.handle is not None and trial.handle.memory_bytes:
+            words.append(f"it holds {trial.handle.memory_bytes / 1e6:.1f} MB of memory")
+        said.append("; ".join(words))
+    return said

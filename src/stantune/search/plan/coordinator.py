@@ -1,0 +1,267 @@
+"""Decides what a search runs next, from its plan and the trial table and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from stantune.search.plan.asha import Asha, AsyncBracket
+from stantune.search.plan.hyperband import Bracket, Result, promote
+from stantune.search.plan.rows import TrialRow
+
+Ending: TypeAlias = Literal["finished", "dropped", "diverged", "failed"]
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Give trial `number` the result that the equal trial `source` has at iteration `stop`; no training needed."""
+
+    number: int
+    stop: int
+    source: int
+    error: float | None
+    diverged_at: int | None
+
+
+@dataclass(frozen=True, order=True)
+class Job:
+    """Train trial `number` of bracket `bracket` from iteration `start` to `stop`; running it twice is harmless."""
+
+    number: int
+    bracket: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class RungState:
+    """A rung that has begun.
+
+    Attributes:
+        bracket: its bracket's s.
+        index: its place in the bracket.
+        start: the iteration at which its trainings begin.
+        stop: the iteration at which they end.
+        last: whether its trials have nowhere to be promoted to.
+        pending: who may be trained, or is being trained.
+        results: what is known.
+        promoted: who goes on.
+        stopped: who will not go on, whatever comes; who diverged may be missing.
+    """
+
+    bracket: int
+    index: int
+    start: int
+    stop: int
+    last: bool
+    pending: tuple[int, ...]
+    results: tuple[Result, ...]
+    promoted: tuple[int, ...]
+    stopped: tuple[int, ...]
+
+
+class Coordinator:
+    """Says what a search with this plan runs next.
+
+    What it says depends on the table that it is given, and on nothing else. The tables must be those of one search as
+    it grows: it remembers how far it has read them for an asynchronous bracket, so that looking again takes time in
+    proportion to what is new.
+    """
+
+    def __init__(self, plan: Sequence[Bracket]) -> None:
+        """Begin with a plan of synchronous brackets, or of one that is asynchronous."""
+        self._plan = plan
+        self._asha = Asha(plan[0]) if isinstance(plan[0], AsyncBracket) else None
+        # So many rows are without equals; what a row's are is known from the first.
+        self._unequalled = 0
+
+    @property
+    def asynchronous(self) -> bool:
+        """Tell whether a single result may let a job begin; otherwise it takes the last one of a rung."""
+        return self._asha is not None
+
+    def rungs(self, rows: Sequence[TrialRow]) -> Iterator[RungState]:
+        """Go through every rung that has begun, bracket after bracket.
+
+        A first rung has begun from the outset, with trials that the table does not hold yet. Where brackets are
+        synchronous, another one begins when the one before has all its results; else with the first that is promoted.
+        """
+        return _synchronous(self._plan, rows) if self._asha is None else _asynchronous(self._asha, rows)
+
+    def ready_jobs(self, rows: Sequence[TrialRow]) -> list[Job]:
+        """Return every job that can run now; empty when all is done.
+
+        They come in the order of bracket, rung and number; asynchronously, in that in which their results are needed.
+        They do not depend on one another, so any number of them may run side by side. Where all is synchronous this
+        takes time in proportion to the trials: call it again when its jobs are used up, not after each.
+
+        A trial that the table does not hold yet begins when its setting can be proposed, which is not decided here; if
+        it then turns out to equal an earlier one (`TrialRow.equals`), its job is void, and a later call says whether it
+        comes again. What `take_overs` has an answer to, and what waits for an earlier equal trial, is no job.
+        """
+        open_jobs = self._open_jobs(rows)
+        if not self._has_equals(rows):
+            return open_jobs
+        sources = _Sources(self.rungs(rows), rows)
+        return [job for job in open_jobs if sources.nowhere(job.number, job.stop)]
+
+    def take_overs(self, rows: Sequence[TrialRow]) -> list[TakeOver]:
+        """Return every result that a trial takes over now from an earlier one with the same setting.
+
+        The source is the trial with the smallest number that has a result there: where an earlier one is still on its
+        way there, its result is waited for, so that the order in which results come in decides nothing. Call it again
+        when these are recorded, because they may close rungs.
+        """
+        if not self._has_equals(rows):
+            return []
+        sources, found = _Sources(self.rungs(rows), rows), []
+        for job in self._open_jobs(rows):
+            source = sources.of(job.number, job.stop)
+            if source is not None:
+                error = source.errors.get(job.stop)
+                at = source.diverged_at if error is None else None
+                found.append(TakeOver(job.number, job.stop, source.number, error, at))
+        return found
+
+    def endings(self, rows: Sequence[TrialRow]) -> dict[int, Ending]:
+        """Return how each trial ended that has ended; what is returned once, stays.
+
+        Diverged or failed at any time; the others when their rung closes, or asynchronously as soon as they cannot be
+        promoted any more.
+        """
+        ended = _endings(self.rungs(rows))
+        ended.update((row.number, "failed") for row in rows if row.failed is not None)
+        return ended
+
+    def _has_equals(self, rows: Sequence[TrialRow]) -> bool:
+        """Tell whether any setting comes twice; few spaces have equal settings, and the others pay nothing."""
+        while self._unequalled < len(rows) and not rows[self._unequalled].equals:
+            self._unequalled += 1
+        return self._unequalled < len(rows)
+
+    def _open_jobs(self, rows: Sequence[TrialRow]) -> list[Job]:
+        """Return what has no result yet of all that has begun."""
+        if self._asha is None:
+            states = _synchronous(self._plan, rows)
+            return [Job(number, of.bracket, of.start, of.stop) for of in states for number in of.pending]
+        result = results_in(rows, self._asha.bracket)
+        self._asha.follow(result)
+        stops = [0, *(rung.iterations for rung in self._asha.bracket.rungs)]
+        return [
+            Job(number, self._asha.bracket.s, stops[rung], stops[rung + 1])
+            for number, rung in self._asha.running
+            if result(number, stops[rung + 1]) is None
+        ]
+
+
+def rungs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Iterator[RungState]:
+    """Go through every rung that has begun; see Coordinator."""
+    return Coordinator(plan).rungs(rows)
+
+
+def ready_jobs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> list[Job]:
+    """Return every job that can run now, from a table as it is; see Coordinator."""
+    return Coordinator(plan).ready_jobs(rows)
+
+
+def take_overs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> list[TakeOver]:
+    """Return every result that can be taken over now, from a table as it is; see Coordinator."""
+    return Coordinator(plan).take_overs(rows)
+
+
+def _synchronous(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Iterator[RungState]:
+    table = {row.number: row for row in rows}
+    first = 0
+    for bracket in plan:
+        numbers: Sequence[int] = range(first, first + bracket.rungs[0].trials)
+        first = numbers[-1] + 1
+        start = 0
+        for index, rung in enumerate(bracket.rungs):
+            results, pending = [], []
+            for number in numbers:
+                row = table.get(number)
+                assert row is None or row.bracket == bracket.s, f"trial {number} is not of bracket {bracket.s}"
+                result = None if row is None else row.result(rung.iterations)
+                if result is None:
+                    pending.append(number)
+                else:
+                    results.append(result)
+            last = index == len(bracket.rungs) - 1
+            promoted = () if pending or last else promote(results, bracket.rungs[index + 1].trials)
+            going_on = set(promoted)
+            stopped = () if pending else tuple(number for number, _ in results if number not in going_on)
+            yield RungState(
+                bracket.s, index, start, rung.iterations, last, tuple(pending), tuple(results), promoted, stopped
+            )
+            if not promoted:
+                break
+            numbers, start = sorted(promoted), rung.iterations
+
+
+def _asynchronous(asha: Asha, rows: Sequence[TrialRow]) -> Iterator[RungState]:
+    bracket, start = asha.bracket, 0
+    result = results_in(rows, bracket)
+    asha.follow(result)
+    for index, rung in enumerate(bracket.rungs):
+        found = {number: result(number, rung.iterations) for number in asha.members(index)}
+        results = tuple(known for known in found.values() if known is not None)
+        pending = tuple(number for number, known in found.items() if known is None)
+        last = index == bracket.s
+        promoted = () if last else tuple(asha.promoted[index])
+        stopped = tuple(number for number, _ in results) if last else tuple(asha.overtaken(index))
+        yield RungState(bracket.s, index, start, rung.iterations, last, pending, results, promoted, stopped)
+        start = rung.iterations
+
+
+def results_in(rows: Sequence[TrialRow], bracket: Bracket) -> Callable[[int, int], Result | None]:
+    """Return the function that looks results up in a whole table, which has its rows by their numbers."""
+
+    def result(number: int, stop: int) -> Result | None:
+        if number >= len(rows):
+            return None
+        row = rows[number]
+        assert (row.number, row.bracket) == (number, bracket.s), f"trial {number} is not of bracket {bracket.s}"
+        return row.result(stop)
+
+    return result
+
+
+class _Sources:
+    """Finds whose result a trial takes over."""
+
+    def __init__(self, states: Iterable[RungState], rows: Sequence[TrialRow]) -> None:
+        self._table = {row.number: row for row in rows}
+        self._ended = _endings(states)
+
+    def nowhere(self, number: int, stop: int) -> bool:
+        """Tell whether no earlier equal trial has the result or can still get it."""
+        return self._first(number, stop) is None
+
+    def of(self, number: int, stop: int) -> TrialRow | None:
+        """Return the trial whose result is taken over; None where that is not decided yet, or nobody's is."""
+        first = self._first(number, stop)
+        return None if first is None or first.result(stop) is None else first
+
+    def _first(self, number: int, stop: int) -> TrialRow | None:
+        row = self._table.get(number)
+        for earlier in () if row is None else row.equals:
+            other = self._table[earlier]
+            # That a training was killed says nothing of another with the same setting.
+            known = stop in other.errors or other.diverged_at is not None
+            if known or earlier not in self._ended:
+                return other
+        return None
+
+
+def endings(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> dict[int, Ending]:
+    """Return how each trial ended that has ended, from a table as it is; see Coordinator."""
+    return Coordinator(plan).endings(rows)
+
+
+def _endings(states: Iterable[RungState]) -> dict[int, Ending]:
+    ended: dict[int, Ending] = {}
+    for state in states:
+        ended.update(dict.fromkeys(state.stopped, "finished" if state.last else "dropped"))
+        ended.update((result.number, "diverged") for result in state.results if result.diverged)
+    return ended

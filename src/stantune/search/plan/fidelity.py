@@ -1,0 +1,103 @@
+"""STAN's rate by rung: coarse where thousands of iterations only rank settings, exact where the winner is decided.
+
+A rung is told by the iterations that a trial has there, and a trial passes through the same rates on its way there in
+every bracket. So its result after so many iterations depends on its setting and seed alone, results of different
+brackets can be compared, and equal settings need not be trained twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stantune.errors import UsageError
+from stantune.search.plan.hyperband import plan
+from stantune.stan.entries import choose_patterns
+from stantune.training.trial import RateFrom
+
+# The word for `automatic_rates`.
+AUTO = "auto"
+# Z and the layers of a search with rates by rung, where nothing else is said: low rungs only put settings in order, and
+# sparing in all layers, nine iterations of ten, changes it little (docs/measurements.md).
+PERIOD = 9
+LAYERS = ("*",)
+
+
+def rungs(max_iterations: int, min_iterations: int, eta: int) -> tuple[int, ...]:
+    """Return the iterations of every rung, from the lowest to R: those of the bracket with most rungs, ascending.
+
+    Raises UsageError where the numbers allow no bracket.
+    """
+    return tuple(rung.iterations for rung in plan(max_iterations, min_iterations, eta)[0].rungs)
+
+
+def automatic_rates(max_iterations: int, min_iterations: int, eta: int) -> tuple[float, ...]:
+    """Return the rate on the way to each rung, from the lowest to R: 1/4 up to R/9, 1/2 up to R/3, 1 beyond.
+
+    So whatever eta is, an exact stretch of two thirds of a whole training or more lies before the last comparison; with
+    eta = 3 these are the rungs up to the third from the top, the second, and the top itself.
+    """
+    return tuple(
+        0.25 if 9 * iterations <= max_iterations else 0.5 if 3 * iterations <= max_iterations else 1.0
+        for iterations in rungs(max_iterations, min_iterations, eta)
+    )
+
+
+def rates_from(rates: Sequence[float], max_iterations: int, min_iterations: int, eta: int) -> tuple[RateFrom, ...]:
+    """Return from which iteration on each rate holds; one entry for each change.
+
+    The last of `rates` is that of the way to R, the one before it of the way to the rung below, and so on; the first
+    holds in all lower rungs, too.
+
+    Raises:
+        UsageError: there are more rates than rungs.
+    """
+    stops = rungs(max_iterations, min_iterations, eta)
+    if len(rates) > len(stops):
+        raise UsageError(
+            f"--accelerate {text_of(rates)} has {len(rates)} rates, and this search has {len(stops)} rungs (up to "
+            f"{', '.join(map(str, stops))} iterations); give at most one rate for each"
+        )
+    found: list[RateFrom] = []
+    for start, rate in zip((0, *stops), _of_each(rates, len(stops)), strict=False):
+        if not found or found[-1].rate != rate:
+            found.append(RateFrom(start, rate))
+    return tuple(found)
+
+
+def parse_rates(text: str, max_iterations: int, min_iterations: int, eta: int) -> tuple[float, ...]:
+    """Return the rates that stand behind "stan:", as `rates_from` takes them, in their shortest form.
+
+    So "0.5,0.5,1" and "0.5,1" are the same, and "auto" is what the rates are that it stands for.
+
+    Raises:
+        UsageError: it is neither "auto" nor two or more rates that there are, or the rungs are fewer.
+    """
+    if text == AUTO:
+        rates = automatic_rates(max_iterations, min_iterations, eta)
+    else:
+        try:
+            rates = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise UsageError(
+                f"--accelerate stan:{text} names no rates; give stan:auto, or a rate for each rung from the lowest to "
+                "the top, such as stan:0.25,0.5,1"
+            ) from None
+        if len(rates) < 2:
+            raise UsageError(
+                f"--accelerate stan:{text} is one rate for all rungs; give --accelerate stan --rate {text}, or several "
+                "rates, such as stan:0.25,0.5,1"
+            )
+        for rate in rates:
+            choose_patterns("auto", rate)
+        rates_from(rates, max_iterations, min_iterations, eta)
+    same = next((place for place, rate in enumerate(rates) if rate != rates[0]), len(rates))
+    return rates[same - 1 :]
+
+
+def text_of(rates: Sequence[float]) -> str:
+    """Return what --accelerate says for these rates."""
+    return f"stan:{','.join(f'{rate:g}' for rate in rates)}"
+
+
+def _of_each(rates: Sequence[float], rungs: int) -> list[float]:
+    return [rates[0]] * (rungs - len(rates)) + list(rates)

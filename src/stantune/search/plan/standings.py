@@ -1,0 +1,108 @@
+"""What a trial table amounts to: how many trials stand where, their ranking, the iterations trained and spared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stantune.search.plan.coordinator import endings, rungs
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.rows import TrialRow
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A trial's best rung result: `error` in percent after `iterations` iterations."""
+
+    number: int
+    params: Mapping[str, Any]
+    error: float
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where every trial of the table stands, and how many stand where.
+
+    `trials` maps a number to "running" (in its first rung), "promoted" (in a later one), "dropped",
+    "diverged", "failed" or "finished". Of the counts, `running` is all that have not ended and `promoted` all that
+    were promoted at least once, however they ended.
+    """
+
+    trials: Mapping[int, str]
+    running: int
+    promoted: int
+    dropped: int
+    diverged: int
+    failed: int
+    finished: int
+
+
+def status(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Status:
+    """Say where every trial of the table stands."""
+    promoted = {number for state in rungs(plan, rows) for number in state.promoted}
+    ended = endings(plan, rows)
+    trials: dict[int, str] = {
+        row.number: ended.get(row.number, "promoted" if row.number in promoted else "running") for row in rows
+    }
+    counts = Counter(ended.values())
+    return Status(
+        trials=trials,
+        running=len(trials) - len(ended),
+        promoted=len(promoted),
+        dropped=counts["dropped"],
+        diverged=counts["diverged"],
+        failed=counts["failed"],
+        finished=counts["finished"],
+    )
+
+
+def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
+    """Rank the trials by their lowest error in any rung; ties: more iterations, then the smaller number.
+
+    A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
+    a duplicate, whose setting and errors another row has.
+    """
+    standings = []
+    for row in rows:
+        if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
+            iterations = min(row.errors, key=lambda at: (row.errors[at], -at))
+            standings.append(Standing(row.number, row.params, row.errors[iterations], iterations))
+    return sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
+
+
+def incumbent(rows: Sequence[TrialRow]) -> Standing | None:
+    """Return the first of the `ranking`, or None where no trial has a result that counts."""
+    return next(iter(ranking(rows)), None)
+
+
+def iterations_trained(rows: Sequence[TrialRow]) -> int:
+    """Add up the iterations that were trained for the table; a promoted trial goes on, so none counts twice."""
+    return sum(row.trained for row in rows)
+
+
+class Spared(NamedTuple):
+    """Iterations that nobody had to train: what was asked for and not done.
+
+    Attributes:
+        diverged: from where trials diverged to the end of the rung that they were on the way to.
+        duplicates: of results that were taken over from an earlier trial with the same setting.
+    """
+
+    diverged: int
+    duplicates: int
+
+
+def iterations_spared(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Spared:
+    """Add up what stopping diverged trials and not training duplicates spared."""
+    rungs_of = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in plan}
+    diverged = duplicates = 0
+    for row in rows:
+        if row.duplicate:
+            duplicates += row.reached
+        elif row.diverged_at is not None:
+            asked = next(iterations for iterations in rungs_of[row.bracket] if iterations not in row.errors)
+            diverged += asked - row.diverged_at
+    return Spared(diverged, duplicates)

@@ -1,0 +1,147 @@
+"""What a search takes from an earlier one: its results as observations, its best settings as the first trials."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stantune.errors import UsageError
+from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.standings import ranking
+from stantune.space import Space
+
+# Of an earlier search with more trials than this, the best BEST and the newest of the others are taken.
+MOST = 1000
+BEST = 250
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial of an earlier search.
+
+    Attributes:
+        number: its number there.
+        params: its setting.
+        results: iterations of a rung to the error there in percent, None where the trial had diverged.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    results: Mapping[int, float | None]
+
+    @property
+    def lowest(self) -> float:
+        """Its lowest error; infinite where it diverged in the end."""
+        return min(math.inf if error is None else error for error in self.results.values()) if self._whole else math.inf
+
+    @property
+    def _whole(self) -> bool:
+        return None not in self.results.values()
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """An earlier search, as far as a new one depends on it.
+
+    Attributes:
+        path: its directory, for messages and to know it again.
+        label: tells it from other searches: two with the same label have the same results.
+        trials: those with results whose settings lie in the new space, in the order of their numbers.
+        best: those whose settings are tried first, best first.
+    """
+
+    path: str
+    label: str
+    trials: tuple[PastTrial, ...]
+    best: tuple[PastTrial, ...]
+
+    def plain(self) -> tuple[dict[str, Any], list[Any]]:
+        """Return it in plain values: what is said of the search, and its trials."""
+        head = {"path": self.path, "label": self.label, "best": [trial.number for trial in self.best]}
+        return head, [[trial.number, trial.params, list(trial.results.items())] for trial in self.trials]
+
+    @classmethod
+    def from_plain(cls, head: Mapping[str, Any], trials: Sequence[Any]) -> WarmStart:
+        """Return what `plain` was made of."""
+        past = {number: PastTrial(number, params, dict(results)) for number, params, results in trials}
+        best = tuple(past[number] for number in head["best"])
+        return cls(head["path"], head["label"], tuple(past.values()), best)
+
+
+def warm_start(
+    path: str, label: str, rows: Sequence[TrialRow], there: Mapping[str, Any], space: Space, best: int
+) -> WarmStart:
+    """Choose what a new search takes from the trial table of an earlier one.
+
+    Args:
+        path: the earlier search's directory.
+        label: what tells it from others.
+        rows: its trial table.
+        there: its space, as `Space.as_json` describes it.
+        space: the new search's; its ranges may differ, and settings outside of them are left out.
+        best: how many of the best settings are tried first.
+
+    Raises:
+        UsageError: the spaces have other parameters, or nothing of the table lies in the new space.
+    """
+    difference = _difference(there, space)
+    if difference:
+        raise UsageError(
+            f"the search in {path} cannot be started from, because its space is another one ({difference}); start from "
+            "one with the same parameters, or leave --start-from away"
+        )
+    known = {row.number: row for row in rows if (row.errors or row.diverged_at is not None) and _fits(row, space)}
+    if not known:
+        raise UsageError(
+            f"the search in {path} has no result of a setting that lies in this space; start from another one, or "
+            "leave --start-from away"
+        )
+    ranked = [standing.number for standing in ranking(list(known.values()))]
+    chosen = set(known)
+    if len(known) > MOST:
+        others = [number for number in known if number not in ranked[:BEST]]
+        chosen = {*ranked[:BEST], *others[len(ranked[:BEST]) - MOST :]}
+    trials = {number: _past(known[number]) for number in sorted(chosen)}
+    # A setting that several trials had is tried once, as the best of them.
+    firsts: dict[str, PastTrial] = {}
+    for number in ranked[:BEST]:
+        firsts.setdefault(json.dumps(known[number].params, sort_keys=True), trials[number])
+    return WarmStart(path, label, tuple(trials.values()), tuple(firsts.values())[:best])
+
+
+def _past(row: TrialRow) -> PastTrial:
+    results: dict[int, float | None] = dict(sorted(row.errors.items()))
+    if row.diverged_at is not None:
+        results[_rung_of_divergence(row)] = None
+    return PastTrial(row.number, dict(row.params), results)
+
+
+def _rung_of_divergence(row: TrialRow) -> int:
+    """Return the end of the rung in which the trial diverged: its last result, trained for or taken over."""
+    return max((*row.costs, *row.taken))
+
+
+def _fits(row: TrialRow, space: Space) -> bool:
+    try:
+        space.check(row.params, complete=True)
+    except UsageError:
+        return False
+    return True
+
+
+def _difference(there: Mapping[str, Any], space: Space) -> str:
+    """Say in which parameter the spaces differ, "" where they differ in ranges at most."""
+    here = space.as_json()
+    for name in {**here, **there}:
+        if name not in there:
+            return f"it has no {name}"
+        if name not in here:
+            return f"it has {name}, which this one lacks"
+        if there[name]["kind"] != here[name]["kind"]:
+            return f"{name} is of kind {there[name]['kind']} there and {here[name]['kind']} here"
+        if there[name].get("when") != here[name].get("when"):
+            return f"{name} exists under other conditions there"
+    return ""

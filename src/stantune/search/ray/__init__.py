@@ -1,0 +1,1 @@
+"""A search's trainings on a Ray cluster."""

@@ -1,0 +1,91 @@
+"""Checkpoints that all nodes of a cluster find behind a URL: fetched before each training, sent there after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stantune.images.trainer import TrainerOrder
+from stantune.outcome import Outcome
+from stantune.search.ray.places import Place
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import StopEarly, Task, Trainer
+
+
+class RemoteDirectory(SearchDirectory):
+    """A search's directory whose checkpoints are elsewhere; all else is in it, the finalists' weights as well."""
+
+    def __init__(self, path: Path, storage: str | None, url: str) -> None:
+        """Keep checkpoints at `url`, and the trial table as SearchDirectory does; raises UsageError."""
+        super().__init__(path, storage)
+        self.elsewhere = Place(url)
+
+    def discard(self, checkpoint: Path) -> None:
+        """See SearchDirectory."""
+        self.elsewhere.delete(checkpoint.name)
+
+    def sweep(self, checkpoint: Path) -> None:
+        """See SearchDirectory."""
+        self.elsewhere.sweep(f".{checkpoint.name}.*.part")
+
+    def sweep_all(self) -> None:
+        """See SearchDirectory."""
+        super().sweep_all()
+        self.elsewhere.sweep(".*.part")
+
+    def clear(self) -> None:
+        """See SearchDirectory."""
+        super().clear()
+        self.elsewhere.sweep("trial-*.pt", self.final().name, "final-[0-9]*.pt")
+
+    def bring_finals(self, finalists: int) -> None:
+        """Fetch the weights of so many finalists, where there are some. Raises StantuneError."""
+        for final in map(self.final, range(finalists)):
+            if self.elsewhere.holds(final.name):
+                self.elsewhere.fetch(final.name, final)
+
+
+@dataclass(frozen=True)
+class FetchingOrder:
+    """Makes a trainer that fetches each checkpoint from a URL and sends it there; see training.TrainerOrder.
+
+    Attributes:
+        order: makes the trainer itself.
+        url: where checkpoints are kept.
+    """
+
+    order: TrainerOrder
+    url: str
+
+    def __call__(self, place: int) -> Trainer:
+        """See TrainerOrder."""
+        # The next worker process of the same actor finds what this one leaves behind when it is killed, and clears it.
+        scratch = SearchDirectory(Path(tempfile.gettempdir()) / f"stantune-{os.getppid()}")
+        return FetchingTrainer(replace(self.order, directory=scratch)(place), Place(self.url), scratch)
+
+
+class FetchingTrainer:
+    """Trains in a scratch directory, with a checkpoint that is fetched before and sent after; see executors.Trainer."""
+
+    def __init__(self, trainer: Trainer, elsewhere: Place, scratch: SearchDirectory) -> None:
+        """Train with `trainer`, whose directory is `scratch`."""
+        self._trainer = trainer
+        self._elsewhere = elsewhere
+        self._scratch = scratch
+        shutil.rmtree(scratch.path, ignore_errors=True)
+
+    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See executors.Trainer."""
+        path = self._scratch.checkpoint_of(task.job)
+        try:
+            self._elsewhere.fetch(path.name, path)
+            outcome = self._trainer.train(task, stop_early, watch)
+            if outcome.diverged_at is None and path.exists():
+                self._elsewhere.send(path, path.name)
+            return outcome
+        finally:
+            shutil.rmtree(self._scratch.path, ignore_errors=True)

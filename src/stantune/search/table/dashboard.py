@@ -1,0 +1,101 @@
+"""Shows a search in Optuna's dashboard, read-only: what was clicked there could end the search otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from stantune.errors import StantuneError, UsageError
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.storage import reading
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_READING = ("GET", "HEAD", "OPTIONS")
+
+
+class Dashboard:
+    """A server that listens.
+
+    Attributes:
+        url: of the page of the search.
+    """
+
+    def __init__(self, server: WSGIServer, host: str, study_id: int) -> None:
+        """Serve the study with this id by `server`, which listens on `host`."""
+        self.url = f"http://{host}:{server.server_port}/dashboard/studies/{study_id}"
+        self._server = server
+
+    def serve(self) -> None:
+        """Answer until Ctrl-C."""
+        try:
+            self._server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+@contextmanager
+def serving(path: Path, storage: str | None, host: str, port: int) -> Iterator[Dashboard]:
+    """Listen for those who want to see the search in a directory.
+
+    Args:
+        path: the directory.
+        storage: the URL of its storage, which is needed where that has a password.
+        host: the address to listen on.
+        port: the port to listen on; 0 stands for any that is free.
+
+    Raises:
+        UsageError: there is no search in the directory.
+        StoreError: its storage cannot be used.
+        StantuneError: optuna-dashboard is not installed, or nobody can listen there.
+    """
+    try:
+        from optuna_dashboard import wsgi
+    except ImportError as error:
+        raise StantuneError("the dashboard is not installed; pip install 'stantune[dashboard]'") from error
+    directory = SearchDirectory.begun(path, storage)
+    nothing = UsageError(f"there is no search in {path}; give the directory of one, as --out named it")
+    if not directory.may_hold_search():
+        raise nothing
+    with reading(directory.url, directory.study) as found:
+        if found is None:
+            raise nothing
+        opened, study_id = found
+        try:
+            server = make_server(host, port, _reading_only(wsgi(opened)), _Server, _Quiet)
+        except OSError as error:
+            raise StantuneError(
+                f"--host {host} --port {port} cannot be listened on ({error.strerror or error}); give another --port, "
+                "or 0 for any that is free"
+            ) from error
+        with server:
+            yield Dashboard(server, host, study_id)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread a request: a browser asks for several things at a time."""
+
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    """Says nothing of each request."""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """See BaseHTTPRequestHandler."""
+
+
+def _reading_only(application: Application) -> Application:
+    """Refuse all requests that would change something."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in _READING:
+            return application(environ, start_response)
+        start_response("405 Method Not Allowed", [("Content-Type", "application/json"), ("Allow", ", ".join(_READING))])
+        return [b'{"reason": "a search is changed by stantune search alone"}']
+
+    return answer

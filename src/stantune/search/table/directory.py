@@ -1,0 +1,169 @@
+"""A search's directory: its lock, its files, and what tells it from another search's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.files import write_whole
+from stantune.search.plan.coordinator import Job
+from stantune.search.plan.finals import Final, weights_of
+from stantune.search.table.storage import sqlite_url, without_password
+from stantune.search.table.store import Store
+
+_DATABASE = "search.db"
+_STUDY = "search"
+# A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
+_LOCK_SECONDS = 1.0
+
+
+class SearchDirectory:
+    """The files of one search. The trial table is the truth; the checkpoints beside it can be made again.
+
+    Attributes:
+        path: the directory.
+        url: of the Optuna storage that holds the trial table.
+        study: the study's name in it.
+    """
+
+    def __init__(self, path: Path, storage: str | None = None) -> None:
+        self.path = path
+        self.url = storage or sqlite_url(path / _DATABASE)
+        # A database of one's own needs no telling name; in a shared one the directory tells searches apart.
+        self.study = f"stantune {path.resolve()}" if storage else _STUDY
+        self._where = without_password(self.url) if storage else _DATABASE
+
+    @classmethod
+    def begun(cls, path: Path, storage: str | None = None) -> SearchDirectory:
+        """Return the directory of a search that was begun before, with its table where its note says.
+
+        `storage` is used where it is the one noted: a note holds no password.
+        """
+        directory = cls(path)
+        try:
+            noted = str(json.loads(directory._note.read_text())["storage"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return directory
+        if noted == _DATABASE:
+            return directory
+        return cls(path, storage if storage is not None and without_password(storage) == noted else noted)
+
+    @property
+    def result(self) -> Path:
+        """The result, as the JSON contract has it."""
+        return self.path / "result.json"
+
+    def checkpoint(self, number: int) -> Path:
+        """Return the checkpoint of a trial."""
+        return self.path / "checkpoints" / f"trial-{number:06d}.pt"
+
+    def final(self, rank: int = 0) -> Path:
+        """Return the checkpoint of a finalist's training, by its rank; at its end it holds the weights."""
+        return self.path / weights_of(rank)
+
+    def checkpoint_of(self, job: Job | Final) -> Path:
+        """Return the checkpoint of a training."""
+        return self.final(job.rank) if isinstance(job, Final) else self.checkpoint(job.number)
+
+    def discard(self, checkpoint: Path) -> None:
+        """Delete a checkpoint if there is one."""
+        checkpoint.unlink(missing_ok=True)
+
+    def sweep(self, checkpoint: Path) -> None:
+        """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
+        for part in checkpoint.parent.glob(f".{checkpoint.name}.*.part"):
+            part.unlink(missing_ok=True)
+
+    def sweep_all(self) -> None:
+        """Delete what processes were writing when they were killed; whole files never have such names."""
+        for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
+            part.unlink(missing_ok=True)
+
+    def may_hold_search(self) -> bool:
+        """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
+        return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory if need be and keep other searches out of it; a killed process holds no lock for long.
+
+        Raises:
+            StantuneError: it cannot be made or written to, or another search is running in it.
+            UsageError: its search keeps its table in another storage.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            raise StoreError(
+                f"another search is running in {self.path}; wait for it, end it, or choose another directory with --out"
+            ) from None
+        except OSError as error:
+            raise StantuneError(
+                f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with --out"
+            ) from error
+        try:
+            self.sweep_all()
+            self._check_storage()
+            yield
+        finally:
+            lock.release()
+
+    def note_storage(self) -> None:
+        """Write down where the trial table is, so that a later run does not begin a second one elsewhere.
+
+        Raises:
+            StantuneError: it cannot be written.
+        """
+        if not self._note.exists():
+            self._write(self._note, json.dumps({"storage": self._where}))
+
+    def write_result(self, text: str) -> None:
+        """Keep the result; raises StantuneError where it cannot be written."""
+        self._write(self.result, text)
+
+    def clear(self) -> None:
+        """Delete the search: its table, checkpoints and results; call it under the lock."""
+        if self.study == _STUDY:
+            for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
+                (self.path / name).unlink(missing_ok=True)
+        else:
+            Store.delete(self.url, self.study)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for file in (self.final(), *self.path.glob("final-[0-9]*.pt"), self.result, self._note):
+            file.unlink(missing_ok=True)
+
+    @property
+    def _note(self) -> Path:
+        return self.path / "search.json"
+
+    def _write(self, file: Path, text: str) -> None:
+        try:
+            write_whole(file, text.encode())
+        except OSError as error:
+            raise StantuneError(
+                f"{file} cannot be written ({error.strerror}); make room and give the same command again"
+            ) from error
+
+    def _check_storage(self) -> None:
+        try:
+            there = json.loads(self._note.read_text())["storage"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(
+                f"{self._note} is damaged; move the directory away, or begin anew in another with --out"
+            ) from None
+        if there != self._where:
+            here = "--storage " + self._where if self.study != _STUDY else "no --storage"
+            raise UsageError(
+                f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
+                "storage, or another directory with --out"
+            )

@@ -1,0 +1,106 @@
+"""Waits for a database that is locked or gone for a while: a search of days does not end because of ten seconds."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import TrialState
+
+from stantune.search.table.tables import EndedTrial, Tables
+
+# A server that is started anew needs some, a backup that locks the file likewise.
+SECONDS = 60.0
+PAUSE_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+class PatientTables:
+    """Does what other tables do, again and again while the database cannot be reached; see Tables.
+
+    A write whose answer was lost may have been done: before it is done again, the study is looked at.
+    """
+
+    def __init__(self, tables: Tables, storage: BaseStorage, study_id: int) -> None:
+        """Write to this study by these tables."""
+        self._tables = tables
+        self._storage = storage
+        self._study_id = study_id
+
+    def create(
+        self,
+        number: int,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> int:
+        """See Tables."""
+
+        def write(again: bool) -> int:
+            # A search is alone in writing to its study, so a trial with this number can only be this one.
+            if again and self._storage.get_n_trials(self._study_id) > number:
+                return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+            return self._tables.create(number, params, distributions, attributes)
+
+        return insist(self._storage, write)
+
+    def record(self, trial_id: int, attributes: Mapping[str, Any], step: int | None, value: float) -> None:
+        """See Tables; doing it twice makes no difference."""
+        insist(self._storage, lambda again: self._tables.record(trial_id, attributes, step, value))
+
+    def close(self, ended: Sequence[EndedTrial]) -> None:
+        """See Tables."""
+
+        def write(again: bool) -> None:
+            left = [trial for trial in ended if not again or self._is_running(trial.trial_id)]
+            if left:
+                self._tables.close(left)
+
+        insist(self._storage, write)
+
+    def delete(self) -> None:
+        """See Tables."""
+        self._tables.delete()
+
+    def _is_running(self, trial_id: int) -> bool:
+        return self._storage.get_trial(trial_id).state == TrialState.RUNNING
+
+
+def insist(storage: BaseStorage, ask: Callable[[bool], T]) -> T:
+    """Ask a database until it answers, for so long as it may be away; raises what it raises in the end.
+
+    Args:
+        storage: where it is asked.
+        ask: asks it; is told whether it was asked before.
+    """
+    end, again = time.monotonic() + SECONDS, False
+    while True:
+        try:
+            return ask(again)
+        except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
+            if not _may_pass(error) or time.monotonic() + PAUSE_SECONDS >= end:
+                raise
+        again = True
+        time.sleep(PAUSE_SECONDS)
+        if isinstance(storage, RDBStorage):
+            # Whatever a connection was in the middle of, it is not to be used again.
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Tell whether it is the way to the database that failed, or a lock; not what was asked."""
+    if isinstance(error, OSError):
+        # A journal, on a share that went away.
+        return error.errno in (errno.ENOENT, errno.ESTALE)
+    # Optuna wraps what SQLAlchemy raised.
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    lost = isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
+    return lost or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)

@@ -1,0 +1,55 @@
+"""Finds the earlier search that a new one starts from, or what a search that goes on was started from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any
+
+from stantune.errors import UsageError
+from stantune.images.problems import Problem
+from stantune.search.propose.warm_start import warm_start
+from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
+
+
+def settle_start(
+    settings: SearchSettings, problem: Problem, directory: SearchDirectory, earlier: SearchDirectory
+) -> SearchSettings:
+    """Return the settings with the search in `earlier` to start from.
+
+    A search that was begun goes on from what it took then, whatever has become of the earlier one since.
+
+    Raises:
+        UsageError: there is no search in `earlier`, or none that a search of this problem can start from.
+        StoreError: a trial table cannot be used.
+    """
+    kept = Store.start_of(directory.url, directory.study) if directory.may_hold_search() else None
+    path = str(earlier.path.resolve())
+    if earlier.path.resolve() == directory.path.resolve():
+        raise UsageError(f"--start-from {earlier.path} is this search's own directory; name another one with --out")
+    if kept is not None and kept.path == path:
+        return replace(settings, start=kept)
+    there = Store.table_of(earlier.url, earlier.study) if earlier.may_hold_search() else None
+    if there is None:
+        raise UsageError(f"--start-from {earlier.path}: there is no search; give the directory of one")
+    identity, rows = there
+    label = _label(identity)
+    if kept is not None and kept.label == label:
+        return replace(settings, start=kept)
+    if identity.get("problem") != problem.name:
+        raise UsageError(
+            f"--start-from {earlier.path}: that is a search of {identity.get('problem')}, and this one is of "
+            f"{problem.name}; start from one of the same problem"
+        )
+    best = min(settings.eta, settings.plan()[0].rungs[0].trials)
+    return replace(settings, start=warm_start(path, label, rows, identity["space"], problem.space, best))
+
+
+def _label(identity: Mapping[str, Any]) -> str:
+    """Say which search it is: all that its results depend on, in a few letters, wherever it lies."""
+    digest = blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return f"{identity.get('problem')} with seed {identity.get('seed')} ({digest})"

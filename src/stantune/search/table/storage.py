@@ -1,0 +1,180 @@
+"""Opens Optuna's storages by their URLs: relational databases, and journal files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from stantune.errors import StoreError, UsageError
+from stantune.search.table.messages import speaking_of
+from stantune.search.table.tables import sqlite_factory
+
+# How long to wait for a database that another program holds, or for a server that does not answer.
+PATIENCE_SECONDS = 15
+# A program holds a journal's lock for one write; after so long it was killed in it, and its lock is broken.
+JOURNAL_LOCK_SECONDS = 5
+
+# Drivers whose connect() takes `connect_timeout` in seconds; the others keep their own default.
+_TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
+_JOURNAL = "journal"
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, whatever characters its path has."""
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def without_password(url: str) -> str:
+    """Return a URL as messages and files may show it."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url  # `connect` says what is wrong with it
+
+
+def connect(url: str) -> tuple[BaseStorage, str]:
+    """Open Optuna's storage at a URL; return it with the URL as messages may show it, without password.
+
+    Raises:
+        UsageError: there can be no storage at such a URL.
+        StoreError: it cannot be reached, or is damaged.
+    """
+    parsed = _parsed(url)
+    where = parsed.render_as_string(hide_password=True)
+    if parsed.drivername == _JOURNAL:
+        return _journal(_journal_file(parsed), where), where
+    options: dict[str, Any] = {}
+    with speaking_of(where):
+        driver = parsed.get_dialect().driver
+        if driver == "pysqlite":
+            options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
+        elif driver in _TIMED_DRIVERS:
+            options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
+        # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
+        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+    return storage, where
+
+
+def release(storage: BaseStorage) -> None:
+    """Give up the connections of a storage; nothing may be asked of it after this."""
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
+
+
+@contextmanager
+def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | None]:
+    """Open a storage to look at a study; None where there is no such study. Raises as `connect` does."""
+    parsed = _parsed(url)
+    if parsed.drivername == _JOURNAL and not _journal_file(parsed).exists():
+        # To look at it would make it.
+        yield None
+        return
+    storage, where = connect(url)
+    try:
+        with speaking_of(where):
+            try:
+                found = storage, storage.get_study_id_from_name(study_name)
+            except KeyError:
+                found = None
+            yield found
+    finally:
+        release(storage)
+
+
+def mend(url: str) -> None:
+    """Cut off what a process was writing to a journal when it was killed; call it before writing to the storage.
+
+    The next line would be written behind it otherwise, and both could not be read any more.
+
+    Raises:
+        UsageError: there can be no storage at such a URL.
+        StoreError: the journal cannot be written to.
+    """
+    parsed = _parsed(url)
+    if parsed.drivername != _JOURNAL:
+        return
+    file = _journal_file(parsed)
+    with speaking_of(without_password(url)):
+        lock = _lock(file)
+        if not file.exists():
+            return
+        lock.acquire()
+        try:
+            with file.open("r+b") as journal:
+                whole = cut = 0
+                for line in journal:
+                    whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
+                if cut:
+                    journal.truncate(whole)
+        finally:
+            lock.release()
+
+
+class _JournalFile(JournalFileBackend):
+    """A journal's file. It is made once: where it is gone later, it may be on a share that is so for a while."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), _lock(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """See JournalFileBackend; raises FileNotFoundError where the file is gone."""
+        if not self._path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
+        super().append_logs(logs)
+
+
+def _parsed(url: str) -> sqlalchemy.URL:
+    try:
+        return sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise UsageError(
+            f"{url!r} is no storage URL: give one like sqlite:///runs/search.db, postgresql://user@host/name or "
+            "journal:///runs/search.log"
+        ) from None
+
+
+def _journal(path: Path, where: str) -> JournalStorage:
+    with speaking_of(where):
+        file = _JournalFile(path)
+        if _is_journal(path):
+            # Optuna asserts that it knows an operation.
+            with suppress(AssertionError):
+                return JournalStorage(file)
+    raise StoreError(
+        f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
+        "name another"
+    )
+
+
+def _is_journal(path: Path) -> bool:
+    """Tell whether each whole line is an operation; Optuna's own reader passes over a last one that is none."""
+    try:
+        with path.open("rb") as lines:
+            return all(isinstance(json.loads(line)["op_code"], int) for line in lines if line.endswith(b"\n"))
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _journal_file(url: sqlalchemy.URL) -> Path:
+    """Return a journal's file; like SQLite's, a relative path has three slashes before it, and an absolute one four."""
+    if url.host or not url.database:
+        raise UsageError(
+            f"{url.render_as_string()!r} names no journal file: give journal:///runs/search.log, or with four slashes "
+            "an absolute path"
+        )
+    return Path(url.database)
+
+
+def _lock(path: Path) -> JournalFileOpenLock:
+    return JournalFileOpenLock(str(path), JOURNAL_LOCK_SECONDS)

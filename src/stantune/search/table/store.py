@@ -1,0 +1,370 @@
+"""The trial table, kept in an Optuna study so that a search killed at any moment goes on from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from stantune.errors import StoreError, UsageError
+from stantune.search.plan.coordinator import Ending, TakeOver
+from stantune.search.plan.rows import SegmentFailure, TrialRow
+from stantune.search.propose.sampling import from_distribution, optuna_quiet, to_distribution
+from stantune.search.propose.warm_start import WarmStart
+from stantune.search.table.messages import foreign_sentence, speaking_of
+from stantune.search.table.retry import PatientTables, insist
+from stantune.search.table.storage import connect, mend, reading, release
+from stantune.search.table.tables import EndedTrial, tables_for
+from stantune.space import Space
+
+# The names of our attributes in the study and its trials.
+_IDENTITY = "stantune:identity"
+_FINAL = "stantune:final"
+_NUMBER = "stantune:number"
+_BRACKET = "stantune:bracket"
+_DIVERGED_AT = "stantune:diverged_at"
+_END = "stantune:end"
+_COST = "stantune:cost:"
+_FAILURES = "stantune:failures"
+_FAILED = "stantune:failed"
+_TAKEN = "stantune:taken_over_from:"
+_STARTED_FROM = "stantune:started_from"
+_START = "stantune:start"
+# Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
+_START_PART = 50
+
+_DIRECTIONS = [StudyDirection.MINIMIZE]
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
+
+
+class Store:
+    """The trial table of one search: written through to an Optuna study, read from memory.
+
+    One process at a time may write to a study. Of each step what commits it is written last (or all of it
+    at once), so that a process killed between any two writes leaves a table to go on from: a segment that
+    was cut is not in it, one that was recorded is. What a kill leaves undone is the closing of trials; the
+    search's loop makes up for it, because it calls `close` with all `endings` each time.
+
+    In Optuna's terms: the intermediate value of a step is the validation error (percent) after so many
+    iterations; a finished trial is COMPLETE, a dropped or diverged one PRUNED, each with its last error as
+    value; one that failed for good is FAIL; the attributes tell bracket, cause of end, the iteration of a divergence
+    and costs.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study_name: str,
+        identity: Mapping[str, Any],
+        space: Space,
+        where: str,
+        start: WarmStart | None = None,
+    ) -> None:
+        """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
+        self.study_name = study_name
+        self.where = where
+        self._storage = storage
+        self._distributions = {name: to_distribution(parameter) for name, parameter in space.items()}
+        self._rows: list[TrialRow] = []
+        # Of each setting, the first trial of each bracket that has it.
+        self._firsts: dict[str, dict[int, int]] = {}
+        self._trial_ids: list[int] = []
+        self._ended: set[int] = set()
+        with speaking_of(where):
+            self._study_id = _study(storage, study_name)
+            self._tables = PatientTables(tables_for(storage, self._study_id), storage, self._study_id)
+            trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
+            self._identify({**identity, "space": space.as_json()}, start, new=not trials)
+            for trial in trials:
+                self._load(trial, space)
+
+    @classmethod
+    def open(
+        cls, url: str, study_name: str, identity: Mapping[str, Any], space: Space, start: WarmStart | None = None
+    ) -> Store:
+        """Create the study at an SQLAlchemy URL, or load it and go on.
+
+        `identity` (plain values, also nested) is all that makes this search what it is; the space is added
+        to it. `start` is kept in a new study, for `start_of`. Raises UsageError where the study was begun with
+        another identity, naming each difference, and StoreError where the storage cannot be used or holds what
+        no search of ours wrote.
+        """
+        mend(url)
+        storage, where = connect(url)
+        try:
+            return cls(storage, study_name, identity, space, where, start)
+        except BaseException:
+            release(storage)
+            raise
+
+    @staticmethod
+    def identity_of(url: str, study_name: str) -> dict[str, Any] | None:
+        """Return the identity that the study was begun with; None where there is no such study. Raises StoreError."""
+        with reading(url, study_name) as found:
+            identity: dict[str, Any] | None = None
+            if found is not None:
+                storage, study_id = found
+                identity = storage.get_study_user_attrs(study_id).get(_IDENTITY)
+            return identity
+
+    @staticmethod
+    def start_of(url: str, study_name: str) -> WarmStart | None:
+        """Return what the study's search was started from; None where there is none, or no study. Raises StoreError."""
+        with reading(url, study_name) as found:
+            attributes = {} if found is None else found[0].get_study_user_attrs(found[1])
+            if _START not in attributes or _IDENTITY not in attributes:
+                return None
+            parts = sorted(key for key in attributes if key.startswith(f"{_START}:"))
+            return WarmStart.from_plain(attributes[_START], [trial for key in parts for trial in attributes[key]])
+
+    @staticmethod
+    def table_of(url: str, study_name: str) -> tuple[dict[str, Any], list[TrialRow]] | None:
+        """Return identity and trial table of a search, running or not; None where there is none. Raises StoreError."""
+        with reading(url, study_name) as found:
+            if found is None:
+                return None
+            storage, study_id = found
+            attributes = storage.get_study_user_attrs(study_id)
+            if _IDENTITY not in attributes:
+                return None
+            trials = storage.get_all_trials(study_id, deepcopy=False)
+            rows = [_row(trial) for trial in trials if _BRACKET in trial.user_attrs]
+            return attributes[_IDENTITY], sorted(rows, key=lambda row: row.number)
+
+    @staticmethod
+    def delete(url: str, study_name: str) -> bool:
+        """Delete the study with all its trials; return whether there was one. Raises StoreError."""
+        mend(url)
+        with reading(url, study_name) as found:
+            if found is not None:
+                tables_for(*found).delete()
+            return found is not None
+
+    def __enter__(self) -> Store:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release the storage."""
+        self.release()
+
+    def release(self) -> None:
+        """Give up the connections; nothing may be written after this."""
+        release(self._storage)
+
+    def rows(self) -> list[TrialRow]:
+        """Return the trial table in the order of the numbers, as of the last write."""
+        return list(self._rows)
+
+    def create(self, number: int, params: Mapping[str, Any], bracket: int, started_from: int | None = None) -> None:
+        """Add trial `number`, which must be the next one; `started_from` is as in TrialRow. Raises StoreError."""
+        assert number == len(self._rows), f"trial {number} created where {len(self._rows)} is next"
+        attributes: dict[str, Any] = {_NUMBER: number, _BRACKET: bracket}
+        if started_from is not None:
+            attributes[_STARTED_FROM] = started_from
+        with speaking_of(self.where, self.study_name):
+            trial_id = self._tables.create(
+                number, params, {name: self._distributions[name] for name in params}, attributes
+            )
+        self._trial_ids.append(trial_id)
+        self._append(TrialRow(number, bracket, dict(params), started_from=started_from))
+
+    def record(self, number: int, iterations: int, error: float, cost: Mapping[str, Any] | None = None) -> None:
+        """Record the validation error (percent) of a trial after `iterations`, the end of a rung.
+
+        `cost` (plain values) is what the segment cost; it comes back as `TrialRow.costs[iterations]`.
+        Recording the same again replaces it. Raises StoreError.
+        """
+        assert math.isfinite(error), f"trial {number} has the error {error}: record a divergence"
+        row, noted = self._rows[number], dict(cost or {})
+        with speaking_of(self.where, self.study_name):
+            self._tables.record(self._trial_ids[number], {f"{_COST}{iterations}": noted}, iterations, float(error))
+        self._rows[number] = replace(
+            row,
+            errors={**row.errors, iterations: float(error)},
+            costs={**row.costs, iterations: noted},
+        )
+
+    def record_divergence(self, number: int, iterations: int, at: int, cost: Mapping[str, Any] | None = None) -> None:
+        """Record that a trial diverged at iteration `at` on its way to `iterations`, the end of a rung.
+
+        `cost` is as in `record`, and comes back as `TrialRow.costs[iterations]`. Raises StoreError.
+        """
+        row, noted = self._rows[number], dict(cost or {})
+        # In this order: where attributes are written one by one, the divergence is what commits.
+        attributes = {f"{_COST}{iterations}": noted, _DIVERGED_AT: at}
+        with speaking_of(self.where, self.study_name):
+            self._tables.record(self._trial_ids[number], attributes, None, math.nan)
+        self._rows[number] = replace(row, diverged_at=at, costs={**row.costs, iterations: noted})
+
+    def take_over(self, take_over: TakeOver) -> None:
+        """Record a result that was taken over, as `record` and `record_divergence` do. Raises StoreError."""
+        number, stop = take_over.number, take_over.stop
+        attributes: dict[str, Any] = {f"{_TAKEN}{stop}": take_over.source}
+        row, taken = self._rows[number], {**self._rows[number].taken, stop: take_over.source}
+        with speaking_of(self.where, self.study_name):
+            if take_over.error is not None:
+                self._tables.record(self._trial_ids[number], attributes, stop, take_over.error)
+                self._rows[number] = replace(row, taken=taken, errors={**row.errors, stop: take_over.error})
+            else:
+                attributes |= {_DIVERGED_AT: take_over.diverged_at}
+                self._tables.record(self._trial_ids[number], attributes, None, math.nan)
+                self._rows[number] = replace(row, taken=taken, diverged_at=take_over.diverged_at)
+
+    def record_failure(self, number: int, iterations: int, cause: str, for_good: bool) -> None:
+        """Record that a segment on its way to `iterations` failed, and if so, its trial for good. Raises StoreError."""
+        row = self._rows[number]
+        failures = (*row.failures, SegmentFailure(iterations, cause))
+        attributes: dict[str, Any] = {_FAILURES: [list(failure) for failure in failures]}
+        if for_good:
+            attributes[_FAILED] = cause
+        with speaking_of(self.where, self.study_name):
+            self._tables.record(self._trial_ids[number], attributes, None, math.nan)
+        self._rows[number] = replace(row, failures=failures, failed=cause if for_good else None)
+
+    def close(self, endings: Mapping[int, Ending]) -> None:
+        """Close the trials that ended; those closed before are passed over. Raises StoreError.
+
+        When this returns, all that was recorded survives a power cut: what the trials that go on do not need
+        (the checkpoints of the dropped) may be deleted.
+        """
+        ended = []
+        for number in sorted(endings.keys() - self._ended):
+            row, ending = self._rows[number], endings[number]
+            has_value = bool(row.errors) and ending != "failed"
+            ended.append(
+                EndedTrial(
+                    self._trial_ids[number],
+                    _STATES.get(ending, TrialState.PRUNED),
+                    row.errors[max(row.errors)] if has_value else None,
+                    {_END: f"failed: {row.failed}" if ending == "failed" else ending},
+                )
+            )
+        if ended:
+            with speaking_of(self.where, self.study_name):
+                self._tables.close(ended)
+            self._ended.update(endings)
+
+    def set_final(self, rank: int, final: Mapping[str, Any]) -> None:
+        """Keep what a final training came to (plain values), in place of an earlier one. Raises StoreError."""
+        # The best one's has the name that it had when there was no other.
+        name = f"{_FINAL}:{rank}" if rank else _FINAL
+        with speaking_of(self.where, self.study_name):
+            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, dict(final)))
+
+    def finals(self) -> dict[int, dict[str, Any]]:
+        """Return what the final trainings came to, by their finalists' ranks. Raises StoreError."""
+        with speaking_of(self.where, self.study_name):
+            attributes = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
+        ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in attributes if name.startswith(_FINAL)}
+        return {int(rank or 0): attributes[name] for name, rank in sorted(ranks.items())}
+
+    def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, new: bool) -> None:
+        here = json.loads(json.dumps(identity))
+        there = self._storage.get_study_user_attrs(self._study_id).get(_IDENTITY)
+        if there is None:
+            # No identity and no trials: created just now, or by a search that was killed right there.
+            if not new or self._storage.get_study_directions(self._study_id) != _DIRECTIONS:
+                raise self._foreign("it was not made by a stantune search")
+            if start is not None:
+                self._keep(start)
+            self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
+            return
+        differences = _differences(there, here)
+        if differences:
+            raise UsageError(
+                f"the study {self.study_name!r} in {self.where} is that of another search "
+                f"({'; '.join(differences)}): give the settings it was begun with, another place, or --fresh"
+            )
+
+    def _keep(self, start: WarmStart) -> None:
+        """Write down what the search starts from; the identity, which is written after it, makes it count."""
+        head, trials = start.plain()
+        self._storage.set_study_user_attr(self._study_id, _START, head)
+        for part in range(0, len(trials), _START_PART):
+            name = f"{_START}:{part // _START_PART:04d}"
+            self._storage.set_study_user_attr(self._study_id, name, trials[part : part + _START_PART])
+
+    def _load(self, trial: FrozenTrial, space: Space) -> None:
+        attributes, number = trial.user_attrs, len(self._rows)
+        ours = attributes.get(_NUMBER) == trial.number == number and _BRACKET in attributes
+        if not ours or not _is_of(trial, space):
+            raise self._foreign(f"its trial {trial.number} was added by another program")
+        if trial.state != TrialState.RUNNING and not (trial.state in _ENDED and _END in attributes):
+            raise self._foreign(f"its trial {trial.number} was ended by another program")
+        self._append(_row(trial))
+        self._trial_ids.append(trial._trial_id)
+        if trial.state != TrialState.RUNNING:
+            self._ended.add(number)
+
+    def _append(self, row: TrialRow) -> None:
+        """Add a row, and tell it which earlier trials have the same setting."""
+        firsts = self._firsts.setdefault(json.dumps(row.params, sort_keys=True), {})
+        self._rows.append(replace(row, equals=tuple(firsts.values())) if firsts else row)
+        firsts.setdefault(row.bracket, row.number)
+
+    def _foreign(self, what: str) -> StoreError:
+        return StoreError(foreign_sentence(self.study_name, self.where, what))
+
+
+def _row(trial: FrozenTrial) -> TrialRow:
+    """Return what a trial of ours holds."""
+    attributes, errors = trial.user_attrs, dict(trial.intermediate_values)
+    diverged_at = attributes.get(_DIVERGED_AT)
+
+    def of_rungs(prefix: str) -> dict[int, Any]:
+        found = {int(key.removeprefix(prefix)): value for key, value in attributes.items() if key.startswith(prefix)}
+        # What was noted of a segment that was cut between its attributes and its error never was.
+        return {at: value for at, value in found.items() if diverged_at is not None or at in errors}
+
+    return TrialRow(
+        trial.number,
+        attributes[_BRACKET],
+        trial.params,
+        errors,
+        diverged_at,
+        of_rungs(_COST),
+        taken=of_rungs(_TAKEN),
+        failures=tuple(SegmentFailure(stop, cause) for stop, cause in attributes.get(_FAILURES, ())),
+        failed=attributes.get(_FAILED),
+        started_from=attributes.get(_STARTED_FROM),
+    )
+
+
+def _is_of(trial: FrozenTrial, space: Space) -> bool:
+    """Tell whether a trial has the parameters that exist in its setting, with their distributions."""
+    found = {name: from_distribution(distribution) for name, distribution in trial.distributions.items()}
+    return found == {name: space[name] for name in space.active(trial.params)}
+
+
+def _study(storage: BaseStorage, name: str) -> int:
+    try:
+        with optuna_quiet():
+            study_id = storage.create_new_study(_DIRECTIONS, name)
+    except DuplicatedStudyError:
+        study_id = storage.get_study_id_from_name(name)
+    return study_id
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Name what differs between two plain values, by dotted names where they are nested."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            difference
+            for key in sorted({*there, *here})
+            for difference in _differences(
+                there.get(key, "nothing"), here.get(key, "nothing"), f"{name}.{key}" if name else key
+            )
+        ]
+    return [] if there == here else [f"{name}: {there} there, {here} here"]

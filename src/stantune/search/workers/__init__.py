@@ -1,0 +1,1 @@
+"""Who trains: this process, or processes of this machine."""

@@ -1,0 +1,148 @@
+"""What a worker process does: takes tasks from a connection, trains them, and ends when the other side is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+from stantune.errors import StantuneError
+from stantune.outcome import Outcome
+from stantune.search.workers.executors import Failure, Task, Trainer, attempt, cause_of
+
+TELL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+class Stop(NamedTuple):
+    """To a worker: end the present task in good order."""
+
+
+class Ready(NamedTuple):
+    """From a worker: it has its data and takes tasks."""
+
+
+class Moved(NamedTuple):
+    """From a worker: the present task has done so many iterations."""
+
+    done: int
+
+
+class Over(NamedTuple):
+    """From a worker: the present task is over."""
+
+    how: Outcome | Failure
+
+
+class Broken(NamedTuple):
+    """From a worker: no training can go on."""
+
+    error: StantuneError
+
+
+def work(connection: Connection, order: bytes, place: int) -> None:
+    """Train what comes over the connection; the body of a worker process.
+
+    Args:
+        connection: to the process that gives the tasks. When that is gone, for whatever reason, this process ends.
+        order: pickled; makes the trainer of the worker with the number that it is given.
+        place: this worker's number.
+    """
+    # First of all: from here on there is no way to be left behind.
+    inbox = _Inbox(connection)
+    _settle()
+    with contextlib.suppress(OSError):  # nobody is there any more
+        try:
+            trainer: Trainer = pickle.loads(order)(place)
+        except StantuneError as error:
+            connection.send(Broken(error))
+            return
+        except Exception as error:
+            connection.send(Broken(StantuneError(f"a worker process cannot begin ({cause_of(error)})")))
+            return
+        connection.send(Ready())
+        while True:
+            task = inbox.next()
+            try:
+                connection.send(Over(attempt(trainer, task, inbox.stopped, _teller(connection))))
+            except StantuneError as error:
+                connection.send(Broken(error))
+
+
+class _Inbox:
+    """Listens in a thread of its own, so that a word to stop is heard in the middle of a training."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def next(self) -> Task:
+        """Wait for the next task."""
+        return self._tasks.get()
+
+    def stopped(self) -> bool:
+        """Tell whether the present task is to end."""
+        return self._stop.is_set()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message = self._connection.recv()
+                if isinstance(message, Stop):
+                    self._stop.set()
+                else:
+                    self._tasks.put(message)
+        finally:
+            # The other process has closed its end, or is gone: at once, in the middle of whatever this one does.
+            os._exit(1)
+
+
+def _settle() -> None:
+    """Make this process one that only its parent ends, and that takes nothing with it."""
+    # Ctrl-C goes to all processes of a terminal, and a batch system's SIGTERM to all of a job; the parent decides what
+    # comes of it. It has started this process with these signals blocked.
+    signals = {signal.SIGINT, signal.SIGTERM}
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    if sys.platform == "linux":
+        # The inbox notices the parent's end as soon as Python code can run; this, in an extension that hangs, too.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os._exit(1)
+        # Where memory runs out, the system is to end this process and not the one that keeps the trial table.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("500")
+    # What the user's network prints is no part of what the command prints (JSON, perhaps).
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+
+def _teller(connection: Connection) -> Callable[[int], None]:
+    """Return a function that tells the iterations done: the first at once, then a few times a second."""
+    told = float("-inf")
+
+    def watch(done: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= TELL_SECONDS:
+            told = now
+            connection.send(Moved(done))
+
+    return watch

@@ -1,0 +1,272 @@
+"""Worker processes: several trainings side by side, each in a process that may die without taking the search along."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from types import TracebackType
+
+from stantune.errors import StantuneError, UsageError
+from stantune.search.workers.executors import Ended, Failure, StopEarly, Task, Trainer, Watch, not_begun
+from stantune.search.workers.worker import Broken, Moved, Over, Ready, Stop, work
+
+POLL_SECONDS = 0.1
+# For workers to write their checkpoints when a search ends on an error.
+GRACE_SECONDS = 20.0
+# For a worker with nothing to do to end.
+LEAVE_SECONDS = 5.0
+# So many workers in a row that end before they have begun: there is something wrong that another try does not mend.
+MOST_STILLBORN = 10
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a training may use; one that uses more is ended, and so is its worker.
+
+    Attributes:
+        seconds: between two iterations, or for the evaluation; None for any time.
+        bytes: of resident memory of its process, in which earlier trainings ran too; None for any amount.
+    """
+
+    seconds: float | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a limit cannot be kept on this system."""
+        if self.bytes is not None and sys.platform != "linux":
+            raise UsageError("--trial-memory works on Linux alone, by /proc; leave it away here")
+
+
+@dataclass
+class _Worker:
+    """A process, the connection to it, and what it is at; `heard` is when it last gave a sign of life."""
+
+    process: SpawnProcess
+    connection: Connection
+    ready: bool = False
+    task: Task | None = None
+    heard: float = field(default_factory=time.monotonic)
+
+
+class Workers:
+    """Trains in `count` processes, which are started when they are first needed, and again when they are lost.
+
+    Use it in a `with`: at its end the processes end; in good order, their checkpoints written, unless what leaves the
+    block is a KeyboardInterrupt.
+    """
+
+    def __init__(self, order: Callable[[int], Trainer], count: int, limits: Limits | None = None) -> None:
+        """Take what makes a trainer in each process (it is pickled), how many, and what a training may use."""
+        self.capacity = count
+        # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch.
+        self._order = pickle.dumps(order)
+        self._limits = limits or Limits()
+        self._places: list[_Worker | None] = [None] * count
+        self._stillborn = 0
+        self._stopping = False
+
+    def __enter__(self) -> Workers:
+        """Return the executor itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all processes."""
+        if kind is None or issubclass(kind, Exception):
+            self._finish_in_good_order()
+        else:
+            for worker in self._living():
+                worker.process.kill()
+        for worker in self._living():
+            # Which makes it leave.
+            worker.connection.close()
+        for worker in self._living():
+            worker.process.join(LEAVE_SECONDS)
+            worker.process.kill()
+            worker.process.join()
+        self._places = [None] * self.capacity
+
+    def submit(self, task: Task) -> None:
+        """See Executor."""
+        for place, worker in enumerate(self._places):
+            if worker is not None and worker.task is None:
+                if _give(worker, task):
+                    return
+                # It was killed while it had nothing to do, which costs nothing.
+                self._bury(place)
+        self._start(self._places.index(None), task)
+
+    def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
+        """See Executor."""
+        over: list[Ended] = []
+        while not over:
+            if stop_early() and not self._stopping:
+                over += self._stop()
+            over += self._listen(watch)
+        return over
+
+    def _listen(self, watch: Watch) -> Iterator[Ended]:
+        """Wait a moment for what busy workers say; yield the tasks that are over."""
+        busy = [(place, worker) for place, worker in enumerate(self._places) if worker is not None and worker.task]
+        spoken = wait([worker.connection for _, worker in busy], POLL_SECONDS)
+        for place, worker in busy:
+            yield from self._attend(place, worker, worker.connection in spoken, watch)
+
+    def _attend(self, place: int, worker: _Worker, spoken: bool, watch: Watch) -> Iterator[Ended]:
+        """Hear what a busy worker says and see how it does; yield its task if that is over."""
+        task, alive = worker.task, worker.process.is_alive()
+        assert task is not None
+        try:
+            # What a dead worker has said counts, too.
+            while (spoken or not alive) and worker.task is not None and worker.connection.poll():
+                message = worker.connection.recv()
+                worker.heard = time.monotonic()
+                if isinstance(message, Moved):
+                    watch(task, message.done)
+                elif isinstance(message, Ready):
+                    worker.ready, self._stillborn = True, 0
+                elif isinstance(message, Over):
+                    worker.task = None
+                    yield Ended(task, message.how)
+                elif isinstance(message, Broken):
+                    worker.task = None
+                    raise message.error
+        except (EOFError, OSError):
+            alive = False
+        if worker.task is None:
+            return
+        if alive:
+            excess = self._excess(worker)
+            if excess is not None:
+                self._bury(place)
+                yield Ended(task, Failure(excess))
+            return
+        end = self._bury(place, LEAVE_SECONDS)
+        if worker.ready:
+            yield Ended(task, Failure(f"its worker process {end}"))
+        elif self._stopping:
+            yield not_begun(task)
+        else:
+            self._stillborn += 1
+            if self._stillborn >= MOST_STILLBORN:
+                raise StantuneError(
+                    f"{MOST_STILLBORN} worker processes in a row ended as they started (the last one {end}); see that "
+                    f"there is memory for {self.capacity} of them, or give fewer --workers"
+                )
+            self._start(place, task)
+
+    def _excess(self, worker: _Worker) -> str | None:
+        """Say which limit a worker has passed, None if none."""
+        if not worker.ready:
+            return None
+        seconds, most = self._limits.seconds, self._limits.bytes
+        if seconds is not None and time.monotonic() - worker.heard > seconds:
+            return f"no iteration and no evaluation was done within {seconds:g} s (--trial-timeout)"
+        if most is not None and _resident(worker.process) > most:
+            return f"its process used more than {most / 1e6:.0f} MB of memory (--trial-memory)"
+        return None
+
+    def _stop(self) -> Iterator[Ended]:
+        """Have all tasks end; those whose worker has not begun yet are over at once."""
+        self._stopping = True
+        for place, worker in enumerate(self._places):
+            if worker is None or worker.task is None:
+                continue
+            if worker.ready:
+                # Where it fails, the worker is dead, and that is noticed in its turn.
+                with contextlib.suppress(OSError):
+                    worker.connection.send(Stop())
+            else:
+                self._bury(place)
+                yield not_begun(worker.task)
+
+    def _finish_in_good_order(self) -> None:
+        """Have the workers keep what they have; one that cannot write it, or takes too long, is none to wait for."""
+        end = time.monotonic() + GRACE_SECONDS
+        if not self._stopping:
+            collections.deque(self._stop(), 0)
+        while any(worker.task for worker in self._living()) and time.monotonic() < end:
+            with contextlib.suppress(StantuneError):
+                collections.deque(self._listen(lambda task, done: None), 0)
+
+    def _start(self, place: int, task: Task) -> None:
+        ours, theirs = _SPAWN.Pipe()
+        # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
+        process = _SPAWN.Process(target=work, args=(theirs, self._order, place), name=f"stantune worker {place}")
+        with _signals_held():
+            try:
+                process.start()
+            except OSError as error:
+                raise StantuneError(
+                    f"worker process {place} of {self.capacity} cannot be started ({error.strerror or error}); give "
+                    "fewer --workers"
+                ) from error
+        theirs.close()
+        worker = self._places[place] = _Worker(process, ours, task=task)
+        # Where it is dead already, that is noticed in its turn.
+        _give(worker, task)
+
+    def _bury(self, place: int, patience: float = 0.0) -> str:
+        """End a worker that has not ended within `patience` seconds; return how it ended."""
+        worker = self._places[place]
+        assert worker is not None
+        self._places[place] = None
+        worker.process.join(patience)
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+        code = worker.process.exitcode
+        assert code is not None
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    def _living(self) -> list[_Worker]:
+        return [worker for worker in self._places if worker is not None]
+
+
+def _give(worker: _Worker, task: Task) -> bool:
+    """Send a worker a task; return whether it is alive to take it."""
+    try:
+        worker.connection.send(task)
+    except OSError:
+        return False
+    worker.task, worker.heard = task, time.monotonic()
+    return True
+
+
+def _resident(process: SpawnProcess) -> int:
+    """Return the bytes of memory that a process uses; 0 where it is gone."""
+    try:
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back, here for a moment and in a process started meanwhile until it lets them through."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Started by the first process to be spawned, and it would take our mask away.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

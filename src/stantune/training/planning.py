@@ -1,0 +1,90 @@
+"""Plans for a problem: its layers timed within its own training, and what STAN's "auto" comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from stantune.errors import StantuneError
+from stantune.images.problems import Problem, Splits
+from stantune.seeds import derive
+from stantune.stan.config import LayerPlan, Stan
+from stantune.stan.plan import decide
+from stantune.stan.timing import ModelTimes, measure
+from stantune.training.trial import Trial
+
+# For timing the layers: noise of a few percent is left.
+SECONDS = 3.0
+
+
+def times_of(
+    problem: Problem,
+    setting: Mapping[str, Any],
+    layers: tuple[str, ...],
+    splits: Splits,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> ModelTimes:
+    """Time the layers of a problem's network, and whole iterations of its training, on this machine.
+
+    Args:
+        problem: what is trained.
+        setting: values of its parameters, checked.
+        layers: shell patterns of the names of the layers that STAN may accelerate.
+        splits: the problem's data.
+        seed: of the training that is timed.
+        device: where to train.
+
+    Raises:
+        StantuneError: the setting diverges within the few iterations that this takes.
+    """
+    trial = Trial(problem, setting, splits, seed=derive("plan", seed), stan=None, device=device)
+
+    def step() -> None:
+        diverged, _ = trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)
+        if diverged:
+            raise StantuneError(
+                f"problem {problem.name!r} diverges at iteration {trial.iteration} with this setting, and what is "
+                "measured then means nothing; give it a lower learning rate"
+            )
+
+    return measure(trial.model, layers, trial.batches.at(0).images, step=step, budget=SECONDS)
+
+
+def settle(
+    stan: Stan,
+    problem: Problem,
+    setting: Mapping[str, Any],
+    splits: Splits,
+    before: Mapping[str, Any] | None,
+    *,
+    iterations: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Stan:
+    """Return settings with a plan in place of "auto"; other settings as they are.
+
+    Timings are not reproducible, so a plan is made once: where there is an earlier one, it is taken.
+
+    Args:
+        stan: the settings.
+        problem: what is trained.
+        setting: values of its parameters, checked.
+        splits: the problem's data.
+        before: an earlier run's `Stan.planned`, None if there is none.
+        iterations: N of the run, if `stan` does not say.
+        seed: of the training that is timed.
+        device: where to train.
+
+    Raises:
+        StantuneError: the setting diverges within the few iterations that the timing takes.
+    """
+    if stan.rate != "auto" or stan.plan is not None:
+        return stan
+    if before is not None:
+        plan = tuple(LayerPlan(layer, tuple(patterns)) for layer, patterns in before["plan"].items())
+        return replace(stan, rate=before["rate"], period=before["period"], tolerance=stan.allowed_error, plan=plan)
+    times = times_of(problem, setting, stan.layers, splits, seed=seed, device=device)
+    return decide(times, stan, stan.iterations or iterations).stan

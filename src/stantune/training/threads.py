@@ -1,0 +1,132 @@
+"""How many threads train a problem fastest on this machine: timed, and chosen from the times."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+
+from stantune.images.problems import Problem, Splits
+from stantune.seeds import derive
+from stantune.stan.fusion import natively
+from stantune.training.trial import Trial
+
+# For all numbers of threads together; networks whose iterations take half a second and more need longer.
+SECONDS = 3.0
+FEWEST_ROUNDS = 2
+MOST_ROUNDS = 15
+# More threads must be faster by more than this: they take cores from others, and times are not exact to a percent.
+CLOSE = 1.05
+
+
+class Measured(NamedTuple):
+    """What was measured, and what follows.
+
+    Attributes:
+        threads: the number chosen.
+        seconds: of an exact iteration, by number of threads, in ascending order.
+    """
+
+    threads: int
+    seconds: Mapping[int, float]
+
+    @property
+    def words(self) -> str:
+        """What was chosen and why, in a line."""
+        others = [f"{_ms(took)} with {count}" for count, took in self.seconds.items() if count != self.threads]
+        if not others:
+            others = ["there is one core for it"]
+        elif self.seconds[self.threads] > min(self.seconds.values()):
+            others.append("fewer are taken where the difference is small")
+        why = f"an iteration takes {_ms(self.seconds[self.threads])}; {', '.join(others)}"
+        return f"threads: {self.threads} ({why}); --threads {self.threads} gives the same result again"
+
+
+def measure_threads(
+    problem: Problem,
+    setting: Mapping[str, Any],
+    splits: Splits,
+    *,
+    natives: Sequence[bool] = (True,),
+    device: str = "cpu",
+) -> Measured:
+    """Time exact iterations of a problem's training by number of threads; PyTorch's number is afterwards what it was.
+
+    Args:
+        problem: what is trained.
+        setting: values of its parameters, checked. One that diverges takes as long as any other.
+        splits: the problem's data.
+        natives: whether an iteration is by native kernels, as under STAN, or plain PyTorch's; of both the mean counts.
+        device: where to train.
+    """
+    trials = [Trial(problem, setting, splits, seed=derive("threads"), stan=None, device=device) for _ in natives]
+
+    def step() -> None:
+        for trial in trials:
+            trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)
+
+    with ExitStack() as stack:
+        for trial, native in zip(trials, natives, strict=True):
+            if native:
+                stack.enter_context(natively(trial.model))
+        seconds = time_by_threads(step, numbers_up_to(usable_cores(), torch.get_num_threads()))
+    seconds = {count: took / len(trials) for count, took in seconds.items()}
+    return Measured(fastest(seconds), seconds)
+
+
+def fastest(seconds: Mapping[int, float]) -> int:
+    """Return the least number of threads that is as fast as any, or nearly so."""
+    best = min(seconds.values())
+    return min(count for count, took in seconds.items() if took <= CLOSE * best)
+
+
+def numbers_up_to(cores: int, usual: int) -> tuple[int, ...]:
+    """Return the numbers of threads to try: the powers of two, all cores, and the usual number."""
+    powers = {2**exponent for exponent in range(cores.bit_length())}
+    return tuple(sorted(count for count in powers | {cores, usual} if count <= cores))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def time_by_threads(
+    step: Callable[[], object],
+    counts: Sequence[int],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[int, float]:
+    """Return the median seconds of a step by number of threads.
+
+    All numbers are tried in turns, so that a machine that slows down slows all of them down alike.
+    """
+    before = torch.get_num_threads()
+    took: dict[int, list[float]] = {count: [] for count in counts}
+    rounds = 0
+    began = clock()
+    try:
+        # As long as another round fits.
+        while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and (clock() - began) * (rounds + 1) <= SECONDS * rounds):
+            for count, seconds in took.items():
+                torch.set_num_threads(count)
+                # Wakes or makes the threads, and is no part of a training that keeps their number.
+                step()
+                since = clock()
+                step()
+                seconds.append(clock() - since)
+            rounds += 1
+    finally:
+        torch.set_num_threads(before)
+    return {count: statistics.median_low(seconds) for count, seconds in took.items()}
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds < 0.1 else f"{1e3 * seconds:.0f} ms"

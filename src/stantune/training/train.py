@@ -1,0 +1,169 @@
+"""Train one setting of a problem from one iteration to another: loop, checkpoint, divergence guard, evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stantune.errors import CheckpointError, UsageError
+from stantune.images.data import Split, in_order
+from stantune.images.problems import Problem, Splits
+from stantune.outcome import Outcome
+from stantune.stan.config import Stan
+from stantune.stan.fusion import evaluated_natively
+from stantune.training import checkpoint as checkpoints
+from stantune.training.planning import settle
+from stantune.training.trial import RateFrom, Trial
+
+EVALUATION_BATCH = 500
+EVALUATED = ("validation", "test")
+# A process that is killed in a long segment loses no more than this.
+SAVE_SECONDS = 60.0
+
+
+def run(
+    problem: Problem,
+    setting: Mapping[str, Any],
+    checkpoint: Path | None,
+    start: int,
+    stop: int,
+    *,
+    splits: Splits,
+    seed: int = 0,
+    stan: Stan | None = None,
+    rates: Sequence[RateFrom] = (),
+    evaluate: Sequence[str] = ("validation",),
+    device: str = "cpu",
+    settle_threads: Callable[[int | None], None] = lambda before: None,
+    stop_early: Callable[[], bool] = lambda: False,
+    watch: Callable[[int], None] = lambda iteration: None,
+) -> Outcome:
+    """Train a setting from iteration `start` to `stop` and evaluate it, exactly, at the end.
+
+    0 to 600 in one go and 0 to 200 to 600 through checkpoints give the same bits: weights, momentum, order of the
+    data, random state and STAN's grids. A segment may be run again at will: where the checkpoint is already further
+    than `start` (a run that was cut), it goes on from there; where it is missing, it begins anew.
+
+    Args:
+        problem: what to train.
+        setting: values of the problem's parameters; what is left out keeps the network's and the solver's own value.
+        checkpoint: the trial's file; None keeps nothing, and then `start` must be 0.
+        start: the iteration that an earlier segment ended with.
+        stop: the iteration to end with.
+        splits: the problem's data, from `problem.load()`.
+        seed: of the weights, the data's order and every other random choice.
+        stan: STAN's settings; None trains exactly.
+        rates: STAN's rates by iteration, in place of that of `stan`; the first one begins at 0.
+        evaluate: the splits that are evaluated at the end: "validation", "test".
+        device: where to train.
+        settle_threads: called before anything is timed or trained, with the number of threads that the checkpoint was
+            trained with, None where there is none: another number changes the last bits of sums.
+        stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
+        watch: called after each iteration with the number of iterations done.
+
+    Returns:
+        The outcome; a diverged trial's is an ordinary result.
+
+    Raises:
+        UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
+            does not exist or is empty; rates that do not begin at 0, do not ascend, or have no Stan with a rate.
+        CheckpointError: the file is damaged or another trial's.
+        StantuneError: the file cannot be written.
+    """
+    setting = problem.space.check(setting)
+    if not 0 <= start <= stop or (start and checkpoint is None):
+        raise UsageError(
+            f"cannot train from iteration {start} to {stop}; give 0 <= start <= stop, and a checkpoint if start > 0"
+        )
+    for name in evaluate:
+        if name not in EVALUATED or not len(getattr(splits, name)):
+            raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
+    starts = [entry.start for entry in rates]
+    if rates and (stan is None or stan.rate == "auto" or starts[0] or starts != sorted(set(starts))):
+        raise UsageError(
+            f"rates from the iterations {', '.join(map(str, starts))} on make no sense; begin at 0, ascend, and give a "
+            "Stan with a rate, which they replace"
+        )
+    depends_on = {
+        "problem": problem.name,
+        "setting": setting,
+        "seed": seed,
+        "stan": None if stan is None else stan.identity,
+        "batch_size": problem.batch_size,
+        "images": len(splits.train),
+    }
+    if rates:
+        depends_on["rates"] = rates
+    identity = json.dumps(depends_on, sort_keys=True)
+    state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+    # Those of before the number was kept have none.
+    settle_threads(None if state is None else state.get("threads"))
+    if stan is not None:
+        before = None if state is None else state["planned"]
+        stan = settle(stan, problem, setting, splits, before, iterations=problem.iterations, seed=seed, device=device)
+    trial = Trial(problem, setting, splits, seed=seed, stan=stan, rates=rates, device=device, start=start)
+    if state is not None:
+        try:
+            trial.restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
+                "has now; undo the change, or delete the file and the trial is trained again from its first "
+                "iteration"
+            ) from error
+    if trial.iteration > stop:
+        raise UsageError(
+            f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
+        )
+    saved = time.monotonic()
+
+    def moved(iteration: int) -> None:
+        nonlocal saved
+        if checkpoint is not None and time.monotonic() - saved >= SAVE_SECONDS:
+            checkpoints.save(checkpoint, identity, trial.state())
+            saved = time.monotonic()
+        watch(iteration)
+
+    diverged, interrupted = trial.train(stop, stop_early, moved)
+    if diverged:
+        return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost)
+    if checkpoint is not None and trial.moved:
+        checkpoints.save(checkpoint, identity, trial.state())
+    if interrupted:
+        return Outcome(trial.iteration, {}, None, True, trial.cost)
+    began = time.perf_counter()
+    errors = {name: error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
+    trial.cost.evaluation_seconds = time.perf_counter() - began
+    return Outcome(trial.iteration, errors, None, False, trial.cost)
+
+
+def error_percent(model: nn.Module, splits: Splits, split: Split, device: str = "cpu") -> float:
+    """Return the share of wrongly classified images of `split`, in percent; always exact, never reduced.
+
+    What was accelerated is evaluated by the native kernels that it trains with.
+
+    An image whose scores are not all finite is wrong: weights that are no numbers any more (spoilt by the very last
+    iteration, so that no loss could tell) must not pass for a guess that is right one time in ten.
+
+    Args:
+        model: images (B, C, H, W) to scores (B, classes); it is in its former mode afterwards.
+        splits: for the normaliser.
+        split: at least one image.
+        device: where the model is.
+    """
+    training = model.training
+    model.eval()
+    wrong = 0
+    with torch.inference_mode(), evaluated_natively(model):
+        for batch in in_order(split, EVALUATION_BATCH, splits.normaliser, device):
+            scores = model(batch.images)
+            right = (scores.argmax(1) == batch.labels) & scores.isfinite().all(1)
+            wrong += len(batch.labels) - int(right.sum())
+    model.train(training)
+    return 100.0 * wrong / len(split)

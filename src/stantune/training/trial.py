@@ -1,0 +1,255 @@
+"""Trial: the moving parts of one training, their state, and what they took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stantune.images.data import Batches
+from stantune.images.problems import Problem, Splits
+from stantune.images.solver import numbers_of
+from stantune.kernels.library import plain_pytorch
+from stantune.kernels.sgd import Sgd
+from stantune.outcome import Cost
+from stantune.seeds import derive
+from stantune.stan.config import Stan
+from stantune.stan.graphs import GraphedStep
+from stantune.stan.handle import StanHandle
+from stantune.stan.layers import StanConv2d
+from stantune.stan.schedule import Phase
+from stantune.stan.surgery import accelerate_, restore_
+from stantune.training.guard import Guard
+
+
+class RateFrom(NamedTuple):
+    """From iteration `start` on, reduced iterations compute the share `rate` of the entries."""
+
+    start: int
+    rate: float
+
+
+class _Random(NamedTuple):
+    """States of torch's generators, of the host and of the trial's CUDA device, (bytes,) each."""
+
+    host: Tensor
+    cuda: Tensor | None
+
+
+class _Stretch(NamedTuple):
+    """Iterations of one kind in a row: the first, whether they are reduced, and when it began."""
+
+    since: int
+    reduced: bool
+    began: float
+
+
+class Trial:
+    """One training of a problem in memory: go on with `train`, keep with `state`, come back with `restore`.
+
+    It has random state of its own (torch's generators, for dropout and the like), so that several trials may take turns
+    in one process and each gets the same result as alone.
+
+    Attributes:
+        model: the network, in training mode, its images in channels_last memory.
+        stan: STAN's settings at the present iteration, None where it trains exactly.
+        handle: STAN's, None where it trains exactly.
+        iteration: iterations done.
+        moved: whether any were done since it was made or restored.
+        cost: what they took.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        setting: Mapping[str, Any],
+        splits: Splits,
+        *,
+        seed: int,
+        stan: Stan | None,
+        rates: Sequence[RateFrom] = (),
+        device: str = "cpu",
+        start: int = 0,
+    ) -> None:
+        """Make a new network.
+
+        Args:
+            problem: what to train.
+            setting: values of the problem's parameters, checked.
+            splits: the problem's data.
+            seed: of the weights, the data's order and every other random choice.
+            stan: STAN's settings, with a plan if the rate is "auto"; None trains exactly.
+            rates: rates in place of that of `stan`, the first one from iteration 0 on, in ascending order; none keeps
+                that of `stan` throughout.
+            device: where to train.
+            start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
+        """
+        self._cuda = _cuda_index(device)
+        self._running = False
+        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]):
+            # Not torch.manual_seed: it seeds every device, and the caller's random state on the others is not ours.
+            torch.default_generator.manual_seed(derive("weights", seed))
+            if self._cuda is not None:
+                with torch.cuda.device(self._cuda):
+                    torch.cuda.manual_seed(derive("weights", seed))
+            self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+            self._random = self._live_random()
+        self.solver = problem.solver
+        self.optimizer = problem.solver.optimizer(self.model, setting)
+        self.batches = Batches(
+            splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
+        )
+        self.guard = Guard(splits.classes)
+        self.stan = None if stan is None else replace(stan, rate=rates[0].rate) if rates else stan
+        self.handle: StanHandle | None = None if self.stan is None else self._accelerate(self.stan)
+        self._rates = tuple(rates)
+        self._recordable = problem.recordable and self._cuda is not None
+        self._learn = self._learner()
+        self.start = start
+        self.iteration = 0
+        self.moved = False
+        self.cost = Cost()
+        self._stretch = _Stretch(0, False, time.perf_counter())
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the training depends on, and what the segment took so far."""
+        random = self._random
+        if self._running:
+            self._account()
+            random = self._live_random()
+        return {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "above": self.guard.above,
+            "random": random.host,
+            "random_cuda": random.cuda,
+            "stan": None if self.handle is None else self.handle.state_dict(),
+            "planned": self.stan and self.stan.planned,
+            "threads": torch.get_num_threads(),
+            "start": self.start,
+            "cost": asdict(self.cost),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.iteration = state["iteration"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.above = state["above"]
+        self._random = _Random(state["random"], state["random_cuda"])
+        if state["start"] == self.start:
+            self.cost = Cost(**state["cost"])
+        self._follow_rates()
+        if self.handle is not None:
+            self.handle.load_state_dict(state["stan"])
+        self._learn = self._learner()
+
+    def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
+        """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
+        diverged = interrupted = False
+        with self._turn():
+            while self.iteration < stop and not diverged and not interrupted:
+                if self._stretch.reduced != self._reduced():
+                    self._account()
+                diverged = self.guard.diverged(self._step())
+                if not diverged:
+                    self.iteration += 1
+                    self.moved = True
+                    if self.handle is not None:
+                        self.handle.step()
+                        self._follow_rates()
+                    watch(self.iteration)
+                    interrupted = self.iteration < stop and stop_early()
+        return diverged, interrupted
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Train with the trial's own random state and on its own clock; the caller's state comes back afterwards."""
+        # Without STAN a trial is what PyTorch alone trains: what STAN is compared with. Who times it natively has put
+        # native layers into it.
+        plain = self.stan is None and not any(isinstance(module, StanConv2d) for module in self.model.modules())
+        own_kernels = plain_pytorch() if plain else nullcontext()
+        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]), own_kernels:
+            torch.set_rng_state(self._random.host)
+            if self._cuda is not None and self._random.cuda is not None:
+                torch.cuda.set_rng_state(self._random.cuda, self._cuda)
+            self._stretch = _Stretch(self.iteration, self._reduced(), time.perf_counter())
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
+                self._account()
+                self._random = self._live_random()
+
+    def _live_random(self) -> _Random:
+        return _Random(torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda))
+
+    def _accelerate(self, stan: Stan) -> StanHandle:
+        return accelerate_(self.model, stan, None if stan.memo is None else self.batches.at(0).images)
+
+    def _follow_rates(self) -> None:
+        """Have STAN compute what it computes from the present iteration on."""
+        rate = next((entry.rate for entry in reversed(self._rates) if entry.start <= self.iteration), None)
+        if self.stan is not None and rate is not None and rate != self.stan.rate:
+            restore_(self.model)
+            self.stan = replace(self.stan, rate=rate)
+            self.handle = self._accelerate(self.stan)
+            self.handle.seek(self.iteration)
+            self._learn = self._learner()
+
+    def _step(self) -> float:
+        batch = self.batches.at(self.iteration)
+        if self.handle is not None and self.handle.remembers:
+            self.handle.visit(batch.ids, batch.images)
+        self.solver.set_iteration(self.optimizer, self.iteration)
+        return self._learn(batch.images, batch.labels).item()
+
+    def _learner(self) -> Callable[..., Tensor]:
+        """Return what does a step on images and labels: replayed from CUDA graphs where the problem allows that."""
+        # Without the trial itself: in a circle with it, a device's memory would wait for Python's garbage collection.
+        model, optimizer = self.model, self.optimizer
+
+        def learn(images: Tensor, labels: Tensor) -> Tensor:
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            return loss
+
+        if not self._recordable:
+            return learn
+        if isinstance(optimizer, Sgd):
+            optimizer.follow()
+        with torch.cuda.device(self._cuda):
+            return GraphedStep(model, learn, lambda: numbers_of(optimizer))
+
+    def _reduced(self) -> bool:
+        return self.handle is not None and self.handle.phase is Phase.REDUCED
+
+    def _account(self) -> None:
+        """Add the present stretch to the cost and begin the next."""
+        since, reduced, began = self._stretch
+        now = time.perf_counter()
+        if reduced:
+            self.cost.reduced += self.iteration - since
+            self.cost.reduced_seconds += now - began
+        else:
+            self.cost.exact += self.iteration - since
+            self.cost.exact_seconds += now - began
+        self._stretch = _Stretch(self.iteration, self._reduced(), now)
+
+
+def _cuda_index(device: str) -> int | None:
+    """Return the number of a CUDA device, None for any other device."""
+    where = torch.device(device)
+    if where.type != "cuda":
+        return None
+    return torch.cuda.current_device() if where.index is None else where.index
