@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -16,6 +17,8 @@ class Cost:
         reduced: reduced iterations.
         reduced_seconds: their time.
         evaluation_seconds: time of the evaluation.
+        coordination_seconds: time of everything else: sampling, trial table, checkpoints, waiting. A search's loop
+            notes it; a training knows nothing of it.
     """
 
     exact: int = 0
@@ -23,6 +26,27 @@ class Cost:
     reduced: int = 0
     reduced_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    coordination_seconds: float = 0.0
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of both kinds."""
+        return self.exact + self.reduced
+
+    @property
+    def training_seconds(self) -> float:
+        """Their time."""
+        return self.exact_seconds + self.reduced_seconds
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Cost:
+        """Return what `dataclasses.asdict` made plain; what is not in it is 0, what it has beyond is left out."""
+        return cls(**{name: plain[name] for name in cls.__dataclass_fields__ if name in plain})
+
+
+def total(costs: list[Cost]) -> Cost:
+    """Add up costs, number by number."""
+    return Cost(*(sum(getattr(cost, name) for cost in costs) for name in Cost.__dataclass_fields__))
 
 
 @dataclass(frozen=True)
@@ -30,15 +54,15 @@ class Outcome:
     """What a segment ended in.
 
     Attributes:
-        iterations: where the trial stands now.
-        errors: of each evaluated split, in percent; empty where the trial diverged or was interrupted.
+        iterations: where the trial stands now, in the objective's unit.
+        metrics: what was measured at the end, by its name; empty where the trial diverged or was interrupted.
         diverged_at: the iteration whose loss told that the trial is lost, or None.
         interrupted: it was asked to end before its last iteration; the checkpoint holds what was reached.
         cost: what it took.
     """
 
     iterations: int
-    errors: Mapping[str, float]
+    metrics: Mapping[str, float]
     diverged_at: int | None
     interrupted: bool
     cost: Cost = field(compare=False)

@@ -1,0 +1,222 @@
+"""What a search asks of whatever it searches: an objective, its segments and who trains them; values and protocols."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from stantune.errors import UsageError
+from stantune.outcome import Outcome
+from stantune.space import Space
+
+DIRECTIONS = ("minimize", "maximize")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What trials are compared by.
+
+    Attributes:
+        name: its key in an outcome's metrics; printed as it is.
+        direction: "minimize" or "maximize": what is better.
+        unit: printed behind values, "%" for one.
+
+    Raises:
+        UsageError: there is no such direction.
+    """
+
+    name: str
+    direction: Literal["minimize", "maximize"] = "minimize"
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise UsageError(
+                f"the direction of metric {self.name!r} is {self.direction!r}; give {' or '.join(DIRECTIONS)}"
+            )
+
+    def loss(self, value: float) -> float:
+        """Return the number that is lower the better the value is; its own inverse."""
+        # 0.0 - 0.0 and not -0.0, which would be printed with its sign.
+        return value if self.direction == "minimize" else 0.0 - value
+
+    def text(self, value: float | None) -> str:
+        """Return a value as people read it, "3.71 %" or "0.8734"; a dash for None."""
+        if value is None:
+            return "–"
+        if self.unit == "%":
+            return f"{value:.2f} %"
+        return f"{value:.4g} {self.unit}".rstrip()
+
+    @property
+    def best_is(self) -> str:
+        """Say in a word which value is best: lowest or highest."""
+        return "lowest" if self.direction == "minimize" else "highest"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A training from one point to another: all that a Trainer needs, in plain values.
+
+    Attributes:
+        trial: the trial's number.
+        params: its setting.
+        start: where an earlier segment ended, in the objective's unit; 0 begins anew.
+        stop: where this one ends.
+        seed: of every random choice of the trial.
+        checkpoint: the trial's file, or what lies beside it; may be missing.
+        bracket: of the search's plan; None for a final training.
+        finalist: the rank of the finalist whose final training this is, 0 for the best; None on the way to a rung.
+        rates: pairs (from where on, share of the work) for a trainer that approximates; empty: as the objective says.
+            A final training is exact.
+    """
+
+    trial: int
+    params: Mapping[str, Any]
+    start: int
+    stop: int
+    seed: int
+    checkpoint: Path
+    bracket: int | None = None
+    finalist: int | None = None
+    rates: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def final(self) -> bool:
+        """Tell whether this is a final training, whose weights are kept."""
+        return self.finalist is not None
+
+
+StopEarly = Callable[[], bool]
+
+
+class Trainer(Protocol):
+    """Trains segments, one after the other, in the process that it was made in.
+
+    A segment that was done before, or in part, has the same outcome again: what is in its checkpoint counts.
+    """
+
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """Train and evaluate.
+
+        Args:
+            segment: what to train.
+            stop_early: asked often; when true the outcome is an interrupted one, its checkpoint kept.
+            watch: called with how far it is, as often as the trainer likes.
+
+        Raises:
+            DamagedCheckpointError: the checkpoint is of no use.
+            StantuneError: no training can go on here (a full disk, say).
+            Exception: this training cannot go on.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trainer works.
+
+    Attributes:
+        number: of the worker, from 0.
+        threads: of each training; None for as many as there are.
+        device: "cpu", "cuda" (the workers take turns on the devices), "cuda:1".
+    """
+
+    number: int = 0
+    threads: int | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a search that begins, or goes on, knows of how it will be run; see Objective.prepared.
+
+    Attributes:
+        max_resource: R.
+        seed: the search's.
+        threads: of each training; None for the default, "auto" for what is fastest.
+        device: where is trained.
+        here: whether this process trains.
+        side_by_side: whether several trainings run at the same time.
+        begun: the identity of the search that goes on, None for one that begins.
+        say: takes a line for the user.
+    """
+
+    max_resource: int
+    seed: int = 0
+    threads: int | Literal["auto"] | None = None
+    device: str = "cpu"
+    here: bool = True
+    side_by_side: bool = False
+    begun: Mapping[str, Any] | None = None
+    say: Callable[[str], None] = lambda line: None
+
+
+class Prepared(NamedTuple):
+    """An objective with nothing left to decide, and the number of threads that it trains with."""
+
+    objective: Objective
+    threads: int
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is searched. It can be pickled (by cloudpickle), since worker processes make its trainers.
+
+    `stantune.testing.check_objective` tries whether one does all that is asked of it here.
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages and default directories."""
+        ...
+
+    @property
+    def space(self) -> Space:
+        """The parameters and their ranges."""
+        ...
+
+    @property
+    def metric(self) -> Metric:
+        """What trials are compared by; each outcome that is neither diverged nor interrupted has its value."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What the resource counts: "iteration", "epoch"."""
+        ...
+
+    @property
+    def length(self) -> int | None:
+        """The longest training there is, in this unit; None where there is no end."""
+        ...
+
+    @property
+    def rate(self) -> float | Literal["auto"] | None:
+        """The share of the work that its trainings do where the segment says nothing; None for exact ones."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """All that a result depends on, in plain values; two objectives with equal ones have equal results."""
+        ...
+
+    def prepared(self, conditions: Conditions) -> Prepared:
+        """Decide what is decided once, when a search begins (fetch data, measure, plan), or as it was decided then.
+
+        Raises StantuneError where the search could not run.
+        """
+        ...
+
+    def trainer(self, place: Place) -> Trainer:
+        """Prepare this process for training and return what trains; raises StantuneError where that cannot be."""
+        ...
+
+
+def compared_value(metric: Metric, metrics: Mapping[str, float]) -> float | None:
+    """Return the value that trials are compared by, None where it is missing or not finite: such a trial diverged."""
+    value = metrics.get(metric.name)
+    return None if value is None or not math.isfinite(value) else float(value)
