@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Final
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent
-from stantune.search.workers.executors import InProcess, StopEarly, Task, Training
+from stantune.search.workers.executors import InProcess, StopEarly, Task
+from stantune.search.plan.values import Training
 
 ETA = 3
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stantune.errors import DamagedCheckpointError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.coordinator import Job
+from stantune.search.plan.values import Job
 from stantune.search.plan.finals import weights_of
 from stantune.search.workers.executors import StopEarly, Task
 

@@ -47,7 +47,7 @@ from stantune.images.problems import find
 from stantune.images.trainer import TrainerOrder
 from stantune.outcome import Outcome
 from stantune.search.loop import search
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Final
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Ended, Executor, StopEarly, Task, Watch

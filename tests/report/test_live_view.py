@@ -8,10 +8,10 @@ import re
 from rich.console import Console
 
 from stantune.report.live import Lines, LiveView, training_progress, watching
-from stantune.search.plan.coordinator import Job
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Job
+from stantune.search.plan.values import Final
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.progress import Progress
 
 PLAN = plan(27, 3, 3)

@@ -12,7 +12,7 @@ from stantune.outcome import Cost
 from stantune.report.summary import LEADERS, cost_seconds, summarise
 from stantune.search.loop import SearchState
 from stantune.search.plan.hyperband import Bracket, Rung
-from stantune.search.plan.rows import SegmentFailure, TrialRow
+from stantune.search.plan.values import SegmentFailure, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 

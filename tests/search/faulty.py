@@ -20,7 +20,7 @@ from pathlib import Path
 from stantune.errors import DamagedCheckpointError, DataError, StantuneError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.coordinator import Job
+from stantune.search.plan.values import Job
 from stantune.search.plan.finals import weights_of
 from stantune.search.workers.executors import StopEarly, Task
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from optuna.storages import InMemoryStorage
 
-from stantune.search.plan.coordinator import Job, endings, ready_jobs, take_overs
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.coordinator import endings, ready_jobs, take_overs
+
+from stantune.search.plan.values import Job
+from stantune.search.plan.values import TrialRow
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.table.store import Store

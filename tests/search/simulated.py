@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from stantune.search.plan.coordinator import Job, endings, ready_jobs
+from stantune.search.plan.coordinator import endings, ready_jobs
+
+from stantune.search.plan.values import Job
 from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.propose.sampling import sample
 from stantune.search.table.store import Store
 from stantune.space import Categorical, Float, Integer, Space

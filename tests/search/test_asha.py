@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from stantune.errors import UsageError
 from stantune.search.plan.asha import Asha, AsyncBracket, async_plan
 from stantune.search.plan.coordinator import Coordinator, endings, ready_jobs, rungs
-from stantune.search.plan.hyperband import Result, plan, trained_iterations
+from stantune.search.plan.hyperband import plan, trained_iterations
+from stantune.search.plan.values import Result
 from stantune.search.plan.observations import AsyncObservations
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.plan.standings import status
 from stantune.search.progress import iterations_left
 

@@ -17,8 +17,9 @@ from stantune import Categorical, Float, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.search.loop import SearchState, search
-from stantune.search.plan.coordinator import Job, ready_jobs
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.coordinator import ready_jobs
+from stantune.search.plan.values import Job
+from stantune.search.plan.values import TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stantune.search.plan.coordinator import endings, ready_jobs, rungs
 from stantune.search.plan.hyperband import Bracket, plan
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.plan.standings import Standing, incumbent, iterations_trained, ranking, status
 
 PLANS = st.builds(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stantune.search.plan.coordinator import ready_jobs, take_overs
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.plan.standings import incumbent, iterations_spared, iterations_trained, ranking
 from stantune.search.settings import SearchSettings
 from stantune.space import Categorical, Integer, Space

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
-from stantune.search.plan.hyperband import Bracket, Result, Rung, plan, promote, trained_iterations
+from stantune.search.plan.hyperband import Bracket, Rung, plan, promote, trained_iterations
+from stantune.search.plan.values import Result
 
 # Per (R, eta, variant): for each bracket, s_max first, its rungs as (iterations, trials); r is 1.
 TABLES = {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 

@@ -14,14 +14,15 @@ from stantune import Float, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.search.loop import SearchState, search
-from stantune.search.plan.coordinator import Job
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Job
+from stantune.search.plan.values import Final
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.progress import Progress, iterations_left
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
-from stantune.search.workers.executors import InProcess, Task, Training
+from stantune.search.workers.executors import InProcess, Task
+from stantune.search.plan.values import Training
 
 PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
 SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)

@@ -14,7 +14,7 @@ from stantune import Categorical, Float, Integer, Problem, Solver, Space
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.search.loop import SearchState, search
-from stantune.search.plan.coordinator import Job
+from stantune.search.plan.values import Job
 from stantune.search.plan.standings import ranking
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory

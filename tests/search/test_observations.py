@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stantune.search.plan.coordinator import Job, ready_jobs
+from stantune.search.plan.coordinator import ready_jobs
+
+from stantune.search.plan.values import Job
 from stantune.search.plan.hyperband import Bracket, plan
 from stantune.search.plan.observations import Place, ScheduledObservations, schedule
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 
 PLANS = st.builds(plan, st.integers(3, 40), st.integers(1, 3), st.integers(2, 4))
 

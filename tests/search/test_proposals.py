@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.propose import proposals as module
 from stantune.search.propose.proposals import MOST_OBSERVED, Proposals
 from stantune.search.propose.sampling import Model, sample

@@ -24,12 +24,13 @@ from stantune.errors import StantuneError, UsageError
 from stantune.images.problems import find
 from stantune.images.trainer import ProblemTrainer, TrainerOrder
 from stantune.search.loop import SearchState, search
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Final
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
-from stantune.search.workers.executors import Executor, InProcess, Training
+from stantune.search.workers.executors import Executor, InProcess
+from stantune.search.plan.values import Training
 from stantune.search.workers.workers import Limits
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")

@@ -15,8 +15,8 @@ from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
 from stantune.images.problems import find
 from stantune.images.trainer import ProblemTrainer, TrainerOrder
 from stantune.outcome import Outcome
-from stantune.search.plan.coordinator import Job
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Job
+from stantune.search.plan.values import Final
 from stantune.search.ray import places as ray_places
 from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
 from stantune.search.ray.places import Place, Sign, signed

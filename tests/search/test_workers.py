@@ -22,14 +22,15 @@ from stantune import Float, Problem, Solver, Space
 from stantune.errors import DataError, StantuneError, UsageError
 from stantune.images.trainer import device_of
 from stantune.search.loop import HOPELESS, SearchState, search
-from stantune.search.plan.coordinator import Job
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Job
+from stantune.search.plan.values import Final
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
 from stantune.search.workers import workers as workers_module
-from stantune.search.workers.executors import InProcess, Task, Training
+from stantune.search.workers.executors import InProcess, Task
+from stantune.search.plan.values import Training
 from stantune.search.workers.workers import Limits, Workers
 
 HERE = Path(__file__).parent

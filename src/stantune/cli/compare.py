@@ -11,7 +11,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
-from stantune.cli.stopping import stoppable
+from stantune.search.stopping import stoppable
 from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 

@@ -12,7 +12,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.effect import check_effect, effective
-from stantune.cli.stopping import stoppable
+from stantune.search.stopping import stoppable
 from stantune.errors import CheckpointError, StantuneError, UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.on_ray import cluster_of, device_on, directory_of
-from stantune.cli.stopping import stoppable
+from stantune.search.stopping import stoppable
 from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
 

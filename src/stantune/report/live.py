@@ -13,10 +13,9 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from stantune.report.words import duration, percent
-from stantune.search.plan.finals import Final
+from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
-from stantune.search.workers.executors import Training
 
 REDRAW_SECONDS = 0.25
 # Trainings that the view has room for.

@@ -1,67 +1,19 @@
-"""The search itself: asks the coordinator what to run, has it run, records the outcome."""
+"""The search itself: has an executor train what the session gives, and tells the session what became of it."""
 
 from __future__ import annotations
 
-import heapq
-import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-from stantune.errors import StantuneError
-from stantune.images.problems import Problem
-from stantune.outcome import Outcome
-from stantune.search.plan.coordinator import Coordinator, Job
-from stantune.search.plan.finals import Final, finals_of, winner_of
-from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.rows import TrialRow
-from stantune.search.progress import Progress
-from stantune.search.propose.proposals import Proposals
+from stantune.objective import Objective
+from stantune.search.session import RETRIES, SearchState, Session, open_session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
-from stantune.search.watching import Silent, Watcher
-from stantune.search.workers.executors import Ended, Executor, Failure, Task, Training
-
-RETRIES = 2
-# When so many trials have failed for good and none has had any result, it is not the settings.
-HOPELESS = 5
-# Where each result may let a job begin, ended trials are closed when so large a share of all results is new.
-CLOSED_SHARE = 1 / 16
-
-
-class SearchState(NamedTuple):
-    """What a search has come to.
-
-    Attributes:
-        plan: its brackets.
-        rows: the trial table.
-        finals: of each final training that is over, by its finalist's rank: params, iterations, errors
-            {split: percent}, diverged_at, cost.
-        complete: all that the plan asks for is done; trials that failed for good count as done.
-        final_failure: why a final training failed for good, None where none did; the next call tries it again.
-    """
-
-    plan: tuple[Bracket, ...]
-    rows: list[TrialRow]
-    finals: Mapping[int, Mapping[str, Any]]
-    complete: bool
-    final_failure: str | None = None
-
-    @property
-    def winner(self) -> int | None:
-        """The rank of the finalist that won; None where the search is not complete or found nothing."""
-        return winner_of(self.finals) if self.complete else None
-
-    @property
-    def final(self) -> Mapping[str, Any] | None:
-        """What the winner's final training came to; None where there is no winner."""
-        return None if self.winner is None else self.finals[self.winner]
+from stantune.search.watching import Watcher
+from stantune.search.workers.executors import Executor
 
 
 def search(
-    problem: Problem,
+    objective: Objective,
     settings: SearchSettings,
     directory: SearchDirectory,
     executor: Executor,
@@ -76,14 +28,13 @@ def search(
     on from there to the same result.
 
     Args:
-        problem: what is searched.
+        objective: what is searched.
         settings: what the result depends on.
         directory: where it is kept.
         executor: who trains.
         watcher: is told what happens.
         stop_early: asked often; when true the search ends in good order.
-        retries: how often a segment that failed is tried again; then its trial has failed for good, and the search goes
-            on without it.
+        retries: see `open_session`.
 
     Returns:
         What it has come to.
@@ -94,242 +45,27 @@ def search(
         CheckpointError: a checkpoint cannot be read or is another trial's.
         StantuneError: no training can go on (a full disk), or none ever could: all of the first trials failed.
     """
-    settings.check(problem)
-    plan = settings.plan()
-    with Store.open(directory.url, directory.study, settings.identity(problem), problem.space, settings.start) as store:
-        directory.note_storage()
-        runner = _Runner(
-            settings,
-            Proposals(problem.space, settings),
-            store,
-            executor,
-            directory,
-            watcher or Silent(),
-            stop_early,
-            retries,
-        )
-        complete = runner.run()
-        return SearchState(plan, store.rows(), runner.finals, complete, runner.final_failure)
+    with open_session(
+        objective, settings, directory, places=executor.capacity, watcher=watcher, retries=retries
+    ) as session:
+        stopped = _run(session, executor, stop_early)
+        state = session.state
+        return state._replace(complete=state.complete and not stopped)
 
 
-class _Runner:
-    """Goes from job to job, the final trainings at last.
-
-    Attributes:
-        finals: what those that are over came to, by rank.
-        final_failure: why one of them failed for good, None where none did.
-    """
-
-    def __init__(
-        self,
-        settings: SearchSettings,
-        proposals: Proposals,
-        store: Store,
-        executor: Executor,
-        directory: SearchDirectory,
-        watcher: Watcher,
-        stop_early: Callable[[], bool],
-        retries: int,
-    ) -> None:
-        # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
-        self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finalists}
-        self.final_failure: str | None = None
-        self._settings = settings
-        self._proposals = proposals
-        self._coordinator = Coordinator(settings.plan())
-        self._store = store
-        self._executor = executor
-        self._directory = directory
-        self._watcher = watcher
-        self._stop_early = stop_early
-        self._retries = retries
-        self._progress = Progress(settings.plan())
-        # What may be begun now, in this order, and what is running, with the moment from which its time counts.
-        self._queue: deque[Training] = deque()
-        self._running: dict[Training, float] = {}
-        # Jobs of the queue and running ones, by rung: where none is left, the rung may be closed and others begin.
-        self._open: Counter[tuple[int, int] | None] = Counter()
-        # The table may allow more than what is in the queue.
-        self._stale = True
-        # Trials that equal earlier ones were made since the last look.
-        self._duplicates = False
-        self._stopped = False
-        self._final_failures: Counter[Final] = Counter()
-        self._tidied: set[int] = set()
-        # Jobs done since ended trials were last closed, and before that.
-        self._done_since = self._done_before = 0
-        # When each of the executor's places was last given back; what is neither training nor evaluation in the time
-        # since then is coordination.
-        self._free = [time.perf_counter()] * executor.capacity
-
-    def run(self) -> bool:
-        """Run all that is left to do; return whether all is done."""
-        while True:
-            while not self._stopped and len(self._running) < self._executor.capacity and self._may_begin():
-                if self._stop_early():
-                    self._stopped = True
-                else:
-                    self._begin(self._queue.popleft())
-            if not self._running:
-                assert self._stopped or not self._queue, f"nothing runs, and {self._queue[0]} cannot begin"
-                return not self._stopped and self.final_failure is None
-            for ended in self._executor.finished(self._stop_early, self._moved):
-                self._end(ended)
-
-    def _may_begin(self) -> bool:
-        """Tell whether the first job of the queue may begin; there is none where all is done or running."""
-        if self._stale or not self._queue:
-            self._look()
-        if self._queue and not self._is_ready() and (self._duplicates or not self._running):
-            # The result that the setting waits for may only have to be taken over from an equal trial.
-            self._look()
-        return self._is_ready()
-
-    def _is_ready(self) -> bool:
-        """Tell whether there is a first job of the queue, and no setting of it that waits for a result."""
-        if not self._queue:
-            return False
-        job, rows = self._queue[0], self._store.rows()
-        # A setting may be waiting for a result; then so are those behind it, because trials are numbered in order.
-        return isinstance(job, Final) or job.number < len(rows) or job.number < self._proposals.begins(rows)
-
-    def _look(self) -> None:
-        """Put into the queue all that may begin, as the table is now.
-
-        The rungs of the bracket that began first come first, so that few checkpoints are kept; what comes after them is
-        there for those who would have nothing to do. Takes time in proportion to the trials where there are ended ones
-        to close: when a rung's jobs are used up, or asynchronously after a number of results that grows with them.
-        """
-        while found := self._coordinator.take_overs(self._store.rows()):
-            for take_over in found:
-                self._store.take_over(take_over)
-        rows = self._store.rows()
-        ready = self._coordinator.ready_jobs(rows)
-        finals = [] if ready else self._finals_left(rows)
-        left: list[Training] = [*ready, *finals]
-        if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
-            self._tidy(rows)
-            several = self._settings.finalists if ready else len(finals)
-            self._progress.update(rows, several * self._settings.max_iterations)
-            self._done_since, self._done_before = 0, self._done_before + self._done_since
-        self._open = Counter(map(_rung, ready))
-        self._queue = deque(job for job in left if job not in self._running)
-        self._stale = self._duplicates = False
-
-    def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
-        """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
-        finals = finals_of(rows, self._settings.finalists, self._settings.max_iterations)
-        return [
-            final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
-        ]
-
-    def _begin(self, job: Training) -> None:
-        rows = self._store.rows()
-        if isinstance(job, Job) and job.number == len(rows):
-            setting, past = self._proposals.propose(job.number, rows), self._proposals.started_from(job.number)
-            self._store.create(job.number, setting, job.bracket, past)
-            rows = self._store.rows()
-            if rows[job.number].equals:
-                # It may take over what an equal trial has; whether it comes again, the next look tells.
-                self._duplicates = True
-                self._close_up(job)
-                return
-        params = rows[job.number].params
-        self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
-        self._progress.begin(job, rows)
-        self._watcher.job(job, self._progress)
-        self._executor.submit(Task(job, params))
-
-    def _end(self, ended: Ended) -> None:
-        job, how = ended.task.job, ended.how
-        began = self._running.pop(job)
-        if isinstance(how, Failure):
-            # The time that was lost counts as coordination of whatever comes next.
-            heapq.heappush(self._free, began)
-            self._failed(job, how)
-            return
-        now = time.perf_counter()
-        heapq.heappush(self._free, now)
-        if how.interrupted:
-            self._stopped = True
-            return
-        cost = asdict(how.cost)
-        spent = how.cost.exact_seconds + how.cost.reduced_seconds + how.cost.evaluation_seconds
-        cost["coordination_seconds"] = max(now - began - spent, 0.0)
-        if isinstance(job, Final):
-            result = _result(ended.task, how, cost)
-            self._store.set_final(job.rank, result)
-            self.finals[job.rank] = result
-        elif how.diverged_at is not None:
-            self._store.record_divergence(job.number, job.stop, how.diverged_at, cost)
-        else:
-            self._store.record(job.number, job.stop, how.errors["validation"], cost)
-        self._over(job)
-
-    def _failed(self, job: Training, failure: Failure) -> None:
-        checkpoint = self._directory.checkpoint_of(job)
-        if failure.damaged:
-            self._directory.discard(checkpoint)
-        self._directory.sweep(checkpoint)
-        if isinstance(job, Final):
-            self._final_failures[job] += 1
-            for_good = self._final_failures[job] > self._retries
-            if for_good:
-                self.final_failure = failure.cause
-        else:
-            before = sum(earlier.stop == job.stop for earlier in self._store.rows()[job.number].failures)
-            for_good = before >= self._retries
-            self._store.record_failure(job.number, job.stop, failure.cause, for_good)
-        self._watcher.failure(job, failure.cause, for_good)
-        if for_good:
-            self._over(job)
-            self._check_hope(failure.cause)
-        else:
-            self._progress.retry(job)
-            self._queue.appendleft(job)
-
-    def _over(self, job: Training) -> None:
-        """A job is done with."""
-        self._done_since += 1
-        self._progress.end(job)
-        self._close_up(job)
-
-    def _close_up(self, job: Training) -> None:
-        """Count a job off its rung; with the last one the rung may be closed, and other jobs begin."""
-        self._open[_rung(job)] -= 1
-        self._stale |= self._open[_rung(job)] <= 0
-
-    def _check_hope(self, cause: str) -> None:
-        rows = self._store.rows()
-        failed = sum(row.failed is not None for row in rows)
-        if failed >= HOPELESS and not any(row.errors or row.diverged_at is not None for row in rows):
-            raise StantuneError(
-                f"none of the first trials could be trained, and {failed} have failed for good, the last one with "
-                f"{cause}; mend that and begin anew with --fresh"
-            )
-
-    def _tidy(self, rows: list[TrialRow]) -> None:
-        ended = self._coordinator.endings(rows)
-        self._store.close(ended)
-        for number in ended.keys() - self._tidied:
-            if ended[number] != "finished":
-                self._directory.discard(self._directory.checkpoint(number))
-        self._tidied.update(ended)
-
-    def _moved(self, task: Task, done: int) -> None:
-        self._progress.iteration(task.job, done)
-        self._watcher.iteration(self._progress)
-
-
-def _rung(job: Training) -> tuple[int, int] | None:
-    return None if isinstance(job, Final) else (job.bracket, job.stop)
-
-
-def _result(task: Task, outcome: Outcome, cost: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "params": dict(task.params),
-        "iterations": outcome.iterations,
-        "errors": dict(outcome.errors),
-        "diverged_at": outcome.diverged_at,
-        "cost": dict(cost),
-    }
+def _run(session: Session, executor: Executor, stop_early: Callable[[], bool]) -> bool:
+    """Run all that is left to do; return whether it was told to stop before."""
+    stopped = False
+    while True:
+        while not stopped and session.running < executor.capacity and session.may_begin():
+            if stop_early():
+                stopped = True
+                break
+            segment = session.ask()
+            if segment is None:
+                break
+            executor.submit(segment)
+        if not session.running:
+            return stopped
+        for ended in executor.finished(stop_early, session.moved):
+            session.tell(ended.segment, ended.how)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from stantune.objective import Metric
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.rows import TrialRow
 from stantune.search.plan.standings import Status, incumbent, status
-from stantune.search.workers.executors import Training
+from stantune.search.plan.values import Training, TrialRow
 
 
 class Progress:
     """Counts iterations as they are trained; looks at the table only when it is asked.
 
     Attributes:
+        metric: what trials are compared by.
+        unit: what iterations are called.
         retried: trainings that failed and were begun again, by this process.
     """
 
-    def __init__(self, plan: Sequence[Bracket]) -> None:
+    def __init__(self, plan: Sequence[Bracket], metric: Metric, unit: str = "iteration") -> None:
+        self.metric = metric
+        self.unit = unit
         self.retried = 0
         self._plan = plan
         self._rows: Sequence[TrialRow] = ()
@@ -86,9 +90,9 @@ class Progress:
 
     @property
     def best(self) -> float | None:
-        """The lowest validation error so far, in percent."""
+        """The best value of the metric so far."""
         best = incumbent(self._rows)
-        return None if best is None else best.error
+        return None if best is None else self.metric.loss(best.error)
 
     @property
     def iterations_per_second(self) -> float:

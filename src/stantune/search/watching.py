@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from stantune.search.plan.values import Training
 from stantune.search.progress import Progress
-from stantune.search.workers.executors import Training
 
 
 class Watcher(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Categorical, Float, Integer, Space

@@ -17,9 +17,9 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError
-from stantune.search.plan.coordinator import TakeOver
+from stantune.search.plan.values import TakeOver
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.propose.warm_start import PastTrial, WarmStart
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stantune.errors import UsageError
-from stantune.search.plan.hyperband import Bracket, Result, Rung, plan
+from stantune.search.plan.hyperband import Bracket, Rung, plan
+from stantune.search.plan.values import Result
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def async_plan(
     first = (widest.s + 1) * eta**widest.s if trials is None else trials
     if first < eta**widest.s:
         raise UsageError(
-            f"--trials {trials} is too few: one of {eta**widest.s} gets to {max_iterations} iterations; give that or "
-            "more, or a larger --min-iterations"
+            f"`trials`={trials} is too few: one of {eta**widest.s} gets to {max_iterations} iterations; give that or "
+            "more, or a larger `min_resource`"
         )
     rungs = tuple(Rung(rung.iterations, first // eta**i) for i, rung in enumerate(widest.rungs))
     return (AsyncBracket(widest.s, rungs, eta, lag),)

@@ -4,34 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from stantune.search.plan.asha import Asha, AsyncBracket
-from stantune.search.plan.hyperband import Bracket, Result, promote
-from stantune.search.plan.rows import TrialRow
-
-Ending: TypeAlias = Literal["finished", "dropped", "diverged", "failed"]
-
-
-@dataclass(frozen=True)
-class TakeOver:
-    """Give trial `number` the result that the equal trial `source` has at iteration `stop`; no training needed."""
-
-    number: int
-    stop: int
-    source: int
-    error: float | None
-    diverged_at: int | None
-
-
-@dataclass(frozen=True, order=True)
-class Job:
-    """Train trial `number` of bracket `bracket` from iteration `start` to `stop`; running it twice is harmless."""
-
-    number: int
-    bracket: int
-    start: int
-    stop: int
+from stantune.search.plan.hyperband import Bracket, promote
+from stantune.search.plan.values import Ending, Job, Result, TakeOver, TrialRow
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""STAN's rate by rung: coarse where thousands of iterations only rank settings, exact where the winner is decided.
+"""The share of the work by rung: coarse where thousands of iterations only rank settings, exact where the winner is decided.
 
 A rung is told by the iterations that a trial has there, and a trial passes through the same rates on its way there in
 every bracket. So its result after so many iterations depends on its setting and seed alone, results of different
@@ -11,15 +11,9 @@ from collections.abc import Sequence
 
 from stantune.errors import UsageError
 from stantune.search.plan.hyperband import plan
-from stantune.stan.entries import choose_patterns
-from stantune.training.trial import RateFrom
 
 # The word for `automatic_rates`.
 AUTO = "auto"
-# Z and the layers of a search with rates by rung, where nothing else is said: low rungs only put settings in order, and
-# sparing in all layers, nine iterations of ten, changes it little (docs/measurements.md).
-PERIOD = 9
-LAYERS = ("*",)
 
 
 def rungs(max_iterations: int, min_iterations: int, eta: int) -> tuple[int, ...]:
@@ -42,7 +36,9 @@ def automatic_rates(max_iterations: int, min_iterations: int, eta: int) -> tuple
     )
 
 
-def rates_from(rates: Sequence[float], max_iterations: int, min_iterations: int, eta: int) -> tuple[RateFrom, ...]:
+def rates_from(
+    rates: Sequence[float], max_iterations: int, min_iterations: int, eta: int
+) -> tuple[tuple[int, float], ...]:
     """Return from which iteration on each rate holds; one entry for each change.
 
     The last of `rates` is that of the way to R, the one before it of the way to the rung below, and so on; the first
@@ -54,49 +50,47 @@ def rates_from(rates: Sequence[float], max_iterations: int, min_iterations: int,
     stops = rungs(max_iterations, min_iterations, eta)
     if len(rates) > len(stops):
         raise UsageError(
-            f"--accelerate {text_of(rates)} has {len(rates)} rates, and this search has {len(stops)} rungs (up to "
+            f"`rates`={text_of(rates)} has {len(rates)} rates, and this search has {len(stops)} rungs (up to "
             f"{', '.join(map(str, stops))} iterations); give at most one rate for each"
         )
-    found: list[RateFrom] = []
+    found: list[tuple[int, float]] = []
     for start, rate in zip((0, *stops), _of_each(rates, len(stops)), strict=False):
-        if not found or found[-1].rate != rate:
-            found.append(RateFrom(start, rate))
+        if not found or found[-1][1] != rate:
+            found.append((start, rate))
     return tuple(found)
 
 
-def parse_rates(text: str, max_iterations: int, min_iterations: int, eta: int) -> tuple[float, ...]:
-    """Return the rates that stand behind "stan:", as `rates_from` takes them, in their shortest form.
+def chosen_rates(rates: str | Sequence[float], max_iterations: int, min_iterations: int, eta: int) -> tuple[float, ...]:
+    """Return rates as `rates_from` takes them, in their shortest form: of equal ones at the lower end, one.
 
-    So "0.5,0.5,1" and "0.5,1" are the same, and "auto" is what the rates are that it stands for.
+    Args:
+        rates: from the lowest rung to the top, or "auto" for `automatic_rates`.
+        max_iterations: R.
+        min_iterations: r.
+        eta: one trial of so many is promoted.
 
     Raises:
-        UsageError: it is neither "auto" nor two or more rates that there are, or the rungs are fewer.
+        UsageError: it is another word, there are fewer than two rates or more than rungs, or one is no share.
     """
-    if text == AUTO:
+    if isinstance(rates, str):
+        if rates != AUTO:
+            raise UsageError(f"`rates`={rates} is unknown; give auto, or a rate for each rung such as 0.25,0.5,1")
         rates = automatic_rates(max_iterations, min_iterations, eta)
-    else:
-        try:
-            rates = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            raise UsageError(
-                f"--accelerate stan:{text} names no rates; give stan:auto, or a rate for each rung from the lowest to "
-                "the top, such as stan:0.25,0.5,1"
-            ) from None
-        if len(rates) < 2:
-            raise UsageError(
-                f"--accelerate stan:{text} is one rate for all rungs; give --accelerate stan --rate {text}, or several "
-                "rates, such as stan:0.25,0.5,1"
-            )
-        for rate in rates:
-            choose_patterns("auto", rate)
-        rates_from(rates, max_iterations, min_iterations, eta)
+    elif len(rates) < 2:
+        raise UsageError(
+            f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1, or one as STAN's own"
+        )
+    for rate in rates:
+        if not 0 < rate <= 1:
+            raise UsageError(f"`rates`={text_of(rates)}: {rate:g} is no share of the work; give 0.25, 0.5 or 1")
+    rates_from(rates, max_iterations, min_iterations, eta)
     same = next((place for place, rate in enumerate(rates) if rate != rates[0]), len(rates))
-    return rates[same - 1 :]
+    return tuple(rates[same - 1 :])
 
 
 def text_of(rates: Sequence[float]) -> str:
-    """Return what --accelerate says for these rates."""
-    return f"stan:{','.join(f'{rate:g}' for rate in rates)}"
+    """Return rates as they are typed."""
+    return ",".join(f"{rate:g}" for rate in rates)
 
 
 def _of_each(rates: Sequence[float], rungs: int) -> list[float]:

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from stantune.search.plan.rows import TrialRow
+from stantune.objective import Metric, compared_value
 from stantune.search.plan.standings import ranking
-
-
-@dataclass(frozen=True)
-class Final:
-    """Train the setting of trial `number`, the finalist of this rank (0 is the best), from scratch to `stop`."""
-
-    rank: int
-    number: int
-    stop: int
-    start: int = 0
+from stantune.search.plan.values import Final, FinalResult, TrialRow
 
 
 def weights_of(rank: int) -> str:
@@ -30,9 +19,14 @@ def finals_of(rows: Sequence[TrialRow], count: int, stop: int) -> list[Final]:
     return [Final(rank, standing.number, stop) for rank, standing in enumerate(ranking(rows)[:count])]
 
 
-def winner_of(results: Mapping[int, Mapping[str, Any]]) -> int | None:
-    """Return the rank of the winner: the lowest validation error of {rank: what a final training came to}.
+def winner_of(results: Mapping[int, FinalResult], metric: Metric) -> int | None:
+    """Return the rank of the winner: the best value of {rank: what a final training came to}.
 
     Ties go to the better rank. A training that diverged wins where all did. None where there are no results.
     """
-    return min(results, key=lambda rank: (results[rank]["errors"].get("validation", float("inf")), rank), default=None)
+
+    def order(rank: int) -> tuple[float, int]:
+        value = compared_value(metric, results[rank].metrics)
+        return float("inf") if value is None else metric.loss(value), rank
+
+    return min(results, key=order, default=None)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from stantune.errors import UsageError
+from stantune.search.plan.values import Result
 
 VARIANTS = ("algorithm1", "table1")
 
@@ -26,18 +26,6 @@ class Bracket:
 
     s: int
     rungs: tuple[Rung, ...]
-
-
-class Result(NamedTuple):
-    """What a trial reached in a rung: its error, or None where it diverged."""
-
-    number: int
-    error: float | None
-
-    @property
-    def diverged(self) -> bool:
-        """Tell whether there is no finite error."""
-        return self.error is None or not math.isfinite(self.error)
 
 
 class TrainedIterations(NamedTuple):
@@ -66,21 +54,20 @@ def plan(
     `brackets` runs only the first so many, those that stop earliest. Raises UsageError.
     """
     if eta < 2:
-        raise UsageError(f"eta is {eta}, but one trial of eta is kept in each rung: give 2 or more")
+        raise UsageError(f"`eta`={eta} is too small: one trial of `eta` is promoted in each rung; give 2 or more")
     if min_iterations < 1:
-        raise UsageError(f"min-iterations is {min_iterations}, but a rung trains at least 1 iteration")
+        raise UsageError(f"`min_resource`={min_iterations} is too small: a rung trains at least 1 iteration")
     if min_iterations > max_iterations:
         raise UsageError(
-            f"min-iterations is {min_iterations}, above max-iterations ({max_iterations}): "
-            f"give {max_iterations} or less"
+            f"`min_resource`={min_iterations} is above `max_resource`={max_iterations}; give {max_iterations} or less"
         )
     if variant not in VARIANTS:
-        raise UsageError(f"there is no variant {variant!r}: give {' or '.join(VARIANTS)}")
+        raise UsageError(f"`variant`={variant} is unknown; give {' or '.join(VARIANTS)}")
     s_max = 0
     while min_iterations * eta ** (s_max + 1) <= max_iterations:
         s_max += 1
     if brackets is not None and not 1 <= brackets <= s_max + 1:
-        raise UsageError(f"brackets is {brackets}, but this search has {s_max + 1}: give 1 to {s_max + 1}")
+        raise UsageError(f"`brackets`={brackets} is not there: this search has {s_max + 1}; give 1 to {s_max + 1}")
     planned = []
     for s in range(s_max, s_max - (s_max + 1 if brackets is None else brackets), -1):
         ceiling, floor = -(-(s_max + 1) * eta**s // (s + 1)), (s_max + 1) // (s + 1) * eta**s

@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 from stantune.search.plan.asha import Asha, AsyncBracket
 from stantune.search.plan.coordinator import results_in
-from stantune.search.plan.hyperband import Bracket, Result, promote
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.hyperband import Bracket, promote
+from stantune.search.plan.values import Result, TrialRow
 
 
 class Place(NamedTuple):

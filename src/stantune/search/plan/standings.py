@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from stantune.search.plan.coordinator import endings, rungs
 from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A trial's best rung result: `error` in percent after `iterations` iterations."""
+    """A trial's best rung result: `error`, the lower the better, after `iterations` iterations."""
 
     number: int
     params: Mapping[str, Any]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stantune.search.plan.observations import Observation, observations_of
-from stantune.search.plan.rows import TrialRow
+from stantune.search.plan.values import TrialRow
 from stantune.search.propose.sampling import Model, sample
 from stantune.search.propose.warm_start import PastTrial
 from stantune.search.settings import SearchSettings

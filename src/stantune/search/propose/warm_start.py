@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.search.plan.rows import TrialRow
 from stantune.search.plan.standings import ranking
+from stantune.search.plan.values import TrialRow
 from stantune.space import Space
 
 # Of an earlier search with more trials than this, the best BEST and the newest of the others are taken.
@@ -91,13 +91,13 @@ def warm_start(
     if difference:
         raise UsageError(
             f"the search in {path} cannot be started from, because its space is another one ({difference}); start from "
-            "one with the same parameters, or leave --start-from away"
+            "one with the same parameters, or leave `start_from` away"
         )
     known = {row.number: row for row in rows if (row.errors or row.diverged_at is not None) and _fits(row, space)}
     if not known:
         raise UsageError(
             f"the search in {path} has no result of a setting that lies in this space; start from another one, or "
-            "leave --start-from away"
+            "leave `start_from` away"
         )
     ranked = [standing.number for standing in ranking(list(known.values()))]
     chosen = set(known)

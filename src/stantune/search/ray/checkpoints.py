@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stantune.images.trainer import TrainerOrder
+from stantune.objective import Segment, StopEarly, Trainer
 from stantune.outcome import Outcome
 from stantune.search.ray.places import Place
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.workers.executors import StopEarly, Task, Trainer
 
 
 class RemoteDirectory(SearchDirectory):
@@ -51,41 +50,41 @@ class RemoteDirectory(SearchDirectory):
 
 @dataclass(frozen=True)
 class FetchingOrder:
-    """Makes a trainer that fetches each checkpoint from a URL and sends it there; see training.TrainerOrder.
+    """Makes a trainer that fetches each checkpoint from a URL and sends it there; see workers.Order.
 
     Attributes:
         order: makes the trainer itself.
         url: where checkpoints are kept.
     """
 
-    order: TrainerOrder
+    order: Callable[[int], Trainer]
     url: str
 
-    def __call__(self, place: int) -> Trainer:
-        """See TrainerOrder."""
+    def __call__(self, number: int) -> Trainer:
+        """See Order."""
         # The next worker process of the same actor finds what this one leaves behind when it is killed, and clears it.
-        scratch = SearchDirectory(Path(tempfile.gettempdir()) / f"stantune-{os.getppid()}")
-        return FetchingTrainer(replace(self.order, directory=scratch)(place), Place(self.url), scratch)
+        scratch = Path(tempfile.gettempdir()) / f"stantune-{os.getppid()}"
+        return FetchingTrainer(self.order(number), Place(self.url), scratch)
 
 
 class FetchingTrainer:
-    """Trains in a scratch directory, with a checkpoint that is fetched before and sent after; see executors.Trainer."""
+    """Trains with a checkpoint that is fetched before, into a scratch folder, and sent after; see objective.Trainer."""
 
-    def __init__(self, trainer: Trainer, elsewhere: Place, scratch: SearchDirectory) -> None:
-        """Train with `trainer`, whose directory is `scratch`."""
+    def __init__(self, trainer: Trainer, elsewhere: Place, scratch: Path) -> None:
+        """Train with `trainer`."""
         self._trainer = trainer
         self._elsewhere = elsewhere
         self._scratch = scratch
-        shutil.rmtree(scratch.path, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
-    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See executors.Trainer."""
-        path = self._scratch.checkpoint_of(task.job)
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See objective.Trainer."""
+        path = self._scratch / segment.checkpoint.name
         try:
             self._elsewhere.fetch(path.name, path)
-            outcome = self._trainer.train(task, stop_early, watch)
+            outcome = self._trainer.train(replace(segment, checkpoint=path), stop_early, watch)
             if outcome.diverged_at is None and path.exists():
                 self._elsewhere.send(path, path.name)
             return outcome
         finally:
-            shutil.rmtree(self._scratch.path, ignore_errors=True)
+            shutil.rmtree(self._scratch, ignore_errors=True)

@@ -63,14 +63,14 @@ class Cluster:
         self.address = address
 
     def device(self, asked: str) -> str:
-        """Return where trainings run, of the values of --device; raises UsageError where the cluster has none such."""
+        """Return where trainings run, of the values of `device`; raises UsageError where the cluster has none such."""
         gpus = sum(node["Resources"].get("GPU", 0) for node in _nodes())
         if asked == "auto":
             return "cuda" if gpus else "cpu"
         if asked not in ("cpu", "cuda"):
-            raise UsageError(f"--device {asked}: Ray says which GPU a training has; give auto, cpu or cuda")
+            raise UsageError(f"`device`={asked}: Ray says which GPU a training has; give auto, cpu or cuda")
         if asked == "cuda" and not gpus:
-            raise UsageError(f"--device cuda: no node of the Ray cluster at {self.address} has a GPU; give auto or cpu")
+            raise UsageError(f"`device`=cuda: no node of the Ray cluster at {self.address} has a GPU; give auto or cpu")
         return asked
 
     def room(self, share: Share) -> Room:
@@ -93,7 +93,7 @@ def connected(address: str) -> Iterator[Cluster]:
     """
     if "://" in address:
         raise UsageError(
-            f"--address {address} is Ray's client; run the command on a machine of the cluster, with --address auto, "
+            f"`address`={address} is Ray's client; run the command on a machine of the cluster, with `address` auto, "
             "or HOST:PORT of its head node"
         )
     found = _resolve(address)
@@ -111,14 +111,14 @@ def connected(address: str) -> Iterator[Cluster]:
 def _resolve(address: str) -> str:
     if address != "auto":
         if not address.rpartition(":")[2].isdigit():
-            raise UsageError(f"--address {address} is no address of a Ray cluster; give its head's HOST:PORT, or auto")
+            raise UsageError(f"`address`={address} is no address of a Ray cluster; give its head's HOST:PORT, or auto")
         return address
     try:
         return str(services.canonicalize_bootstrap_address(address))
     except (ConnectionError, ValueError) as error:
         raise StantuneError(
             "this machine belongs to no running Ray cluster; start one ('ray start'), or give its head node with "
-            "--address HOST:PORT"
+            "`address` HOST:PORT"
         ) from error
 
 
@@ -134,7 +134,7 @@ def _knock(address: str) -> None:
     except (OSError, ValueError, OverflowError) as error:
         what = "timed out" if isinstance(error, TimeoutError) else getattr(error, "strerror", None) or error
         raise StantuneError(
-            f"no Ray cluster can be reached at {address} ({what}); see that its head node runs and that --address is "
+            f"no Ray cluster can be reached at {address} ({what}); see that its head node runs and that `address` is "
             "its HOST:PORT"
         ) from error
     if len(answer) < 4 or answer[3] != _SETTINGS:

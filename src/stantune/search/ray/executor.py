@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import cloudpickle
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from stantune.errors import StantuneError, UsageError
+from stantune.objective import Segment, StopEarly, Trainer
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.places import Sign
 from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, versions
-from stantune.search.workers.executors import Ended, Failure, StopEarly, Task, Trainer, Watch, not_begun
+from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import GRACE_SECONDS, MOST_STILLBORN, POLL_SECONDS, Limits
 
@@ -32,12 +33,12 @@ _Actor = ray.remote(concurrency_groups={"control": 1})(RayWorker)
 
 @dataclass
 class _Place:
-    """An actor, where it is once it is somewhere, and what it is at: a task, and what it says of it."""
+    """An actor, where it is once it is somewhere, and what it is at: a segment, and what it says of it."""
 
     actor: Any
     coming: Any
     hello: Hello | None = None
-    task: Task | None = None
+    segment: Segment | None = None
     begun: bool = False
     said: Any = None
 
@@ -45,7 +46,7 @@ class _Place:
 class RayExecutor:
     """Trains on a cluster, in as many places as it has room for; nodes may come and go.
 
-    A task is given to an actor when that is there, so that none waits for a node that another job of the cluster holds.
+    A segment is given to an actor when that is there, so that none waits for a node that another job of the cluster holds.
     Use it in a `with`: at its end the actors end; in good order, their checkpoints written, unless what leaves the
     block is a KeyboardInterrupt.
     """
@@ -74,18 +75,18 @@ class RayExecutor:
         """
         self._cluster = cluster
         self._share = share
-        self._order = NodeOrder(pickle.dumps(order), sign)
+        self._order = NodeOrder(cloudpickle.dumps(order), sign)
         self._limits = limits or Limits()
         self._most = most
         self._places: list[_Place] = []
-        self._waiting: collections.deque[Task] = collections.deque()
+        self._waiting: collections.deque[Segment] = collections.deque()
         self._stillborn = 0
         self._stopping = False
         self._surveyed = self._roomy = time.monotonic()
         room = cluster.room(share).trainings
         if not room:
             raise UsageError(
-                f"no node of the Ray cluster at {cluster.address} has {share} for a training; give fewer --threads, or "
+                f"no node of the Ray cluster at {cluster.address} has {share} for a training; give fewer `threads`, or "
                 "start nodes that have"
             )
         self.capacity = self._bounded(room)
@@ -104,9 +105,9 @@ class RayExecutor:
             _kill(place)
         self._places = []
 
-    def submit(self, task: Task) -> None:
+    def submit(self, segment: Segment) -> None:
         """See Executor."""
-        self._waiting.append(task)
+        self._waiting.append(segment)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
@@ -142,26 +143,26 @@ class RayExecutor:
         return max(room if self._most is None else min(room, self._most), 1)
 
     def _hand_out(self) -> None:
-        """Give waiting tasks to actors that have nothing to do; start more actors where those do not suffice."""
-        idle = [place for place in self._places if place.hello is not None and place.task is None]
+        """Give waiting segments to actors that have nothing to do; start more actors where those do not suffice."""
+        idle = [place for place in self._places if place.hello is not None and place.segment is None]
         for place in idle[: len(self._waiting)]:
-            place.task, place.begun = self._waiting.popleft(), False
-            place.said = place.actor.train.options(num_returns="streaming").remote(place.task)
+            place.segment, place.begun = self._waiting.popleft(), False
+            place.said = place.actor.train.options(num_returns="streaming").remote(place.segment)
         coming = sum(place.hello is None for place in self._places)
         while coming < len(self._waiting) and len(self._places) < self.capacity:
             self._start()
             coming += 1
 
     def _start(self) -> None:
-        # A task that is lost with its actor is the search's to try again, and not Ray's.
+        # A segment that is lost with its actor is the search's to try again, and not Ray's.
         actor = _Actor.options(
             num_cpus=self._share.cpus, num_gpus=self._share.gpus, max_restarts=0, max_task_retries=0
         ).remote(self._order, self._limits)
         self._places.append(_Place(actor, actor.hello.options(concurrency_group="control").remote()))
 
     def _listen(self, watch: Watch) -> Iterator[Ended]:
-        """Wait a moment for what actors say; yield the tasks that are over."""
-        heard = {place.said if place.task else place.coming: place for place in self._places if _expected(place)}
+        """Wait a moment for what actors say; yield the segments that are over."""
+        heard = {place.said if place.segment else place.coming: place for place in self._places if _expected(place)}
         if not heard:
             time.sleep(POLL_SECONDS)
             return
@@ -169,10 +170,10 @@ class RayExecutor:
         for spoken in ray.wait(list(heard), num_returns=len(heard), timeout=0)[0]:
             place = heard[spoken]
             try:
-                if place.task is None:
+                if place.segment is None:
                     self._welcome(place)
                 else:
-                    yield from self._attend(place, place.task, watch)
+                    yield from self._attend(place, place.segment, watch)
             except RayTaskError as error:
                 raise StantuneError(f"a worker cannot begin on the Ray cluster ({_last_line(error)})") from error
             except RayActorError as error:
@@ -189,36 +190,36 @@ class RayExecutor:
             )
         place.hello, self._stillborn = hello, 0
 
-    def _attend(self, place: _Place, task: Task, watch: Watch) -> Iterator[Ended]:
-        """Hear what a busy actor says; yield its task if that is over."""
+    def _attend(self, place: _Place, segment: Segment, watch: Watch) -> Iterator[Ended]:
+        """Hear what a busy actor says; yield its segment if that is over."""
         assert place.hello is not None
         message = ray.get(next(place.said))
         if isinstance(message, Begun):
             place.begun = True
         elif isinstance(message, Moved):
-            watch(task, message.done)
+            watch(segment, message.done)
         elif isinstance(message, Over):
-            place.task = place.said = None
-            yield Ended(task, message.how)
+            place.segment = place.said = None
+            yield Ended(segment, message.how)
         elif isinstance(message, Broken):
-            place.task = place.said = None
+            place.segment = place.said = None
             error = message.error
             error.args = (f"on node {place.hello.host}: {error}",)
             raise error
 
     def _lose(self, place: _Place, error: RayActorError) -> Iterator[Ended]:
-        """An actor is gone, or its node cannot be reached; yield its task, unless that had not begun."""
-        # Where it is alive nevertheless it is not to go on with a task that another begins again.
+        """An actor is gone, or its node cannot be reached; yield its segment, unless that had not begun."""
+        # Where it is alive nevertheless it is not to go on with a segment that another begins again.
         _kill(place)
         self._places.remove(place)
-        if place.task is not None and place.begun:
-            yield Ended(place.task, Failure(self._why(place, error)))
+        if place.segment is not None and place.begun:
+            yield Ended(place.segment, Failure(self._why(place, error)))
             return
         self._stillborn += 1
-        if place.task is not None and self._stopping:
-            yield not_begun(place.task)
-        elif place.task is not None:
-            self._waiting.appendleft(place.task)
+        if place.segment is not None and self._stopping:
+            yield not_begun(place.segment)
+        elif place.segment is not None:
+            self._waiting.appendleft(place.segment)
         if self._stillborn >= MOST_STILLBORN:
             raise StantuneError(
                 f"{MOST_STILLBORN} workers in a row ended on the Ray cluster before they had begun (the last one: "
@@ -232,10 +233,10 @@ class RayExecutor:
         return f"its Ray worker on node {place.hello.host} was lost: {_last_line(error)}"
 
     def _stop(self) -> Iterator[Ended]:
-        """Have all tasks end; those that no actor has yet are over at once."""
+        """Have all segments end; those that no actor has yet are over at once."""
         self._stopping = True
         for place in self._places:
-            if place.task is not None:
+            if place.segment is not None:
                 place.actor.stop.options(concurrency_group="control").remote()
         while self._waiting:
             yield not_begun(self._waiting.popleft())
@@ -245,14 +246,14 @@ class RayExecutor:
         end = time.monotonic() + GRACE_SECONDS
         if not self._stopping:
             collections.deque(self._stop(), 0)
-        while any(place.task for place in self._places) and time.monotonic() < end:
+        while any(place.segment for place in self._places) and time.monotonic() < end:
             with contextlib.suppress(StantuneError):
-                collections.deque(self._listen(lambda task, done: None), 0)
+                collections.deque(self._listen(lambda segment, done: None), 0)
 
 
 def _expected(place: _Place) -> bool:
     """Tell whether an actor has something to say."""
-    return place.hello is None or place.task is not None
+    return place.hello is None or place.segment is not None
 
 
 def _kill(place: _Place) -> None:

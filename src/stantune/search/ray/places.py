@@ -35,10 +35,10 @@ class Place:
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise UsageError(f"--checkpoints {url} needs a package that is not installed ({error})") from error
+            raise UsageError(f"`checkpoints`={url} needs a package that is not installed ({error})") from error
         except ValueError as error:
             raise UsageError(
-                f"--checkpoints {url} is no place that fsspec knows ({error}); give a URL such as s3://bucket/folder"
+                f"`checkpoints`={url} is no place that fsspec knows ({error}); give a URL such as s3://bucket/folder"
             ) from error
         self._root = root.rstrip("/")
 
@@ -142,8 +142,8 @@ class Sign:
         """Raise StantuneError where it is not seen from here."""
         if not Place(self.url).holds(self.name):
             raise StantuneError(
-                f"it does not see the search's checkpoints in {self.url}; keep them where all nodes do, with --out on "
-                "a file system that they share, or with --checkpoints URL"
+                f"it does not see the search's checkpoints in {self.url}; keep them where all nodes do, with `out` on "
+                "a file system that they share, or with `checkpoints` URL"
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import platform
 import queue
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
+from stantune.objective import Segment, Trainer
 from stantune.search.ray.places import Sign
-from stantune.search.workers.executors import Task, Trainer, cause_of
+from stantune.search.workers.executors import cause_of
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import Limits, Workers
 
@@ -24,7 +24,7 @@ _PACKAGES = ("stantune", "torch")
 
 
 class Begun(NamedTuple):
-    """From an actor: it has the task, which from now on is lost with it."""
+    """From an actor: it has the segment, which from now on is lost with it."""
 
 
 class Hello(NamedTuple):
@@ -61,14 +61,12 @@ class NodeOrder:
 
 
 class RayWorker:
-    """Trains one task at a time, in a process of its own: which may be killed, hang or take too much memory.
+    """Trains one segment at a time, in a process of its own: which may be killed, hang or take too much memory.
 
     A Ray actor has one for each training that runs at the same time. What it may use is what Ray gives to it.
     """
 
     def __init__(self, order: NodeOrder, limits: Limits) -> None:
-        # A worker process begins with its parent's main program, and Ray's is of no use to it.
-        vars(sys.modules["__main__"]).pop("__file__", None)
         self._workers = Workers(order, 1, limits)
         # The system ends a worker process together with the thread that started it, so that this one must last.
         self._thread = ThreadPoolExecutor(1)
@@ -81,10 +79,10 @@ class RayWorker:
 
         return Hello(get_runtime_context().get_node_id(), platform.node(), versions())
 
-    def train(self, task: Task) -> Iterator[Begun | Moved | Over | Broken]:
+    def train(self, segment: Segment) -> Iterator[Begun | Moved | Over | Broken]:
         """Train, and say how it goes; the last thing said is that it is over, or that no training can go on."""
         said: queue.SimpleQueue[Moved | Over | Broken] = queue.SimpleQueue()
-        self._thread.submit(self._train, task, said)
+        self._thread.submit(self._train, segment, said)
         yield Begun()
         last = False
         while not last:
@@ -93,12 +91,12 @@ class RayWorker:
             yield message
 
     def stop(self) -> None:
-        """End the present task in good order, and any that comes."""
+        """End the present segment in good order, and any that comes."""
         self._stopping.set()
 
-    def _train(self, task: Task, said: queue.SimpleQueue[Moved | Over | Broken]) -> None:
+    def _train(self, segment: Segment, said: queue.SimpleQueue[Moved | Over | Broken]) -> None:
         try:
-            self._workers.submit(task)
+            self._workers.submit(segment)
             [ended] = self._workers.finished(self._stopping.is_set, lambda _, done: said.put(Moved(done)))
             said.put(Over(ended.how))
         except StantuneError as error:

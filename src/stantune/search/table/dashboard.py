@@ -58,7 +58,7 @@ def serving(path: Path, storage: str | None, host: str, port: int) -> Iterator[D
     except ImportError as error:
         raise StantuneError("the dashboard is not installed; pip install 'stantune[dashboard]'") from error
     directory = SearchDirectory.begun(path, storage)
-    nothing = UsageError(f"there is no search in {path}; give the directory of one, as --out named it")
+    nothing = UsageError(f"there is no search in {path}; give the directory of one, as `out` named it")
     if not directory.may_hold_search():
         raise nothing
     with reading(directory.url, directory.study) as found:
@@ -69,7 +69,7 @@ def serving(path: Path, storage: str | None, host: str, port: int) -> Iterator[D
             server = make_server(host, port, _reading_only(wsgi(opened)), _Server, _Quiet)
         except OSError as error:
             raise StantuneError(
-                f"--host {host} --port {port} cannot be listened on ({error.strerror or error}); give another --port, "
+                f"`host`={host} `port`={port} cannot be listened on ({error.strerror or error}); give another `port`, "
                 "or 0 for any that is free"
             ) from error
         with server:

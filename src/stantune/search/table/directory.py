@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import write_whole
-from stantune.search.plan.coordinator import Job
-from stantune.search.plan.finals import Final, weights_of
+from stantune.search.plan.finals import weights_of
+from stantune.search.plan.values import Final, Job
 from stantune.search.table.storage import sqlite_url, without_password
 from stantune.search.table.store import Store
 
@@ -33,10 +33,11 @@ class SearchDirectory:
     """
 
     def __init__(self, path: Path, storage: str | None = None) -> None:
-        self.path = path
-        self.url = storage or sqlite_url(path / _DATABASE)
+        # Absolute from the start: whoever changes the working folder later changes nothing here.
+        self.path = path.absolute()
+        self.url = storage or sqlite_url(self.path / _DATABASE)
         # A database of one's own needs no telling name; in a shared one the directory tells searches apart.
-        self.study = f"stantune {path.resolve()}" if storage else _STUDY
+        self.study = f"stantune {self.path.resolve()}" if storage else _STUDY
         self._where = without_password(self.url) if storage else _DATABASE
 
     @classmethod
@@ -103,11 +104,11 @@ class SearchDirectory:
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise StoreError(
-                f"another search is running in {self.path}; wait for it, end it, or choose another directory with --out"
+                f"another search is running in {self.path}; wait for it, end it, or choose another directory with `out`"
             ) from None
         except OSError as error:
             raise StantuneError(
-                f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with --out"
+                f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with `out`"
             ) from error
         try:
             self.sweep_all()
@@ -159,11 +160,11 @@ class SearchDirectory:
             return
         except (ValueError, KeyError, TypeError):
             raise StoreError(
-                f"{self._note} is damaged; move the directory away, or begin anew in another with --out"
+                f"{self._note} is damaged; move the directory away, or begin anew in another with `out`"
             ) from None
         if there != self._where:
-            here = "--storage " + self._where if self.study != _STUDY else "no --storage"
+            here = "`storage`=" + self._where if self.study != _STUDY else "no `storage`"
             raise UsageError(
                 f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
-                "storage, or another directory with --out"
+                "storage, or another directory with `out`"
             )

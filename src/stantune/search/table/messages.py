@@ -16,12 +16,12 @@ def foreign_sentence(study_name: str, where: str, what: str) -> str:
     """Say that a study was not made, or not left, as a search of ours does it."""
     return (
         f"the study {study_name!r} in {where} cannot go on because {what}: "
-        "leave a search's study to the search, and begin it anew with --fresh or in another place"
+        "leave a search's study to the search, and begin it anew with `fresh` or in another place"
     )
 
 
 @contextmanager
-def speaking_of(where: str, study_name: str = "") -> Iterator[None]:
+def one_sentence(where: str, study_name: str = "") -> Iterator[None]:
     """Turn what Optuna, SQLAlchemy and the drivers raise into a StoreError of one sentence."""
     try:
         yield
@@ -32,7 +32,7 @@ def speaking_of(where: str, study_name: str = "") -> Iterator[None]:
     except (sqlalchemy.exc.NoSuchModuleError, ImportError) as error:
         raise StoreError(
             f"the storage {where} needs a database driver that is not installed ({_first_line(error)}): "
-            "install it, or leave --storage away"
+            "install it, or leave `storage` away"
         ) from error
     except (sqlalchemy.exc.SQLAlchemyError, OptunaError, RuntimeError, KeyError, OSError) as error:
         # Optuna wraps what SQLAlchemy raised, and SQLAlchemy what the driver did: the driver knows best.
@@ -55,7 +55,7 @@ def _remedy(reason: str) -> str:
         ("unable to open", "see that its directory exists and may be written to"),
         ("readonly", "see that the file and its directory may be written to"),
         ("full", "make room and give the same command again"),
-        ("already finished", "another program ended a trial of this search; begin anew with --fresh"),
+        ("already finished", "another program ended a trial of this search; begin anew with `fresh`"),
         ("no longer compatible", "use the version of Optuna that wrote it, or begin in another place"),
     ):
         if part in reason:

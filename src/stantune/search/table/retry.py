@@ -22,7 +22,7 @@ PAUSE_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class PatientTables:
+class RetryingTables:
     """Does what other tables do, again and again while the database cannot be reached; see Tables.
 
     A write whose answer was lost may have been done: before it is done again, the study is looked at.

@@ -9,15 +9,15 @@ from hashlib import blake2b
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.images.problems import Problem
+from stantune.objective import Objective
 from stantune.search.propose.warm_start import warm_start
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 
 
-def settle_start(
-    settings: SearchSettings, problem: Problem, directory: SearchDirectory, earlier: SearchDirectory
+def starting_from(
+    settings: SearchSettings, objective: Objective, directory: SearchDirectory, earlier: SearchDirectory
 ) -> SearchSettings:
     """Return the settings with the search in `earlier` to start from.
 
@@ -30,23 +30,23 @@ def settle_start(
     kept = Store.start_of(directory.url, directory.study) if directory.may_hold_search() else None
     path = str(earlier.path.resolve())
     if earlier.path.resolve() == directory.path.resolve():
-        raise UsageError(f"--start-from {earlier.path} is this search's own directory; name another one with --out")
+        raise UsageError(f"`start_from`={earlier.path} is this search's own directory; name another one with `out`")
     if kept is not None and kept.path == path:
         return replace(settings, start=kept)
     there = Store.table_of(earlier.url, earlier.study) if earlier.may_hold_search() else None
     if there is None:
-        raise UsageError(f"--start-from {earlier.path}: there is no search; give the directory of one")
+        raise UsageError(f"`start_from`={earlier.path}: there is no search; give the directory of one")
     identity, rows = there
     label = _label(identity)
     if kept is not None and kept.label == label:
         return replace(settings, start=kept)
-    if identity.get("problem") != problem.name:
+    if identity.get("problem") != objective.name:
         raise UsageError(
-            f"--start-from {earlier.path}: that is a search of {identity.get('problem')}, and this one is of "
-            f"{problem.name}; start from one of the same problem"
+            f"`start_from`={earlier.path}: that is a search of {identity.get('problem')}, and this one is of "
+            f"{objective.name}; start from one of the same problem"
         )
     best = min(settings.eta, settings.plan()[0].rungs[0].trials)
-    return replace(settings, start=warm_start(path, label, rows, identity["space"], problem.space, best))
+    return replace(settings, start=warm_start(path, label, rows, identity["space"], objective.space, best))
 
 
 def _label(identity: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from stantune.errors import StoreError, UsageError
-from stantune.search.table.messages import speaking_of
+from stantune.search.table.messages import one_sentence
 from stantune.search.table.tables import sqlite_factory
 
 # How long to wait for a database that another program holds, or for a server that does not answer.
@@ -53,7 +53,7 @@ def connect(url: str) -> tuple[BaseStorage, str]:
     if parsed.drivername == _JOURNAL:
         return _journal(_journal_file(parsed), where), where
     options: dict[str, Any] = {}
-    with speaking_of(where):
+    with one_sentence(where):
         driver = parsed.get_dialect().driver
         if driver == "pysqlite":
             options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
@@ -81,7 +81,7 @@ def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | Non
         return
     storage, where = connect(url)
     try:
-        with speaking_of(where):
+        with one_sentence(where):
             try:
                 found = storage, storage.get_study_id_from_name(study_name)
             except KeyError:
@@ -104,7 +104,7 @@ def mend(url: str) -> None:
     if parsed.drivername != _JOURNAL:
         return
     file = _journal_file(parsed)
-    with speaking_of(without_password(url)):
+    with one_sentence(without_password(url)):
         lock = _lock(file)
         if not file.exists():
             return
@@ -145,7 +145,7 @@ def _parsed(url: str) -> sqlalchemy.URL:
 
 
 def _journal(path: Path, where: str) -> JournalStorage:
-    with speaking_of(where):
+    with one_sentence(where):
         file = _JournalFile(path)
         if _is_journal(path):
             # Optuna asserts that it knows an operation.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any
 
@@ -15,12 +15,13 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stantune.errors import StoreError, UsageError
-from stantune.search.plan.coordinator import Ending, TakeOver
-from stantune.search.plan.rows import SegmentFailure, TrialRow
+from stantune.objective import Metric
+from stantune.outcome import Cost
+from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow
 from stantune.search.propose.sampling import from_distribution, optuna_quiet, to_distribution
 from stantune.search.propose.warm_start import WarmStart
-from stantune.search.table.messages import foreign_sentence, speaking_of
-from stantune.search.table.retry import PatientTables, insist
+from stantune.search.table.messages import foreign_sentence, one_sentence
+from stantune.search.table.retry import RetryingTables, insist
 from stantune.search.table.storage import connect, mend, reading, release
 from stantune.search.table.tables import EndedTrial, tables_for
 from stantune.space import Space
@@ -33,6 +34,7 @@ _BRACKET = "stantune:bracket"
 _DIVERGED_AT = "stantune:diverged_at"
 _END = "stantune:end"
 _COST = "stantune:cost:"
+_METRICS = "stantune:metrics:"
 _FAILURES = "stantune:failures"
 _FAILED = "stantune:failed"
 _TAKEN = "stantune:taken_over_from:"
@@ -41,7 +43,7 @@ _START = "stantune:start"
 # Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
 _START_PART = 50
 
-_DIRECTIONS = [StudyDirection.MINIMIZE]
+_DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
 
@@ -54,10 +56,10 @@ class Store:
     was cut is not in it, one that was recorded is. What a kill leaves undone is the closing of trials; the
     search's loop makes up for it, because it calls `close` with all `endings` each time.
 
-    In Optuna's terms: the intermediate value of a step is the validation error (percent) after so many
-    iterations; a finished trial is COMPLETE, a dropped or diverged one PRUNED, each with its last error as
-    value; one that failed for good is FAIL; the attributes tell bracket, cause of end, the iteration of a divergence
-    and costs.
+    In Optuna's terms: the intermediate value of a step is that of the metric after so many iterations, as it was
+    measured, and the study's direction the metric's; a finished trial is COMPLETE, a dropped or diverged one PRUNED,
+    each with its last value; one that failed for good is FAIL; the attributes tell bracket, cause of end, the iteration
+    of a divergence, costs and other metrics. In the rows it is what the metric calls a loss: the lower the better.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class Store:
         identity: Mapping[str, Any],
         space: Space,
         where: str,
+        metric: Metric,
         start: WarmStart | None = None,
     ) -> None:
         """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
+        self._metric = metric
         self.study_name = study_name
         self.where = where
         self._storage = storage
@@ -79,9 +83,9 @@ class Store:
         self._firsts: dict[str, dict[int, int]] = {}
         self._trial_ids: list[int] = []
         self._ended: set[int] = set()
-        with speaking_of(where):
-            self._study_id = _study(storage, study_name)
-            self._tables = PatientTables(tables_for(storage, self._study_id), storage, self._study_id)
+        with one_sentence(where):
+            self._study_id = _study(storage, study_name, metric)
+            self._tables = RetryingTables(tables_for(storage, self._study_id), storage, self._study_id)
             trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
             self._identify({**identity, "space": space.as_json()}, start, new=not trials)
             for trial in trials:
@@ -89,19 +93,25 @@ class Store:
 
     @classmethod
     def open(
-        cls, url: str, study_name: str, identity: Mapping[str, Any], space: Space, start: WarmStart | None = None
+        cls,
+        url: str,
+        study_name: str,
+        identity: Mapping[str, Any],
+        space: Space,
+        metric: Metric,
+        start: WarmStart | None = None,
     ) -> Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
         `identity` (plain values, also nested) is all that makes this search what it is; the space is added
-        to it. `start` is kept in a new study, for `start_of`. Raises UsageError where the study was begun with
+        to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`. Raises UsageError where the study was begun with
         another identity, naming each difference, and StoreError where the storage cannot be used or holds what
         no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
         try:
-            return cls(storage, study_name, identity, space, where, start)
+            return cls(storage, study_name, identity, space, where, metric, start)
         except BaseException:
             release(storage)
             raise
@@ -137,7 +147,8 @@ class Store:
             if _IDENTITY not in attributes:
                 return None
             trials = storage.get_all_trials(study_id, deepcopy=False)
-            rows = [_row(trial) for trial in trials if _BRACKET in trial.user_attrs]
+            metric = _metric_of(storage, study_id)
+            rows = [_row(trial, metric) for trial in trials if _BRACKET in trial.user_attrs]
             return attributes[_IDENTITY], sorted(rows, key=lambda row: row.number)
 
     @staticmethod
@@ -173,38 +184,43 @@ class Store:
         attributes: dict[str, Any] = {_NUMBER: number, _BRACKET: bracket}
         if started_from is not None:
             attributes[_STARTED_FROM] = started_from
-        with speaking_of(self.where, self.study_name):
+        with one_sentence(self.where, self.study_name):
             trial_id = self._tables.create(
                 number, params, {name: self._distributions[name] for name in params}, attributes
             )
         self._trial_ids.append(trial_id)
         self._append(TrialRow(number, bracket, dict(params), started_from=started_from))
 
-    def record(self, number: int, iterations: int, error: float, cost: Mapping[str, Any] | None = None) -> None:
-        """Record the validation error (percent) of a trial after `iterations`, the end of a rung.
+    def record(self, number: int, iterations: int, metrics: Mapping[str, float], cost: Cost | None = None) -> None:
+        """Record what a trial has reached after `iterations`, the end of a rung.
 
-        `cost` (plain values) is what the segment cost; it comes back as `TrialRow.costs[iterations]`.
-        Recording the same again replaces it. Raises StoreError.
+        `metrics` holds the value that is compared, and what else was measured. `cost` is what the segment cost; it
+        comes back as `TrialRow.costs[iterations]`. Recording the same again replaces it. Raises StoreError.
         """
-        assert math.isfinite(error), f"trial {number} has the error {error}: record a divergence"
-        row, noted = self._rows[number], dict(cost or {})
-        with speaking_of(self.where, self.study_name):
-            self._tables.record(self._trial_ids[number], {f"{_COST}{iterations}": noted}, iterations, float(error))
+        value = float(metrics[self._metric.name])
+        assert math.isfinite(value), f"trial {number} has the value {value}: record a divergence"
+        row, noted = self._rows[number], cost or Cost()
+        attributes: dict[str, Any] = {f"{_COST}{iterations}": asdict(noted)}
+        if len(metrics) > 1:
+            attributes[f"{_METRICS}{iterations}"] = dict(metrics)
+        with one_sentence(self.where, self.study_name):
+            self._tables.record(self._trial_ids[number], attributes, iterations, value)
         self._rows[number] = replace(
             row,
-            errors={**row.errors, iterations: float(error)},
+            errors={**row.errors, iterations: self._metric.loss(value)},
+            metrics={**row.metrics, iterations: dict(metrics)},
             costs={**row.costs, iterations: noted},
         )
 
-    def record_divergence(self, number: int, iterations: int, at: int, cost: Mapping[str, Any] | None = None) -> None:
+    def record_divergence(self, number: int, iterations: int, at: int, cost: Cost | None = None) -> None:
         """Record that a trial diverged at iteration `at` on its way to `iterations`, the end of a rung.
 
         `cost` is as in `record`, and comes back as `TrialRow.costs[iterations]`. Raises StoreError.
         """
-        row, noted = self._rows[number], dict(cost or {})
+        row, noted = self._rows[number], cost or Cost()
         # In this order: where attributes are written one by one, the divergence is what commits.
-        attributes = {f"{_COST}{iterations}": noted, _DIVERGED_AT: at}
-        with speaking_of(self.where, self.study_name):
+        attributes = {f"{_COST}{iterations}": asdict(noted), _DIVERGED_AT: at}
+        with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
         self._rows[number] = replace(row, diverged_at=at, costs={**row.costs, iterations: noted})
 
@@ -213,10 +229,18 @@ class Store:
         number, stop = take_over.number, take_over.stop
         attributes: dict[str, Any] = {f"{_TAKEN}{stop}": take_over.source}
         row, taken = self._rows[number], {**self._rows[number].taken, stop: take_over.source}
-        with speaking_of(self.where, self.study_name):
+        with one_sentence(self.where, self.study_name):
             if take_over.error is not None:
-                self._tables.record(self._trial_ids[number], attributes, stop, take_over.error)
-                self._rows[number] = replace(row, taken=taken, errors={**row.errors, stop: take_over.error})
+                metrics = self._rows[take_over.source].metrics.get(stop, {})
+                if len(metrics) > 1:
+                    attributes[f"{_METRICS}{stop}"] = dict(metrics)
+                self._tables.record(self._trial_ids[number], attributes, stop, self._metric.loss(take_over.error))
+                self._rows[number] = replace(
+                    row,
+                    taken=taken,
+                    errors={**row.errors, stop: take_over.error},
+                    metrics={**row.metrics, stop: metrics},
+                )
             else:
                 attributes |= {_DIVERGED_AT: take_over.diverged_at}
                 self._tables.record(self._trial_ids[number], attributes, None, math.nan)
@@ -229,7 +253,7 @@ class Store:
         attributes: dict[str, Any] = {_FAILURES: [list(failure) for failure in failures]}
         if for_good:
             attributes[_FAILED] = cause
-        with speaking_of(self.where, self.study_name):
+        with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
         self._rows[number] = replace(row, failures=failures, failed=cause if for_good else None)
 
@@ -247,35 +271,37 @@ class Store:
                 EndedTrial(
                     self._trial_ids[number],
                     _STATES.get(ending, TrialState.PRUNED),
-                    row.errors[max(row.errors)] if has_value else None,
+                    self._metric.loss(row.errors[max(row.errors)]) if has_value else None,
                     {_END: f"failed: {row.failed}" if ending == "failed" else ending},
                 )
             )
         if ended:
-            with speaking_of(self.where, self.study_name):
+            with one_sentence(self.where, self.study_name):
                 self._tables.close(ended)
             self._ended.update(endings)
 
-    def set_final(self, rank: int, final: Mapping[str, Any]) -> None:
-        """Keep what a final training came to (plain values), in place of an earlier one. Raises StoreError."""
+    def set_final(self, rank: int, final: FinalResult) -> None:
+        """Keep what a final training came to, in place of an earlier one. Raises StoreError."""
         # The best one's has the name that it had when there was no other.
         name = f"{_FINAL}:{rank}" if rank else _FINAL
-        with speaking_of(self.where, self.study_name):
-            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, dict(final)))
+        plain = final.plain()
+        with one_sentence(self.where, self.study_name):
+            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, plain))
 
-    def finals(self) -> dict[int, dict[str, Any]]:
+    def finals(self) -> dict[int, FinalResult]:
         """Return what the final trainings came to, by their finalists' ranks. Raises StoreError."""
-        with speaking_of(self.where, self.study_name):
+        with one_sentence(self.where, self.study_name):
             attributes = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
         ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in attributes if name.startswith(_FINAL)}
-        return {int(rank or 0): attributes[name] for name, rank in sorted(ranks.items())}
+        return {int(rank or 0): FinalResult.from_plain(attributes[name]) for name, rank in sorted(ranks.items())}
 
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, new: bool) -> None:
         here = json.loads(json.dumps(identity))
         there = self._storage.get_study_user_attrs(self._study_id).get(_IDENTITY)
         if there is None:
             # No identity and no trials: created just now, or by a search that was killed right there.
-            if not new or self._storage.get_study_directions(self._study_id) != _DIRECTIONS:
+            directions = self._storage.get_study_directions(self._study_id)
+            if not new or directions != [_DIRECTIONS[self._metric.direction]]:
                 raise self._foreign("it was not made by a stantune search")
             if start is not None:
                 self._keep(start)
@@ -285,7 +311,7 @@ class Store:
         if differences:
             raise UsageError(
                 f"the study {self.study_name!r} in {self.where} is that of another search "
-                f"({'; '.join(differences)}): give the settings it was begun with, another place, or --fresh"
+                f"({'; '.join(differences)}): give the settings it was begun with, another place, or `fresh`"
             )
 
     def _keep(self, start: WarmStart) -> None:
@@ -303,7 +329,7 @@ class Store:
             raise self._foreign(f"its trial {trial.number} was added by another program")
         if trial.state != TrialState.RUNNING and not (trial.state in _ENDED and _END in attributes):
             raise self._foreign(f"its trial {trial.number} was ended by another program")
-        self._append(_row(trial))
+        self._append(_row(trial, self._metric))
         self._trial_ids.append(trial._trial_id)
         if trial.state != TrialState.RUNNING:
             self._ended.add(number)
@@ -318,9 +344,10 @@ class Store:
         return StoreError(foreign_sentence(self.study_name, self.where, what))
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def _row(trial: FrozenTrial, metric: Metric) -> TrialRow:
     """Return what a trial of ours holds."""
-    attributes, errors = trial.user_attrs, dict(trial.intermediate_values)
+    attributes = trial.user_attrs
+    errors = {stop: metric.loss(value) for stop, value in trial.intermediate_values.items()}
     diverged_at = attributes.get(_DIVERGED_AT)
 
     def of_rungs(prefix: str) -> dict[int, Any]:
@@ -334,11 +361,12 @@ def _row(trial: FrozenTrial) -> TrialRow:
         trial.params,
         errors,
         diverged_at,
-        of_rungs(_COST),
+        {stop: Cost.from_plain(cost) for stop, cost in of_rungs(_COST).items()},
         taken=of_rungs(_TAKEN),
         failures=tuple(SegmentFailure(stop, cause) for stop, cause in attributes.get(_FAILURES, ())),
         failed=attributes.get(_FAILED),
         started_from=attributes.get(_STARTED_FROM),
+        metrics={stop: {metric.name: metric.loss(error)} for stop, error in errors.items()} | of_rungs(_METRICS),
     )
 
 
@@ -348,13 +376,19 @@ def _is_of(trial: FrozenTrial, space: Space) -> bool:
     return found == {name: space[name] for name in space.active(trial.params)}
 
 
-def _study(storage: BaseStorage, name: str) -> int:
+def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
     try:
         with optuna_quiet():
-            study_id = storage.create_new_study(_DIRECTIONS, name)
+            study_id = storage.create_new_study([_DIRECTIONS[metric.direction]], name)
     except DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(name)
     return study_id
+
+
+def _metric_of(storage: BaseStorage, study_id: int) -> Metric:
+    """Return a metric with the direction of a study, under no name."""
+    maximized = storage.get_study_directions(study_id) == [StudyDirection.MAXIMIZE]
+    return Metric("", "maximize" if maximized else "minimize")
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from stantune.errors import DamagedCheckpointError, StantuneError
+from stantune.objective import Segment, StopEarly, Trainer
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.coordinator import Job
-from stantune.search.plan.finals import Final
 
 _CAUSE_LENGTH = 200
 # Where the code is that no user wrote: installed packages, the standard library, and ours.
 _LIBRARIES = [
     *(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")),
-    Path(__file__).parents[1],
+    Path(__file__).parents[2],
 ]
-
-StopEarly = Callable[[], bool]
-# What a search has trained: a trial on its way to a rung, or a finalist.
-Training: TypeAlias = Job | Final
-
-
-@dataclass(frozen=True)
-class Task:
-    """A training to be done."""
-
-    job: Training
-    params: Mapping[str, Any]
 
 
 class Failure(NamedTuple):
@@ -47,52 +33,34 @@ class Failure(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A task that is over, and how."""
+    """A segment that is over, and how."""
 
-    task: Task
+    segment: Segment
     how: Outcome | Failure
 
 
-def not_begun(task: Task) -> Ended:
-    """Return the end of a task that was interrupted before it was begun."""
-    return Ended(task, Outcome(task.job.start, {}, None, True, Cost()))
+def not_begun(segment: Segment) -> Ended:
+    """Return the end of a segment that was interrupted before it was begun."""
+    return Ended(segment, Outcome(segment.start, {}, None, True, Cost()))
 
 
 class Watch(Protocol):
-    """Is told how many iterations a task has done; not necessarily of each single one."""
+    """Is told how far a segment is; not necessarily of each single iteration."""
 
-    def __call__(self, task: Task, done: int) -> None:
+    def __call__(self, segment: Segment, done: int) -> None:
         """Take the number."""
         ...
 
 
-class Trainer(Protocol):
-    """Does a task from beginning to end. A task that was done before, or in part, has the same outcome again."""
-
-    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """Train and evaluate.
-
-        Args:
-            task: what to train.
-            stop_early: asked after each iteration; when true the outcome is an interrupted one, its checkpoint kept.
-            watch: called after each iteration with the number of iterations done.
-
-        Raises:
-            DamagedCheckpointError: the checkpoint is of no use.
-            StantuneError: no training can go on here (a full disk, say).
-            Exception: this training cannot go on.
-        """
-        ...
-
-
+@runtime_checkable
 class Executor(Protocol):
-    """Takes tasks and says how they ended, in any order; they do not depend on one another.
+    """Takes segments and says how they ended, in any order; they do not depend on one another.
 
     The search's loop has one, and calls it from one thread. What is lost with a worker, a machine, a connection is a
-    task that ended in a Failure: the loop decides whether it is submitted again.
+    segment that ended in a Failure: the loop decides whether it is submitted again.
 
     Attributes:
-        capacity: tasks that it has use for at the same time. It may change, and submitted tasks stay submitted.
+        capacity: segments that it has use for at the same time. It may change, and what is submitted stays submitted.
     """
 
     @property
@@ -100,18 +68,18 @@ class Executor(Protocol):
         """See the class."""
         ...
 
-    def submit(self, task: Task) -> None:
-        """Take a task; never waits. Raises StantuneError where nothing can be run any more."""
+    def submit(self, segment: Segment) -> None:
+        """Take a segment; never waits. Raises StantuneError where nothing can be run any more."""
         ...
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
-        """Wait until at least one submitted task is over; return all that are over and were not returned before.
+        """Wait until at least one submitted segment is over; return all that are over and were not returned before.
 
         It also returns, and then perhaps none, when the capacity has grown.
 
         Args:
-            stop_early: asked often; when true, all tasks end in good order, as interrupted ones.
-            watch: told of tasks that move on.
+            stop_early: asked often; when true, all segments end in good order, as interrupted ones.
+            watch: told of segments that move on.
 
         Raises:
             StantuneError: no training can go on.
@@ -119,13 +87,15 @@ class Executor(Protocol):
         ...
 
 
-def attempt(trainer: Trainer, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome | Failure:
+def attempt(
+    trainer: Trainer, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
+) -> Outcome | Failure:
     """Train; what is this training's own misfortune is returned as a Failure, what would meet all raises StantuneError.
 
     KeyboardInterrupt and the like pass, too.
     """
     try:
-        return trainer.train(task, stop_early, watch)
+        return trainer.train(segment, stop_early, watch)
     except DamagedCheckpointError:
         return Failure("its checkpoint was cut short or altered", damaged=True)
     except StantuneError:
@@ -149,19 +119,19 @@ def cause_of(error: BaseException) -> str:
 
 
 class InProcess:
-    """Trains in this process, one task after the other; nothing can end a training that hangs."""
+    """Trains in this process, one segment after the other; nothing can end a training that hangs."""
 
     capacity = 1
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._tasks: list[Task] = []
+        self._segments: list[Segment] = []
 
-    def submit(self, task: Task) -> None:
+    def submit(self, segment: Segment) -> None:
         """See Executor."""
-        self._tasks.append(task)
+        self._segments.append(segment)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
-        task = self._tasks.pop(0)
-        return [Ended(task, attempt(self._trainer, task, stop_early, lambda done: watch(task, done)))]
+        segment = self._segments.pop(0)
+        return [Ended(segment, attempt(self._trainer, segment, stop_early, lambda done: watch(segment, done)))]

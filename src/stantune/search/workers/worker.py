@@ -1,4 +1,4 @@
-"""What a worker process does: takes tasks from a connection, trains them, and ends when the other side is gone."""
+"""What a worker process does: takes segments from a connection, trains them, and ends when the other side is gone."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
+from stantune.objective import Segment, Trainer
 from stantune.outcome import Outcome
-from stantune.search.workers.executors import Failure, Task, Trainer, attempt, cause_of
+from stantune.search.workers.executors import Failure, attempt, cause_of
 
 TELL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
 class Stop(NamedTuple):
-    """To a worker: end the present task in good order."""
+    """To a worker: end the present segment in good order."""
 
 
 class Ready(NamedTuple):
-    """From a worker: it has its data and takes tasks."""
+    """From a worker: it has its data and takes segments."""
 
 
 class Moved(NamedTuple):
-    """From a worker: the present task has done so many iterations."""
+    """From a worker: the present segment has done so many iterations."""
 
     done: int
 
 
 class Over(NamedTuple):
-    """From a worker: the present task is over."""
+    """From a worker: the present segment is over."""
 
     how: Outcome | Failure
 
@@ -55,7 +56,7 @@ def work(connection: Connection, order: bytes, place: int) -> None:
     """Train what comes over the connection; the body of a worker process.
 
     Args:
-        connection: to the process that gives the tasks. When that is gone, for whatever reason, this process ends.
+        connection: to the process that gives the segments. When that is gone, for whatever reason, this process ends.
         order: pickled; makes the trainer of the worker with the number that it is given.
         place: this worker's number.
     """
@@ -73,9 +74,9 @@ def work(connection: Connection, order: bytes, place: int) -> None:
             return
         connection.send(Ready())
         while True:
-            task = inbox.next()
+            segment = inbox.next()
             try:
-                connection.send(Over(attempt(trainer, task, inbox.stopped, _teller(connection))))
+                connection.send(Over(attempt(trainer, segment, inbox.stopped, _teller(connection))))
             except StantuneError as error:
                 connection.send(Broken(error))
 
@@ -85,16 +86,16 @@ class _Inbox:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+        self._segments: queue.SimpleQueue[Segment] = queue.SimpleQueue()
         self._stop = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def next(self) -> Task:
-        """Wait for the next task."""
-        return self._tasks.get()
+    def next(self) -> Segment:
+        """Wait for the next segment."""
+        return self._segments.get()
 
     def stopped(self) -> bool:
-        """Tell whether the present task is to end."""
+        """Tell whether the present segment is to end."""
         return self._stop.is_set()
 
     def _listen(self) -> None:
@@ -104,7 +105,7 @@ class _Inbox:
                 if isinstance(message, Stop):
                     self._stop.set()
                 else:
-                    self._tasks.put(message)
+                    self._segments.put(message)
         finally:
             # The other process has closed its end, or is gone: at once, in the middle of whatever this one does.
             os._exit(1)

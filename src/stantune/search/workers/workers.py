@@ -6,10 +6,10 @@ import collections
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -18,8 +18,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
+import cloudpickle
+
 from stantune.errors import StantuneError, UsageError
-from stantune.search.workers.executors import Ended, Failure, StopEarly, Task, Trainer, Watch, not_begun
+from stantune.objective import Segment, StopEarly, Trainer
+from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.worker import Broken, Moved, Over, Ready, Stop, work
 
 POLL_SECONDS = 0.1
@@ -48,7 +51,7 @@ class Limits:
     def __post_init__(self) -> None:
         """Raise UsageError where a limit cannot be kept on this system."""
         if self.bytes is not None and sys.platform != "linux":
-            raise UsageError("--trial-memory works on Linux alone, by /proc; leave it away here")
+            raise UsageError("`trial_memory` works on Linux alone, by /proc; leave it away here")
 
 
 @dataclass
@@ -58,7 +61,7 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     ready: bool = False
-    task: Task | None = None
+    segment: Segment | None = None
     heard: float = field(default_factory=time.monotonic)
 
 
@@ -72,8 +75,9 @@ class Workers:
     def __init__(self, order: Callable[[int], Trainer], count: int, limits: Limits | None = None) -> None:
         """Take what makes a trainer in each process (it is pickled), how many, and what a training may use."""
         self.capacity = count
-        # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch.
-        self._order = pickle.dumps(order)
+        # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch;
+        # and by cloudpickle, which knows what to do with functions of scripts and notebooks.
+        self._order = cloudpickle.dumps(order)
         self._limits = limits or Limits()
         self._places: list[_Worker | None] = [None] * count
         self._stillborn = 0
@@ -101,15 +105,15 @@ class Workers:
             worker.process.join()
         self._places = [None] * self.capacity
 
-    def submit(self, task: Task) -> None:
+    def submit(self, segment: Segment) -> None:
         """See Executor."""
         for place, worker in enumerate(self._places):
-            if worker is not None and worker.task is None:
-                if _give(worker, task):
+            if worker is not None and worker.segment is None:
+                if _give(worker, segment):
                     return
                 # It was killed while it had nothing to do, which costs nothing.
                 self._bury(place)
-        self._start(self._places.index(None), task)
+        self._start(self._places.index(None), segment)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
@@ -121,54 +125,54 @@ class Workers:
         return over
 
     def _listen(self, watch: Watch) -> Iterator[Ended]:
-        """Wait a moment for what busy workers say; yield the tasks that are over."""
-        busy = [(place, worker) for place, worker in enumerate(self._places) if worker is not None and worker.task]
+        """Wait a moment for what busy workers say; yield the segments that are over."""
+        busy = [(place, worker) for place, worker in enumerate(self._places) if worker is not None and worker.segment]
         spoken = wait([worker.connection for _, worker in busy], POLL_SECONDS)
         for place, worker in busy:
             yield from self._attend(place, worker, worker.connection in spoken, watch)
 
     def _attend(self, place: int, worker: _Worker, spoken: bool, watch: Watch) -> Iterator[Ended]:
-        """Hear what a busy worker says and see how it does; yield its task if that is over."""
-        task, alive = worker.task, worker.process.is_alive()
-        assert task is not None
+        """Hear what a busy worker says and see how it does; yield its segment if that is over."""
+        segment, alive = worker.segment, worker.process.is_alive()
+        assert segment is not None
         try:
             # What a dead worker has said counts, too.
-            while (spoken or not alive) and worker.task is not None and worker.connection.poll():
+            while (spoken or not alive) and worker.segment is not None and worker.connection.poll():
                 message = worker.connection.recv()
                 worker.heard = time.monotonic()
                 if isinstance(message, Moved):
-                    watch(task, message.done)
+                    watch(segment, message.done)
                 elif isinstance(message, Ready):
                     worker.ready, self._stillborn = True, 0
                 elif isinstance(message, Over):
-                    worker.task = None
-                    yield Ended(task, message.how)
+                    worker.segment = None
+                    yield Ended(segment, message.how)
                 elif isinstance(message, Broken):
-                    worker.task = None
+                    worker.segment = None
                     raise message.error
         except (EOFError, OSError):
             alive = False
-        if worker.task is None:
+        if worker.segment is None:
             return
         if alive:
             excess = self._excess(worker)
             if excess is not None:
                 self._bury(place)
-                yield Ended(task, Failure(excess))
+                yield Ended(segment, Failure(excess))
             return
         end = self._bury(place, LEAVE_SECONDS)
         if worker.ready:
-            yield Ended(task, Failure(f"its worker process {end}"))
+            yield Ended(segment, Failure(f"its worker process {end}"))
         elif self._stopping:
-            yield not_begun(task)
+            yield not_begun(segment)
         else:
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
                 raise StantuneError(
                     f"{MOST_STILLBORN} worker processes in a row ended as they started (the last one {end}); see that "
-                    f"there is memory for {self.capacity} of them, or give fewer --workers"
+                    f"there is memory for {self.capacity} of them, or give fewer `workers`"
                 )
-            self._start(place, task)
+            self._start(place, segment)
 
     def _excess(self, worker: _Worker) -> str | None:
         """Say which limit a worker has passed, None if none."""
@@ -176,16 +180,16 @@ class Workers:
             return None
         seconds, most = self._limits.seconds, self._limits.bytes
         if seconds is not None and time.monotonic() - worker.heard > seconds:
-            return f"no iteration and no evaluation was done within {seconds:g} s (--trial-timeout)"
+            return f"no iteration and no evaluation was done within {seconds:g} s, its time-out"
         if most is not None and _resident(worker.process) > most:
-            return f"its process used more than {most / 1e6:.0f} MB of memory (--trial-memory)"
+            return f"its process used more than {most / 1e6:.0f} MB of memory, its limit"
         return None
 
     def _stop(self) -> Iterator[Ended]:
-        """Have all tasks end; those whose worker has not begun yet are over at once."""
+        """Have all segments end; those whose worker has not begun yet are over at once."""
         self._stopping = True
         for place, worker in enumerate(self._places):
-            if worker is None or worker.task is None:
+            if worker is None or worker.segment is None:
                 continue
             if worker.ready:
                 # Where it fails, the worker is dead, and that is noticed in its turn.
@@ -193,33 +197,33 @@ class Workers:
                     worker.connection.send(Stop())
             else:
                 self._bury(place)
-                yield not_begun(worker.task)
+                yield not_begun(worker.segment)
 
     def _finish_in_good_order(self) -> None:
         """Have the workers keep what they have; one that cannot write it, or takes too long, is none to wait for."""
         end = time.monotonic() + GRACE_SECONDS
         if not self._stopping:
             collections.deque(self._stop(), 0)
-        while any(worker.task for worker in self._living()) and time.monotonic() < end:
+        while any(worker.segment for worker in self._living()) and time.monotonic() < end:
             with contextlib.suppress(StantuneError):
-                collections.deque(self._listen(lambda task, done: None), 0)
+                collections.deque(self._listen(lambda segment, done: None), 0)
 
-    def _start(self, place: int, task: Task) -> None:
+    def _start(self, place: int, segment: Segment) -> None:
         ours, theirs = _SPAWN.Pipe()
         # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
         process = _SPAWN.Process(target=work, args=(theirs, self._order, place), name=f"stantune worker {place}")
-        with _signals_held():
+        with _signals_held(), _no_main_program():
             try:
                 process.start()
             except OSError as error:
                 raise StantuneError(
                     f"worker process {place} of {self.capacity} cannot be started ({error.strerror or error}); give "
-                    "fewer --workers"
+                    "fewer `workers`"
                 ) from error
         theirs.close()
-        worker = self._places[place] = _Worker(process, ours, task=task)
+        worker = self._places[place] = _Worker(process, ours, segment=segment)
         # Where it is dead already, that is noticed in its turn.
-        _give(worker, task)
+        _give(worker, segment)
 
     def _bury(self, place: int, patience: float = 0.0) -> str:
         """End a worker that has not ended within `patience` seconds; return how it ended."""
@@ -238,13 +242,13 @@ class Workers:
         return [worker for worker in self._places if worker is not None]
 
 
-def _give(worker: _Worker, task: Task) -> bool:
-    """Send a worker a task; return whether it is alive to take it."""
+def _give(worker: _Worker, segment: Segment) -> bool:
+    """Send a worker a segment; return whether it is alive to take it."""
     try:
-        worker.connection.send(task)
+        worker.connection.send(segment)
     except OSError:
         return False
-    worker.task, worker.heard = task, time.monotonic()
+    worker.segment, worker.heard = segment, time.monotonic()
     return True
 
 
@@ -255,6 +259,21 @@ def _resident(process: SpawnProcess) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def _no_main_program() -> Iterator[None]:
+    """Have processes that are started meanwhile not run the main program's file.
+
+    They would, to find what pickles name of it; ours come by value, and a script that calls a search at its top level
+    would begin it again in each worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Ends a command in good order: on Ctrl-C, on SIGTERM, or when its budget of time is spent."""
+"""Ends a search in good order: on Ctrl-C, on SIGTERM, or when its budget of time is spent."""
 
 from __future__ import annotations
 

@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
-from stantune.images.problems import Problem
-from stantune.outcome import Cost
-from stantune.report.results import (
+from stantune.objective import Objective, compared_value
+from stantune.outcome import Cost, total
+from stantune.search.contract import (
     Best,
     BracketResult,
     Counts,
     Final,
     IterationsSpared,
     Leader,
+    MetricResult,
     RateResult,
     RungResult,
     Saved,
-    SearchResult,
+    SearchSummary,
     Seconds,
     TrialFailure,
 )
-from stantune.search.loop import SearchState
 from stantune.search.plan.finals import weights_of
 from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.rows import TrialRow
 from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
+from stantune.search.plan.values import TrialRow
+from stantune.search.propose.sampler import sampler_of
+from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
 
 LEADERS = 5
+# Metrics that the contract has fields for: those of the built-in problems.
+VALIDATION, TEST = "validation error", "test error"
 
 
-def summarise(problem: Problem, settings: SearchSettings, state: SearchState) -> SearchResult:
+def summarise(objective: Objective, settings: SearchSettings, state: SearchState) -> SearchSummary:
     """Return the result of a search, complete or not."""
     counts = status(state.plan, state.rows)
+    metric = state.metric
     leaders = [
         Leader(
             trial=standing.number,
             params=dict(standing.params),
-            validation_error=standing.error,
+            value=metric.loss(standing.error),
+            metrics=dict(state.rows[standing.number].metrics.get(standing.iterations, {})),
+            validation_error=metric.loss(standing.error) if metric.name == VALIDATION else None,
             iterations=standing.iterations,
         )
         for standing in ranking(state.rows)[:LEADERS]
     ]
-    return SearchResult(
-        problem=problem.name,
+    return SearchSummary(
+        metric=MetricResult(name=metric.name, direction=metric.direction, unit=metric.unit),
+        unit=objective.unit,
+        problem=objective.name,
         seed=settings.seed,
-        sampler=settings.sampler,
+        sampler=sampler_of(settings.sampler).name,
         started_from=None if settings.start is None else settings.start.label,
-        accelerate="none" if settings.stan is None else "stan",
+        accelerate="none" if objective.rate is None else "stan",
         mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,
-        max_iterations=settings.max_iterations,
-        min_iterations=settings.min_iterations,
-        rates=rate_results(settings),
+        max_iterations=settings.max_resource,
+        min_iterations=settings.min_resource,
+        rates=rate_results(objective, settings),
         complete=state.complete,
         brackets=bracket_results(state.plan),
         counts=Counts(
@@ -68,7 +77,7 @@ def summarise(problem: Problem, settings: SearchSettings, state: SearchState) ->
         ),
         iterations_trained=iterations_trained(state.rows),
         iterations_spared=IterationsSpared(**iterations_spared(state.plan, state.rows)._asdict()),
-        seconds=_seconds(state),
+        seconds=cost_seconds(_whole(state)),
         saved=_saved(settings, state, counts),
         best=Best(**leaders[0].model_dump(exclude={"trial"})) if leaders else None,
         leaders=leaders,
@@ -97,25 +106,24 @@ def bracket_results(plan: Sequence[Bracket]) -> list[BracketResult]:
     ]
 
 
-def rate_results(settings: SearchSettings) -> list[RateResult]:
+def rate_results(objective: Objective, settings: SearchSettings) -> list[RateResult]:
     """Return STAN's rates by iteration in the terms of the JSON contract."""
-    if settings.stan is None:
+    if objective.rate is None:
         return []
     stretches = settings.rates_from()
     if not stretches:
-        return [RateResult(iterations=settings.max_iterations, rate=settings.stan.rate)]
-    stops = [*(later.start for later in stretches[1:]), settings.max_iterations]
-    return [RateResult(iterations=stop, rate=stretch.rate) for stretch, stop in zip(stretches, stops, strict=True)]
+        return [RateResult(iterations=settings.max_resource, rate=objective.rate)]
+    stops = [*(start for start, _ in stretches[1:]), settings.max_resource]
+    return [RateResult(iterations=stop, rate=rate) for (_, rate), stop in zip(stretches, stops, strict=True)]
 
 
 def cost_seconds(cost: Cost) -> Seconds:
-    """Return the seconds of one training."""
-    training = cost.exact_seconds + cost.reduced_seconds
+    """Return where the time of trainings went."""
     return Seconds(
-        total=training + cost.evaluation_seconds,
-        training=training,
+        total=cost.training_seconds + cost.evaluation_seconds + cost.coordination_seconds,
+        training=cost.training_seconds,
         evaluation=cost.evaluation_seconds,
-        coordination=0.0,
+        coordination=cost.coordination_seconds,
     )
 
 
@@ -123,40 +131,19 @@ def _final(state: SearchState, rank: int) -> Final:
     final = state.finals[rank]
     return Final(
         trial=ranking(state.rows)[rank].number,
-        params=final["params"],
-        iterations=final["iterations"],
-        validation_error=final["errors"].get("validation"),
-        test_error=final["errors"].get("test"),
-        weights=None if final["diverged_at"] is not None else weights_of(rank),
+        params=dict(final.params),
+        iterations=final.iterations,
+        value=compared_value(state.metric, final.metrics),
+        metrics=dict(final.metrics),
+        validation_error=final.metrics.get(VALIDATION),
+        test_error=final.metrics.get(TEST),
+        weights=None if final.diverged_at is not None else weights_of(rank),
     )
 
 
-def _total(costs: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Add up costs, number by number."""
-    total = dict.fromkeys(
-        ("exact", "exact_seconds", "reduced", "reduced_seconds", "evaluation_seconds", "coordination_seconds"), 0.0
-    )
-    for cost in costs:
-        for name in total:
-            total[name] += cost[name]
-    return total
-
-
-def _whole(state: SearchState) -> dict[str, float]:
+def _whole(state: SearchState) -> Cost:
     """Add up all costs, those of final trainings among them."""
-    finals = [final["cost"] for final in state.finals.values()]
-    return _total([cost for row in state.rows for cost in row.costs.values()] + finals)
-
-
-def _seconds(state: SearchState) -> Seconds:
-    whole = _whole(state)
-    training = whole["exact_seconds"] + whole["reduced_seconds"]
-    return Seconds(
-        total=training + whole["evaluation_seconds"] + whole["coordination_seconds"],
-        training=training,
-        evaluation=whole["evaluation_seconds"],
-        coordination=whole["coordination_seconds"],
-    )
+    return total([cost for row in state.rows for cost in row.costs.values()] + [f.cost for f in state.finals.values()])
 
 
 def _saved(settings: SearchSettings, state: SearchState, counts: Status) -> Saved:
@@ -166,28 +153,27 @@ def _saved(settings: SearchSettings, state: SearchState, counts: Status) -> Save
     usual_exact = _exact_pace(whole, 0.0)
     early_stopping = continuing = stan = 0.0
     for row in state.rows:
-        own = _total(row.costs.values())
+        own = total(list(row.costs.values()))
         pace = _pace(own, usual)
         # A trial of an unfinished search that has not ended yet was spared nothing: its iterations are still to come.
         # Nor was a duplicate, which would not have been trained twice either way.
         if counts.trials[row.number] in ("dropped", "diverged") and not row.duplicate:
-            early_stopping += pace * (settings.max_iterations - iterations_trained([row]))
+            early_stopping += pace * (settings.max_resource - iterations_trained([row]))
         continuing += pace * _trained_before(row)
         exact_pace = _exact_pace(own, usual_exact)
         if exact_pace:
-            stan += exact_pace * own["reduced"] - own["reduced_seconds"]
+            stan += exact_pace * own.reduced - own.reduced_seconds
     return Saved(early_stopping=early_stopping, continuing=continuing, stan=stan)
 
 
-def _pace(cost: Mapping[str, float], otherwise: float) -> float:
+def _pace(cost: Cost, otherwise: float) -> float:
     """Return the seconds of an average iteration, `otherwise` where there was none (a trial that diverged at once)."""
-    iterations = cost["exact"] + cost["reduced"]
-    return (cost["exact_seconds"] + cost["reduced_seconds"]) / iterations if iterations else otherwise
+    return cost.training_seconds / cost.iterations if cost.iterations else otherwise
 
 
-def _exact_pace(cost: Mapping[str, float], otherwise: float) -> float:
+def _exact_pace(cost: Cost, otherwise: float) -> float:
     """Return the seconds of an exact iteration, `otherwise` where there was none."""
-    return cost["exact_seconds"] / cost["exact"] if cost["exact"] else otherwise
+    return cost.exact_seconds / cost.exact if cost.exact else otherwise
 
 
 def _trained_before(row: TrialRow) -> int:

@@ -1,0 +1,222 @@
+"""A problem as an objective: what a search of images trains, and how a process comes to train it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from stantune.errors import NoEffectWarning
+from stantune.images.data import fetch, is_present
+from stantune.images.problems import Problem, Splits, find
+from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
+from stantune.outcome import Outcome
+from stantune.runtime import tune_process
+from stantune.space import Space
+from stantune.stan.config import Stan
+from stantune.stan.surgery import accelerate_
+from stantune.training.planning import planned_stan
+from stantune.training.threads import measure_threads
+from stantune.training.train import run
+
+
+@dataclass(frozen=True)
+class ProblemObjective:
+    """Searches a problem; see objective.Objective.
+
+    Attributes:
+        problem: what is trained.
+        stan: STAN's settings for the trials, without a seed of its own; None trains exactly. Final trainings are exact
+            either way, with every entry computed by native kernels where there are STAN's settings.
+        data: where data sets are kept, None for the default.
+        source: the problem's name, or FILE.py:NAME, by which other processes find it; None where it travels itself.
+    """
+
+    problem: Problem
+    stan: Stan | None = None
+    data: Path | None = None
+    source: str | None = None
+    unit: str = field(default="iteration", init=False)
+
+    @property
+    def name(self) -> str:
+        """The problem's."""
+        return self.problem.name
+
+    @property
+    def space(self) -> Space:
+        """The problem's."""
+        return self.problem.space
+
+    @property
+    def metric(self) -> Metric:
+        """The problem's."""
+        return self.problem.metric
+
+    @property
+    def length(self) -> int:
+        """N."""
+        return self.problem.iterations
+
+    @property
+    def rate(self) -> float | Literal["auto"] | None:
+        """The share of the entries that STAN computes; None for exact training."""
+        if self.stan is None:
+            return None
+        rate = self.stan.rate
+        return rate if isinstance(rate, float | int | str) else min(entry.rate for entry in rate)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The problem's numbers and STAN's settings."""
+        stan = self.stan
+        planned = stan and stan.planned
+        return {
+            "problem": self.problem.name,
+            "iterations": self.problem.iterations,
+            "batch-size": self.problem.batch_size,
+            "accelerate": "none" if stan is None else "stan",
+            "rate": self.rate,
+            "pattern": stan and stan.pattern,
+            "tolerance": stan and stan.tolerance,
+            "layers": stan and list(stan.layers),
+            "plan": planned and planned["plan"],
+            "period": stan and stan.period,
+            "pretrain": stan and stan.pretrain,
+            "tail": stan and stan.tail,
+        }
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The problem's data, in memory; raises StantuneError where they cannot be loaded."""
+        return self.problem.load(self.data)
+
+    def prepared(self, conditions: Conditions) -> Prepared:
+        """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto"."""
+        if isinstance(self.problem.data, str) and not is_present(self.problem.data, self.data):
+            fetch(self.problem.data, self.data, say=conditions.say)
+        threads = self._threads(conditions)
+        ready = self
+        if self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
+            ready = replace(self, stan=self._planned(self.stan, conditions))
+            # What was loaded for timing is there for training.
+            vars(ready)["splits"] = self.splits
+        if not conditions.here:
+            vars(ready).pop("splits", None)
+        if ready.stan is not None:
+            _say_of_no_effect(self.problem, ready.stan, conditions.say)
+        return Prepared(ready, threads)
+
+    def trainer(self, place: Place) -> ProblemTrainer:
+        """See Objective."""
+        tune_process(place.threads)
+        device = device_of(place.device, place.number, torch.cuda.device_count())
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        return ProblemTrainer(self, device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the data, and the problem where another process finds it by its source."""
+        state = {name: value for name, value in vars(self).items() if name != "splits"}
+        if self.source is not None:
+            del state["problem"]
+            # What the command line may have changed of the problem that the source names.
+            state["stan_layers"] = self.problem.stan_layers
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Find the problem again."""
+        layers = state.pop("stan_layers", None)
+        if "problem" not in state:
+            state["problem"] = replace(find(state["source"]), stan_layers=layers)
+        vars(self).update(state)
+
+    def _threads(self, conditions: Conditions) -> int:
+        asked, begun = conditions.threads, conditions.begun
+        if isinstance(asked, int):
+            return tune_process(asked)
+        if begun is not None:
+            threads = tune_process(begun["threads"])
+            if asked == "auto":
+                conditions.say(f"threads: {threads} (it was begun with as many)")
+            return threads
+        if conditions.side_by_side:
+            # Two trainings side by side do more than one with two threads.
+            if asked == "auto":
+                conditions.say("threads: 1 (trainings side by side do most with one each)")
+            return tune_process(1)
+        threads = tune_process(None)
+        if asked == "auto":
+            natives = (self.stan is not None,)
+            measured = measure_threads(self.problem, {}, self.splits, natives=natives, device=conditions.device)
+            conditions.say(measured.words)
+            threads = tune_process(measured.threads)
+        return threads
+
+    def _planned(self, stan: Stan, conditions: Conditions) -> Stan:
+        begun = conditions.begun
+        return planned_stan(
+            stan,
+            self.problem,
+            {},
+            self.splits if begun is None or begun.get("plan") is None else None,
+            None if begun is None or begun.get("plan") is None else begun,
+            iterations=conditions.max_resource,
+            seed=conditions.seed,
+            device=conditions.device,
+        )
+
+
+class ProblemTrainer:
+    """Trains a problem's settings; see objective.Trainer."""
+
+    def __init__(self, objective: ProblemObjective, device: str) -> None:
+        """Train on `device`."""
+        self._objective = objective
+        self._device = device
+
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See objective.Trainer. A final training is exact, from scratch, to the maximum."""
+        stan = self._objective.stan
+        if stan is not None:
+            rate = segment.rates or stan.rate
+            # Every entry computed, by native kernels where there are some.
+            stan = Stan(rate=1) if segment.final else replace(stan, seed=segment.seed, rate=rate)
+        splits = self._objective.splits
+        with warnings.catch_warnings():
+            # Said once, where the search began.
+            warnings.simplefilter("ignore", NoEffectWarning)
+            return run(
+                self._objective.problem,
+                segment.params,
+                segment.checkpoint,
+                segment.start,
+                segment.stop,
+                splits=splits,
+                seed=segment.seed,
+                stan=stan,
+                evaluate=("validation", "test") if segment.final and len(splits.test) else ("validation",),
+                device=self._device,
+                stop_early=stop_early,
+                watch=watch,
+            )
+
+
+def device_of(device: str, place: int, gpus: int) -> str:
+    """Return where the worker with the number `place` trains: "cuda" means all GPUs, turn and turn about."""
+    return f"cuda:{place % gpus}" if device == "cuda" and gpus else device
+
+
+def _say_of_no_effect(problem: Problem, stan: Stan, say: Callable[[str], None]) -> None:
+    """Say once, before the first trial, where STAN changes nothing; the trials themselves are silent about it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoEffectWarning)
+        accelerate_(problem.build({}), stan)
+    for warning in caught:
+        if issubclass(warning.category, NoEffectWarning):
+            say(f"note: {warning.message}")

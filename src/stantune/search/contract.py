@@ -1,0 +1,166 @@
+"""A search's result as JSON: a versioned contract, documented in docs/json.md."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Result(BaseModel):
+    """A part of the contract: unknown fields are a mistake of ours, not an extension."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RungResult(Result):
+    """One rung of a bracket, as planned."""
+
+    iterations: int = Field(description="iterations that a trial has when it is evaluated here")
+    trials: int = Field(description="trials that reach it, at most: fewer where nearly all diverge")
+
+
+class BracketResult(Result):
+    """One bracket, as planned."""
+
+    s: int = Field(description="how many times the bracket drops trials")
+    rungs: list[RungResult] = Field(description="its rungs, in the order in which they are run")
+
+
+class RateResult(Result):
+    """STAN's rate in a stretch of every trial."""
+
+    iterations: int = Field(description="it holds up to so many iterations of a trial, from where the one before ends")
+    rate: float | Literal["auto"] = Field(description="share of the entries that reduced iterations compute")
+
+
+class Counts(Result):
+    """Trials by what became of them; one that was promoted counts under its later end too."""
+
+    trials: int = Field(description="trials begun")
+    promoted: int = Field(description="trials promoted at least once")
+    dropped: int = Field(description="trials that a closed rung did not promote")
+    diverged: int = Field(description="trials that the divergence guard ended")
+    failed: int = Field(description="trials that failed for good: they raised, hung or were killed again and again")
+    duplicates: int = Field(description="trials whose results were all taken over from an equal, earlier trial")
+    retries: int = Field(description="trainings of trials that failed and were begun again")
+
+
+class IterationsSpared(Result):
+    """Iterations that were asked for and that nobody had to train."""
+
+    diverged: int = Field(description="from where trials diverged to the end of the rung they were on the way to")
+    duplicates: int = Field(description="of results taken over from an equal, earlier trial")
+
+
+class Seconds(Result):
+    """Where the time went, over all runs of the command on this directory or checkpoint, and over all workers."""
+
+    total: float = Field(description="seconds: training + evaluation + coordination")
+    training: float = Field(description="seconds of training iterations, those of final trainings among them")
+    evaluation: float = Field(description="seconds of measuring validation and test errors")
+    coordination: float = Field(description="seconds of everything else: sampling, trial table, checkpoints, waiting")
+
+
+class Saved(Result):
+    """Seconds of training not spent, estimated from each trial's own pace: three comparisons, not parts of a sum."""
+
+    early_stopping: float = Field(
+        description="seconds of dropped and diverged trials, against training each of them to max_iterations"
+    )
+    continuing: float = Field(
+        description="seconds of promoted trials, against a search that trains them from scratch in every rung"
+    )
+    stan: float = Field(description="seconds of reduced iterations, against as many exact ones; negative is a loss")
+
+
+class MetricResult(Result):
+    """What trials are compared by."""
+
+    name: str = Field(description='"validation error" for the built-in problems')
+    direction: Literal["minimize", "maximize"] = Field(description="what is better")
+    unit: str = Field(description='of its values: "%", or "" for none')
+
+
+class Best(Result):
+    """The best setting of the search; a trial that diverged in the end does not count."""
+
+    params: dict[str, Any] = Field(description="each parameter's value")
+    value: float = Field(description="of the metric")
+    metrics: dict[str, float] = Field(description="all that was measured then, by its name")
+    validation_error: float | None = Field(description="percent; null where that is not the metric")
+    iterations: int = Field(description="iterations trained when that was measured, in the search's unit")
+
+
+class Final(Result):
+    """One of the best settings, trained exactly from scratch."""
+
+    trial: int = Field(description="the number of the trial whose setting it is")
+    params: dict[str, Any] = Field(description="each parameter's value")
+    iterations: int = Field(description="iterations trained; fewer than max_iterations where it diverged")
+    value: float | None = Field(description="of the metric; null where the training diverged")
+    metrics: dict[str, float] = Field(description="all that was measured at its end; empty where it diverged")
+    validation_error: float | None = Field(description="percent; null where it diverged, or was not measured")
+    test_error: float | None = Field(description="percent; null where it diverged, or was not measured")
+    weights: str | None = Field(description="their file in the search's directory; null where the training diverged")
+
+
+class Leader(Best):
+    """One of the best five trials."""
+
+    trial: int = Field(description="the trial's number, from 0; in the Optuna study too")
+
+
+PROBLEM = Field(description="the problem's name")
+SEED = Field(description="what was given with --seed")
+MODE = Field(description='"sync" for Hyperband, "async" for ASHA')
+VARIANT = Field(description='"algorithm1" or "table1": how the numbers of trials are rounded')
+ETA = Field(description="one trial of so many is promoted")
+MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropped")
+MIN_ITERATIONS = Field(description="r, the least iterations before a trial may be dropped")
+RATES = Field(description="of a trial under STAN, from its first iteration on; empty where trials train exactly")
+BRACKETS = Field(description="the plan, in the order in which it is run")
+
+
+class TrialFailure(Result):
+    """A trial that failed for good; it did not diverge."""
+
+    trial: int = Field(description="the trial's number, from 0; in the Optuna study too")
+    params: dict[str, Any] = Field(description="each parameter's value")
+    iterations: int = Field(description="the iterations that it was on the way to")
+    cause: str = Field(description="what happened the last time")
+
+
+class SearchSummary(Result):
+    """`stantune search --json`, and result.json in the search's directory."""
+
+    schema_version: Literal["stantune.search/1"] = Field(default="stantune.search/1", description="kind and version")
+    problem: str = PROBLEM
+    metric: MetricResult = Field(description="what trials are compared by")
+    unit: str = Field(description='what iterations are: "iteration", "epoch", or whatever the objective counts')
+    seed: int = SEED
+    sampler: str = Field(description='"random", "tpe" or "bohb": what proposed the settings')
+    started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
+    accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
+    mode: Literal["sync", "async"] = MODE
+    variant: str = VARIANT
+    eta: int = ETA
+    max_iterations: int = MAX_ITERATIONS
+    min_iterations: int = MIN_ITERATIONS
+    rates: list[RateResult] = RATES
+    complete: bool = Field(description="false where a budget or Ctrl-C ended the search early")
+    brackets: list[BracketResult] = BRACKETS
+    counts: Counts = Field(description="trials by what became of them")
+    iterations_trained: int = Field(description="of all trials; final trainings are not among them")
+    iterations_spared: IterationsSpared = Field(description="asked for, and not trained")
+    seconds: Seconds = Field(
+        description="where the time of all workers went, over all runs of the command on this directory"
+    )
+    saved: Saved = Field(description="training not done; three comparisons, not parts of a sum")
+    best: Best | None = Field(description="null while no trial has a result, or where all diverged")
+    leaders: list[Leader] = Field(description="the best five trials, the best first")
+    failures: list[TrialFailure] = Field(description="the trials that failed for good")
+    finalists: list[Final] = Field(description="the final trainings that are over, in the order of their trials' ranks")
+    final: Final | None = Field(
+        description="the one with the lowest validation error; null where the search is not complete or found nothing"
+    )

@@ -1,0 +1,171 @@
+"""The plain values that a search passes around: trainings, results, rows of the trial table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from stantune.objective import Segment
+from stantune.outcome import Cost, Outcome
+
+Ending: TypeAlias = Literal["finished", "dropped", "diverged", "failed"]
+
+
+@dataclass(frozen=True, order=True)
+class Job:
+    """Train trial `number` of bracket `bracket` from iteration `start` to `stop`; running it twice is harmless."""
+
+    number: int
+    bracket: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Final:
+    """Train the setting of trial `number`, the finalist of this rank (0 is the best), from scratch to `stop`."""
+
+    rank: int
+    number: int
+    stop: int
+    start: int = 0
+
+
+# What a search has trained: a trial on its way to a rung, or a finalist.
+Training: TypeAlias = Job | Final
+
+
+def training_of(segment: Segment) -> Training:
+    """Return the training that a segment is of."""
+    if segment.finalist is not None:
+        return Final(segment.finalist, segment.trial, segment.stop)
+    assert segment.bracket is not None, "a training on the way to a rung is of a bracket"
+    return Job(segment.trial, segment.bracket, segment.start, segment.stop)
+
+
+class Result(NamedTuple):
+    """What a trial reached in a rung: its error, the lower the better, or None where it diverged or failed."""
+
+    number: int
+    error: float | None
+
+    @property
+    def diverged(self) -> bool:
+        """Tell whether there is no finite error."""
+        return self.error is None or not math.isfinite(self.error)
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Give trial `number` the result that the equal trial `source` has at iteration `stop`; no training needed."""
+
+    number: int
+    stop: int
+    source: int
+    error: float | None
+    diverged_at: int | None
+
+
+class SegmentFailure(NamedTuple):
+    """A training on the way to iteration `stop` that raised, hung or was killed, for this cause."""
+
+    stop: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class FinalResult:
+    """What a final training came to.
+
+    Attributes:
+        params: the setting.
+        iterations: trained; fewer than asked for where it diverged.
+        metrics: what was measured, by name; empty where it diverged.
+        diverged_at: the iteration whose loss told that it is lost, None where it did not diverge.
+        cost: what it took.
+    """
+
+    params: Mapping[str, Any]
+    iterations: int
+    metrics: Mapping[str, float]
+    diverged_at: int | None
+    cost: Cost
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any], outcome: Outcome, cost: Cost) -> FinalResult:
+        """Return what a training of this setting came to."""
+        return cls(dict(params), outcome.iterations, dict(outcome.metrics), outcome.diverged_at, cost)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it in plain values."""
+        return {**asdict(self), "params": dict(self.params), "metrics": dict(self.metrics)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> FinalResult:
+        """Return what `plain` was made of."""
+        # Searches of before metrics had names kept the errors of the splits.
+        metrics = plain.get("metrics")
+        if metrics is None:
+            metrics = {f"{split} error": error for split, error in plain["errors"].items()}
+        cost = Cost.from_plain(plain["cost"])
+        return cls(plain["params"], plain["iterations"], metrics, plain["diverged_at"], cost)
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One row of the trial table.
+
+    `errors`, `metrics` and `costs` have the iterations of a rung as keys: what is compared, the lower the better (of a
+    metric that is maximised its negative); all that was measured there, where that is more; and what the segment that
+    led there cost (`costs` of a diverged trial has its last segment too). `diverged_at` is the iteration at which
+    training diverged. `equals` are earlier trials with the same setting, of each bracket the first, which no other one
+    goes beyond; `taken` tells of each result that was taken over from one of them, which one. `started_from` is the
+    trial of an earlier search whose setting this one was given. `failures` are the segments that had to be tried again,
+    in order, and `failed` tells why the trial failed for good.
+    """
+
+    number: int
+    bracket: int
+    params: Mapping[str, Any]
+    errors: Mapping[int, float] = field(default_factory=dict)
+    diverged_at: int | None = None
+    costs: Mapping[int, Cost] = field(default_factory=dict)
+    equals: tuple[int, ...] = ()
+    taken: Mapping[int, int] = field(default_factory=dict)
+    started_from: int | None = None
+    failures: tuple[SegmentFailure, ...] = ()
+    failed: str | None = None
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+    def result(self, iterations: int) -> Result | None:
+        """Return what the trial reached in the rung that ends there; None while that is not known."""
+        if iterations in self.errors:
+            return Result(self.number, self.errors[iterations])
+        return None if self.diverged_at is None and self.failed is None else Result(self.number, None)
+
+    @property
+    def duplicate(self) -> bool:
+        """Tell whether all its results were taken over, so that nothing was trained for this row.
+
+        The first results of a trial are taken over or none: where no equal trial has the next one, this one is
+        trained for itself, from its first iteration on.
+        """
+        last = max(self.taken, default=0)
+        # A divergence that was taken over is in `taken`, but not in `errors`.
+        return (
+            bool(self.taken)
+            and last >= max(self.errors, default=0)
+            and (self.diverged_at is None or last not in self.errors)
+        )
+
+    @property
+    def trained(self) -> int:
+        """Iterations trained for this row."""
+        return 0 if self.duplicate else self.reached
+
+    @property
+    def reached(self) -> int:
+        """Iterations that its results stand for, whoever trained them."""
+        return max(self.errors, default=0) if self.diverged_at is None else self.diverged_at

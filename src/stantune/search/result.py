@@ -1,0 +1,174 @@
+"""What a search has come to, for those who called it from Python: the winner, the trials, a table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stantune.objective import Objective, compared_value
+from stantune.search.contract import SearchSummary
+from stantune.search.plan.finals import weights_of
+from stantune.search.plan.standings import incumbent, ranking, status
+from stantune.search.session import SearchState
+from stantune.search.settings import SearchSettings
+from stantune.search.summary import summarise
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial, or a final training, came to.
+
+    Attributes:
+        number: the trial's, from 0; the same in the Optuna study.
+        params: its setting.
+        status: "running" (in its first rung), "promoted" (in a later one), "dropped", "diverged", "failed", "finished".
+        resource: how far it was trained, in the search's unit.
+        value: of the metric, there; None where it diverged, failed, or has no result yet.
+        metrics: all that was measured there, by name.
+        curve: the value at each rung that it reached.
+        bracket: of the plan, by its s; None for a final training.
+        cause: why it failed for good, None where it did not.
+        weights: of a final training, their file.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    status: str
+    resource: int
+    value: float | None
+    metrics: Mapping[str, float]
+    curve: Mapping[int, float]
+    bracket: int | None = None
+    cause: str | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has come to; `print` it for the most important.
+
+    Attributes:
+        objective: what was searched.
+        settings: what the result depends on, besides the objective.
+        state: the trial table and the final trainings.
+        path: the search's directory.
+        interrupted: somebody asked for its end, or its budget was spent; the same call goes on from here.
+    """
+
+    objective: Objective
+    settings: SearchSettings
+    state: SearchState
+    path: Path
+    interrupted: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that the plan asks for is done."""
+        return self.state.complete
+
+    @property
+    def best(self) -> TrialResult | None:
+        """The best trial; None while no trial has a result that counts, or where all diverged."""
+        standing = incumbent(self.state.rows)
+        return None if standing is None else self._trials[standing.number]
+
+    @property
+    def final(self) -> TrialResult | None:
+        """The winner's final training; None where the search is not complete, has none, or found nothing."""
+        return None if self.state.winner is None else self._final(self.state.winner)
+
+    @property
+    def finalists(self) -> list[TrialResult]:
+        """The final trainings that are over, in the order of their trials' ranks."""
+        return [self._final(rank) for rank in sorted(self.state.finals)]
+
+    @cached_property
+    def summary(self) -> SearchSummary:
+        """Everything in numbers, as `result.json` in the directory has it."""
+        return summarise(self.objective, self.settings, self.state)
+
+    def trials(self) -> list[TrialResult]:
+        """Return every trial, in the order of their numbers."""
+        return list(self._trials)
+
+    def table(self) -> pandas.DataFrame:
+        """Return the trials as a table, a row each: number, status, resource, metrics, and a column for each parameter.
+
+        Raises ImportError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("a table is a pandas DataFrame; pip install pandas, or take trials()") from error
+        metric, rows = self.objective.metric.name, []
+        for trial in self._trials:
+            row: dict[str, Any] = {"trial": trial.number, "status": trial.status, "resource": trial.resource}
+            row |= {metric: trial.value} | {name: value for name, value in trial.metrics.items() if name != metric}
+            rows.append(row | {f"params_{name}": value for name, value in trial.params.items()})
+        return pandas.DataFrame(rows)
+
+    def __str__(self) -> str:
+        """Say in a few lines what was searched and found."""
+        metric, best, final = self.objective.metric, self.best, self.final
+        counts = self.summary.counts
+        lines = [
+            f"{self.objective.name}: {counts.trials} trials, {counts.dropped} dropped early, {counts.diverged} diverged, "
+            f"{counts.failed} failed"
+            + ("" if self.complete else "; not complete, the same call goes on from here")
+        ]
+        if best is None:
+            lines.append("no trial has a result")
+        else:
+            lines.append(
+                f"best: trial {best.number}, {metric.name} {metric.text(best.value)} after {best.resource} "
+                f"{self.objective.unit}s, with {_setting(best.params)}"
+            )
+        if final is not None:
+            metrics = ", ".join(f"{name} {value:.6g}" for name, value in final.metrics.items()) or "it diverged"
+            lines.append(f"final training of trial {final.number}, {final.resource} {self.objective.unit}s: {metrics}")
+        return "\n".join(lines)
+
+    @cached_property
+    def _trials(self) -> list[TrialResult]:
+        stands, metric, found = status(self.state.plan, self.state.rows).trials, self.objective.metric, []
+        for row in self.state.rows:
+            last = max(row.errors, default=None)
+            counts = last is not None and row.diverged_at is None and row.failed is None
+            found.append(
+                TrialResult(
+                    number=row.number,
+                    params=dict(row.params),
+                    status=stands[row.number],
+                    resource=row.reached,
+                    value=metric.loss(row.errors[last]) if counts and last is not None else None,
+                    metrics=dict(row.metrics.get(last, {})) if counts and last is not None else {},
+                    curve={stop: metric.loss(error) for stop, error in sorted(row.errors.items())},
+                    bracket=row.bracket,
+                    cause=row.failed,
+                )
+            )
+        return found
+
+    def _final(self, rank: int) -> TrialResult:
+        final = self.state.finals[rank]
+        value = compared_value(self.objective.metric, final.metrics)
+        return TrialResult(
+            number=ranking(self.state.rows)[rank].number,
+            params=dict(final.params),
+            status="finished" if final.diverged_at is None else "diverged",
+            resource=final.iterations,
+            value=value,
+            metrics=dict(final.metrics),
+            curve={} if value is None else {final.iterations: value},
+            weights=None if final.diverged_at is not None else self.path / weights_of(rank),
+        )
+
+
+def _setting(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items())

@@ -1,0 +1,344 @@
+"""A search by ask and tell: what may be trained now, and what became of it; the trial table says all the rest."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+from stantune.errors import StantuneError
+from stantune.objective import Metric, Objective, Segment, compared_value
+from stantune.outcome import Outcome
+from stantune.search.plan.coordinator import Coordinator
+from stantune.search.plan.finals import finals_of, winner_of
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
+from stantune.search.progress import Progress
+from stantune.search.propose.proposals import Proposals
+from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
+from stantune.search.watching import Silent, Watcher
+from stantune.search.workers.executors import Failure
+
+RETRIES = 2
+# When so many trials have failed for good and none has had any result, it is not the settings.
+HOPELESS = 5
+# Where each result may let a job begin, ended trials are closed when so large a share of all results is new.
+CLOSED_SHARE = 1 / 16
+
+
+class SearchState(NamedTuple):
+    """What a search has come to.
+
+    Attributes:
+        plan: its brackets.
+        rows: the trial table.
+        finals: what each final training that is over came to, by its finalist's rank.
+        metric: what trials are compared by.
+        complete: all that the plan asks for is done; trials that failed for good count as done.
+        final_failure: why a final training failed for good, None where none did; the next call tries it again.
+    """
+
+    plan: tuple[Bracket, ...]
+    rows: list[TrialRow]
+    finals: Mapping[int, FinalResult]
+    metric: Metric
+    complete: bool
+    final_failure: str | None = None
+
+    @property
+    def winner(self) -> int | None:
+        """The rank of the finalist that won; None where the search is not complete or found nothing."""
+        return winner_of(self.finals, self.metric) if self.complete else None
+
+    @property
+    def final(self) -> FinalResult | None:
+        """What the winner's final training came to; None where there is no winner."""
+        return None if self.winner is None else self.finals[self.winner]
+
+
+@contextmanager
+def open_session(
+    objective: Objective,
+    settings: SearchSettings,
+    directory: SearchDirectory,
+    *,
+    places: int = 1,
+    watcher: Watcher | None = None,
+    retries: int = RETRIES,
+) -> Iterator[Session]:
+    """Begin a search, or go on with the one that the directory holds. Call it under `directory.locked()`.
+
+    Args:
+        objective: what is searched.
+        settings: what the result depends on.
+        directory: where it is kept.
+        places: segments that will be trained at the same time, as far as that is known.
+        watcher: is told what happens.
+        retries: how often a segment that failed is given again; then its trial has failed for good, and the search goes
+            on without it.
+
+    Raises:
+        UsageError: the directory holds a search with other settings.
+        StoreError: the trial table cannot be used.
+    """
+    settings.check(objective)
+    identity = settings.identity(objective)
+    with Store.open(
+        directory.url, directory.study, identity, objective.space, objective.metric, settings.start
+    ) as store:
+        directory.note_storage()
+        yield Session(objective, settings, store, directory, places, watcher or Silent(), retries)
+
+
+class Session:
+    """Gives segments and takes what became of them. It may be killed at any moment: what was told stays.
+
+    Attributes:
+        finals: what the final trainings that are over came to, by rank.
+        final_failure: why one of them failed for good, None where none did.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: SearchSettings,
+        store: Store,
+        directory: SearchDirectory,
+        places: int,
+        watcher: Watcher,
+        retries: int,
+    ) -> None:
+        # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
+        self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finalists}
+        self.final_failure: str | None = None
+        self._metric = objective.metric
+        self._settings = settings
+        self._rates = settings.rates_from()
+        self._proposals = Proposals(objective.space, settings)
+        self._plan = settings.plan()
+        self._coordinator = Coordinator(self._plan)
+        self._store = store
+        self._directory = directory
+        self._watcher = watcher
+        self._retries = retries
+        self._progress = Progress(self._plan, objective.metric, objective.unit)
+        # What may be begun now, in this order, and what is running, with the moment from which its time counts.
+        self._queue: deque[Training] = deque()
+        self._running: dict[Training, float] = {}
+        # Jobs of the queue and running ones, by rung: where none is left, the rung may be closed and others begin.
+        self._open: Counter[tuple[int, int] | None] = Counter()
+        # The table may allow more than what is in the queue.
+        self._stale = True
+        # Trials that equal earlier ones were made since the last look.
+        self._duplicates = False
+        self._stopped = False
+        self._final_failures: Counter[Final] = Counter()
+        self._tidied: set[int] = set()
+        # Jobs done since ended trials were last closed, and before that.
+        self._done_since = self._done_before = 0
+        # When each place was last given back; what is neither training nor evaluation in the time since then is
+        # coordination.
+        self._free = [time.perf_counter()] * places
+
+    @property
+    def running(self) -> int:
+        """How many segments were given and not told of yet."""
+        return len(self._running)
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether all that the plan asks for is done; ask it where nothing is running and `ask` gave nothing."""
+        return not self._running and not self._queue and not self._stopped and self.final_failure is None
+
+    @property
+    def state(self) -> SearchState:
+        """What the search has come to."""
+        rows = self._store.rows()
+        return SearchState(self._plan, rows, self.finals, self._metric, self.complete, self.final_failure)
+
+    def ask(self) -> Segment | None:
+        """Return a segment to be trained; None where nothing may begin now.
+
+        Segments that were given do not depend on one another: train them in any order, at any place. Where None comes
+        and none is running, the search is over. Raises StoreError.
+        """
+        while self.may_begin():
+            segment = self._begin(self._queue.popleft())
+            if segment is not None:
+                return segment
+        return None
+
+    def tell(self, segment: Segment, how: Outcome | Failure) -> None:
+        """Take what became of a segment; one that was interrupted ends the asking.
+
+        Raises:
+            StoreError: it cannot be written.
+            StantuneError: none of the first trials could be trained.
+        """
+        job = training_of(segment)
+        began = self._running.pop(job)
+        if isinstance(how, Failure):
+            # The time that was lost counts as coordination of whatever comes next.
+            heapq.heappush(self._free, began)
+            self._failed(job, how)
+            return
+        now = time.perf_counter()
+        heapq.heappush(self._free, now)
+        if how.interrupted:
+            self._stopped = True
+            return
+        spent = how.cost.training_seconds + how.cost.evaluation_seconds
+        cost = replace(how.cost, coordination_seconds=max(now - began - spent, 0.0))
+        value = compared_value(self._metric, how.metrics)
+        if value is None and how.diverged_at is None:
+            # Nothing to compare it by: not a number, or none at all.
+            how = replace(how, diverged_at=how.iterations, metrics={})
+        if isinstance(job, Final):
+            self._finish(job, FinalResult.of(segment.params, how, cost))
+        elif how.diverged_at is not None:
+            self._store.record_divergence(job.number, job.stop, how.diverged_at, cost)
+        else:
+            self._store.record(job.number, job.stop, how.metrics, cost)
+        self._over(job)
+
+    def moved(self, segment: Segment, done: int) -> None:
+        """Take how far a segment is, for those who watch."""
+        self._progress.iteration(training_of(segment), done)
+        self._watcher.iteration(self._progress)
+
+    def _finish(self, job: Final, result: FinalResult) -> None:
+        self._store.set_final(job.rank, result)
+        self.finals[job.rank] = result
+
+    def may_begin(self) -> bool:
+        """Tell whether there is something to begin; not where all is done, running, or waits for a result."""
+        if self._stopped:
+            return False
+        if self._stale or not self._queue:
+            self._look()
+        if self._queue and not self._is_ready() and (self._duplicates or not self._running):
+            # The result that the setting waits for may only have to be taken over from an equal trial.
+            self._look()
+        return self._is_ready()
+
+    def _is_ready(self) -> bool:
+        """Tell whether there is a first job of the queue, and no setting of it that waits for a result."""
+        if not self._queue:
+            return False
+        job, rows = self._queue[0], self._store.rows()
+        # A setting may be waiting for a result; then so are those behind it, because trials are numbered in order.
+        return isinstance(job, Final) or job.number < len(rows) or job.number < self._proposals.begins(rows)
+
+    def _look(self) -> None:
+        """Put into the queue all that may begin, as the table is now.
+
+        The rungs of the bracket that began first come first, so that few checkpoints are kept; what comes after them is
+        there for those who would have nothing to do. Takes time in proportion to the trials where there are ended ones
+        to close: when a rung's jobs are used up, or asynchronously after a number of results that grows with them.
+        """
+        while found := self._coordinator.take_overs(self._store.rows()):
+            for take_over in found:
+                self._store.take_over(take_over)
+        rows = self._store.rows()
+        ready = self._coordinator.ready_jobs(rows)
+        finals = [] if ready else self._finals_left(rows)
+        left: list[Training] = [*ready, *finals]
+        if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
+            self._tidy(rows)
+            several = self._settings.finalists if ready else len(finals)
+            self._progress.update(rows, several * self._settings.max_resource)
+            self._done_since, self._done_before = 0, self._done_before + self._done_since
+        self._open = Counter(map(_rung, ready))
+        self._queue = deque(job for job in left if job not in self._running)
+        self._stale = self._duplicates = False
+
+    def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
+        """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
+        finals = finals_of(rows, self._settings.finalists, self._settings.max_resource)
+        return [
+            final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
+        ]
+
+    def _begin(self, job: Training) -> Segment | None:
+        """Return the segment of a job; None where the trial that it makes equals an earlier one."""
+        rows = self._store.rows()
+        if isinstance(job, Job) and job.number == len(rows):
+            setting, past = self._proposals.propose(job.number, rows), self._proposals.started_from(job.number)
+            self._store.create(job.number, setting, job.bracket, past)
+            rows = self._store.rows()
+            if rows[job.number].equals:
+                # It may take over what an equal trial has; whether it comes again, the next look tells.
+                self._duplicates = True
+                self._close_up(job)
+                return None
+        self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
+        self._progress.begin(job, rows)
+        self._watcher.job(job, self._progress)
+        params, checkpoint = dict(rows[job.number].params), self._directory.checkpoint_of(job)
+        if isinstance(job, Final):
+            seed = self._settings.final_seed()
+            return Segment(job.number, params, 0, job.stop, seed, checkpoint, finalist=job.rank)
+        seed = self._settings.trial_seed(job.number)
+        return Segment(
+            job.number, params, job.start, job.stop, seed, checkpoint, bracket=job.bracket, rates=self._rates
+        )
+
+    def _failed(self, job: Training, failure: Failure) -> None:
+        checkpoint = self._directory.checkpoint_of(job)
+        if failure.damaged:
+            self._directory.discard(checkpoint)
+        self._directory.sweep(checkpoint)
+        if isinstance(job, Final):
+            self._final_failures[job] += 1
+            for_good = self._final_failures[job] > self._retries
+            if for_good:
+                self.final_failure = failure.cause
+        else:
+            before = sum(earlier.stop == job.stop for earlier in self._store.rows()[job.number].failures)
+            for_good = before >= self._retries
+            self._store.record_failure(job.number, job.stop, failure.cause, for_good)
+        self._watcher.failure(job, failure.cause, for_good)
+        if for_good:
+            self._over(job)
+            self._check_hope(failure.cause)
+        else:
+            self._progress.retry(job)
+            self._queue.appendleft(job)
+
+    def _over(self, job: Training) -> None:
+        """A job is done with."""
+        self._done_since += 1
+        self._progress.end(job)
+        self._close_up(job)
+
+    def _close_up(self, job: Training) -> None:
+        """Count a job off its rung; with the last one the rung may be closed, and other jobs begin."""
+        self._open[_rung(job)] -= 1
+        self._stale |= self._open[_rung(job)] <= 0
+
+    def _check_hope(self, cause: str) -> None:
+        rows = self._store.rows()
+        failed = sum(row.failed is not None for row in rows)
+        if failed >= HOPELESS and not any(row.errors or row.diverged_at is not None for row in rows):
+            raise StantuneError(
+                f"none of the first trials could be trained, and {failed} have failed for good, the last one with "
+                f"{cause}; mend that and begin anew with `fresh`"
+            )
+
+    def _tidy(self, rows: list[TrialRow]) -> None:
+        ended = self._coordinator.endings(rows)
+        self._store.close(ended)
+        for number in ended.keys() - self._tidied:
+            if ended[number] != "finished":
+                self._directory.discard(self._directory.checkpoint(number))
+        self._tidied.update(ended)
+
+
+def _rung(job: Training) -> tuple[int, int] | None:
+    return None if isinstance(job, Final) else (job.bracket, job.stop)

@@ -1,0 +1,379 @@
+"""tune(): an objective, settings, a directory and an executor put together to a search."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.objective import Conditions, Metric, Objective, Place, Segment
+from stantune.objectives.choose import objective_of
+from stantune.outcome import Cost, Outcome
+from stantune.quantities import parse_bytes, parse_duration
+from stantune.search.loop import search
+from stantune.search.plan.fidelity import chosen_rates
+from stantune.search.propose.sampler import Sampler
+from stantune.search.result import SearchResult
+from stantune.search.session import RETRIES, Session, open_session
+from stantune.search.settings import SearchSettings, default_min_resource
+from stantune.search.stopping import Stop, stoppable
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.start_from import starting_from
+from stantune.search.table.store import Store
+from stantune.search.watching import Watcher
+from stantune.search.workers.executors import Executor, Failure, InProcess
+from stantune.search.workers.order import Order
+from stantune.search.workers.workers import Limits, Workers
+from stantune.space import Space
+
+if TYPE_CHECKING:
+    from stantune.search.ray.cluster import Cluster
+    from stantune.stan.config import Stan
+
+# Trainings side by side, as far as it is known beforehand, where a cluster says how many there is room for.
+SEVERAL = 2
+MakeExecutor = Callable[[Order], "Executor | AbstractContextManager[Executor]"]
+
+
+def tune(
+    objective: object,
+    space: Space | None = None,
+    *,
+    max_resource: int | None = None,
+    min_resource: int | None = None,
+    eta: int = 3,
+    brackets: int | None = None,
+    variant: str = "algorithm1",
+    mode: str = "sync",
+    trials: int | None = None,
+    sampler: str | Sampler = "random",
+    lag: int = 16,
+    seed: int = 0,
+    unit: str | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    name: str | None = None,
+    stan: Stan | None = None,
+    rates: Sequence[float] | Literal["auto"] = (),
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    fixed: Mapping[str, Any] | None = None,
+    finalists: int = 1,
+    start_from: Path | str | None = None,
+    out: Path | str | None = None,
+    storage: str | None = None,
+    fresh: bool = False,
+    workers: int | None = None,
+    executor: Literal["local", "ray"] | MakeExecutor = "local",
+    address: str | None = None,
+    checkpoints: str | None = None,
+    threads: int | Literal["auto"] | None = None,
+    device: str = "auto",
+    budget: float | str | None = None,
+    retries: int = RETRIES,
+    trial_timeout: float | str | None = None,
+    trial_memory: int | str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    watching: Callable[[], AbstractContextManager[Watcher | None]] = nullcontext,
+    stop: Stop | None = None,
+) -> SearchResult:
+    """Search the settings of an objective with Hyperband or ASHA; the same call goes on where it was, also after a kill.
+
+    Args:
+        objective: a function of a `Run` (see there), a Problem, or any Objective.
+        space: the parameters of a function, and their ranges.
+        max_resource: R, the length of a trial that is never dropped, in `unit`s; the objective's own length by default.
+        min_resource: r, the least length before a trial may be dropped; by default such that there are at most five
+            brackets.
+        eta: one of so many trials is promoted in each rung.
+        brackets: how many of Hyperband's brackets are run, from the one that drops most; None for all.
+        variant: "algorithm1" or "table1": how the numbers of trials are rounded (Li et al., JMLR 18, 2018).
+        mode: "sync" for Hyperband, "async" for ASHA, which waits for no rung's end.
+        trials: how many settings ASHA tries; None for what costs as much as Hyperband.
+        sampler: what proposes settings: "random", "tpe", "bohb", or an object of your own (see Sampler).
+        lag: what models and ASHA see: what a search by so many workers would see.
+        seed: of every random choice.
+        unit: what a function's resource counts, "epoch" by default.
+        minimize: the metric of a function's that is compared, where less is better.
+        maximize: the same, where more is better.
+        name: of a function's search, its own by default.
+        stan: how trials are accelerated: what `Run.accelerate` does, or how a Problem is trained; None for exactly.
+        rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
+        enqueue: settings that are tried first.
+        fixed: parameters that have one value in all settings.
+        finalists: so many of the best settings are trained once more in the end, exactly and from scratch, and the best
+            of them wins.
+        start_from: the directory of an earlier search, whose results are learned from.
+        out: the search's directory, runs/NAME by default.
+        storage: URL of an Optuna storage for the trials; SQLite in `out` by default.
+        fresh: delete the directory's search and begin anew.
+        workers: trainings side by side, each in a process of its own; 1, in this process, by default, and with Ray as
+            many as there is room for.
+        executor: "local", "ray", or what makes an Executor of your own of an Order.
+        address: of the Ray cluster, HOST:PORT or "auto".
+        checkpoints: URL of where a cluster's nodes keep them, if `out` is not on a file system that they share.
+        threads: of each training; "auto" for what is fastest here; None for PyTorch's, or 1 with several workers.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        budget: seconds, or a text like "30m" or "2h", after which it ends in good order.
+        retries: how often a training that failed is tried again, in each rung.
+        trial_timeout: seconds, or a text, after which a training that does nothing is ended.
+        trial_memory: bytes, or a text like "2G", of a process in which a training is ended (Linux).
+        say: takes lines for the user: what is fetched, measured, planned.
+        watching: gives what is told of all that happens, for as long as the search runs.
+        stop: whether to end in good order; without one Ctrl-C and SIGTERM do that, and then raise KeyboardInterrupt.
+
+    Returns:
+        What the search has come to.
+
+    Raises:
+        UsageError: something that was asked for cannot be done as asked, or the directory holds another search.
+        StantuneError: the search cannot go on; what was done is kept.
+        KeyboardInterrupt: it was asked for; all that was trained is kept, and the same call goes on.
+    """
+    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    limits = Limits(
+        parse_duration(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout,
+        parse_bytes(trial_memory) if isinstance(trial_memory, str) else trial_memory,
+    )
+    what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
+    side = workers if workers is not None else 1 if executor == "local" else SEVERAL
+    if side < 1:
+        raise UsageError(f"`workers`={workers} is too few; give 1 or more")
+    settings = settings_for(
+        what,
+        max_resource,
+        min_resource,
+        rates,
+        seed=seed,
+        eta=eta,
+        brackets=brackets,
+        variant=variant,
+        mode=mode,
+        trials=trials,
+        sampler=sampler,
+        lag=lag,
+        enqueue=tuple(dict(setting) for setting in enqueue),
+        fixed=dict(fixed or {}),
+        finalists=finalists,
+    )
+    if mode == "async" and side > lag:
+        say(f"note: an asynchronous search with a lag of {lag} has work for {lag} workers at most, and here are {side}")
+    directory = _directory(_path(out, what), storage, checkpoints)
+    alone = executor == "local" and side == 1 and limits == Limits()
+    with (
+        ExitStack() as stack,
+        _stopping(stop, seconds) as stopping,
+        _cluster(executor, address, checkpoints) as cluster,
+        directory.locked(),
+    ):
+        if fresh:
+            directory.clear()
+        where = cluster.device(device) if cluster is not None else _device(device)
+        settings = replace(settings, device=where)
+        if start_from is not None:
+            settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
+        conditions = Conditions(
+            settings.max_resource, seed, threads, where, alone, not alone and side > 1, _begun(directory), say
+        )
+        what, of_each = what.prepared(conditions)
+        settings = replace(settings, threads=of_each)
+        order = Order(what, Place(threads=of_each, device=where))
+        train: Executor
+        if cluster is not None:
+            from stantune.search.ray.run import trainings_on
+
+            train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, finalists))
+        elif callable(executor):
+            made = executor(order)
+            train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+        elif alone:
+            train = InProcess(order(0))
+        else:
+            train = stack.enter_context(Workers(order, side, limits))
+        watcher = stack.enter_context(watching())
+        state = search(
+            what, settings, directory, train, watcher=watcher, stop_early=stopping.asked, retries=retries
+        )
+        # Workers have ended, and a cluster's weights are here, before anything is said of them.
+        stack.close()
+        result = SearchResult(what, settings, state, directory.path, stopping.asked() and not state.complete)
+        directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
+    if stop is None and stopping.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def settings_for(
+    objective: Objective,
+    max_resource: int | None,
+    min_resource: int | None,
+    rates: Sequence[float] | Literal["auto"],
+    *,
+    eta: int = 3,
+    **others: Any,
+) -> SearchSettings:
+    """Return the settings of a search, with the defaults of what is not said; raises UsageError."""
+    if max_resource is None:
+        if objective.length is None:
+            raise UsageError(
+                f"`max_resource` is missing: say how many {objective.unit}s a training of {objective.name} has at most"
+            )
+        max_resource = objective.length
+    for parameter, value in (("max_resource", max_resource), ("min_resource", min_resource)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UsageError(f"`{parameter}`={value!r} is no length; give a whole number of {objective.unit}s, 1 or more")
+    if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
+        raise UsageError(f"`eta`={eta} is too small: one trial of `eta` is promoted; give 2 or more")
+    least = default_min_resource(max_resource, eta, objective.unit) if min_resource is None else min_resource
+    settings = SearchSettings(max_resource=max_resource, min_resource=least, eta=eta, **others)
+    settings.check(objective)
+    if rates:
+        settings = replace(settings, rates=chosen_rates(rates, max_resource, least, eta))
+        settings.check(objective)
+    return settings
+
+
+class OpenSearch:
+    """A search by ask and tell: your own program trains, in whatever way it likes.
+
+    Attributes:
+        objective: what is searched.
+        settings: what the result depends on.
+    """
+
+    def __init__(self, objective: Objective, settings: SearchSettings, session: Session, path: Path) -> None:
+        self.objective = objective
+        self.settings = settings
+        self._session = session
+        self._path = path
+
+    def ask(self) -> Segment | None:
+        """Return a segment to train; None where nothing may begin until more is told, or all is done.
+
+        Several may be asked for before any is told of; they do not depend on one another.
+        """
+        return self._session.ask()
+
+    def tell(self, segment: Segment, metrics: Mapping[str, float] | None, seconds: float = 0.0) -> None:
+        """Tell what a segment came to: its metrics, None where it diverged. `seconds` is what it took."""
+        cost = Cost(exact=segment.stop - segment.start, exact_seconds=seconds)
+        diverged = segment.stop if metrics is None else None
+        self._session.tell(segment, Outcome(segment.stop, dict(metrics or {}), diverged, False, cost))
+
+    def fail(self, segment: Segment, cause: str) -> None:
+        """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""
+        self._session.tell(segment, Failure(cause))
+
+    @property
+    def result(self) -> SearchResult:
+        """What the search has come to so far."""
+        return SearchResult(self.objective, self.settings, self._session.state, self._path)
+
+
+@contextmanager
+def open_search(
+    space: Space,
+    *,
+    max_resource: int,
+    min_resource: int | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    unit: str = "epoch",
+    name: str = "search",
+    out: Path | str | None = None,
+    storage: str | None = None,
+    fresh: bool = False,
+    retries: int = RETRIES,
+    rates: Sequence[float] | Literal["auto"] = (),
+    start_from: Path | str | None = None,
+    **others: Any,
+) -> Iterator[OpenSearch]:
+    """Open a search that you train yourself, by ask and tell; see `tune` for the arguments.
+
+    What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
+    `result.json` is written.
+    """
+    what = objective_of(None, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=None)
+    settings = settings_for(what, max_resource, min_resource, rates, **{"seed": 0, **others})
+    directory = SearchDirectory(_path(out, what), storage)
+    with directory.locked():
+        if fresh:
+            directory.clear()
+        if start_from is not None:
+            settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
+        with open_session(what, settings, directory, retries=retries) as session:
+            opened = OpenSearch(what, settings, session, directory.path)
+            yield opened
+            summary = opened.result.summary
+        directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
+
+
+def _path(out: Path | str | None, objective: Objective) -> Path:
+    if out is None:
+        return Path("runs") / objective.name
+    if not str(out):
+        raise UsageError("`out` is empty, which would be the current folder; name a directory, or leave it away")
+    return Path(out)
+
+
+def _directory(path: Path, storage: str | None, checkpoints: str | None) -> SearchDirectory:
+    if checkpoints is None:
+        return SearchDirectory(path, storage)
+    from stantune.search.ray.checkpoints import RemoteDirectory
+
+    return RemoteDirectory(path, storage, checkpoints)
+
+
+def _begun(directory: SearchDirectory) -> Mapping[str, Any] | None:
+    """Return the identity of the directory's search, None where there is none."""
+    return Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
+
+
+def _device(asked: str) -> str:
+    """Return the device to train on; raises UsageError where there is none such."""
+    if asked == "cpu":
+        return asked
+    from stantune.runtime import device_named
+
+    return device_named(asked)
+
+
+@contextmanager
+def _stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
+    """Give what tells whether to end: the caller's, or signals and the budget; signals reach the main thread alone."""
+    if stop is not None:
+        yield stop
+    elif threading.current_thread() is threading.main_thread():
+        with stoppable(seconds) as own:
+            yield own
+    else:
+        yield Stop(seconds)
+
+
+@contextmanager
+def _cluster(executor: object, address: str | None, checkpoints: str | None) -> Iterator[Cluster | None]:
+    """Connect to the cluster that is asked for; give None where there is none.
+
+    Raises:
+        UsageError: what is asked for does not go together.
+        StantuneError: Ray is not installed, or no cluster can be reached.
+    """
+    if executor == "ray":
+        try:
+            from stantune.search.ray.cluster import connected
+        except ImportError as error:
+            raise StantuneError("Ray is not installed; pip install 'stantune[ray]'") from error
+
+        with connected(address or "auto") as cluster:
+            yield cluster
+        return
+    if executor != "local" and not callable(executor):
+        raise UsageError(f"`executor`={executor} is unknown; give local or ray")
+    for parameter, value in (("address", address), ("checkpoints", checkpoints)):
+        if value is not None:
+            raise UsageError(f"`{parameter}`={value} is for a Ray cluster; say `executor`=ray, or leave it away")
+    yield None
