@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from stantune.errors import UsageError
+
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -42,3 +44,22 @@ def keeps_buffers() -> bool:
 def _mallopt() -> Any:
     """Return the C library's mallopt, None where it has none."""
     return getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+
+
+def device_named(text: str) -> str:
+    """Return the device to train on, "cpu", "cuda" or "cuda:N"; "auto" is cuda where there is one.
+
+    Raises UsageError where there is none such.
+    """
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = text.partition(":")
+    if kind == "cpu" and not index:
+        return text
+    if kind != "cuda" or (index and not (index.isascii() and index.isdigit())):
+        raise UsageError(f"`device`={text} is no device; give auto, cpu, cuda or cuda:N")
+    if int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"`device`={text}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give auto or cpu"
+        )
+    return text

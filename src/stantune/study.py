@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stantune.errors import StantuneError, StoreError, UsageError
-from stantune.objective import Conditions, Metric, Objective, Place, Segment
+from stantune.errors import StantuneError, UsageError
+from stantune.objective import Conditions, Objective, Place, Segment
 from stantune.objectives.choose import objective_of
 from stantune.outcome import Cost, Outcome
 from stantune.quantities import parse_bytes, parse_duration
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
 
 # Trainings side by side, as far as it is known beforehand, where a cluster says how many there is room for.
 SEVERAL = 2
+# STAN's settings for rates by rung where nothing else is said: low rungs only put settings in order, and sparing in all
+# layers, nine iterations of ten, changes it little (docs/measurements.md).
+BY_RUNG: dict[str, Any] = {"period": 9, "layers": ("*",)}
 MakeExecutor = Callable[[Order], "Executor | AbstractContextManager[Executor]"]
 
 
@@ -81,7 +83,7 @@ def tune(
     watching: Callable[[], AbstractContextManager[Watcher | None]] = nullcontext,
     stop: Stop | None = None,
 ) -> SearchResult:
-    """Search the settings of an objective with Hyperband or ASHA; the same call goes on where it was, also after a kill.
+    """Search the settings of an objective with Hyperband or ASHA; the same call goes on where it was, after a kill too.
 
     Args:
         objective: a function of a `Run` (see there), a Problem, or any Objective.
@@ -92,7 +94,7 @@ def tune(
         eta: one of so many trials is promoted in each rung.
         brackets: how many of Hyperband's brackets are run, from the one that drops most; None for all.
         variant: "algorithm1" or "table1": how the numbers of trials are rounded (Li et al., JMLR 18, 2018).
-        mode: "sync" for Hyperband, "async" for ASHA, which waits for no rung's end.
+        mode: "sync" for Hyperband, "async" for ASHA, that waits for no rung's end.
         trials: how many settings ASHA tries; None for what costs as much as Hyperband.
         sampler: what proposes settings: "random", "tpe", "bohb", or an object of your own (see Sampler).
         lag: what models and ASHA see: what a search by so many workers would see.
@@ -139,15 +141,20 @@ def tune(
         parse_duration(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout,
         parse_bytes(trial_memory) if isinstance(trial_memory, str) else trial_memory,
     )
-    what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
     side = workers if workers is not None else 1 if executor == "local" else SEVERAL
     if side < 1:
         raise UsageError(f"`workers`={workers} is too few; give 1 or more")
-    settings = settings_for(
-        what,
+    what, settings = compose(
+        objective,
+        space,
         max_resource,
         min_resource,
         rates,
+        unit=unit,
+        minimize=minimize,
+        maximize=maximize,
+        name=name,
+        stan=stan,
         seed=seed,
         eta=eta,
         brackets=brackets,
@@ -195,9 +202,7 @@ def tune(
         else:
             train = stack.enter_context(Workers(order, side, limits))
         watcher = stack.enter_context(watching())
-        state = search(
-            what, settings, directory, train, watcher=watcher, stop_early=stopping.asked, retries=retries
-        )
+        state = search(what, settings, directory, train, watcher=watcher, stop_early=stopping.asked, retries=retries)
         # Workers have ended, and a cluster's weights are here, before anything is said of them.
         stack.close()
         result = SearchResult(what, settings, state, directory.path, stopping.asked() and not state.complete)
@@ -207,34 +212,58 @@ def tune(
     return result
 
 
-def settings_for(
-    objective: Objective,
-    max_resource: int | None,
-    min_resource: int | None,
-    rates: Sequence[float] | Literal["auto"],
+def compose(
+    objective: object,
+    space: Space | None = None,
+    max_resource: int | None = None,
+    min_resource: int | None = None,
+    rates: Sequence[float] | Literal["auto"] = (),
     *,
+    unit: str | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    name: str | None = None,
+    stan: Stan | None = None,
     eta: int = 3,
     **others: Any,
-) -> SearchSettings:
-    """Return the settings of a search, with the defaults of what is not said; raises UsageError."""
+) -> tuple[Objective, SearchSettings]:
+    """Return what is searched and the settings of the search, checked, with defaults for what is not said; see `tune`.
+
+    Raises UsageError.
+    """
+    if rates and stan is None:
+        stan = _spared_by_rung(objective)
+    what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
     if max_resource is None:
-        if objective.length is None:
+        if what.length is None:
             raise UsageError(
-                f"`max_resource` is missing: say how many {objective.unit}s a training of {objective.name} has at most"
+                f"`max_resource` is missing: say how many {what.unit}s a training of {what.name} has at most"
             )
-        max_resource = objective.length
+        max_resource = what.length
     for parameter, value in (("max_resource", max_resource), ("min_resource", min_resource)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UsageError(f"`{parameter}`={value!r} is no length; give a whole number of {objective.unit}s, 1 or more")
+            raise UsageError(f"`{parameter}`={value!r} is too small; give a whole number of {what.unit}s, 1 or more")
     if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
         raise UsageError(f"`eta`={eta} is too small: one trial of `eta` is promoted; give 2 or more")
-    least = default_min_resource(max_resource, eta, objective.unit) if min_resource is None else min_resource
+    least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
     settings = SearchSettings(max_resource=max_resource, min_resource=least, eta=eta, **others)
-    settings.check(objective)
+    settings.check(what)
     if rates:
-        settings = replace(settings, rates=chosen_rates(rates, max_resource, least, eta))
-        settings.check(objective)
-    return settings
+        chosen = chosen_rates(rates, max_resource, least, eta)
+        # The objective is told the least; one for all rungs is its own.
+        what = objective_of(what, None, stan=replace(stan, rate=min(chosen))) if stan is not None else what
+        settings = replace(settings, rates=chosen if len(chosen) > 1 else ())
+        settings.check(what)
+    return what, settings
+
+
+def _spared_by_rung(objective: object) -> Stan | None:
+    """Return STAN's settings for rates by rung where none are given; None where the objective has its own."""
+    if isinstance(objective, Objective):
+        return getattr(objective, "stan", None)
+    from stantune.stan.config import Stan
+
+    return Stan(**BY_RUNG)
 
 
 class OpenSearch:
@@ -297,8 +326,18 @@ def open_search(
     What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
     `result.json` is written.
     """
-    what = objective_of(None, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=None)
-    settings = settings_for(what, max_resource, min_resource, rates, **{"seed": 0, **others})
+    what, settings = compose(
+        None,
+        space,
+        max_resource,
+        min_resource,
+        rates,
+        unit=unit,
+        minimize=minimize,
+        maximize=maximize,
+        name=name,
+        **{"seed": 0, **others},
+    )
     directory = SearchDirectory(_path(out, what), storage)
     with directory.locked():
         if fresh:

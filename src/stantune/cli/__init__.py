@@ -17,6 +17,7 @@ from stantune.cli.entries import entries
 from stantune.cli.profile import profile
 from stantune.cli.search import brackets, search
 from stantune.cli.train import problems, train
+from stantune.cli.wording import worded
 from stantune.errors import StantuneError
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     except StantuneError as error:
         if options.debugging():
             raise
-        print(f"stantune: {error}", file=sys.stderr)
+        print(f"stantune: {worded(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if options.debugging():

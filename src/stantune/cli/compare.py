@@ -11,9 +11,9 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
-from stantune.search.stopping import stoppable
 from stantune.cli.threads import settle_threads, threads_of
 from stantune.errors import StantuneError, UsageError
+from stantune.search.stopping import stoppable
 
 if TYPE_CHECKING:
     from stantune.images.problems import Problem

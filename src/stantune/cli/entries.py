@@ -12,8 +12,8 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.effect import check_effect, effective
-from stantune.search.stopping import stoppable
 from stantune.errors import CheckpointError, StantuneError, UsageError
+from stantune.search.stopping import stoppable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from stantune.images.problems import Problem, Splits
-    from stantune.search.settings import SearchSettings
+    from stantune.objective import Objective
     from stantune.stan.config import Stan
 
 QUICK_ITERATIONS = 600
@@ -81,10 +81,14 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N
 
 Quick = Annotated[bool, typer.Option("--quick", help=f"A small search: R = {QUICK_ITERATIONS}.")]
 MaxIterations = Annotated[
-    int | None, typer.Option("--max-iterations", metavar="R", help="Most iterations of a trial (default: all).")
+    int | None,
+    typer.Option("--max-iterations", "--max-resource", metavar="R", help="Most iterations of a trial (default: all)."),
 ]
 MinIterations = Annotated[
-    int | None, typer.Option("--min-iterations", metavar="r", help="Least iterations before a trial may be dropped.")
+    int | None,
+    typer.Option(
+        "--min-iterations", "--min-resource", metavar="r", help="Least iterations before a trial may be dropped."
+    ),
 ]
 Eta = Annotated[int, typer.Option("--eta", help="One trial of ETA is promoted in each rung.")]
 Brackets = Annotated[str, typer.Option("--brackets", metavar="all|N", help="How many brackets, from the widest on.")]
@@ -213,20 +217,9 @@ def check_checkpoint(path: Path | None) -> None:
 
 def device_of(text: str) -> str:
     """Return the device to train on; raises UsageError where there is none such."""
-    import torch
+    from stantune.runtime import device_named
 
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = text.partition(":")
-    if kind == "cpu" and not index:
-        return text
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise UsageError(f"--device {text} is no device; give auto, cpu, cuda or cuda:N")
-    if int(index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {text}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give auto or cpu"
-        )
-    return text
+    return device_named(text)
 
 
 def problem_of(name: str, layers: list[str] | None) -> Problem:
@@ -242,7 +235,7 @@ def problem_of(name: str, layers: list[str] | None) -> Problem:
     return problem if layers is None else dataclasses.replace(problem, stan_layers=tuple(layers))
 
 
-def setting_of(problem: Problem, assignments: list[str] | None) -> dict[str, Any]:
+def setting_of(problem: Problem | Objective, assignments: list[str] | None) -> dict[str, Any]:
     """Return the setting that --set gives; raises UsageError where one is no assignment or outside the space."""
     setting = {}
     for assignment in assignments or []:
@@ -303,87 +296,35 @@ def stan_of(
     )
 
 
-def settings_of(
-    problem: Problem,
-    quick: bool,
-    max_iterations: int | None,
-    min_iterations: int | None,
-    eta: int,
-    brackets: str,
-    variant: str,
-    sampler: str,
-    stan: tuple[str, str | None, float | None, str | None, int, int, list[str] | None],
-    seed: int,
-    threads: int | None,
-    workers: int,
-    device: str,
-) -> SearchSettings:
-    """Return the settings of a search from the options' values; prepares this process for training.
-
-    With several workers each training has one thread unless told otherwise: two side by side do more than one with two.
-
-    Raises:
-        UsageError: a value that makes no sense.
-    """
-    from stantune.runtime import tune_process
-    from stantune.search.settings import SearchSettings, default_min_iterations
-
-    if brackets != "all" and not brackets.isdigit():
-        raise UsageError(f"--brackets {brackets} is neither all nor a number; give one of them")
-    if max_iterations is None:
-        max_iterations = min(QUICK_ITERATIONS, problem.iterations) if quick else problem.iterations
-    if max_iterations < 1:
-        raise UsageError(f"--max-iterations {max_iterations} is too small; give at least 1")
-    if eta < 2:
-        raise UsageError(f"--eta {eta} is too small: one trial of eta is promoted; give 2 or more")
-    settings = SearchSettings(
-        seed=seed,
-        max_iterations=max_iterations,
-        min_iterations=default_min_iterations(max_iterations, eta) if min_iterations is None else min_iterations,
-        eta=eta,
-        brackets=None if brackets == "all" else int(brackets),
-        variant=variant,
-        sampler=sampler,
-        device=device_of(device),
-    )
-    settings.check(problem)
-    if threads is None and workers > 1:
-        threads = 1
-    settings = _accelerated(settings, problem, *stan)
-    return dataclasses.replace(settings, threads=tune_process(threads))
+def brackets_of(text: str) -> int | None:
+    """Return the value of --brackets, None for all; raises UsageError where it is none."""
+    if text != "all" and not (text.isascii() and text.isdigit()):
+        raise UsageError(f"--brackets {text} is neither all nor a number; give one of them")
+    return None if text == "all" else int(text)
 
 
-def _accelerated(
-    settings: SearchSettings,
-    problem: Problem,
-    accelerate: str,
-    rate: str | None,
-    tolerance: float | None,
-    period: str | None,
-    pretrain: int,
-    tail: int,
-    layers: list[str] | None,
-) -> SearchSettings:
-    """Return the settings with what --accelerate and the options that go with it say; raises UsageError."""
-    from stantune.search.plan import fidelity
-
+def accelerated_by_rung(accelerate: str) -> tuple[float, ...] | Literal["auto"]:
+    """Return the rates that stand behind "stan:" in --accelerate, () where none do; raises UsageError."""
     kind, by_rung, text = accelerate.partition(":")
-    rates: tuple[float, ...] = ()
-    if by_rung:
-        if kind != "stan":
-            raise UsageError(f"--accelerate {accelerate} is unknown; give stan, stan:auto, stan:0.25,0.5,1 or none")
-        if rate is not None:
-            raise UsageError(
-                f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
-            )
-        rates = fidelity.parse_rates(text, settings.max_iterations, settings.min_iterations, settings.eta)
-        # What the other settings are told of them, among these whether STAN has an effect at all.
-        accelerate, rate = "stan", str(min(rates))
-        period = str(fidelity.PERIOD) if period is None else period
-        problem = dataclasses.replace(problem, stan_layers=fidelity.LAYERS) if layers is None else problem
-    others = tolerance, PERIOD if period is None else period, pretrain, tail, settings.max_iterations, problem
-    stan = stan_of(accelerate, SEARCH_RATE if rate is None else rate, *others)
-    return dataclasses.replace(settings, stan=stan, rates=rates if len(rates) > 1 else ())
+    if not by_rung:
+        return ()
+    if kind != "stan":
+        raise UsageError(f"--accelerate {accelerate} is unknown; give stan, stan:auto, stan:0.25,0.5,1 or none")
+    if text == "auto":
+        return "auto"
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--accelerate {accelerate} names no rates; give stan:auto, or a rate for each rung from the lowest to "
+            "the top, such as stan:0.25,0.5,1"
+        ) from None
+    if len(rates) < 2:
+        raise UsageError(
+            f"--accelerate {accelerate} is one rate for all rungs; give --accelerate stan --rate {text}, or several "
+            "rates, such as stan:0.25,0.5,1"
+        )
+    return rates
 
 
 def load_splits(problem: Problem, data: Path | None, console: Console, full: bool = False) -> Splits:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stantune.cli import options as o
-from stantune.cli.on_ray import cluster_of, device_on, directory_of
-from stantune.search.stopping import stoppable
-from stantune.cli.threads import settle_threads, threads_of
+from stantune.cli.threads import threads_of
+from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from stantune.images.problems import Problem, Splits
-    from stantune.search.settings import SearchSettings
-    from stantune.search.table.directory import SearchDirectory
+    from stantune.objective import Objective
+    from stantune.search.result import SearchResult
+    from stantune.stan.config import Stan
 
 # What the command ends with where it has done all it could, and trials are missing nevertheless.
 _FAILED = 3
@@ -54,6 +50,16 @@ StartFrom = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
+Enqueue = Annotated[
+    list[str] | None,
+    typer.Option("--enqueue", metavar="NAME=VALUE,…", help="A known setting that is tried first; repeatable."),
+]
+Fixed = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all settings; repeatable."),
+]
+
+
 def search(
     problem: o.ProblemName,
     quick: o.Quick = False,
@@ -75,6 +81,8 @@ def search(
     lag: o.Lag = 16,
     finalists: o.Finalists = 1,
     start_from: StartFrom = None,
+    enqueue: Enqueue = None,
+    set: Fixed = None,
     seed: o.Seed = 0,
     out: Out = None,
     storage: Storage = None,
@@ -95,106 +103,75 @@ def search(
     debug: o.Debug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
-    from stantune.images.trainer import ProblemTrainer, TrainerOrder
+    from stantune.quantities import parse_duration
     from stantune.report.live import watching
-    from stantune.report.summary import summarise
     from stantune.report.text import show_search
-    from stantune.report.words import duration, parse_bytes, parse_duration
-    from stantune.runtime import tune_process
-    from stantune.search.loop import search as run_search
-    from stantune.search.planned import settle
-    from stantune.search.table.directory import SearchDirectory
-    from stantune.search.table.start_from import settle_start
-    from stantune.search.workers.executors import Executor, InProcess
-    from stantune.search.workers.workers import Limits, Workers
+    from stantune.search.stopping import stoppable
+    from stantune.study import tune
 
-    asked = threads_of(threads)
-    most, workers = workers, workers or (1 if engine == "local" else 2)
     o.check_json(json)
+    asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
-    limits = Limits(
-        None if trial_timeout is None else parse_duration(trial_timeout),
-        None if trial_memory is None else parse_bytes(trial_memory),
-    )
-    what = o.problem_of(problem, layers)
-    settings = o.settings_of(
-        what,
+    objective, sizes = _composed(
+        problem,
         quick,
         max_iterations,
         min_iterations,
         eta,
-        brackets,
-        variant,
-        sampler,
         (accelerate, rate, tolerance, period, pretrain, tail, layers),
-        seed,
-        None if asked == "auto" else asked,
-        workers,
-        device if engine == "local" else "cpu",
+        data,
     )
-    settings = replace(settings, mode=mode, trials=trials, lag=lag, finalists=finalists)
-    settings.check(what)
     console = o.console_for(json)
-    if mode == "async" and workers > lag:
-        console.print(
-            f"note: an asynchronous search with --lag {lag} has work for {lag} workers at most, and here are {workers}",
-            soft_wrap=True,
+    directory = out if out is not None else Path("runs") / objective.name
+    if fresh:
+        _confirm(directory, storage, yes)
+    with stoppable(seconds) as stop:
+        found = tune(
+            objective,
+            **sizes,
+            brackets=o.brackets_of(brackets),
+            variant=variant,
+            mode=mode,
+            trials=trials,
+            sampler=sampler,
+            lag=lag,
+            finalists=finalists,
+            start_from=start_from,
+            enqueue=[_setting(objective, text) for text in enqueue or []],
+            fixed=o.setting_of(objective, set),
+            seed=seed,
+            out=directory,
+            storage=storage,
+            fresh=fresh,
+            workers=workers,
+            executor=engine,
+            address=address,
+            checkpoints=checkpoints,
+            trial_timeout=trial_timeout,
+            trial_memory=trial_memory,
+            retries=retries,
+            threads=asked,
+            device=device,
+            say=lambda line: console.print(worded(line), soft_wrap=True),
+            watching=lambda: watching(console),
+            stop=stop,
         )
-    directory = directory_of(out or Path("runs") / what.name, storage, checkpoints)
-    with cluster_of(engine, address, checkpoints) as cluster, stoppable(seconds) as stop, directory.locked():
-        if fresh:
-            if directory.may_hold_search():
-                _confirm(directory.path, yes)
-            directory.clear()
-        if cluster is not None:
-            settings = replace(settings, device=device_on(cluster, device, settings.stan))
-        if start_from is not None:
-            settings = settle_start(settings, what, directory, SearchDirectory.begun(start_from, storage))
-        before = None if isinstance(asked, int) else _threads_of(directory)
-        if before is not None:
-            settings = replace(settings, threads=tune_process(before))
-        o.fetch_data(what, data, console)
-        # Workers load the data themselves, and this process only where it has a use for them.
-        alone = cluster is None and workers == 1 and limits == Limits()
-        side_by_side = cluster is not None or workers > 1
-        timed = asked == "auto" and before is None and not side_by_side
-        planned = settings.stan is not None and settings.stan.rate == "auto"
-        splits = what.load(data) if alone or timed or planned else None
-        if asked == "auto":
-            settings = _with_settled_threads(console, settings, what, splits, before, side_by_side)
-        if splits is not None:
-            settings = settle(settings, what, splits, directory)
-        o.warn_of_no_effect(what, settings.stan, console)
-        order = TrainerOrder(problem, settings, data, directory)
-        with ExitStack() as stack:
-            executor: Executor
-            if alone and splits is not None:
-                executor = InProcess(ProblemTrainer(what, settings, splits, directory))
-            elif cluster is None:
-                del splits
-                executor = stack.enter_context(Workers(order, workers, limits))
-            else:
-                from stantune.search.ray.run import trainings_on
+    show_search(console, found.summary, directory)
+    o.write_json(found.summary, json)
+    _say_what_is_missing(found, stop.interrupted, seconds)
 
-                del splits
-                executor = stack.enter_context(trainings_on(cluster, order, directory, limits, most))
-            watcher = stack.enter_context(watching(console))
-            state = run_search(
-                what, settings, directory, executor, watcher=watcher, stop_early=stop.asked, retries=retries
-            )
-        result = summarise(what, settings, state)
-        directory.write_result(f"{result.model_dump_json(indent=2)}\n")
-    show_search(console, result, directory.path)
-    o.write_json(result, json)
-    if state.final_failure is not None:
-        print(
-            f"stantune: the final training failed ({state.final_failure}); the same command tries it again",
-            file=sys.stderr,
-        )
+
+def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None) -> None:
+    """Say on standard error what the search could not do, and end with the exit code that tells it."""
+    from stantune.report.words import duration
+
+    result, failure = found.summary, found.state.final_failure
+    if failure is not None:
+        print(f"stantune: the final training failed ({failure}); the same command tries it again", file=sys.stderr)
     elif not result.complete:
-        why = "interrupted" if stop.interrupted else f"the budget of {duration(seconds)} is spent"
+        why = "interrupted" if interrupted else f"the budget of {duration(seconds)} is spent"
         print(f"stantune: {why}; nothing is lost, the same command goes on from here", file=sys.stderr)
-        if stop.interrupted:
+        if interrupted:
             raise typer.Exit(1)
     if result.failures:
         last = result.failures[-1]
@@ -204,7 +181,7 @@ def search(
             f"{last.cause}; the others are in result.json under failures",
             file=sys.stderr,
         )
-    if result.counts.failed or state.final_failure is not None:
+    if result.counts.failed or failure is not None:
         raise typer.Exit(_FAILED)
 
 
@@ -237,103 +214,153 @@ def brackets(
 ) -> None:
     """Show what a search with these options would run, without running it."""
     from stantune.images.data import is_present
+    from stantune.images.estimate import estimate_seconds
+    from stantune.images.objective import ProblemObjective
+    from stantune.objective import Conditions
     from stantune.report.results import PlanResult
-    from stantune.report.summary import bracket_results, rate_results
     from stantune.report.text import show_plan
-    from stantune.search.estimate import estimate_seconds
     from stantune.search.plan.hyperband import trained_iterations
-    from stantune.search.planned import settle
+    from stantune.search.summary import bracket_results, rate_results
+    from stantune.study import compose
 
-    asked = threads_of(threads)
     o.check_json(json)
-    what = o.problem_of(problem, layers)
-    settings = o.settings_of(
-        what,
+    asked = threads_of(threads)
+    named, sizes = _composed(
+        problem,
         quick,
         max_iterations,
         min_iterations,
         eta,
-        brackets,
-        variant,
-        sampler,
         (accelerate, rate, tolerance, period, pretrain, tail, layers),
-        seed,
-        None if asked == "auto" else asked,
-        workers,
-        device,
+        data,
     )
-    settings = replace(settings, mode=mode, trials=trials, finalists=finalists)
-    settings.check(what)
+    what, settings = compose(
+        named,
+        **sizes,
+        brackets=o.brackets_of(brackets),
+        variant=variant,
+        mode=mode,
+        trials=trials,
+        sampler=sampler,
+        finalists=finalists,
+        seed=seed,
+        device=o.device_of(device),
+    )
     console = o.console_for(json)
     plan = settings.plan()
     estimate = None
-    if not isinstance(what.data, str) or is_present(what.data, data):
-        splits = what.load(data)
-        if asked == "auto":
-            settings = _with_settled_threads(console, settings, what, splits, None, workers > 1)
-        settings = settle(settings, what, splits)
-        o.warn_of_no_effect(what, settings.stan, console)
-        estimate = estimate_seconds(what, settings, splits, workers)
+    if isinstance(what, ProblemObjective) and (
+        not isinstance(what.problem.data, str) or is_present(what.problem.data, what.data)
+    ):
+        prepared, of_each = what.prepared(
+            Conditions(
+                settings.max_resource,
+                seed,
+                asked,
+                settings.device,
+                side_by_side=workers > 1,
+                say=lambda line: console.print(worded(line), soft_wrap=True),
+            )
+        )
+        assert isinstance(prepared, ProblemObjective), "a problem stays one"
+        what, settings = prepared, replace(settings, threads=of_each)
+        estimate = estimate_seconds(prepared, settings, workers)
     iterations = trained_iterations(plan)
     result = PlanResult(
         problem=what.name,
+        unit=what.unit,
         mode="async" if mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,
-        max_iterations=settings.max_iterations,
-        min_iterations=settings.min_iterations,
-        rates=rate_results(settings),
+        max_iterations=settings.max_resource,
+        min_iterations=settings.min_resource,
+        rates=rate_results(what, settings),
         brackets=bracket_results(plan),
         trials=sum(bracket.rungs[0].trials for bracket in plan),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
-        final_iterations=settings.finalists * settings.max_iterations,
+        final_iterations=settings.finalists * settings.max_resource,
         estimated_seconds=estimate,
     )
     show_plan(console, result)
     o.write_json(result, json)
 
 
-def _threads_of(directory: SearchDirectory) -> int | None:
-    """Return the threads of the directory's search, with which any number of workers may go on; None without one.
+def _composed(
+    name: str,
+    quick: bool,
+    max_iterations: int | None,
+    min_iterations: int | None,
+    eta: int,
+    acceleration: tuple[str, str | None, float | None, str | None, int, int, list[str] | None],
+    data: Path | None,
+) -> tuple[Objective, dict[str, Any]]:
+    """Return the objective that the options name, and its sizes as `tune` takes them; raises UsageError."""
+    from stantune.objectives.choose import find_objective
 
-    Raises:
-        StoreError: the trial table cannot be used.
-    """
-    from stantune.search.table.store import Store
-
-    there = Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
-    return None if there is None else there["threads"]
-
-
-def _with_settled_threads(
-    console: Console,
-    settings: SearchSettings,
-    problem: Problem,
-    splits: Splits | None,
-    before: int | None,
-    side_by_side: bool,
-) -> SearchSettings:
-    """Return the settings with what `--threads auto` comes to: what the search was begun with, else the fastest.
-
-    Several workers have one thread each: two trainings side by side do more than one with two.
-    """
-    from stantune.training.threads import measure_threads
-
-    if before is not None:
-        threads = settle_threads(console, before)
-    elif side_by_side:
-        threads = settle_threads(console, 1, "trainings side by side do most with one each")
-    else:
-        assert splits is not None
-        natives = (settings.stan is not None,)
-        measured = measure_threads(problem, {}, splits, natives=natives, device=settings.device)
-        threads = settle_threads(console, measured)
-    return replace(settings, threads=threads)
+    objective = find_objective(name, data)
+    if max_iterations is None and quick and objective.length is not None:
+        max_iterations = min(o.QUICK_ITERATIONS, objective.length)
+    accelerate, rate = acceleration[:2]
+    rates = o.accelerated_by_rung(accelerate)
+    if rates and rate is not None:
+        raise UsageError(
+            f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
+        )
+    length = max_iterations if max_iterations is not None else objective.length
+    stan = _stan(objective, bool(rates), length, *acceleration)
+    sizes = {"max_resource": max_iterations, "min_resource": min_iterations, "eta": eta, "rates": rates, "stan": stan}
+    return objective, sizes
 
 
-def _confirm(path: Path, yes: bool) -> None:
-    if yes:
+def _stan(
+    objective: Objective,
+    by_rung: bool,
+    length: int | None,
+    accelerate: str,
+    rate: str | None,
+    tolerance: float | None,
+    period: str | None,
+    pretrain: int,
+    tail: int,
+    layers: list[str] | None,
+) -> Stan | None:
+    """Return STAN's settings as the options say them; None for exact training, or as the objective has it."""
+    from stantune.images.objective import ProblemObjective
+    from stantune.study import BY_RUNG
+
+    if not isinstance(objective, ProblemObjective):
+        return None
+    names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
+    reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period
+    return o.stan_of(
+        "stan" if by_rung else accelerate,
+        o.SEARCH_RATE if rate is None else rate,
+        tolerance,
+        reduced,
+        pretrain,
+        tail,
+        objective.problem.iterations if length is None else length,
+        replace(objective.problem, stan_layers=tuple(names)),
+    )
+
+
+def _setting(objective: Objective, text: str) -> dict[str, Any]:
+    """Return the setting that --enqueue gives; raises UsageError."""
+    setting = {}
+    for assignment in text.split(","):
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--enqueue {text} holds {assignment!r}, which is no assignment; write NAME=VALUE,…")
+        setting[name.strip()] = objective.space.parse(name.strip(), value.strip())
+    return setting
+
+
+def _confirm(path: Path, storage: str | None, yes: bool) -> None:
+    """Ask whether a search is to be deleted, unless there is none, or --yes says so; raises where it is not."""
+    from stantune.search.table.directory import SearchDirectory
+
+    if yes or not SearchDirectory(path, storage).may_hold_search():
         return
     if not sys.stdin.isatty():
         raise UsageError(f"--fresh would delete the search in {path}; add --yes to say so where nobody can be asked")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from stantune.report.words import duration, percent
+from stantune.report.words import duration
 from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
@@ -37,7 +37,7 @@ class Lines(Silent):
             if (job.bracket, job.stop) in self._begun:
                 return
             self._begun.add((job.bracket, job.stop))
-            what = f"bracket {job.bracket}, rung of {job.stop} iterations"
+            what = f"bracket {job.bracket}, rung of {job.stop} {progress.unit}s"
         self._console.print(f"{what}: {'; '.join(_state(progress))}", soft_wrap=True)
 
     def failure(self, job: Training, cause: str, for_good: bool) -> None:
@@ -73,12 +73,12 @@ class LiveView(Silent):
         running = list(progress.running.items())
         for job, at in running[:SHOWN]:
             which = "final training" if isinstance(job, Final) else f"bracket s = {job.bracket}"
-            table.add_row(f"trial {job.number}", f"iteration {at} of {job.stop}, {which}")
+            table.add_row(f"trial {job.number}", f"{progress.unit} {at} of {job.stop}, {which}")
         if len(running) > SHOWN:
             table.add_row("", f"and {len(running) - SHOWN} more")
         table.add_row("trials", _counts(progress))
-        table.add_row("best error", percent(progress.best))
-        table.add_row("speed", f"{progress.iterations_per_second:.1f} iterations/s")
+        table.add_row(f"best {progress.metric.name}", progress.metric.text(progress.best))
+        table.add_row("speed", f"{progress.iterations_per_second:.1f} {progress.unit}s/s")
         table.add_row("time left", duration(progress.seconds_left))
         self.live.update(table, refresh=True)
 
@@ -105,9 +105,9 @@ def failure_text(job: Training, cause: str, for_good: bool) -> str:
 def _state(progress: Progress) -> Iterator[str]:
     yield f"trials {_counts(progress)}"
     if progress.best is not None:
-        yield f"best error {percent(progress.best)}"
+        yield f"best {progress.metric.name} {progress.metric.text(progress.best)}"
     if progress.seconds_left is not None:
-        yield f"{progress.iterations_per_second:.1f} iterations/s, about {duration(progress.seconds_left)} left"
+        yield f"{progress.iterations_per_second:.1f} {progress.unit}s/s, about {duration(progress.seconds_left)} left"
 
 
 @contextmanager

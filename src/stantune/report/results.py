@@ -45,6 +45,7 @@ class PlanResult(Result):
         default="stantune.brackets/1", description="kind and version"
     )
     problem: str = PROBLEM
+    unit: str = Field(description='what iterations are: "iteration", "epoch", or whatever the objective counts')
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT
     eta: int = ETA

@@ -9,17 +9,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.report.results import Final, Leader, PlanResult, ProblemsResult, RateResult, SearchResult, TrainResult
+from stantune.objective import Metric
+from stantune.report.results import PlanResult, ProblemsResult, TrainResult
 from stantune.report.words import duration, percent, setting_text, value_text
+from stantune.search.contract import Final, Leader, RateResult, SearchSummary
 from stantune.space import condition_text
 
 
-def show_search(console: Console, result: SearchResult, directory: Path) -> None:
+def show_search(console: Console, result: SearchSummary, directory: Path) -> None:
     """Print the best five trials, the final errors and where the time went."""
     counts = result.counts
     console.print(
         f"{counts.trials} trials: {counts.promoted} promoted, {counts.dropped} dropped early, "
-        f"{counts.diverged} diverged; {result.iterations_trained} iterations in all",
+        f"{counts.diverged} diverged; {result.iterations_trained} {result.unit}s in all",
         soft_wrap=True,
     )
     _show_rates(console, result.rates)
@@ -27,17 +29,17 @@ def show_search(console: Console, result: SearchResult, directory: Path) -> None
     if counts.duplicates:
         console.print(
             f"duplicates: {counts.duplicates} trials took over the results of equal ones, "
-            f"{spared.duplicates} iterations not trained",
+            f"{spared.duplicates} {result.unit}s not trained",
             soft_wrap=True,
         )
     if spared.diverged:
-        console.print(f"stopped where they diverged: {spared.diverged} iterations not trained", soft_wrap=True)
+        console.print(f"stopped where they diverged: {spared.diverged} {result.unit}s not trained", soft_wrap=True)
     if counts.retries or counts.failed:
         console.print(
             f"failures: {counts.retries} trainings begun again, {counts.failed} trials failed for good", soft_wrap=True
         )
     if result.leaders:
-        console.print(_best_trials(result.leaders))
+        console.print(_best_trials(result.leaders, _metric(result), result.unit))
     _show_final(console, result, directory)
     if not counts.trials:
         return
@@ -62,55 +64,70 @@ def _show_rates(console: Console, rates: Sequence[RateResult]) -> None:
         console.print(f"share of the entries that STAN computes: {words}", soft_wrap=True)
 
 
-def _best_trials(leaders: Sequence[Leader]) -> Table:
+def _metric(result: SearchSummary) -> Metric:
+    return Metric(result.metric.name, result.metric.direction, result.metric.unit)
+
+
+def _best_trials(leaders: Sequence[Leader], metric: Metric, unit: str) -> Table:
     """Lay the trials side by side: five fit into 80 columns, however many parameters there are."""
     table = Table("best trials", box=SIMPLE_HEAD)
     for leader in leaders:
         table.add_column(f"trial {leader.trial}", justify="right")
-    table.add_row("validation error", *(percent(leader.validation_error) for leader in leaders))
-    table.add_row("iterations", *(str(leader.iterations) for leader in leaders), end_section=True)
+    table.add_row(metric.name, *(metric.text(leader.value) for leader in leaders))
+    table.add_row(f"{unit}s", *(str(leader.iterations) for leader in leaders), end_section=True)
     # Conditional parameters exist in some of the settings only.
     for name in dict.fromkeys(name for leader in leaders for name in leader.params):
         table.add_row(name, *(value_text(leader.params[name]) if name in leader.params else "" for leader in leaders))
     return table
 
 
-def _show_final(console: Console, result: SearchResult, directory: Path) -> None:
+def _show_final(console: Console, result: SearchSummary, directory: Path) -> None:
     final = result.final
     if final is not None and len(result.finalists) > 1:
-        _show_finalists(console, result.finalists, final, directory)
+        _show_finalists(console, result, final, directory)
     elif final is None:
         why = "every trial diverged" if result.complete else "the search is not complete"
         console.print(f"no final training: {why}", soft_wrap=True)
-    elif final.validation_error is None:
+    elif final.value is None:
         console.print(
-            f"final training of the best setting (exact, from scratch): diverged at iteration {final.iterations}",
+            f"final training of the best setting (exact, from scratch): diverged at {result.unit} {final.iterations}",
             soft_wrap=True,
         )
     else:
         console.print(
-            f"final training of the best setting (exact, from scratch, {final.iterations} iterations):", soft_wrap=True
-        )
-        console.print(
-            f"  validation error {percent(final.validation_error)}, test error {percent(final.test_error)}; "
-            f"{_weights(directory, final)}",
+            f"final training of the best setting (exact, from scratch, {final.iterations} {result.unit}s):",
             soft_wrap=True,
         )
+        console.print(f"  {_measured(result, final)}; {_weights(directory, final)}", soft_wrap=True)
 
 
-def _show_finalists(console: Console, finalists: Sequence[Final], winner: Final, directory: Path) -> None:
+def _measured(result: SearchSummary, final: Final) -> str:
+    """Say what was measured, what is compared first; the others are in its unit where their names end as its does."""
+    metric = _metric(result)
+    kind = metric.name.rpartition(" ")[2]
+    words = [f"{metric.name} {metric.text(final.value)}"]
+    for name, value in final.metrics.items():
+        if name != metric.name:
+            like = metric if name.rpartition(" ")[2] == kind else Metric(name)
+            words.append(f"{name} {like.text(value)}")
+    return ", ".join(words)
+
+
+def _show_finalists(console: Console, result: SearchSummary, winner: Final, directory: Path) -> None:
+    finalists, metric = result.finalists, _metric(result)
     iterations = max(final.iterations for final in finalists)
     console.print(
-        f"final trainings of the best {len(finalists)} settings (exact, from scratch, {iterations} iterations):",
+        f"final trainings of the best {len(finalists)} settings (exact, from scratch, {iterations} {result.unit}s):",
         soft_wrap=True,
     )
     for final in finalists:
-        if final.validation_error is None:
-            line = f"diverged at iteration {final.iterations}"
+        if final.value is None:
+            line = f"diverged at {result.unit} {final.iterations}"
         else:
-            line = f"validation error {percent(final.validation_error)}"
+            line = f"{metric.name} {metric.text(final.value)}"
             if final == winner:
-                line += f", the lowest; test error {percent(final.test_error)}; {_weights(directory, final)}"
+                others = _measured(result, final).removeprefix(line).removeprefix(", ")
+                line += f", the {metric.best_is}; {others and others + '; '}{_weights(directory, final)}"
         console.print(f"  trial {final.trial}: {line}", soft_wrap=True)
 
 

@@ -118,9 +118,8 @@ class SearchResult:
         metric, best, final = self.objective.metric, self.best, self.final
         counts = self.summary.counts
         lines = [
-            f"{self.objective.name}: {counts.trials} trials, {counts.dropped} dropped early, {counts.diverged} diverged, "
-            f"{counts.failed} failed"
-            + ("" if self.complete else "; not complete, the same call goes on from here")
+            f"{self.objective.name}: {counts.trials} trials, {counts.dropped} dropped, {counts.diverged} diverged, "
+            f"{counts.failed} failed" + ("" if self.complete else "; not complete, the same call goes on from here")
         ]
         if best is None:
             lines.append("no trial has a result")
@@ -171,4 +170,6 @@ class SearchResult:
 
 
 def _setting(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items())
+    return ", ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    )

@@ -1,4 +1,4 @@
-"""The share of the work by rung: coarse where thousands of iterations only rank settings, exact where the winner is decided.
+"""The share of the work by rung: coarse where trainings only rank settings, exact where the winner is decided.
 
 A rung is told by the iterations that a trial has there, and a trial passes through the same rates on its way there in
 every bracket. So its result after so many iterations depends on its setting and seed alone, results of different
@@ -78,7 +78,7 @@ def chosen_rates(rates: str | Sequence[float], max_iterations: int, min_iteratio
         rates = automatic_rates(max_iterations, min_iterations, eta)
     elif len(rates) < 2:
         raise UsageError(
-            f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1, or one as STAN's own"
+            f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1"
         )
     for rate in rates:
         if not 0 < rate <= 1:

@@ -46,7 +46,8 @@ class _Place:
 class RayExecutor:
     """Trains on a cluster, in as many places as it has room for; nodes may come and go.
 
-    A segment is given to an actor when that is there, so that none waits for a node that another job of the cluster holds.
+    A segment is given to an actor when that is there, so that none waits for a node that another job of the cluster
+    holds.
     Use it in a `with`: at its end the actors end; in good order, their checkpoints written, unless what leaves the
     block is a KeyboardInterrupt.
     """

@@ -104,9 +104,9 @@ class Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
         `identity` (plain values, also nested) is all that makes this search what it is; the space is added
-        to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`. Raises UsageError where the study was begun with
-        another identity, naming each difference, and StoreError where the storage cannot be used or holds what
-        no search of ours wrote.
+        to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`. Raises
+        UsageError where the study was begun with another identity, naming each difference, and StoreError where the
+        storage cannot be used or holds what no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
