@@ -2,39 +2,75 @@
 
 from __future__ import annotations
 
+import decimal
 import difflib
 import math
+import numbers
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
 from stantune.errors import UsageError
 
 # Optuna keeps every number as a double, which holds integers exactly up to here.
 _LARGEST_INTEGER = 2**53
+# A value counts as a multiple of a step where it is off by less than this share of one, as in Optuna.
+_OFF_STEP = 1e-8
+# Doubles must tell the multiples of a step apart so much better than that.
+_FINEST_STEP = 1e-9
+_DECIMALS = decimal.Context(prec=50)
 
-Choice: TypeAlias = "bool | int | float | str | None"
+# A tuple holds choices, tuples among them.
+Choice: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
 
 
 @dataclass(frozen=True)
 class Float:
-    """A real number in [low, high]; `log` searches it evenly in its logarithm."""
+    """A real number in [low, high]; `log` searches it evenly in its logarithm.
+
+    With `step` it is one of low, low + step, ..., high, and the value nearest to a multiple in decimal: 0.3, not
+    0.30000000000000004.
+    """
 
     low: float
     high: float
     log: bool = False
+    step: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty or endless range, and a logarithmic one that is not positive (UsageError)."""
+        """Refuse an empty or endless range, a logarithmic one that is not positive, a step that misses `high`."""
+        for end in ("low", "high"):
+            number, double = _number_of(self, end), _double(_number_of(self, end))
+            # A whole number that a double does not hold would be outside of its own range once it is one.
+            object.__setattr__(self, end, number if number == double else double)
+        object.__setattr__(self, "log", bool(self.log))
         _check_range(self, smallest_log=0.0)
+        if not math.isfinite(float(self.high) - float(self.low)):
+            raise UsageError(f"{self} is too wide: high - low is no finite number; give a smaller range, or `log=True`")
+        if self.step is not None:
+            object.__setattr__(self, "step", _number_of(self, "step"))
+            self._check_step(self.step)
 
     def check(self, name: str, value: object) -> float:
-        """Return `value` as a float; raises UsageError, which names the nearest valid value."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
-            raise UsageError(f"{name} is {value!r}, but it is a number from {self.low:g} to {self.high:g}")
-        if not self.low <= value <= self.high:
-            raise _outside(name, value, self)
-        return float(value)
+        """Return `value` as a float; raises UsageError, which names the nearest valid value.
+
+        What rounding has put just outside of the range is taken as its end.
+        """
+        number = _plain(value)
+        if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
+            raise UsageError(f"{name} is {_shown(value)}, but it is a number from {self.low:g} to {self.high:g}")
+        if not self.low <= number <= self.high:
+            end = self.low if number < self.low else self.high
+            if not _is_rounded(number, end):
+                raise _outside(name, number, self)
+            number = end
+        if self.step is not None:
+            steps = (number - self.low) / self.step
+            if abs(steps - round(steps)) >= _OFF_STEP:
+                raise _off_step(name, number, self, self._multiple(round(steps)))
+            return self._multiple(round(steps))
+        return float(number)
 
     def parse(self, name: str, text: str) -> float:
         """Read `text` from the command line; raises UsageError as `check` does."""
@@ -44,32 +80,69 @@ class Float:
             raise UsageError(f"{name} is {text!r}, but it is a number from {self.low:g} to {self.high:g}") from None
         return self.check(name, value)
 
+    def _multiple(self, steps: int) -> float:
+        """Return the value so many steps above `low`."""
+        return float(_DECIMALS.fma(steps, _decimal(self.step), _decimal(self.low)))
+
+    def _check_step(self, step: float) -> None:
+        if self.log:
+            raise UsageError(f"{self} has steps on a logarithmic scale: leave out `step` or `log`")
+        if not 0 < step < math.inf:
+            raise UsageError(f"{self} goes in steps of {step}: give a step above zero, or none")
+        if max(abs(self.low), abs(self.high)) * 2**-52 > _FINEST_STEP * step:
+            raise UsageError(f"{self} has too fine a step to tell its values apart: give a larger step, or none")
+        width = _DECIMALS.subtract(_decimal(self.high), _decimal(self.low))
+        steps, rest = _DECIMALS.divmod(width, _decimal(step))
+        if rest:
+            reached = self._multiple(int(steps) + (2 * rest > _decimal(step)))
+            raise UsageError(
+                f"{self} does not reach high in steps of {step}: the nearest high that it does is {reached}"
+            )
+
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number in [low, high]; `log` searches it evenly in its logarithm."""
+    """A whole number in [low, high], one of low, low + step, ...; `log` searches it evenly in its logarithm."""
 
     low: int
     high: int
     log: bool = False
+    step: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse an empty range, and a logarithmic one that begins below 1 (UsageError)."""
+        """Refuse an empty range, a logarithmic one that begins below 1, a step that misses `high` (UsageError)."""
+        for end in ("low", "high", "step"):
+            object.__setattr__(self, end, _number_of(self, end))
+        object.__setattr__(self, "log", bool(self.log))
         _check_range(self, smallest_log=1)
-        for end in (self.low, self.high):
-            if isinstance(end, bool) or not isinstance(end, int) or abs(end) > _LARGEST_INTEGER:
-                raise UsageError(f"{self} ends at {end!r}, which is no whole number of at most 2**53")
+        for number in (self.low, self.high):
+            if not isinstance(number, int) or abs(number) > _LARGEST_INTEGER:
+                raise UsageError(f"{self} ends at {number!r}, which is no whole number of at most 2**53")
+        if not isinstance(self.step, int) or not 1 <= self.step <= _LARGEST_INTEGER:
+            raise UsageError(f"{self} goes in steps of {self.step}: give a whole number, 1 or more")
+        if self.log and self.step != 1:
+            raise UsageError(f"{self} has steps on a logarithmic scale: leave out `step` or `log`")
+        if (self.high - self.low) % self.step:
+            raise UsageError(
+                f"{self} does not reach high in steps of {self.step}: the nearest high that it does is "
+                f"{self._multiple(self.high, beyond=True)}"
+            )
 
     def check(self, name: str, value: object) -> int:
         """Return `value`; raises UsageError, which names the nearest valid value."""
-        if isinstance(value, bool) or not isinstance(value, int):
+        number = _plain(value)
+        if isinstance(number, bool) or not isinstance(number, int):
             nearest = ""
-            if isinstance(value, float) and math.isfinite(value):
-                nearest = f"; the nearest valid value is {min(max(round(value), self.low), self.high)}"
-            raise UsageError(f"{name} is {value!r}, but it is a whole number from {self.low} to {self.high}{nearest}")
-        if not self.low <= value <= self.high:
-            raise _outside(name, value, self)
-        return value
+            if isinstance(number, float) and math.isfinite(number):
+                nearest = f"; the nearest valid value is {self._multiple(round(number))}"
+            raise UsageError(
+                f"{name} is {_shown(value)}, but it is a whole number from {self.low} to {self.high}{nearest}"
+            )
+        if not self.low <= number <= self.high:
+            raise _outside(name, number, self)
+        if (number - self.low) % self.step:
+            raise _off_step(name, number, self, self._multiple(number))
+        return number
 
     def parse(self, name: str, text: str) -> int:
         """Read `text` from the command line ("100" or "1e2"); raises UsageError as `check` does."""
@@ -85,37 +158,54 @@ class Integer:
                 value = int(value) if value.is_integer() else value
         return self.check(name, value)
 
+    def _multiple(self, number: int, beyond: bool = False) -> int:
+        """Return the value that is nearest to a number, the lower of two; it may go `beyond` high."""
+        number = max(number, self.low) if beyond else min(max(number, self.low), self.high)
+        steps, rest = divmod(number - self.low, self.step)
+        return self.low + (steps + (2 * rest > self.step)) * self.step
+
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of a few choices: texts, numbers, true, false or None."""
+    """One of a few choices: texts, numbers, true, false or None, or tuples of these."""
 
     choices: tuple[Choice, ...]
 
     def __post_init__(self) -> None:
-        """Refuse no choices at all, choices that are no plain values, and equal ones (UsageError)."""
-        object.__setattr__(self, "choices", tuple(self.choices))
+        """Refuse no choices at all, choices that are no plain values or have no order, equal ones (UsageError)."""
+        given: object = self.choices
+        if isinstance(given, set | frozenset | Mapping):
+            raise UsageError(
+                f"the choices are a {type(given).__name__}, whose order need not be the same tomorrow: "
+                "give a list or a tuple"
+            )
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise UsageError(f"the choices are {_shown(given)}: give a list or a tuple of choices")
+        object.__setattr__(self, "choices", tuple(_plain(choice) for choice in given))
         if not self.choices:
             raise UsageError("a categorical parameter needs at least one choice")
         for choice in self.choices:
-            if choice is not None and not isinstance(choice, bool | int | float | str):
-                raise UsageError(f"{choice!r} cannot be a choice: give texts, numbers, true, false or None")
+            _check_choice(choice)
         # 1, 1.0 and True are equal in Python, and as texts they would not be told apart either.
         if len(set(self.choices)) < len(self.choices):
             raise UsageError(f"the choices {list(self.choices)} hold equal ones: give each choice once")
 
     def check(self, name: str, value: object) -> Choice:
-        """Return the choice equal to `value`; raises UsageError, which names the nearest one."""
+        """Return the choice equal to `value`; raises UsageError, which names the nearest one.
+
+        A list stands for the tuple with the same values, since in JSON a tuple is a list.
+        """
+        plain = _tupled(_plain(value))
         for choice in self.choices:
-            if type(choice) is type(value) and choice == value:
+            if _same(choice, plain):
                 return choice
-        raise self._unknown(name, str(value))
+        raise self._unknown(name, plain if isinstance(plain, str) else _shown(value))
 
     def parse(self, name: str, text: str) -> Choice:
         """Read `text` from the command line: a choice as Python prints it, in upper or lower case."""
         for candidates in (
             [choice for choice in self.choices if str(choice) == text],
-            [choice for choice in self.choices if str(choice).lower() == text.lower()],
+            [choice for choice in self.choices if _closely(choice, str(choice)) == _closely(choice, text)],
         ):
             if len(candidates) == 1:
                 return candidates[0]
@@ -143,8 +233,8 @@ class Space(Mapping[str, Parameter]):
     def __init__(self, parameters: Mapping[str, Parameter], when: When | None = None) -> None:
         """Take `parameters` in their order; `when={"momentum": {"kind": "sgd"}, "width2": {"layers": (2, 3)}}`.
 
-        Raises UsageError for a name that `--set` could not give and for a condition that could never be met or would
-        never be decided.
+        A tuple that is a choice of the parent stands for this choice, and not for the values in it. Raises UsageError
+        for a name that is no Python name and for a condition that could never be met or would never be decided.
         """
         for name, parameter in parameters.items():
             if not name.isidentifier():
@@ -183,12 +273,14 @@ class Space(Mapping[str, Parameter]):
         there: set[str] = set()
         for name in self._parents_first:
             conditions = self.when.get(name, {})
-            if all(parent in there and setting.get(parent, _NOTHING) in met for parent, met in conditions.items()):
+            if all(
+                parent in there and _tupled(setting.get(parent, _NOTHING)) in met for parent, met in conditions.items()
+            ):
                 there.add(name)
         return [name for name in self if name in there]
 
     def check(self, setting: Mapping[str, object], complete: bool = False) -> dict[str, Any]:
-        """Return `setting` in the space's order, whole numbers for Float parameters as floats.
+        """Return `setting` in the space's order, in plain values: whole numbers for Float parameters as floats.
 
         With `complete` every parameter that exists in it must be there. Raises UsageError, which names the parameter,
         the value and the nearest valid value or name, or says why the parameter does not exist here.
@@ -205,6 +297,38 @@ class Space(Mapping[str, Parameter]):
             raise UsageError(f"the setting lacks {', '.join(missing)}: give a value for each parameter")
         return checked
 
+    def check_value(self, name: str, value: object) -> Any:
+        """Return the value of one parameter as `check` does, whether it exists or not; raises UsageError."""
+        return self._find(name).check(name, value)
+
+    def without(self, fixed: Mapping[str, object]) -> Space:
+        """Return the space of what is left to choose where the parameters in `fixed` have these values.
+
+        What depends on them exists there under the conditions that are left, or is left out. Raises UsageError where a
+        value is not valid, or a fixed parameter cannot exist because of the others.
+        """
+        values = {name: self.check_value(name, value) for name, value in fixed.items()}
+        # Of each parameter that can exist: what the parameters that are left must be for that.
+        left: dict[str, dict[str, tuple[Choice, ...]]] = {}
+        for name in self._parents_first:
+            conditions: dict[str, tuple[Choice, ...]] = {}
+            for parent, met in self.when.get(name, {}).items():
+                if parent not in left or (parent in values and values[parent] not in met):
+                    break
+                # A fixed parent exists where what it depends on allows it; one that is left says so itself.
+                for other, allowed in (left[parent] if parent in values else {parent: met}).items():
+                    conditions[other] = tuple(value for value in conditions.get(other, allowed) if value in allowed)
+            else:
+                if all(conditions.values()):
+                    left[name] = conditions
+            if name in values and name not in left:
+                raise UsageError(
+                    f"{name} is fixed, but exists only where {condition_text(self.when[name])}, which the other fixed "
+                    f"values rule out: leave {name} out"
+                )
+        names = [name for name in self if name in left and name not in values]
+        return Space({name: self[name] for name in names}, {name: left[name] for name in names if left[name]})
+
     def parse(self, name: str, text: str) -> Any:
         """Read the value of one parameter from the command line (`--set NAME=TEXT`); raises UsageError."""
         return self._find(name).parse(name, text)
@@ -212,10 +336,10 @@ class Space(Mapping[str, Parameter]):
     def as_json(self) -> dict[str, dict[str, Any]]:
         """Describe the space in plain values: per name the kind ("float", ...) and the fields of its class.
 
-        A conditional parameter has its conditions as "when".
+        A conditional parameter has its conditions as "when"; "step" is there only where it is given.
         """
         return {
-            name: {"kind": type(parameter).__name__.lower(), **asdict(parameter)}
+            name: {"kind": type(parameter).__name__.lower(), **_fields_of(parameter)}
             | ({"when": {parent: list(met) for parent, met in self.when[name].items()}} if name in self.when else {})
             for name, parameter in self.items()
         }
@@ -263,8 +387,7 @@ class Space(Mapping[str, Parameter]):
                     f"{name} depends on {parent}, a Float, which hardly ever has one given value: make a condition on "
                     "an Integer or a Categorical"
                 )
-            single = values is None or isinstance(values, bool | int | float | str)
-            met = (values,) if single else tuple(values)  # type: ignore[arg-type]
+            met = _values_of(self[parent], values)
             if not met:
                 raise UsageError(f"{name} depends on {parent}, but on none of its values: give at least one")
             try:
@@ -298,8 +421,118 @@ def condition_text(conditions: Mapping[str, Iterable[Choice]]) -> str:
     return " and ".join(f"{parent} is {' or '.join(map(str, met))}" for parent, met in conditions.items())
 
 
+def _values_of(parent: Parameter, values: object) -> tuple[object, ...]:
+    """Return the values that a condition names, of which it may name one by itself."""
+    plain = _plain(values)
+    single = plain is None or isinstance(plain, bool | int | float | str) or not isinstance(plain, Iterable)
+    if single or (isinstance(parent, Categorical) and any(_same(choice, plain) for choice in parent.choices)):
+        return (plain,)
+    assert isinstance(plain, Iterable)
+    if isinstance(plain, set | frozenset):
+        # Its order differs between processes, and conditions belong to what a search is.
+        return tuple(sorted(plain, key=lambda value: (len(repr(value)), repr(value))))
+    return tuple(plain)
+
+
+def _plain(value: object) -> Any:
+    """Return a number of NumPy's or PyTorch's, an enumeration's value and the like as Python's own; else `value`.
+
+    An array with dimensions is no number, not even where it holds a single one.
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return _double(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    return tuple(_plain(part) for part in value) if isinstance(value, tuple) else value
+
+
+def _tupled(value: Any) -> Any:
+    """Return lists as tuples, at any depth, and anything else as it is."""
+    return tuple(_tupled(_plain(part)) for part in value) if isinstance(value, list | tuple) else value
+
+
+def _same(choice: object, value: object) -> bool:
+    """Tell whether values are equal and of the same kinds: 1 is neither True nor 1.0."""
+    if isinstance(choice, tuple) and isinstance(value, tuple):
+        return len(choice) == len(value) and all(map(_same, choice, value))
+    return type(choice) is type(value) and choice == value
+
+
+def _check_choice(choice: object) -> None:
+    """Refuse what cannot be kept as it is, or is not equal to itself (UsageError)."""
+    if isinstance(choice, tuple):
+        for part in choice:
+            _check_choice(part)
+    elif isinstance(choice, list):
+        raise UsageError(f"{choice!r} cannot be a choice: give a tuple, {_tupled(choice)!r}")
+    elif choice is not None and not isinstance(choice, bool | int | float | str):
+        raise UsageError(
+            f"{_shown(choice)} cannot be a choice: give texts, numbers, true, false or None, or tuples of these"
+        )
+    elif choice != choice:
+        raise UsageError("nan cannot be a choice: it is not even equal to itself")
+
+
+def _closely(choice: object, text: str) -> str:
+    """Return a text that is the same for texts that may stand for the same choice."""
+    return text.lower().replace(" ", "") if isinstance(choice, tuple) else text.lower()
+
+
+def _shown(value: object) -> str:
+    """Return a value for a sentence, on one line."""
+    if getattr(value, "shape", ()) != ():
+        return f"an array of shape {tuple(getattr(value, 'shape', ()))}"
+    text = repr(_plain(value))
+    return text if len(text) < 100 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def _fields_of(parameter: Parameter) -> dict[str, Any]:
+    """Return a parameter's fields, without a step that is not given: older searches have none in their identity."""
+    default = next((field.default for field in fields(parameter) if field.name == "step"), None)
+    return {name: value for name, value in asdict(parameter).items() if name != "step" or value != default}
+
+
+def _number_of(parameter: Float | Integer, field: str) -> Any:
+    """Return an end or a step as a plain number (UsageError)."""
+    number = _plain(getattr(parameter, field))
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        kind = type(parameter).__name__
+        raise UsageError(f"the {field} of a parameter of kind {kind} is {_shown(number)}, which is no number")
+    return number
+
+
+def _double(number: Any) -> float:
+    """Return a number as a double; an infinite one where it is too large."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def _decimal(number: float | None) -> decimal.Decimal:
+    """Return a number as it is written, as Optuna takes it too where there is a step."""
+    return decimal.Decimal(str(number))
+
+
+def _is_rounded(number: float, end: float) -> bool:
+    """Tell whether a number is this end but for rounding: that of a logarithm and back, or of 32 bits."""
+    if not math.isclose(_double(number), end, rel_tol=1e-6):
+        return abs(_double(number) - end) <= 4 * math.ulp(end)
+    try:
+        (short,) = struct.unpack("f", struct.pack("f", end))
+    except OverflowError:
+        short = end
+    return number == short or abs(number - end) <= 4 * math.ulp(end)
+
+
 def _check_range(parameter: Float | Integer, smallest_log: float) -> None:
-    if not (math.isfinite(parameter.low) and math.isfinite(parameter.high)):
+    if not (math.isfinite(_double(parameter.low)) and math.isfinite(_double(parameter.high))):
         raise UsageError(f"{parameter} has an end that is no finite number")
     if parameter.low > parameter.high:
         raise UsageError(f"{parameter} is empty: low is above high")
@@ -311,6 +544,13 @@ def _outside(name: str, value: float, parameter: Float | Integer) -> UsageError:
     nearest = parameter.low if value < parameter.low else parameter.high
     return UsageError(
         f"{name} is {value}, outside its range from {parameter.low} to {parameter.high}; "
+        f"the nearest valid value is {nearest}"
+    )
+
+
+def _off_step(name: str, value: float, parameter: Float | Integer, nearest: float) -> UsageError:
+    return UsageError(
+        f"{name} is {value}, but it goes from {parameter.low} to {parameter.high} in steps of {parameter.step}; "
         f"the nearest valid value is {nearest}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -16,8 +17,12 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from stantune.errors import UsageError
 from stantune.seeds import derive
 from stantune.space import Categorical, Float, Integer, Parameter, Space
+
+# What a choice that is a tuple begins with as Optuna has it: a text, since Optuna's choices are no tuples.
+_TUPLE = "tuple:"
 
 
 @contextmanager
@@ -34,21 +39,53 @@ def optuna_quiet() -> Iterator[None]:
 def to_distribution(parameter: Parameter) -> BaseDistribution:
     """Return Optuna's distribution for a parameter."""
     if isinstance(parameter, Float):
-        return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+        return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
     if isinstance(parameter, Integer):
-        return IntDistribution(parameter.low, parameter.high, log=parameter.log)
-    return CategoricalDistribution(parameter.choices)
+        return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    return CategoricalDistribution([_to_optuna(choice) for choice in parameter.choices])
 
 
 def from_distribution(distribution: BaseDistribution) -> Parameter | None:
     """Return the parameter that `to_distribution` makes this of, or None for one that it never makes."""
-    if isinstance(distribution, FloatDistribution) and distribution.step is None:
-        return Float(distribution.low, distribution.high, distribution.log)
-    if isinstance(distribution, IntDistribution) and distribution.step == 1:
-        return Integer(distribution.low, distribution.high, distribution.log)
-    if isinstance(distribution, CategoricalDistribution):
-        return Categorical(tuple(distribution.choices))
+    try:
+        if isinstance(distribution, FloatDistribution):
+            return Float(distribution.low, distribution.high, distribution.log, distribution.step)
+        if isinstance(distribution, IntDistribution):
+            return Integer(distribution.low, distribution.high, distribution.log, distribution.step)
+        if isinstance(distribution, CategoricalDistribution):
+            return Categorical(tuple(_from_optuna(choice) for choice in distribution.choices))
+    except UsageError:
+        pass
     return None
+
+
+def to_optuna(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting as the distributions of `to_distribution` have it, for a study: a tuple is a text there."""
+    return {name: _to_optuna(value) for name, value in params.items()}
+
+
+def from_optuna(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the setting that `to_optuna` makes this of; also a list, which JSON makes of a tuple, as the tuple."""
+    return {name: _from_optuna(value) for name, value in params.items()}
+
+
+def _to_optuna(value: Any) -> Any:
+    # A text that looks like a tuple's is told apart from it by being one inside.
+    special = isinstance(value, tuple) or (isinstance(value, str) and value.startswith(_TUPLE))
+    return f"{_TUPLE}{json.dumps(value)}" if special else value
+
+
+def _from_optuna(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_TUPLE):
+        try:
+            value = json.loads(value.removeprefix(_TUPLE))
+        except ValueError:
+            return value
+    return _tupled(value)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
 
 
 def sample(space: Space, seed: int, number: int) -> dict[str, Any]:
@@ -72,7 +109,9 @@ class Model:
         self._study.add_trials(
             [
                 create_trial(
-                    params=dict(params), distributions={name: self._distributions[name] for name in params}, value=error
+                    params=to_optuna(params),
+                    distributions={name: self._distributions[name] for name in params},
+                    value=error,
                 )
                 for params, error in observed
             ]
@@ -92,18 +131,33 @@ class Model:
         setting: dict[str, Any] = {}
         while fresh := [name for name in self._space.active(setting) if name not in setting]:
             several = {name: self._distributions[name] for name in fresh if not self._distributions[name].single()}
-            setting |= {name: drawn[name] for name in fresh} | sampler.sample_relative(self._study, trial, several)
+            modelled = sampler.sample_relative(self._study, trial, several)
+            setting |= {name: drawn[name] for name in fresh} | within(self._space, modelled)
         return _complete(self._space, setting)
+
+
+def within(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values that an Optuna sampler has drawn as ours.
+
+    A number that its rounding has put outside of the range, as a logarithm and back do, is the range's end.
+    """
+    values = from_optuna(drawn)
+    for name, value in values.items():
+        parameter = space[name]
+        if not isinstance(parameter, Categorical):
+            values[name] = min(max(value, parameter.low), parameter.high)
+    return values
 
 
 def _draw(
     space: Space, sampler: optuna.samplers.BaseSampler, study: optuna.Study, trial: FrozenTrial
 ) -> dict[str, Any]:
-    """Draw a value for every parameter, also for those that will not exist."""
-    return {
+    """Draw a value for every parameter, also for those that will not exist or have one value."""
+    drawn = {
         name: sampler.sample_independent(study, trial, name, to_distribution(parameter))
         for name, parameter in space.items()
     }
+    return within(space, drawn)
 
 
 def _complete(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:

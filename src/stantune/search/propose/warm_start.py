@@ -11,6 +11,7 @@ from typing import Any
 from stantune.errors import UsageError
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import TrialRow
+from stantune.search.propose.sampling import from_optuna
 from stantune.space import Space
 
 # Of an earlier search with more trials than this, the best BEST and the newest of the others are taken.
@@ -66,7 +67,7 @@ class WarmStart:
     @classmethod
     def from_plain(cls, head: Mapping[str, Any], trials: Sequence[Any]) -> WarmStart:
         """Return what `plain` was made of."""
-        past = {number: PastTrial(number, params, dict(results)) for number, params, results in trials}
+        past = {number: PastTrial(number, from_optuna(params), dict(results)) for number, params, results in trials}
         best = tuple(past[number] for number in head["best"])
         return cls(head["path"], head["label"], tuple(past.values()), best)
 
