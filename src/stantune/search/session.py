@@ -90,9 +90,19 @@ def open_session(
     settings.check(objective)
     identity = settings.identity(objective)
     with Store.open(
-        directory.url, directory.study, identity, objective.space, objective.metric, settings.start
+        directory.url,
+        directory.study,
+        identity,
+        objective.space,
+        objective.metric,
+        settings.start,
+        lambda there: settings.extends(there, objective),
     ) as store:
         directory.note_storage()
+        if store.extended:
+            # What was begun for whoever was the best may not be gone on with for another.
+            for rank in set(range(settings.finalists)) - set(store.finals()):
+                directory.discard(directory.final(rank))
         yield Session(objective, settings, store, directory, places, watcher or Silent(), retries)
 
 
@@ -261,6 +271,12 @@ class Session:
     def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
         """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
         finals = finals_of(rows, self._settings.finalists, self._settings.max_resource)
+        for final in finals:
+            kept = self.finals.get(final.rank)
+            if kept is not None and kept.params != rows[final.number].params:
+                # More brackets were added since, and another trial is the best.
+                del self.finals[final.rank]
+                self._directory.discard(self._directory.final(final.rank))
         return [
             final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
         ]

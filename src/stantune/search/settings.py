@@ -141,6 +141,19 @@ class SearchSettings:
             identity["fixed"] = dict(self.fixed)
         return identity
 
+    def extends(self, there: Mapping[str, Any], objective: Objective) -> bool:
+        """Tell whether a search with the identity `there` is this one with fewer brackets, and can go on as this.
+
+        Its trials are then the first of this one's, with the same settings. Not so where proposals look at results:
+        with more brackets they see others. Nor with another R, since the rungs then lie elsewhere.
+        """
+        here = self.identity(objective)
+        fewer = there.get("brackets")
+        if self.mode != "sync" or sampler_of(self.sampler).waits or not isinstance(fewer, int):
+            return False
+        same = {**here, "brackets": fewer} == {name: value for name, value in there.items() if name != "space"}
+        return same and fewer < len(self.plan())
+
     def trial_seed(self, number: int) -> int:
         """Return the seed of a trial's weights, data order and grids."""
         return derive("trial", self.seed, number)

@@ -77,9 +77,7 @@ def chosen_rates(rates: str | Sequence[float], max_iterations: int, min_iteratio
             raise UsageError(f"`rates`={rates} is unknown; give auto, or a rate for each rung such as 0.25,0.5,1")
         rates = automatic_rates(max_iterations, min_iterations, eta)
     elif len(rates) < 2:
-        raise UsageError(
-            f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1"
-        )
+        raise UsageError(f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1")
     for rate in rates:
         if not 0 < rate <= 1:
             raise UsageError(f"`rates`={text_of(rates)}: {rate:g} is no share of the work; give 0.25, 0.5 or 1")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -104,6 +106,7 @@ class Model:
         """Take settings of the space with their errors, oldest first; an infinite error is the worst."""
         self._space = space
         self._distributions = {name: to_distribution(parameter) for name, parameter in space.items()}
+        self._modelled = {name for name, parameter in space.items() if _has_width(parameter)}
         with optuna_quiet():
             self._study = optuna.create_study()
         self._study.add_trials(
@@ -126,14 +129,26 @@ class Model:
             n_startup_trials=1, multivariate=True, constant_liar=False, seed=_seed(seed, number)
         )
         _, trial = _nowhere()
-        # For what Optuna draws no value of: a parameter with one value, or one that no observation has.
+        # For what no model is made of: a parameter with one value, or one that no observation has.
         drawn = _draw(self._space, _random_sampler(seed, number), self._study, trial)
         setting: dict[str, Any] = {}
         while fresh := [name for name in self._space.active(setting) if name not in setting]:
-            several = {name: self._distributions[name] for name in fresh if not self._distributions[name].single()}
-            modelled = sampler.sample_relative(self._study, trial, several)
+            several = {name: self._distributions[name] for name in fresh if name in self._modelled}
+            # In a range of very many values a share may be too small for a double; none of that one's are drawn.
+            with np.errstate(all="ignore"):
+                modelled = sampler.sample_relative(self._study, trial, several)
             setting |= {name: drawn[name] for name in fresh} | within(self._space, modelled)
         return _complete(self._space, setting)
+
+
+def _has_width(parameter: Parameter) -> bool:
+    """Tell whether there are several values, and doubles for the widths of the bells that a model lays over them."""
+    if to_distribution(parameter).single():
+        return False
+    if not isinstance(parameter, Float):
+        return True
+    scale = math.log if parameter.log else float
+    return scale(parameter.high) - scale(parameter.low) > 1e-300
 
 
 def within(space: Space, drawn: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
@@ -40,6 +40,12 @@ _FAILED = "stantune:failed"
 _TAKEN = "stantune:taken_over_from:"
 _STARTED_FROM = "stantune:started_from"
 _START = "stantune:start"
+# What may be asked of another search's identity.
+Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
+_NOT_LONGER = (
+    "; a longer search can go on from its table where only `brackets` is more and the sampler is random, and begin "
+    "with its best settings in another place with `start_from`"
+)
 # Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
 _START_PART = 50
 
@@ -60,6 +66,11 @@ class Store:
     measured, and the study's direction the metric's; a finished trial is COMPLETE, a dropped or diverged one PRUNED,
     each with its last value; one that failed for good is FAIL; the attributes tell bracket, cause of end, the iteration
     of a divergence, costs and other metrics. In the rows it is what the metric calls a loss: the lower the better.
+
+    Attributes:
+        study_name: the study's.
+        where: the storage, as messages may show it.
+        extended: the study was that of a search with fewer brackets, whose table this one goes on with.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class Store:
         where: str,
         metric: Metric,
         start: WarmStart | None = None,
+        extends: Extends = lambda there: False,
     ) -> None:
         """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
         self._metric = metric
@@ -87,7 +99,7 @@ class Store:
             self._study_id = _study(storage, study_name, metric)
             self._tables = RetryingTables(tables_for(storage, self._study_id), storage, self._study_id)
             trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
-            self._identify({**identity, "space": space.as_json()}, start, new=not trials)
+            self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new=not trials)
             for trial in trials:
                 self._load(trial, space)
 
@@ -100,18 +112,20 @@ class Store:
         space: Space,
         metric: Metric,
         start: WarmStart | None = None,
+        extends: Extends = lambda there: False,
     ) -> Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
         `identity` (plain values, also nested) is all that makes this search what it is; the space is added
-        to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`. Raises
-        UsageError where the study was begun with another identity, naming each difference, and StoreError where the
-        storage cannot be used or holds what no search of ours wrote.
+        to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`.
+        `extends` tells of another identity whether its table is the beginning of this search's, which then takes it
+        over. Raises UsageError where the study was begun with another identity, naming each difference, and StoreError
+        where the storage cannot be used or holds what no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
         try:
-            return cls(storage, study_name, identity, space, where, metric, start)
+            return cls(storage, study_name, identity, space, where, metric, start, extends)
         except BaseException:
             release(storage)
             raise
@@ -295,7 +309,8 @@ class Store:
         ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in attributes if name.startswith(_FINAL)}
         return {int(rank or 0): FinalResult.from_plain(attributes[name]) for name, rank in sorted(ranks.items())}
 
-    def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, new: bool) -> None:
+    def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, extends: Extends, new: bool) -> bool:
+        """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
         here = json.loads(json.dumps(identity))
         there = self._storage.get_study_user_attrs(self._study_id).get(_IDENTITY)
         if there is None:
@@ -306,13 +321,19 @@ class Store:
             if start is not None:
                 self._keep(start)
             self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
-            return
+            return False
         differences = _differences(there, here)
+        if differences and there.get("space") == here["space"] and extends(there):
+            self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
+            return True
         if differences:
+            lengths = {"max-iterations", "min-iterations", "brackets"}
+            why = "" if not lengths & {line.partition(":")[0] for line in differences} else _NOT_LONGER
             raise UsageError(
                 f"the study {self.study_name!r} in {self.where} is that of another search "
-                f"({'; '.join(differences)}): give the settings it was begun with, another place, or `fresh`"
+                f"({'; '.join(differences)}): give the settings it was begun with, another place, or `fresh`{why}"
             )
+        return False
 
     def _keep(self, start: WarmStart) -> None:
         """Write down what the search starts from; the identity, which is written after it, makes it count."""
