@@ -124,7 +124,7 @@ def train_finally(problem: str, iterations: int, seed: int, params: Mapping[str,
     what = find(problem)
     final_seed = SearchSettings(seed, iterations, default_min_iterations(iterations, ETA), ETA).final_seed()
     outcome = run(what, params, None, 0, iterations, splits=what.load(), seed=final_seed, evaluate=("test",))
-    return outcome.errors.get("test"), time.perf_counter() - began
+    return outcome.metrics.get("test error"), time.perf_counter() - began
 
 
 def search_optuna(problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str) -> Found:

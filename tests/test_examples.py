@@ -82,7 +82,7 @@ def test_it_learns_with_and_without_stan(problem: Problem, fashion: Dataset) -> 
         # Chance is 90 %. This is one epoch of 5 000 images; four seeds of each had 35 to 46 %.
         outcome = run(quick, {"width": 8, "lr": 0.02}, None, 0, 150, splits=splits, stan=stan)
         assert outcome.diverged_at is None
-        assert outcome.errors["validation"] < 60
+        assert outcome.metrics["validation error"] < 60
 
 
 def test_stan_finds_all_its_convolutions(problem: Problem) -> None:
@@ -102,7 +102,7 @@ def test_the_problem_of_the_documentation_is_one(tmp_path: Path, mnist: Dataset)
     train = mnist.train.take(0, 1000)
     splits = Splits(train, mnist.train.take(1000, 1500), mnist.test.take(0, 500), problem.normalise.fit(train), 10)
     outcome = run(problem, {"lr": 0.1, "width": 300}, None, 0, 100, splits=splits)
-    assert outcome.errors["validation"] < 40
+    assert outcome.metrics["validation error"] < 40
 
 
 def test_the_data_of_the_documentation_are_such(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def remembered(name: str, splits: Splits, iterations: int) -> Learn:
         if stan not in errors:
             outcome = run(find(name), {}, None, 0, iterations, splits=splits, stan=stan, evaluate=("test",))
             assert outcome.diverged_at is None
-            errors[stan] = outcome.errors["test"]
+            errors[stan] = outcome.metrics["test error"]
         return errors[stan]
 
     return learn

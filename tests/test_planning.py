@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from stantune import Stan
+from stantune.images.objective import ProblemObjective
 from stantune.images.problems import find
 from stantune.kernels.library import kernels
-from stantune.search.planned import settle
-from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
+from stantune.objective import Conditions
 from stantune.stan import layers
 from stantune.stan.config import LayerPlan
 from stantune.stan.fusion import natively
@@ -44,16 +42,16 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_plan_is_what_the_times_say_and_comes_back_from_plain_data(timed):
     timed.append(0.8)
-    stan = planning.settle(AUTO, TINY, {}, TINY.load(), None)
+    stan = planning.planned_stan(AUTO, TINY, {}, TINY.load(), None)
     assert stan.plan == (LayerPlan("1", ("blocks",)),)
     assert isinstance(stan.rate, float)
     kept = json.loads(json.dumps(stan.planned))
-    assert planning.settle(AUTO, TINY, {}, TINY.load(), kept) == stan
+    assert planning.planned_stan(AUTO, TINY, {}, TINY.load(), kept) == stan
 
 
 def test_settings_in_numbers_are_left_as_they_are(timed):
     for stan in (Stan(), Stan(rate=0.25, tolerance=0.2), Stan(rate="auto", plan=())):
-        assert planning.settle(stan, TINY, {}, TINY.load(), None) is stan
+        assert planning.planned_stan(stan, TINY, {}, TINY.load(), None) is stan
         assert stan.planned is None or stan.plan == ()
 
 
@@ -68,17 +66,15 @@ def test_a_training_goes_on_with_the_plan_that_it_began_with(timed, tmp_path):
     assert cut == whole
 
 
-def test_a_search_keeps_the_plan_that_it_began_with(timed, tmp_path):
-    settings = SearchSettings(seed=0, max_iterations=27, min_iterations=3, stan=AUTO)
-    directory = SearchDirectory(tmp_path)
+def test_a_search_keeps_the_plan_that_it_began_with(timed):
+    asked = ProblemObjective(TINY, AUTO)
     timed.append(0.8)
-    begun = settle(settings, TINY, TINY.load(), directory)
-    assert begun.stan is not None
+    begun, threads = asked.prepared(Conditions(max_resource=27))
     assert begun.stan.plan == (LayerPlan("1", ("blocks",)),)
-    Store.open(directory.url, directory.study, begun.identity(TINY), TINY.space).release()
-    again = settle(settings, TINY, TINY.load(), directory)
+    kept = json.loads(json.dumps({**begun.identity, "threads": threads}))
+    again, _ = asked.prepared(Conditions(max_resource=27, begun=kept))
     assert again == begun
-    Store.open(directory.url, directory.study, again.identity(TINY), TINY.space).release()
+    assert again.identity == begun.identity
 
 
 def test_the_real_times_are_of_the_problems_own_training():

@@ -77,7 +77,7 @@ class Bench:
         outcome = run(
             self.problem, {}, None, 0, 40, splits=self.splits, seed=derive("train", seed), stan=stan, evaluate=("test",)
         )
-        return outcome.errors["test"]
+        return outcome.metrics["test error"]
 
     def errors(self, trainings: Sequence[Training]) -> list[float | None]:
         return [training.test_error for training in trainings]

@@ -56,8 +56,8 @@ def test_real_digits(bench: Any, mnist: Dataset) -> None:
     as_there = {"splits": splits, "seed": derive("train", 0), "evaluate": ("test",)}
     for stan, training in ((None, comparison.exact[0]), (half, comparison.arms[0].trainings[0])):
         alone = run(lenet, setting, None, 0, 30, stan=stan, **as_there)
-        assert training.test_error == alone.errors["test"]
-        assert 0 < alone.errors["test"] < 80
+        assert training.test_error == alone.metrics["test error"]
+        assert 0 < alone.metrics["test error"] < 80
         assert training.seconds > 0
     assert (comparison.exact[0].kept, comparison.arms[0].trainings[0].kept) == (1.0, 0.5)
     equal = comparison.arms[0].equal_time
@@ -67,7 +67,7 @@ def test_real_digits(bench: Any, mnist: Dataset) -> None:
     # Inv's course is the same in fewer iterations.
     shorter = replace(lenet, solver=replace(lenet.solver, policy=Inv(1e-4 * 30 / equal.iterations, 0.75)))
     alone = run(shorter, setting, None, 0, equal.iterations, **as_there)
-    assert equal.trainings[0].test_error == alone.errors["test"]
+    assert equal.trainings[0].test_error == alone.metrics["test error"]
     assert equal.trainings[0].seconds > 0
 
 

@@ -14,7 +14,6 @@ from stantune.images.problems import Problem, Splits, find
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 from stantune.training.train import run
-from stantune.training.trial import RateFrom
 
 
 class Case(NamedTuple):
@@ -26,7 +25,6 @@ class Case(NamedTuple):
     stops: tuple[int, ...]
     stan: Stan | None = None
     layers: Mapping[str, str] = {}
-    rates: tuple[RateFrom, ...] = ()
 
 
 CASES = {
@@ -41,8 +39,7 @@ CASES = {
         {},
         10,
         (9, 20, 33, 50),
-        Stan(rate=0.25, period=3, pretrain=2, seed=7),
-        rates=(RateFrom(0, 0.25), RateFrom(20, 0.5), RateFrom(33, 1.0), RateFrom(41, 0.25)),
+        Stan(rate=((0, 0.25), (20, 0.5), (33, 1.0), (41, 0.25)), period=3, pretrain=2, seed=7),
     ),
     # What was chosen under one rate is forgotten where the next one begins.
     "lenet-rates-chosen": Case(
@@ -50,8 +47,7 @@ CASES = {
         {},
         10,
         (14, 21, 22, 40),
-        Stan(rate=0.25, period=3, tolerance=0.6, seed=7),
-        rates=(RateFrom(0, 0.25), RateFrom(14, 0.5), RateFrom(21, 0.25)),
+        Stan(rate=((0, 0.25), (14, 0.5), (21, 0.25)), period=3, tolerance=0.6, seed=7),
     ),
     "alexlrn": Case("alexlrn", {"lrn_scale": 0.01, "lrn_power": 2.0}, 8, (5, 12)),
     "alexbn": Case("alexbn", {"momentum": 0.7}, 8, (7, 20)),
@@ -111,7 +107,7 @@ def trainer(small: Callable[..., Splits]) -> Callable[[Case], Any]:
                 start,
                 stop,
                 splits=splits,
-                **{"seed": 3, "stan": case.stan, "rates": case.rates, **more},
+                **{"seed": 3, "stan": case.stan, **more},
             )
 
         return train

@@ -26,7 +26,8 @@ def test_evaluation_is_exact_under_stan(
     outcome = trainer(case)(tmp_path / "t.pt", 0, stop, evaluate=("validation", "test"))
     model = problem.build(case.setting).eval()
     model.load_state_dict(torch.load(tmp_path / "t.pt", weights_only=True)["state"]["model"])
-    for split, error in ((splits.validation, outcome.errors["validation"]), (splits.test, outcome.errors["test"])):
+    errors = outcome.metrics["validation error"], outcome.metrics["test error"]
+    for split, error in zip((splits.validation, splits.test), errors, strict=True):
         pixels = split.images.permute(0, 3, 1, 2).double()
         mean = splits.normaliser.mean
         images = (pixels if mean is None else pixels - mean.permute(2, 0, 1)) * splits.normaliser.scale

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, UsageError
@@ -16,8 +17,8 @@ from stantune.images.solver import Solver
 from stantune.outcome import Outcome
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
+from stantune.training import checkpoint as checkpoints
 from stantune.training.train import run
-from stantune.training.trial import RateFrom
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (4, 3), (2, 3)])
@@ -49,10 +50,6 @@ def test_bad_use_is_refused_before_anything_is_trained(small: Callable[..., Spli
     ):
         with pytest.raises(UsageError, match=message):
             run(problem, setting, None, 0, 1, splits=there, evaluate=evaluate, watch=never)
-    for stan, starts in ((None, (0, 5)), (Stan(rate="auto"), (0, 5)), (Stan(), (1, 5)), (Stan(), (0, 5, 5))):
-        rates = [RateFrom(start, 0.5) for start in starts]
-        with pytest.raises(UsageError, match=f"iterations {', '.join(map(str, starts))} on make no sense"):
-            run(problem, {}, None, 0, 1, splits=splits, stan=stan, rates=rates, watch=never)
 
 
 @pytest.mark.parametrize(
@@ -83,12 +80,38 @@ def test_another_trials_checkpoint_is_refused(
 
 @pytest.mark.filterwarnings("ignore::stantune.errors.NoEffectWarning")
 def test_other_rates_are_another_trials_checkpoint(quick: Any, tmp_path: Path) -> None:
-    checkpoint, rates = tmp_path / "t.pt", (RateFrom(0, 0.5), RateFrom(9, 1.0))
-    quick(checkpoint, 0, 1, stan=Stan(), rates=rates)
-    for others in ((), (RateFrom(0, 0.5), RateFrom(8, 1.0)), (RateFrom(0, 0.5), RateFrom(9, 0.25))):
+    checkpoint, rates = tmp_path / "t.pt", ((0, 0.5), (9, 1.0))
+    quick(checkpoint, 0, 1, stan=Stan(rate=rates))
+    for others in (0.5, ((0, 0.5), (8, 1.0)), ((0, 0.5), (9, 0.25))):
         with pytest.raises(CheckpointError, match=r"t\.pt is another trial's"):
-            quick(checkpoint, 1, 2, stan=Stan(), rates=others)
-    assert quick(checkpoint, 1, 2, stan=Stan(), rates=rates).iterations == 2
+            quick(checkpoint, 1, 2, stan=Stan(rate=others))
+    assert quick(checkpoint, 1, 2, stan=Stan(rate=rates)).iterations == 2
+
+
+# What a training of several rates was known by when they were no part of Stan: its files go on.
+KNOWN_BY = (
+    '{"batch_size": 10, "images": 300, "problem": "tiny", "rates": [[0, 0.25], [20, 0.5], [40, 1.0]], "seed": 3, '
+    '"setting": {"lr": 0.01}, "stan": {"iterations": null, "layers": ["*"], "linear": [], "memo": null, '
+    '"meprop": null, "pattern": "auto", "period": 3, "plan": null, "pretrain": 0, "rate": 0.25, "seed": 7, "tail": 0, '
+    '"tolerance": null}}'
+)
+
+
+def test_a_training_of_several_rates_goes_on_from_a_file_of_before(tmp_path: Path) -> None:
+    problem = find(f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem")
+    splits, checkpoint = replace(problem, validation=1).load(full=True), tmp_path / "t.pt"
+    stan = Stan(rate=((0, 0.25), (20, 0.5), (40, 1)), period=3, seed=7)
+    whole = run(problem, {"lr": 0.01}, tmp_path / "whole.pt", 0, 50, splits=splits, seed=3, stan=stan, evaluate=())
+    run(problem, {"lr": 0.01}, checkpoint, 0, 45, splits=splits, seed=3, stan=stan, evaluate=())
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["identity"] == KNOWN_BY
+    # Its cost had no time of coordination then.
+    state = saved["state"] | {"cost": dict(list(saved["state"]["cost"].items())[:5])}
+    checkpoints.save(checkpoint, KNOWN_BY, state)
+    cut = run(problem, {"lr": 0.01}, checkpoint, 0, 50, splits=splits, seed=3, stan=stan, evaluate=())
+    assert (cut.cost.exact, cut.cost.reduced) == (whole.cost.exact, whole.cost.reduced)
+    ends = [torch.load(path, weights_only=True)["state"]["model"] for path in (checkpoint, tmp_path / "whole.pt")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def perceptron(hidden: int = 5) -> nn.Module:

@@ -265,7 +265,7 @@ def test_augmentation_takes_part_and_is_repeated_after_a_cut(tmp_path: Path, sma
 def test_no_iterations_at_all_evaluate_a_new_network(quick: Any, tmp_path: Path) -> None:
     outcome = quick(tmp_path / "t.pt", 0, 0, evaluate=("test", "validation"))
     assert outcome.iterations == 0
-    assert set(outcome.errors) == {"test", "validation"}
+    assert set(outcome.metrics) == {"test error", "validation error"}
     assert not (tmp_path / "t.pt").exists()
 
 

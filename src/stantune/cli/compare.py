@@ -11,7 +11,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
-from stantune.cli.threads import settle_threads, threads_of
+from stantune.cli.threads import threads_of, use_threads
 from stantune.errors import StantuneError, UsageError
 from stantune.search.stopping import stoppable
 
@@ -85,7 +85,7 @@ def compare(
     if asked == "auto":
         # Of exact and of native iterations: neither side is to have the number that suits the other.
         natives = (False, True)
-        count = settle_threads(
+        count = use_threads(
             console,
             threads_of_records(out) or measure_threads(what, setting, splits, natives=natives, device=where),
         )

@@ -65,7 +65,7 @@ def entries(
     from stantune.runtime import tune_process
     from stantune.seeds import derive
     from stantune.stan.config import Stan
-    from stantune.training.planning import settle
+    from stantune.training.planning import planned_stan
     from stantune.training.trial import Trial
 
     o.check_json(json)
@@ -89,7 +89,7 @@ def entries(
     splits = o.load_splits(what, data, console)
     if images > len(splits.train):
         raise UsageError(f"--images {images} is more than the {len(splits.train)} training images; give less")
-    planned = settle(stan, what, setting, splits, None, iterations=what.iterations, seed=seed, device=where)
+    planned = planned_stan(stan, what, setting, splits, None, iterations=what.iterations, seed=seed, device=where)
     with effective(what):
         trial = Trial(what, setting, splits, seed=derive("train", seed), stan=planned, device=where)
     if state is None:
@@ -110,7 +110,7 @@ def entries(
     result = EntriesResult(
         problem=what.name,
         seed=seed,
-        rate=stan.rate,
+        rate=stan.least_rate,
         tolerance=tolerance,
         trained=trained,
         iteration=handle.iteration,

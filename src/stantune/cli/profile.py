@@ -9,7 +9,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.effect import check_effect
-from stantune.cli.threads import settle_threads, threads_of
+from stantune.cli.threads import threads_of, use_threads
 from stantune.errors import UsageError
 
 Period = Annotated[
@@ -78,9 +78,9 @@ def profile(
     measured = None
     if asked == "auto":
         measured = measure_threads(what, {}, splits, device=where)
-        count = settle_threads(console, measured)
+        count = use_threads(console, measured)
     times = times_of(what, {}, stan.layers, splits, seed=seed, device=where)
     plan = decide(times, stan, length)
-    result = profile_result(what, stan.rate, length, count, where, seed, plan, measured)
+    result = profile_result(what, stan.least_rate, length, count, where, seed, plan, measured)
     show_profile(console, result)
     o.write_json(result, json)

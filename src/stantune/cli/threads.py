@@ -23,7 +23,7 @@ def threads_of(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def settle_threads(console: Console, chosen: Measured | int, why: str = "it was begun with as many") -> int:
+def use_threads(console: Console, chosen: Measured | int, why: str = "it was begun with as many") -> int:
     """Set PyTorch's number of threads for `--threads auto`, and say in a line which and why; return it.
 
     Args:

@@ -9,7 +9,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
-from stantune.cli.threads import settle_threads, threads_of
+from stantune.cli.threads import threads_of, use_threads
 from stantune.errors import StantuneError, UsageError
 from stantune.search.stopping import stoppable
 
@@ -77,10 +77,10 @@ def train(
     if stan is not None:
         stan = filled(stan, fill, what, splits)
 
-    def settle(before: int | None) -> None:
+    def choose(before: int | None) -> None:
         if asked == "auto":
             natives = (stan is not None,)
-            settle_threads(console, before or measure_threads(what, setting, splits, natives=natives, device=where))
+            use_threads(console, before or measure_threads(what, setting, splits, natives=natives, device=where))
 
     with stoppable() as stop, training_progress(console, length) as moved:
         outcome = run(
@@ -94,7 +94,7 @@ def train(
             stan=stan,
             evaluate=("test",) if full_train else ("validation", "test"),
             device=where,
-            settle_threads=settle,
+            use_threads=choose,
             stop_early=stop.asked,
             watch=moved,
         )
@@ -111,8 +111,8 @@ def train(
         accelerate="none" if stan is None else "stan",
         params=setting,
         iterations=outcome.iterations,
-        validation_error=outcome.errors.get("validation"),
-        test_error=outcome.errors.get("test"),
+        validation_error=outcome.metrics.get("validation error"),
+        test_error=outcome.metrics.get("test error"),
         seconds=cost_seconds(outcome.cost),
         diverged_at=outcome.diverged_at,
     )

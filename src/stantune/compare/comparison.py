@@ -278,7 +278,7 @@ class Comparer:
         if outcome.interrupted:
             raise _InterruptedError
         return Training(
-            outcome.iterations, outcome.cost.exact_seconds, 1.0, outcome.errors.get("test"), outcome.diverged_at
+            outcome.iterations, outcome.cost.exact_seconds, 1.0, outcome.metrics.get("test error"), outcome.diverged_at
         )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from stantune.errors import UsageError
-from stantune.stan.config import LayerPlan, Stan
+from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
 from stantune.stan.surgery import accelerate_, restore_
 
@@ -60,8 +59,7 @@ def accelerate_at(
         UsageError: as accelerate_ does, or the state is of other settings; the model is as it was.
     """
     if stan.rate == "auto" and "planned" in state:
-        lines = (LayerPlan(layer, tuple(patterns)) for layer, patterns in state["planned"]["plan"])
-        stan = replace(stan, **{**state["planned"], "plan": tuple(lines)})
+        stan = stan.with_plan(state["planned"])
     example = None
     if stan.rate == "auto" or stan.memo is not None:
         example = inputs(batch)
@@ -85,15 +83,10 @@ def state_of(handle: StanHandle) -> dict[str, Any]:
 
     Numbers, words and tensors alone, so that torch.load(weights_only=True) reads it.
     """
-    stan = handle.stan
     state = handle.state_dict()
-    if stan.plan is not None:
-        state["planned"] = {
-            "rate": stan.rate,
-            "period": stan.period,
-            "tolerance": stan.tolerance,
-            "plan": [[line.layer, list(line.patterns)] for line in stan.plan],
-        }
+    planned = handle.stan.planned
+    if planned is not None:
+        state["planned"] = planned
     return state
 
 

@@ -132,7 +132,7 @@ def compare_result(problem: str, setting: Mapping[str, Any], threads: int, compa
 def _arm(exact: Sequence[Training], arm: Arm) -> ArmResult:
     equal = arm.equal_time
     return ArmResult(
-        rate=arm.asked.rate,
+        rate=arm.asked.least_rate,
         tolerance=arm.asked.tolerance,
         fill="neighbour" if arm.stan.memo is None else "memo",
         period=arm.stan.period,

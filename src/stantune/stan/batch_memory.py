@@ -28,7 +28,7 @@ class BatchMemory:
 
     def __init__(self, stan: Stan, spaces: tuple[LayerSpace, ...], device: torch.device) -> None:
         assert stan.memo is not None
-        rate = float(stan.rate)
+        rate = float(stan.least_rate)
         self._stan = stan
         self._iteration = 0
         self._store = MemoStore(
@@ -99,7 +99,7 @@ class BatchMemory:
         assert self._stan.memo is not None
         turn = self._iteration // self._stan.memo.epoch + place
         if isinstance(layer, StanLinear):
-            return neuron_block(layer.out_features, round(1 / float(self._stan.rate)), turn)
+            return neuron_block(layer.out_features, round(1 / float(self._stan.least_rate)), turn)
         patterns = self._stan.patterns_of(self._store.layers[place].name)
         usable = patterns if isinstance(layer, StanConv2d) else along_line(patterns)
         return grid_in_turn(usable[0], turn)
@@ -141,7 +141,7 @@ def memory_for(
     assert stan.memo is not None
     sizes = output_shapes(model, layers, example)
     spaces = [
-        LayerSpace(name, sizes[name], (1 - float(stan.rate)) * _multiply_adds(layer, sizes[name]))
+        LayerSpace(name, sizes[name], (1 - float(stan.least_rate)) * _multiply_adds(layer, sizes[name]))
         for name, layer in layers.items()
     ]
     memo = stan.memo

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from stantune.errors import UsageError
 from stantune.stan.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patterns
@@ -61,6 +62,13 @@ class LayerPlan:
                 raise UsageError(f"the plan of layer {self.layer!r}: no pattern is called {name!r}")
 
 
+class RateFrom(NamedTuple):
+    """From iteration `start` on, reduced iterations compute the share `rate` of the entries."""
+
+    start: int
+    rate: float
+
+
 @dataclass(frozen=True)
 class Stan:
     """Settings of STAN.
@@ -68,6 +76,8 @@ class Stan:
     Attributes:
         rate: share of the entries that a reduced iteration computes: 1/2, 1/4, or 1 for all. "auto" measures the model
             on this machine and lets each layer choose anew at every refresh, under `tolerance`, among what pays there.
+            Pairs (start, rate) change it in the course of the run, each from its iteration on, the first from 0 on;
+            they become a tuple of RateFrom.
         pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": columns at 1/2, blocks at 1/4.
         period: Z, reduced iterations after each exact one (a refresh); None for no refresh. In epochs under `memo`.
         pretrain: p_t, exact iterations at the start.
@@ -89,7 +99,7 @@ class Stan:
         UsageError: a value outside its range, or two that contradict each other.
     """
 
-    rate: float | Literal["auto"] = 0.5
+    rate: float | Literal["auto"] | Sequence[tuple[int, float]] = 0.5
     pattern: str = "auto"
     period: int | None = 1
     pretrain: int = 0
@@ -110,6 +120,16 @@ class Stan:
                 raise UsageError(f'rate={self.rate!r} is unknown; give a share of the entries, such as 0.5, or "auto"')
             if self.pattern != "auto":
                 raise UsageError(f'pattern={self.pattern!r} is fixed, and rate="auto" chooses patterns; leave one out')
+        elif not isinstance(self.rate, float | int):
+            object.__setattr__(self, "rate", _checked_rates(self.rate))
+            for each in self.rates:
+                choose_patterns(self.pattern, each.rate)
+            for name in ("memo", "plan"):
+                if getattr(self, name) is not None:
+                    raise UsageError(
+                        f"rate={_text(self.rates)} changes in the course of the run, and {name} is of one rate alone; "
+                        f"leave out {name}, or give one rate"
+                    )
         else:
             choose_patterns(self.pattern, self.rate)
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
@@ -132,6 +152,20 @@ class Stan:
                 f"pretrain={self.pretrain} and tail={self.tail} are more than iterations={self.iterations}; give less"
             )
         self.schedule  # noqa: B018  (its own checks, now and not in the first iteration)
+
+    @cached_property
+    def rates(self) -> tuple[RateFrom, ...]:
+        """The rates of the run's stretches, none where one rate holds throughout."""
+        return () if isinstance(self.rate, float | int | str) else tuple(RateFrom(*each) for each in self.rate)
+
+    @property
+    def least_rate(self) -> float | Literal["auto"]:
+        """The one rate, or the smallest of several."""
+        return self.rate if isinstance(self.rate, float | int | str) else min(rate for _, rate in self.rate)
+
+    def rate_at(self, iteration: int) -> float | Literal["auto"]:
+        """Return the rate that holds in this iteration."""
+        return next((each.rate for each in reversed(self.rates) if each.start <= iteration), self.least_rate)
 
     @property
     def chooses(self) -> bool:
@@ -158,27 +192,61 @@ class Stan:
         settings = asdict(self)
         if self.offset_sets is None:
             del settings["offset_sets"]
+        if self.rates:
+            settings |= {"rate": self.least_rate, "rates": [list(each) for each in self.rates]}
         return settings
 
     @property
     def planned(self) -> dict[str, Any] | None:
-        """What the planner decided, as plain values that can be stored and made a plan again; None without a plan."""
+        """What the planner decided, as plain values to be stored; None without a plan. See `with_plan`."""
         if self.plan is None:
             return None
         plan = {line.layer: list(line.patterns) for line in self.plan}
         return {"rate": self.rate, "period": self.period, "plan": plan}
 
-    def patterns_of(self, layer: str) -> tuple[Pattern, ...]:
+    def with_plan(self, planned: Mapping[str, Any]) -> Stan:
+        """Return these settings with what was decided before: with another run's `planned`.
+
+        A plan as pairs of a layer and its patterns, as the callbacks once kept it, is read too.
+        """
+        plan = tuple(LayerPlan(layer, tuple(patterns)) for layer, patterns in dict(planned["plan"]).items())
+        return replace(self, rate=planned["rate"], period=planned["period"], tolerance=self.allowed_error, plan=plan)
+
+    def patterns_of(self, layer: str, rate: float | Literal["auto"] | None = None) -> tuple[Pattern, ...]:
         """Return the patterns that the layer of this name may use; none where it computes every entry.
 
         A fixed rate draws from them, a tolerance chooses one of them.
+
+        Args:
+            layer: its name.
+            rate: one of the run's; None for what it may use under any of them.
         """
+        if rate is None:
+            rates = dict.fromkeys(each.rate for each in self.rates) or (self.least_rate,)
+            return tuple(dict.fromkeys(pattern for each in rates for pattern in self.patterns_of(layer, each)))
         names = tuple(PLANE)
         if self.plan is not None:
             names = next((line.patterns for line in self.plan if line.layer == layer), ())
-        if self.rate == "auto":
+        if rate == "auto":
             return tuple(PATTERNS[name] for name in names)
         if self.tolerance is not None and self.pattern == "auto":
-            return tuple(PATTERNS[name] for name in names if self.rate <= PATTERNS[name].rate < 1)
-        wanted = choose_patterns(self.pattern, self.rate)
+            return tuple(PATTERNS[name] for name in names if rate <= PATTERNS[name].rate < 1)
+        wanted = choose_patterns(self.pattern, rate)
         return tuple(pattern for pattern in wanted if pattern in {PATTERNS[name] for name in names})
+
+
+def _checked_rates(rates: Sequence[tuple[int, float]]) -> tuple[RateFrom, ...]:
+    """Return the rates of a run's stretches; raises UsageError where they are none."""
+    remedy = "give pairs of an iteration and a rate, the first from 0 on, such as ((0, 0.25), (1000, 1.0))"
+    try:
+        checked = tuple(RateFrom(int(start), float(rate)) for start, rate in rates)
+    except (TypeError, ValueError):
+        raise UsageError(f"rate={rates!r} is no course of a rate; {remedy}") from None
+    starts = [each.start for each in checked]
+    if not starts or starts[0] or starts != sorted(set(starts)):
+        raise UsageError(f"rate={_text(checked)} does not begin at iteration 0 and ascend; {remedy}")
+    return checked
+
+
+def _text(rates: tuple[RateFrom, ...]) -> str:
+    return f"({', '.join(f'({start}, {rate:g})' for start, rate in rates)})"

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -54,6 +54,7 @@ class StanHandle:
             (STAN's or meProp's) of each of those.
         plan: what the planner measured and decided, None where it was not asked.
         iteration: the training iteration that the next forward pass belongs to, from 0.
+        rate: the share of the entries that a reduced iteration computes now; another one later where `stan` says so.
         memory_bytes: what the memo fill holds; 0 without it.
         history: what each layer chose at each refresh since the handle was made, where patterns are chosen.
     """
@@ -71,14 +72,13 @@ class StanHandle:
         self.report = report
         self.plan = plan
         self.iteration = 0
+        self.rate = stan.rate_at(0)
         self.history: list[Choice] = []
         self.memory_bytes = 0 if memory is None else memory.bytes
         self._layers = [layer for _, layer in layers]
         self._names = [name for name, _ in layers]
-        patterns = {line.name: line.patterns for line in report}
-        self._patterns = [
-            patterns[name] if isinstance(layer, StanConv2d) else along_line(patterns[name]) for name, layer in layers
-        ]
+        rates: set[float | Literal["auto"]] = {self.rate, *(each.rate for each in stan.rates)}
+        self._patterns = {rate: self._patterns_at(rate) for rate in rates}
         self._chosen: list[Pattern | None] = [None] * len(layers)
         self._memory = memory
         self._kept_sum = 0.0
@@ -94,8 +94,8 @@ class StanHandle:
 
     @property
     def phase(self) -> Phase:
-        """The phase of the present iteration; always exact where no layer was changed."""
-        return self.stan.schedule.phase(self.iteration) if self._layers else Phase.EXACT
+        """The phase of the present iteration; exact where no layer was changed, and where the rate is 1."""
+        return Phase.EXACT if not self._layers or self.rate == 1 else self.stan.schedule.phase(self.iteration)
 
     @property
     def kept(self) -> float:
@@ -119,8 +119,11 @@ class StanHandle:
         """Go to any iteration.
 
         What the layers then compute is a pure function of it and of the seed; where patterns are chosen, of what was
-        chosen last too, and under the memo fill of what is remembered.
+        chosen last under the same rate too, and under the memo fill of what is remembered.
         """
+        if self.stan.rate_at(iteration) != self.rate:
+            self.rate = self.stan.rate_at(iteration)
+            self._chosen = [None] * len(self._layers)
         self.iteration = iteration
         self._passes = 0
         phase = self.phase
@@ -148,7 +151,9 @@ class StanHandle:
         """Return all that a resumed run needs; under the memo fill that is all that is remembered, too."""
         state: dict[str, Any] = {"iteration": self.iteration}
         if self.stan.chooses:
-            state["chosen"] = [None if pattern is None else list(pattern) for pattern in self._chosen]
+            # Under a rate of 1 nothing is chosen.
+            chosen = [] if self.rate == 1 else self._chosen
+            state["chosen"] = [None if pattern is None else list(pattern) for pattern in chosen]
         if self._memory is not None:
             state["memory"] = self._memory.state_dict()
         return state
@@ -161,24 +166,34 @@ class StanHandle:
         """
         if ("chosen" in state) != self.stan.chooses or ("memory" in state) != (self._memory is not None):
             raise UsageError("this state of STAN was made with other settings; give the Stan that it was made with")
-        if self.stan.chooses:
+        rate = self.stan.rate_at(state["iteration"])
+        if self.stan.chooses and rate != 1:
             if len(state["chosen"]) != len(self._layers):
                 raise UsageError(
                     f"this state of STAN is of {len(state['chosen'])} layers, and the model has {len(self._layers)}"
                 )
             self._chosen = [None if pattern is None else Pattern(*pattern) for pattern in state["chosen"]]
+            self.rate = rate
         if self._memory is not None:
             self._memory.load_state_dict(state["memory"])
         self.seek(state["iteration"])
 
+    def _patterns_at(self, rate: float | Literal["auto"]) -> list[tuple[Pattern, ...]]:
+        """Return what each layer draws or chooses from under one rate."""
+        found = [self.stan.patterns_of(name, rate) for name in self._names]
+        return [
+            patterns if isinstance(layer, StanConv2d) else along_line(patterns)
+            for layer, patterns in zip(self._layers, found, strict=True)
+        ]
+
     def _share(self, layer: StanConv1d | StanConv2d | StanLinear) -> float:
         if self._memory is not None:
-            return float(self.stan.rate)
+            return float(self.rate)
         return layer.grid.pattern.rate if isinstance(layer.grid, Grid) else 1.0
 
     def _grid(self, place: int) -> Grid | None:
         """Return the grid of a reduced iteration, None where the layer computes every entry."""
-        patterns = self._patterns[place]
+        patterns = self._patterns[self.rate][place]
         if self.stan.chooses:
             chosen = self._chosen[place]
             patterns = () if chosen is None else (chosen,)
@@ -188,7 +203,7 @@ class StanHandle:
         return draw_grid(patterns, self.stan.seed, self.iteration, place, self.stan.offset_sets)
 
     def _choose(self, place: int, exact: Tensor) -> None:
-        candidates = self._patterns[place]
+        candidates = self._patterns[self.rate][place]
         grids = [self._draw((pattern,), place) for pattern in candidates]
         errors = dict(zip(candidates, grid_errors(exact, grids), strict=True))
         if any(math.isnan(error) for error in errors.values()):

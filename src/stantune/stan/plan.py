@@ -33,7 +33,8 @@ class Plan:
     Attributes:
         stan: the settings in numbers: for rate="auto" its `plan`, `period`, `tolerance` and `rate` are the planner's.
         times: of whole iterations and of every convolution.
-        predicted_speedup: of the whole run; None where nothing predicts it (memo fill, meProp).
+        predicted_speedup: of the whole run; None where nothing predicts it (memo fill, meProp,
+            a rate that changes).
         reasons: why layers are left alone, by name, with the figures.
     """
 
@@ -124,7 +125,9 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
 def predict(
     times: ModelTimes, stan: Stan, iterations: int | None = None, history: Sequence[Choice] = ()
 ) -> float | None:
-    """Return the speed-up of a whole run under concrete settings; None for memo fill and meProp, which are not timed.
+    """Return the speed-up of a whole run under concrete settings.
+
+    None for memo fill and meProp, which are not timed, and for a rate that changes in the course of the run.
 
     Where a layer draws its pattern, their mean counts. Where it chooses at each refresh, the mean over what it chose in
     `history`; where that says nothing of the layer, the choice that it would have made when it was measured. Choices
@@ -139,7 +142,7 @@ def predict(
     Raises:
         UsageError: a whole iteration takes no longer than what its layers save, so that it was measured wrongly.
     """
-    if stan.memo is not None or stan.meprop is not None:
+    if stan.memo is not None or stan.meprop is not None or stan.rates:
         return None
     t_e = t_i = t_j = 0.0
     for layer in times.layers:

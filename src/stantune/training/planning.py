@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from stantune.errors import StantuneError
 from stantune.images.problems import Problem, Splits
 from stantune.seeds import derive
-from stantune.stan.config import LayerPlan, Stan
+from stantune.stan.config import Stan
 from stantune.stan.plan import decide
 from stantune.stan.timing import ModelTimes, measure
 from stantune.training.trial import Trial
@@ -53,11 +52,11 @@ def times_of(
     return measure(trial.model, layers, trial.batches.at(0).images, step=step, budget=SECONDS)
 
 
-def settle(
+def planned_stan(
     stan: Stan,
     problem: Problem,
     setting: Mapping[str, Any],
-    splits: Splits,
+    splits: Splits | None,
     before: Mapping[str, Any] | None,
     *,
     iterations: int | None = None,
@@ -72,7 +71,7 @@ def settle(
         stan: the settings.
         problem: what is trained.
         setting: values of its parameters, checked.
-        splits: the problem's data.
+        splits: the problem's data; None will do where there is nothing to time: a rate in numbers, or `before`.
         before: an earlier run's `Stan.planned`, None if there is none.
         iterations: N of the run, if `stan` does not say.
         seed: of the training that is timed.
@@ -84,7 +83,7 @@ def settle(
     if stan.rate != "auto" or stan.plan is not None:
         return stan
     if before is not None:
-        plan = tuple(LayerPlan(layer, tuple(patterns)) for layer, patterns in before["plan"].items())
-        return replace(stan, rate=before["rate"], period=before["period"], tolerance=stan.allowed_error, plan=plan)
+        return stan.with_plan(before)
+    assert splits is not None  # there is something to time
     times = times_of(problem, setting, stan.layers, splits, seed=seed, device=device)
     return decide(times, stan, stan.iterations or iterations).stan

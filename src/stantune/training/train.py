@@ -18,8 +18,8 @@ from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 from stantune.stan.fusion import evaluated_natively
 from stantune.training import checkpoint as checkpoints
-from stantune.training.planning import settle
-from stantune.training.trial import RateFrom, Trial
+from stantune.training.planning import planned_stan
+from stantune.training.trial import Trial
 
 EVALUATION_BATCH = 500
 EVALUATED = ("validation", "test")
@@ -37,10 +37,9 @@ def run(
     splits: Splits,
     seed: int = 0,
     stan: Stan | None = None,
-    rates: Sequence[RateFrom] = (),
     evaluate: Sequence[str] = ("validation",),
     device: str = "cpu",
-    settle_threads: Callable[[int | None], None] = lambda before: None,
+    use_threads: Callable[[int | None], None] = lambda before: None,
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda iteration: None,
 ) -> Outcome:
@@ -59,10 +58,9 @@ def run(
         splits: the problem's data, from `problem.load()`.
         seed: of the weights, the data's order and every other random choice.
         stan: STAN's settings; None trains exactly.
-        rates: STAN's rates by iteration, in place of that of `stan`; the first one begins at 0.
         evaluate: the splits that are evaluated at the end: "validation", "test".
         device: where to train.
-        settle_threads: called before anything is timed or trained, with the number of threads that the checkpoint was
+        use_threads: called before anything is timed or trained, with the number of threads that the checkpoint was
             trained with, None where there is none: another number changes the last bits of sums.
         stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
         watch: called after each iteration with the number of iterations done.
@@ -72,7 +70,7 @@ def run(
 
     Raises:
         UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
-            does not exist or is empty; rates that do not begin at 0, do not ascend, or have no Stan with a rate.
+            does not exist or is empty.
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """
@@ -84,30 +82,15 @@ def run(
     for name in evaluate:
         if name not in EVALUATED or not len(getattr(splits, name)):
             raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
-    starts = [entry.start for entry in rates]
-    if rates and (stan is None or stan.rate == "auto" or starts[0] or starts != sorted(set(starts))):
-        raise UsageError(
-            f"rates from the iterations {', '.join(map(str, starts))} on make no sense; begin at 0, ascend, and give a "
-            "Stan with a rate, which they replace"
-        )
-    depends_on = {
-        "problem": problem.name,
-        "setting": setting,
-        "seed": seed,
-        "stan": None if stan is None else stan.identity,
-        "batch_size": problem.batch_size,
-        "images": len(splits.train),
-    }
-    if rates:
-        depends_on["rates"] = rates
-    identity = json.dumps(depends_on, sort_keys=True)
+    identity = _identity(problem, setting, splits, seed, stan)
     state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
     # Those of before the number was kept have none.
-    settle_threads(None if state is None else state.get("threads"))
+    use_threads(None if state is None else state.get("threads"))
     if stan is not None:
         before = None if state is None else state["planned"]
-        stan = settle(stan, problem, setting, splits, before, iterations=problem.iterations, seed=seed, device=device)
-    trial = Trial(problem, setting, splits, seed=seed, stan=stan, rates=rates, device=device, start=start)
+        length = problem.iterations
+        stan = planned_stan(stan, problem, setting, splits, before, iterations=length, seed=seed, device=device)
+    trial = Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
     if state is not None:
         try:
             trial.restore(state)
@@ -138,9 +121,25 @@ def run(
     if interrupted:
         return Outcome(trial.iteration, {}, None, True, trial.cost)
     began = time.perf_counter()
-    errors = {name: error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
+    metrics = {f"{name} error": error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
     trial.cost.evaluation_seconds = time.perf_counter() - began
-    return Outcome(trial.iteration, errors, None, False, trial.cost)
+    return Outcome(trial.iteration, metrics, None, False, trial.cost)
+
+
+def _identity(problem: Problem, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None) -> str:
+    """Return all that a training's result depends on, as text; that of files from before is the same."""
+    depends_on: dict[str, Any] = {
+        "problem": problem.name,
+        "setting": setting,
+        "seed": seed,
+        "stan": None if stan is None else stan.identity,
+        "batch_size": problem.batch_size,
+        "images": len(splits.train),
+    }
+    if stan is not None and stan.rates:
+        # Beside STAN's settings and not among them, as where a training, and not Stan, had several rates.
+        depends_on["rates"] = depends_on["stan"].pop("rates")
+    return json.dumps(depends_on, sort_keys=True)
 
 
 def error_percent(model: nn.Module, splits: Splits, split: Split, device: str = "cpu") -> float:

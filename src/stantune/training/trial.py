@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -24,15 +24,8 @@ from stantune.stan.graphs import GraphedStep
 from stantune.stan.handle import StanHandle
 from stantune.stan.layers import StanConv2d
 from stantune.stan.schedule import Phase
-from stantune.stan.surgery import accelerate_, restore_
+from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard
-
-
-class RateFrom(NamedTuple):
-    """From iteration `start` on, reduced iterations compute the share `rate` of the entries."""
-
-    start: int
-    rate: float
 
 
 class _Random(NamedTuple):
@@ -58,7 +51,7 @@ class Trial:
 
     Attributes:
         model: the network, in training mode, its images in channels_last memory.
-        stan: STAN's settings at the present iteration, None where it trains exactly.
+        stan: STAN's settings, None where it trains exactly.
         handle: STAN's, None where it trains exactly.
         iteration: iterations done.
         moved: whether any were done since it was made or restored.
@@ -73,7 +66,6 @@ class Trial:
         *,
         seed: int,
         stan: Stan | None,
-        rates: Sequence[RateFrom] = (),
         device: str = "cpu",
         start: int = 0,
     ) -> None:
@@ -85,8 +77,6 @@ class Trial:
             splits: the problem's data.
             seed: of the weights, the data's order and every other random choice.
             stan: STAN's settings, with a plan if the rate is "auto"; None trains exactly.
-            rates: rates in place of that of `stan`, the first one from iteration 0 on, in ascending order; none keeps
-                that of `stan` throughout.
             device: where to train.
             start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
         """
@@ -106,9 +96,11 @@ class Trial:
             splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
         )
         self.guard = Guard(splits.classes)
-        self.stan = None if stan is None else replace(stan, rate=rates[0].rate) if rates else stan
-        self.handle: StanHandle | None = None if self.stan is None else self._accelerate(self.stan)
-        self._rates = tuple(rates)
+        self.stan = stan
+        self.handle: StanHandle | None = None
+        if stan is not None:
+            example = None if stan.memo is None else self.batches.at(0).images
+            self.handle = accelerate_(self.model, stan, example)
         self._recordable = problem.recordable and self._cuda is not None
         self._learn = self._learner()
         self.start = start
@@ -145,8 +137,7 @@ class Trial:
         self.guard.above = state["above"]
         self._random = _Random(state["random"], state["random_cuda"])
         if state["start"] == self.start:
-            self.cost = Cost(**state["cost"])
-        self._follow_rates()
+            self.cost = Cost.from_plain(state["cost"])
         if self.handle is not None:
             self.handle.load_state_dict(state["stan"])
         self._learn = self._learner()
@@ -163,8 +154,7 @@ class Trial:
                     self.iteration += 1
                     self.moved = True
                     if self.handle is not None:
-                        self.handle.step()
-                        self._follow_rates()
+                        self._step_stan(self.handle)
                     watch(self.iteration)
                     interrupted = self.iteration < stop and stop_early()
         return diverged, interrupted
@@ -192,17 +182,11 @@ class Trial:
     def _live_random(self) -> _Random:
         return _Random(torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda))
 
-    def _accelerate(self, stan: Stan) -> StanHandle:
-        return accelerate_(self.model, stan, None if stan.memo is None else self.batches.at(0).images)
-
-    def _follow_rates(self) -> None:
-        """Have STAN compute what it computes from the present iteration on."""
-        rate = next((entry.rate for entry in reversed(self._rates) if entry.start <= self.iteration), None)
-        if self.stan is not None and rate is not None and rate != self.stan.rate:
-            restore_(self.model)
-            self.stan = replace(self.stan, rate=rate)
-            self.handle = self._accelerate(self.stan)
-            self.handle.seek(self.iteration)
+    def _step_stan(self, handle: StanHandle) -> None:
+        rate = handle.rate
+        handle.step()
+        if handle.rate != rate:
+            # What was recorded under another rate is not replayed any more, and only so much can be recorded.
             self._learn = self._learner()
 
     def _step(self) -> float:
