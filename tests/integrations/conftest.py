@@ -77,7 +77,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     def plan_for(model: nn.Module, stan: Stan, example: Tensor) -> Plan:
         examples.append(example)
         last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][-1]
-        concrete = replace(stan, rate=0.25, tolerance=10.0, period=3, plan=(LayerPlan(last, ("blocks",)),))
+        plan = LayerPlan(last, ("blocks",))
+        concrete = replace(stan, rate=0.25, tolerance=stan.allowed_error, period=3, plan=(plan,))
         return Plan(concrete, ModelTimes((), 0.0, 0), None, {})
 
     monkeypatch.setattr(surgery, "plan_for", plan_for)

@@ -233,7 +233,7 @@ def test_memo_without_ids_is_refused_at_once():
 
 
 def test_auto_is_planned_on_the_first_batch_and_its_checkpoints_keep_the_plan(task, tmp_path, planned):
-    auto, module = Stan(rate="auto"), Classifier(task)
+    auto, module = Stan(rate="auto", tolerance=10.0), Classifier(task)
     first, callback = trainer(StanCallback(auto), max_epochs=1), StanCallback(auto, inputs=lambda batch: batch[0] + 1)
     first.fit(module, loader(task), loader(task))
     assert torch.equal(torch.cat(planned), task.images[:2])
@@ -249,7 +249,7 @@ def test_auto_is_planned_on_the_first_batch_and_its_checkpoints_keep_the_plan(ta
     assert torch.equal(planned[-1], task.images[:2] + 1)
 
 
-@pytest.mark.parametrize(("before", "now"), [(STAN, Stan(tolerance=0.3)), (Stan(rate="auto"), STAN)])
+@pytest.mark.parametrize(("before", "now"), [(STAN, Stan(tolerance=0.3)), (Stan(rate="auto", tolerance=10.0), STAN)])
 def test_a_checkpoint_of_other_settings_is_refused_and_the_module_is_as_it_was(task, tmp_path, planned, before, now):
     first = trainer(StanCallback(before), max_epochs=1)
     first.fit(Classifier(task), loader(task))
@@ -270,7 +270,7 @@ def test_a_batch_without_inputs_at_its_start_or_ids_is_refused_only_where_they_a
     trainer(StanCallback(STAN, ids=ids)).fit(module, data)
     assert module.seen == task.plain(STAN, 10)[1]
     with pytest.raises(UsageError, match="the batch, a dict, does not begin with a tensor; give the callback inputs="):
-        trainer(StanCallback(Stan(rate="auto"))).fit(Named(task), data)
+        trainer(StanCallback(Stan(rate="auto", tolerance=10.0))).fit(Named(task), data)
 
 
 def test_layers_are_those_of_the_module(task):

@@ -169,7 +169,7 @@ def test_a_checkpoint_of_the_best_epoch_that_ends_a_training_is_where_the_next_g
     assert watch.seen == grids[:10] + grids[5:15]
 
 
-@pytest.mark.parametrize("stan", [STAN, Stan(rate="auto")], ids=["fixed", "auto"])
+@pytest.mark.parametrize("stan", [STAN, Stan(rate="auto", tolerance=10.0)], ids=["fixed", "auto"])
 def test_a_pickle_from_mid_training_goes_on(task, tmp_path, planned, stan):
     saving = Checkpoint(monitor=None, f_pickle="net.pkl", dirname=str(tmp_path))
     net_of(task, StanCallback(stan), Watch(task), saving).fit(task.images, task.labels)
@@ -249,7 +249,7 @@ def test_memo_without_ids_is_refused_when_the_net_is_initialized(task):
 
 @pytest.mark.parametrize("way", ["partial_fit", "pickle"])
 def test_auto_is_planned_once_on_the_first_batch(task, planned, way):
-    auto, watch = Stan(rate="auto"), Watch(task)
+    auto, watch = Stan(rate="auto", tolerance=10.0), Watch(task)
     net = net_of(task, StanCallback(auto), watch, train_split=validated_on_itself)
     net = continued(net.fit(task.images, task.labels), way, task.images, task.labels)
     assert torch.equal(torch.cat(planned), task.images[:2])
@@ -258,13 +258,13 @@ def test_auto_is_planned_once_on_the_first_batch(task, planned, way):
 
 
 def test_fit_plans_anew(task, planned):
-    net = net_of(task, StanCallback(Stan(rate="auto"))).fit(task.images, task.labels)
+    net = net_of(task, StanCallback(Stan(rate="auto", tolerance=10.0))).fit(task.images, task.labels)
     net.fit(task.images[2:], task.labels[2:])
     assert torch.equal(torch.cat(planned), task.images[:4])
 
 
 def test_inputs_are_taken_as_told(task, planned):
-    net = net_of(task, StanCallback(Stan(rate="auto"), inputs=lambda batch: batch[0] + 1))
+    net = net_of(task, StanCallback(Stan(rate="auto", tolerance=10.0), inputs=lambda batch: batch[0] + 1))
     net.fit(task.images, task.labels)
     assert torch.equal(torch.cat(planned), task.images[:2] + 1)
 
