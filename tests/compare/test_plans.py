@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import stantune.compare.comparison
+import stantune.compare.plans
 from stantune.errors import UsageError
 from stantune.images.problems import Problem, Splits
 from stantune.stan.config import LayerPlan, Memo, Stan
@@ -42,7 +43,7 @@ def measured(bench: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...
         asked.append(layers)
         return TIMES
 
-    monkeypatch.setattr(stantune.compare.comparison, "times_of", times_of)
+    monkeypatch.setattr(stantune.compare.plans, "times_of", times_of)
     return asked
 
 
@@ -60,7 +61,7 @@ def test_the_speedup_is_predicted_for_the_whole_training(bench: Any, measured: l
 def test_times_that_contradict_each_other_spoil_a_plan_alone(
     bench: Any, monkeypatch: pytest.MonkeyPatch, rate: Any, fits: bool
 ) -> None:
-    monkeypatch.setattr(stantune.compare.comparison, "times_of", lambda *_, **__: TIMES._replace(step_seconds=0.001))
+    monkeypatch.setattr(stantune.compare.plans, "times_of", lambda *_, **__: TIMES._replace(step_seconds=0.001))
     stans = {"x": Stan(rate=rate)}
     if fits:
         assert bench.compared(seeds=1, iterations=5, stans=stans).arms[0].predicted_speedup is None
@@ -82,12 +83,21 @@ def test_auto_is_planned_once(bench: Any, measured: list[tuple[str, ...]], tmp_p
     assert (again.stan, again.predicted_speedup, len(measured)) == (arm.stan, arm.predicted_speedup, 1)
     assert again.trainings[:1] == arm.trainings
     assert again.trainings[1].test_error == bench.alone(1, again.stan)
+    file = tmp_path / "plans.json"
+    record = json.loads(file.read_text())
+    assert record["content"] == {
+        "auto": {"plan": arm.stan.planned, "budget": None, "speedup": pytest.approx(arm.predicted_speedup)}
+    }
+    # As it was kept when a record held all of STAN's settings.
+    record["content"]["auto"] = {"stan": asdict(arm.stan), "speedup": arm.predicted_speedup}
+    file.write_text(json.dumps(record))
+    assert bench.compared(seeds=1, stans=stans, directory=tmp_path).arms[0] == arm
 
 
 @pytest.mark.usefixtures("measured", "errors_are_digests")
 def test_memo_in_turns(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = iter([1_000_000])
-    monkeypatch.setattr(stantune.compare.comparison, "free_memory", lambda: next(free))
+    monkeypatch.setattr(stantune.compare.plans, "free_memory", lambda: next(free))
     memo = Memo(samples=60, epoch=7)
     stans = {
         "0.5": Stan(memo=memo, period=2),

@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import TypeAdapter
 
+from stantune.compare.plans import Kept, Planned, plan, plan_words
 from stantune.compare.records import Records, identity_of
 from stantune.compare.turns import Training, train_in_turns, warm_up
-from stantune.errors import NoEffectWarning, StantuneError, UsageError
+from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.memo_budget import free_memory
-from stantune.stan.plan import decide
-from stantune.training.planning import times_of
 from stantune.training.train import run
 
 # The name of the arm that is none of STAN's.
@@ -87,19 +85,6 @@ class Spread(NamedTuple):
     deviation: float | None
 
 
-@dataclass(frozen=True)
-class Planned:
-    """What is trained with, and what is expected of it.
-
-    Attributes:
-        stan: settings without "auto" and without a budget that depends on the memory that happens to be free.
-        speedup: predicted, of the whole training; None where nothing predicts it.
-    """
-
-    stan: Stan
-    speedup: float | None
-
-
 @contextmanager
 def _unseen(title: str, iterations: int) -> Iterator[Callable[[int], None]]:
     yield lambda done: None
@@ -111,7 +96,7 @@ class _InterruptedError(Exception):
 
 _TRAINING = TypeAdapter(Training)
 _TRAININGS = TypeAdapter(dict[str, Training])
-_PLANS = TypeAdapter(dict[str, Planned])
+_PLANS = TypeAdapter(dict[str, Kept])
 _PLANS_RECORD = "plans"
 
 
@@ -215,13 +200,15 @@ class Comparer:
 
     def _planned(self, records: Records) -> dict[str, Planned]:
         """Return the plans; those that were made before, since another timing would make others."""
-        planned = records.load(_PLANS_RECORD, _PLANS)
-        if planned is None:
+        kept = records.load(_PLANS_RECORD, _PLANS)
+        if kept is None:
             planned = plan(self.problem, self.setting, self.stans, self.iterations, self.splits, self.device)
-            records.save(_PLANS_RECORD, planned, _PLANS)
+            records.save(_PLANS_RECORD, {name: Kept.of(one) for name, one in planned.items()}, _PLANS)
+        else:
+            planned = {name: kept[name].planned(asked) for name, asked in self.stans.items()}
         for name, asked in self.stans.items():
             if asked.rate == "auto":
-                self.say(f"{name}: {_plan_words(planned[name].stan)}")
+                self.say(f"{name}: {plan_words(planned[name].stan)}")
         return planned
 
     def _train_seed(self, records: Records, seed: int, stans: Mapping[str, Stan | None]) -> dict[str, Training]:
@@ -300,52 +287,6 @@ def scaled(problem: Problem, factor: Fraction) -> Problem:
             "give it one, or leave out --equal-time"
         )
     return replace(problem, solver=replace(problem.solver, policy=policy.scaled(factor)))
-
-
-def plan(
-    problem: Problem,
-    setting: Mapping[str, Any],
-    stans: Mapping[str, Stan],
-    iterations: int,
-    splits: Splits,
-    device: str = "cpu",
-) -> dict[str, Planned]:
-    """Time the problem's layers once, settle what `stans` leave open, and predict the speed-up of each.
-
-    Raises StantuneError where a plan is needed and the setting diverges or the times make no sense.
-    """
-    stans = _budgeted(stans)
-    layers = tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers))
-    try:
-        times = times_of(problem, setting, layers, splits, device=device)
-        plans = {name: decide(times, stan, iterations) for name, stan in stans.items()}
-    except StantuneError:
-        # The setting diverges, or the times contradict each other, as those of a tiny network on a busy machine may.
-        # Only "auto" cannot do without them.
-        if any(stan.rate == "auto" for stan in stans.values()):
-            raise
-        return {name: Planned(stan, None) for name, stan in stans.items()}
-    return {name: Planned(made.stan, made.predicted_speedup) for name, made in plans.items()}
-
-
-def _budgeted(stans: Mapping[str, Stan]) -> dict[str, Stan]:
-    """Return the settings with a number of bytes for each memory: each seed must give the same layers one.
-
-    The trainings of a seed are in memory together, so that they share the half of what is free that one alone may take.
-    """
-    sharing = sum(stan.memo is not None and stan.memo.budget is None for stan in stans.values())
-    if not sharing:
-        return dict(stans)
-    share = max(free_memory() // 2 // sharing, 1)
-    return {
-        name: replace(stan, memo=replace(stan.memo, budget=stan.memo.budget or share)) if stan.memo else stan
-        for name, stan in stans.items()
-    }
-
-
-def _plan_words(stan: Stan) -> str:
-    lines = [f"{line.layer} {' or '.join(line.patterns)}" for line in stan.plan or () if line.patterns]
-    return f"{', '.join(lines) or 'no layer pays'}; Z = {stan.period}"
 
 
 def seconds_per_iteration(trainings: Sequence[Training]) -> float | None:
