@@ -134,7 +134,7 @@ class Integer:
         if isinstance(number, bool) or not isinstance(number, int):
             nearest = ""
             if isinstance(number, float) and math.isfinite(number):
-                nearest = f"; the nearest valid value is {self._multiple(round(number))}"
+                nearest = f"; the nearest valid value is {self._multiple(number)}"
             raise UsageError(
                 f"{name} is {_shown(value)}, but it is a whole number from {self.low} to {self.high}{nearest}"
             )
@@ -158,11 +158,11 @@ class Integer:
                 value = int(value) if value.is_integer() else value
         return self.check(name, value)
 
-    def _multiple(self, number: int, beyond: bool = False) -> int:
+    def _multiple(self, number: float, beyond: bool = False) -> int:
         """Return the value that is nearest to a number, the lower of two; it may go `beyond` high."""
         number = max(number, self.low) if beyond else min(max(number, self.low), self.high)
         steps, rest = divmod(number - self.low, self.step)
-        return self.low + (steps + (2 * rest > self.step)) * self.step
+        return self.low + (int(steps) + (2 * rest > self.step)) * self.step
 
 
 @dataclass(frozen=True)
@@ -488,8 +488,14 @@ def _shown(value: object) -> str:
     """Return a value for a sentence, on one line."""
     if getattr(value, "shape", ()) != ():
         return f"an array of shape {tuple(getattr(value, 'shape', ()))}"
-    text = repr(_plain(value))
+    plain = _plain(value)
+    text = repr(_printable(plain) if isinstance(plain, int | float) else plain)
     return text if len(text) < 100 and "\n" not in text else f"a {type(value).__name__}"
+
+
+def _printable(number: float) -> float:
+    """Return a number that is printed on a line; one of very many digits as a double."""
+    return number if abs(number) < 10**50 else _double(number)
 
 
 def _fields_of(parameter: Parameter) -> dict[str, Any]:
@@ -512,7 +518,7 @@ def _double(number: Any) -> float:
     try:
         return float(number)
     except OverflowError:
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf
 
 
 def _decimal(number: float | None) -> decimal.Decimal:
@@ -543,7 +549,7 @@ def _check_range(parameter: Float | Integer, smallest_log: float) -> None:
 def _outside(name: str, value: float, parameter: Float | Integer) -> UsageError:
     nearest = parameter.low if value < parameter.low else parameter.high
     return UsageError(
-        f"{name} is {value}, outside its range from {parameter.low} to {parameter.high}; "
+        f"{name} is {_printable(value)}, outside its range from {parameter.low} to {parameter.high}; "
         f"the nearest valid value is {nearest}"
     )
 

@@ -150,8 +150,8 @@ def check_plain_values(make_sampler: MakeSampler) -> None:
             for name, value in _proposed(sampler, example(space, 2, results), where).items():
                 for part in _parts(value):
                     assert part is None or type(part) in (bool, int, float, str), (
-                        f"the sampler {sampler.name!r} gives {name} the value {value!r}, a {type(part).__name__}, which is "
-                        "no plain value: give Python's own numbers, as `.item()` does"
+                        f"the sampler {sampler.name!r} gives {name} the value {value!r}, a "
+                        f"{type(part).__name__}, which is no plain value: give Python's own numbers, as `.item()` does"
                     )
                     assert not isinstance(part, float) or math.isfinite(part), (
                         f"the sampler {sampler.name!r} gives {name} the value {value!r}, which JSON does not take"
