@@ -1,0 +1,113 @@
+"""Acceleration: STAN in one model of a function's, moved by its optimizer, at the rate of the present rung."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stantune.errors import NoEffectWarning
+from stantune.stan.config import Stan
+from stantune.stan.handle import StanHandle
+from stantune.stan.schedule import Phase
+from stantune.stan.surgery import accelerate_, restore_
+
+
+class Acceleration:
+    """Moves one accelerated model through its schedule, and follows the search's rates.
+
+    Attributes:
+        handle: STAN's at present; another one after the rate has changed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stan: Stan,
+        rates: Sequence[tuple[int, float]],
+        done: int,
+        example: Tensor | None,
+        say: Callable[[str], None],
+    ) -> None:
+        """Accelerate the model.
+
+        Args:
+            model: changed in place.
+            stan: the settings; none of `rates` holds before the first one's beginning.
+            rates: pairs (from where on, rate), in the objective's unit.
+            done: how far the training is, in the same unit.
+            example: what `accelerate_` may need.
+            say: is told where nothing was changed.
+        """
+        self._model = model
+        self._example = example
+        self._rates = tuple(rates)
+        self._say = say
+        self._stan = self._stan_at(stan, done)
+        self.handle: StanHandle = self._accelerated()
+        self._parameters = {id(parameter) for parameter in model.parameters()}
+        self._hook: Any = None
+        self._reduced = False
+
+    def step(self) -> None:
+        """Go on to the next iteration: for loops none of whose optimizers is kept, once per optimizer step."""
+        self._reduced = self._reduced or self.handle.phase is Phase.REDUCED
+        self.handle.step()
+
+    def visit(self, ids: Tensor, inputs: Tensor | None = None) -> None:
+        """Say which samples the next forward pass is of; see StanHandle.visit."""
+        self.handle.visit(ids, inputs)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Go on with each step of the optimizer, if it has any of the model's parameters and no other one does that."""
+        if self._hook is not None:
+            return
+        groups = optimizer.param_groups
+        if any(id(parameter) in self._parameters for group in groups for parameter in group["params"]):
+            self._hook = optimizer.register_step_post_hook(lambda *_: self.step())
+
+    def detach(self) -> None:
+        """Let go of the optimizer."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    def follow(self, done: int) -> bool:
+        """Take the rate that holds from `done` on; tell whether any iteration since the last time was reduced."""
+        reduced, self._reduced = self._reduced, False
+        stan = self._stan_at(self._stan, done)
+        if stan is not self._stan:
+            iteration = self.handle.iteration
+            restore_(self._model)
+            self._stan = stan
+            self.handle = self._accelerated()
+            self.handle.seek(iteration)
+        return reduced
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a training that goes on needs."""
+        return self.handle.state_dict()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was; raises UsageError where it is of other settings."""
+        self.handle.load_state_dict(state)
+
+    def _stan_at(self, stan: Stan, done: int) -> Stan:
+        rate = next((rate for start, rate in reversed(self._rates) if start <= done), None)
+        return stan if rate is None or rate == stan.rate else replace(stan, rate=rate)
+
+    def _accelerated(self) -> StanHandle:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NoEffectWarning)
+            handle = accelerate_(self._model, self._stan, self._example)
+        for warning in caught:
+            if not issubclass(warning.category, NoEffectWarning):
+                warnings.warn(warning.message, warning.category, stacklevel=2)
+            elif self._stan.rate != 1:
+                # At a rate of 1 nothing need be changed.
+                self._say(str(warning.message))
+        return handle

@@ -1,0 +1,212 @@
+"""From whatever is given (a function, a Problem, an Objective, a name, FILE.py:NAME) to the objective searched."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from stantune.errors import UsageError
+from stantune.objective import Objective
+from stantune.objectives.function import FunctionObjective, compared, name_of
+from stantune.objectives.told import ToldObjective
+from stantune.space import Space
+
+if TYPE_CHECKING:
+    from stantune.images.objective import ProblemObjective
+    from stantune.images.problems import Problem
+    from stantune.stan.config import Stan
+
+
+def objective_of(
+    thing: object,
+    space: Space | None = None,
+    *,
+    unit: str | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    name: str | None = None,
+    stan: Stan | None = None,
+) -> Objective:
+    """Return what is to be searched.
+
+    Args:
+        thing: a function of a Run, a Problem, an Objective; None for a search by ask and tell.
+        space: a function's parameters.
+        unit: what a function's resource counts; "epoch" by default.
+        minimize: a function's metric that is compared, where less is better.
+        maximize: the same, where more is better.
+        name: of a function's search; its own by default.
+        stan: how it is accelerated; None as it says itself, and for a function or a Problem not at all.
+
+    Raises:
+        UsageError: something is missing, or says what the thing says itself.
+    """
+    given = {"space": space, "unit": unit, "minimize": minimize, "maximize": maximize, "name": name}
+    problem = _as_problem(thing)
+    if problem is not None:
+        _refuse(given, f"problem {problem.name}")
+        return _of_problem(problem, stan)
+    if _is_objective(thing):
+        assert isinstance(thing, Objective)
+        _refuse(given, f"objective {thing.name}")
+        return _accelerated(thing, stan)
+    what = name or ("search" if thing is None else name_of(thing))
+    if not callable(thing) and thing is not None:
+        raise UsageError(
+            f"{thing!r} is nothing that can be searched; give a function of a Run, a Problem or an Objective"
+        )
+    if space is None:
+        raise UsageError(f"`space` is missing: say which parameters {what} has, as a Space")
+    metric = compared(what, minimize, maximize)
+    if thing is None:
+        return ToldObjective(what, space, metric, unit or "epoch")
+    return FunctionObjective(thing, space, metric, unit or "epoch", name=what, stan=stan)
+
+
+def find_objective(source: str, stan: Stan | None = None, data: Path | None = None) -> Objective:
+    """Return the objective that is called so on the command line.
+
+    Args:
+        source: a built-in problem's name, FILE.py:NAME, or FILE.py where the file has just one: a Problem, an
+            Objective, or a function with `@stantune.objective`.
+        stan: how it is accelerated; None as it says itself, and for a Problem not at all.
+        data: where a Problem's data sets are kept.
+
+    Raises:
+        UsageError: there is none; the message names what there is.
+    """
+    if not _names_file(source):
+        return _of_problem(_built_in(source), stan, data, source)
+    found, source = _loaded(source)
+    problem = _as_problem(found)
+    if problem is not None:
+        return _of_problem(problem, stan, data, source)
+    assert isinstance(found, Objective)
+    if isinstance(found, FunctionObjective):
+        found = replace(found, source=source)
+    return _accelerated(found, stan)
+
+
+def load_source(source: str) -> Any:
+    """Return what FILE.py:NAME names, its file run anew.
+
+    Its folder can be imported from, as that of a script can.
+
+    Raises:
+        UsageError: there is no such file or name in it, or it cannot be run.
+    """
+    file, _, attribute = source.rpartition(":")
+    module = _module(Path(file))
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        there = ", ".join(_searchable(module)) or "nothing that can be searched"
+        raise UsageError(f"{file} has nothing called {attribute!r}; it has {there}") from None
+
+
+def _loaded(source: str) -> tuple[Any, str]:
+    """Return what a source names, and the source with the name in it."""
+    if ":" in Path(source).name:
+        found = load_source(source)
+        if _as_problem(found) is None and not _is_objective(found):
+            remedy = "put @stantune.objective(space=..., minimize=...) above it" if callable(found) else "name one"
+            raise UsageError(f"{source} is a {type(found).__name__} and no Problem or Objective; {remedy}")
+        return found, source
+    there = _searchable(_module(Path(source)))
+    if len(there) != 1:
+        have = f"{len(there)} of them ({', '.join(there)})" if there else "none"
+        raise UsageError(
+            f"{source} is taken where it has one Problem, Objective or function with @stantune.objective, and it has "
+            f"{have}; give {source}:NAME"
+        )
+    ((attribute, found),) = there.items()
+    return found, f"{source}:{attribute}"
+
+
+def _names_file(source: str) -> bool:
+    return source.endswith(".py") or ":" in source
+
+
+def _searchable(module: ModuleType) -> dict[str, Any]:
+    """Return the Problems and Objectives that a module has, each under the first of its names."""
+    found: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        new = all(value is not other for other in found.values())
+        if new and not name.startswith("__") and (_as_problem(value) is not None or _is_objective(value)):
+            found[name] = value
+    return found
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; give yours as FILE.py:NAME")
+    path = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"stantune_source_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file; give yours as FILE.py:NAME")
+    module = importlib.util.module_from_spec(spec)
+    # Registered, so that classes defined in the file can be found again (pickle, dataclasses).
+    sys.modules[spec.name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _is_objective(thing: object) -> bool:
+    return isinstance(thing, Objective) and not isinstance(thing, type)
+
+
+def _as_problem(thing: object) -> Problem | None:
+    # Where nobody has imported them, it is none.
+    problems = sys.modules.get("stantune.images.problems")
+    return thing if problems is not None and isinstance(thing, problems.Problem) else None
+
+
+def _built_in(name: str) -> Problem:
+    from stantune.images.problems import BUILT_IN
+
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UsageError(
+        f"no problem is called {name!r}{hint}: there are {', '.join(BUILT_IN)}, or give your own as FILE.py:NAME"
+    )
+
+
+def _of_problem(
+    problem: Problem, stan: Stan | None, data: Path | None = None, source: str | None = None
+) -> ProblemObjective:
+    from stantune.images.objective import ProblemObjective
+
+    return ProblemObjective(problem, stan, data, source)
+
+
+def _accelerated(objective: Any, stan: Stan | None) -> Objective:
+    """Return an objective with other settings of STAN; raises UsageError where it has none."""
+    if stan is None:
+        made: Objective = objective
+    elif is_dataclass(objective) and any(field.name == "stan" and field.init for field in fields(objective)):
+        made = cast(Objective, replace(cast(Any, objective), stan=stan))
+    else:
+        raise UsageError(f"objective {objective.name} has no `stan` that could be replaced; leave `stan` away")
+    return made
+
+
+def _refuse(given: Mapping[str, object], what: str) -> None:
+    """Raise UsageError where something is given that the thing itself says."""
+    for parameter, value in given.items():
+        if value is not None:
+            shown = "" if isinstance(value, Space) else f"={value}"
+            raise UsageError(f"`{parameter}`{shown} is for a function, and {what} says that itself; leave it away")

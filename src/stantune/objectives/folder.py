@@ -1,0 +1,61 @@
+"""A folder's files as values of a checkpoint, and back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stantune.errors import CheckpointError, StantuneError
+
+
+def packed(folder: Path) -> dict[str, Tensor]:
+    """Return the bytes, (N,), of all files below a folder by their paths in it; links are followed.
+
+    Raises:
+        StantuneError: one cannot be read.
+    """
+    files: dict[str, Tensor] = {}
+    try:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                content = np.frombuffer(bytearray(path.read_bytes()), dtype=np.uint8)
+                files[path.relative_to(folder).as_posix()] = torch.from_numpy(content)
+    except OSError as error:
+        raise StantuneError(
+            f"{folder} cannot be read into the checkpoint ({error.strerror or error}); mend that, and give the same "
+            "command again"
+        ) from error
+    return files
+
+
+def unpack(files: Mapping[str, Tensor], folder: Path) -> None:
+    """Make the folder hold these files and nothing else.
+
+    Raises:
+        CheckpointError: a file's path leads out of the folder.
+        StantuneError: one cannot be written.
+    """
+    try:
+        empty(folder)
+        for name, content in files.items():
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts:
+                raise CheckpointError(f"the checkpoint has a file {name!r} that is not inside of its folder; delete it")
+            target = folder.joinpath(*path.parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.numpy().tobytes())
+    except OSError as error:
+        raise StantuneError(
+            f"{folder} cannot be written ({error.strerror or error}); make room, then give the same command again"
+        ) from error
+
+
+def empty(folder: Path) -> None:
+    """Make the folder, without anything in it; raises OSError."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,108 @@
+"""What a process has one of: random states, number formats, threads, the working folder; and leaving it as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from stantune.seeds import derive
+
+
+def seed_all(seed: int, device: str) -> None:
+    """Seed Python's random, NumPy's global generator, and torch's of the host and of the device."""
+    random.seed(derive("python", seed))
+    np.random.seed(derive("numpy", seed) >> 31)
+    # Not torch.manual_seed: it seeds every device, and the random states of the others are not ours.
+    torch.default_generator.manual_seed(derive("torch", seed))
+    if _is_cuda(device):
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(derive("torch", seed))
+
+
+def random_states(device: str) -> dict[str, Any]:
+    """Return all that `seed_all` seeds, as it is now."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(legacy=False),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if _is_cuda(device) else None,
+    }
+
+
+def put_back(states: Mapping[str, Any], device: str) -> None:
+    """Put random states back."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if _is_cuda(device) and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+@contextmanager
+def as_it_was(device: str) -> Iterator[None]:
+    """Put all back in the end that a training may change for its whole process, so that the next one begins alike."""
+    random_before = random_states(device)
+    folder = _folder()
+    filters = list(warnings.filters)
+    default = torch.get_default_dtype()
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    flushes = flushes_denormals()
+    cudnn = torch.backends.cudnn
+    flags = cudnn.deterministic, cudnn.benchmark, cudnn.enabled
+    precision = torch.get_float32_matmul_precision()
+    fills: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # as documented
+    where = torch.get_default_device()
+    gradients = torch.is_grad_enabled()
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    errors = np.geterr()
+    with torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            put_back(random_before, device)
+            if folder is not None:
+                os.chdir(folder)
+            torch.set_default_dtype(default)
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
+            torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+            torch.set_flush_denormal(flushes)
+            cudnn.deterministic, cudnn.benchmark, cudnn.enabled = flags
+            torch.set_float32_matmul_precision(precision)
+            if torch.get_default_device() != where:
+                # "cpu" would be a mode of its own, and slow.
+                torch.set_default_device(None if where.type == "cpu" else where)
+            torch.set_grad_enabled(gradients)
+            torch.autograd.set_detect_anomaly(*anomalies)
+            np.seterr(**errors)
+            if warnings.filters != filters:
+                # Not catch_warnings: it would have each segment say again what was said once.
+                warnings.resetwarnings()
+                warnings.filters[:] = filters  # type: ignore[index]  # it is a list
+
+
+def flushes_denormals() -> bool:
+    """Tell whether denormal numbers count as zero here, which PyTorch can set and not tell."""
+    smallest = torch.full((1,), torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu")
+    return not bool((smallest / 2).item())
+
+
+def _folder() -> str | None:
+    """Return the working folder, None where it is gone."""
+    with contextlib.suppress(OSError):
+        return os.getcwd()
+    return None
+
+
+def _is_cuda(device: str) -> bool:
+    return device.startswith("cuda")
