@@ -16,11 +16,11 @@ from pathlib import Path
 
 from side_by_side import table
 
+from stantune.images.evaluation import error_percent
 from stantune.images.problems import find
 from stantune.runtime import tune_process
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.training.train import error_percent
 from stantune.training.trial import Trial
 
 WAYS: Mapping[str, Stan] = {
@@ -41,7 +41,7 @@ def train(stan: Stan, seed: int) -> tuple[float, float]:
     settings = Stan(rate=stan.rate, period=9, layers=stan.layers, seed=own)
     trial = Trial(problem, {}, splits, seed=own, stan=settings)
     trial.train(problem.full_iterations or problem.iterations, lambda: False, lambda iteration: None)
-    return error_percent(trial.model, splits, splits.test), trial.cost.exact_seconds + trial.cost.reduced_seconds
+    return error_percent(trial.model, splits.test, splits.normaliser), trial.cost.training_seconds
 
 
 def main() -> None:

@@ -148,7 +148,8 @@ def print_errors(seeds: list[int], hidden: int, top_k: int, iterations: int | No
             for side, kept in sides.values()
         ]
         rows.append(
-            [outcome.metrics["test error"] for outcome in outcomes] + [outcome.cost.exact_seconds for outcome in outcomes]
+            [outcome.metrics["test error"] for outcome in outcomes]
+            + [outcome.cost.exact_seconds for outcome in outcomes]
         )
         print_row(str(seed), rows[-1])
     print_row("mean", [statistics.mean(column) for column in zip(*rows, strict=True)])

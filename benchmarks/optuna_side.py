@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from quality_results import Found
 
 from stantune.images.data import Batches
+from stantune.images.evaluation import error_percent
 from stantune.images.problems import find
 from stantune.kernels.library import plain_pytorch
 from stantune.runtime import tune_process
 from stantune.search.settings import SearchSettings, default_min_iterations
 from stantune.seeds import derive
 from stantune.space import Float
-from stantune.training.train import error_percent, run
+from stantune.training.train import run
 
 ETA = 3
 # Seconds that a process waits for the database while the other one writes.
@@ -86,7 +87,7 @@ def optimize(order: OptunaOrder, place: int) -> list[tuple[float, float, int]]:
         for iteration in range(order.iterations):
             batch = batches.at(iteration)
             problem.solver.set_iteration(optimizer, iteration)
-            loss = F.cross_entropy(model(batch.images), batch.labels)
+            loss = F.cross_entropy(model(batch.inputs), batch.targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -94,7 +95,7 @@ def optimize(order: OptunaOrder, place: int) -> list[tuple[float, float, int]]:
                 raise optuna.TrialPruned
             done = iteration + 1
             if order.is_reported(done):
-                error = error_percent(model, splits, splits.validation)
+                error = error_percent(model, splits.validation, splits.normaliser)
             seconds = time.time() - order.began
             if seconds > order.budget:
                 trial.study.stop()

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stantune.images.evaluation import error_percent
 from stantune.images.problems import Splits, find
 from stantune.images.solver import MultiStep
 from stantune.runtime import tune_process
@@ -31,7 +32,6 @@ from stantune.seeds import derive
 from stantune.stan.entries import PATTERNS, Grid, Pattern, draw_grid
 from stantune.stan.fill import nearest_computed, spread
 from stantune.stan.strided import conv2d_on_grid
-from stantune.training.train import error_percent
 from stantune.training.trial import Trial
 
 LAYERS = ("conv1", "conv2", "conv3")
@@ -243,7 +243,7 @@ def train(name: str, iterations: int, seed: int, device: str) -> float:
 
             conv.forward = forward  # type: ignore[method-assign]
     trial.train(iterations, lambda: False, lambda iteration: None)
-    return error_percent(trial.model, splits, splits.test, device)
+    return error_percent(trial.model, splits.test, splits.normaliser, device)
 
 
 def main() -> None:

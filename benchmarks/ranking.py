@@ -39,12 +39,12 @@ from ways import name_of, with_way
 
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
+from stantune.images.evaluation import error_percent
 from stantune.images.problems import Splits, find
 from stantune.runtime import tune_process
 from stantune.search.plan import fidelity
 from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings, default_min_iterations
-from stantune.training.train import error_percent
 from stantune.training.trial import Trial
 
 ETA = 3
@@ -119,7 +119,7 @@ def train(run: Run, learning: float, device: str) -> Trained:
         if diverged:
             return Trained(errors, seconds, trial.iteration)
         seconds[stop] = trial.cost.exact_seconds + trial.cost.reduced_seconds
-        errors[stop] = error_percent(trial.model, splits, splits.validation, device)
+        errors[stop] = error_percent(trial.model, splits.validation, splits.normaliser, device)
         given_up = run.way == EXACT and stop == stops[max(0, len(stops) - 1 - GIVEN_UP_BELOW_TOP)]
         if given_up and errors[stop] >= learning * 100 * (1 - 1 / splits.classes):
             break

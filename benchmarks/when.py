@@ -22,13 +22,13 @@ from typing import NamedTuple
 from side_by_side import table
 
 from stantune.errors import StanWarning
+from stantune.images.evaluation import error_percent
 from stantune.images.problems import Splits, find
 from stantune.images.solver import MultiStep
 from stantune.runtime import tune_process
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.entries import PLANE
-from stantune.training.train import error_percent
 from stantune.training.trial import Trial
 
 # No pattern is within it, so that a training measures them all at its refreshes and computes every entry.
@@ -77,7 +77,7 @@ def train(when: str, iterations: int, seed: int) -> Trained:
             quarters = relative.setdefault((choice.layer, names[pattern]), [[] for _ in range(QUARTERS)])
             quarters[choice.iteration * QUARTERS // iterations].append(error)
     means = {key: [statistics.fmean(errors) for errors in quarters] for key, quarters in relative.items()}
-    return Trained(error_percent(trial.model, splits, splits.test), means)
+    return Trained(error_percent(trial.model, splits.test, splits.normaliser), means)
 
 
 def main() -> None:

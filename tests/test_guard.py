@@ -10,22 +10,23 @@ from hypothesis import strategies as st
 
 from stantune.training.guard import CHANCE_MULTIPLE, PATIENCE, Guard
 
+CHANCE = math.log(10)
 LIMIT = 23.02585092994046  # ten times the natural logarithm of 10
 
 
 def test_the_limits_are_the_stated_ones() -> None:
     assert (CHANCE_MULTIPLE, PATIENCE) == (10.0, 20)
-    assert Guard(10).limit == pytest.approx(LIMIT)
-    assert Guard(100).limit == pytest.approx(2 * LIMIT)
+    assert Guard(CHANCE).limit == pytest.approx(LIMIT)
+    assert Guard(math.log(100)).limit == pytest.approx(2 * LIMIT)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_ends_it_at_once(loss: float) -> None:
-    assert Guard(10).diverged(loss)
+    assert Guard(CHANCE).diverged(loss)
 
 
 def test_one_good_loss_begins_the_row_anew() -> None:
-    guard = Guard(10)
+    guard = Guard(CHANCE)
     assert not any(guard.diverged(loss) for loss in [1e3] * 19 + [2.3] + [1e3] * 19)
     assert guard.diverged(1e3)
 
@@ -39,10 +40,10 @@ def test_it_ends_with_the_twentieth_high_loss_in_a_row(losses: list[float], cut:
         (i for i in range(19, len(losses)) if all(loss > LIMIT for loss in losses[i - 19 : i + 1])),
         None,
     )
-    guard, found = Guard(10), None
+    guard, found = Guard(CHANCE), None
     for place, loss in enumerate(losses):
         if place == cut:
-            guard = Guard(10, above=guard.above)  # as a checkpoint does
+            guard = Guard(CHANCE, above=guard.above)  # as a checkpoint does
         if guard.diverged(loss):
             found = place
             break

@@ -17,7 +17,7 @@ from stantune import Stan
 from stantune.images.data import Split
 from stantune.images.problems import BUILT_IN, Splits
 from stantune.runtime import tune_process
-from stantune.training.train import error_percent
+from stantune.images.evaluation import error_percent
 from stantune.training.trial import Trial
 
 tune_process(1)
@@ -32,7 +32,7 @@ trial = Trial(problem, {}, splits, seed=0, stan=Stan(period=2))
 for _ in range(8):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     trial.train(trial.iteration + 3, lambda: False, lambda done: None)
-    error_percent(trial.model, splits, splits.test)
+    error_percent(trial.model, splits.test, splits.normaliser)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 PAGE = 4096

@@ -15,8 +15,9 @@ from torch import nn
 
 from stantune.errors import UsageError
 from stantune.images.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
-from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver, numbers_of
+from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
 from stantune.kernels.sgd import Sgd
+from stantune.training.steps import numbers_of
 
 
 class Tiny(nn.Module):

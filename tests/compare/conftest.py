@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-import stantune.compare.turns
+import stantune.images.problems
 import stantune.training.planning
-import stantune.training.train
 from stantune.compare.comparison import Comparer, Comparison
 from stantune.compare.turns import Training
 from stantune.images.data import Dataset, Split
@@ -103,8 +102,7 @@ def digest(model: nn.Module) -> float:
 @pytest.fixture
 def errors_are_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the error of a model the digest of its weights, bit for bit."""
-    for module in (stantune.compare.turns, stantune.training.train):
-        monkeypatch.setattr(module, "error_percent", lambda model, *rest: digest(model))
+    monkeypatch.setattr(stantune.images.problems, "error_percent", lambda model, *rest: digest(model))
 
 
 class Timed(Trial):

@@ -114,10 +114,10 @@ def test_a_batch_of_real_data(cifar10: Dataset, mnist: Dataset) -> None:
     train = cifar10.train.take(0, 2000)
     batch = Batches(train, 100, 3, Normalise(mean="image").fit(train)).at(25)
     expected = cifar10.train.images[batch.ids].double() - train.images.double().mean(0)
-    torch.testing.assert_close(batch.images.permute(0, 2, 3, 1).double(), expected, rtol=0, atol=2e-5)
-    assert torch.equal(batch.labels, cifar10.train.labels[batch.ids])
+    torch.testing.assert_close(batch.inputs.permute(0, 2, 3, 1).double(), expected, rtol=0, atol=2e-5)
+    assert torch.equal(batch.targets, cifar10.train.labels[batch.ids])
     digits = Batches(mnist.train, 100, 0, Normalise(scale=1 / 256).fit(mnist.train)).at(0)
-    assert torch.equal(digits.images[:, 0], mnist.train.images[digits.ids, :, :, 0].float() / 256)
+    assert torch.equal(digits.inputs[:, 0], mnist.train.images[digits.ids, :, :, 0].float() / 256)
 
 
 def shift(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,10 +131,10 @@ def test_augmentation_is_a_pure_function_too() -> None:
     once = [batches.at(i) for i in range(9)]
     again = [Batches(split, 4, 9, PLAIN, augment=shift).at(i) for i in reversed(range(9))]
     assert all(same(a, b) for a, b in zip(once, reversed(again), strict=True))
-    noise = [batch.images - split.images[batch.ids].permute(0, 3, 1, 2) for batch in once]
+    noise = [batch.inputs - split.images[batch.ids].permute(0, 3, 1, 2) for batch in once]
     assert all(part.min() >= 0 and part.max() <= 1 for part in noise)
     assert not torch.equal(noise[0], noise[3])
-    assert once[0].images.is_contiguous(memory_format=torch.channels_last)
+    assert once[0].inputs.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_augmentation_sees_the_ids_and_may_crop() -> None:
@@ -146,7 +146,7 @@ def test_augmentation_sees_the_ids_and_may_crop() -> None:
 
     batch = Batches(random_split(12), 4, 9, PLAIN, augment=crop).at(1)
     assert torch.equal(seen[0], batch.ids)
-    assert batch.images.shape == (4, 3, 2, 2)
+    assert batch.inputs.shape == (4, 3, 2, 2)
 
 
 @pytest.mark.parametrize("wrong", [lambda x, i, g: x[:1], lambda x, i, g: None, lambda x, i, g: x[:, 0]])
@@ -158,9 +158,9 @@ def test_augmentation_that_loses_images_is_refused(wrong: Any) -> None:
 def test_a_batch_is_not_overwritten_by_the_next() -> None:
     batches = Batches(random_split(12), 4, 0, PLAIN)
     first = batches.at(0)
-    copy = first.images.clone()
+    copy = first.inputs.clone()
     batches.at(1)
-    assert torch.equal(first.images, copy)
+    assert torch.equal(first.inputs, copy)
 
 
 @given(count=st.integers(0, 20), batch_size=st.integers(1, 25))
@@ -170,8 +170,8 @@ def test_in_order_gives_every_sample_once(count: int, batch_size: int) -> None:
     assert [len(batch.ids) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert [i for batch in batches for i in batch.ids.tolist()] == list(range(count))
     for batch in batches:
-        assert torch.equal(batch.images.permute(0, 2, 3, 1), split.images[batch.ids].float() * 0.5)
-        assert torch.equal(batch.labels, split.labels[batch.ids])
+        assert torch.equal(batch.inputs.permute(0, 2, 3, 1), split.images[batch.ids].float() * 0.5)
+        assert torch.equal(batch.targets, split.labels[batch.ids])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 13])

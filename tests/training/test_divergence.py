@@ -66,7 +66,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, script: list[float] | None = None)
         losses.append(loss.item())
         return loss
 
-    monkeypatch.setattr(stantune.training.trial.F, "cross_entropy", loss_of)
+    monkeypatch.setattr(stantune.images.problems.F, "cross_entropy", loss_of)
     return losses
 
 

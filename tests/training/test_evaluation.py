@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from stantune.images.evaluation import error_percent
 from stantune.images.problems import Splits, find
-from stantune.training.train import error_percent
 
 
 @pytest.mark.parametrize("name", ["lenet-stan", "cq-stan"])
@@ -43,12 +43,12 @@ def test_evaluation_leaves_the_model_as_it_was(small: Callable[..., Splits]) -> 
     model = problem.build({"dropout": 0.5}).train()
     splits = small(problem)
     state = torch.get_rng_state()
-    error = error_percent(model, splits, splits.test)
+    error = error_percent(model, splits.test, splits.normaliser)
     assert model.training
     assert model.dropout1.training
-    assert error == error_percent(model, splits, splits.test)
+    assert error == error_percent(model, splits.test, splits.normaliser)
     assert torch.equal(torch.get_rng_state(), state)
-    assert error_percent(model.eval(), splits, splits.test) == error
+    assert error_percent(model.eval(), splits.test, splits.normaliser) == error
     assert not model.training
 
 
@@ -59,8 +59,8 @@ def test_scores_that_are_no_numbers_are_wrong(small: Callable[..., Splits]) -> N
     with torch.no_grad():
         for value, error in ((math.nan, 100.0), (math.inf, 100.0)):
             model.fc2.bias.fill_(value)
-            assert error_percent(model, splits, splits.test) == error
+            assert error_percent(model, splits.test, splits.normaliser) == error
         # One bad score of ten is enough, though another one be the largest.
         model.fc2.bias.fill_(0)
         model.fc2.bias[3] = -math.inf
-        assert error_percent(model, splits, splits.test) == 100.0
+        assert error_percent(model, splits.test, splits.normaliser) == 100.0

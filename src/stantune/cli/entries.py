@@ -185,7 +185,7 @@ def _reduced(trial: Trial) -> StanHandle:
         handle.step()
     if handle.stan.chooses:
         with torch.no_grad():
-            trial.model(trial.batches.at(handle.iteration).images)
+            trial.model(trial.batches.at(handle.iteration).inputs)
     handle.step()
     return handle
 

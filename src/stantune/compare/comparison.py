@@ -264,9 +264,8 @@ class Comparer:
         )
         if outcome.interrupted:
             raise _InterruptedError
-        return Training(
-            outcome.iterations, outcome.cost.exact_seconds, 1.0, outcome.metrics.get("test error"), outcome.diverged_at
-        )
+        error = outcome.metrics.get(self.problem.metric_on("test").name)
+        return Training(outcome.iterations, outcome.cost.exact_seconds, 1.0, error, outcome.diverged_at)
 
 
 def threads_of_records(directory: Path | None) -> int | None:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from stantune.errors import NoEffectWarning
 from stantune.images.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.training.train import error_percent
 from stantune.training.trial import Trial
 
 # Iterations of one training before the next one's turn: a second or two of a small network on one core. Long enough
@@ -79,11 +80,16 @@ def train_in_turns(
             iterations=trial.iteration,
             seconds=trial.cost.exact_seconds + trial.cost.reduced_seconds,
             kept=1.0 if trial.handle is None else trial.handle.kept,
-            test_error=None if which in diverged_at else error_percent(trial.model, splits, splits.test, device),
+            test_error=None if which in diverged_at else test_error(problem, trial.model, splits, device),
             diverged_at=diverged_at.get(which),
         )
         for which, trial in enumerate(trials)
     ]
+
+
+def test_error(problem: Problem, model: nn.Module, splits: Splits, device: str) -> float:
+    """Return what the problem measures on its test images."""
+    return problem.evaluate(model, splits, "test", device)[problem.metric_on("test").name]
 
 
 def warm_up(

@@ -66,10 +66,7 @@ class ProblemObjective:
     @property
     def rate(self) -> float | Literal["auto"] | None:
         """The share of the entries that STAN computes; None for exact training."""
-        if self.stan is None:
-            return None
-        rate = self.stan.rate
-        return rate if isinstance(rate, float | int | str) else min(entry.rate for entry in rate)
+        return None if self.stan is None else self.stan.least_rate
 
     @property
     def identity(self) -> Mapping[str, Any]:

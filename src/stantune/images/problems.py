@@ -5,21 +5,27 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stantune.errors import UsageError
 from stantune.images import data as datasets
-from stantune.images.data import Augment, Dataset, Normalise, Normaliser, Split, hold_out
+from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
 from stantune.images.data.catalog import describe
+from stantune.images.evaluation import error_percent
 from stantune.images.nets import cifar, lenet, mlp
 from stantune.images.solver import Solver
+from stantune.objective import Metric
 from stantune.space import Float, Integer, Space
+from stantune.training.trainable import Criterion
 
 SOLVER_PARAMETERS = ("lr", "momentum", "weight_decay")
 
@@ -121,6 +127,40 @@ class Problem:
         dataset = datasets.load(self.data, root) if isinstance(self.data, str) else self.data(root)
         train, validation = hold_out(dataset.train, 0 if full else self.validation)
         return Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
+
+    @property
+    def metric(self) -> Metric:
+        """What settings are compared by."""
+        return self.metric_on("validation")
+
+    def metric_on(self, split: str) -> Metric:
+        """Return what is measured on "validation" or "test"."""
+        return Metric(f"{split} error", unit="%")
+
+    def optimizer(self, model: nn.Module, setting: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """See Trainable."""
+        return self.solver.optimizer(model, setting)
+
+    def set_iteration(self, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any], iteration: int) -> None:
+        """See Trainable."""
+        self.solver.set_iteration(optimizer, iteration)
+
+    def batches(self, splits: Splits, setting: Mapping[str, Any], seed: int, device: str) -> Batches:
+        """See Trainable."""
+        return Batches(splits.train, self.batch_size, seed, splits.normaliser, self.augment, device)
+
+    def criterion(self, setting: Mapping[str, Any]) -> Criterion:
+        """See Trainable."""
+        return F.cross_entropy
+
+    def chance_loss(self, splits: Splits) -> float:
+        """See Trainable."""
+        return math.log(splits.classes)
+
+    def evaluate(self, model: nn.Module, splits: Splits, split: str, device: str) -> dict[str, float]:
+        """See Trainable."""
+        error = error_percent(model, getattr(splits, split), splits.normaliser, device)
+        return {self.metric_on(split).name: error}
 
 
 def _name_of(network: Callable[..., nn.Module]) -> str:

@@ -201,20 +201,6 @@ class Solver:
         return Multiplier()
 
 
-def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
-    """Return what a step depends on besides tensors: the groups' settings, hashable.
-
-    Of rates and momenta that it reads from tensors (`Sgd.follow`) only whether they are 0.
-    """
-    followed = ("lr", "momentum") if isinstance(optimizer, Sgd) and optimizer.follows else ()
-    return tuple(
-        tuple(
-            (name, bool(group[name]) if name in followed else group[name]) for name in sorted(group.keys() - {"params"})
-        )
-        for group in optimizer.param_groups
-    )
-
-
 def _layer(parameter_name: str) -> str:
     """Return the name of the module that holds the parameter."""
     return parameter_name.rpartition(".")[0]

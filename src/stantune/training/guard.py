@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-# A network that knows nothing has the loss log(classes). One that stays above ten times that for twenty iterations in
-# a row has left the region that training starts from; a spike of a few iterations passes.
+# The loss of a network that knows nothing is known: log(classes), for one. A loss that stays above ten times that for
+# twenty iterations in a row has left the region that training starts from; a spike of a few iterations passes.
 CHANCE_MULTIPLE = 10.0
 PATIENCE = 20
 
@@ -14,12 +14,13 @@ class Guard:
     """Follows the training loss of one trial.
 
     Attributes:
-        limit: the loss that counts as too high: CHANCE_MULTIPLE times chance level.
+        limit: the loss that counts as too high: CHANCE_MULTIPLE times chance level, or infinity.
         above: iterations in a row whose loss was above `limit`, up to now.
     """
 
-    def __init__(self, classes: int, above: int = 0) -> None:
-        self.limit = CHANCE_MULTIPLE * math.log(classes)
+    def __init__(self, chance: float | None, above: int = 0) -> None:
+        """Begin; `chance` is the loss of a network that knows nothing, None where nobody can say what is too high."""
+        self.limit = math.inf if chance is None else CHANCE_MULTIPLE * chance
         self.above = above
 
     def diverged(self, loss: float) -> bool:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.images.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.plan import decide
 from stantune.stan.timing import ModelTimes, measure
+from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 
 # For timing the layers: noise of a few percent is left.
@@ -18,7 +18,7 @@ SECONDS = 3.0
 
 
 def times_of(
-    problem: Problem,
+    problem: Trainable,
     setting: Mapping[str, Any],
     layers: tuple[str, ...],
     splits: Splits,
@@ -49,12 +49,12 @@ def times_of(
                 "measured then means nothing; give it a lower learning rate"
             )
 
-    return measure(trial.model, layers, trial.batches.at(0).images, step=step, budget=SECONDS)
+    return measure(trial.model, layers, trial.batches.at(0).inputs, step=step, budget=SECONDS)
 
 
 def planned_stan(
     stan: Stan,
-    problem: Problem,
+    problem: Trainable,
     setting: Mapping[str, Any],
     splits: Splits | None,
     before: Mapping[str, Any] | None,

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from stantune.images.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.fusion import natively
+from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 
 # For all numbers of threads together; networks whose iterations take half a second and more need longer.
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
 
 
 def measure_threads(
-    problem: Problem,
+    problem: Trainable,
     setting: Mapping[str, Any],
     splits: Splits,
     *,

@@ -8,27 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from stantune.errors import CheckpointError, UsageError
-from stantune.images.data import Split, in_order
-from stantune.images.problems import Problem, Splits
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
-from stantune.stan.fusion import evaluated_natively
 from stantune.training import checkpoint as checkpoints
 from stantune.training.planning import planned_stan
+from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 
-EVALUATION_BATCH = 500
 EVALUATED = ("validation", "test")
 # A process that is killed in a long segment loses no more than this.
 SAVE_SECONDS = 60.0
 
 
 def run(
-    problem: Problem,
+    problem: Trainable,
     setting: Mapping[str, Any],
     checkpoint: Path | None,
     start: int,
@@ -58,7 +52,7 @@ def run(
         splits: the problem's data, from `problem.load()`.
         seed: of the weights, the data's order and every other random choice.
         stan: STAN's settings; None trains exactly.
-        evaluate: the splits that are evaluated at the end: "validation", "test".
+        evaluate: the splits that are evaluated at the end: "validation", "test"; see Trainable.evaluate.
         device: where to train.
         use_threads: called before anything is timed or trained, with the number of threads that the checkpoint was
             trained with, None where there is none: another number changes the last bits of sums.
@@ -121,12 +115,14 @@ def run(
     if interrupted:
         return Outcome(trial.iteration, {}, None, True, trial.cost)
     began = time.perf_counter()
-    metrics = {f"{name} error": error_percent(trial.model, splits, getattr(splits, name), device) for name in evaluate}
+    metrics: dict[str, float] = {}
+    for name in evaluate:
+        metrics |= problem.evaluate(trial.model, splits, name, device)
     trial.cost.evaluation_seconds = time.perf_counter() - began
     return Outcome(trial.iteration, metrics, None, False, trial.cost)
 
 
-def _identity(problem: Problem, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None) -> str:
+def _identity(problem: Trainable, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None) -> str:
     """Return all that a training's result depends on, as text; that of files from before is the same."""
     depends_on: dict[str, Any] = {
         "problem": problem.name,
@@ -140,29 +136,3 @@ def _identity(problem: Problem, setting: Mapping[str, Any], splits: Splits, seed
         # Beside STAN's settings and not among them, as where a training, and not Stan, had several rates.
         depends_on["rates"] = depends_on["stan"].pop("rates")
     return json.dumps(depends_on, sort_keys=True)
-
-
-def error_percent(model: nn.Module, splits: Splits, split: Split, device: str = "cpu") -> float:
-    """Return the share of wrongly classified images of `split`, in percent; always exact, never reduced.
-
-    What was accelerated is evaluated by the native kernels that it trains with.
-
-    An image whose scores are not all finite is wrong: weights that are no numbers any more (spoilt by the very last
-    iteration, so that no loss could tell) must not pass for a guess that is right one time in ten.
-
-    Args:
-        model: images (B, C, H, W) to scores (B, classes); it is in its former mode afterwards.
-        splits: for the normaliser.
-        split: at least one image.
-        device: where the model is.
-    """
-    training = model.training
-    model.eval()
-    wrong = 0
-    with torch.inference_mode(), evaluated_natively(model):
-        for batch in in_order(split, EVALUATION_BATCH, splits.normaliser, device):
-            scores = model(batch.images)
-            right = (scores.argmax(1) == batch.labels) & scores.isfinite().all(1)
-            wrong += len(batch.labels) - int(right.sum())
-    model.train(training)
-    return 100.0 * wrong / len(split)

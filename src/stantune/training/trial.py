@@ -9,23 +9,19 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from stantune.images.data import Batches
-from stantune.images.problems import Problem, Splits
-from stantune.images.solver import numbers_of
 from stantune.kernels.library import plain_pytorch
-from stantune.kernels.sgd import Sgd
 from stantune.outcome import Cost
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.graphs import GraphedStep
 from stantune.stan.handle import StanHandle
 from stantune.stan.layers import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard
+from stantune.training.steps import Step, plain_step, recorded_step
+from stantune.training.trainable import Splits, Trainable
 
 
 class _Random(NamedTuple):
@@ -50,7 +46,7 @@ class Trial:
     in one process and each gets the same result as alone.
 
     Attributes:
-        model: the network, in training mode, its images in channels_last memory.
+        model: the network, in training mode, its weights in channels_last memory.
         stan: STAN's settings, None where it trains exactly.
         handle: STAN's, None where it trains exactly.
         iteration: iterations done.
@@ -60,7 +56,7 @@ class Trial:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: Trainable,
         setting: Mapping[str, Any],
         splits: Splits,
         *,
@@ -90,16 +86,16 @@ class Trial:
                     torch.cuda.manual_seed(derive("weights", seed))
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self._random = self._live_random()
-        self.solver = problem.solver
-        self.optimizer = problem.solver.optimizer(self.model, setting)
-        self.batches = Batches(
-            splits.train, problem.batch_size, derive("data", seed), splits.normaliser, problem.augment, device
-        )
-        self.guard = Guard(splits.classes)
+        self._problem = problem
+        self._setting = setting
+        self._criterion = problem.criterion(setting)
+        self.optimizer = problem.optimizer(self.model, setting)
+        self.batches = problem.batches(splits, setting, derive("data", seed), device)
+        self.guard = Guard(problem.chance_loss(splits))
         self.stan = stan
         self.handle: StanHandle | None = None
         if stan is not None:
-            example = None if stan.memo is None else self.batches.at(0).images
+            example = None if stan.memo is None else self.batches.at(0).inputs
             self.handle = accelerate_(self.model, stan, example)
         self._recordable = problem.recordable and self._cuda is not None
         self._learn = self._learner()
@@ -192,28 +188,17 @@ class Trial:
     def _step(self) -> float:
         batch = self.batches.at(self.iteration)
         if self.handle is not None and self.handle.remembers:
-            self.handle.visit(batch.ids, batch.images)
-        self.solver.set_iteration(self.optimizer, self.iteration)
-        return self._learn(batch.images, batch.labels).item()
+            self.handle.visit(batch.ids, batch.inputs)
+        self._problem.set_iteration(self.optimizer, self._setting, self.iteration)
+        return self._learn(batch.inputs, batch.targets).item()
 
-    def _learner(self) -> Callable[..., Tensor]:
-        """Return what does a step on images and labels: replayed from CUDA graphs where the problem allows that."""
+    def _learner(self) -> Step:
+        """Return what does a step: replayed from CUDA graphs where the problem allows that."""
         # Without the trial itself: in a circle with it, a device's memory would wait for Python's garbage collection.
-        model, optimizer = self.model, self.optimizer
-
-        def learn(images: Tensor, labels: Tensor) -> Tensor:
-            loss = F.cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            return loss
-
-        if not self._recordable:
-            return learn
-        if isinstance(optimizer, Sgd):
-            optimizer.follow()
-        with torch.cuda.device(self._cuda):
-            return GraphedStep(model, learn, lambda: numbers_of(optimizer))
+        parts = self.model, self._criterion, self.optimizer
+        if self._recordable and self._cuda is not None:
+            return recorded_step(*parts, self._cuda)
+        return plain_step(*parts)
 
     def _reduced(self) -> bool:
         return self.handle is not None and self.handle.phase is Phase.REDUCED

@@ -18,10 +18,10 @@ Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 class Batch(NamedTuple):
-    """`images` (B, C, H, W) float32 in channels_last memory, `labels` (B,) int64, `ids` (B,) int64."""
+    """`inputs` (B, C, H, W) float32 in channels_last memory, `targets` (B,) int64, `ids` (B,) int64."""
 
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
     ids: Tensor
 
 

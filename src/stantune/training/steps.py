@@ -1,0 +1,51 @@
+"""A training step: forward pass, loss, backward pass, update; replayed from CUDA graphs where that may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stantune.kernels.sgd import Sgd
+from stantune.stan.graphs import GraphedStep
+from stantune.training.trainable import Criterion
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""(inputs, targets) -> the loss."""
+
+
+def plain_step(model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer) -> Step:
+    """Return what does a step as it is written."""
+
+    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = criterion(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def recorded_step(model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, device: int) -> Step:
+    """Return what records steps on a CUDA device as graphs, and replays them."""
+    if isinstance(optimizer, Sgd):
+        optimizer.follow()
+    with torch.cuda.device(device):
+        return GraphedStep(model, plain_step(model, criterion, optimizer), lambda: numbers_of(optimizer))
+
+
+def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
+    """Return what a step depends on besides tensors: the groups' settings, hashable.
+
+    Of rates and momenta that it reads from tensors (`Sgd.follow`) only whether they are 0.
+    """
+    followed = ("lr", "momentum") if isinstance(optimizer, Sgd) and optimizer.follows else ()
+    return tuple(
+        tuple(
+            (name, bool(group[name]) if name in followed else group[name]) for name in sorted(group.keys() - {"params"})
+        )
+        for group in optimizer.param_groups
+    )
