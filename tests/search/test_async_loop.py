@@ -11,34 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from numbers_objective import Numbers
 
-from stantune import Categorical, Float, Problem, Solver, Space
 from stantune.errors import UsageError
+from stantune.objective import Segment, StopEarly
 from stantune.outcome import Cost, Outcome
-from stantune.search.loop import SearchState, search
+from stantune.search.loop import search
 from stantune.search.plan.coordinator import ready_jobs
-from stantune.search.plan.values import Job
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import Job, TrialRow, training_of
+from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
-from stantune.search.workers.executors import Ended, Failure, StopEarly, Task, Watch
+from stantune.search.workers.executors import Ended, Failure, Watch
+from stantune.space import Categorical, Float, Space
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "momentum": Float(0.0, 1.0)})
 FEW = Space({"lr": Categorical((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))})
-SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3, mode="async", trials=30, lag=8)
+SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3, mode="async", trials=30, lag=8)
 
 
-def problem_of(space: Space) -> Problem:
-    return Problem("nothing", nn.Identity, "mnist", space, Solver(lr=0.1), iterations=27)
-
-
-def error_of(task: Task) -> float | None:
+def error_of(segment: Segment) -> float | None:
     """Return an error that depends on the setting and the iterations, None where the trial diverges."""
-    stop = task.job.stop
-    digest = hashlib.blake2b(f"{sorted(task.params.items())}".encode(), digest_size=2).digest()
-    return None if digest[0] < 64 and isinstance(task.job, Job) else round(40 + digest[1] / 8 - math.log(stop), 2)
+    digest = hashlib.blake2b(f"{sorted(segment.params.items())}".encode(), digest_size=2).digest()
+    return None if digest[0] < 64 and not segment.final else round(40 + digest[1] / 8 - math.log(segment.stop), 2)
 
 
 class Shuffled:
@@ -46,46 +42,45 @@ class Shuffled:
 
     def __init__(self, capacity: int, directory: SearchDirectory, order: int, failing: float = 0.0) -> None:
         self.capacity = capacity
-        self.trained: list[Task] = []
+        self.trained: list[Segment] = []
         self.idle = 0
         self._directory = directory
         self._dice = random.Random(order)
         self._failing = failing
-        self._tasks: list[Task] = []
+        self._segments: list[Segment] = []
 
-    def submit(self, task: Task) -> None:
-        assert len(self._tasks) < self.capacity
-        self._tasks.append(task)
+    def submit(self, segment: Segment) -> None:
+        assert len(self._segments) < self.capacity
+        self._segments.append(segment)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         if stop_early is never:
             self._look()
-        task = self._tasks.pop(self._dice.randrange(len(self._tasks)))
+        segment = self._segments.pop(self._dice.randrange(len(self._segments)))
         if stop_early():
-            return [Ended(task, Outcome(0, {}, None, True, Cost()))]
+            return [Ended(segment, Outcome(0, {}, None, True, Cost()))]
         if self._dice.random() < self._failing:
-            return [Ended(task, Failure("these shapes do not fit"))]
-        self.trained.append(task)
-        start, stop = task.job.start, task.job.stop
-        if isinstance(task.job, Job):
-            checkpoint = self._directory.checkpoint(task.job.number)
-            assert checkpoint.exists() == bool(start), "it goes on where it was"
-            checkpoint.parent.mkdir(exist_ok=True)
-            checkpoint.touch()
-        watch(task, start + 1)
-        error = error_of(task)
+            return [Ended(segment, Failure("these shapes do not fit"))]
+        self.trained.append(segment)
+        start, stop = segment.start, segment.stop
+        if not segment.final:
+            assert segment.checkpoint.exists() == bool(start), "it goes on where it was"
+            segment.checkpoint.parent.mkdir(exist_ok=True)
+            segment.checkpoint.touch()
+        watch(segment, start + 1)
+        error = error_of(segment)
         if error is None:
-            return [Ended(task, Outcome(start + 1, {}, start + 1, False, Cost()))]
-        return [Ended(task, Outcome(stop, {"validation": error, "test": error}, None, False, Cost()))]
+            return [Ended(segment, Outcome(start + 1, {}, start + 1, False, Cost()))]
+        return [Ended(segment, Outcome(stop, {"error": error, "other": error}, None, False, Cost()))]
 
     def _look(self) -> None:
         """See to it that no worker is idle while a job is ready."""
-        if len(self._tasks) < self.capacity and isinstance(self._tasks[0].job, Job):
+        if len(self._segments) < self.capacity and not self._segments[0].final:
             self.idle += 1
             if self.idle % 8 == 1:
                 _, rows = Store.table_of(self._directory.url, self._directory.study) or ({}, [])
                 ready = {job for job in ready_jobs(SETTINGS.plan(), rows) if job.number >= len(rows) or new(rows, job)}
-                assert ready <= {task.job for task in self._tasks}
+                assert ready <= {training_of(segment) for segment in self._segments}
 
 
 def new(rows: Sequence[TrialRow], job: Job) -> bool:
@@ -102,12 +97,12 @@ def run(place: Path, space: Space, settings: SearchSettings, workers: int, order
     directory = SearchDirectory(place)
     executor = Shuffled(workers, directory, order, options.pop("failing", 0.0))
     with directory.locked():
-        return search(problem_of(space), settings, directory, executor, **options), executor
+        return search(Numbers(space=space), settings, directory, executor, **options), executor
 
 
 def told(state: SearchState) -> list[Any]:
     return [(row.params, row.errors, row.diverged_at, row.taken) for row in state.rows] + [
-        state.final and (state.final["params"], state.final["errors"])
+        state.final and (state.final.params, state.final.metrics)
     ]
 
 
@@ -118,7 +113,7 @@ def test_any_number_of_workers_any_order_and_any_kill(tmp_path: Path, space: Spa
     assert alone.complete
     assert alone.final is not None
     assert max(max(row.errors, default=0) for row in alone.rows) == 27
-    jobs = [task.job for task in executor.trained]
+    jobs = [training_of(segment) for segment in executor.trained]
     assert len(jobs) == len(set(jobs)), "nothing is trained twice"
     assert any(row.taken for row in alone.rows) == (space is FEW)
     kept = {file.name for file in (tmp_path / "alone" / "checkpoints").iterdir()}
@@ -153,16 +148,16 @@ def test_failures_end_trials_and_not_the_search(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mode": "fast"}, "--mode fast is unknown; give sync or async"),
-        ({"mode": "sync"}, "--trials 30 is for --mode async"),
-        ({"brackets": 1}, "--brackets 1 is for Hyperband, and --mode async has one bracket"),
-        ({"variant": "table1"}, "--variant table1 rounds the numbers of Hyperband's trials"),
-        ({"trials": 8}, "--trials 8 is too few: one of 9 gets to 27 iterations"),
+        ({"mode": "fast"}, "`mode`=fast is unknown; give sync or async"),
+        ({"mode": "sync"}, "`trials`=30 is for `mode`=async"),
+        ({"brackets": 1}, "`brackets`=1 is for Hyperband, and `mode`=async has one bracket"),
+        ({"variant": "table1"}, "`variant`=table1 rounds the numbers of Hyperband's trials"),
+        ({"trials": 8}, "`trials`=8 is too few: one of 9 gets to 27 iterations"),
     ],
 )
 def test_settings_that_cannot_be_had(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        replace(SETTINGS, **changes).check(problem_of(SPACE))
+        replace(SETTINGS, **changes).check(Numbers(space=SPACE))
 
 
 def test_another_search_s_directory(tmp_path: Path) -> None:

@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from numbers_objective import Numbers
 
-from stantune import Float, Problem, Solver, Space
 from stantune.errors import UsageError
+from stantune.objective import Segment
 from stantune.outcome import Cost, Outcome
-from stantune.search.loop import SearchState, search
-from stantune.search.plan.values import Job
-from stantune.search.plan.values import Final
+from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
+from stantune.search.plan.values import Final, FinalResult, Job, Training, training_of
 from stantune.search.progress import Progress, iterations_left
-from stantune.search.settings import SearchSettings, default_min_iterations
+from stantune.search.session import SearchState
+from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
-from stantune.search.workers.executors import InProcess, Task
-from stantune.search.plan.values import Training
+from stantune.search.workers.executors import InProcess
 
-PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
-SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)
+NUMBERS = Numbers()
+SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
 DIVERGING = (4, 11)
 
 
@@ -37,27 +36,27 @@ class Instant:
         self._directory = directory
         self._diverging = diverging
 
-    def train(self, task: Task, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
-        job = task.job
+    def train(self, segment: Segment, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
+        job = training_of(segment)
         self.jobs.append(job)
+        assert segment.checkpoint == self._directory.checkpoint_of(job)
         if isinstance(job, Final):
             # The better a finalist in the search, the worse in the end; the third one diverges.
-            errors = {"validation": 9.0 - job.rank, "test": 2.0 + job.rank}
-            return self._train(0, 27, errors, 5 if job.rank == 2 else None, stop_early, watch)
-        checkpoint = self._directory.checkpoint(job.number)
+            metrics = {"error": 9.0 - job.rank, "other": 2.0 + job.rank}
+            return self._train(0, 27, metrics, 5 if job.rank == 2 else None, stop_early, watch)
         if job.start:
-            assert checkpoint.exists(), "a promoted trial's checkpoint is kept for it"
-        checkpoint.parent.mkdir(exist_ok=True)
-        checkpoint.write_text("")
+            assert segment.checkpoint.exists(), "a promoted trial's checkpoint is kept for it"
+        segment.checkpoint.parent.mkdir(exist_ok=True)
+        segment.checkpoint.write_text("")
         diverged_at = job.start + 1 if job.number in self._diverging else None
         error = 50.0 + job.number - job.stop
-        return self._train(job.start, job.stop, {"validation": error}, diverged_at, stop_early, watch)
+        return self._train(job.start, job.stop, {"error": error}, diverged_at, stop_early, watch)
 
     def _train(
         self,
         start: int,
         stop: int,
-        errors: Mapping[str, float],
+        metrics: Mapping[str, float],
         diverged_at: int | None,
         stop_early: Callable[[], bool],
         watch: Callable[[int], None],
@@ -68,7 +67,7 @@ class Instant:
             watch(done)
             if done < stop and stop_early():
                 return Outcome(done, {}, None, True, Cost())
-        return Outcome(stop, errors, None, False, Cost())
+        return Outcome(stop, metrics, None, False, Cost())
 
 
 class Recorder(Silent):
@@ -94,8 +93,13 @@ def run(place: Path, **options: Any) -> tuple[SearchState, Instant]:
     trainer = Instant(directory, options.pop("diverging", DIVERGING))
     settings = replace(SETTINGS, finalists=options.pop("finalists", 1))
     with directory.locked():
-        state = search(PROBLEM, settings, directory, InProcess(trainer), **options)
+        state = search(NUMBERS, settings, directory, InProcess(trainer), **options)
     return state, trainer
+
+
+def costless(final: FinalResult) -> FinalResult:
+    """The same without its cost, which is another each time."""
+    return replace(final, cost=Cost())
 
 
 def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
@@ -114,8 +118,8 @@ def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
     ]
     assert executor.jobs[-1] == Final(0, 0, 27)
     assert state.final is not None
-    assert state.final["params"] == state.rows[0].params
-    assert state.final["errors"] == {"validation": 9.0, "test": 2.0}
+    assert state.final.params == state.rows[0].params
+    assert state.final.metrics == {"error": 9.0, "other": 2.0}
     assert {row.number for row in state.rows if row.diverged_at is not None} == set(DIVERGING)
     # Only the trials that were trained to the end keep their weights.
     kept = {file.name for file in (tmp_path / "checkpoints").iterdir()}
@@ -153,8 +157,8 @@ def test_the_best_finalist_wins(tmp_path: Path) -> None:
     best = [0, 9, 14]
     assert executor.jobs[-3:] == [Final(rank, number, 27) for rank, number in enumerate(best)]
     assert state.complete
-    assert [state.finals[rank]["params"] for rank in range(3)] == [state.rows[number].params for number in best]
-    assert [state.finals[rank]["diverged_at"] for rank in range(3)] == [None, None, 5]
+    assert [state.finals[rank].params for rank in range(3)] == [state.rows[number].params for number in best]
+    assert [state.finals[rank].diverged_at for rank in range(3)] == [None, None, 5]
     assert state.winner == 1, "the second one, though the first was better in the search"
     assert state.final == state.finals[1]
     assert recorder.left == sorted(recorder.left, reverse=True)
@@ -169,7 +173,7 @@ def test_finalists_may_be_added_and_left_out_later(tmp_path: Path) -> None:
     again, executor = run(tmp_path)
     assert executor.jobs == []
     assert (again.finals, again.final) == (one.finals, one.final)
-    with pytest.raises(UsageError, match="--finalists 0 leaves no setting"):
+    with pytest.raises(UsageError, match="`finalists`=0 leaves no setting"):
         run(tmp_path, finalists=0)
 
 
@@ -197,9 +201,7 @@ def test_stopped_among_the_finalists(tmp_path: Path) -> None:
             assert (stopped.winner, stopped.final) == (None, None)
         ended, _ = run(place, finalists=2)
         assert ended.complete
-        assert [{**final, "cost": 0} for final in ended.finals.values()] == [
-            {**final, "cost": 0} for final in undisturbed.finals.values()
-        ]
+        assert list(map(costless, ended.finals.values())) == list(map(costless, undisturbed.finals.values()))
 
 
 @pytest.mark.parametrize("patience", [0, 1, 5, 30, 100, 200, 215])
@@ -232,15 +234,19 @@ def test_nothing_found(tmp_path: Path) -> None:
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_default_min_iterations() -> None:
-    assert default_min_iterations(10_000, 3) == 123
-    assert len(SearchSettings(0, 10_000, default_min_iterations(10_000, 3)).plan()) == 5
-    assert default_min_iterations(300, 3) == 25
-    assert default_min_iterations(10, 3) == 10
+def test_default_min_resource() -> None:
+    assert default_min_resource(10_000, 3) == 123
+    assert len(SearchSettings(0, 10_000, default_min_resource(10_000, 3)).plan()) == 5
+    assert default_min_resource(300, 3) == 25
+    assert default_min_resource(10, 3) == 10
+    assert default_min_resource(10, 3, "epoch") == 1, "an epoch may be the shortest rung there is"
+    assert default_min_resource(243, 3, "epoch") == 3
 
 
 def test_settings_that_cannot_be_had() -> None:
-    with pytest.raises(UsageError, match="28 is out of reach"):
-        SearchSettings(0, 28, 3).check(PROBLEM)
-    with pytest.raises(UsageError, match="--sampler grid is unknown; give random"):
-        SearchSettings(0, 27, 3, sampler="grid").check(PROBLEM)
+    with pytest.raises(
+        UsageError, match="`max_resource`=28 is out of reach: a training of numbers is 27 iterations long"
+    ):
+        SearchSettings(0, 28, 3).check(NUMBERS)
+    with pytest.raises(UsageError, match="`sampler`='grid' is unknown; give random"):
+        SearchSettings(0, 27, 3, sampler="grid").check(NUMBERS)

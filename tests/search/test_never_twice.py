@@ -8,55 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from numbers_objective import Numbers
 
-from stantune import Categorical, Float, Integer, Problem, Solver, Space
 from stantune.errors import UsageError
+from stantune.objective import Segment
 from stantune.outcome import Cost, Outcome
-from stantune.search.loop import SearchState, search
-from stantune.search.plan.values import Job
+from stantune.search.loop import search
 from stantune.search.plan.standings import ranking
+from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.start_from import settle_start
+from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store
-from stantune.search.workers.executors import InProcess, Task
-
-
-def network(kind: str = "a", n: int = 1) -> nn.Module:
-    return nn.Identity()
-
+from stantune.search.workers.executors import InProcess
+from stantune.space import Categorical, Float, Integer, Space
 
 SPACE = Space(
     {"kind": Categorical(("a", "b")), "n": Integer(1, 3), "lr": Categorical((0.1, 0.2))}, {"n": {"kind": "b"}}
 )
-PROBLEM = Problem("few", network, "mnist", SPACE, Solver(lr=0.1), iterations=81)
-SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3, sampler="tpe", lag=2)
+FEW = Numbers(space=SPACE, name="few", length=81)
+SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3, sampler="tpe", lag=2)
 
 
 class Counting:
-    """Trains nothing, and keeps the tasks that it was given; the setting alone decides, and one of them diverges."""
+    """Trains nothing, and keeps the segments that it was given; the setting alone decides, and one of them diverges."""
 
     def __init__(self) -> None:
-        self.tasks: list[Task] = []
+        self.segments: list[Segment] = []
 
-    def train(self, task: Task, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
-        self.tasks.append(task)
-        params = task.params
-        stop = task.job.stop
+    def train(self, segment: Segment, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> Outcome:
+        self.segments.append(segment)
+        params, stop = segment.params, segment.stop
         if params.get("n") == 3 and params["lr"] == 0.2:
             return Outcome(1, {}, 1, False, Cost())
         error = 50 - 10 * params.get("n", 0) - 20 * params["lr"] - stop / 3
-        return Outcome(stop, {"validation": error, "test": error}, None, False, Cost(exact=stop, exact_seconds=1.0))
+        return Outcome(stop, {"error": error, "other": error}, None, False, Cost(exact=stop, exact_seconds=1.0))
 
 
-def run(
-    path: Path, settings: SearchSettings = SETTINGS, problem: Problem = PROBLEM, **options: Any
-) -> tuple[SearchState, list[Task]]:
+def run(path: Path, settings: SearchSettings = SETTINGS, **options: Any) -> tuple[SearchState, list[Segment]]:
     directory, trainer = SearchDirectory(path), Counting()
     with directory.locked():
-        state = search(problem, settings, directory, InProcess(trainer), **options)
-    return state, trainer.tasks
+        state = search(FEW, settings, directory, InProcess(trainer), **options)
+    return state, trainer.segments
 
 
 def told(state: SearchState) -> list[tuple[Any, ...]]:
@@ -65,16 +58,15 @@ def told(state: SearchState) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "bohb"])
 def test_each_setting_is_trained_once(tmp_path: Path, sampler: str) -> None:
-    state, tasks = run(tmp_path, replace(SETTINGS, sampler=sampler))
+    state, segments = run(tmp_path, replace(SETTINGS, sampler=sampler))
     assert state.complete
-    trained = [(tuple(task.params.items()), task.job.stop) for task in tasks if isinstance(task.job, Job)]
+    trained = [(tuple(segment.params.items()), segment.stop) for segment in segments if not segment.final]
     assert len(trained) == len(set(trained))
     duplicates = [row for row in state.rows if row.duplicate]
     # Eight settings, seventeen trials; some of those that repeat go further than their first ones, which were dropped.
     assert len(duplicates) >= 5
-    with Store.open(
-        SearchDirectory(tmp_path).url, "search", replace(SETTINGS, sampler=sampler).identity(PROBLEM), SPACE
-    ) as store:
+    identity = replace(SETTINGS, sampler=sampler).identity(FEW)
+    with Store.open(SearchDirectory(tmp_path).url, "search", identity, SPACE, FEW.metric) as store:
         assert store.rows() == state.rows
 
 
@@ -89,7 +81,7 @@ def test_cut_at_any_task_and_gone_on_with(tmp_path: Path) -> None:
 
     complete = False
     while not complete:
-        left, runs = 4, runs + 1
+        left, runs = 2, runs + 1
         state, _ = run(tmp_path / "cut", stop_early=stop_early)
         complete = state.complete
     assert runs > 5
@@ -99,13 +91,13 @@ def test_cut_at_any_task_and_gone_on_with(tmp_path: Path) -> None:
 def started(
     path: Path, settings: SearchSettings, space: Space = SPACE, name: str = "few", old: Path | None = None
 ) -> SearchSettings:
-    problem = replace(PROBLEM, space=space, name=name)
-    return settle_start(settings, problem, SearchDirectory(path), SearchDirectory.begun(old or path.parent / "old"))
+    numbers = replace(FEW, space=space, name=name)
+    return starting_from(settings, numbers, SearchDirectory(path), SearchDirectory.begun(old or path.parent / "old"))
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "bohb"])
 def test_started_from_an_earlier_search(tmp_path: Path, sampler: str) -> None:
-    old, _ = run(tmp_path / "old", replace(SETTINGS, max_iterations=9, seed=4))
+    old, _ = run(tmp_path / "old", replace(SETTINGS, max_resource=9, seed=4))
     settings = started(tmp_path / "new", replace(SETTINGS, sampler=sampler))
     assert settings.start is not None
     assert len(settings.start.trials) == len(old.rows)
@@ -125,14 +117,14 @@ def test_started_from_an_earlier_search(tmp_path: Path, sampler: str) -> None:
         file.unlink() if file.is_file() else None
     again = started(tmp_path / "new", replace(SETTINGS, sampler=sampler))
     assert again == settings
-    state, tasks = run(tmp_path / "new", again)
-    assert tasks == []
+    state, segments = run(tmp_path / "new", again)
+    assert segments == []
     assert told(state) == told(new)
 
 
 def test_a_search_knows_what_it_was_started_from(tmp_path: Path) -> None:
-    run(tmp_path / "old", replace(SETTINGS, max_iterations=9))
-    run(tmp_path / "other", replace(SETTINGS, max_iterations=9, seed=1))
+    run(tmp_path / "old", replace(SETTINGS, max_resource=9))
+    run(tmp_path / "other", replace(SETTINGS, max_resource=9, seed=1))
     run(tmp_path / "new", started(tmp_path / "new", SETTINGS), stop_early=lambda: True)
     other = started(tmp_path / "new", SETTINGS, old=tmp_path / "other")
     with pytest.raises(UsageError, match=r"start-from: few with seed 0 \(\w+\) there, few with seed 1 \(\w+\) here"):
@@ -162,14 +154,14 @@ def test_a_search_knows_what_it_was_started_from(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_started_from(tmp_path: Path, change: Mapping[str, Any], words: str) -> None:
-    run(tmp_path / "old", replace(SETTINGS, max_iterations=9))
+    run(tmp_path / "old", replace(SETTINGS, max_resource=9))
     with pytest.raises(UsageError, match=words) as error:
         started(tmp_path / "new", SETTINGS, **change)
     assert "\n" not in str(error.value)
 
 
 def test_settings_outside_of_a_narrower_space_are_left_out(tmp_path: Path) -> None:
-    old, _ = run(tmp_path / "old", replace(SETTINGS, max_iterations=9))
+    old, _ = run(tmp_path / "old", replace(SETTINGS, max_resource=9))
     space = Space({**SPACE, "lr": Categorical((0.1,))}, {"n": {"kind": "b"}})
     start = started(tmp_path / "new", SETTINGS, space).start
     assert start is not None

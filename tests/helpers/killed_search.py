@@ -29,7 +29,7 @@ CALLS, SECONDS = 300_000, 0.005
 
 def run(path: Path) -> None:
     """Run or go on with the search."""
-    with Store.open(sqlite_url(path), "killed", simulated.IDENTITY, simulated.SPACE) as store:
+    with Store.open(sqlite_url(path), "killed", simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
         simulated.search(store, PLAN, OUTCOME)
 
 

@@ -132,12 +132,12 @@ def test_one_bracket_without_room_to_halve() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((81, 1, 1), "eta is 1, .* give 2 or more"),
-        ((81, 0, 3), "min-iterations is 0"),
-        ((81, 82, 3), r"min-iterations is 82, above max-iterations \(81\): give 81 or less"),
-        ((81, 1, 3, "table2"), "no variant 'table2': give algorithm1 or table1"),
-        ((81, 1, 3, "table1", 0), "brackets is 0, but this search has 5: give 1 to 5"),
-        ((81, 1, 3, "table1", 6), "brackets is 6"),
+        ((81, 1, 1), "`eta`=1 is too small: .* give 2 or more"),
+        ((81, 0, 3), "`min_resource`=0 is too small"),
+        ((81, 82, 3), "`min_resource`=82 is above `max_resource`=81; give 81 or less"),
+        ((81, 1, 3, "table2"), "`variant`=table2 is unknown; give algorithm1 or table1"),
+        ((81, 1, 3, "table1", 0), "`brackets`=0 is not there: this search has 5; give 1 to 5"),
+        ((81, 1, 3, "table1", 6), "`brackets`=6 is not there"),
     ],
 )
 def test_bad_plans(arguments: tuple[int, int, int], words: str) -> None:

@@ -159,7 +159,7 @@ def test_bad_use(
 
 def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     # The default is no less than 25, which leaves so short a training but one rung.
-    monkeypatch.setattr(quality, "default_min_iterations", lambda maximum, eta: 6)
+    monkeypatch.setattr(quality, "default_min_resource", lambda maximum, eta: 6)
     began = time.perf_counter()
     run = quality.search_ours(TINY, 60, 0, "stan:auto", 1, 2)
     took = time.perf_counter() - began

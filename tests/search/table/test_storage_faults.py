@@ -17,7 +17,7 @@ from stantune.search.table.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
-SCRIPT = Path(__file__).with_name("at_url.py")
+SCRIPT = Path(__file__).parents[2] / "helpers" / "at_url.py"
 # The iterations at which it is killed; all of the search, the final training's among them, are about 300.
 KILLED = (10, 100)
 

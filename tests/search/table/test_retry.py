@@ -17,8 +17,7 @@ import sqlalchemy
 
 from stantune.errors import StoreError
 from stantune.search.plan.hyperband import plan
-from stantune.search.table import retry as patience
-from stantune.search.table import storage
+from stantune.search.table import retry, storage
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 
@@ -36,11 +35,11 @@ time.sleep(float(sys.argv[2]))
 def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     # SQLite's own patience ends before the lock does, so that ours is needed.
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 1)
-    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.05)
 
 
 def opened(simulated: ModuleType, url: str) -> Store:
-    return Store.open(url, "patient", simulated.IDENTITY, simulated.SPACE)
+    return Store.open(url, "patient", simulated.IDENTITY, simulated.SPACE, simulated.METRIC)
 
 
 def disturbed(simulated: ModuleType, url: str, disturb: Callable[[], None]) -> Store:
@@ -119,7 +118,7 @@ def test_gone_for_a_while(simulated: ModuleType, tmp_path: Path, expected: objec
 
 
 def test_gone_for_good(simulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.4)
+    monkeypatch.setattr(retry, "SECONDS", 0.4)
     file = tmp_path / "search.db"
     with opened(simulated, sqlite_url(file)) as store:
         store._storage.engine.dispose()  # type: ignore[attr-defined]

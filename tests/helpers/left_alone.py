@@ -8,10 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from faulty import FaultyOrder
-from torch import nn
+from numbers_objective import LENGTH, Numbers
 
-from stantune import Float, Problem, Solver, Space
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -19,7 +17,7 @@ from stantune.search.workers.workers import Workers
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    problem = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
+    numbers = Numbers(place, {0: sys.argv[2]}, pause=0.02)
     directory = SearchDirectory(place)
-    with directory.locked(), Workers(FaultyOrder(place, {0: sys.argv[2]}, pause=0.02), 2) as workers:
-        search(problem, SearchSettings(seed=0, max_iterations=27, min_iterations=3), directory, workers)
+    with directory.locked(), Workers(numbers.order, 2) as workers:
+        search(numbers, SearchSettings(seed=0, max_resource=LENGTH, min_resource=3), directory, workers)

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 from optuna.storages import InMemoryStorage
 
+from stantune.objective import Metric
 from stantune.search.plan.coordinator import endings, ready_jobs, take_overs
-
-from stantune.search.plan.values import Job
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import Job, TrialRow
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.table.store import Store
 from stantune.space import Space
 
 Train = Callable[[int, Mapping[str, Any], int], float | None]
+METRIC = Metric("error")
 
 
 class Played(NamedTuple):
@@ -57,7 +57,7 @@ def play(
     trained: list[Job] = []
     waited = 0.0
     while True:
-        store = Store(storage, "played", identity, space, "memory", settings.start)
+        store = Store(storage, "played", identity, space, "memory", METRIC, settings.start)
         proposals = Proposals(space, settings)
         running: dict[Job, float] = {}
         now = 0.0
@@ -93,6 +93,6 @@ def play(
             if error is None:
                 store.record_divergence(job.number, job.stop, job.start + 1)
             else:
-                store.record(job.number, job.stop, error)
+                store.record(job.number, job.stop, {METRIC.name: error})
             if dice.random() < kill:
                 break

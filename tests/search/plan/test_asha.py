@@ -16,10 +16,9 @@ from stantune.errors import UsageError
 from stantune.search.plan.asha import Asha, AsyncBracket, async_plan
 from stantune.search.plan.coordinator import Coordinator, endings, ready_jobs, rungs
 from stantune.search.plan.hyperband import plan, trained_iterations
-from stantune.search.plan.values import Result
 from stantune.search.plan.observations import AsyncObservations
-from stantune.search.plan.values import TrialRow
 from stantune.search.plan.standings import status
+from stantune.search.plan.values import Result, TrialRow
 from stantune.search.progress import iterations_left
 
 Outcome = Callable[[int, int], float | None]
@@ -218,7 +217,7 @@ def test_as_many_iterations_as_hyperband() -> None:
 
 def test_too_few_trials() -> None:
     assert [rung.trials for rung in async_plan(27, 1, 3, 4, 27)[0].rungs] == [27, 9, 3, 1]
-    with pytest.raises(UsageError, match="--trials 26 is too few: one of 27 gets to 27 iterations"):
+    with pytest.raises(UsageError, match="`trials`=26 is too few: one of 27 gets to 27 iterations"):
         async_plan(27, 1, 3, 4, 26)
 
 

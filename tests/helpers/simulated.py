@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
+from stantune.objective import Metric
+from stantune.outcome import Cost
 from stantune.search.plan.coordinator import endings, ready_jobs
-
-from stantune.search.plan.values import Job
 from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import FinalResult, Job, TrialRow
 from stantune.search.propose.sampling import sample
 from stantune.search.table.store import Store
 from stantune.space import Categorical, Float, Integer, Space
@@ -22,6 +22,7 @@ SPACE = Space(
         "pool": Categorical(("max", "average", None)),
     }
 )
+METRIC = Metric("error")
 IDENTITY = {"seed": 0, "problem": {"name": "simulated", "iterations": 27}}
 
 Outcome = Callable[[int, int], float | None]
@@ -41,11 +42,11 @@ def run_job(store: Store, job: Job, of: Outcome) -> None:
     """Do what a search does for one job."""
     if job.number == len(store.rows()):
         store.create(job.number, sample(SPACE, 0, job.number), job.bracket)
-    error, cost = of(job.number, job.stop), {"iterations": job.stop - job.start, "seconds": 0.25}
+    error, cost = of(job.number, job.stop), Cost(exact=job.stop - job.start, exact_seconds=0.25)
     if error is None:
         store.record_divergence(job.number, job.stop, job.start + 1, cost)
     else:
-        store.record(job.number, job.stop, error, cost)
+        store.record(job.number, job.stop, {METRIC.name: error}, cost)
 
 
 def search(store: Store, plan: Sequence[Bracket], of: Outcome) -> None:
@@ -57,7 +58,7 @@ def search(store: Store, plan: Sequence[Bracket], of: Outcome) -> None:
             break
         for job in jobs:
             run_job(store, job, of)
-    store.set_final(0, {"trials": len(store.rows())})
+    store.set_final(0, FinalResult({"trials": len(store.rows())}, 0, {}, None, Cost()))
 
 
 def after(rows: Sequence[TrialRow], job: Job, of: Outcome) -> list[TrialRow]:

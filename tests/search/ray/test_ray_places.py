@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
+from stantune.images.objective import ProblemTrainer, TrainerOrder
 from stantune.images.problems import find
-from stantune.images.trainer import ProblemTrainer, TrainerOrder
 from stantune.outcome import Outcome
-from stantune.search.plan.values import Job
-from stantune.search.plan.values import Final
+from stantune.search.plan.values import Final, Job
 from stantune.search.ray import places as ray_places
 from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
 from stantune.search.ray.places import Place, Sign, signed
@@ -167,7 +166,7 @@ def no_stop() -> bool:
 
 
 def test_trainings_equal_those_without_a_url(url: str, tmp_path: Path, one_thread: None) -> None:
-    settings, problem = SearchSettings(seed=0, max_iterations=12, min_iterations=4), find(TINY)
+    settings, problem = SearchSettings(seed=0, max_resource=12, min_resource=4), find(TINY)
     plain = SearchDirectory(tmp_path / "plain")
     here = ProblemTrainer(problem, settings, problem.load(None), plain)
     order = FetchingOrder(TrainerOrder(TINY, settings, None, SearchDirectory(tmp_path / "unused")), url)

@@ -21,16 +21,15 @@ from torch import nn
 
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import StantuneError, UsageError
+from stantune.images.objective import ProblemTrainer, TrainerOrder
 from stantune.images.problems import find
-from stantune.images.trainer import ProblemTrainer, TrainerOrder
 from stantune.search.loop import SearchState, search
-from stantune.search.plan.values import Final
+from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
 from stantune.search.workers.executors import Executor, InProcess
-from stantune.search.plan.values import Training
 from stantune.search.workers.workers import Limits
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
@@ -49,7 +48,7 @@ HERE = Path(__file__).parent
 TINY_FILE = HERE.parent / "tiny_problem.py"
 TINY = f"{TINY_FILE}:problem"
 PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
-SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)
+SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
 ONE = Share(1, 0)
 LONGEST_SECONDS = 240
 # Files by which Ray's helper processes tell their ports, which none of them has here. Ray gives its helpers fifteen
@@ -244,7 +243,7 @@ def test_lost_node_costs_what_it_was_running(
 def test_search_with_checkpoints_behind_a_url(
     cluster: Cluster, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, problem = SearchSettings(seed=0, max_iterations=9, min_iterations=3), find(TINY)
+    settings, problem = SearchSettings(seed=0, max_resource=9, min_resource=3), find(TINY)
     plain = SearchDirectory(tmp_path / "plain")
     with plain.locked():
         there = InProcess(ProblemTrainer(problem, settings, problem.load(None), plain))

@@ -13,26 +13,22 @@ import time
 import warnings
 from pathlib import Path
 
-from faulty import FINAL, FaultyOrder
+from numbers_objective import LENGTH, Numbers
 
-# Workers import this file, too, and need nothing else of it.
+from stantune.search.loop import search
+from stantune.search.settings import SearchSettings
+from stantune.search.table import storage
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.workers import Workers
 
 
 def run(place: Path, url: str, pause: float) -> None:
     """Run or go on with the search."""
-    from torch import nn
-
-    from stantune import Float, Problem, Solver, Space
-    from stantune.search.loop import search
-    from stantune.search.settings import SearchSettings
-    from stantune.search.table.directory import SearchDirectory
-    from stantune.search.workers.workers import Workers
-
-    problem = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=FINAL)
-    settings = SearchSettings(seed=0, max_iterations=FINAL, min_iterations=3)
+    numbers = Numbers(place, pause=pause)
+    settings = SearchSettings(seed=0, max_resource=LENGTH, min_resource=3)
     directory = SearchDirectory(place, url)
-    with directory.locked(), Workers(FaultyOrder(place, pause=pause), 2) as workers:
-        search(problem, settings, directory, workers)
+    with directory.locked(), Workers(numbers.order, 2) as workers:
+        search(numbers, settings, directory, workers)
 
 
 def child(place: Path, url: str, pause: float) -> int:
@@ -50,8 +46,6 @@ def child(place: Path, url: str, pause: float) -> int:
 
 def main() -> None:
     """Kill child after child."""
-    from stantune.search import loop, storage, workers  # noqa: F401 - once, before there are children
-
     # A journal's lock that a killed process held is not to take the tests' time.
     warnings.filterwarnings("ignore", "The value of `grace_period`")
     storage.JOURNAL_LOCK_SECONDS = 1

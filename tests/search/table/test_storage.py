@@ -13,8 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from stantune.errors import StoreError, UsageError
 from stantune.search.plan.hyperband import plan
-from stantune.search.table import retry as patience
-from stantune.search.table import storage
+from stantune.search.table import retry, storage
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
@@ -34,7 +33,7 @@ def url(file: Path) -> str:
 
 
 def opened(simulated: ModuleType, url: str) -> Store:
-    return Store.open(url, NAME, simulated.IDENTITY, simulated.SPACE)
+    return Store.open(url, NAME, simulated.IDENTITY, simulated.SPACE, simulated.METRIC)
 
 
 @pytest.fixture
@@ -138,8 +137,8 @@ def test_gone_for_a_while(simulated: ModuleType, file: Path, url: str, expected:
 
 
 def test_gone_for_good(simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.4)
-    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(retry, "SECONDS", 0.4)
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.1)
     with opened(simulated, url) as store:
         file.unlink()
         with pytest.raises(StoreError, match=r"No such file or directory.*see that its directory exists"):

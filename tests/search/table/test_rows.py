@@ -17,9 +17,10 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError
-from stantune.search.plan.values import TakeOver
+from stantune.objective import Metric
+from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import FinalResult, TakeOver, TrialRow
 from stantune.search.propose.warm_start import PastTrial, WarmStart
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
@@ -98,26 +99,77 @@ def test_both_ways_to_write_leave_the_same(
 
 def test_recording_the_same_again_replaces_it(table: Any, store: Store, url: str) -> None:
     store.create(0, table.params, 2)
-    store.record(0, 1, 50.0, {"training": 1.0})
-    store.record(0, 1, 50.0, {"training": 2.0})
+    store.record(0, 1, {"error": 50.0}, Cost(exact_seconds=1.0))
+    store.record(0, 1, {"error": 50.0}, Cost(exact_seconds=2.0))
     store.close({0: "dropped"})
     store.close({0: "dropped"})
     with table.open(url) as again:
-        assert again.rows() == store.rows() == [TrialRow(0, 2, table.params, {1: 50.0}, None, {1: {"training": 2.0}})]
+        assert (
+            again.rows()
+            == store.rows()
+            == [
+                TrialRow(
+                    0, 2, table.params, {1: 50.0}, None, {1: Cost(exact_seconds=2.0)}, metrics={1: {"error": 50.0}}
+                )
+            ]
+        )
 
 
 def test_final(table: Any, store: Store, url: str) -> None:
+    def final_of(error: float) -> FinalResult:
+        return FinalResult(table.params, 3, {"error": error, "other": 1.0}, None, Cost(exact=3, exact_seconds=0.1))
+
+    diverged = FinalResult(table.params, 2, {}, 2, Cost(reduced=2))
     assert store.finals() == {}
-    store.set_final(0, {"test_error": 1.0})
-    store.set_final(2, {"test_error": 0.8})
-    store.set_final(0, {"test_error": 0.9, "params": table.params})
+    store.set_final(0, final_of(1.0))
+    store.set_final(2, diverged)
+    store.set_final(0, final_of(0.9))
     with table.open(url) as again:
-        assert again.finals() == {0: {"test_error": 0.9, "params": table.params}, 2: {"test_error": 0.8}}
+        assert again.finals() == {0: final_of(0.9), 2: diverged}
+
+
+def test_finals_of_before_metrics_had_names(table: Any, store: Store, url: str) -> None:
+    cost = {"exact": 3, "exact_seconds": 0.1, "reduced": 0, "reduced_seconds": 0.0, "coordination_seconds": 2.0}
+    kept = {"params": table.params, "iterations": 3, "diverged_at": None, "cost": cost}
+    errors = {"validation": 4.0, "test": 5.0}
+    study = optuna.load_study(study_name=table.name, storage=url)
+    study.set_user_attr("stantune:final", {**kept, "errors": errors})
+    metrics = {"validation error": 4.0, "test error": 5.0}
+    wanted = FinalResult(table.params, 3, metrics, None, Cost(exact=3, exact_seconds=0.1, coordination_seconds=2.0))
+    assert store.finals() == {0: wanted}
+
+
+def test_a_metric_that_is_maximised(table: Any, url: str) -> None:
+    metric = Metric("accuracy", "maximize")
+    with table.open(url, metric=metric) as store:
+        store.create(0, table.params, 2)
+        store.create(1, {**table.params, "n": 8}, 2)
+        store.create(2, table.params, 2)
+        store.record(0, 1, {"accuracy": 0.25})
+        store.record(0, 3, {"accuracy": 0.75, "loss": 1.5})
+        store.record(1, 1, {"accuracy": 0.0})
+        store.take_over(TakeOver(2, 1, 0, -0.25, None))
+        store.take_over(TakeOver(2, 3, 0, -0.75, None))
+        store.close({0: "finished", 1: "dropped", 2: "finished"})
+        rows = store.rows()
+    assert [row.errors for row in rows] == [{1: -0.25, 3: -0.75}, {1: 0.0}, {1: -0.25, 3: -0.75}], (
+        "the lower the better"
+    )
+    assert rows[2].metrics == rows[0].metrics == {1: {"accuracy": 0.25}, 3: {"accuracy": 0.75, "loss": 1.5}}
+    with table.open(url, metric=metric) as again:
+        assert again.rows() == rows
+    study = optuna.load_study(study_name=table.name, storage=url)
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert [trial.value for trial in study.trials] == [0.75, 0.0, 0.75], "as it was measured"
+    assert study.best_trial.number in (0, 2)
+    table_of = Store.table_of(url, table.name)
+    assert table_of is not None
+    assert [row.errors for row in table_of[1]] == [row.errors for row in rows]
 
 
 def test_two_studies_in_one_database(table: Any, store: Store, url: str) -> None:
     table.fill(store)
-    with Store.open(url, "other", {"seed": 1}, table.space) as other:
+    with Store.open(url, "other", {"seed": 1}, table.space, table.metric) as other:
         other.create(0, table.params, 0)
         store.create(4, table.params, 1)
         other.create(1, table.params, 0)
@@ -126,13 +178,13 @@ def test_two_studies_in_one_database(table: Any, store: Store, url: str) -> None
 
 def test_delete(table: Any, store: Store, url: str, tmp_path: Path) -> None:
     table.fill(store)
-    store.set_final(0, {})
+    store.set_final(0, FinalResult(table.params, 3, {}, None, Cost()))
     store.release()
-    with Store.open(url, "other", {}, table.space) as other:
+    with Store.open(url, "other", {}, table.space, table.metric) as other:
         table.fill(other)
     assert Store.delete(url, table.name)
     assert not Store.delete(url, table.name)
-    with Store.open(url, "other", {}, table.space) as other:
+    with Store.open(url, "other", {}, table.space, table.metric) as other:
         assert other.rows() == list(table.rows)
     assert Store.delete(url, "other")
     with closing(sqlite3.connect(tmp_path / "search.db")) as raw:
@@ -146,7 +198,7 @@ def test_delete(table: Any, store: Store, url: str, tmp_path: Path) -> None:
 
 def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str) -> None:
     brackets, of = plan(27, 1, 3), simulated.outcome(0)
-    with Store.open(url, table.name, simulated.IDENTITY, simulated.SPACE) as store:
+    with Store.open(url, table.name, simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
         simulated.search(store, brackets, of)
         assert len(store.rows()) == sum(bracket.rungs[0].trials for bracket in brackets)
     states = {trial.state for trial in optuna.load_study(study_name=table.name, storage=url).trials}
@@ -155,8 +207,10 @@ def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str
 
 def test_nothing_is_printed(url: str) -> None:
     code = (
-        "import sys; from stantune.search.table.store import Store; from stantune.space import Float, Space;"
-        "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)})).release(); Store.delete(sys.argv[1], 'a')"
+        "import sys; from stantune.objective import Metric; from stantune.search.table.store import Store;"
+        "from stantune.space import Float, Space;"
+        "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)}), Metric('error')).release();"
+        "Store.delete(sys.argv[1], 'a')"
     )
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
@@ -172,7 +226,7 @@ def test_a_trial_holds_what_exists_and_optuna_sees_no_more(table: Any, url: str)
     with table.open(url, space=space) as store:
         for number, params in enumerate(settings):
             store.create(number, params, 2)
-            store.record(number, 1, 10.0 * number)
+            store.record(number, 1, {"error": 10.0 * number})
         store.close(dict.fromkeys(range(3), "finished"))
     with table.open(url, space=space) as again:
         assert [row.params for row in again.rows()] == settings
@@ -189,7 +243,7 @@ def test_optuna_draws_conditional_parameters(table: Any, url: str) -> None:
     with table.open(url, space=space) as store:
         for number, params in enumerate([{"lr": 0.1, "pool": None}, {"lr": 0.2, "n": 3, "pool": "max"}]):
             store.create(number, params, 2)
-            store.record(number, 1, 10.0 * number)
+            store.record(number, 1, {"error": 10.0 * number})
         store.close(dict.fromkeys(range(2), "finished"))
     study = optuna.load_study(study_name=table.name, storage=url)
     for draw in (optuna.visualization.plot_slice, optuna.visualization.plot_parallel_coordinate):
@@ -217,13 +271,14 @@ def test_what_is_taken_over_comes_back(table: Any, url: str, by_api: bool, monke
         store.create(0, table.params, 2)
         store.create(1, {**table.params, "n": 8}, 2, started_from=17)
         store.create(2, table.params, 2)
-        store.record(0, 1, 50.0, {})
-        store.record_divergence(0, 3, 2, {})
+        store.record(0, 1, {"error": 50.0, "loss": 2.5})
+        store.record_divergence(0, 3, 2)
         store.take_over(TakeOver(2, 1, 0, 50.0, None))
         store.take_over(TakeOver(2, 3, 0, None, 2))
         store.create(3, table.params, 1)
         rows = store.rows()
-    assert rows[2] == TrialRow(2, 2, table.params, {1: 50.0}, 2, equals=(0,), taken={1: 0, 3: 0})
+    metrics = {1: {"error": 50.0, "loss": 2.5}}
+    assert rows[2] == TrialRow(2, 2, table.params, {1: 50.0}, 2, equals=(0,), taken={1: 0, 3: 0}, metrics=metrics)
     assert rows[3].equals == (0,), "of each bracket the first"
     assert rows[1].started_from == 17
     with table.open(url) as again:
@@ -238,7 +293,7 @@ def test_what_a_search_was_started_from_comes_back(table: Any, url: str) -> None
     )
     start = WarmStart("/runs/old", "old (1a)", trials, (trials[7], trials[3]))
     assert Store.start_of(url, table.name) is None
-    Store.open(url, table.name, {"seed": 0}, table.space, start).release()
+    Store.open(url, table.name, {"seed": 0}, table.space, table.metric, start).release()
     assert Store.start_of(url, table.name) == start
-    with Store.open(url, "other", {"seed": 0}, table.space):
+    with Store.open(url, "other", {"seed": 0}, table.space, table.metric):
         assert Store.start_of(url, "other") is None

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from stantune.search.plan.coordinator import endings, ready_jobs, rungs
 from stantune.search.plan.hyperband import Bracket, plan
-from stantune.search.plan.values import TrialRow
 from stantune.search.plan.standings import Standing, incumbent, iterations_trained, ranking, status
+from stantune.search.plan.values import TrialRow
 
 PLANS = st.builds(
     plan,

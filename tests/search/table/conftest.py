@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from stantune.objective import Metric
+from stantune.outcome import Cost
 from stantune.search.plan.values import TrialRow
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
@@ -18,34 +20,39 @@ class Table:
     """The table that is opened unless a test says otherwise, and what `fill` writes into it."""
 
     name = "lenet"
+    metric = Metric("error")
     space = Space({"lr": Float(5e-5, 5, log=True), "n": Integer(1, 9), "pool": Categorical(("max", None))})
     params = {"lr": 0.1 + 0.2, "n": 7, "pool": None}  # noqa: RUF012
+    first, second = Cost(exact=1, exact_seconds=1.5), Cost(reduced=1, reduced_seconds=0.5, evaluation_seconds=0.1)
+    lost = Cost(exact=2, exact_seconds=0.25)
     # All have the same setting, so that each names the first of them.
     rows = (
-        TrialRow(0, 2, params, {1: 50.0}, None, {1: {"training": 1.5, "exact": 1}}),
+        TrialRow(0, 2, params, {1: 50.0}, None, {1: first}, metrics={1: {"error": 50.0}}),
         TrialRow(
             1,
             2,
             params,
             {1: 40.0, 3: 1 / 3},
             None,
-            {1: {"training": 0.5, "note": "slow", "flag": True}, 3: {}},
+            {1: second, 3: Cost()},
             equals=(0,),
+            metrics={1: {"error": 40.0, "loss": 0.1 + 0.2}, 3: {"error": 1 / 3}},
         ),
-        TrialRow(2, 2, params, {}, 1, {1: {"training": 0.25}}, equals=(0,)),
+        TrialRow(2, 2, params, {}, 1, {1: lost}, equals=(0,)),
         TrialRow(3, 2, params, equals=(0,)),
     )
 
-    def open(self, url: str, identity: Any = None, space: Space | None = None) -> Store:
-        return Store.open(url, self.name, identity or {"seed": 0}, space or self.space)
+    def open(self, url: str, identity: Any = None, space: Space | None = None, **others: Any) -> Store:
+        others.setdefault("metric", self.metric)
+        return Store.open(url, self.name, identity or {"seed": 0}, space or self.space, **others)
 
     def fill(self, store: Store) -> None:
         for number in range(4):
             store.create(number, self.params, 2)
-        store.record(0, 1, 50.0, {"training": 1.5, "exact": 1})
-        store.record(1, 1, 40.0, {"training": 0.5, "note": "slow", "flag": True})
-        store.record_divergence(2, 1, 1, {"training": 0.25})
-        store.record(1, 3, 1 / 3)
+        store.record(0, 1, {"error": 50.0}, self.first)
+        store.record(1, 1, {"error": 40.0, "loss": 0.1 + 0.2}, self.second)
+        store.record_divergence(2, 1, 1, self.lost)
+        store.record(1, 3, {"error": 1 / 3})
         store.close({0: "dropped", 2: "diverged", 1: "finished"})
 
     def one_sentence(self, error: pytest.ExceptionInfo[Exception]) -> str:

@@ -52,7 +52,7 @@ def test_a_reader_does_not_stop_the_writer(table: Any, store: Store, url: str, t
     raw.execute("BEGIN")
     raw.execute("SELECT COUNT(*) FROM trials").fetchone()
     store.create(4, table.params, 1)
-    store.record(4, 1, 5.0)
+    store.record(4, 1, {"error": 5.0})
     raw.close()
 
 
@@ -67,7 +67,7 @@ def test_a_locked_database(table: Any, store: Store, url: str, tmp_path: Path, m
     # One that is released in time is only waited for.
     timer = threading.Timer(0.3, lambda: raw.execute("COMMIT"))
     timer.start()
-    store.record(3, 1, 5.0)
+    store.record(3, 1, {"error": 5.0})
     timer.join()
     raw.close()
 

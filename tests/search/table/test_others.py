@@ -9,6 +9,8 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
+from stantune.outcome import Cost
+from stantune.search.plan.values import FinalResult
 from stantune.search.table.store import Store
 from stantune.space import Float, Space
 
@@ -19,7 +21,7 @@ def test_another_identity_is_refused_by_its_differences(table: Any, store: Store
         table.open(url, {"seed": 1, "eta": 3}, space)
     message = table.one_sentence(error)
     assert "(eta: nothing there, 3 here; seed: 0 there, 1 here; space.lr.high: 5 there, 1 here)" in message
-    assert "--fresh" in message
+    assert "`fresh`" in message
 
 
 def test_identity_may_be_of_any_plain_values(table: Any, url: str) -> None:
@@ -46,9 +48,9 @@ def test_a_study_of_another_kind_is_refused(table: Any, url: str) -> None:
         table.open(url)
     study = optuna.create_study(study_name="theirs", storage=url)
     study.enqueue_trial({"x": 1})
-    words = r"'theirs' in sqlite://.* was not made by a stantune search: .*--fresh"
+    words = r"'theirs' in sqlite://.* was not made by a stantune search: .*`fresh`"
     with pytest.raises(StoreError, match=words) as error:
-        Store.open(url, "theirs", {}, table.space)
+        Store.open(url, "theirs", {}, table.space, table.metric)
     table.one_sentence(error)
 
 
@@ -59,7 +61,7 @@ def test_a_foreign_trial_is_refused_when_it_is_met_and_ever_after(table: Any, st
         store.create(4, table.params, 1)
     table.one_sentence(error)
     # What belongs to the search can still be recorded.
-    store.record(3, 1, 5.0)
+    store.record(3, 1, {"error": 5.0})
     with pytest.raises(StoreError, match="trial 4 was added by another program"):
         table.open(url)
     # Nothing was left behind by the refused one.
@@ -95,7 +97,7 @@ def test_a_trial_ended_by_another_program_is_refused(
         study = optuna.load_study(study_name=table.name, storage=url)
         study.tell(3, 0.5)
         for write in (
-            lambda: store.record(3, 1, 5.0),
+            lambda: store.record(3, 1, {"error": 5.0}),
             lambda: store.record_divergence(3, 1, 1),
             lambda: store.close({3: "dropped"}),
         ):
@@ -112,9 +114,9 @@ def test_a_study_deleted_under_a_search(table: Any, store: Store, url: str) -> N
     with pytest.raises(StoreError, match="is gone"):
         store.create(4, table.params, 1)
     with pytest.raises(StoreError, match="is gone or was ended"):
-        store.record(3, 1, 5.0)
+        store.record(3, 1, {"error": 5.0})
     with pytest.raises(StoreError) as error:
-        store.set_final(0, {})
+        store.set_final(0, FinalResult(table.params, 3, {}, None, Cost()))
     table.one_sentence(error)
 
 
@@ -123,4 +125,4 @@ def test_numbers_and_errors_that_only_a_mistake_can_give(table: Any, store: Stor
         store.create(1, table.params, 2)
     store.create(0, table.params, 2)
     with pytest.raises(AssertionError, match="record a divergence"):
-        store.record(0, 1, float("nan"))
+        store.record(0, 1, {"error": float("nan")})

@@ -20,22 +20,20 @@ from torch import nn
 
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import DataError, StantuneError, UsageError
-from stantune.images.trainer import device_of
+from stantune.images.objective import device_of
 from stantune.search.loop import HOPELESS, SearchState, search
-from stantune.search.plan.values import Job
-from stantune.search.plan.values import Final
+from stantune.search.plan.values import Final, Job, Training
 from stantune.search.progress import Progress
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
 from stantune.search.workers import workers as workers_module
 from stantune.search.workers.executors import InProcess, Task
-from stantune.search.plan.values import Training
 from stantune.search.workers.workers import Limits, Workers
 
 HERE = Path(__file__).parent
 PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
-SETTINGS = SearchSettings(seed=0, max_iterations=27, min_iterations=3)
+SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 

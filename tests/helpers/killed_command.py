@@ -25,6 +25,7 @@ from pathlib import Path
 from killing import kill_after
 
 from stantune.cli import main
+from stantune.objective import Metric
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Space
@@ -84,11 +85,10 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
 if __name__ == "__main__":
     # What a search imports, sooner or later, so that the children spend their lives on searching. There must be no
     # tensor work before a fork.
-    reports, parts = ("live", "summary", "text"), ("loop", "training", "workers")
-    for module in ("cli.search", *(f"report.{name}" for name in reports), *(f"search.{name}" for name in parts)):
+    for module in ("cli.search", "images.objective", "objectives.choose", "report.live", "report.text", "study"):
         importlib.import_module(f"stantune.{module}")
     importlib.import_module("torch._dynamo")
     searches = [list(group) for divided, group in groupby(sys.argv[1:], "+".__eq__) if not divided]
-    Store.open(sqlite_url(Path(searches[0][0]).with_name("warm.db")), "warm", {}, Space({})).release()
+    Store.open(sqlite_url(Path(searches[0][0]).with_name("warm.db")), "warm", {}, Space({}), Metric("")).release()
     for log, seed, start_ups, most, *arguments in searches:
         run(Path(log), random.Random(int(seed)), int(start_ups), int(most), arguments)

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
+from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 
+SECOND = Cost(exact=3, exact_seconds=1.0)
 WRITES = (
     "create_new_study",
     "set_study_user_attr",
@@ -86,38 +88,42 @@ def test_cut_at_any_write_of_the_api(
 ) -> None:
     brackets, of = plan(*shape), simulated.outcome(salt, levels=3, diverging=diverging)
     whole = CutStorage()
-    simulated.search(Store(whole, "cuts", simulated.IDENTITY, simulated.SPACE, "memory"), brackets, of)
+    simulated.search(
+        Store(whole, "cuts", simulated.IDENTITY, simulated.SPACE, "memory", simulated.METRIC), brackets, of
+    )
 
     storage = CutStorage()
     for writes, after in [*cuts, (float("inf"), False)]:
         storage.writes_left, storage.after = writes, after
         try:
-            store = Store(storage, "cuts", simulated.IDENTITY, simulated.SPACE, "memory")
+            store = Store(storage, "cuts", simulated.IDENTITY, simulated.SPACE, "memory", simulated.METRIC)
             simulated.search(store, brackets, of)
         except Cut:
             continue
-        assert store.rows() == Store(whole, "cuts", simulated.IDENTITY, simulated.SPACE, "memory").rows()
+        assert (
+            store.rows() == Store(whole, "cuts", simulated.IDENTITY, simulated.SPACE, "memory", simulated.METRIC).rows()
+        )
     assert study_in(storage) == study_in(whole)
 
 
 def test_the_cost_of_a_cut_segment_does_not_count(simulated: ModuleType) -> None:
     storage = CutStorage()
-    store = Store(storage, "cuts", simulated.IDENTITY, simulated.SPACE, "memory")
+    store = Store(storage, "cuts", simulated.IDENTITY, simulated.SPACE, "memory", simulated.METRIC)
     store.create(0, {"lr": 1.0, "momentum": 0.5, "hidden": 100, "pool": "max"}, 2)
-    store.record(0, 1, 50.0, {"seconds": 1.0})
+    store.record(0, 1, {"error": 50.0}, SECOND)
     storage.writes_left, storage.after = 1, True
     with pytest.raises(Cut):
-        store.record(0, 3, 40.0, {"seconds": 2.0})
-    again = Store(storage, "cuts", simulated.IDENTITY, simulated.SPACE, "memory")
+        store.record(0, 3, {"error": 40.0}, Cost(exact=4, exact_seconds=2.0))
+    again = Store(storage, "cuts", simulated.IDENTITY, simulated.SPACE, "memory", simulated.METRIC)
     assert "stantune:cost:3" in study_in(storage)[1][5], "the cut did not come between cost and error"
     assert again.rows() == store.rows()
-    assert again.rows()[0].costs == {1: {"seconds": 1.0}}
+    assert again.rows()[0].costs == {1: SECOND}
 
 
 def test_cut_at_every_statement_of_the_database(simulated: ModuleType, tmp_path: Path) -> None:
     brackets, of = plan(4, 1, 2), simulated.outcome(1)
     whole = sqlite_url(tmp_path / "whole.db")
-    with Store.open(whole, "cuts", simulated.IDENTITY, simulated.SPACE) as store:
+    with Store.open(whole, "cuts", simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
         simulated.search(store, brackets, of)
         rows = store.rows()
 
@@ -138,7 +144,7 @@ def test_cut_at_every_statement_of_the_database(simulated: ModuleType, tmp_path:
             if left == 0:
                 raise Cut
 
-        with Store.open(url, "cuts", simulated.IDENTITY, simulated.SPACE) as store:
+        with Store.open(url, "cuts", simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
             engine = store._storage.engine  # type: ignore[attr-defined]
             sqlalchemy.event.listen(engine, "before_cursor_execute", cut)
             sqlalchemy.event.listen(engine, "commit", cut)
@@ -152,7 +158,7 @@ def test_cut_at_every_statement_of_the_database(simulated: ModuleType, tmp_path:
                 sqlalchemy.event.remove(engine, "before_cursor_execute", cut)
                 sqlalchemy.event.remove(engine, "commit", cut)
     assert cuts > 15
-    with Store.open(url, "cuts", simulated.IDENTITY, simulated.SPACE) as store:
+    with Store.open(url, "cuts", simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
         assert store.rows() == rows
     assert study_in(url) == study_in(whole)
     # A segment is trained again only where a cut came before it was recorded.
@@ -162,7 +168,7 @@ def test_cut_at_every_statement_of_the_database(simulated: ModuleType, tmp_path:
 @pytest.mark.parametrize("statement", range(1, 8))
 def test_a_cut_transaction_leaves_nothing(simulated: ModuleType, tmp_path: Path, statement: int) -> None:
     url = sqlite_url(tmp_path / "search.db")
-    with Store.open(url, "cuts", simulated.IDENTITY, simulated.SPACE) as store:
+    with Store.open(url, "cuts", simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
         store.create(0, {"lr": 1.0, "momentum": 0.5, "hidden": 100, "pool": "max"}, 2)
         engine, seen = store._storage.engine, 0  # type: ignore[attr-defined]
         before = study_in(url)
@@ -178,8 +184,8 @@ def test_a_cut_transaction_leaves_nothing(simulated: ModuleType, tmp_path: Path,
         sqlalchemy.event.listen(engine, "commit", cut)
         if statement <= 6:
             with pytest.raises(Cut):
-                store.record(0, 1, 5.0, {"seconds": 1.0})
+                store.record(0, 1, {"error": 5.0}, SECOND)
             assert study_in(url) == before
         else:
-            store.record(0, 1, 5.0, {"seconds": 1.0})
+            store.record(0, 1, {"error": 5.0}, SECOND)
             assert study_in(url) != before

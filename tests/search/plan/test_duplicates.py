@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stantune.outcome import Cost
 from stantune.search.plan.coordinator import ready_jobs, take_overs
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.values import TrialRow
 from stantune.search.plan.standings import incumbent, iterations_spared, iterations_trained, ranking
+from stantune.search.plan.values import TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.space import Categorical, Integer, Space
 
@@ -109,11 +110,11 @@ def test_a_failure_is_not_taken_over() -> None:
 
 
 def test_taken_over_first_and_then_trained() -> None:
-    row = TrialRow(9, 1, {"n": 0}, {3: 15.0, 9: 12.0}, costs={9: {}}, equals=(0,), taken={3: 0})
+    row = TrialRow(9, 1, {"n": 0}, {3: 15.0, 9: 12.0}, costs={9: Cost()}, equals=(0,), taken={3: 0})
     assert (row.duplicate, row.trained) == (False, 9), "it was trained from its first iteration on"
     before = TrialRow(9, 1, {"n": 0}, {3: 15.0}, equals=(0,), taken={3: 0})
     assert (before.duplicate, before.trained, before.reached) == (True, 0, 3)
-    lost = TrialRow(9, 1, {"n": 0}, {3: 15.0}, diverged_at=5, costs={9: {}}, equals=(0,), taken={3: 0})
+    lost = TrialRow(9, 1, {"n": 0}, {3: 15.0}, diverged_at=5, costs={9: Cost()}, equals=(0,), taken={3: 0})
     assert (lost.duplicate, lost.trained) == (False, 5)
     taken = TrialRow(9, 1, {"n": 0}, {3: 15.0}, diverged_at=5, equals=(0,), taken={3: 0, 9: 0})
     assert (taken.duplicate, taken.trained) == (True, 0)
@@ -126,7 +127,7 @@ def test_what_is_spared() -> None:
         TrialRow(2, 2, {}, {1: 20.0}),
         TrialRow(3, 2, {}, {1: 20.0}, taken={1: 2}),
         TrialRow(4, 2, {}, {1: 20.0}, diverged_at=2, taken={1: 2, 3: 2}),
-        TrialRow(5, 2, {}, {1: 20.0, 3: 18.0}, taken={1: 2}, costs={3: {}}),
+        TrialRow(5, 2, {}, {1: 20.0, 3: 18.0}, taken={1: 2}, costs={3: Cost()}),
         TrialRow(6, 2, {}),
     ]
     assert iterations_spared(PLAN, rows) == (4 + 1, 1 + 2)
