@@ -11,9 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stantune import Categorical, Float, Integer, Problem, Solver, Space
-from stantune.images.data import Normalise
-from stantune.images.solver import Multiplier, MultiStep
+from stantune import Categorical, Float, Integer, Multiplier, MultiStep, Normalise, Problem, Solver, Space
 
 
 class Residual(nn.Module):

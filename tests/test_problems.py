@@ -168,6 +168,9 @@ def test_a_problem_in_a_file_is_found(tmp_path: Path) -> None:
         ("x = 1", "mine", "has no Problem called 'mine'; it has none"),
         ("def f(:", "mine", "cannot be imported: SyntaxError"),
         ("import nothing_of_that_name", "mine", "cannot be imported: ModuleNotFoundError: No module named 'nothing"),
+        ("from stantune.data import Split", "mine", "stantune.data is stantune.images.data now"),
+        ("import stantune.solver", "mine", "stantune.solver is stantune.images.solver now, so import from there"),
+        ("from stantune.nets.caffe import LRN", "mine", "stantune.nets is stantune.images.nets now"),
         (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': iterations=0 must be at least 1"),
     ],
 )

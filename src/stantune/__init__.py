@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stantune.errors import NoEffectWarning, StantuneError
+    from stantune.images.data import Dataset, Normalise, Split
     from stantune.images.problems import Problem
-    from stantune.images.solver import Solver
+    from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Solver
     from stantune.space import Categorical, Float, Integer, Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
 _HOME = {
     "Categorical": "space",
+    "Dataset": "images.data",
+    "Fixed": "images.solver",
     "Float": "space",
     "Integer": "space",
+    "Inv": "images.solver",
+    "MultiStep": "images.solver",
+    "Multiplier": "images.solver",
     "NoEffectWarning": "errors",
+    "Normalise": "images.data",
     "Problem": "images.problems",
     "Solver": "images.solver",
     "Space": "space",
+    "Split": "images.data",
     "Stan": "stan.config",
     "StantuneError": "errors",
     "accelerate_": "stan.surgery",
@@ -31,12 +39,19 @@ _HOME = {
 }
 __all__ = [
     "Categorical",
+    "Dataset",
+    "Fixed",
     "Float",
     "Integer",
+    "Inv",
+    "MultiStep",
+    "Multiplier",
     "NoEffectWarning",
+    "Normalise",
     "Problem",
     "Solver",
     "Space",
+    "Split",
     "Stan",
     "StantuneError",
     "accelerate_",

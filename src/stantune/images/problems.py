@@ -28,6 +28,8 @@ from stantune.space import Float, Integer, Space
 from stantune.training.trainable import Criterion
 
 SOLVER_PARAMETERS = ("lr", "momentum", "weight_decay")
+# Modules that users' files of before import, and where they are now.
+MOVED = {f"stantune.{name}": f"stantune.images.{name}" for name in ("data", "nets", "problems", "solver")}
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,11 @@ def _from_file(path: Path, attribute: str) -> Problem:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        del sys.modules[spec.name]
+        where = MOVED.get(error.name or "")
+        hint = f"; {error.name} is {where} now, so import from there" if where else ""
+        raise UsageError(f"{path} cannot be imported: ModuleNotFoundError: {error}{hint}") from error
     except Exception as error:
         del sys.modules[spec.name]
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
