@@ -7,6 +7,8 @@ import gzip
 import hashlib
 import pickle
 import struct
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +213,105 @@ def test_the_digest_decides_even_where_shapes_agree(tiny: Any, tmp_path: Path) -
     path.write_bytes(tiny.contents[file.name])
     with pytest.raises(UnsoundError, match="sha256 of its content"):
         read(path, dataclasses.replace(file, sha256="0" * 64))
+
+
+def reads_memory(dtype: bytes) -> bytes:
+    """A pickle that had NumPy take eight bytes for the address of an object, and look at it."""
+    return b"\x80\x04cnumpy\nndarray\ncnumpy\nndarray\nK\x01\x85" + dtype + b"C\x08AAAAAAAA\x87R\x85R."
+
+
+def nested_key(depth: int) -> bytes:
+    """A pickle whose dictionary has for its key a tuple of twice the same tuple, and so on: 2**depth to hash."""
+    return b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * depth + b"K\x00s."
+
+
+ATTACKS = {
+    "an array of objects at addresses of its choice": reads_memory(b"\x8c\x01O"),
+    "a type with a state of its choice": (
+        b"\x80\x04cnumpy\ndtype\n\x8c\x02u1\x89\x88\x87R(K\x03\x8c\x01|N\x8c\x01xNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK?tb."
+    ),
+    "nested tuples as a key": nested_key(40),
+    "tuples nested deeply": b"\x80\x02" + b"N" + b"\x85" * 1000 + b".",
+    "a list in itself": b"\x80\x02]q\x00h\x00a.",
+    "a dictionary in itself": b"\x80\x02}q\x00U\x04datah\x00s.",
+    "empty containers without end": b"\x80\x02" + b"]" * 900_000 + b".",
+    "a number of megabytes": b"\x80\x02\x8b" + struct.pack("<I", 500_000) + b"\x7f" * 500_000 + b".",
+    "a text longer than memory": b"\x80\x04\x8d" + struct.pack("<Q", 2**62) + b"x.",
+    "a place far away": b"\x80\x02Nr\xff\xff\xff\xff.",
+    "a value from nowhere": b"\x80\x02h\x05.",
+    "nothing": b".",
+    "a name without an end": b"\x80\x02c" + b"x" * 500_000,
+    "text that is none": b"\x80\x04\x8c\x02\xff\xff.",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_pickle_is_read_and_never_run(attack: str, tmp_path: Path) -> None:
+    """The first ones ended the process, or did not end; a child of its own would not have told more."""
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(ATTACKS[attack])
+    began = time.monotonic()
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnsoundError) as caught:
+            read(path, DataFile("data_batch_1", "train", "batch", (1, 3, 2, 2), "0" * 64))
+        memory = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(("is altered (", "is cut short ("))
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 2
+    assert memory < 8 << 20
+
+
+def test_arrays_in_any_order_of_their_bytes_are_read(tmp_path: Path) -> None:
+    planes = np.random.default_rng(6).integers(0, 256, (4, 3, 4, 5), dtype=np.uint8)
+    path = tmp_path / "batch"
+    for protocol in (3, 4, 5):
+        path.write_bytes(
+            pickle.dumps({"data": np.asfortranarray(planes.reshape(4, -1)), "labels": [1, 2, 3, 4]}, protocol)
+        )
+        images, _ = read(path, batch_file(planes, [1, 2, 3, 4]))
+        assert np.array_equal(images, planes.transpose(0, 2, 3, 1))
+
+
+def test_a_file_without_an_end_is_not_read_to_it(tiny_batches: Any, tiny: Any, tmp_path: Path) -> None:
+    for data in (tiny_batches, tiny):
+        file = data.description.files[0]
+        path = tmp_path / file.name
+        path.write_bytes(data.contents[file.name])
+        with path.open("r+b") as stream:
+            stream.truncate(1 << 40)
+        with pytest.raises(UnsoundError, match="longer than"):
+            read(path, file)
+
+
+PACKED_BOMBS = {
+    "one that unpacks to a lot": lambda content: gzip.compress(content) + gzip.compress(bytes(1 << 28), 1),
+    "one of members without content": lambda content: gzip.compress(b"") * 5000 + gzip.compress(content),
+    "one with a name that has no end": lambda content: b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * (1 << 20),
+}
+
+
+@pytest.mark.parametrize("bomb", PACKED_BOMBS)
+def test_a_gzip_file_is_unpacked_within_limits(bomb: str, tiny: Any, tmp_path: Path) -> None:
+    file = tiny.description.files[0]
+    path = tmp_path / f"{file.name}.gz"
+    path.write_bytes(PACKED_BOMBS[bomb](tiny.contents[file.name]))
+    began = time.monotonic()
+    with pytest.raises(UnsoundError, match="is altered"):
+        read(path, file)
+    assert time.monotonic() - began < 2
+
+
+def test_gzip_members_in_a_row_are_one_content(tiny: Any, tmp_path: Path) -> None:
+    file, content = tiny.description.files[0], tiny.contents[tiny.description.files[0].name]
+    path = tmp_path / f"{file.name}.gz"
+    for packed in (
+        gzip.compress(content[:7]) + gzip.compress(content[7:]),
+        gzip.compress(content) + bytes(1000),
+        gzip.compress(content[:7]) + bytes(10) + gzip.compress(b"") + gzip.compress(content[7:]),
+    ):
+        path.write_bytes(packed)
+        images, _ = read(path, file)
+        assert np.array_equal(images, tiny.images["train"])

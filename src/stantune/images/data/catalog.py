@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import shlex
 from dataclasses import dataclass
@@ -12,6 +13,14 @@ from typing import Literal
 import platformdirs
 
 from stantune.errors import UsageError
+
+# Of a batch's pickle: the most that an image's label and file name take, and all the rest.
+_BATCH_BYTES_PER_IMAGE, _BATCH_BYTES = 128, 1 << 20
+
+
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """The IDX header of a uint8 array: 0, 0, type 8, number of dimensions, each size as big-endian int32."""
+    return bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,13 @@ class DataFile:
     kind: Literal["images", "labels", "batch"]
     shape: tuple[int, ...]
     sha256: str
+
+    @property
+    def most_bytes(self) -> int:
+        """The size of the uncompressed file: exactly for IDX, at most for a batch, whose pickles differ."""
+        if self.kind == "batch":
+            return math.prod(self.shape) + _BATCH_BYTES_PER_IMAGE * self.shape[0] + _BATCH_BYTES
+        return len(idx_header(self.shape)) + math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,8 @@ _FASHION_MNIST = Description(
             "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         )
     ),
-    official="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    # The authors' own bucket; the address that they publish, its website, has no https.
+    official="https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
     debian="dataset-fashion-mnist",
 )
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import math
 import pickle
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stantune.images.data.catalog import DataFile
+from stantune.images.data.catalog import DataFile, idx_header
+from stantune.images.data.pickled import DTYPE, FROM_BUFFER, RECONSTRUCT, Call, unpickled
+from stantune.images.data.unpacking import UnsoundError as UnsoundError
+from stantune.images.data.unpacking import gunzipped
 
-
-class UnsoundError(ValueError):
-    """A file is not what it should be; the message is a predicate such as "is cut short (3 of 16 bytes)"."""
+# A batch's pickle has a few operations for each image (label, file name) and some for the rest.
+_STEPS_PER_IMAGE, _STEPS = 16, 1000
 
 
 class Content(NamedTuple):
@@ -40,22 +40,11 @@ def _check_digest(digest: str, file: DataFile) -> None:
         raise UnsoundError(f"is altered (sha256 of its content {digest[:12]}..., not {file.sha256[:12]}...)")
 
 
-def idx_header(shape: tuple[int, ...]) -> bytes:
-    """The IDX header of a uint8 array: 0, 0, type 8, number of dimensions, each size as big-endian int32."""
-    return bytes((0, 0, 8, len(shape))) + b"".join(size.to_bytes(4, "big") for size in shape)
-
-
 def _read_idx(path: Path, file: DataFile) -> Content:
-    header = idx_header(file.shape)
-    size = len(header) + math.prod(file.shape)
-    try:
-        # One byte more than it should have shows that it is too long, whatever a .gz may unpack to.
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            content = stream.read(size + 1)
-    except EOFError:
-        raise UnsoundError("is cut short (its gzip stream ends early)") from None
-    except (gzip.BadGzipFile, zlib.error):
-        raise UnsoundError("is altered (not a sound gzip file)") from None
+    header, size = idx_header(file.shape), file.most_bytes
+    # One byte more than it should have shows that it is too long, whatever a .gz may unpack to.
+    with path.open("rb") as stream:
+        content = b"".join(gunzipped(stream, size + 1)) if path.suffix == ".gz" else stream.read(size + 1)
     if content[: len(header)] != header[: len(content)]:
         shape = "x".join(map(str, file.shape))
         raise UnsoundError(f"is altered (it does not begin with the IDX header of {shape} bytes)")
@@ -68,61 +57,55 @@ def _read_idx(path: Path, file: DataFile) -> Content:
     return Content(values[..., None], None) if file.kind == "images" else Content(None, values)
 
 
-def _dtype(name: str, align: int = 0, copy: int = 0) -> np.dtype[Any]:
-    # Python 2 pickled the two flags as integers, at which NumPy 2.4 began to warn.
-    return np.dtype(name, bool(align), bool(copy))
-
-
-# NumPy's private functions that rebuild an array (by pickle protocol), taken from an array itself because the
-# module that holds them was renamed in NumPy 2.
-_RECONSTRUCT = np.empty(1, np.uint8).__reduce_ex__(2)[0]
-_FROM_BUFFER = np.empty(1, np.uint8).__reduce_ex__(5)[0]
-_ADMITTED: dict[str, Any] = {
-    "numpy.core.multiarray._reconstruct": _RECONSTRUCT,
-    "numpy._core.multiarray._reconstruct": _RECONSTRUCT,
-    "numpy.core.numeric._frombuffer": _FROM_BUFFER,
-    "numpy._core.numeric._frombuffer": _FROM_BUFFER,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": _dtype,
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits what rebuilding a NumPy array needs and no more: a pickle can otherwise run any function."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in _ADMITTED:
-            raise UnsoundError(f"is altered (its pickle asks for {module}.{name}, which no CIFAR-10 batch holds)")
-        return _ADMITTED[f"{module}.{name}"]
-
-
 def _read_batch(path: Path, file: DataFile) -> Content:
+    count = file.shape[0]
     with path.open("rb") as stream:
-        try:
-            # latin1: the strings of Python 2, which wrote the official files, serve as text and array bytes.
-            entry = _ArrayUnpickler(stream, encoding="latin1").load()
-        except (UnsoundError, OSError):
-            raise
-        except EOFError:
-            raise UnsoundError("is cut short (its pickle ends early)") from None
-        except Exception as error:  # a damaged pickle fails in any way: KeyError, MemoryError...
-            reason = "is cut short" if "truncated" in str(error) else "is altered"
-            raise UnsoundError(f"{reason} (not a sound pickle: {type(error).__name__})") from None
-    count, row = file.shape[0], math.prod(file.shape[1:])
-    data = entry.get("data") if isinstance(entry, dict) else None
-    labels = entry.get("labels") if isinstance(entry, dict) else None
-    if not (isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape == (count, row)):
+        content = stream.read(file.most_bytes + 1)
+    if len(content) > file.most_bytes:
+        raise UnsoundError(f"is altered (longer than the {file.most_bytes} bytes that such a batch has at most)")
+    entry = unpickled(content, _STEPS_PER_IMAGE * count + _STEPS)
+    if not isinstance(entry, dict):
+        raise UnsoundError("is altered (its pickle is no dictionary)")
+    data = _array(entry.get("data"), count, math.prod(file.shape[1:]))
+    labels = _labels(entry.get("labels"), count)
+    digest = hashlib.sha256(np.ascontiguousarray(data).data)
+    digest.update(labels.data)
+    _check_digest(digest.hexdigest(), file)
+    return Content(data.reshape(file.shape).transpose(0, 2, 3, 1), labels)
+
+
+def _array(made: Any, count: int, row: int) -> NDArray[np.uint8]:
+    """The array of count x row bytes that a pickle's call describes, over the pickle's own bytes."""
+    shape, kind, order, content = _described(made)
+    as_bytes = isinstance(kind, Call) and kind.function == DTYPE and kind.arguments[:1] in (("u1",), ("|u1",))
+    # A byte string of Python 2, if it is short, was taken for text.
+    raw = content.encode("latin-1", "replace") if isinstance(content, str) else content
+    fits = isinstance(shape, tuple) and shape == (count, row) and isinstance(raw, bytes | memoryview)
+    if not as_bytes or not fits or len(raw) != count * row:
         raise UnsoundError(f"is altered (no {count}x{row} array of bytes under 'data')")
+    return np.frombuffer(raw, np.uint8).reshape((count, row), order="F" if order else "C")
+
+
+def _described(made: Any) -> tuple[Any, Any, bool, Any]:
+    """Shape, kind of elements, whether columns come first, and bytes of an array; all None where it is none."""
+    if isinstance(made, Call):
+        if made.function in RECONSTRUCT and isinstance(made.state, tuple) and len(made.state) == 5:
+            _, shape, kind, columns_first, content = made.state
+            return shape, kind, bool(columns_first), content
+        if made.function in FROM_BUFFER and len(made.arguments) == 4:
+            content, kind, shape, order = made.arguments
+            return shape, kind, order == "F", content
+    return None, None, False, None
+
+
+def _labels(labels: Any, count: int) -> NDArray[np.uint8]:
     try:
-        label_bytes = np.frombuffer(bytes(labels if isinstance(labels, list) else ()), np.uint8)
-    except (TypeError, ValueError):
+        label_bytes = bytes(labels) if isinstance(labels, list) else b""
+    except (TypeError, ValueError, OverflowError):
         raise UnsoundError("is altered (its labels are not a list of bytes)") from None
     if len(label_bytes) != count:
         raise UnsoundError(f"is altered ({len(label_bytes)} labels, not {count})")
-    digest = hashlib.sha256(np.ascontiguousarray(data).data)
-    digest.update(label_bytes.data)
-    _check_digest(digest.hexdigest(), file)
-    return Content(data.reshape(file.shape).transpose(0, 2, 3, 1), label_bytes)
+    return np.frombuffer(label_bytes, np.uint8)
 
 
 def write_batch(path: Path, data: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
