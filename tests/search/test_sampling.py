@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import subprocess
 import sys
+import warnings
+from typing import Any
 
 import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import distribution_to_json, json_to_distribution
 
-from stantune.search.propose.sampling import from_distribution, sample, to_distribution
+from stantune.search.propose.sampling import (
+    Model,
+    from_distribution,
+    from_optuna,
+    sample,
+    to_distribution,
+    to_optuna,
+)
 from stantune.space import Categorical, Float, Integer, Parameter, Space
 
 SPACE = Space(
@@ -62,20 +73,120 @@ def test_scales() -> None:
     assert {setting["pool"] for setting in settings} == {"max", "average", None}
 
 
-@pytest.mark.parametrize("parameter", list(SPACE.values()), ids=list(SPACE))
+OTHERS = Space(
+    {
+        "stepped": Float(0, 1, step=0.1),
+        "stepped_wide": Float(-3, 5, step=4),
+        "whole": Integer(0, 96, step=32),
+        "kernel": Categorical(((3, 3), (5, 5), "same", ((1, 1), None, True))),
+        "text": Categorical(("tuple:[3, 3]", "tuple:", 'tuple:"x"', "(3, 3)", (3, 3))),
+        "one": Float(0.1, 0.1, log=True),
+        "one_linear": Float(-0.3, -0.3),
+        "one_whole": Integer(7, 7, log=True),
+        "one_step": Float(0.5, 0.5, step=0.1),
+    }
+)
+
+
+@pytest.mark.parametrize("parameter", [*SPACE.values(), *OTHERS.values()], ids=[*SPACE, *OTHERS])
 def test_distributions_there_and_back(parameter: Parameter) -> None:
-    assert from_distribution(to_distribution(parameter)) == parameter
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distribution = to_distribution(parameter)
+        assert from_distribution(distribution) == parameter
+        assert from_distribution(json_to_distribution(distribution_to_json(distribution))) == parameter
 
 
 @pytest.mark.parametrize(
     "distribution",
     [
-        optuna.distributions.FloatDistribution(0, 1, step=0.5),
-        optuna.distributions.IntDistribution(0, 8, step=2),
+        optuna.distributions.FloatDistribution(-1.7e308, 1.7e308),
+        optuna.distributions.FloatDistribution(0, 1, step=2**-40),
+        optuna.distributions.IntDistribution(0, 2**60),
+        optuna.distributions.CategoricalDistribution((math.nan,)),
+        optuna.distributions.CategoricalDistribution((1, True)),
     ],
 )
 def test_distributions_that_are_none_of_ours(distribution: optuna.distributions.BaseDistribution) -> None:
     assert from_distribution(distribution) is None
+
+
+def test_plain_choices_are_kept_as_they_always_were() -> None:
+    choices = ("max", "(3, 3)", None, True, 2, 0.5)
+    assert to_distribution(Categorical(choices)) == optuna.distributions.CategoricalDistribution(choices)
+    assert to_optuna({"a": "max", "b": None, "c": 0.5}) == {"a": "max", "b": None, "c": 0.5}
+
+
+CHOICES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9) | st.just("tuple:[1]"),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=5,
+)
+
+
+@given(CHOICES)
+def test_values_there_and_back(choice: Any) -> None:
+    there = to_optuna({"a": choice})
+    assert isinstance(there["a"], str | int | float | None), "Optuna's own choices are plain"
+    assert repr(from_optuna(there)) == repr({"a": choice})
+    assert from_optuna(json.loads(json.dumps({"a": there["a"]}))) == {"a": choice}
+
+
+def test_a_list_is_what_json_makes_of_a_tuple() -> None:
+    assert from_optuna({"kernel": [[1, 1], None], "x": "tuple:no JSON"}) == {
+        "kernel": ((1, 1), None),
+        "x": "tuple:no JSON",
+    }
+
+
+@given(st.integers(), st.integers(0, 10**6))
+def test_steps_tuples_and_single_values_are_drawn_and_plain(seed: int, number: int) -> None:
+    setting = sample(OTHERS, seed, number)
+    assert repr(OTHERS.check(setting, complete=True)) == repr(setting)
+    assert setting["stepped"] in [k / 10 for k in range(11)]
+    assert setting["whole"] in (0, 32, 64, 96)
+    assert setting["kernel"] in OTHERS["kernel"].choices  # type: ignore[union-attr]
+    assert [setting[name] for name in OTHERS if name.startswith("one")] == [0.1, -0.3, 7, 0.5]
+
+
+def test_a_model_draws_them_too_and_optuna_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # The right kernel and the step at 0.7 are best.
+        observed = [
+            (params, abs(params["stepped"] - 0.7) + (params["kernel"] != (5, 5)))
+            for params in (sample(OTHERS, 3, number) for number in range(100))
+        ]
+        model = Model(OTHERS, observed)
+        drawn = [model.sample(0, number) for number in range(60)]
+    assert all(repr(OTHERS.check(params, complete=True)) == repr(params) for params in drawn)
+    assert sum(params["kernel"] == (5, 5) for params in drawn) > 40
+    assert sum(abs(params["stepped"] - 0.7) < 0.15 for params in drawn) > 30
+
+
+@st.composite
+def narrow_or_wide(draw: st.DrawFn) -> Parameter:
+    """Return a range of one value, of few doubles, or of nearly all that there are."""
+    low = draw(st.floats(-1e300, 1e300, allow_subnormal=True))
+    high = draw(st.just(low) | st.integers(1, 3).map(lambda steps: _above(low, steps)) | st.floats(low, 1e300))
+    return Float(low, high, log=low > 0 and draw(st.booleans()))
+
+
+def _above(low: float, steps: int) -> float:
+    for _ in range(steps):
+        low = math.nextafter(low, math.inf)
+    return low
+
+
+@given(narrow_or_wide(), st.integers(0, 1000))
+def test_values_at_the_ends_never_fall_outside(parameter: Parameter, seed: int) -> None:
+    space = Space({"x": parameter, "other": Float(0, 1)})
+    observed = [(sample(space, seed, number), float(number % 5)) for number in range(12)]
+    model = Model(space, observed)
+    for params in [*(params for params, _ in observed), *(model.sample(seed, number) for number in range(3))]:
+        assert isinstance(parameter, Float)
+        assert type(params["x"]) is float
+        assert parameter.low <= params["x"] <= parameter.high
 
 
 def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
