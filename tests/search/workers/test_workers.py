@@ -12,38 +12,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from torch import nn
+from numbers_objective import Numbers
 
-from stantune import Float, Problem, Solver, Space
 from stantune.errors import DataError, StantuneError, UsageError
-from stantune.images.objective import device_of
-from stantune.search.loop import HOPELESS, SearchState, search
-from stantune.search.plan.values import Final, Job, Training
+from stantune.objective import Segment
+from stantune.outcome import Cost
+from stantune.search.loop import search
+from stantune.search.plan.values import Final, FinalResult, Job, Training
 from stantune.search.progress import Progress
+from stantune.search.session import HOPELESS, SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
 from stantune.search.workers import workers as workers_module
-from stantune.search.workers.executors import InProcess, Task
+from stantune.search.workers.executors import InProcess
 from stantune.search.workers.workers import Limits, Workers
 
-HERE = Path(__file__).parent
-PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
+LEFT_ALONE = Path(__file__).parents[2] / "helpers" / "left_alone.py"
 SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-
-
-@pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module faulty.py, where worker processes find it, too."""
-    monkeypatch.syspath_prepend(HERE)
-    import faulty
-
-    return faulty
 
 
 class Told(Silent):
@@ -61,17 +51,18 @@ class Told(Silent):
 
 
 def run(
-    place: Path, order: Any, workers: int = 2, limits: Limits | None = None, finalists: int = 1, **options: Any
+    numbers: Numbers, workers: int = 2, limits: Limits | None = None, finalists: int = 1, **options: Any
 ) -> SearchState:
-    """Run the search, in worker processes or in this one where `workers` is 0."""
-    place.mkdir(exist_ok=True)
+    """Run the search in the objective's place, in worker processes or in this one where `workers` is 0."""
+    assert numbers.place is not None
+    numbers.place.mkdir(exist_ok=True)
     settings = replace(SETTINGS, finalists=finalists)
-    directory = SearchDirectory(place)
+    directory = SearchDirectory(numbers.place)
     with directory.locked():
         if not workers:
-            return search(PROBLEM, settings, directory, InProcess(order(0)), **options)
-        with Workers(order, workers, limits) as executor:
-            return search(PROBLEM, settings, directory, executor, **options)
+            return search(numbers, settings, directory, InProcess(numbers.order(0)), **options)
+        with Workers(numbers.order, workers, limits) as executor:
+            return search(numbers, settings, directory, executor, **options)
 
 
 def table(state: SearchState) -> list[Any]:
@@ -84,33 +75,43 @@ def trained(place: Path) -> list[tuple[int, int]]:
     return [(int(trial), int(at)) for _, trial, at in map(str.split, (place / "log").read_text().splitlines())]
 
 
-@pytest.fixture
-def undisturbed(faulty: ModuleType, tmp_path: Path) -> SearchState:
+def costless(final: FinalResult | None) -> FinalResult:
+    """The same without its cost, which is another each time."""
+    assert final is not None
+    return replace(final, cost=Cost())
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the search without faults is."""
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(quiet: Path) -> SearchState:
     """The search in one process, without faults."""
-    return run(tmp_path / "undisturbed", faulty.FaultyOrder(tmp_path / "undisturbed"), 0)
+    return run(Numbers(quiet), 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
-def test_same_result_for_any_number(faulty: ModuleType, undisturbed: SearchState, tmp_path: Path, workers: int) -> None:
+def test_same_result_for_any_number(undisturbed: SearchState, quiet: Path, tmp_path: Path, workers: int) -> None:
     told = Told()
-    state = run(tmp_path / "w", faulty.FaultyOrder(tmp_path / "w", pause=0.002), workers, watcher=told)
+    state = run(Numbers(tmp_path / "w", pause=0.002), workers, watcher=told)
     assert state.complete
     assert table(state) == table(undisturbed)
-    assert state.final is not None
-    assert undisturbed.final is not None
-    assert {**state.final, "cost": 0} == {**undisturbed.final, "cost": 0}
+    assert costless(state.final) == costless(undisturbed.final)
     assert max(map(len, told.together)) == workers, "all are at work"
     if workers > 1:
         brackets = [{job.bracket for job in jobs if isinstance(job, Job)} for jobs in told.together]
         assert any(len(several) > 1 for several in brackets), "the next bracket fills what the first leaves idle"
     counts = Counter(trained(tmp_path / "w"))
     assert set(counts.values()) == {1}, "nothing is trained twice"
-    assert set(counts) == set(trained(tmp_path / "undisturbed"))
+    assert set(counts) == set(trained(quiet))
 
 
-def test_worker_killed_once(faulty: ModuleType, undisturbed: SearchState, tmp_path: Path) -> None:
+def test_worker_killed_once(undisturbed: SearchState, tmp_path: Path) -> None:
     told = Told()
-    state = run(tmp_path / "w", faulty.FaultyOrder(tmp_path / "w", {4: "once kill", -1: "once kill"}), watcher=told)
+    state = run(Numbers(tmp_path / "w", {4: "once kill", -1: "once kill"}), watcher=told)
     assert state.complete
     assert table(state) == table(undisturbed)
     cause = "its worker process was killed by SIGKILL"
@@ -125,14 +126,13 @@ def test_worker_killed_once(faulty: ModuleType, undisturbed: SearchState, tmp_pa
     [
         ("kill", "its worker process was killed by SIGKILL", None),
         ("exit", "its worker process ended with exit code 5", None),
-        ("raise", "RuntimeError: these shapes do not fit (faulty.py:", None),
-        ("hang", "no iteration and no evaluation was done within 0.5 s (--trial-timeout)", Limits(seconds=0.5)),
+        ("raise", "RuntimeError: these shapes do not fit (numbers_objective.py:", None),
+        ("hang", "no iteration and no evaluation was done within 0.5 s, its time-out", Limits(seconds=0.5)),
         pytest.param("eat", "its process used more than 200 MB of memory", Limits(bytes=200_000_000), marks=linux),
     ],
 )
 @pytest.mark.parametrize("retries", [0, 2])
 def test_trial_that_fails_for_good(
-    faulty: ModuleType,
     undisturbed: SearchState,
     tmp_path: Path,
     fault: str,
@@ -141,7 +141,7 @@ def test_trial_that_fails_for_good(
     retries: int,
 ) -> None:
     told, place = Told(), tmp_path / "w"
-    state = run(place, faulty.FaultyOrder(place, {0: fault, 6: fault}), limits=limits, retries=retries, watcher=told)
+    state = run(Numbers(place, {0: fault, 6: fault}), limits=limits, retries=retries, watcher=told)
     assert state.complete, "the search goes on without"
     for number in (0, 6):
         row = state.rows[number]
@@ -153,12 +153,12 @@ def test_trial_that_fails_for_good(
     others = [row for row in state.rows if row.number not in (0, 6)]
     assert all(row.failed is None and not row.failures for row in others)
     assert len(others) == len(undisturbed.rows) - 2
-    again = run(place, faulty.FaultyOrder(place), 0)
+    again = run(Numbers(place), 0)
     assert table(again) == table(state), "what failed for good stays so"
     assert not (place / "checkpoints" / "trial-000000.pt").exists()
 
 
-def test_retries_are_counted_across_runs(faulty: ModuleType, tmp_path: Path) -> None:
+def test_retries_are_counted_across_runs(tmp_path: Path) -> None:
     place, failures = tmp_path / "w", 0
 
     class Impatient(Told):
@@ -169,52 +169,50 @@ def test_retries_are_counted_across_runs(faulty: ModuleType, tmp_path: Path) -> 
     for _ in range(3):
         told = Impatient()
         with pytest.raises(KeyboardInterrupt):
-            run(place, faulty.FaultyOrder(place, {0: "raise"}), 0, watcher=told)
+            run(Numbers(place, {0: "raise"}), 0, watcher=told)
         failures += len(told.failures)
-    state = run(place, faulty.FaultyOrder(place), 0)
+    state = run(Numbers(place), 0)
     assert failures == 3
     assert len(state.rows[0].failures) == 3
     assert state.rows[0].failed is not None
 
 
-def test_when_all_fail_it_is_not_the_settings(faulty: ModuleType, tmp_path: Path) -> None:
-    order = faulty.FaultyOrder(tmp_path, dict.fromkeys(range(20), "raise"))
-    with pytest.raises(StantuneError, match=rf"{HOPELESS} have failed for good.*these shapes do not fit.*--fresh"):
-        run(tmp_path, order, 0, retries=1)
+def test_when_all_fail_it_is_not_the_settings(tmp_path: Path) -> None:
+    numbers = Numbers(tmp_path, dict.fromkeys(range(20), "raise"))
+    with pytest.raises(StantuneError, match=rf"{HOPELESS} have failed for good.*these shapes do not fit.*`fresh`"):
+        run(numbers, 0, retries=1)
 
 
-def test_final_training_that_fails_is_tried_again_by_the_next_run(
-    faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
-) -> None:
-    state = run(tmp_path / "w", faulty.FaultyOrder(tmp_path / "w", {-1: "raise"}))
+def test_final_training_that_fails_is_tried_again_by_the_next_run(undisturbed: SearchState, tmp_path: Path) -> None:
+    state = run(Numbers(tmp_path / "w", {-1: "raise"}))
     assert (state.complete, state.final) == (False, None)
     assert state.final_failure is not None
     assert state.final_failure.startswith("RuntimeError: these shapes do not fit")
-    again = run(tmp_path / "w", faulty.FaultyOrder(tmp_path / "w"))
+    again = run(Numbers(tmp_path / "w"))
     assert (again.complete, again.final_failure) == (True, None)
     assert again.final is not None
 
 
-def test_finalists_are_trained_side_by_side(faulty: ModuleType, tmp_path: Path) -> None:
-    alone = run(tmp_path / "alone", faulty.FaultyOrder(tmp_path / "alone"), 0, finalists=3)
+def test_finalists_are_trained_side_by_side(tmp_path: Path) -> None:
+    alone = run(Numbers(tmp_path / "alone"), 0, finalists=3)
     told, place = Told(), tmp_path / "w"
-    order = faulty.FaultyOrder(place, {-2: "once kill"}, pause=0.002)
-    together = run(place, order, 3, finalists=3, watcher=told)
+    numbers = Numbers(place, {-2: "once kill"}, pause=0.002)
+    together = run(numbers, 3, finalists=3, watcher=told)
     assert max(sum(isinstance(job, Final) for job in jobs) for jobs in told.together) == 3
     assert told.failures == [(None, "its worker process was killed by SIGKILL", False)]
     assert len(together.finals) == 3
     for rank, final in together.finals.items():
-        assert {**final, "cost": 0} == {**alone.finals[rank], "cost": 0}
+        assert costless(final) == costless(alone.finals[rank])
     assert together.winner == alone.winner
 
 
-def test_one_finalist_that_fails_is_tried_again_by_the_next_run(faulty: ModuleType, tmp_path: Path) -> None:
+def test_one_finalist_that_fails_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
     place = tmp_path / "w"
-    state = run(place, faulty.FaultyOrder(place, {-1: "raise"}), finalists=3)
+    state = run(Numbers(place, {-1: "raise"}), finalists=3)
     assert (state.complete, state.winner, sorted(state.finals)) == (False, None, [1, 2])
     assert state.final_failure is not None
     (place / "log").unlink()
-    again = run(place, faulty.FaultyOrder(place), finalists=3)
+    again = run(Numbers(place), finalists=3)
     assert (again.complete, again.final_failure, sorted(again.finals)) == (True, None, [0, 1, 2])
     # Its first iteration is in the checkpoint of the tries before.
     assert trained(place) == [(-1, at) for at in range(2, 28)]
@@ -222,7 +220,7 @@ def test_one_finalist_that_fails_is_tried_again_by_the_next_run(faulty: ModuleTy
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_checkpoint_is_trained_again_from_the_first_iteration(
-    faulty: ModuleType, undisturbed: SearchState, tmp_path: Path, workers: int
+    undisturbed: SearchState, tmp_path: Path, workers: int
 ) -> None:
     place = tmp_path / "w"
 
@@ -233,7 +231,7 @@ def test_damaged_checkpoint_is_trained_again_from_the_first_iteration(
                 (place / "checkpoints" / f"trial-{job.number:06d}.pt").write_text("?")
 
     told = Damaging()
-    state = run(place, faulty.FaultyOrder(place), workers, watcher=told)
+    state = run(Numbers(place), workers, watcher=told)
     assert state.complete
     assert table(state) == table(undisturbed)
     [(number, cause, for_good)] = told.failures
@@ -242,50 +240,48 @@ def test_damaged_checkpoint_is_trained_again_from_the_first_iteration(
     assert twice == [(number, at) for at in range(1, 10)]
 
 
-def test_what_stops_every_training_stops_the_search_in_good_order(
-    faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
-) -> None:
+def test_what_stops_every_training_stops_the_search_in_good_order(undisturbed: SearchState, tmp_path: Path) -> None:
     place = tmp_path / "w"
     with pytest.raises(StantuneError, match="the disk is full; make room"):
-        run(place, faulty.FaultyOrder(place, {5: "full"}, pause=0.02))
-    state = run(place, faulty.FaultyOrder(place))
+        run(Numbers(place, {5: "full"}, pause=0.02))
+    state = run(Numbers(place))
     assert table(state) == table(undisturbed)
     assert not any(row.failures for row in state.rows), "it is no trial's fault"
     assert set(Counter(trained(place)).values()) == {1}, "the other worker kept what it had"
 
 
 @pytest.mark.parametrize("patience", [0, 10, 60])
-def test_stopped_in_good_order_and_gone_on_with(
-    faulty: ModuleType, undisturbed: SearchState, tmp_path: Path, patience: int
-) -> None:
+def test_stopped_in_good_order_and_gone_on_with(undisturbed: SearchState, tmp_path: Path, patience: int) -> None:
     place, told = tmp_path / "w", Told()
     log = place / "log"
 
     def stop_early() -> bool:
         return patience == 0 or (log.exists() and len(log.read_text().splitlines()) >= patience)
 
-    state = run(place, faulty.FaultyOrder(place, pause=0.005), 3, stop_early=stop_early, watcher=told)
+    state = run(Numbers(place, pause=0.005), 3, stop_early=stop_early, watcher=told)
     assert not state.complete
     assert told.failures == []
-    assert table(run(place, faulty.FaultyOrder(place), 2)) == table(undisturbed)
+    assert table(run(Numbers(place), 2)) == table(undisturbed)
     assert set(Counter(trained(place)).values()) == {1}
 
 
-def test_idle_worker_killed_costs_nothing(faulty: ModuleType, tmp_path: Path) -> None:
-    tasks = [Task(Job(number, 0, 0, 2), {"lr": number}) for number in range(2)]
+def test_idle_worker_killed_costs_nothing(tmp_path: Path) -> None:
+    segments = [
+        Segment(number, {"lr": number}, 0, 2, 0, tmp_path / f"checkpoints/{number}", bracket=0) for number in range(2)
+    ]
 
     def finish(executor: Workers) -> Any:
-        return executor.finished(lambda: False, lambda task, done: None)
+        return executor.finished(lambda: False, lambda segment, done: None)
 
-    with Workers(faulty.FaultyOrder(tmp_path), 1) as executor:
-        executor.submit(tasks[0])
+    with Workers(Numbers(tmp_path).order, 1) as executor:
+        executor.submit(segments[0])
         [first] = finish(executor)
         process = executor._places[0].process  # type: ignore[union-attr]
         process.kill()
         process.join()
-        executor.submit(tasks[1])
+        executor.submit(segments[1])
         [second] = finish(executor)
-    assert (first.task, second.task) == tuple(tasks)
+    assert (first.segment, second.segment) == tuple(segments)
     assert second.how.iterations == 2
 
 
@@ -294,11 +290,10 @@ def test_idle_worker_killed_costs_nothing(faulty: ModuleType, tmp_path: Path) ->
     [
         ("no data", DataError, "there are no data in /nowhere; fetch them"),
         ("raise", StantuneError, "a worker process cannot begin .ValueError: no such thing"),
-        ("killed", StantuneError, "3 worker processes in a row ended as they started .*SIGKILL.*fewer --workers"),
+        ("killed", StantuneError, "3 worker processes in a row ended as they started .*SIGKILL.*fewer `workers`"),
     ],
 )
 def test_worker_that_cannot_begin(
-    faulty: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
@@ -307,10 +302,10 @@ def test_worker_that_cannot_begin(
 ) -> None:
     monkeypatch.setattr(workers_module, "MOST_STILLBORN", 3)
     with pytest.raises(error, match=said):
-        run(tmp_path, faulty.FaultyOrder(tmp_path, broken=broken))
+        run(Numbers(tmp_path, broken=broken))
 
 
-def test_end_at_once(faulty: ModuleType, tmp_path: Path) -> None:
+def test_end_at_once(tmp_path: Path) -> None:
     began = time.monotonic()
 
     def interrupt() -> bool:
@@ -319,7 +314,7 @@ def test_end_at_once(faulty: ModuleType, tmp_path: Path) -> None:
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, faulty.FaultyOrder(tmp_path, {0: "hang", 1: "hang for good"}), stop_early=interrupt)
+        run(Numbers(tmp_path, {0: "hang", 1: "hang for good"}), stop_early=interrupt)
     assert time.monotonic() - began < 20
 
 
@@ -345,26 +340,24 @@ def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
 
 @linux
 @pytest.mark.parametrize("fault", ["", "hang for good"])
-def test_no_worker_outlives_a_killed_search(
-    faulty: ModuleType, undisturbed: SearchState, tmp_path: Path, fault: str
-) -> None:
+def test_no_worker_outlives_a_killed_search(undisturbed: SearchState, tmp_path: Path, fault: str) -> None:
     place = tmp_path / "w"
     place.mkdir()
-    main = subprocess.Popen([sys.executable, str(HERE / "left_alone.py"), str(place), fault])
+    main = subprocess.Popen([sys.executable, str(LEFT_ALONE), str(place), fault])
     try:
         wait_for(lambda: len(list(processes(place))) == 2)
     finally:
         main.kill()
         main.wait()
     wait_for(lambda: not list(processes(place)), 5.0)
-    state = run(place, faulty.FaultyOrder(place))
+    state = run(Numbers(place))
     assert table(state) == table(undisturbed)
     assert not any(row.failures for row in state.rows), "that the search was killed is no trial's fault"
 
 
 @linux
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_workers_are_the_search_s_business(faulty: ModuleType, tmp_path: Path, number: int) -> None:
+def test_signals_to_workers_are_the_search_s_business(tmp_path: Path, number: int) -> None:
     sent = 0
 
     def stop_early() -> bool:
@@ -375,7 +368,7 @@ def test_signals_to_workers_are_the_search_s_business(faulty: ModuleType, tmp_pa
                 sent += 1
         return False
 
-    state = run(tmp_path, faulty.FaultyOrder(tmp_path, pause=0.01), stop_early=stop_early)
+    state = run(Numbers(tmp_path, pause=0.01), stop_early=stop_early)
     assert sent
     assert state.complete
     assert not any(row.failures for row in state.rows)
@@ -398,7 +391,7 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
 
 
 @linux
-def test_clock_that_jumps(faulty: ModuleType, undisturbed: SearchState, tmp_path: Path) -> None:
+def test_clock_that_jumps(undisturbed: SearchState, tmp_path: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler")
@@ -410,21 +403,15 @@ def test_clock_that_jumps(faulty: ModuleType, undisturbed: SearchState, tmp_path
     look = "import time; print(abs(time.time() - time.time()) > 86400)"
     looked = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
     assert looked.stdout == "True\n", "the clock does jump"
-    done = subprocess.run([sys.executable, str(HERE / "left_alone.py"), str(place), ""], env=environment, check=False)
+    done = subprocess.run([sys.executable, str(LEFT_ALONE), str(place), ""], env=environment, check=False)
     assert done.returncode == 0
-    state = run(place, faulty.FaultyOrder(place), 0)
+    state = run(Numbers(place), 0)
     assert table(state) == table(undisturbed)
     assert not any(row.failures for row in state.rows)
     assert set(Counter(trained(place)).values()) == {1}
 
 
-def test_gpus_take_turns() -> None:
-    assert [device_of("cuda", place, 2) for place in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
-    assert [device_of("cuda:1", place, 2) for place in range(2)] == ["cuda:1", "cuda:1"]
-    assert device_of("cpu", 3, 2) == device_of("cpu", 3, 0) == "cpu"
-
-
 def test_memory_limit_needs_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(UsageError, match="--trial-memory works on Linux alone"):
+    with pytest.raises(UsageError, match="`trial_memory` works on Linux alone"):
         Limits(bytes=1)
