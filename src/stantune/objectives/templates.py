@@ -1,0 +1,153 @@
+"""A command with placeholders: checked when it is given, filled in for each training."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import string
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from stantune.errors import UsageError
+
+# All of the setting, as a JSON object.
+PARAMS = "params"
+
+
+class _Piece(NamedTuple):
+    """Some text, and the placeholder after it, with how its value is printed; None at the end."""
+
+    text: str
+    name: str | None
+    form: str
+
+
+class Template:
+    """A command whose placeholders, {lr}, are filled in; without a shell each argument is filled in for itself.
+
+    Attributes:
+        text: the command on one line.
+        names: of its placeholders.
+        plain: arguments without placeholders.
+        program: the first argument, if it is one of these; None with a shell.
+    """
+
+    def __init__(self, command: str | Sequence[str], shell: bool = False) -> None:
+        """Read a command.
+
+        Args:
+            command: a line, or its arguments one by one.
+            shell: leave it to a shell to read the line, with each value quoted for it.
+
+        Raises:
+            UsageError: it is no command.
+        """
+        self._shell = shell
+        for word in [] if isinstance(command, str) else command:
+            if not isinstance(word, str):
+                raise UsageError(f"the argument {word!r} of the command is no text; give it as one")
+        self.text = command if isinstance(command, str) else shlex.join(command)
+        if shell and not isinstance(command, str):
+            raise UsageError(
+                f"the command {self.text} is a list, and a shell reads lines; give one line, or no `shell`"
+            )
+        if not self.text.strip():
+            raise UsageError("the command is empty; give the line that trains, such as 'python train.py --lr {lr}'")
+        words = [command] if shell and isinstance(command, str) else _words(command)
+        self._words = [_pieces(word, self.text) for word in words]
+        self.names = [piece.name for word in self._words for piece in word if piece.name is not None]
+        self.plain = [word[0].text for word in self._words if len(word) == 1 and word[0].name is None]
+        first = self._words[0]
+        self.program = None if shell or any(piece.name is not None for piece in first) else self.plain[0]
+        if shell:
+            self.plain = [word for word in _split(self.text) if "{" not in word]
+            _check_quotes(self._words[0])
+
+    def check(self, parameters: Collection[str], others: Collection[str]) -> None:
+        """Raise UsageError where a placeholder is unknown, or one of `parameters` is used nowhere."""
+        for name in parameters:
+            if name in others:
+                raise UsageError(
+                    f"the parameter {name!r} has the name of a placeholder with a meaning of its own; rename it"
+                )
+        for name in self.names:
+            if name not in parameters and name not in others:
+                raise UsageError(
+                    f"the placeholder {{{name}}} in the command {self.text!r} is unknown; there are "
+                    f"{', '.join([*parameters, *others])}, and a brace that is meant as one is written twice"
+                )
+        for name in parameters:
+            if name not in self.names and PARAMS not in self.names:
+                raise UsageError(
+                    f"the parameter {name!r} is used nowhere in the command {self.text!r}; write {{{name}}} where its "
+                    f"value belongs, or {{{PARAMS}}} for all of them as JSON"
+                )
+
+    def fill(self, values: Mapping[str, Any]) -> list[str]:
+        """Return the arguments; for a shell one, its line. A parameter that has no value becomes an empty text."""
+        quote: Callable[[str], str] = shlex.quote if self._shell else str
+        return [
+            "".join(
+                piece.text if piece.name is None else piece.text + quote(_shown(values.get(piece.name), piece.form))
+                for piece in word
+            )
+            for word in self._words
+        ]
+
+
+def _shown(value: Any, form: str) -> str:
+    """Return a value as commands read it: a text as it is, everything else as JSON has it, None as an empty text."""
+    if value is None:
+        return ""
+    if form:
+        return format(value, form)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _words(command: str | Sequence[str]) -> list[str]:
+    return _split(command) if isinstance(command, str) else list(command)
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"the command {line!r} cannot be split into arguments ({error}); mend its quotes") from error
+
+
+def _pieces(word: str, command: str) -> list[_Piece]:
+    try:
+        parsed = list(string.Formatter().parse(word))
+    except ValueError as error:
+        raise UsageError(
+            f"the command {command!r} has braces that do not match ({error}); write those twice that are no placeholder"
+        ) from error
+    pieces = []
+    for text, name, form, conversion in parsed:
+        if name is not None and (conversion or "{" in (form or "")):
+            raise UsageError(
+                f"the placeholder {{{name}…}} in the command {command!r} is no plain one; write {{{name}}}"
+            )
+        pieces.append(_Piece(text, name, form or ""))
+    return pieces or [_Piece("", None, "")]
+
+
+def _check_quotes(pieces: Sequence[_Piece]) -> None:
+    """Raise UsageError where a placeholder stands within quotes: there its value could not be quoted itself."""
+    quote = ""
+    for piece in pieces:
+        escaped = False
+        for letter in piece.text:
+            if escaped:
+                escaped = False
+            elif letter == "\\" and quote != "'":
+                escaped = True
+            elif letter == quote:
+                quote = ""
+            elif letter in "'\"" and not quote:
+                quote = letter
+        if piece.name is not None and (quote or escaped):
+            raise UsageError(
+                f"the placeholder {{{piece.name}}} stands within quotes, and values are quoted as they are filled in; "
+                "leave the quotes around it away"
+            )
