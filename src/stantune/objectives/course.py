@@ -81,8 +81,8 @@ class Course:
         """See Run."""
         if self.begun:
             raise UsageError(
-                f"{', '.join(things)} cannot be kept any more: the steps have begun, and things are put back before them; "
-                "call run.keep before run.steps"
+                f"{', '.join(things)} cannot be kept any more: the steps have begun, and things are put back before "
+                "them; call run.keep before run.steps"
             )
         self._noting(lambda: self._keeper.add(things))
 

@@ -15,9 +15,9 @@ from stantune.errors import StanWarning
 from stantune.objective import Metric, Place, Segment, StopEarly
 from stantune.objectives.course import Course, Diverged, Ended, Interrupted
 from stantune.objectives.keeping import Keeper
-from stantune.objectives.surroundings import as_it_was, seed_all
 from stantune.objectives.returned import metrics_of
 from stantune.objectives.run import Run
+from stantune.objectives.surroundings import as_it_was, seed_all
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 

@@ -1,0 +1,394 @@
+"""Whether an objective does all that a search asks of one: `check_objective(yours)`, or one of `CHECKS` at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from stantune.errors import DamagedCheckpointError
+from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, StopEarly, Trainer
+from stantune.outcome import Outcome
+from stantune.search.propose.sampling import sample
+from stantune.space import Space
+
+
+def check_objective(
+    objective: Objective,
+    setting: Mapping[str, Any] | None = None,
+    *,
+    stop: int = 4,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Check an objective in all that is asked of one. It is trained some twenty times.
+
+    Args:
+        objective: what is checked.
+        setting: one that does not diverge; by default one is drawn from the space.
+        stop: how long the trainings are, in its unit, 2 or more.
+        seed: of the trainings.
+        threads: of each of them.
+        device: where is trained.
+
+    Raises:
+        AssertionError: says in a sentence what it does that it should not.
+    """
+    case = case_of(objective, setting, stop=stop, seed=seed, threads=threads, device=device)
+    for check in CHECKS:
+        check(case)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An objective that is checked, and with what.
+
+    Attributes:
+        objective: prepared.
+        given: before that.
+        setting: of the trainings.
+        stop: their length.
+        seed: theirs.
+        threads: of each.
+        device: where.
+    """
+
+    objective: Objective
+    given: Objective
+    setting: Mapping[str, Any]
+    stop: int
+    seed: int
+    threads: int
+    device: str
+
+    def trainer(self) -> Trainer:
+        """Return a new trainer, as a new process has."""
+        return self.objective.trainer(Place(0, self.threads, self.device))
+
+    def segment(self, where: Path, start: int, stop: int, seed: int | None = None, trial: int = 0) -> Segment:
+        """Return a segment whose checkpoint lies in the folder."""
+        checkpoint = where / "checkpoints" / f"trial-{trial:06d}.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        seed = self.seed if seed is None else seed
+        return Segment(trial, dict(self.setting), start, stop, seed, checkpoint, bracket=0)
+
+    def trained(
+        self, trainer: Trainer, segment: Segment, stop_early: StopEarly = lambda: False
+    ) -> tuple[Outcome, list[int]]:
+        """Return a segment's outcome, and what was told of it on the way; other random states before each time."""
+        told: list[int] = []
+        _shake()
+        outcome = trainer.train(segment, stop_early, told.append)
+        assert isinstance(outcome, Outcome), f"{self.name} ends a segment in a {type(outcome).__name__}, not an Outcome"
+        return outcome, told
+
+    def whole(self, where: Path, seed: int | None = None, trial: int = 0) -> Outcome:
+        """Return what a training in one go comes to."""
+        outcome, _ = self.trained(self.trainer(), self.segment(where, 0, self.stop, seed, trial))
+        self.finished(outcome, "a training in one go")
+        return outcome
+
+    def finished(self, outcome: Outcome, what: str) -> None:
+        """Check that an outcome is that of a whole training, with its metric."""
+        metric = self.objective.metric.name
+        assert not outcome.interrupted, f"{what} of {self.name} is said to be interrupted, and nobody asked for that"
+        if outcome.diverged_at is not None:
+            assert not outcome.metrics, f"{what} of {self.name} diverged and has metrics; one that diverged has none"
+            return
+        assert outcome.iterations == self.stop, (
+            f"{what} of {self.name} ends at {outcome.iterations} {self.objective.unit}s, and was to end at {self.stop}"
+        )
+        assert metric in outcome.metrics, (
+            f"{what} of {self.name} has the metrics {list(outcome.metrics)}, and not {metric!r}, which is compared"
+        )
+        for name, value in outcome.metrics.items():
+            assert (type(name), type(value)) in ((str, float), (str, int)), (
+                f"{what} of {self.name} has the metric {name!r} of {value!r}, a {type(value).__name__}; give Python's "
+                "own numbers, as `.item()` does"
+            )
+            assert math.isfinite(value), (
+                f"{what} of {self.name} has the metric {name!r} of {value}; leave it out, or, where it is what is "
+                "compared, say that the training diverged"
+            )
+
+    def same(self, found: Outcome, expected: Outcome, what: str) -> None:
+        """Check that two outcomes are equal in all but their cost."""
+        assert _plain(found) == _plain(expected), (
+            f"{what} of {self.name} comes to {_plain(found)}, and a training in one go to {_plain(expected)}"
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the objective."""
+        return self.given.name
+
+
+def case_of(
+    objective: Objective,
+    setting: Mapping[str, Any] | None = None,
+    *,
+    stop: int = 4,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Case:
+    """Return what the single checks take; see check_objective for the arguments."""
+    assert isinstance(objective, Objective), (
+        f"{type(objective).__name__} lacks {', '.join(_missing(objective))}, which an objective has"
+    )
+    assert stop >= 2, f"stop={stop} cannot be cut in two; give 2 or more"
+    if setting is None:
+        setting = sample(objective.space, seed, 0)
+    prepared = objective.prepared(Conditions(stop, seed, threads, device))
+    assert isinstance(prepared, Prepared), f"prepared() of {objective.name} returns {prepared!r}, and no Prepared"
+    several = type(prepared.threads) is int and prepared.threads >= 1
+    assert several, f"prepared() of {objective.name} says {prepared.threads!r} threads; a number of 1 or more is needed"
+    return Case(prepared.objective, objective, setting, stop, seed, prepared.threads, device)
+
+
+def check_attributes(case: Case) -> None:
+    """Check that it says what it is, in values of the right kinds."""
+    for objective in (case.given, case.objective):
+        for name in ("name", "unit"):
+            value = getattr(objective, name)
+            named = isinstance(value, str) and value
+            assert named, f"{name} of an objective is {value!r}; give a text"
+        assert isinstance(objective.space, Space), f"space of {case.name} is no Space but {objective.space!r}"
+        assert isinstance(objective.metric, Metric), f"metric of {case.name} is no Metric but {objective.metric!r}"
+        length, rate = objective.length, objective.rate
+        assert length is None or (type(length) is int and length >= 1), (
+            f"length of {case.name} is {length!r}; give a whole number of {objective.unit}s, or None"
+        )
+        assert rate is None or rate == "auto" or (isinstance(rate, float | int) and 0 < rate <= 1), (
+            f"rate of {case.name} is {rate!r}; give a share of the work, or None where all of it is done"
+        )
+
+
+def check_identity(case: Case) -> None:
+    """Check that its identity is plain JSON, and the same after another look and another preparation."""
+    identity = _identity(case.objective)
+    assert _identity(case.objective) == identity, f"identity of {case.name} is another one each time that it is read"
+    begun = {**json.loads(identity), "threads": case.threads}
+    again = case.given.prepared(Conditions(case.stop, case.seed, None, case.device, begun=begun))
+    assert _identity(again.objective) == identity, (
+        f"identity of {case.name} is another one when its search is gone on with, which would be refused then: what is "
+        "decided once is to be taken from `begun`"
+    )
+    assert again.threads == case.threads, (
+        f"{case.name} has {again.threads} threads when its search is gone on with, and had {case.threads}; take the "
+        "number from `begun`"
+    )
+
+
+def check_pickling(case: Case) -> None:
+    """Check that it can be sent to other processes and is the same there."""
+    try:
+        copy = cloudpickle.loads(cloudpickle.dumps(case.objective))
+    except Exception as error:
+        raise AssertionError(
+            f"{case.name} cannot be sent to other processes by cloudpickle ({type(error).__name__}: {error}); leave "
+            "out what belongs to this one in __getstate__"
+        ) from error
+    assert _identity(copy) == _identity(case.objective), f"identity of {case.name} is another one after it was pickled"
+    assert copy.space == case.objective.space, f"space of {case.name} is another one after it was pickled"
+    assert copy.metric == case.objective.metric, f"metric of {case.name} is another one after it was pickled"
+    with _folder() as where:
+        expected = case.whole(where / "here")
+        case.same(replace(case, objective=copy).whole(where / "there"), expected, "a training of a pickled copy")
+
+
+def check_training(case: Case) -> None:
+    """Check that a segment in one go has its metric, tells how far it is, and says what it took."""
+    with _folder() as where:
+        outcome, told = case.trained(case.trainer(), case.segment(where / "whole", 0, case.stop))
+        case.finished(outcome, "a training in one go")
+        assert outcome.diverged_at is None, (
+            f"{case.name} diverges with the setting {dict(case.setting)}, so that nothing can be checked; give another"
+        )
+        assert all(type(done) is int for done in told), f"{case.name} tells {told}, and no whole numbers, to `watch`"
+        ascends = told == sorted(told) and all(0 <= done <= case.stop for done in told)
+        assert ascends, f"{case.name} tells {told} to `watch`, and not how far from 0 to {case.stop} it is"
+        cost = outcome.cost
+        assert min(cost.iterations, cost.training_seconds, cost.evaluation_seconds) >= 0, f"{case.name} costs {cost}"
+        again = case.whole(where / "again")
+        case.same(again, outcome, "the same training, done anew,")
+
+
+def check_two_segments(case: Case) -> None:
+    """Check that two segments, in trainers that know nothing of each other, come to what one does."""
+    middle = case.stop // 2
+    with _folder() as where:
+        expected = case.whole(where / "whole")
+        case.trained(case.trainer(), case.segment(where / "cut", 0, middle))
+        outcome, _ = case.trained(case.trainer(), case.segment(where / "cut", middle, case.stop))
+        case.finished(outcome, "a training in two segments")
+        case.same(outcome, expected, "a training in two segments")
+
+
+def check_done_twice(case: Case) -> None:
+    """Check that a segment that is done again, as after a kill, has the same outcome; the first one and the last."""
+    middle = case.stop // 2
+    with _folder() as where:
+        for start, stop in ((0, middle), (middle, case.stop)):
+            segment = case.segment(where / "trial", start, stop)
+            first, _ = case.trained(case.trainer(), segment)
+            second, _ = case.trained(case.trainer(), segment)
+            assert _plain(second) == _plain(first), (
+                f"a segment of {case.name} that is done twice comes to {_plain(first)} and then to {_plain(second)}"
+            )
+
+
+def check_interruptions(case: Case) -> None:
+    """Check that a training that is asked to end does so in good order, and is gone on with to the same outcome."""
+    with _folder() as where:
+        expected = case.whole(where / "whole")
+        segment = case.segment(where / "cut", 0, case.stop)
+        for asks in (1, 2):
+            asked = [0]
+
+            def stop_early(asks: int = asks, asked: list[int] = asked) -> bool:
+                asked[0] += 1
+                return asked[0] >= asks
+
+            outcome, _ = case.trained(case.trainer(), segment, stop_early)
+            if outcome.interrupted:
+                empty = not outcome.metrics and outcome.diverged_at is None
+                assert empty, (
+                    f"{case.name} is interrupted and has the metrics {dict(outcome.metrics)}; one that is interrupted "
+                    "has none"
+                )
+                assert outcome.iterations < case.stop, (
+                    f"{case.name} is said to be interrupted at {outcome.iterations} {case.objective.unit}s, where the "
+                    "segment ends"
+                )
+            else:
+                case.same(outcome, expected, "a training that went on although it was asked to end")
+        outcome, _ = case.trained(case.trainer(), segment)
+        case.finished(outcome, "a training that was interrupted")
+        case.same(outcome, expected, "a training that was interrupted and gone on with")
+
+
+def check_turns(case: Case) -> None:
+    """Check that trials that take turns in one trainer do not touch each other."""
+    middle = case.stop // 2
+    with _folder() as where:
+        expected = [case.whole(where / "alone", seed, trial) for trial, seed in enumerate((case.seed, case.seed + 1))]
+        trainer = case.trainer()
+        found = []
+        for start, stop in ((0, middle), (middle, case.stop)):
+            found = [
+                case.trained(trainer, case.segment(where / "turns", start, stop, seed, trial))[0]
+                for trial, seed in enumerate((case.seed, case.seed + 1))
+            ]
+        for one, other in zip(found, expected, strict=True):
+            case.same(one, other, "a trial that took turns with another")
+
+
+def check_lost_checkpoint(case: Case) -> None:
+    """Check that a segment whose checkpoint is gone is trained from the beginning, and a damaged one is refused."""
+    middle = case.stop // 2
+    with _folder() as where:
+        expected = case.whole(where / "whole")
+        outcome, _ = case.trained(case.trainer(), case.segment(where / "lost", middle, case.stop))
+        case.same(outcome, expected, "a segment whose checkpoint was lost")
+        case.trained(case.trainer(), case.segment(where / "damaged", 0, middle))
+        segment = case.segment(where / "damaged", middle, case.stop)
+        if not segment.checkpoint.is_file():
+            return
+        content = segment.checkpoint.read_bytes()
+        for damaged in (content[: len(content) // 2], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
+            segment.checkpoint.write_bytes(damaged)
+            try:
+                outcome, _ = case.trained(case.trainer(), segment)
+            except DamagedCheckpointError:
+                continue
+            except Exception as error:
+                raise AssertionError(
+                    f"{case.name} raises {type(error).__name__} ({error}) where its checkpoint is damaged; raise "
+                    "DamagedCheckpointError, so that the trial is trained again"
+                ) from error
+            case.same(outcome, expected, "a segment whose checkpoint was damaged")
+
+
+def check_final(case: Case) -> None:
+    """Check that a final training works, and comes to the same when it is interrupted."""
+    with _folder() as where:
+        final = replace(case.segment(where, 0, case.stop), bracket=None, finalist=0, checkpoint=where / "final.pt")
+        first, _ = case.trained(case.trainer(), final)
+        case.finished(first, "a final training")
+        second, _ = case.trained(case.trainer(), final)
+        case.same(second, first, "a final training that is done twice")
+        final.checkpoint.unlink(missing_ok=True)
+        case.trained(case.trainer(), final, lambda: True)
+        third, _ = case.trained(case.trainer(), final)
+        case.same(third, first, "a final training that was interrupted")
+
+
+CHECKS: Sequence[Callable[[Case], None]] = (
+    check_attributes,
+    check_identity,
+    check_training,
+    check_pickling,
+    check_two_segments,
+    check_done_twice,
+    check_interruptions,
+    check_turns,
+    check_lost_checkpoint,
+    check_final,
+)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    where = tempfile.mkdtemp(prefix="stantune-check-")
+    try:
+        yield Path(where)
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+
+
+def _missing(thing: object) -> list[str]:
+    asked = ("name", "space", "metric", "unit", "length", "rate", "identity", "prepared", "trainer")
+    return [name for name in asked if not hasattr(thing, name)]
+
+
+def _identity(objective: Objective) -> str:
+    """Return an objective's identity as text; AssertionError where JSON does not take it."""
+    identity = objective.identity
+    assert isinstance(identity, Mapping), f"identity of {objective.name} is no mapping but {identity!r}"
+    try:
+        text = json.dumps(dict(identity), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(
+            f"identity of {objective.name} holds what JSON does not take ({error}); give plain values"
+        ) from None
+    assert json.loads(text) == identity, (
+        f"identity of {objective.name} is {dict(identity)}, and another one once it was JSON; give lists in place of "
+        "tuples, and texts as keys"
+    )
+    return text
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """Return what must be equal of two outcomes."""
+    where = outcome.iterations if outcome.diverged_at is None else outcome.diverged_at
+    return {"at": where, "metrics": dict(outcome.metrics), "diverged": outcome.diverged_at is not None}
+
+
+def _shake() -> None:
+    """Have the process's random states be others: no result may depend on what was there before."""
+    random.seed()
+    for name in ("numpy.random", "torch"):
+        if name in sys.modules:
+            sys.modules[name].seed()
