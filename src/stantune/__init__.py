@@ -6,57 +6,122 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stantune.errors import NoEffectWarning, StantuneError
+    from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, Normalise, Split
+    from stantune.images.objective import ProblemObjective
     from stantune.images.problems import Problem
     from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Solver
+    from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
+    from stantune.objectives.command import CommandObjective
+    from stantune.objectives.function import FunctionObjective, objective
+    from stantune.objectives.run import Run
+    from stantune.outcome import Cost, Outcome
+    from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
+    from stantune.search.result import SearchResult, TrialResult
+    from stantune.search.workers.executors import Ended, Executor, Failure
+    from stantune.search.workers.order import Order
     from stantune.space import Categorical, Float, Integer, Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
+    from stantune.study import OpenSearch, open_search, tune
     from stantune.training.train import run
 
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
 _HOME = {
+    "Asked": "search.propose.sampler",
     "Categorical": "space",
+    "CommandObjective": "objectives.command",
+    "Conditions": "objective",
+    "Cost": "outcome",
     "Dataset": "images.data",
+    "Ended": "search.workers.executors",
+    "Executor": "search.workers.executors",
+    "Failure": "search.workers.executors",
     "Fixed": "images.solver",
     "Float": "space",
+    "FunctionObjective": "objectives.function",
     "Integer": "space",
     "Inv": "images.solver",
+    "Metric": "objective",
     "MultiStep": "images.solver",
     "Multiplier": "images.solver",
     "NoEffectWarning": "errors",
     "Normalise": "images.data",
+    "Objective": "objective",
+    "OpenSearch": "study",
+    "OptunaSampler": "search.propose.sampler",
+    "Order": "search.workers.order",
+    "Outcome": "outcome",
+    "Place": "objective",
+    "Prepared": "objective",
     "Problem": "images.problems",
+    "ProblemObjective": "images.objective",
+    "Run": "objectives.run",
+    "Sampler": "search.propose.sampler",
+    "SearchResult": "search.result",
+    "Segment": "objective",
     "Solver": "images.solver",
     "Space": "space",
     "Split": "images.data",
     "Stan": "stan.config",
     "StantuneError": "errors",
+    "Trainer": "objective",
+    "TrialResult": "search.result",
+    "UsageError": "errors",
     "accelerate_": "stan.surgery",
+    "objective": "objectives.function",
+    "open_search": "study",
     "restore_": "stan.surgery",
     "run": "training.train",
+    "tune": "study",
 }
 __all__ = [
+    "Asked",
     "Categorical",
+    "CommandObjective",
+    "Conditions",
+    "Cost",
     "Dataset",
+    "Ended",
+    "Executor",
+    "Failure",
     "Fixed",
     "Float",
+    "FunctionObjective",
     "Integer",
     "Inv",
+    "Metric",
     "MultiStep",
     "Multiplier",
     "NoEffectWarning",
     "Normalise",
+    "Objective",
+    "OpenSearch",
+    "OptunaSampler",
+    "Order",
+    "Outcome",
+    "Place",
+    "Prepared",
     "Problem",
+    "ProblemObjective",
+    "Run",
+    "Sampler",
+    "SearchResult",
+    "Segment",
     "Solver",
     "Space",
     "Split",
     "Stan",
     "StantuneError",
+    "Trainer",
+    "TrialResult",
+    "UsageError",
     "accelerate_",
+    "objective",
+    "open_search",
     "restore_",
     "run",
+    "tune",
 ]
 
 
