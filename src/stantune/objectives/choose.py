@@ -81,9 +81,13 @@ def find_objective(source: str, stan: Stan | None = None, data: Path | None = No
     Raises:
         UsageError: there is none; the message names what there is.
     """
+    # Absolute, so that processes with other working folders find the same.
+    data = data and data.absolute()
     if not _names_file(source):
         return _of_problem(_built_in(source), stan, data, source)
     found, source = _loaded(source)
+    file, _, attribute = source.rpartition(":")
+    source = f"{Path(file).absolute()}:{attribute}"
     problem = _as_problem(found)
     if problem is not None:
         return _of_problem(problem, stan, data, source)
