@@ -11,25 +11,29 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from numbers_objective import Numbers
 
-from stantune import Float, Problem, Solver, Space
 from stantune.errors import StantuneError, UsageError
-from stantune.images.objective import ProblemTrainer, TrainerOrder
+from stantune.images.objective import ProblemObjective
 from stantune.images.problems import find
-from stantune.search.loop import SearchState, search
-from stantune.search.plan.values import Final, Training
+from stantune.objective import Place
+from stantune.objectives.choose import find_objective
+from stantune.outcome import Cost
+from stantune.search.loop import search
+from stantune.search.plan.values import Final, FinalResult, Training
 from stantune.search.progress import Progress
+from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
 from stantune.search.workers.executors import Executor, InProcess
+from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
@@ -44,10 +48,9 @@ from stantune.search.ray.executor import RayExecutor
 from stantune.search.ray.places import Sign, signed
 from stantune.search.ray.run import trainings_on
 
-HERE = Path(__file__).parent
-TINY_FILE = HERE.parent / "tiny_problem.py"
+TESTS = Path(__file__).parents[2]
+TINY_FILE = TESTS / "tiny_problem.py"
 TINY = f"{TINY_FILE}:problem"
-PROBLEM = Problem("nothing", nn.Identity, "mnist", Space({"lr": Float(0.1, 1.0)}), Solver(lr=0.1), iterations=27)
 SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
 ONE = Share(1, 0)
 LONGEST_SECONDS = 240
@@ -112,8 +115,10 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("RAY_raylet_start_wait_time_s", "120")
         # Else all that the machine does besides comes first.
         patch.setenv("RAY_worker_niceness", "0")
-        # Where worker processes find faulty.py.
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
+        # Where worker processes find numbers_objective.py.
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(filter(None, [str(TESTS / "helpers"), os.environ.get("PYTHONPATH")]))
+        )
         try:
             cluster = Nodes()
         except Exception as error:
@@ -129,15 +134,6 @@ def cluster(nodes: Nodes) -> Iterator[Cluster]:
     """The connection to it."""
     with connected(nodes.address) as cluster:
         yield cluster
-
-
-@pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module faulty.py."""
-    monkeypatch.syspath_prepend(HERE)
-    import faulty
-
-    return faulty
 
 
 class Told(Silent):
@@ -166,21 +162,22 @@ def bounded(stop_early: Callable[[], bool] = lambda: False) -> Callable[[], bool
 
 
 def run(
-    place: Path,
+    numbers: Numbers,
     executor: Callable[[Sign], Executor] | None,
-    order: Any,
     stop_early: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> SearchState:
-    """Run the search on an executor, or in this process where that is None."""
+    """Run the search in the objective's place, on an executor, or in this process where that is None."""
+    place = numbers.place
+    assert place is not None
     place.mkdir(exist_ok=True)
     options["stop_early"] = bounded(stop_early)
     directory = SearchDirectory(place)
     with directory.locked():
         if executor is None:
-            return search(PROBLEM, SETTINGS, directory, InProcess(order(0)), **options)
+            return search(numbers, SETTINGS, directory, InProcess(numbers.order(0)), **options)
         with signed(str(place)) as sign, executor(sign) as running:  # type: ignore[attr-defined]
-            return search(PROBLEM, SETTINGS, directory, running, **options)
+            return search(numbers, SETTINGS, directory, running, **options)
 
 
 def table(state: SearchState) -> list[Any]:
@@ -193,44 +190,48 @@ def trained(place: Path) -> list[tuple[int, int]]:
     return [(int(trial), int(at)) for _, trial, at in map(str.split, (place / "log").read_text().splitlines())]
 
 
+def costless(final: FinalResult | None) -> FinalResult:
+    """The same without its cost, which is another each time."""
+    assert final is not None
+    return replace(final, cost=Cost())
+
+
 @pytest.fixture
-def undisturbed(faulty: ModuleType, tmp_path: Path) -> SearchState:
+def undisturbed(tmp_path: Path) -> SearchState:
     """The search in one process, without faults."""
-    return run(tmp_path / "undisturbed", None, faulty.FaultyOrder(tmp_path / "undisturbed"))
+    return run(Numbers(tmp_path / "undisturbed"), None)
 
 
 def test_lost_node_costs_what_it_was_running(
-    nodes: Nodes, cluster: Cluster, faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
+    nodes: Nodes, cluster: Cluster, undisturbed: SearchState, tmp_path: Path
 ) -> None:
     place, told, lost = tmp_path / "w", Told(), []
     # One of two trials hangs until its node is lost, the other one for too long; the final training is killed.
-    order = faulty.FaultyOrder(place, {4: "once hang", 5: "once hang", -1: "once kill"})
+    numbers = Numbers(place, {4: "once hang", 5: "once hang", -1: "once kill"})
     capacities: list[int] = []
     executors = []
 
     def executor(sign: Sign) -> RayExecutor:
-        executors.append(RayExecutor(cluster, order, ONE, sign, Limits(seconds=5)))
+        executors.append(RayExecutor(cluster, numbers.order, ONE, sign, Limits(seconds=5)))
         return executors[0]
 
     def stop_early() -> bool:
         if not lost and all((place / f"happened-{number}").exists() for number in (4, 5)):
-            at = {each.hello.node: each.task.job.number for each in executors[0]._places if each.hello and each.task}
+            at = {each.hello.node: each.segment.trial for each in executors[0]._places if each.hello and each.segment}
             lost.append(at[nodes.replace_second()])
         capacities.append(executors[0].capacity)
         return False
 
-    state = run(place, executor, order, stop_early=stop_early, watcher=told)
+    state = run(numbers, executor, stop_early=stop_early, watcher=told)
     assert state.complete
     assert table(state) == table(undisturbed)
-    assert state.final is not None
-    assert undisturbed.final is not None
-    assert {**state.final, "cost": 0} == {**undisturbed.final, "cost": 0}
+    assert costless(state.final) == costless(undisturbed.final)
     gone = lost[0]
     causes = {number: cause for number, cause, _ in told.failures}
     assert len(told.failures) == len(causes) == 3, "a lost node costs what it was running"
     assert causes[gone] == f"the connection to its node {platform.node()} was lost", "it is seen"
     assert [failure.cause for failure in state.rows[gone].failures] == [causes[gone]], "and recorded"
-    assert causes[9 - gone] == "no iteration and no evaluation was done within 5 s (--trial-timeout)"
+    assert causes[9 - gone] == "no iteration and no evaluation was done within 5 s, its time-out"
     assert causes[None] == "its worker process was killed by SIGKILL", "as with local workers"
     assert not any(for_good for _, _, for_good in told.failures)
     # Ray takes a node for lost when it has not answered for a while, so the one that went may count to the end.
@@ -243,23 +244,21 @@ def test_lost_node_costs_what_it_was_running(
 def test_search_with_checkpoints_behind_a_url(
     cluster: Cluster, tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, problem = SearchSettings(seed=0, max_resource=9, min_resource=3), find(TINY)
+    settings = SearchSettings(seed=0, max_resource=9, min_resource=3)
+    tiny = ProblemObjective(find(TINY))
     plain = SearchDirectory(tmp_path / "plain")
     with plain.locked():
-        there = InProcess(ProblemTrainer(problem, settings, problem.load(None), plain))
-        undisturbed = search(problem, settings, plain, there)
+        undisturbed = search(tiny, settings, plain, InProcess(tiny.trainer(Place(threads=1))))
     url = f"file://{tmp_path}/far"
     directory = RemoteDirectory(tmp_path / "w", None, url)
     # As a user names it, in the directory where the user is.
-    monkeypatch.chdir(HERE.parent)
-    order = TrainerOrder(f"{TINY_FILE.name}:problem", settings, None, directory)
-    with directory.locked(), trainings_on(cluster, order, directory, Limits(), 1) as executor:
-        state = search(problem, settings, directory, executor, stop_early=bounded())
+    monkeypatch.chdir(TESTS)
+    order = Order(find_objective(f"{TINY_FILE.name}:problem"), Place(threads=1))
+    with directory.locked(), trainings_on(cluster, order, directory, Limits(), 1, 1) as executor:
+        state = search(order.objective, settings, directory, executor, stop_early=bounded())
     assert state.complete
     assert table(state) == table(undisturbed)
-    assert state.final is not None
-    assert undisturbed.final is not None
-    assert {**state.final, "cost": 0} == {**undisturbed.final, "cost": 0}
+    assert costless(state.final) == costless(undisturbed.final)
     kept = {file.name for file in (plain.path / "checkpoints").iterdir()} | {plain.final().name}
     assert {file.name for file in (tmp_path / "far").iterdir()} == kept
     assert not (directory.path / "checkpoints").exists()
@@ -268,44 +267,44 @@ def test_search_with_checkpoints_behind_a_url(
 
 
 def test_stopped_in_good_order_and_gone_on_with_elsewhere(
-    cluster: Cluster, faulty: ModuleType, undisturbed: SearchState, tmp_path: Path
+    cluster: Cluster, undisturbed: SearchState, tmp_path: Path
 ) -> None:
     place, told = tmp_path / "w", Told()
-    order = faulty.FaultyOrder(place, pause=0.01)
+    numbers = Numbers(place, pause=0.01)
 
     def stop_early() -> bool:
         return (place / "log").exists() and len(trained(place)) >= 20
 
-    state = run(place, lambda sign: RayExecutor(cluster, order, ONE, sign, most=1), order, stop_early, watcher=told)
+    state = run(numbers, lambda sign: RayExecutor(cluster, numbers.order, ONE, sign, most=1), stop_early, watcher=told)
     assert not state.complete
     assert (told.failures, told.most) == ([], 1)
-    assert table(run(place, None, order)) == table(undisturbed)
+    assert table(run(numbers, None)) == table(undisturbed)
     assert set(Counter(trained(place)).values()) == {1}, "nothing is trained twice"
 
 
-def test_node_that_does_not_see_the_search(cluster: Cluster, faulty: ModuleType, tmp_path: Path) -> None:
+def test_node_that_does_not_see_the_search(cluster: Cluster, tmp_path: Path) -> None:
     place = tmp_path / "w"
-    order = faulty.FaultyOrder(place)
+    numbers = Numbers(place)
 
     def executor(sign: Sign) -> RayExecutor:
-        return RayExecutor(cluster, order, ONE, Sign(str(tmp_path / "elsewhere"), sign.name), most=1)
+        return RayExecutor(cluster, numbers.order, ONE, Sign(str(tmp_path / "elsewhere"), sign.name), most=1)
 
     with pytest.raises(StantuneError, match=r"on node .*: it does not see .*elsewhere; keep them where all nodes do"):
-        run(place, executor, order)
+        run(numbers, executor)
 
 
-def test_no_room(cluster: Cluster, faulty: ModuleType, tmp_path: Path) -> None:
+def test_no_room(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.room(ONE) == (2, 2)
     assert cluster.room(Share(2, 0)) == cluster.room(Share(1, 1)) == (0, 0)
-    with pytest.raises(UsageError, match=r"no node .* has 2 CPUs for a training; give fewer --threads"):
-        RayExecutor(cluster, faulty.FaultyOrder(tmp_path), Share(2, 0), Sign(str(tmp_path), "sign"))
+    with pytest.raises(UsageError, match=r"no node .* has 2 CPUs for a training; give fewer `threads`"):
+        RayExecutor(cluster, Numbers(tmp_path).order, Share(2, 0), Sign(str(tmp_path), "sign"))
 
 
 def test_devices(cluster: Cluster) -> None:
     assert cluster.device("auto") == cluster.device("cpu") == "cpu"
-    with pytest.raises(UsageError, match=r"--device cuda: no node .* has a GPU"):
+    with pytest.raises(UsageError, match=r"`device`=cuda: no node .* has a GPU"):
         cluster.device("cuda")
-    with pytest.raises(UsageError, match="--device cuda:1: Ray says which GPU a training has"):
+    with pytest.raises(UsageError, match="`device`=cuda:1: Ray says which GPU a training has"):
         cluster.device("cuda:1")
 
 
@@ -353,7 +352,7 @@ def test_address_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_is_no_address(address: str, said: str) -> None:
-    with pytest.raises(UsageError, match=f"--address {address} {said}"), connected(address):
+    with pytest.raises(UsageError, match=f"`address`={address} {said}"), connected(address):
         pass
 
 
