@@ -1,4 +1,4 @@
-"""Commands are really run: what they are told, what they keep, what they say, how they end, and what is left of them."""
+"""Commands are really run: what they are told, keep, say, how they end, and what is left of them."""
 
 from __future__ import annotations
 
