@@ -12,18 +12,19 @@ import pytest
 import torch
 
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
-from stantune.images.objective import ProblemTrainer, TrainerOrder
-from stantune.images.problems import find
+from stantune.objective import Place as Where
+from stantune.objective import Segment, StopEarly
+from stantune.objectives.choose import find_objective
 from stantune.outcome import Outcome
-from stantune.search.plan.values import Final, Job
 from stantune.search.ray import places as ray_places
 from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
 from stantune.search.ray.places import Place, Sign, signed
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.workers.executors import StopEarly, Task, attempt
+from stantune.search.workers.executors import attempt
+from stantune.search.workers.order import Order
 
-TINY = f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem"
+TINY = f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem"
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -110,7 +111,7 @@ def test_place_that_is_gone_for_a_while(url: str, monkeypatch: pytest.MonkeyPatc
 def test_no_place(url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Whether it is installed or not.
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(UsageError, match=f"--checkpoints {url} {said}"):
+    with pytest.raises(UsageError, match=f"`checkpoints`={url} {said}"):
         Place(url)
 
 
@@ -166,21 +167,28 @@ def no_stop() -> bool:
 
 
 def test_trainings_equal_those_without_a_url(url: str, tmp_path: Path, one_thread: None) -> None:
-    settings, problem = SearchSettings(seed=0, max_resource=12, min_resource=4), find(TINY)
-    plain = SearchDirectory(tmp_path / "plain")
-    here = ProblemTrainer(problem, settings, problem.load(None), plain)
-    order = FetchingOrder(TrainerOrder(TINY, settings, None, SearchDirectory(tmp_path / "unused")), url)
+    settings, tiny = SearchSettings(seed=0, max_resource=12, min_resource=4), find_objective(TINY)
+    plain, unused = SearchDirectory(tmp_path / "plain"), SearchDirectory(tmp_path / "unused")
+    here = tiny.trainer(Where(threads=1))
+    order = FetchingOrder(Order(tiny, Where(threads=1)), url)
     params = {"lr": 1e-3, "momentum": 0.5}
-    tasks = [Task(Job(7, 1, 0, 4), params), Task(Job(7, 1, 4, 12), params), Task(Final(1, 7, 12), params)]
-    for task in tasks:
+
+    def segments(directory: SearchDirectory) -> list[Segment]:
+        trial, seed, final = directory.checkpoint(7), settings.trial_seed(7), directory.final(1)
+        return [
+            Segment(7, params, 0, 4, seed, trial, bracket=1),
+            Segment(7, params, 4, 12, seed, trial, bracket=1),
+            Segment(7, params, 0, 12, settings.final_seed(), final, finalist=1),
+        ]
+
+    for segment, same in zip(segments(unused), segments(plain), strict=True):
         # Each one on another node, as it were.
         there: FetchingTrainer = pickle.loads(pickle.dumps(order))(0)  # type: ignore[assignment]
-        outcome = there.train(task, no_stop, lambda done: None)
-        assert outcome == here.train(task, no_stop, lambda done: None)
-        assert not there._scratch.path.exists()
-        checkpoint = plain.checkpoint_of(task.job)
-        assert Place(url).fetch(checkpoint.name, tmp_path / "fetched")
-        states = [torch.load(file)["state"]["model"] for file in (tmp_path / "fetched", checkpoint)]
+        outcome = there.train(segment, no_stop, lambda done: None)
+        assert outcome == here.train(same, no_stop, lambda done: None)
+        assert not there._scratch.exists()
+        assert Place(url).fetch(same.checkpoint.name, tmp_path / "fetched")
+        states = [torch.load(file)["state"]["model"] for file in (tmp_path / "fetched", same.checkpoint)]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
     assert not (tmp_path / "unused").exists()
 
@@ -188,23 +196,25 @@ def test_trainings_equal_those_without_a_url(url: str, tmp_path: Path, one_threa
 class Trains:
     """A trainer that does something else."""
 
-    def __init__(self, do: Callable[[], Outcome]) -> None:
+    def __init__(self, do: Callable[[Segment], Outcome]) -> None:
         self._do = do
 
-    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        return self._do()
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        return self._do(segment)
 
 
 def test_damaged_file_is_told_and_kept_for_who_deletes_it(url: str, tmp_path: Path) -> None:
-    place, scratch = Place(url), SearchDirectory(tmp_path / "scratch")
+    place, scratch = Place(url), tmp_path / "scratch"
     (tmp_path / "damaged").write_text("?")
     place.send(tmp_path / "damaged", "trial-000003.pt")
 
-    def damaged() -> Outcome:
-        assert scratch.checkpoint(3).read_text() == "?"
+    def damaged(segment: Segment) -> Outcome:
+        assert segment.checkpoint.parent == scratch
+        assert segment.checkpoint.read_text() == "?"
         raise DamagedCheckpointError("it is damaged")
 
-    failure = attempt(FetchingTrainer(Trains(damaged), place, scratch), Task(Job(3, 0, 4, 8), {}), no_stop, print)
+    segment = Segment(3, {}, 4, 8, 0, tmp_path / "elsewhere" / "trial-000003.pt", bracket=0)
+    failure = attempt(FetchingTrainer(Trains(damaged), place, scratch), segment, no_stop, print)
     assert failure == ("its checkpoint was cut short or altered", True)
     assert place.holds("trial-000003.pt")
-    assert not scratch.path.exists()
+    assert not scratch.exists()
