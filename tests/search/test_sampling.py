@@ -101,7 +101,7 @@ def test_distributions_there_and_back(parameter: Parameter) -> None:
     "distribution",
     [
         optuna.distributions.FloatDistribution(-1.7e308, 1.7e308),
-        optuna.distributions.FloatDistribution(0, 1, step=2**-40),
+        optuna.distributions.FloatDistribution(0, 1, step=1e-12),
         optuna.distributions.IntDistribution(0, 2**60),
         optuna.distributions.CategoricalDistribution((math.nan,)),
         optuna.distributions.CategoricalDistribution((1, True)),

@@ -146,8 +146,8 @@ def check_plain_values(make_sampler: MakeSampler) -> None:
     """Check that values are Python's own, which JSON takes: no NumPy numbers, no NaN."""
     sampler = make_sampler()
     for where, space in SPACES.items():
-        for results in (0, 40):
-            for name, value in _proposed(sampler, example(space, 2, results), where).items():
+        for number, results in ((0, 0), (1, 0), (2, 0), (3, 0), (41, 40), (42, 40), (43, 40)):
+            for name, value in _proposed(sampler, example(space, number, results), where).items():
                 for part in _parts(value):
                     assert part is None or type(part) in (bool, int, float, str), (
                         f"the sampler {sampler.name!r} gives {name} the value {value!r}, a "
@@ -208,9 +208,7 @@ def check_what_is_asked_stays(make_sampler: MakeSampler) -> None:
     for where in ("real numbers", "conditional"):
         asked = example(SPACES[where], 41, 40)
         before = repr((asked.history, asked.resources, asked.overtaken, asked.start))
-        proposed = sampler.propose(asked)
-        if isinstance(proposed, dict):
-            proposed.clear()
+        sampler.propose(asked)
         after = repr((asked.history, asked.resources, asked.overtaken, asked.start))
         assert after == before, f"the sampler {sampler.name!r} changes the history that it is asked with"
 
@@ -251,7 +249,7 @@ def check_losses(make_sampler: MakeSampler) -> None:
     kinds: Mapping[str, Callable[[int], float | None]] = {
         "trials that all diverged": lambda trial: None,
         "one trial that did not diverge": lambda trial: 0.5 if trial == 7 else None,
-        "equal losses": lambda trial: 1.0,
+        "equal losses": lambda trial: 0.0,
         "huge losses": lambda trial: 1e30 * trial,
         "negative losses": lambda trial: -float(trial),
     }
