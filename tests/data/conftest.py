@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +93,11 @@ def tiny_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tiny:
 
 @dataclass
 class Server:
-    """An HTTP server on this machine: path -> body, the requests it saw, and an optional stall per path."""
+    """An HTTP server on this machine: path -> body, the requests it saw, and what goes wrong with them.
+
+    It may stall in the middle of a path's body, leave bytes away at the end, not announce how many there are, send
+    elsewhere with a body that has no end, and drip "headers" or "body".
+    """
 
     address: str = ""
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -99,6 +105,9 @@ class Server:
     stalls: dict[str, threading.Event] = field(default_factory=dict)
     stalled: threading.Event = field(default_factory=threading.Event)
     missing_bytes: int = 0
+    announced: bool = True
+    redirects: dict[str, str] = field(default_factory=dict)
+    drips: str = ""
 
 
 @pytest.fixture
@@ -109,20 +118,46 @@ def server() -> Iterator[Server]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             state.requests.append(self.path)
+            if state.drips == "headers":
+                self.drip(b"HTTP/1.1 200 OK\r\nX: " + bytes(60).replace(b"\0", b"x"))
+                return
+            if self.path in state.redirects:
+                self.send_response(302)
+                self.send_header("Location", state.redirects[self.path])
+                self.end_headers()
+                self.endless()
+                return
             body = state.bodies.get(self.path)
             if body is None:
                 self.send_error(404)
                 return
             self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
+            if state.announced:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            if state.drips == "body":
+                self.drip(body)
+                return
             if self.path in state.stalls:
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
                 state.stalled.set()
                 state.stalls[self.path].wait(30)
                 return
-            self.wfile.write(body[: len(body) - state.missing_bytes])
+            with contextlib.suppress(OSError):
+                self.wfile.write(body[: len(body) - state.missing_bytes])
+
+        def drip(self, content: bytes) -> None:
+            with contextlib.suppress(OSError):
+                for byte in content:
+                    self.wfile.write(bytes((byte,)))
+                    self.wfile.flush()
+                    time.sleep(0.1)
+
+        def endless(self) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 16))
 
         def log_message(self, *_: object) -> None:
             pass

