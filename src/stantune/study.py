@@ -224,6 +224,7 @@ def compose(
     maximize: str | None = None,
     name: str | None = None,
     stan: Stan | None = None,
+    seed: int = 0,
     eta: int = 3,
     **others: Any,
 ) -> tuple[Objective, SearchSettings]:
@@ -246,12 +247,14 @@ def compose(
     if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
         raise UsageError(f"`eta`={eta} is too small: one trial of `eta` is promoted; give 2 or more")
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
-    settings = SearchSettings(max_resource=max_resource, min_resource=least, eta=eta, **others)
+    settings = SearchSettings(seed, max_resource, least, eta, **others)
     settings.check(what)
     if rates:
         chosen = chosen_rates(rates, max_resource, least, eta)
-        # The objective is told the least; one for all rungs is its own.
-        what = objective_of(what, None, stan=replace(stan, rate=min(chosen))) if stan is not None else what
+        if stan is not None:
+            # Each one is looked at; the objective is told the least, and one for all rungs is its own.
+            spared = {rate: replace(stan, rate=rate) for rate in chosen}
+            what = objective_of(what, None, stan=spared[min(chosen)])
         settings = replace(settings, rates=chosen if len(chosen) > 1 else ())
         settings.check(what)
     return what, settings
