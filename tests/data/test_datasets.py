@@ -124,18 +124,6 @@ def test_take_refuses_what_is_not_there(start: int, stop: int) -> None:
         numbered(10).take(start, stop)
 
 
-def test_a_split_of_wrong_tensors_is_refused() -> None:
-    good = numbered(4)
-    with pytest.raises(UsageError, match="uint8"):
-        Split(good.images.float(), good.labels, good.ids)
-    with pytest.raises(UsageError, match="contiguous"):
-        Split(good.images.expand(4, 2, 2, 3), good.labels, good.ids)
-    with pytest.raises(UsageError, match=r"labels are an int64 tensor \(4,\)"):
-        Split(good.images, good.labels[:3], good.ids)
-    with pytest.raises(UsageError, match="ids are an int64"):
-        Split(good.images, good.labels, good.ids.int())
-
-
 def test_mnist_is_mnist(mnist: Dataset) -> None:
     assert mnist.train.images.shape == (60000, 28, 28, 1)
     assert mnist.test.images.shape == (10000, 28, 28, 1)

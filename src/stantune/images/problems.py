@@ -41,14 +41,14 @@ class Splits:
         validation: what a search compares settings by; empty in a full training.
         test: what is looked at once, at the end.
         normaliser: from pixels to what the network sees, fitted to `train`.
-        classes: number of classes.
+        classes: number of classes; None where the targets are none.
     """
 
     train: Split
     validation: Split
     test: Split
     normaliser: Normaliser
-    classes: int
+    classes: int | None
 
 
 @dataclass(frozen=True)

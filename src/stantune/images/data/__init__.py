@@ -1,11 +1,13 @@
-"""The data sets of the built-in problems: fetched, checked, held as bytes and gathered into batches."""
+"""Data: built-in sets, fetched and checked, or the user's own; held in memory and gathered into batches."""
 
 from __future__ import annotations
 
-from stantune.images.data.batches import Augment, Batch, Batches, Normalise, Normaliser, in_order
+from stantune.images.data.batches import Augment, Batch, Batches, in_order
 from stantune.images.data.catalog import NAMES, data_root, is_present
-from stantune.images.data.datasets import Dataset, Split, hold_out, load
+from stantune.images.data.datasets import load
 from stantune.images.data.fetching import fetch
+from stantune.images.data.normalising import Normalise, Normaliser
+from stantune.images.data.splits import Dataset, Split, hold_out
 
 __all__ = [
     "NAMES",

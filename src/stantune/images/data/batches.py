@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stantune.errors import UsageError
-from stantune.images.data.datasets import Split
+from stantune.images.data.normalising import Normaliser
+from stantune.images.data.splits import Split
 from stantune.seeds import derive
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -18,70 +18,18 @@ Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 class Batch(NamedTuple):
-    """`inputs` (B, C, H, W) float32 in channels_last memory, `targets` (B,) int64, `ids` (B,) int64."""
+    """What an iteration trains on.
+
+    Attributes:
+        inputs: images (B, C, H, W) float32 in channels_last memory, a table (B, features) float32, or token ids
+            (B, length) int64.
+        targets: (B, ...) int64, or float32 where they are numbers or booleans.
+        ids: (B,) int64.
+    """
 
     inputs: Tensor
     targets: Tensor
     ids: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Normaliser:
-    """Maps pixels to (pixels - mean) * scale.
-
-    `mean` is float32 in pixel units, (H, W, C) or (C,), or None for no mean.
-    """
-
-    mean: Tensor | None
-    scale: float
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (B, H, W, C) to float32 images (B, C, H, W) in channels_last memory."""
-        # Converting first and working in place is 10 times faster on a CPU than one operation of mixed types.
-        values = pixels.to(torch.float32)
-        if self.mean is not None:
-            values.sub_(self.mean)
-        if self.scale != 1.0:
-            values.mul_(self.scale)
-        return values.permute(0, 3, 1, 2)
-
-    def to(self, device: torch.device | str) -> Normaliser:
-        """The same normaliser with its mean on `device`."""
-        return Normaliser(None if self.mean is None else self.mean.to(device), self.scale)
-
-
-@dataclass(frozen=True)
-class Normalise:
-    """How pixels (0 to 255) are normalised: subtract the training mean, then multiply by `scale`.
-
-    `mean` is "none", "image" (one mean per position and channel, Caffe's mean file) or "channel". Raises
-    UsageError for another word.
-    """
-
-    scale: float = 1.0
-    mean: Literal["none", "image", "channel"] = "none"
-
-    def __post_init__(self) -> None:
-        if self.mean not in ("none", "image", "channel"):
-            raise UsageError(f"mean={self.mean!r} is not a kind of mean: choose none, image or channel.")
-
-    def fit(self, split: Split) -> Normaliser:
-        """The normaliser with the mean of `split`, summed exactly and divided in float64.
-
-        Raises UsageError where a mean is wanted of no samples.
-        """
-        if self.mean == "none":
-            return Normaliser(None, self.scale)
-        if not len(split):
-            raise UsageError("a mean image needs at least one training sample, and the split has none.")
-        # Below 2^24 float32 counts exactly, so that pieces of 1000 images are summed fast and without error.
-        total = torch.zeros(split.images.shape[1:], dtype=torch.float64, device=split.images.device)
-        for piece in torch.split(split.images, 1000):
-            total += piece.float().sum(0)
-        mean = total / len(split)
-        if self.mean == "channel":
-            mean = mean.mean((0, 1))
-        return Normaliser(mean.float(), self.scale)
 
 
 def _generator(purpose: str, seed: int, number: int) -> torch.Generator:
@@ -123,31 +71,41 @@ class Batches:
     def at(self, iteration: int) -> Batch:
         """The batch of training iteration `iteration`, counted from 0.
 
-        Raises UsageError for a negative iteration, or where `augment` returns anything but B images.
+        Raises UsageError for a negative iteration, or where `augment` returns anything but B inputs.
         """
         if iteration < 0:
             raise UsageError(f"there is no training iteration {iteration}: they are counted from 0.")
         epoch, place = divmod(iteration, self.per_epoch)
         index = self._epoch_order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        images = self._normaliser(self._split.images.index_select(0, index))
+        inputs = self._normaliser(self._split.inputs.index_select(0, index))
         ids = self._split.ids.index_select(0, index)
         if self._augment is not None:
-            images = self._augmented(self._augment, images, ids, iteration)
-        return Batch(images, self._split.labels.index_select(0, index), ids)
+            inputs = self._augmented(self._augment, inputs, ids, iteration)
+        return Batch(inputs, _targets(self._split.targets.index_select(0, index)), ids)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order[0] != epoch:
             # Drawn on the CPU, so that a GPU sees the same order.
             order = torch.randperm(len(self._split), generator=_generator("order", self.seed, epoch))
-            self._order = (epoch, order.to(self._split.images.device))
+            self._order = (epoch, order.to(self._split.inputs.device))
         return self._order[1]
 
-    def _augmented(self, augment: Augment, images: Tensor, ids: Tensor, iteration: int) -> Tensor:
-        result = augment(images, ids, _generator("augment", self.seed, iteration))
-        if not isinstance(result, Tensor) or result.dim() != 4 or result.shape[:2] != images.shape[:2]:
+    def _augmented(self, augment: Augment, inputs: Tensor, ids: Tensor, iteration: int) -> Tensor:
+        result = augment(inputs, ids, _generator("augment", self.seed, iteration))
+        # An image may be cropped, and keeps its channels.
+        same = inputs.shape[: 2 if inputs.dim() == 4 else 1]
+        if not isinstance(result, Tensor) or result.dim() != inputs.dim() or result.shape[: len(same)] != same:
             found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise UsageError(f"augment must return images for a batch of {tuple(images.shape)}, not {found}.")
+            what = "images" if inputs.dim() == 4 else "inputs"
+            raise UsageError(f"augment must return {what} for a batch of {tuple(inputs.shape)}, not {found}.")
+        if inputs.dim() != 4:
+            return result.to(inputs.dtype)
         return result.to(torch.float32, memory_format=torch.channels_last)
+
+
+def _targets(targets: Tensor) -> Tensor:
+    """Return targets as losses take them."""
+    return targets.to(torch.float32 if targets.is_floating_point() or targets.dtype == torch.bool else torch.int64)
 
 
 def in_order(
@@ -162,4 +120,4 @@ def in_order(
     there = normaliser.to(device)
     for start in range(0, len(split), batch_size):
         part = split.take(start, min(start + batch_size, len(split))).to(device)
-        yield Batch(there(part.images), part.labels, part.ids)
+        yield Batch(there(part.inputs), _targets(part.targets), part.ids)

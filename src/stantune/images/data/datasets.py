@@ -1,79 +1,17 @@
-"""Data sets in memory: images as bytes with labels and sample ids, loaded from checked files."""
+"""The built-in data sets, loaded from checked files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from stantune.errors import DataError, UsageError
+from stantune.errors import DataError
 from stantune.images.data.catalog import Description, data_root, describe, fetch_command, locate
 from stantune.images.data.formats import UnsoundError, read
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Samples in a fixed order.
-
-    `images` (n, H, W, C) uint8, contiguous, so that permute(0, 3, 1, 2) is channels_last without a copy;
-    `labels` (n,) int64; `ids` (n,) int64, each sample's index in the original training or test file order.
-    Raises UsageError where shapes or types are others.
-    """
-
-    images: Tensor
-    labels: Tensor
-    ids: Tensor
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.is_contiguous():
-            found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
-            raise UsageError(f"a split's images are a contiguous uint8 tensor (n, H, W, C), not {found}.")
-        for name, values in (("labels", self.labels), ("ids", self.ids)):
-            if values.dtype != torch.int64 or values.shape != self.images.shape[:1]:
-                found = f"{values.dtype} of shape {tuple(values.shape)}"
-                raise UsageError(f"a split's {name} are an int64 tensor ({len(self.images)},), not {found}.")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, start: int, stop: int) -> Split:
-        """Samples start..stop-1, sharing memory; raises UsageError unless 0 <= start <= stop <= n."""
-        if not 0 <= start <= stop <= len(self):
-            raise UsageError(f"samples {start} to {stop} are not within a split of {len(self)} samples.")
-        return Split(self.images[start:stop], self.labels[start:stop], self.ids[start:stop])
-
-    def to(self, device: torch.device | str) -> Split:
-        """The same samples on `device`; itself where they are there already."""
-        if self.images.device == torch.device(device):
-            return self
-        return Split(self.images.to(device), self.labels.to(device), self.ids.to(device))
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A named data set: training and test samples, and the number of classes (labels are 0..classes-1)."""
-
-    name: str
-    train: Split
-    test: Split
-    classes: int
-
-
-def hold_out(train: Split, validation: int) -> tuple[Split, Split]:
-    """(training, validation) where validation is the last `validation` samples of `train`, sharing memory.
-
-    Raises UsageError unless 0 <= validation < n: something must be left to train on.
-    """
-    if not 0 <= validation < len(train):
-        raise UsageError(
-            f"cannot hold out {validation} of {len(train)} training samples: choose 0 to {len(train) - 1}."
-        )
-    cut = len(train) - validation
-    return train.take(0, cut), train.take(cut, len(train))
+from stantune.images.data.splits import Dataset, Split
 
 
 def load(name: str, root: Path | str | None = None) -> Dataset:
