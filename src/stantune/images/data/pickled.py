@@ -148,9 +148,9 @@ def _set(reader: _Reader, values: list[Any]) -> None:
 
 
 def _name(reader: _Reader, module: Any, name: Any) -> None:
-    wanted = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "something without a name"
+    wanted = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else ""
     if wanted not in _ADMITTED:
-        shown = wanted.encode("ascii", "backslashreplace").decode()[:_SHORT]
+        shown = wanted if wanted.replace(".", "").isidentifier() and len(wanted) <= 100 else "what has no name"
         raise UnsoundError(f"is altered (its pickle asks for {shown}, which no CIFAR-10 batch holds)")
     reader.stack.append(_Name(wanted))
 
