@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -33,12 +34,12 @@ SPACE = Space({"lr": Float(1e-4, 1e-1, log=True), "width": Integer(4, 64)})
 SETTING = {"lr": 0.01, "width": 8}
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """What a test has a training end with."""
 
 
 def train(run: Run) -> dict[str, float]:
-    """Use all that has state: dropout, AdamW, a scheduler, a shuffling loader, three random generators, a best value."""
+    """Use all that has state: dropout, AdamW, a scheduler, a shuffling loader, random generators, a best value."""
     # Made anew in each segment, and the same in all of them.
     images, labels = torch.randn(40, 5), torch.randint(0, 3, (40,))
     held_out = torch.randperm(40)[:10]
@@ -168,12 +169,11 @@ def test_cut_at_any_moment_it_comes_to_the_same(
             def fall(run: Run, step: int, at: int = at, batches: int = batches, seen: list[int] = seen) -> None:
                 seen.append(step)
                 if step >= at and len(seen) >= batches:
-                    raise Crash
+                    raise CrashError
 
             patch.setitem(train.__globals__, "crash", fall)
-            with pytest.raises(Crash):
+            with contextlib.suppress(CrashError):
                 trained(one)
-                raise Crash
         patch.setitem(train.__globals__, "crash", lambda run, step: None)
         for times in asks:
             left = [times]

@@ -132,6 +132,8 @@ class Course:
 
     def close(self) -> None:
         """End it: the function has returned, or what `ended` it has come out of it."""
+        if self.ended is None:
+            self._noting(self._keeper.check)
         took = time.perf_counter() - self._mark
         if self.ended is not None:
             # The step in which it ended is not done, and its time is spent.

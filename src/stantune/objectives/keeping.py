@@ -28,7 +28,7 @@ _REMEDY = "call run.keep as it was when the file was written, or delete the file
 
 
 class Keeper:
-    """Keeps a function's state in the segment's checkpoint; see run.Keeper.
+    """Keeps a function's state in the segment's checkpoint.
 
     Attributes:
         done: how far the training is, in the objective's unit.
@@ -76,7 +76,7 @@ class Keeper:
 
     @property
     def keeps(self) -> bool:
-        """See run.Keeper."""
+        """Tell whether anything is kept, so that a later segment can go on."""
         return bool(self._things) or self._has_folder
 
     @property
@@ -121,25 +121,31 @@ class Keeper:
         return made
 
     def begin(self) -> None:
-        """See run.Keeper. Raises CheckpointError where the checkpoint has what nobody asked for."""
+        """Put back what is put back last, the random states; raises CheckpointError as `check` does."""
+        if self._saved is None:
+            return
+        self.check()
+        put_back(restored(self._saved["random"]), self._device)
+        # It may be large, and nobody needs it any more.
+        self._saved = None
+
+    def check(self) -> None:
+        """Raise CheckpointError where the checkpoint has what nobody has asked for."""
         if self._saved is None:
             return
         if left := self._saved["kept"].keys() - self._things.keys():
             raise self._misfit(f"holds {', '.join(sorted(left))}, and here nobody has called run.keep for that")
         if len(self._saved["stan"]) > len(self._accelerations):
             raise self._misfit("is of an accelerated model, and here run.accelerate was not called")
-        put_back(restored(self._saved["random"]), self._device)
-        # It may be large, and nobody needs it any more.
-        self._saved = None
 
     def reach(self, done: int) -> bool:
-        """See run.Keeper."""
+        """Note how far the training is; tell whether any iteration since the last time was reduced."""
         self.done = done
         followed = [acceleration.follow(done) for acceleration in self._accelerations]
         return any(followed)
 
     def save(self, losses: Mapping[str, Any], cost: Cost) -> None:
-        """See run.Keeper. Where nothing is kept, nothing is written."""
+        """Write the checkpoint; where nothing is kept, nothing is written."""
         if not self.keeps:
             return
         state = {

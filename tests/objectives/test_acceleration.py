@@ -1,0 +1,245 @@
+"""STAN in a function's model: at the rung's rate, exact in the end, and the same bits however it is cut."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from stantune.errors import CheckpointError, StanWarning, UsageError
+from stantune.objective import Metric
+from stantune.objectives.function import FunctionObjective
+from stantune.outcome import Outcome
+from stantune.space import Space
+from stantune.stan.config import Memo, Stan
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+RATES = ((0, 0.25), (2, 0.5), (4, 1.0))
+BATCHES = 3
+seen: list[tuple[int, int, float, str]] = []
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+    )
+
+
+def train(run):
+    """Note what STAN does at each optimizer step."""
+    images, labels = torch.randn(12, 1, 12, 12), torch.randint(0, 3, (12,))
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    run.keep(model=model, optimizer=optimizer)
+    stan = run.accelerate(model)
+    for step in run.steps():
+        for batch in torch.randperm(12).split(12 // BATCHES):
+            if stan is not None:
+                seen.append((step, stan.handle.iteration, stan.handle.rate, stan.handle.phase))
+            loss = nn.functional.cross_entropy(model(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.loss(loss)
+    with torch.no_grad():
+        return {"loss": nn.functional.cross_entropy(model.eval()(images), labels)}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen():
+    seen.clear()
+
+
+def plain(outcome: Outcome):
+    return outcome.iterations, dict(outcome.metrics), outcome.diverged_at
+
+
+def test_nothing_is_accelerated_where_the_search_does_not(trained):
+    trained(train)
+    assert seen == []
+
+
+def test_it_moves_with_the_optimizer(trained):
+    outcome = trained(train, stan=Stan(rate=0.5))
+    assert [iteration for _, iteration, _, _ in seen] == list(range(3 * BATCHES))
+    assert [phase for *_, phase in seen[:4]] == ["refresh", "reduced", "refresh", "reduced"]
+    assert (outcome.cost.reduced, outcome.cost.exact) == (3, 0)
+    assert outcome.cost.reduced_seconds > 0
+
+
+def test_it_follows_the_searchs_rates(trained):
+    outcome = trained(train, 0, 6, stan=Stan(rate=0.5), rates=RATES)
+    assert [(step, rate) for step, _, rate, _ in seen[::BATCHES]] == list(enumerate([0.25, 0.25, 0.5, 0.5, 1.0, 1.0]))
+    assert [iteration for _, iteration, _, _ in seen] == list(range(6 * BATCHES))
+    assert (outcome.cost.reduced, outcome.cost.exact) == (4, 2)
+
+
+def test_a_final_training_is_exact(trained):
+    trained(train, 0, 2, final=True, stan=Stan(rate=0.25))
+    assert {rate for _, _, rate, _ in seen} == {1}
+
+
+@pytest.mark.parametrize(
+    "stan", [Stan(rate=0.5), Stan(rate=0.25, tolerance=0.4), Stan(rate=0.25, pretrain=4, period=2)]
+)
+@pytest.mark.parametrize("cuts", [(1,), (2,), (3,), (4,), (1, 2, 4, 5)])
+@pytest.mark.parametrize("rates", [(), RATES])
+def test_cut_or_not_it_computes_the_same(trained, stan, cuts, rates):
+    whole = trained(train, 0, 6, stan=stan, rates=rates)
+    expected = list(seen)
+    seen.clear()
+    trained.checkpoint.unlink()
+    outcome = whole
+    for start, stop in zip((0, *cuts), (*cuts, 6), strict=True):
+        outcome = trained(train, start, stop, stan=stan, rates=rates)
+    assert plain(outcome) == plain(whole)
+    assert seen == expected
+
+
+def test_interrupted_it_computes_the_same(trained):
+    whole = trained(train, 0, 6, stan=Stan(), rates=RATES)
+    trained.checkpoint.unlink()
+    for _ in range(4):
+        assert trained(train, 0, 6, stan=Stan(), rates=RATES, stop_early=lambda: True).interrupted
+    assert plain(trained(train, 0, 6, stan=Stan(), rates=RATES)) == plain(whole)
+
+
+def test_the_seed_of_the_grids_is_the_trials(trained):
+    def grid(run):
+        stan = run.accelerate(network())
+        return stan.handle.stan.seed
+
+    assert {trained(grid, seed=seed, stan=Stan()).metrics["loss"] for seed in (1, 2)} == {1.0, 2.0}
+
+
+def test_without_a_kept_optimizer_the_function_moves_it(trained):
+    def loop(run):
+        model = network()
+        stan = run.accelerate(model)
+        run.keep(model=model)
+        for _ in run.steps():
+            stan.step()
+        return stan.handle.iteration
+
+    assert trained(loop, 0, 2, stan=Stan()).metrics == {"loss": 2.0}
+    assert trained(loop, 2, 5, stan=Stan()).metrics == {"loss": 5.0}
+
+
+def test_each_model_moves_with_its_own_optimizer(trained):
+    def loop(run):
+        models = network(), network()
+        optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in models]
+        stans = [run.accelerate(model) for model in models]
+        run.keep(first=optimizers[0], second=optimizers[1], a=models[0], b=models[1])
+        run.keep(both=torch.optim.Adam([*models[0].parameters(), *models[1].parameters()]))
+        for _ in run.steps():
+            for times, optimizer in enumerate(optimizers, 1):
+                for _ in range(times):
+                    optimizer.step()
+        return {"loss": stans[0].handle.iteration, "second": stans[1].handle.iteration}
+
+    assert trained(loop, 0, 3, stan=Stan()).metrics == {"loss": 3, "second": 6}
+    assert trained(loop, 3, 4, stan=Stan()).metrics == {"loss": 4, "second": 8}
+
+
+def test_its_optimizer_is_let_go_in_the_end(trained):
+    kept = []
+
+    def loop(run):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        run.keep(optimizer=optimizer)
+        stan = run.accelerate(model)
+        list(run.steps())
+        kept.append((optimizer, stan))
+        return 1.0
+
+    trained(loop, stan=Stan())
+    optimizer, stan = kept[0]
+    optimizer.step()
+    assert stan.handle.iteration == 0
+
+
+def test_a_model_may_have_settings_of_its_own(trained):
+    def loop(run):
+        stan = run.accelerate(network(), layers=("3",))
+        return len([line for line in stan.handle.report if line.patterns])
+
+    assert trained(loop, stan=Stan()).metrics == {"loss": 1.0}
+    assert trained(loop, final=True, stan=Stan()).metrics == {"loss": 0.0}
+
+
+def test_memo_is_told_of_its_samples(trained):
+    def loop(run):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        images, labels = torch.randn(8, 1, 12, 12), torch.randint(0, 3, (8,))
+        run.keep(model=model, optimizer=optimizer)
+        stan = run.accelerate(model, images)
+        for _ in run.steps():
+            for ids in torch.arange(8).split(4):
+                if stan.handle.remembers:
+                    stan.visit(ids, images[ids])
+                loss = nn.functional.cross_entropy(model(images[ids]), labels[ids])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return loss
+
+    stan = Stan(rate=0.5, memo=Memo(8, 2, dtype="fp32"))
+    whole = trained(loop, 0, 4, stan=stan)
+    trained.checkpoint.unlink()
+    trained(loop, 0, 2, stan=stan)
+    assert plain(trained(loop, 2, 4, stan=stan)) == plain(whole)
+    trained(loop, 0, 4, stan=stan, final=True)
+
+
+def test_where_nothing_can_be_accelerated_it_is_said_once(trained):
+    def loop(run):
+        run.accelerate(nn.Linear(2, 2))
+        return 1.0
+
+    with pytest.warns(StanWarning, match="STAN changes nothing in this model"):
+        trained(loop, stan=Stan())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(loop, stan=Stan(), final=True)
+
+
+def test_a_rate_of_auto_is_refused():
+    with pytest.raises(UsageError, match="each setting of train may have its own; give Stan a number, such as 0.5"):
+        FunctionObjective(train, Space({}), Metric("loss"), stan=Stan(rate="auto"))
+
+
+def test_what_was_accelerated_goes_on_accelerated(trained):
+    def without(run):
+        model = network()
+        run.keep(model=model)
+        list(run.steps())
+        return 1.0
+
+    def once(run):
+        model = network()
+        run.keep(model=model)
+        run.accelerate(model)
+        list(run.steps())
+        return 1.0
+
+    trained(once, 0, 2, stan=Stan())
+    with pytest.raises(CheckpointError, match="is of an accelerated model, and here run.accelerate was not called"):
+        trained(without, 2, 3, stan=Stan())
+    trained.checkpoint.unlink()
+    trained(without, 0, 2, stan=Stan())
+    with pytest.raises(CheckpointError, match="is of 0 accelerated models, and here are more"):
+        trained(once, 2, 3, stan=Stan())
+
+
+def test_nothing_is_accelerated_once_the_steps_have_begun(trained):
+    def loop(run):
+        for _ in run.steps():
+            run.accelerate(network())
+
+    with pytest.raises(UsageError, match="cannot be accelerated once the steps have begun"):
+        trained(loop, stan=Stan())
