@@ -22,6 +22,7 @@ from stantune.objectives.command import CommandError, CommandObjective
 from stantune.objectives.templates import Template
 from stantune.search.workers.executors import Failure, attempt
 from stantune.space import Categorical, Float, Integer, Space
+from stantune.testing import check_objective
 
 SPACE = Space({"lr": Float(0.001, 1, log=True)})
 TRAIN = """
@@ -190,7 +191,6 @@ class TestConstruction:
             ({}, len(os.sched_getaffinity(0))),
             ({"threads": 3}, 3),
             ({"side_by_side": True}, 1),
-            ({"side_by_side": True, "threads": "auto"}, 1),
             ({"begun": {"threads": 5}}, 5),
             ({"begun": {"threads": 5}, "threads": 2}, 2),
         ],
@@ -198,6 +198,10 @@ class TestConstruction:
     def test_its_threads(self, conditions, threads):
         what, prepared = CommandObjective("train {lr}", SPACE, minimize="loss").prepared(Conditions(27, **conditions))
         assert (what.whole, prepared) == (27, threads)
+
+    def test_nobody_times_it(self):
+        with pytest.raises(UsageError, match="`threads`=auto times the training of a built-in problem"):
+            CommandObjective("train {lr}", SPACE, minimize="loss").prepared(Conditions(27, threads="auto"))
 
 
 class TestTraining:
@@ -597,6 +601,10 @@ def test_a_finals_files_are_there_for_any_tar(tmp_path, script):
     subprocess.run(["tar", "-xf", "final.pt"], cwd=tmp_path, check=True)
     assert json.loads((tmp_path / "state/deep/weights.json").read_text()) == [pytest.approx(0.9**3), 3]
     assert json.loads((tmp_path / packing.NOTE).read_text())["note"]["done"] == 3
+
+
+def test_it_does_all_that_is_asked_of_one(script):
+    check_objective(CommandObjective(script(TRAIN), SPACE, minimize="loss"), {"lr": 0.1})
 
 
 def test_no_torch_is_loaded(tmp_path):

@@ -19,6 +19,7 @@ from typing import Any
 from stantune.errors import StantuneError, UsageError
 from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.objectives import groups, packing
+from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.templates import PARAMS, Template
 from stantune.outcome import Cost, Outcome
 from stantune.seeds import derive
@@ -154,7 +155,8 @@ class CommandObjective:
         """See Objective: the number of threads is chosen."""
         if os.name != "posix":
             raise StantuneError("commands are run in process groups, which this system has not; use Linux or macOS")
-        return Prepared(replace(self, whole=conditions.max_resource), _threads(conditions))
+        threads = chosen_threads(conditions, self.name, usable_threads)
+        return Prepared(replace(self, whole=conditions.max_resource), threads)
 
     def trainer(self, place: Place) -> CommandTrainer:
         """See Objective; raises StantuneError where there is no such folder or program."""
@@ -351,14 +353,6 @@ def _path(program: str, cwd: Path) -> str:
 def usable_threads() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _threads(conditions: Conditions) -> int:
-    if isinstance(conditions.threads, int):
-        return conditions.threads
-    if conditions.begun is not None and isinstance(conditions.begun.get("threads"), int):
-        return int(conditions.begun["threads"])
-    return 1 if conditions.side_by_side else usable_threads()
 
 
 def _device(place: Place) -> str:
