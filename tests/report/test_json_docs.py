@@ -15,11 +15,12 @@ from stantune.report.compare import CompareResult
 from stantune.report.doctor import DoctorResult
 from stantune.report.entries_result import EntriesResult
 from stantune.report.profile import ProfileResult
-from stantune.report.results import DataResult, PlanResult, ProblemsResult, SearchResult, TrainResult
+from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
+from stantune.search.contract import SearchSummary
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, type[BaseModel]] = {
-    "stantune search": SearchResult,
+    "stantune search": SearchSummary,
     "stantune train": TrainResult,
     "stantune brackets": PlanResult,
     "stantune problems": ProblemsResult,

@@ -7,13 +7,13 @@ import re
 
 from rich.console import Console
 
+from stantune.objective import Metric
 from stantune.report.live import Lines, LiveView, training_progress, watching
-from stantune.search.plan.values import Job
-from stantune.search.plan.values import Final
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import Final, Job, TrialRow
 from stantune.search.progress import Progress
 
+METRIC = Metric("validation error", unit="%")
 PLAN = plan(27, 3, 3)
 # All of bracket 2's first rung: trial 4 diverged, trials 0 to 2 are promoted.
 ROWS = [
@@ -33,7 +33,7 @@ def shown(on: Console) -> str:
 
 def test_live_view_fits_and_tells_all() -> None:
     on = console(terminal=True)
-    progress = Progress(PLAN)
+    progress = Progress(PLAN, METRIC)
     progress.update(ROWS, 27)
     with watching(on) as view:
         assert isinstance(view, LiveView)
@@ -55,7 +55,7 @@ def test_live_view_fits_and_tells_all() -> None:
 
 def test_lines_are_few() -> None:
     on = console(terminal=False)
-    progress = Progress(PLAN)
+    progress = Progress(PLAN, METRIC)
     with watching(on) as lines:
         assert isinstance(lines, Lines)
         for number in range(9):
@@ -74,12 +74,22 @@ def test_lines_are_few() -> None:
     assert failed == "trial 1, on its way to 9 iterations, failed (RuntimeError: no): given up"
     assert again == "the final training of trial 7 failed (RuntimeError: no): tried again"
     assert first == "bracket 2, rung of 3 iterations: trials 0 of 17; 0 running, 0 promoted, 0 dropped, 0 diverged"
-    assert second.endswith("3 running, 3 promoted, 5 dropped, 1 diverged; best error 50.00 %")
+    assert second.endswith("3 running, 3 promoted, 5 dropped, 1 diverged; best validation error 50.00 %")
     assert final.startswith("final training of trial 7: ")
 
 
+def test_another_metric_and_unit() -> None:
+    on = console(terminal=False)
+    progress = Progress(PLAN, Metric("accuracy", "maximize"), "epoch")
+    rows = [TrialRow(0, 2, {}, {3: -0.875}), TrialRow(1, 2, {}, {3: -0.5})]
+    progress.update(rows, 27)
+    Lines(on).job(Job(2, 2, 0, 3), progress)
+    assert shown(on).startswith("bracket 2, rung of 3 epochs: ")
+    assert shown(on).endswith("; best accuracy 0.875\n")
+
+
 def test_progress_of_several_jobs() -> None:
-    progress = Progress(PLAN)
+    progress = Progress(PLAN, METRIC)
     progress.update(ROWS, 27)
     whole = progress.iterations_left
     first, second = Job(0, 2, 3, 9), Job(1, 2, 3, 9)

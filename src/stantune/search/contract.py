@@ -112,7 +112,7 @@ class Leader(Best):
 
 
 PROBLEM = Field(description="the problem's name")
-SEED = Field(description="what was given with --seed")
+SEED = Field(description="of every random choice")
 MODE = Field(description='"sync" for Hyperband, "async" for ASHA')
 VARIANT = Field(description='"algorithm1" or "table1": how the numbers of trials are rounded')
 ETA = Field(description="one trial of so many is promoted")
@@ -162,5 +162,5 @@ class SearchSummary(Result):
     failures: list[TrialFailure] = Field(description="the trials that failed for good")
     finalists: list[Final] = Field(description="the final trainings that are over, in the order of their trials' ranks")
     final: Final | None = Field(
-        description="the one with the lowest validation error; null where the search is not complete or found nothing"
+        description="the one with the best value; null where the search is not complete or found nothing"
     )

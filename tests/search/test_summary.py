@@ -6,36 +6,35 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from numbers_objective import Numbers
 
-from stantune.images.problems import find
+from stantune.objective import Metric
 from stantune.outcome import Cost
-from stantune.report.summary import LEADERS, cost_seconds, summarise
-from stantune.search.loop import SearchState
 from stantune.search.plan.hyperband import Bracket, Rung
-from stantune.search.plan.values import SegmentFailure, TrialRow
+from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
+from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
-from stantune.stan.config import Stan
+from stantune.search.summary import LEADERS, cost_seconds, summarise
 
-SETTINGS = SearchSettings(seed=5, max_iterations=90, min_iterations=10, eta=3, stan=Stan())
+# As a built-in problem has it.
+METRIC = Metric("validation error", unit="%")
+LENET = Numbers(name="lenet", length=10_000, metric=METRIC, rate=0.5)
+SETTINGS = SearchSettings(seed=5, max_resource=90, min_resource=10, eta=3)
 # Six trials; two go on to 30 iterations, one of them to 90. And a bracket of two trials that drops none.
 PLAN = (Bracket(2, (Rung(10, 6), Rung(30, 2), Rung(90, 1))), Bracket(0, (Rung(90, 2),)))
 
 
-def cost(exact: int, exact_seconds: float, reduced: int = 0, reduced_seconds: float = 0.0) -> dict[str, float]:
+def cost(exact: int, exact_seconds: float, reduced: int = 0, reduced_seconds: float = 0.0) -> Cost:
     """What a segment took; each evaluation takes 0.5 s and the coordination of each job 0.25 s."""
-    return {
-        "exact": exact,
-        "exact_seconds": exact_seconds,
-        "reduced": reduced,
-        "reduced_seconds": reduced_seconds,
-        "evaluation_seconds": 0.5,
-        "coordination_seconds": 0.25,
-    }
+    return Cost(exact, exact_seconds, reduced, reduced_seconds, evaluation_seconds=0.5, coordination_seconds=0.25)
 
 
 def rows() -> list[TrialRow]:
-    def row(number: int, bracket: int, errors: dict[int, float], costs: dict[int, Any], diverged_at: int | None = None):
-        return TrialRow(number, bracket, {"lr": 0.1 * (number + 1)}, errors, diverged_at, costs)
+    def row(
+        number: int, bracket: int, errors: dict[int, float], costs: dict[int, Cost], diverged_at: int | None = None
+    ):
+        metrics = {stop: {METRIC.name: error} for stop, error in errors.items()}
+        return TrialRow(number, bracket, {"lr": 0.1 * (number + 1)}, errors, diverged_at, costs, metrics=metrics)
 
     return [
         # Goes on to the end. 18 exact iterations of 1 s, 72 reduced ones of 0.5 s.
@@ -62,17 +61,15 @@ def rows() -> list[TrialRow]:
     ]
 
 
-FINAL = {
-    "params": {"lr": 0.1},
-    "iterations": 90,
-    "errors": {"validation": 11.0, "test": 11.5},
-    "diverged_at": None,
-    "cost": cost(90, 90.0),
-}
+FINAL = FinalResult({"lr": 0.1}, 90, {"validation error": 11.0, "test error": 11.5}, None, cost(90, 90.0))
+
+
+def state(table: list[TrialRow], finals: dict[int, FinalResult], complete: bool, plan: Any = PLAN) -> SearchState:
+    return SearchState(plan, table, finals, METRIC, complete)
 
 
 def test_brackets_and_settings() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True))
+    result = summarise(LENET, SETTINGS, state(rows(), {0: FINAL}, True))
     assert result.model_dump(include={"problem", "seed", "accelerate", "variant", "eta", "max_iterations"}) == {
         "problem": "lenet",
         "seed": 5,
@@ -97,7 +94,7 @@ def test_brackets_and_settings() -> None:
 
 
 def test_counts_and_iterations() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True))
+    result = summarise(LENET, SETTINGS, state(rows(), {0: FINAL}, True))
     # Promoted: 0 and 2. Dropped: 1, 4, 5. Diverged: 2 and 3. Finished: 0, 6, 7.
     assert result.counts.model_dump() == {
         "trials": 8,
@@ -112,17 +109,25 @@ def test_counts_and_iterations() -> None:
 
 
 def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True))
+    result = summarise(LENET, SETTINGS, state(rows(), {0: FINAL}, True))
     ranked = [(leader.trial, leader.validation_error, leader.iterations) for leader in result.leaders]
     assert LEADERS == 5
     assert ranked == [(0, 12.0, 90), (6, 12.0, 90), (1, 50.0, 10), (4, 50.0, 10), (7, 70.0, 90)]
     assert result.best is not None
-    assert result.best.model_dump() == {"params": {"lr": 0.1}, "validation_error": 12.0, "iterations": 90}
+    assert result.best.model_dump() == {
+        "params": {"lr": 0.1},
+        "value": 12.0,
+        "metrics": {"validation error": 12.0},
+        "validation_error": 12.0,
+        "iterations": 90,
+    }
     assert result.final is not None
     assert result.final.model_dump() == {
         "trial": 0,
         "params": {"lr": 0.1},
         "iterations": 90,
+        "value": 11.0,
+        "metrics": {"validation error": 11.0, "test error": 11.5},
         "validation_error": 11.0,
         "test_error": 11.5,
         "weights": "final.pt",
@@ -130,7 +135,7 @@ def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
 
 
 def test_seconds_are_those_of_all_trials_and_the_final_training() -> None:
-    seconds = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True)).seconds
+    seconds = summarise(LENET, SETTINGS, state(rows(), {0: FINAL}, True)).seconds
     # Trial by trial, in the order of the table; then the final training.
     training = (18 + 36) + 12 + (6 + 3.6) + 0.3 + 14 + 10 + 45 + 45 + 90
     assert seconds.training == pytest.approx(training)
@@ -140,7 +145,7 @@ def test_seconds_are_those_of_all_trials_and_the_final_training() -> None:
 
 
 def test_savings_are_priced_at_each_trials_own_pace() -> None:
-    saved = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: FINAL}, True)).saved
+    saved = summarise(LENET, SETTINGS, state(rows(), {0: FINAL}, True)).saved
     # A trial that did not train at all: the pace of everything, 279.9 s of 406 iterations.
     everything = (54 + 12 + 9.6 + 0.3 + 14 + 10 + 45 + 45 + 90) / (90 + 10 + 16 + 0 + 10 + 10 + 90 + 90 + 90)
     early = 80 * 1.2 + 74 * 9.6 / 16 + 90 * everything + 80 * 1.4 + 80 * 1.0
@@ -155,15 +160,15 @@ def test_a_search_without_any_exact_iteration_is_compared_with_the_final_trainin
     plan = (Bracket(0, (Rung(10, 1),)),)
     only = [TrialRow(0, 0, {}, {10: 50.0}, None, {10: cost(0, 0.0, 10, 6.0)})]
     # Exact iterations take 1 s in the final training; before it nothing can be said.
-    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, {0: FINAL}, True)).saved.stan == pytest.approx(4)
-    assert summarise(find("lenet"), SETTINGS, SearchState(plan, only, {}, False)).saved.stan == 0
+    assert summarise(LENET, SETTINGS, state(only, {0: FINAL}, True, plan)).saved.stan == pytest.approx(4)
+    assert summarise(LENET, SETTINGS, state(only, {}, False, plan)).saved.stan == 0
 
 
 def test_trials_that_are_still_to_go_on_have_saved_nothing_yet() -> None:
     # Half of the first rung: one trial diverged, the others wait for the rung to close.
     table = [row for row in rows() if row.number in (1, 3, 4)]
     table = [TrialRow(place, 2, row.params, row.errors, row.diverged_at, row.costs) for place, row in enumerate(table)]
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, {}, False))
+    result = summarise(LENET, SETTINGS, state(table, {}, False))
     assert not result.complete
     assert result.final is None
     assert result.counts.model_dump() == {
@@ -183,7 +188,7 @@ def test_failures_are_told_and_kept_apart_from_divergence() -> None:
     table = rows()
     table[4] = TrialRow(4, 2, {"lr": 0.5}, failures=(SegmentFailure(10, "a"), SegmentFailure(10, "b")), failed="b")
     table[0] = replace(table[0], failures=(SegmentFailure(30, "c"),))
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, table, {0: FINAL}, True))
+    result = summarise(LENET, SETTINGS, state(table, {0: FINAL}, True))
     assert (result.counts.diverged, result.counts.failed, result.counts.dropped) == (2, 1, 2)
     assert result.counts.retries == 2
     assert [failure.model_dump() for failure in result.failures] == [
@@ -193,23 +198,57 @@ def test_failures_are_told_and_kept_apart_from_divergence() -> None:
 
 
 def test_nothing_at_all() -> None:
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, [], {}, False))
+    result = summarise(LENET, SETTINGS, state([], {}, False))
     assert (result.best, result.leaders, result.final, result.iterations_trained) == (None, [], None, 0)
     assert set(result.seconds.model_dump().values()) == set(result.saved.model_dump().values()) == {0.0}
 
 
 def test_a_final_training_that_diverged_has_no_errors() -> None:
-    final = {**FINAL, "iterations": 7, "errors": {}, "diverged_at": 7}
-    result = summarise(find("lenet"), SETTINGS, SearchState(PLAN, rows(), {0: final}, True))
+    final = replace(FINAL, iterations=7, metrics={}, diverged_at=7)
+    result = summarise(LENET, SETTINGS, state(rows(), {0: final}, True))
     assert result.final is not None
     assert result.final.model_dump() == {
         "trial": 0,
         "params": {"lr": 0.1},
         "iterations": 7,
+        "value": None,
+        "metrics": {},
         "validation_error": None,
         "test_error": None,
         "weights": None,
     }
+
+
+def test_a_metric_that_is_maximised_is_told_as_it_was_measured() -> None:
+    metric = Metric("accuracy", "maximize")
+    table = [
+        TrialRow(0, 0, {"lr": 0.1}, {90: -0.75}, metrics={90: {"accuracy": 0.75, "loss": 2.0}}),
+        TrialRow(1, 0, {"lr": 0.2}, {90: -0.875}, metrics={90: {"accuracy": 0.875}}),
+    ]
+    finals = {
+        0: FinalResult({"lr": 0.2}, 90, {"accuracy": 0.5}, None, Cost()),
+        1: FinalResult({"lr": 0.1}, 90, {"accuracy": 0.625}, None, Cost()),
+    }
+    found = SearchState(PLAN[1:], table, finals, metric, True)
+    result = summarise(replace(LENET, metric=metric, unit="epoch"), replace(SETTINGS, finalists=2), found)
+    assert result.metric.model_dump() == {"name": "accuracy", "direction": "maximize", "unit": ""}
+    assert result.unit == "epoch"
+    assert [(leader.trial, leader.value, leader.validation_error) for leader in result.leaders] == [
+        (1, 0.875, None),
+        (0, 0.75, None),
+    ]
+    assert result.leaders[1].metrics == {"accuracy": 0.75, "loss": 2.0}
+    assert result.final is not None
+    assert (result.final.trial, result.final.value, result.final.weights) == (0, 0.625, "final-2.pt")
+
+
+def test_rates_by_rung_are_told_by_where_they_end() -> None:
+    by_rung = summarise(LENET, replace(SETTINGS, rates=(0.25, 0.5, 1.0)), state(rows(), {}, False))
+    assert [(rate.iterations, rate.rate) for rate in by_rung.rates] == [(10, 0.25), (30, 0.5), (90, 1.0)]
+    one = summarise(LENET, SETTINGS, state(rows(), {}, False))
+    assert [(rate.iterations, rate.rate) for rate in one.rates] == [(90, 0.5)]
+    exact = summarise(replace(LENET, rate=None), SETTINGS, state(rows(), {}, False))
+    assert (exact.rates, exact.accelerate) == ([], "none")
 
 
 def test_the_seconds_of_one_training() -> None:
