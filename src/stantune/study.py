@@ -70,7 +70,7 @@ def tune(
     storage: str | None = None,
     fresh: bool = False,
     workers: int | None = None,
-    executor: Literal["local", "ray"] | MakeExecutor = "local",
+    executor: str | MakeExecutor = "local",
     address: str | None = None,
     checkpoints: str | None = None,
     threads: int | Literal["auto"] | None = None,

@@ -298,7 +298,7 @@ def _composed(
     """Return the objective that the options name, and its sizes as `tune` takes them; raises UsageError."""
     from stantune.objectives.choose import find_objective
 
-    objective = find_objective(name, data)
+    objective = find_objective(name, data=data)
     if max_iterations is None and quick and objective.length is not None:
         max_iterations = min(o.QUICK_ITERATIONS, objective.length)
     accelerate, rate = acceleration[:2]

@@ -49,9 +49,9 @@ def train(
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
-    from stantune.report.summary import cost_seconds
     from stantune.report.text import show_training
     from stantune.runtime import tune_process
+    from stantune.search.summary import cost_seconds
     from stantune.seeds import derive
     from stantune.stan.config import Stan
     from stantune.training.threads import measure_threads

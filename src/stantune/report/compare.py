@@ -23,8 +23,8 @@ from stantune.compare.comparison import (
     spread,
 )
 from stantune.compare.turns import Training
-from stantune.report.results import Result
 from stantune.report.words import duration, setting_text
+from stantune.search.contract import Result
 
 _DENOMINATORS = 64
 

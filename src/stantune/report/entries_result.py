@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.report.entries import EntriesReport
-from stantune.report.results import Result
+from stantune.search.contract import Result
 
 
 class EntriesLayerResult(Result):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.images.problems import Problem
-from stantune.report.results import Result
+from stantune.search.contract import Result
 from stantune.stan.plan import Plan
 from stantune.training.threads import Measured
 
