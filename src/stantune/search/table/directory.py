@@ -53,7 +53,8 @@ class SearchDirectory:
             return directory
         if noted == _DATABASE:
             return directory
-        return cls(path, storage if storage is not None and without_password(storage) == noted else noted)
+        same = storage is not None and without_password(storage) == without_password(noted)
+        return cls(path, storage if same else noted)
 
     @property
     def result(self) -> Path:
@@ -155,7 +156,7 @@ class SearchDirectory:
 
     def _check_storage(self) -> None:
         try:
-            there = json.loads(self._note.read_text())["storage"]
+            there = without_password(str(json.loads(self._note.read_text())["storage"]))
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError):

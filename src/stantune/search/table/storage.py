@@ -15,6 +15,8 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from stantune.errors import StoreError, UsageError
+from stantune.search.table.masking import discreet
+from stantune.search.table.masking import without_password as without_password
 from stantune.search.table.messages import one_sentence
 from stantune.search.table.tables import sqlite_factory
 
@@ -33,14 +35,6 @@ def sqlite_url(path: Path) -> str:
     return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
-def without_password(url: str) -> str:
-    """Return a URL as messages and files may show it."""
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url  # `connect` says what is wrong with it
-
-
 def connect(url: str) -> tuple[BaseStorage, str]:
     """Open Optuna's storage at a URL; return it with the URL as messages may show it, without password.
 
@@ -48,12 +42,11 @@ def connect(url: str) -> tuple[BaseStorage, str]:
         UsageError: there can be no storage at such a URL.
         StoreError: it cannot be reached, or is damaged.
     """
-    parsed = _parsed(url)
-    where = parsed.render_as_string(hide_password=True)
+    parsed, where = _parsed(url), without_password(url)
     if parsed.drivername == _JOURNAL:
         return _journal(_journal_file(parsed), where), where
     options: dict[str, Any] = {}
-    with one_sentence(where):
+    with _discreet(url), one_sentence(where):
         driver = parsed.get_dialect().driver
         if driver == "pysqlite":
             options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
@@ -137,11 +130,20 @@ class _JournalFile(JournalFileBackend):
 def _parsed(url: str) -> sqlalchemy.URL:
     try:
         return sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the port is no number
         raise UsageError(
-            f"{url!r} is no storage URL: give one like sqlite:///runs/search.db, postgresql://user@host/name or "
-            "journal:///runs/search.log"
+            f"{without_password(url)!r} is no storage URL: give one like sqlite:///runs/search.db, "
+            "postgresql://user@host/name or journal:///runs/search.log"
         ) from None
+
+
+@contextmanager
+def _discreet(url: str) -> Iterator[None]:
+    """Leave away what drivers say of a password as they fail to connect; where it is not one, they take it for more."""
+    try:
+        yield
+    except (StoreError, UsageError) as error:
+        raise type(error)(discreet(str(error), url)) from error
 
 
 def _journal(path: Path, where: str) -> JournalStorage:
@@ -170,8 +172,8 @@ def _journal_file(url: sqlalchemy.URL) -> Path:
     """Return a journal's file; like SQLite's, a relative path has three slashes before it, and an absolute one four."""
     if url.host or not url.database:
         raise UsageError(
-            f"{url.render_as_string()!r} names no journal file: give journal:///runs/search.log, or with four slashes "
-            "an absolute path"
+            f"{without_password(str(url))!r} names no journal file: give journal:///runs/search.log, or with four "
+            "slashes an absolute path"
         )
     return Path(url.database)
 
