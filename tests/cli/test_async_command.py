@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from stantune.report.results import SearchResult
+from stantune.search.contract import SearchSummary
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]
-KILLED_COMMAND = Path(__file__).parents[1] / "search" / "killed_command.py"
+KILLED_COMMAND = Path(__file__).parents[1] / "helpers" / "killed_command.py"
 LENGTH = ("--max-iterations", "27", "--min-iterations", "3")
 ASYNC = (*LENGTH, "--mode", "async", "--trials", "14", "--lag", "4", "--sampler", "tpe")
 
@@ -31,7 +31,7 @@ def undisturbed(stantune: Stantune, tiny_file: Path, tmp_path_factory: pytest.Te
 
 
 def test_json(undisturbed: dict[str, Any]) -> None:
-    result = SearchResult.model_validate(undisturbed)
+    result = SearchSummary.model_validate(undisturbed)
     assert (result.mode, result.complete, result.accelerate) == ("async", True, "stan")
     (bracket,) = result.brackets
     assert [(rung.iterations, rung.trials) for rung in bracket.rungs] == [(3, 14), (9, 4), (27, 1)]

@@ -14,8 +14,8 @@ import pytest
 from stantune.cli.options import PERIOD, QUICK_ITERATIONS, period_of
 from stantune.images.problems import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
-from stantune.report.summary import bracket_results
 from stantune.search.plan.hyperband import plan, trained_iterations
+from stantune.search.summary import bracket_results
 from stantune.stan.config import Stan
 
 Stantune = Callable[..., Any]

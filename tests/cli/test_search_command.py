@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from stantune.cli import stopping
-from stantune.report.results import SearchResult
-from stantune.report.summary import bracket_results
+from stantune.search import stopping
+from stantune.search.contract import SearchSummary
 from stantune.search.plan.hyperband import plan, trained_iterations
+from stantune.search.summary import bracket_results
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]
@@ -22,7 +22,7 @@ Timeless = Callable[[dict[str, Any]], dict[str, Any]]
 
 def test_json(whole: Any) -> None:
     assert whole.run.code == 0
-    result = SearchResult.model_validate_json(whole.run.out)
+    result = SearchSummary.model_validate_json(whole.run.out)
     planned = plan(60, 6, 3)
     assert result.brackets == bracket_results(planned)
     assert (result.problem, result.seed, result.accelerate, result.variant) == ("tiny", 0, "stan", "algorithm1")
@@ -209,7 +209,7 @@ def test_budget(
     for _ in range(10):
         part = stantune("search", *tiny, "--out", tmp_path, "--budget", "1m40s", "--json", "-")
         assert part.code == 0
-        result = SearchResult.model_validate_json(part.out)
+        result = SearchSummary.model_validate_json(part.out)
         trained.append(result.iterations_trained)
         if result.complete:
             break
@@ -255,7 +255,7 @@ def test_interrupted(
 def test_everything_diverges(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
     ended = stantune("search", f"{tiny_file}:hopeless", "--threads", 1, "--out", tmp_path, "--json", "-")
     assert ended.code == 0
-    result = SearchResult.model_validate_json(ended.out)
+    result = SearchSummary.model_validate_json(ended.out)
     assert (result.complete, result.best, result.final, result.leaders) == (True, None, None, [])
     assert result.counts.diverged == result.counts.trials
     assert "every trial diverged" in ended.err
@@ -277,7 +277,7 @@ def test_own_directory_and_variant(
     command = ("search", f"{tiny_file}:flat", "--threads", 1, "--json", "-")
     ended = stantune(*command, "--max-iterations", 8, "--min-iterations", 2, "--brackets", 2, "--variant", "table1")
     assert ended.code == 0
-    result = SearchResult.model_validate_json(ended.out)
+    result = SearchSummary.model_validate_json(ended.out)
     assert result.brackets == bracket_results(plan(8, 2, 3, "table1", 2))
     assert (tmp_path / "runs" / "flat" / "result.json").is_file()
 
@@ -286,7 +286,7 @@ def test_real_lenet(stantune: Stantune, data_dir: Path, tmp_path: Path) -> None:
     small = ("--max-iterations", 40, "--min-iterations", 20, "--eta", 2, "--brackets", 1, "--threads", 1)
     ended = stantune("search", "lenet", *small, "--out", tmp_path, "--data", data_dir, "--json", "-")
     assert ended.code == 0, ended.err
-    result = SearchResult.model_validate_json(ended.out)
+    result = SearchSummary.model_validate_json(ended.out)
     assert [rung.model_dump() for rung in result.brackets[0].rungs] == [
         {"iterations": 20, "trials": 2},
         {"iterations": 40, "trials": 1},

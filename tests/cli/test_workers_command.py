@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from stantune.report.results import SearchResult
-from stantune.search.table import retry as patience
+from stantune.search.contract import SearchSummary
+from stantune.search.table import retry
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]
@@ -78,7 +78,7 @@ def test_trials_that_raise(stantune: Stantune, faulty_file: Path, tmp_path: Path
     here = ("search", f"{faulty_file}:raising", "--min-iterations", 1, "--threads", 1, "--retries", 1)
     ended = stantune(*here, "--out", tmp_path / "out", "--json", "-")
     assert ended.code == 3, "a search never ends silently short"
-    result = SearchResult.model_validate_json(ended.out)
+    result = SearchSummary.model_validate_json(ended.out)
     assert result.complete
     assert result.final is not None
     failed = result.counts.failed
@@ -110,7 +110,7 @@ def test_trials_that_hang(stantune: Stantune, faulty_file: Path, tmp_path: Path)
     few = (*here, "--threads", 1, "--seed", 3, "--retries", 0, "--trial-timeout", "1.5s")
     ended = stantune(*few, "--out", tmp_path / "out", "--json", "-")
     assert ended.code in (0, 3)
-    for failure in SearchResult.model_validate_json(ended.out).failures:
+    for failure in SearchSummary.model_validate_json(ended.out).failures:
         cause = {"hang": "no iteration and no evaluation was done within 1.5 s", "raise": "ValueError: this cannot"}
         assert failure.cause.startswith(cause[failure.params["fault"]])
 
@@ -163,7 +163,7 @@ def test_disk_full_while_a_checkpoint_is_written(
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.1)
+    monkeypatch.setattr(retry, "SECONDS", 0.1)
     # The trial table is elsewhere, so that it is a checkpoint that finds no room.
     here = ("search", *tiny, "--workers", workers, "--out", small_disk / "out")
     here = (*here, "--storage", f"sqlite:///{tmp_path / 'trials.db'}")
