@@ -32,7 +32,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             assert kernels.library is not None
             kernels.library.stan_sgd(parameters, count, threads)
 
-    monkeypatch.setattr(sgd, "kernels", lambda: kernels._replace(library=Spied()))  # type: ignore[arg-type]
+    monkeypatch.setattr(sgd, "loaded", Spied)
     return seen
 
 

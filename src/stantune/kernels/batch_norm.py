@@ -1,4 +1,4 @@
-"""Batch norm in training, without learned scale and shift, as one native operation, differentiable once."""
+"""Batch norm in training, without learned scale and shift, as one native operation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import ctypes
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from stantune.kernels.library import kernels, suits
+from stantune.kernels.derivatives import gradients_of
+from stantune.kernels.gate import readable
+from stantune.kernels.library import loaded, suits
 
 
 def fits(x: Tensor, running_mean: Tensor, running_var: Tensor) -> bool:
@@ -28,7 +30,8 @@ def fits(x: Tensor, running_mean: Tensor, running_var: Tensor) -> bool:
 def normalise(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float) -> Tensor:
     """Return (x - mean) / sqrt(variance + eps), mean and biased variance of each channel of the batch.
 
-    The running statistics move by `momentum` towards the mean and the unbiased variance, in place, as in F.batch_norm.
+    The running statistics move by `momentum` towards the mean and the unbiased variance, in place, as in F.batch_norm,
+    which computes what does not fit.
 
     Args:
         x: (B, C, H, W); see `fits`.
@@ -38,8 +41,10 @@ def normalise(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: fl
         eps: above 0.
 
     Returns:
-        As x, channels last in memory.
+        As x, in the memory format that F.batch_norm would give.
     """
+    if not fits(x, running_mean, running_var):
+        return F.batch_norm(x, running_mean, running_var, training=True, momentum=momentum, eps=eps)
     result: Tensor = _BatchNorm.apply(x, running_mean, running_var, momentum, eps)  # type: ignore[no-untyped-call]
     return result
 
@@ -68,43 +73,54 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float) -> Tensor:
         channels = x.shape[1]
-        y = torch.empty_like(x, memory_format=torch.channels_last)
-        statistics = torch.empty(2, channels)  # mean, and inverse of the standard deviation
-        mean = statistics.data_ptr()
+        y = torch.empty_like(x, memory_format=_format(x))
+        # Mean, and inverse of the standard deviation.
+        statistics = torch.empty(2, channels, dtype=torch.float32, device="cpu")
         ctx.save_for_backward(x, statistics)
-        norm = _StanBatchNorm(
-            rows=x.numel() // channels,
-            channels=channels,
-            threads=torch.get_num_threads(),
-            eps=eps,
-            momentum=momentum,
-            input=x.data_ptr(),
-            output=y.data_ptr(),
-            mean=mean,
-            inverse=mean + statistics.element_size() * channels,
-            running_mean=running_mean.data_ptr(),
-            running_var=running_var.data_ptr(),
-        )
-        ctx.norm = norm
-        _library().stan_batch_norm_forward(ctypes.byref(norm))
+        ctx.momentum, ctx.eps = momentum, eps
+        norm = _described(x, statistics, momentum, eps)
+        norm.output, norm.running_mean, norm.running_var = y.data_ptr(), running_mean.data_ptr(), running_var.data_ptr()
+        loaded().stan_batch_norm_forward(ctypes.byref(norm))
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, statistics = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_input = torch.empty_like(x, memory_format=torch.channels_last)
-        norm = ctx.norm
-        norm.input, norm.threads = x.data_ptr(), torch.get_num_threads()
-        norm.mean = statistics.data_ptr()
-        norm.inverse = norm.mean + statistics.element_size() * x.shape[1]
+        if (
+            torch.is_grad_enabled()
+            or not readable(x, statistics, gradient)
+            or not x.is_contiguous(memory_format=torch.channels_last)
+            or x.shape != gradient.shape
+            or statistics.shape != (2, x.shape[1])
+        ):
+
+            def again(x: Tensor) -> Tensor:
+                return F.batch_norm(x, None, None, training=True, eps=ctx.eps)
+
+            return (*gradients_of(again, (x,), ctx.needs_input_grad[:1], gradient), None, None, None, None)
+        gradient, statistics = gradient.contiguous(memory_format=torch.channels_last), statistics.contiguous()
+        of_input = torch.empty_like(x, memory_format=_format(x))
+        norm = _described(x, statistics, ctx.momentum, ctx.eps)
         norm.output_gradient, norm.input_gradient = gradient.data_ptr(), of_input.data_ptr()
-        _library().stan_batch_norm_backward(ctypes.byref(norm))
+        loaded().stan_batch_norm_backward(ctypes.byref(norm))
         return of_input, None, None, None, None
 
 
-def _library() -> ctypes.CDLL:
-    library = kernels().library
-    assert library is not None, "callers ask library.suits() first"
-    return library
+def _described(x: Tensor, statistics: Tensor, momentum: float, eps: float) -> _StanBatchNorm:
+    channels = x.shape[1]
+    mean = statistics.data_ptr()
+    return _StanBatchNorm(
+        rows=x.numel() // channels,
+        channels=channels,
+        threads=torch.get_num_threads(),
+        eps=eps,
+        momentum=momentum,
+        input=x.data_ptr(),
+        mean=mean,
+        inverse=mean + statistics.element_size() * channels,
+    )
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    # Where a side is 1, both orders may be the same memory.
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stantune.kernels.gate import readable
+
 # Of the environment: "off", or one of FORMS.
 SWITCH = "STANTUNE_KERNELS"
 FORMS = ("portable", "avx2", "avx512")
@@ -83,14 +85,25 @@ def kernels() -> Kernels:
 
 
 def suits(*tensors: Tensor | None) -> bool:
-    """Tell whether native kernels exist for these tensors: float32 on the CPU, no autocast, no torch.compile."""
+    """Tell whether native kernels exist for these tensors here and now, and nothing asks to do without them.
+
+    What native code may read is `gate.readable`'s to say: plain float32 on the CPU, and no mode that gives operations
+    another meaning. Beside that there are no kernels under autocast and in torch.compile.
+    """
     return (
-        not torch.compiler.is_compiling()
-        and all(each is None or (each.dtype is torch.float32 and each.device.type == "cpu") for each in tensors)
-        and not torch.is_autocast_enabled("cpu")
+        kernels().library is not None
         and not _plain.get()
-        and kernels().library is not None
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and readable(*tensors)
     )
+
+
+def loaded() -> ctypes.CDLL:
+    """Return the library, where `suits` has said that it is there."""
+    library = kernels().library
+    assert library is not None, "callers ask suits() first"
+    return library
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Within-channel local response normalisation as one native operation, differentiable once."""
+"""Within-channel local response normalisation as one native operation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import ctypes
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from stantune.kernels.library import kernels
+from stantune.kernels.derivatives import gradients_of
+from stantune.kernels.gate import readable
+from stantune.kernels.library import loaded, suits
 
 
 def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
@@ -17,14 +19,17 @@ def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
 
     One pass over each image, forward and backward; x is kept for the backward pass, and the second factor where the
     library cannot take it again faster.
-    Channels-last and contiguous memory are both read as they are, and the result is laid out in the same way.
+    Channels-last and contiguous memory are both read as they are, and the result is laid out in the same way. What
+    native code was not made for (`library.suits`) is computed in plain PyTorch.
 
     Args:
-        x: (B, C, H, W), float32 on the CPU (`library.suits`).
+        x: (B, C, H, W).
         scale: 0 or more.
         power: 0 or more.
         size: of the window's sides, odd.
     """
+    if not (suits(x) and x.dim() == 4 and _layout(x) is not None and size > 0 and size % 2):
+        return _plainly(x, scale, power, size)
     result: Tensor = _Lrn.apply(x, scale, power, size)  # type: ignore[no-untyped-call]
     return result
 
@@ -52,46 +57,67 @@ class _StanLrn(ctypes.Structure):
 class _Lrn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float, power: float, size: int) -> Tensor:
-        # In contiguous memory each channel is an image of its own.
-        ctx.layout = layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        x = x.contiguous(memory_format=layout)
-        batch, channels, height, width = x.shape
-        each = layout is torch.contiguous_format
-        ctx.lrn = lrn = _StanLrn(
-            images=batch * channels if each else batch,
-            height=height,
-            width=width,
-            channels=1 if each else channels,
-            size=size,
-            scale=scale,
-            power=power,
-        )
+        layout = _layout(x)
+        assert layout is not None, "normalise has asked"
+        lrn = _described(x, layout, scale, power, size)
         y = torch.empty_like(x, memory_format=layout)
-        lrn.input, lrn.output, lrn.threads = x.data_ptr(), y.data_ptr(), torch.get_num_threads()
+        lrn.output = y.data_ptr()
         if ctx.needs_input_grad[0]:
             factor = None
-            if _library().stan_lrn_keeps_factor(ctypes.c_double(power)):
+            if loaded().stan_lrn_keeps_factor(ctypes.c_double(power)):
                 factor = torch.empty_like(x, memory_format=layout)
                 lrn.factor = factor.data_ptr()
             ctx.save_for_backward(x, factor)
-        _library().stan_lrn_forward(ctypes.byref(lrn))
+            ctx.layout, ctx.settings = layout, (scale, power, size)
+        loaded().stan_lrn_forward(ctypes.byref(lrn))
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, factor = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=ctx.layout)
-        of_input = torch.empty_like(x, memory_format=ctx.layout)
-        lrn = ctx.lrn
-        lrn.input, lrn.threads = x.data_ptr(), torch.get_num_threads()
+        layout, settings = ctx.layout, ctx.settings
+        if (
+            torch.is_grad_enabled()
+            or not readable(x, factor, gradient)
+            or x.shape != gradient.shape
+            or (factor is not None and x.shape != factor.shape)
+        ):
+            found = gradients_of(lambda x: _plainly(x, *settings), (x,), ctx.needs_input_grad[:1], gradient)
+            return (*found, None, None, None)
+        x, gradient = x.contiguous(memory_format=layout), gradient.contiguous(memory_format=layout)
+        factor = None if factor is None else factor.contiguous(memory_format=layout)
+        of_input = torch.empty_like(x, memory_format=layout)
+        lrn = _described(x, layout, *settings)
         lrn.factor = None if factor is None else factor.data_ptr()
         lrn.output_gradient, lrn.input_gradient = gradient.data_ptr(), of_input.data_ptr()
-        _library().stan_lrn_backward(ctypes.byref(lrn))
+        loaded().stan_lrn_backward(ctypes.byref(lrn))
         return of_input, None, None, None
 
 
-def _library() -> ctypes.CDLL:
-    library = kernels().library
-    assert library is not None, "callers ask library.suits() first"
-    return library
+def _layout(x: Tensor) -> torch.memory_format | None:
+    """Return the order of x's numbers in memory, None for another one than the two that native code reads."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    return torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else None
+
+
+def _described(x: Tensor, layout: torch.memory_format, scale: float, power: float, size: int) -> _StanLrn:
+    batch, channels, height, width = x.shape
+    each = layout is torch.contiguous_format  # there each channel is an image of its own
+    return _StanLrn(
+        images=batch * channels if each else batch,
+        height=height,
+        width=width,
+        channels=1 if each else channels,
+        size=size,
+        threads=torch.get_num_threads(),
+        scale=scale,
+        power=power,
+        input=x.data_ptr(),
+    )
+
+
+def _plainly(x: Tensor, scale: float, power: float, size: int) -> Tensor:
+    """Do as `normalise` in operations of PyTorch, differentiable as often as they are."""
+    mean = F.avg_pool2d(x * x, size, 1, size // 2)
+    return x * (1 + scale * mean).pow(-power)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stantune.kernels.library import kernels, suits
+from stantune.kernels.library import loaded, suits
 
 
 class Sgd(torch.optim.SGD):
@@ -65,7 +65,7 @@ class Sgd(torch.optim.SGD):
             return None
         # Mixed precision scales the gradients in PyTorch's own step.
         scaled = getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None
-        if closure is not None or scaled or not trained or not all(_is_native(*each) for each in trained):
+        if closure is not None or scaled or not trained or not all(self._is_native(*each) for each in trained):
             return super().step(closure)
         parameters = (_StanSgd * len(trained))()
         for native, (parameter, group) in zip(parameters, trained, strict=True):
@@ -76,9 +76,7 @@ class Sgd(torch.optim.SGD):
             native.weight, native.gradient = parameter.data_ptr(), parameter.grad.data_ptr()
             if group["momentum"]:
                 native.velocity = self._velocity(parameter).data_ptr()
-        library = kernels().library
-        assert library is not None, "that it is there is part of what is asked above"
-        library.stan_sgd(parameters, len(parameters), torch.get_num_threads())
+        loaded().stan_sgd(parameters, len(parameters), torch.get_num_threads())
         # A graph that was kept must not go on with weights that it has not seen.
         for parameter, _ in trained:
             torch.autograd.graph.increment_version(parameter)
@@ -100,6 +98,19 @@ class Sgd(torch.optim.SGD):
                 torch._foreach_add_(velocities, change)
                 change = velocities
             torch._foreach_sub_(parameters, torch._foreach_mul(change, rate))
+
+    def _is_native(self, parameter: nn.Parameter, group: dict[str, Any]) -> bool:
+        gradient = parameter.grad
+        assert gradient is not None
+        velocity: Tensor | None = self.state.get(parameter, {}).get("momentum_buffer") if group["momentum"] else None
+        return (
+            not (group["nesterov"] or group["dampening"] or group["maximize"] or group["differentiable"])
+            and suits(parameter, gradient, velocity)
+            and parameter.shape == gradient.shape
+            and parameter.stride() == gradient.stride()
+            and _is_dense(parameter)
+            and (velocity is None or velocity.shape == parameter.shape)
+        )
 
     def _velocity(self, parameter: nn.Parameter) -> Tensor:
         """Return the parameter's momentum buffer, which PyTorch begins with the first gradient: zeros before it."""
@@ -124,18 +135,6 @@ class _StanSgd(ctypes.Structure):
         ("gradient", ctypes.c_void_p),
         ("velocity", ctypes.c_void_p),
     ]
-
-
-def _is_native(parameter: nn.Parameter, group: dict[str, Any]) -> bool:
-    gradient = parameter.grad
-    assert gradient is not None
-    return (
-        not (group["nesterov"] or group["dampening"] or group["maximize"] or group["differentiable"])
-        and gradient.layout is torch.strided
-        and suits(parameter, gradient)
-        and parameter.stride() == gradient.stride()
-        and _is_dense(parameter)
-    )
 
 
 def _is_dense(tensor: Tensor) -> bool:
