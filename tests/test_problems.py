@@ -242,7 +242,10 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
         split = Split(images, torch.arange(30) % 3, torch.arange(30))
         return Dataset("own", split.take(0, 20), split.take(20, 30), 3)
 
-    problem = replace(GOOD, data=data, validation=5, normalise=Normalise(mean="channel"))
+    def fitting(width: int = 3) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(1, width))
+
+    problem = replace(GOOD, network=fitting, data=data, validation=5, normalise=Normalise(mean="channel"))
     splits = problem.load(tmp_path)
     assert asked == [tmp_path]
     assert (len(splits.train), len(splits.validation), len(splits.test), splits.classes) == (15, 5, 10, 3)

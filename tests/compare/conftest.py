@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import stantune.images.problems
+import stantune.images.problem
 import stantune.training.planning
 from stantune.compare.comparison import Comparer, Comparison
 from stantune.compare.turns import Training
@@ -102,7 +102,7 @@ def digest(model: nn.Module) -> float:
 @pytest.fixture
 def errors_are_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the error of a model the digest of its weights, bit for bit."""
-    monkeypatch.setattr(stantune.images.problems, "error_percent", lambda model, *rest: digest(model))
+    monkeypatch.setattr(stantune.images.problem, "measured", lambda model, *rest: digest(model))
 
 
 class Timed(Trial):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
+import stantune.images.losses
 import stantune.training.train
-import stantune.training.trial
 from stantune.images.problems import Splits, find
 from stantune.outcome import Outcome
 from stantune.training.guard import CHANCE_MULTIPLE, PATIENCE
@@ -66,7 +66,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, script: list[float] | None = None)
         losses.append(loss.item())
         return loss
 
-    monkeypatch.setattr(stantune.images.problems.F, "cross_entropy", loss_of)
+    monkeypatch.setattr(stantune.images.losses.F, "cross_entropy", loss_of)
     return losses
 
 

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from stantune.images.data import Normaliser, Split, in_order
+from stantune.images.measures import MEASURES, Measure
 from stantune.stan.fusion import evaluated_natively
 
 EVALUATION_BATCH = 500
 
 
-def error_percent(model: nn.Module, split: Split, normaliser: Normaliser, device: str = "cpu") -> float:
-    """Return the share of wrongly classified images of `split`, in percent; always exact, never reduced.
+def measured(model: nn.Module, split: Split, normaliser: Normaliser, measure: Measure, device: str = "cpu") -> float:
+    """Return what a measure gives on `split`; always exact, never reduced.
 
     What was accelerated is evaluated by the native kernels that it trains with.
 
-    An image whose scores are not all finite is wrong: weights that are no numbers any more (spoilt by the very last
-    iteration, so that no loss could tell) must not pass for a guess that is right one time in ten.
-
     Args:
-        model: images (B, C, H, W) to scores (B, classes); it is in its former mode afterwards.
-        split: at least one image.
-        normaliser: from pixels to what the network sees.
+        model: it is in its former mode afterwards.
+        split: at least one sample.
+        normaliser: from samples to what the network sees.
+        measure: what is measured.
         device: where the model is.
     """
     training = model.training
     model.eval()
-    wrong = 0
+    kept: list[Any] = []
     with torch.inference_mode(), evaluated_natively(model):
         for batch in in_order(split, EVALUATION_BATCH, normaliser, device):
-            scores = model(batch.inputs)
-            right = (scores.argmax(1) == batch.targets) & scores.isfinite().all(1)
-            wrong += len(batch.targets) - int(right.sum())
+            kept.append(measure.counts(model(batch.inputs), batch.targets))
     model.train(training)
-    return 100.0 * wrong / len(split)
+    return measure.value(kept)
+
+
+def error_percent(model: nn.Module, split: Split, normaliser: Normaliser, device: str = "cpu") -> float:
+    """Return the share of wrongly classified samples of `split`, in percent; see `measured`."""
+    return measured(model, split, normaliser, MEASURES["error"], device)

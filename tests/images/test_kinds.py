@@ -1,0 +1,144 @@
+"""Problems of all kinds train, are evaluated, and go on to the same bits; what does not fit together is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stantune import Dataset, Float, Normalise, Problem, Solver, Space, run
+from stantune.errors import UsageError
+
+RANDOM = np.random.default_rng(3)
+TABLE = RANDOM.normal(size=(240, 4)).astype(np.float32)
+SEQUENCES = RANDOM.integers(0, 20, (240, 6))
+PICTURES = RANDOM.integers(0, 256, (240, 6, 6), dtype=np.uint8)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Pooled(nn.Module):
+    """Token ids (B, length) to scores (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.embedding(ids).mean(1))
+
+
+def halves(inputs: Any, targets: Any, classes: int | None = None) -> Dataset:
+    return Dataset("made up", (inputs[:200], targets[:200]), (inputs[200:], targets[200:]), classes)
+
+
+def problem(network: Callable[[], nn.Module], data: Any, **more: Any) -> Problem:
+    given = {"space": Space({"lr": Float(1e-4, 1, log=True)}), "solver": Solver(lr=0.05, momentum=0.9)}
+    return Problem("kind", network, data, **{**given, "iterations": 150, "batch_size": 20, "validation": 40, **more})
+
+
+def lines(outputs: int) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, outputs))
+
+
+def worst(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs().max()
+
+
+WEIGHTS = np.array([[1.0, -2.0, 0.5, 0.0]], np.float32).T
+KINDS = {
+    "regression": (
+        problem(lines(1), halves(TABLE, TABLE @ WEIGHTS), loss="mean squared error"),
+        ("validation mean squared error", 0.3),
+    ),
+    "explained": (
+        problem(lines(1), halves(TABLE, TABLE @ WEIGHTS), loss="mean squared error", measure="R2"),
+        ("validation R2", 0.9),
+    ),
+    "own": (
+        problem(lines(1), halves(TABLE, TABLE @ WEIGHTS), loss=nn.SmoothL1Loss(), measure=worst),
+        ("validation worst", 2.0),
+    ),
+    "labels": (
+        problem(lines(2), halves(TABLE, TABLE[:, :2] > 0), loss="binary cross entropy"),
+        ("validation macro F1", 0.9),
+    ),
+    "classes of a table": (
+        problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), normalise=Normalise(mean="channel", std="channel")),
+        ("validation error", 20.0),
+    ),
+    "token ids": (
+        problem(Pooled, halves(SEQUENCES, (SEQUENCES.sum(1) > 57).astype(int)), solver=Solver(kind="adam", lr=0.02)),
+        ("validation error", 25.0),
+    ),
+    "segmentation": (
+        problem(
+            lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1)),
+            halves(PICTURES, (PICTURES > 128).astype(np.uint8)),
+            normalise=Normalise(scale=1 / 64, mean="channel"),
+            measure="mean IoU",
+        ),
+        ("validation mean IoU", 0.8),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_learns_and_goes_on_to_the_same_bits(kind: str, tmp_path: Path) -> None:
+    what, (name, bound) = KINDS[kind]
+    assert what.metric.name == name
+    splits = what.load()
+    whole = run(what, {}, None, 0, 150, splits=splits, evaluate=("validation", "test"))
+    assert list(whole.metrics) == [name, name.replace("validation", "test")]
+    value = whole.metrics[name]
+    assert value < bound if what.metric.direction == "minimize" else value > bound
+    run(what, {}, tmp_path / "t.pt", 0, 70, splits=splits)
+    assert run(what, {}, tmp_path / "t.pt", 70, 150, splits=splits, evaluate=("validation", "test")) == whole
+
+
+def test_numbers_far_from_zero_are_not_taken_for_a_divergence() -> None:
+    data = halves(TABLE, TABLE @ WEIGHTS + 1000)
+    what = problem(lines(1), data, loss="mean squared error", solver=Solver(kind="adam", lr=0.1))
+    assert run(what, {}, None, 0, 150, splits=what.load()).diverged_at is None
+    high = replace(what, solver=Solver(lr=1e9))
+    assert run(high, {}, None, 0, 150, splits=high.load()).diverged_at is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": halves(TABLE, TABLE[:, 0])}, "the targets of train are float32, and the loss 'cross entropy' takes"),
+        ({"data": halves(TABLE, TABLE[:, 0] > 0)}, "the targets of train are bool.* 'binary cross entropy' for labels"),
+        (
+            {"data": halves(TABLE, np.arange(240) % 3 - 1)},
+            "targets of train hold the class -1; count classes from",
+        ),
+        ({"data": halves(TABLE, np.arange(240) % 4, 3)}, "its targets go up to 3, and its data have classes=3, 0 to 2"),
+        (
+            {"data": halves(TABLE, np.arange(240) % 4)},
+            r"makes \(2, 3\) of inputs \(2, 4\), .* needs \(2, 4\); change",
+        ),
+        ({"data": halves(TABLE + np.inf, np.arange(240) % 3)}, "the inputs of train hold values that are no finite"),
+        ({"data": halves(TABLE, TABLE[:, :3]), "loss": "binary cross entropy"}, "hold other values than 0 and 1"),
+        ({"data": halves(TABLE, TABLE[:, 0]), "loss": "huber"}, r"makes \(2, 3\) .* the loss 'huber' needs \(2,\)"),
+        ({"data": halves(TABLE[:, :3], np.arange(240) % 3)}, r"network fails on inputs of shape \(2, 3\) \(mat1"),
+        ({"data": halves(TABLE[:0], np.arange(0))}, "its data have no training samples; give them some"),
+        ({"data": lambda root: 5}, r"data returned a int; have it return a Dataset\(name, train, test\)"),
+        ({"loss": "entropy"}, "no loss is called 'entropy'"),
+        ({"measure": "f1"}, "no measure is called 'f1'"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_before_anything_trains(change: dict[str, Any], message: str) -> None:
+    good = problem(lines(3), halves(TABLE, np.arange(240) % 3))
+    state = torch.get_rng_state()
+    good.load()
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(UsageError, match=message):
+        replace(good, **change).load()
