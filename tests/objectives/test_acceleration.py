@@ -209,7 +209,7 @@ def test_where_nothing_can_be_accelerated_it_is_said_once(trained):
 
 
 def test_a_rate_of_auto_is_refused():
-    with pytest.raises(UsageError, match="each setting of train may have its own; give Stan a number, such as 0.5"):
+    with pytest.raises(UsageError, match=r"each setting of train may have its own; give Stan a number, such as 0.5"):
         FunctionObjective(train, Space({}), Metric("loss"), stan=Stan(rate="auto"))
 
 
@@ -228,7 +228,7 @@ def test_what_was_accelerated_goes_on_accelerated(trained):
         return 1.0
 
     trained(once, 0, 2, stan=Stan())
-    with pytest.raises(CheckpointError, match="is of an accelerated model, and here run.accelerate was not called"):
+    with pytest.raises(CheckpointError, match=r"is of an accelerated model, and here run.accelerate was not called"):
         trained(without, 2, 3, stan=Stan())
     trained.checkpoint.unlink()
     trained(without, 0, 2, stan=Stan())

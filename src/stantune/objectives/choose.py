@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+import cloudpickle
+
 from stantune.errors import UsageError
 from stantune.objective import Objective
 from stantune.objectives.function import FunctionObjective, compared, name_of
@@ -164,6 +166,8 @@ def _module(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[spec.name]
         raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    # No other process finds it by its name.
+    cloudpickle.register_pickle_by_value(module)
     return module
 
 

@@ -85,9 +85,10 @@ def _names(code: CodeType) -> set[str]:
 def _code_of(function: FunctionType) -> Iterator[str]:
     """Yield a function's syntax tree as text; its bytecode, which differs between Pythons, where there is no source."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        # Of the code, and not of the function, which would be that of what it wraps.
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function.__code__)))
         node = tree.body[0]
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function.__name__:
+        if isinstance(node, ast.FunctionDef) and node.name == function.__code__.co_name:
             yield from _dumped(node)
             return
     except (OSError, TypeError, SyntaxError, IndexError):

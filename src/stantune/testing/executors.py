@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 import time
@@ -79,7 +78,10 @@ class CountingTrainer:
         """See objective.Trainer."""
         done = 0
         if segment.checkpoint.exists():
-            done = json.loads(segment.checkpoint.read_text())
+            try:
+                done = int(segment.checkpoint.read_text())
+            except ValueError as error:
+                raise DamagedCheckpointError(f"{segment.checkpoint} is damaged; delete it") from error
         while done < segment.stop:
             time.sleep(self._pause)
             deed = segment.params["deed"]
@@ -90,7 +92,7 @@ class CountingTrainer:
             if deed == "broken":
                 raise StantuneError("the disk is full; make room")
             done += 1
-            write_whole(segment.checkpoint, json.dumps(done).encode())
+            write_whole(segment.checkpoint, str(done).encode())
             watch(done)
             if done < segment.stop and stop_early():
                 return Outcome(done, {}, None, True, Cost(exact=done))

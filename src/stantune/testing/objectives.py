@@ -17,7 +17,7 @@ from typing import Any
 import cloudpickle
 
 from stantune.errors import DamagedCheckpointError
-from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, StopEarly, Trainer
+from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
 from stantune.outcome import Outcome
 from stantune.search.propose.sampling import sample
 from stantune.space import Space
@@ -84,12 +84,24 @@ class Case:
         return Segment(trial, dict(self.setting), start, stop, seed, checkpoint, bracket=0)
 
     def trained(
-        self, trainer: Trainer, segment: Segment, stop_early: StopEarly = lambda: False
+        self, trainer: Trainer, segment: Segment, stop_early: Callable[[list[int]], bool] = lambda told: False
     ) -> tuple[Outcome, list[int]]:
-        """Return a segment's outcome, and what was told of it on the way; other random states before each time."""
+        """Return a segment's outcome, and what was told of it on the way; other random states before each time.
+
+        `stop_early` is given what was told so far.
+        """
         told: list[int] = []
+        there = segment.checkpoint.exists()
         _shake()
-        outcome = trainer.train(segment, stop_early, told.append)
+        try:
+            outcome = trainer.train(segment, lambda: stop_early(told), told.append)
+        except DamagedCheckpointError:
+            raise
+        except Exception as error:
+            raise AssertionError(
+                f"{self.name} raises {type(error).__name__} ({error}) in a segment from {segment.start} to "
+                f"{segment.stop}{'' if there else ' that has no checkpoint'}"
+            ) from error
         assert isinstance(outcome, Outcome), f"{self.name} ends a segment in a {type(outcome).__name__}, not an Outcome"
         return outcome, told
 
@@ -254,13 +266,8 @@ def check_interruptions(case: Case) -> None:
     with _folder() as where:
         expected = case.whole(where / "whole")
         segment = case.segment(where / "cut", 0, case.stop)
-        for asks in (1, 2):
-            asked = [0]
-
-            def stop_early(asks: int = asks, asked: list[int] = asked) -> bool:
-                asked[0] += 1
-                return asked[0] >= asks
-
+        begin, end = _From(1), _From(case.stop)
+        for stop_early in (begin, begin, end):
             outcome, _ = case.trained(case.trainer(), segment, stop_early)
             if outcome.interrupted:
                 empty = not outcome.metrics and outcome.diverged_at is None
@@ -307,18 +314,16 @@ def check_lost_checkpoint(case: Case) -> None:
         if not segment.checkpoint.is_file():
             return
         content = segment.checkpoint.read_bytes()
-        for damaged in (content[: len(content) // 2], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
-            segment.checkpoint.write_bytes(damaged)
-            try:
-                outcome, _ = case.trained(case.trainer(), segment)
-            except DamagedCheckpointError:
-                continue
-            except Exception as error:
-                raise AssertionError(
-                    f"{case.name} raises {type(error).__name__} ({error}) where its checkpoint is damaged; raise "
-                    "DamagedCheckpointError, so that the trial is trained again"
-                ) from error
-            case.same(outcome, expected, "a segment whose checkpoint was damaged")
+        segment.checkpoint.write_bytes(content[: len(content) // 2])
+        try:
+            outcome, _ = case.trained(case.trainer(), segment)
+        except DamagedCheckpointError:
+            return
+        except AssertionError as error:
+            raise AssertionError(
+                f"{error} whose checkpoint is cut short; raise DamagedCheckpointError, so that it is trained again"
+            ) from error
+        case.same(outcome, expected, "a segment whose checkpoint was cut short")
 
 
 def check_final(case: Case) -> None:
@@ -330,7 +335,7 @@ def check_final(case: Case) -> None:
         second, _ = case.trained(case.trainer(), final)
         case.same(second, first, "a final training that is done twice")
         final.checkpoint.unlink(missing_ok=True)
-        case.trained(case.trainer(), final, lambda: True)
+        case.trained(case.trainer(), final, _From(1))
         third, _ = case.trained(case.trainer(), final)
         case.same(third, first, "a final training that was interrupted")
 
@@ -347,6 +352,16 @@ CHECKS: Sequence[Callable[[Case], None]] = (
     check_lost_checkpoint,
     check_final,
 )
+
+
+@dataclass(frozen=True)
+class _From:
+    """Asks a training to end from where it has told that it is so far."""
+
+    done: int
+
+    def __call__(self, told: list[int]) -> bool:
+        return bool(told) and told[-1] >= self.done
 
 
 @contextmanager
