@@ -168,45 +168,45 @@ def tune(
         finalists=finalists,
     )
     if mode == "async" and side > lag:
-        say(f"note: an asynchronous search with a lag of {lag} has work for {lag} workers at most, and here are {side}")
+        say(f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are {side}")
     directory = _directory(_path(out, what), storage, checkpoints)
     alone = executor == "local" and side == 1 and limits == Limits()
-    with (
-        ExitStack() as stack,
-        _stopping(stop, seconds) as stopping,
-        _cluster(executor, address, checkpoints) as cluster,
-        directory.locked(),
-    ):
-        if fresh:
-            directory.clear()
+    with _stopping(stop, seconds) as stopping, _cluster(executor, address, checkpoints) as cluster:
+        # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else _device(device)
-        settings = replace(settings, device=where)
-        if start_from is not None:
-            settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
-        conditions = Conditions(
-            settings.max_resource, seed, threads, where, alone, not alone and side > 1, _begun(directory), say
-        )
-        what, of_each = what.prepared(conditions)
-        settings = replace(settings, threads=of_each)
-        order = Order(what, Place(threads=of_each, device=where))
-        train: Executor
-        if cluster is not None:
-            from stantune.search.ray.run import trainings_on
+        # The stack last: whatever ends a search, its workers end before others may have the directory.
+        with directory.locked(), ExitStack() as stack:
+            if fresh:
+                directory.clear()
+            settings = replace(settings, device=where)
+            if start_from is not None:
+                settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
+            conditions = Conditions(
+                settings.max_resource, seed, threads, where, alone, not alone and side > 1, _begun(directory), say
+            )
+            what, of_each = what.prepared(conditions)
+            settings = replace(settings, threads=of_each)
+            order = Order(what, Place(threads=of_each, device=where))
+            train: Executor
+            if cluster is not None:
+                from stantune.search.ray.run import trainings_on
 
-            train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, finalists))
-        elif callable(executor):
-            made = executor(order)
-            train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
-        elif alone:
-            train = InProcess(order(0))
-        else:
-            train = stack.enter_context(Workers(order, side, limits))
-        watcher = stack.enter_context(watching())
-        state = search(what, settings, directory, train, watcher=watcher, stop_early=stopping.asked, retries=retries)
-        # Workers have ended, and a cluster's weights are here, before anything is said of them.
-        stack.close()
-        result = SearchResult(what, settings, state, directory.path, stopping.asked() and not state.complete)
-        directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
+                train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, finalists))
+            elif callable(executor):
+                made = executor(order)
+                train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+            elif alone:
+                train = InProcess(order(0))
+            else:
+                train = stack.enter_context(Workers(order, side, limits))
+            watcher = stack.enter_context(watching())
+            state = search(
+                what, settings, directory, train, watcher=watcher, stop_early=stopping.asked, retries=retries
+            )
+            # Workers have ended, and a cluster's weights are here, before anything is said of them.
+            stack.close()
+            result = SearchResult(what, settings, state, directory.path, stopping.asked() and not state.complete)
+            directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
     if stop is None and stopping.interrupted:
         raise KeyboardInterrupt
     return result
