@@ -97,6 +97,7 @@ def open_session(
         objective.metric,
         settings.start,
         lambda there: settings.extends(there, objective),
+        directory.was_begun(),
     ) as store:
         directory.note_storage()
         if store.extended:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stantune.errors import StoreError, UsageError
-from stantune.search.table import storage
+from stantune.search.table import retry, storage
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 
@@ -59,6 +59,7 @@ def test_a_reader_does_not_stop_the_writer(table: Any, store: Store, url: str, t
 def test_a_locked_database(table: Any, store: Store, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table.fill(store)
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(retry, "SECONDS", 0.6)
     raw = sqlite3.connect(tmp_path / "search.db", isolation_level=None, check_same_thread=False)
     raw.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match=r"database is locked.*another program is writing to it") as error:

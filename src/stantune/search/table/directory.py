@@ -91,6 +91,10 @@ class SearchDirectory:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
         return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()
 
+    def was_begun(self) -> bool:
+        """Tell whether a search was begun here whose table was there: it is noted only then."""
+        return self._note.exists()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the directory if need be and keep other searches out of it; a killed process holds no lock for long.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,6 +19,24 @@ from stantune.search.table.tables import EndedTrial, Tables
 # A server that is started anew needs some, a backup that locks the file likewise.
 SECONDS = 60.0
 PAUSE_SECONDS = 0.5
+# SQLite's errors that another program's lock has, and those that may pass: damage and what was asked are neither.
+_HELD = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+_PASSING = _HELD | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL}
+# What servers say as they begin or end, or have too much to do (PostgreSQL, MySQL).
+_BUSY = (
+    "starting up",
+    "shutting down",
+    "in recovery mode",
+    "not yet accepting connections",
+    "terminating connection",
+    "closed the connection",
+    "Lost connection",
+    "gone away",
+    "shutdown in progress",
+    "too many clients",
+    "Too many connections",
+    "remaining connection slots",
+)
 
 T = TypeVar("T")
 
@@ -73,19 +92,22 @@ class RetryingTables:
         return self._storage.get_trial(trial_id).state == TrialState.RUNNING
 
 
-def insist(storage: BaseStorage, ask: Callable[[bool], T]) -> T:
+def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool = True) -> T:
     """Ask a database until it answers, for so long as it may be away; raises what it raises in the end.
 
     Args:
-        storage: where it is asked.
+        storage: where it is asked; None where it is only just opened.
         ask: asks it; is told whether it was asked before.
+        begun: it was in use before. Where it was not, its address may be wrong, or it may not be written to: what could
+            be due to that is not waited for unless something else has shown that the database is there.
     """
     end, again = time.monotonic() + SECONDS, False
     while True:
         try:
             return ask(again)
         except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
-            if not _may_pass(error) or time.monotonic() + PAUSE_SECONDS >= end:
+            passing = _may_pass(error) if begun or again else _is_there(error)
+            if not passing or time.monotonic() + PAUSE_SECONDS >= end:
                 raise
         again = True
         time.sleep(PAUSE_SECONDS)
@@ -100,7 +122,40 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, OSError):
         # A journal, on a share that went away.
         return error.errno in (errno.ENOENT, errno.ESTALE)
-    # Optuna wraps what SQLAlchemy raised.
+    cause = _cause(error)
+    if cause is None:
+        return False
+    code = _sqlite_code(cause)
+    if code is not None:
+        return code in _PASSING
+    # What Python could not make text of was damaged.
+    if "Could not decode" in str(cause.orig):
+        return False
+    return cause.connection_invalidated or isinstance(
+        cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
+    )
+
+
+def _is_there(error: BaseException) -> bool:
+    """Tell whether an error shows that there is a database, which has only no time now."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ESTALE
+    cause = _cause(error)
+    if cause is None:
+        return False
+    code = _sqlite_code(cause)
+    if code is not None:
+        return code in _HELD
+    return cause.connection_invalidated or any(words in str(cause.orig) for words in _BUSY)
+
+
+def _cause(error: BaseException) -> sqlalchemy.exc.DBAPIError | None:
+    """What SQLAlchemy raised, which Optuna wraps; None where it is nothing of a driver's."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    lost = isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.connection_invalidated
-    return lost or isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
+    return cause if isinstance(cause, sqlalchemy.exc.DBAPIError) else None
+
+
+def _sqlite_code(error: sqlalchemy.exc.DBAPIError) -> int | None:
+    """SQLite's own code of an error, without its details; None where the error is not SQLite's."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

@@ -18,6 +18,7 @@ from stantune.errors import StoreError, UsageError
 from stantune.search.table.masking import discreet
 from stantune.search.table.masking import without_password as without_password
 from stantune.search.table.messages import one_sentence
+from stantune.search.table.retry import insist
 from stantune.search.table.tables import sqlite_factory
 
 # How long to wait for a database that another program holds, or for a server that does not answer.
@@ -53,7 +54,8 @@ def connect(url: str) -> tuple[BaseStorage, str]:
         elif driver in _TIMED_DRIVERS:
             options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
         # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
-        storage = RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=options)
+        there = url.replace("{", "{{").replace("}", "}}")
+        storage = insist(None, lambda again: RDBStorage(there, engine_kwargs=options), begun=False)
     return storage, where
 
 
@@ -74,9 +76,10 @@ def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | Non
         return
     storage, where = connect(url)
     try:
-        with one_sentence(where):
+        with one_sentence(where, study_name, reads=True):
             try:
-                found = storage, storage.get_study_id_from_name(study_name)
+                study_id = insist(storage, lambda again: storage.get_study_id_from_name(study_name), begun=False)
+                found = storage, study_id
             except KeyError:
                 found = None
             yield found
@@ -150,9 +153,9 @@ def _journal(path: Path, where: str) -> JournalStorage:
     with one_sentence(where):
         file = _JournalFile(path)
         if _is_journal(path):
-            # Optuna asserts that it knows an operation.
-            with suppress(AssertionError):
-                return JournalStorage(file)
+            # Optuna asserts that it knows an operation, and takes what it finds in one for what it should be.
+            with suppress(LookupError, AssertionError, ValueError, TypeError, AttributeError):
+                return insist(None, lambda again: JournalStorage(file), begun=False)
     raise StoreError(
         f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
         "name another"

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
@@ -20,7 +20,7 @@ from stantune.outcome import Cost
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow
 from stantune.search.propose.sampling import from_distribution, optuna_quiet, to_distribution
 from stantune.search.propose.warm_start import WarmStart
-from stantune.search.table.messages import foreign_sentence, one_sentence
+from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence
 from stantune.search.table.retry import RetryingTables, insist
 from stantune.search.table.storage import connect, mend, reading, release
 from stantune.search.table.tables import EndedTrial, tables_for
@@ -42,6 +42,7 @@ _STARTED_FROM = "stantune:started_from"
 _START = "stantune:start"
 # What may be asked of another search's identity.
 Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
+T = TypeVar("T")
 _NOT_LONGER = (
     "; a longer search can go on from its table where only `brackets` is more and the sampler is random, and begin "
     "with its best settings in another place with `start_from`"
@@ -83,6 +84,7 @@ class Store:
         metric: Metric,
         start: WarmStart | None = None,
         extends: Extends = lambda there: False,
+        begun: bool = False,
     ) -> None:
         """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
         self._metric = metric
@@ -95,11 +97,16 @@ class Store:
         self._firsts: dict[str, dict[int, int]] = {}
         self._trial_ids: list[int] = []
         self._ended: set[int] = set()
-        with one_sentence(where):
-            self._study_id = _study(storage, study_name, metric)
-            self._tables = RetryingTables(tables_for(storage, self._study_id), storage, self._study_id)
-            trials = sorted(storage.get_all_trials(self._study_id, deepcopy=False), key=lambda trial: trial.number)
-            self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new=not trials)
+        with one_sentence(where, study_name, reads=True):
+            if begun and _ask(storage, lambda: _is_without(storage, study_name)):
+                raise StoreError(gone_sentence(study_name, where))
+            self._study_id = _ask(storage, lambda: _study(storage, study_name, metric))
+            tables = _ask(storage, lambda: tables_for(storage, self._study_id))
+            self._tables = RetryingTables(tables, storage, self._study_id)
+            found = _ask(storage, lambda: storage.get_all_trials(self._study_id, deepcopy=False))
+            trials = sorted(found, key=lambda trial: trial.number)
+            new = not trials and not begun
+            self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
             for trial in trials:
                 self._load(trial, space)
 
@@ -113,19 +120,21 @@ class Store:
         metric: Metric,
         start: WarmStart | None = None,
         extends: Extends = lambda there: False,
+        begun: bool = False,
     ) -> Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
         `identity` (plain values, also nested) is all that makes this search what it is; the space is added
         to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`.
         `extends` tells of another identity whether its table is the beginning of this search's, which then takes it
-        over. Raises UsageError where the study was begun with another identity, naming each difference, and StoreError
+        over. `begun` says that the search was begun before: where its study is gone, no other one is made. Raises
+        UsageError where the study was begun with another identity, naming each difference, and StoreError
         where the storage cannot be used or holds what no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
         try:
-            return cls(storage, study_name, identity, space, where, metric, start, extends)
+            return cls(storage, study_name, identity, space, where, metric, start, extends, begun)
         except BaseException:
             release(storage)
             raise
@@ -137,14 +146,14 @@ class Store:
             identity: dict[str, Any] | None = None
             if found is not None:
                 storage, study_id = found
-                identity = storage.get_study_user_attrs(study_id).get(_IDENTITY)
+                identity = _ask(storage, lambda: storage.get_study_user_attrs(study_id)).get(_IDENTITY)
             return identity
 
     @staticmethod
     def start_of(url: str, study_name: str) -> WarmStart | None:
         """Return what the study's search was started from; None where there is none, or no study. Raises StoreError."""
         with reading(url, study_name) as found:
-            attributes = {} if found is None else found[0].get_study_user_attrs(found[1])
+            attributes = {} if found is None else _ask(found[0], lambda: found[0].get_study_user_attrs(found[1]))
             if _START not in attributes or _IDENTITY not in attributes:
                 return None
             parts = sorted(key for key in attributes if key.startswith(f"{_START}:"))
@@ -157,11 +166,11 @@ class Store:
             if found is None:
                 return None
             storage, study_id = found
-            attributes = storage.get_study_user_attrs(study_id)
+            attributes = _ask(storage, lambda: storage.get_study_user_attrs(study_id))
             if _IDENTITY not in attributes:
                 return None
-            trials = storage.get_all_trials(study_id, deepcopy=False)
-            metric = _metric_of(storage, study_id)
+            trials = _ask(storage, lambda: storage.get_all_trials(study_id, deepcopy=False))
+            metric = _ask(storage, lambda: _metric_of(storage, study_id))
             rows = [_row(trial, metric) for trial in trials if _BRACKET in trial.user_attrs]
             return attributes[_IDENTITY], sorted(rows, key=lambda row: row.number)
 
@@ -171,7 +180,7 @@ class Store:
         mend(url)
         with reading(url, study_name) as found:
             if found is not None:
-                tables_for(*found).delete()
+                _ask(found[0], lambda: tables_for(*found).delete())
             return found is not None
 
     def __enter__(self) -> Store:
@@ -304,27 +313,27 @@ class Store:
 
     def finals(self) -> dict[int, FinalResult]:
         """Return what the final trainings came to, by their finalists' ranks. Raises StoreError."""
-        with one_sentence(self.where, self.study_name):
-            attributes = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
-        ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in attributes if name.startswith(_FINAL)}
-        return {int(rank or 0): FinalResult.from_plain(attributes[name]) for name, rank in sorted(ranks.items())}
+        with one_sentence(self.where, self.study_name, reads=True):
+            found = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
+            ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in found if name.startswith(_FINAL)}
+            return {int(rank or 0): FinalResult.from_plain(found[name]) for name, rank in sorted(ranks.items())}
 
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, extends: Extends, new: bool) -> bool:
         """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
         here = json.loads(json.dumps(identity))
-        there = self._storage.get_study_user_attrs(self._study_id).get(_IDENTITY)
+        there = _ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(_IDENTITY)
         if there is None:
             # No identity and no trials: created just now, or by a search that was killed right there.
-            directions = self._storage.get_study_directions(self._study_id)
+            directions = _ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
             if not new or directions != [_DIRECTIONS[self._metric.direction]]:
                 raise self._foreign("it was not made by a stantune search")
             if start is not None:
                 self._keep(start)
-            self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
+            self._keep_as(_IDENTITY, here)
             return False
         differences = _differences(there, here)
         if differences and there.get("space") == here["space"] and extends(there):
-            self._storage.set_study_user_attr(self._study_id, _IDENTITY, here)
+            self._keep_as(_IDENTITY, here)
             return True
         if differences:
             lengths = {"max-iterations", "min-iterations", "brackets"}
@@ -338,10 +347,13 @@ class Store:
     def _keep(self, start: WarmStart) -> None:
         """Write down what the search starts from; the identity, which is written after it, makes it count."""
         head, trials = start.plain()
-        self._storage.set_study_user_attr(self._study_id, _START, head)
+        self._keep_as(_START, head)
         for part in range(0, len(trials), _START_PART):
             name = f"{_START}:{part // _START_PART:04d}"
-            self._storage.set_study_user_attr(self._study_id, name, trials[part : part + _START_PART])
+            self._keep_as(name, trials[part : part + _START_PART])
+
+    def _keep_as(self, name: str, value: Any) -> None:
+        _ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
 
     def _load(self, trial: FrozenTrial, space: Space) -> None:
         attributes, number = trial.user_attrs, len(self._rows)
@@ -395,6 +407,19 @@ def _is_of(trial: FrozenTrial, space: Space) -> bool:
     """Tell whether a trial has the parameters that exist in its setting, with their distributions."""
     found = {name: from_distribution(distribution) for name, distribution in trial.distributions.items()}
     return found == {name: space[name] for name in space.active(trial.params)}
+
+
+def _ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
+    """Ask a database as a search begins, and wait while it has no time; to ask twice makes no difference."""
+    return insist(storage, lambda again: ask(), begun=False)
+
+
+def _is_without(storage: BaseStorage, study_name: str) -> bool:
+    try:
+        storage.get_study_id_from_name(study_name)
+    except KeyError:
+        return True
+    return False
 
 
 def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
