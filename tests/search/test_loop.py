@@ -248,5 +248,5 @@ def test_settings_that_cannot_be_had() -> None:
         UsageError, match="`max_resource`=28 is out of reach: a training of numbers is 27 iterations long"
     ):
         SearchSettings(0, 28, 3).check(NUMBERS)
-    with pytest.raises(UsageError, match="`sampler`=grid is unknown; give random"):
+    with pytest.raises(UsageError, match="`sampler`='grid' is unknown; give random"):
         SearchSettings(0, 27, 3, sampler="grid").check(NUMBERS)

@@ -288,7 +288,7 @@ def sampler_of(sampler: str | Sampler) -> Sampler:
         if sampler not in _BUILT_IN:
             close = difflib.get_close_matches(sampler.lower(), SAMPLERS, n=1)
             raise UsageError(
-                f"`sampler`={sampler} is unknown; give {' or '.join(SAMPLERS)}, or an object that proposes settings"
+                f"`sampler`={sampler!r} is unknown; give {' or '.join(SAMPLERS)}, or an object that proposes settings"
                 f"{f'; the nearest is {close[0]}' if close else ''}"
             )
         return _BUILT_IN[sampler]()
