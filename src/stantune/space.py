@@ -62,7 +62,8 @@ class Float:
             raise UsageError(f"{name} is {_shown(value)}, but it is a number from {self.low:g} to {self.high:g}")
         if not self.low <= number <= self.high:
             end = self.low if number < self.low else self.high
-            if not _is_rounded(number, end):
+            off = abs(_double(number) - end)
+            if not _is_rounded(number, end) and (self.step is None or off >= _OFF_STEP * self.step):
                 raise _outside(name, number, self)
             number = end
         if self.step is not None:
@@ -91,13 +92,25 @@ class Float:
             raise UsageError(f"{self} goes in steps of {step}: give a step above zero, or none")
         if max(abs(self.low), abs(self.high)) * 2**-52 > _FINEST_STEP * step:
             raise UsageError(f"{self} has too fine a step to tell its values apart: give a larger step, or none")
-        width = _DECIMALS.subtract(_decimal(self.high), _decimal(self.low))
-        steps, rest = _DECIMALS.divmod(width, _decimal(step))
-        if rest:
-            reached = self._multiple(int(steps) + (2 * rest > _decimal(step)))
+        steps, rest = self._steps_to(self.high, step)
+        if not rest:
+            return
+        reached = self._multiple(int(steps) + (2 * rest > _decimal(step)))
+        if abs(reached - self.high) >= _OFF_STEP * step:
             raise UsageError(
                 f"{self} does not reach high in steps of {step}: the nearest high that it does is {reached}"
             )
+        if self._steps_to(reached, step)[1]:
+            # Optuna would take another end, and warn of it each time that it reads the trial table.
+            raise UsageError(
+                f"{self} reaches high in steps of {step} only with more digits than a number has: give a rounder step"
+            )
+        # 3 * 0.1, say, which is not quite 0.3.
+        object.__setattr__(self, "high", reached)
+
+    def _steps_to(self, high: float, step: float) -> tuple[decimal.Decimal, decimal.Decimal]:
+        """Return how many whole steps there are up to an end, and what is left then, in decimal as in Optuna."""
+        return _DECIMALS.divmod(_DECIMALS.subtract(_decimal(high), _decimal(self.low)), _decimal(step))
 
 
 @dataclass(frozen=True)
