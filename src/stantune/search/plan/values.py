@@ -110,7 +110,13 @@ class FinalResult:
         if metrics is None:
             metrics = {f"{split} error": error for split, error in plain["errors"].items()}
         cost = Cost.from_plain(plain["cost"])
-        return cls(plain["params"], plain["iterations"], metrics, plain["diverged_at"], cost)
+        # JSON has lists for tuples, and no parameter has a list.
+        params = {name: _tuples(value) for name, value in plain["params"].items()}
+        return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from stantune.errors import StoreError, UsageError
 from stantune.objective import Metric
 from stantune.outcome import Cost
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow
-from stantune.search.propose.sampling import from_distribution, optuna_quiet, to_distribution
+from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
 from stantune.search.propose.warm_start import WarmStart
 from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence
 from stantune.search.table.retry import RetryingTables, insist
@@ -209,7 +209,7 @@ class Store:
             attributes[_STARTED_FROM] = started_from
         with one_sentence(self.where, self.study_name):
             trial_id = self._tables.create(
-                number, params, {name: self._distributions[name] for name in params}, attributes
+                number, to_optuna(params), {name: self._distributions[name] for name in params}, attributes
             )
         self._trial_ids.append(trial_id)
         self._append(TrialRow(number, bracket, dict(params), started_from=started_from))
@@ -391,7 +391,7 @@ def _row(trial: FrozenTrial, metric: Metric) -> TrialRow:
     return TrialRow(
         trial.number,
         attributes[_BRACKET],
-        trial.params,
+        from_optuna(trial.params),
         errors,
         diverged_at,
         {stop: Cost.from_plain(cost) for stop, cost in of_rungs(_COST).items()},
@@ -406,7 +406,7 @@ def _row(trial: FrozenTrial, metric: Metric) -> TrialRow:
 def _is_of(trial: FrozenTrial, space: Space) -> bool:
     """Tell whether a trial has the parameters that exist in its setting, with their distributions."""
     found = {name: from_distribution(distribution) for name, distribution in trial.distributions.items()}
-    return found == {name: space[name] for name in space.active(trial.params)}
+    return found == {name: space[name] for name in space.active(from_optuna(trial.params))}
 
 
 def _ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
