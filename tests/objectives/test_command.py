@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from stantune.objectives.command import CommandError, CommandObjective
 from stantune.objectives.templates import Template
 from stantune.search.workers.executors import Failure, attempt
 from stantune.space import Categorical, Float, Integer, Space
+from stantune.study import tune
 from stantune.testing import check_objective
 
 SPACE = Space({"lr": Float(0.001, 1, log=True)})
@@ -601,6 +603,40 @@ def test_a_finals_files_are_there_for_any_tar(tmp_path, script):
     subprocess.run(["tar", "-xf", "final.pt"], cwd=tmp_path, check=True)
     assert json.loads((tmp_path / "state/deep/weights.json").read_text()) == [pytest.approx(0.9**3), 3]
     assert json.loads((tmp_path / packing.NOTE).read_text())["note"]["done"] == 3
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "shell_command.py"
+
+
+@pytest.fixture
+def example():
+    return runpy.run_path(str(EXAMPLE))["objective"]
+
+
+def test_the_example_is_searched(tmp_path, example):
+    assert "python examples/shell_command.py" in EXAMPLE.read_text()
+    result = tune(example, max_resource=9, out=tmp_path / "spirals", workers=2)
+    assert result.complete
+    assert {trial.status for trial in result.trials()} <= {"dropped", "finished"}
+    assert result.final.resource == 9
+    assert result.final.metrics["error"] < 50
+    assert (tmp_path / "spirals/final/stdout.log").read_text().count('"resource"') == 9
+    # The same call has nothing left to do, and one worker finds what two have found.
+    assert tune(example, max_resource=9, out=tmp_path / "spirals").final == result.final
+    alone = tune(example, max_resource=9, out=tmp_path / "alone", threads=1)
+    assert [trial.metrics for trial in alone.trials()] == [trial.metrics for trial in result.trials()]
+
+
+def test_the_example_learns_and_does_all_that_is_asked_of_it(tmp_path, example):
+    params = {"lr": 0.05, "momentum": 0.5, "hidden": 12}
+    assert trained(example, segment(tmp_path, 0, 60, params=params)).metrics["error"] < 25
+    check_objective(example, params)
+
+
+def test_settings_that_all_fail_are_told_with_their_cause(tmp_path, script):
+    objective = CommandObjective(script("raise ValueError('no data')"), SPACE, minimize="loss")
+    with pytest.raises(StantuneError, match="exit code 1: ValueError: no data"):
+        tune(objective, max_resource=9, out=tmp_path / "search")
 
 
 def test_it_does_all_that_is_asked_of_one(script):

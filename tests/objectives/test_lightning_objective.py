@@ -225,6 +225,28 @@ class TestSegments:
             (1, 3),
         )
 
+    def test_random_choices_in_hooks_and_in_a_loaders_processes(self, tmp_path):
+        class Noisy(torch.utils.data.Dataset):
+            def __len__(self):
+                return 60
+
+            def __getitem__(self, place):
+                image, label = dataset()[place]
+                return image + 0.1 * torch.randn(()) + 0.1 * random.random() + 0.1 * np.random.rand(), label
+
+        class Drawing(Net):
+            def on_train_epoch_start(self):
+                self.noise = random.random() + np.random.rand() + torch.rand(()).item()
+
+            def training_step(self, batch, batch_idx):
+                return super().training_step([batch[0].float() + self.noise, batch[1]], batch_idx)
+
+        def data(params):
+            return DataLoader(Noisy(), batch_size=10, shuffle=True, num_workers=2), loaders(params)[1]
+
+        check_segments(tmp_path, objective(Drawing), (1, 3))
+        check_segments(tmp_path / "workers", objective(Drawing, data), (1, 3))
+
     def test_a_plateau_schedule_and_accumulated_gradients(self, tmp_path):
         class Plateau(Net):
             def configure_optimizers(self):
