@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stantune.ask_and_tell import OpenSearch, open_search
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, Normalise, Split
     from stantune.images.objective import ProblemObjective
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from stantune.space import Categorical, Float, Integer, Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
-    from stantune.study import OpenSearch, open_search, tune
+    from stantune.study import tune
     from stantune.training.train import run
 
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
@@ -48,7 +49,7 @@ _HOME = {
     "NoEffectWarning": "errors",
     "Normalise": "images.data",
     "Objective": "objective",
-    "OpenSearch": "study",
+    "OpenSearch": "ask_and_tell",
     "OptunaSampler": "search.propose.sampler",
     "Order": "search.workers.order",
     "Outcome": "outcome",
@@ -70,7 +71,7 @@ _HOME = {
     "UsageError": "errors",
     "accelerate_": "stan.surgery",
     "objective": "objectives.function",
-    "open_search": "study",
+    "open_search": "ask_and_tell",
     "restore_": "stan.surgery",
     "run": "training.train",
     "tune": "study",

@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objective import Conditions, Objective, Place, Segment
+from stantune.objective import Conditions, Objective, Place
 from stantune.objectives.choose import objective_of
-from stantune.outcome import Cost, Outcome
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
 from stantune.search.plan.fidelity import chosen_rates
+from stantune.search.propose.given import enqueued_settings, fixed_values
 from stantune.search.propose.sampler import Sampler
 from stantune.search.result import SearchResult
-from stantune.search.session import RETRIES, Session, open_session
+from stantune.search.session import RETRIES
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.stopping import Stop, stoppable
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store
 from stantune.search.watching import Watcher
-from stantune.search.workers.executors import Executor, Failure, InProcess
+from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits, Workers
 from stantune.space import Space
@@ -163,13 +163,13 @@ def tune(
         trials=trials,
         sampler=sampler,
         lag=lag,
-        enqueue=tuple(dict(setting) for setting in enqueue),
-        fixed=dict(fixed or {}),
+        enqueue=enqueue,
+        fixed=fixed,
         finalists=finalists,
     )
     if mode == "async" and side > lag:
         say(f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are {side}")
-    directory = _directory(_path(out, what), storage, checkpoints)
+    directory = _directory(path_of(out, what), storage, checkpoints)
     alone = executor == "local" and side == 1 and limits == Limits()
     with _stopping(stop, seconds) as stopping, _cluster(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
@@ -226,6 +226,8 @@ def compose(
     stan: Stan | None = None,
     seed: int = 0,
     eta: int = 3,
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    fixed: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> tuple[Objective, SearchSettings]:
     """Return what is searched and the settings of the search, checked, with defaults for what is not said; see `tune`.
@@ -247,7 +249,9 @@ def compose(
     if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
         raise UsageError(f"`eta`={eta} is too small: one trial of `eta` is promoted; give 2 or more")
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
-    settings = SearchSettings(seed, max_resource, least, eta, **others)
+    held = fixed_values(what.space, fixed or {})
+    known = tuple(enqueued_settings(what.space, held, enqueue))
+    settings = SearchSettings(seed, max_resource, least, eta, enqueue=known, fixed=held, **others)
     settings.check(what)
     if rates:
         chosen = chosen_rates(rates, max_resource, least, eta)
@@ -269,92 +273,7 @@ def _spared_by_rung(objective: object) -> Stan | None:
     return Stan(**BY_RUNG)
 
 
-class OpenSearch:
-    """A search by ask and tell: your own program trains, in whatever way it likes.
-
-    Attributes:
-        objective: what is searched.
-        settings: what the result depends on.
-    """
-
-    def __init__(self, objective: Objective, settings: SearchSettings, session: Session, path: Path) -> None:
-        self.objective = objective
-        self.settings = settings
-        self._session = session
-        self._path = path
-
-    def ask(self) -> Segment | None:
-        """Return a segment to train; None where nothing may begin until more is told, or all is done.
-
-        Several may be asked for before any is told of; they do not depend on one another.
-        """
-        return self._session.ask()
-
-    def tell(self, segment: Segment, metrics: Mapping[str, float] | None, seconds: float = 0.0) -> None:
-        """Tell what a segment came to: its metrics, None where it diverged. `seconds` is what it took."""
-        cost = Cost(exact=segment.stop - segment.start, exact_seconds=seconds)
-        diverged = segment.stop if metrics is None else None
-        self._session.tell(segment, Outcome(segment.stop, dict(metrics or {}), diverged, False, cost))
-
-    def fail(self, segment: Segment, cause: str) -> None:
-        """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""
-        self._session.tell(segment, Failure(cause))
-
-    @property
-    def result(self) -> SearchResult:
-        """What the search has come to so far."""
-        return SearchResult(self.objective, self.settings, self._session.state, self._path)
-
-
-@contextmanager
-def open_search(
-    space: Space,
-    *,
-    max_resource: int,
-    min_resource: int | None = None,
-    minimize: str | None = None,
-    maximize: str | None = None,
-    unit: str = "epoch",
-    name: str = "search",
-    out: Path | str | None = None,
-    storage: str | None = None,
-    fresh: bool = False,
-    retries: int = RETRIES,
-    rates: Sequence[float] | Literal["auto"] = (),
-    start_from: Path | str | None = None,
-    **others: Any,
-) -> Iterator[OpenSearch]:
-    """Open a search that you train yourself, by ask and tell; see `tune` for the arguments.
-
-    What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
-    `result.json` is written.
-    """
-    what, settings = compose(
-        None,
-        space,
-        max_resource,
-        min_resource,
-        rates,
-        unit=unit,
-        minimize=minimize,
-        maximize=maximize,
-        name=name,
-        **{"seed": 0, **others},
-    )
-    directory = SearchDirectory(_path(out, what), storage)
-    with directory.locked():
-        if fresh:
-            directory.clear()
-        if start_from is not None:
-            settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
-        with open_session(what, settings, directory, retries=retries) as session:
-            opened = OpenSearch(what, settings, session, directory.path)
-            yield opened
-            summary = opened.result.summary
-        directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
-
-
-def _path(out: Path | str | None, objective: Objective) -> Path:
+def path_of(out: Path | str | None, objective: Objective) -> Path:
     if out is None:
         return Path("runs") / objective.name
     if not str(out):

@@ -70,6 +70,7 @@ class ParameterResult(Result):
     log: bool | None = Field(
         default=None, description="whether it is searched evenly in its logarithm; null where categorical"
     )
+    step: float | None = Field(default=None, description="between values; null where none was said")
     choices: list[Any] | None = Field(default=None, description="all values; null unless categorical")
     when: dict[str, list[Any]] | None = Field(
         default=None, description="what other parameters must be for it to exist; null where it always does"
