@@ -1,4 +1,4 @@
-"""What a search costs besides training: a whole search, trial table in SQLite, of a problem that trains nothing.
+"""What a search costs besides training: a whole search, trial table in SQLite, of an objective that trains nothing.
 
     python benchmarks/coordination.py [--power 6] [--workers 1] [--sampler random] [--mode sync] [--trials N]
 
@@ -13,38 +13,74 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.values import Final
+from stantune.search.loop import search
+from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
+from stantune.search.propose.sampler import SAMPLERS
+from stantune.search.settings import MODES, SearchSettings
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
-from stantune.search.workers.executors import InProcess, StopEarly, Task
-from stantune.search.plan.values import Training
+from stantune.search.workers.executors import InProcess
+from stantune.search.workers.order import Order
+from stantune.search.workers.workers import Workers
+from stantune.space import Float, Space
 
 ETA = 3
+# As many parameters as those of lenet, on the same scales.
+SPACE = Space(
+    {
+        "lr": Float(5e-5, 5, log=True),
+        "conv1_l2": Float(5e-5, 5, log=True),
+        "conv2_l2": Float(5e-5, 5, log=True),
+        "momentum": Float(0.001, 0.99, log=True),
+    }
+)
+METRIC = Metric("error", unit="%")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Trains nothing; see stantune.objective.Objective."""
+
+    length: int
+    name: str = "nothing"
+    space: Space = field(default_factory=lambda: SPACE)
+    metric: Metric = METRIC
+    unit: str = "iteration"
+    rate: float | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The name."""
+        return {"problem": self.name}
+
+    def prepared(self, conditions: Conditions) -> Prepared:
+        """See Objective."""
+        return Prepared(self, 1)
+
+    def trainer(self, place: Place) -> TrainsNothing:
+        """See Objective."""
+        return TrainsNothing()
 
 
 class TrainsNothing:
-    """Returns at once an error that looks random; one trial of ten diverges in each rung.
+    """Returns at once an error that looks random; one trial of ten diverges in each rung."""
 
-    It makes itself in each worker. See stantune.search.workers.executors.Trainer.
-    """
-
-    def __call__(self, place: int) -> TrainsNothing:
-        """Return the trainer of a worker."""
-        return self
-
-    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See Trainer."""
-        job = task.job
-        if isinstance(job, Final):
-            return Outcome(1, {"validation": 0.0, "test": 0.0}, None, False, Cost())
-        digest = hashlib.blake2b(f"{job.number} {job.stop}".encode(), digest_size=2).digest()
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See stantune.objective.Trainer."""
+        if segment.final:
+            return Outcome(segment.stop, {METRIC.name: 0.0}, None, False, Cost())
+        digest = hashlib.blake2b(f"{segment.trial} {segment.stop}".encode(), digest_size=2).digest()
         if digest[0] < 26:
-            return Outcome(job.start, {}, job.start, False, Cost())
-        return Outcome(job.stop, {"validation": digest[1] / 2.55}, None, False, Cost())
+            return Outcome(segment.start, {}, segment.start, False, Cost())
+        return Outcome(segment.stop, {METRIC.name: digest[1] / 2.55}, None, False, Cost())
 
 
 class Memory(Silent):
@@ -63,15 +99,6 @@ class Memory(Silent):
 
 def main() -> None:
     """Print trials, results, seconds and memory of a search, and the same command's seconds when all is done."""
-    # Here, because workers import this file too, and need nothing of it.
-    from dataclasses import replace
-
-    from stantune.images.problems import BUILT_IN
-    from stantune.search.loop import search
-    from stantune.search.settings import MODES, SAMPLERS, SearchSettings
-    from stantune.search.table.directory import SearchDirectory
-    from stantune.search.workers.workers import Workers
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--power", type=int, default=6)
     parser.add_argument("--workers", type=int, default=1, help="1: in this process")
@@ -80,12 +107,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="of an asynchronous search; as in stantune search")
     arguments = parser.parse_args()
     maximum = ETA**arguments.power
-    # The space of lenet; its length does not matter where nothing is trained.
-    problem = replace(BUILT_IN["lenet"], iterations=maximum)
+    nothing = Nothing(maximum)
     settings = SearchSettings(
         seed=0,
-        max_iterations=maximum,
-        min_iterations=1,
+        max_resource=maximum,
+        min_resource=1,
         eta=ETA,
         mode=arguments.mode,
         trials=arguments.trials,
@@ -99,10 +125,10 @@ def main() -> None:
             began, busy = time.perf_counter(), time.process_time()
             with directory.locked():
                 if arguments.workers == 1:
-                    state = search(problem, settings, directory, InProcess(TrainsNothing()), watcher=memory)
+                    state = search(nothing, settings, directory, InProcess(TrainsNothing()), watcher=memory)
                 else:
-                    with Workers(TrainsNothing(), arguments.workers) as workers:
-                        state = search(problem, settings, directory, workers, watcher=memory)
+                    with Workers(Order(nothing, Place()), arguments.workers) as workers:
+                        state = search(nothing, settings, directory, workers, watcher=memory)
             seconds.append(time.perf_counter() - began)
             processor.append(time.process_time() - busy)
     trials = len(state.rows)

@@ -22,22 +22,24 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from stantune.errors import DamagedCheckpointError
 from stantune.files import write_whole
+from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.values import Job
-from stantune.search.plan.finals import weights_of
-from stantune.search.workers.executors import StopEarly, Task
-
-if TYPE_CHECKING:
-    # Imported for real where they are used: a worker, which imports this file too, needs no PyTorch.
-    from stantune.search.loop import SearchState
-    from stantune.search.workers.executors import Executor
+from stantune.search.loop import search
+from stantune.search.plan.values import FinalResult
+from stantune.search.session import SearchState
+from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import Executor, InProcess
+from stantune.search.workers.order import Order
+from stantune.search.workers.workers import Workers
+from stantune.space import Float, Space
 
 ITERATIONS = 27
 PAUSE_SECONDS = 0.003
@@ -45,36 +47,56 @@ PAUSE_SECONDS = 0.003
 LEFT_SECONDS = 10.0
 
 
+SPACE = Space({"lr": Float(1e-3, 1.0, log=True), "momentum": Float(0.0, 0.9)})
+METRIC = Metric("error", unit="%")
+
+
 @dataclass(frozen=True)
 class HashChains:
-    """Trains by hashing; makes itself in each worker. See stantune.search.workers.executors.Trainer."""
+    """Trains by hashing; see stantune.objective.Objective."""
 
-    place: Path
+    name: str = "chains"
+    space: Space = field(default_factory=lambda: SPACE)
+    metric: Metric = METRIC
+    unit: str = "iteration"
+    length: int = ITERATIONS
+    rate: float | None = None
 
-    def __call__(self, place: int) -> HashChains:
-        """Return the trainer of a worker."""
-        return self
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The name."""
+        return {"problem": self.name}
 
-    def train(self, task: Task, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+    def prepared(self, conditions: Conditions) -> Prepared:
+        """See Objective."""
+        return Prepared(self, 1)
+
+    def trainer(self, place: Place) -> Hashing:
+        """See Objective."""
+        return Hashing()
+
+
+class Hashing:
+    """See stantune.objective.Trainer."""
+
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See Trainer."""
-        job = task.job
-        name = f"checkpoints/trial-{job.number:06d}.pt" if isinstance(job, Job) else weights_of(job.rank)
-        checkpoint = self.place / name
-        done, link = _load(checkpoint)
-        while done < job.stop:
+        start, stop, setting = segment.start, segment.stop, sorted(segment.params.items())
+        done, link = _load(segment.checkpoint)
+        while done < stop:
             time.sleep(PAUSE_SECONDS)
             done += 1
-            link = hashlib.blake2b(f"{link} {done} {sorted(task.params.items())}".encode(), digest_size=8).hexdigest()
-            _save(checkpoint, done, link)
+            link = hashlib.blake2b(f"{link} {done} {setting}".encode(), digest_size=8).hexdigest()
+            _save(segment.checkpoint, done, link)
             watch(done)
-            if done < job.stop and stop_early():
-                return Outcome(done, {}, None, True, Cost(exact=done - job.start))
+            if done < stop and stop_early():
+                return Outcome(done, {}, None, True, Cost(exact=done - start))
         number = int(link, 16)
-        cost = Cost(exact=job.stop - job.start)
-        if number % 16 == 0 and isinstance(job, Job):
-            return Outcome(job.stop, {}, job.start, False, cost)
-        errors = {"validation": number % 10_007 / 100.07, "test": number % 9_973 / 99.73}
-        return Outcome(job.stop, errors, None, False, cost)
+        cost = Cost(exact=stop - start)
+        if number % 16 == 0 and not segment.final:
+            return Outcome(stop, {}, start, False, cost)
+        metrics = {METRIC.name: number % 10_007 / 100.07, "another": number % 9_973 / 99.73}
+        return Outcome(stop, metrics, None, False, cost)
 
 
 def _load(checkpoint: Path) -> tuple[int, str]:
@@ -94,28 +116,18 @@ def _save(checkpoint: Path, done: int, link: str) -> None:
 
 def run(place: Path, seed: int, workers: int) -> SearchState:
     """Run or go on with a search; without workers in this process."""
-    from torch import nn
-
-    from stantune import Float, Problem, Solver, Space
-    from stantune.search.loop import search
-    from stantune.search.settings import SearchSettings
-    from stantune.search.table.directory import SearchDirectory
-    from stantune.search.workers.executors import InProcess
-    from stantune.search.workers.workers import Workers
-
-    space = Space({"lr": Float(1e-3, 1.0, log=True), "momentum": Float(0.0, 0.9)})
-    problem = Problem("chains", nn.Identity, "mnist", space, Solver(lr=0.1), iterations=ITERATIONS)
-    settings = SearchSettings(seed=seed, max_iterations=ITERATIONS, min_iterations=1, finalists=2)
+    chains = HashChains()
+    settings = SearchSettings(seed=seed, max_resource=ITERATIONS, min_resource=1, finalists=2)
     directory = SearchDirectory(place)
 
     def go(executor: Executor) -> SearchState:
         # Whoever is killed at random may well be killed a third time on the same segment.
-        return search(problem, settings, directory, executor, retries=1_000_000)
+        return search(chains, settings, directory, executor, retries=1_000_000)
 
     with directory.locked():
         if not workers:
-            return go(InProcess(HashChains(place)))
-        with Workers(HashChains(place), workers) as executor:
+            return go(InProcess(Hashing()))
+        with Workers(Order(chains, Place()), workers) as executor:
             return go(executor)
 
 
@@ -123,7 +135,7 @@ class Result(NamedTuple):
     """All that must be the same in the end: the trial table, the final trainings, and the files."""
 
     rows: list[Any]
-    finals: list[Any]
+    finals: list[FinalResult]
     files: list[str]
 
 
@@ -132,7 +144,7 @@ def result_of(state: SearchState, place: Path) -> Result:
     assert state.complete
     assert len(state.finals) == 2
     rows = [[row.number, row.bracket, row.params, dict(row.errors), row.diverged_at, row.failed] for row in state.rows]
-    finals = [{**final, "cost": None} for _, final in sorted(state.finals.items())]
+    finals = [replace(final, cost=Cost()) for _, final in sorted(state.finals.items())]
     files = [str(file.relative_to(place)) for file in place.rglob("*") if file.suffix in (".pt", ".part")]
     return Result(rows, finals, sorted(files))
 
