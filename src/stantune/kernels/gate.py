@@ -45,29 +45,31 @@ def ordinary() -> bool:
     return known and forward_ad._current_level < 0 and (not _functions() or _functions_are_plain())
 
 
-def plain(*tensors: Tensor | None) -> bool:
-    """Tell whether these are nothing but tensors or parameters of numbers in memory, all on one of DEVICES.
+def common_device(*tensors: Tensor | None) -> str:
+    """Return which of DEVICES these tensors or parameters of numbers in memory are on, "" where they are not just that.
 
     Not so: subclasses, FakeTensor, meta, sparse, nested, quantized and MKL-DNN tensors, wrappers of torch.func, lazily
-    negated or conjugated ones and known zeros. None counts as plain.
+    negated or conjugated ones and known zeros. None counts as plain, and as being wherever the others are.
     """
-    first = ""
+    common = ""
     for each in tensors:
-        if each is None:
-            continue
-        device = device_of(each)
-        if not device or device != (first or device):
-            return False
-        first = device
-    return True
+        if each is not None:
+            device = device_of(each)
+            if not device or device != (common or device):
+                return ""
+            common = device
+    return common
 
 
 def readable(*tensors: Tensor | None) -> bool:
     """Tell whether native code may go through these by their addresses now: plain, on the CPU, float32, in memory."""
-    if not ordinary():
-        return False
-    for each in tensors:
-        if each is not None and (device_of(each) != "CPU" or each.dtype is not _float32 or not each.data_ptr()):
+    return ordinary() and common_device(*tensors) == "CPU" and in_memory(*tensors)
+
+
+def in_memory(*tensors: Tensor | None) -> bool:
+    """Tell whether tensors that are plain and on the CPU are float32, and somewhere: none empty, none given up."""
+    for each in tensors:  # noqa: SIM110  (all() takes twice as long)
+        if each is not None and (each.dtype is not _float32 or not each.data_ptr()):
             return False
     return True
 

@@ -90,12 +90,16 @@ def suits(*tensors: Tensor | None) -> bool:
     What native code may read is `gate.readable`'s to say: plain float32 on the CPU, and no mode that gives operations
     another meaning. Beside that there are no kernels under autocast and in torch.compile.
     """
+    return wanted() and readable(*tensors)
+
+
+def wanted() -> bool:
+    """Tell whether there are native kernels and nothing asks to do without them: `suits` but for the tensors."""
     return (
         kernels().library is not None
         and not _plain.get()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
-        and readable(*tensors)
     )
 
 

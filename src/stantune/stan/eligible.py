@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+import torch.nn.functional as F
 from torch import nn
 
 from stantune.errors import UsageError
@@ -11,6 +12,33 @@ from stantune.errors import UsageError
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 # What users may expect to be accelerated, so that it is reported where it is not.
 KNOWN = (nn.modules.conv._ConvNd,)
+
+# What PyTorch's own layers do, as it is when STAN is imported. Tools replace it, in one layer or in all.
+_DOES: dict[type[nn.Module], object] = {
+    kind: kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Sequential)
+}
+_CALL, _CALLED = nn.Module.__call__, nn.Module._call_impl
+_CONVOLUTION_DOES = nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d
+_FOLLOWING_DOES = F.relu, F.max_pool2d, F.avg_pool2d
+
+
+def as_written(layer: nn.Module) -> bool:
+    """Tell whether a convolution's forward method, or STAN's in its place, finds beneath it what PyTorch has there."""
+    does = nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d
+    return "_conv_forward" not in layer.__dict__ and does == _CONVOLUTION_DOES
+
+
+def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Tell whether a call of the module does what PyTorch's class `kind` does, but for hooks: nobody has patched it."""
+    own = module.__dict__
+    return (
+        "forward" not in own
+        and own.get("_compiled_call_impl") is None
+        and kind.forward is _DOES[kind]
+        and nn.Module.__call__ is _CALL
+        and nn.Module._call_impl is _CALLED
+        and (F.relu, F.max_pool2d, F.avg_pool2d) == _FOLLOWING_DOES
+    )
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Module]:
@@ -34,6 +62,8 @@ def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
     if not any(fnmatchcase(name, pattern) for pattern in wanted):
         return f"not among layers={', '.join(wanted)}"
     kinds = (*CONVOLUTIONS, nn.Linear)
+    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
+        return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
         return ""
     kind = next((kind.__name__ for kind in kinds if isinstance(module, kind)), None)

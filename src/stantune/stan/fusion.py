@@ -10,18 +10,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from stantune.kernels.blocks import Follow
-from stantune.stan.layers import StanConv2d, has_native_form
+from stantune.stan.eligible import called_as_written
+from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear, has_native_form
 
 
 class StanSequential(nn.Sequential):
     """An nn.Sequential that passes a convolution's ReLU and pooling on to it, where it can do them natively.
 
-    It computes what the original does. A layer with hooks is always called by itself.
+    It computes what the original does. A layer with hooks, or that somebody has patched, is always called by itself.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
-        if torch.compiler.is_compiling():
+        if type(input) is not Tensor or torch.compiler.is_compiling():
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         modules = list(self)
         place = 0
@@ -39,21 +40,34 @@ class StanSequential(nn.Sequential):
 
 def _can_follow(layer: StanConv2d, input: Tensor) -> bool:
     # Who watches a layer wants the convolution's own output.
-    return layer.watch is None and unobserved(layer) and layer.is_native(input)
+    return (
+        layer.watch is None
+        and called_as_written(layer, nn.Conv2d)
+        and unobserved(layer)
+        and input.dim() == 4
+        and layer.is_native(input)
+    )
 
 
 def make_native_(model: nn.Module) -> list[nn.Module]:
     """Have every convolution that can be computed natively in training, and what follows it; return what was changed.
 
-    A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential.
+    A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential; not so where
+    somebody has given one of them a forward method of its own. All of STAN's layers learn their names, for errors.
     """
     changed: list[nn.Module] = []
-    for module in model.modules():
-        if type(module) is nn.Conv2d and has_native_form(module):
+    for name, module in model.named_modules():
+        if type(module) is nn.Conv2d and has_native_form(module) and "forward" not in module.__dict__:
             module.__class__ = StanConv2d
             changed.append(module)
+        if isinstance(module, StanConv1d | StanConv2d | StanLinear):
+            module.stan_name = name
     for module in model.modules():
-        if type(module) is nn.Sequential and any(type(child) is StanConv2d for child in module):
+        if (
+            type(module) is nn.Sequential
+            and "forward" not in module.__dict__
+            and any(type(child) is StanConv2d for child in module)
+        ):
             module.__class__ = StanSequential
             changed.append(module)
     return changed
@@ -67,6 +81,8 @@ def natively(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in changed:
+            module.__dict__.pop("stan_name", None)
+            module.__dict__.pop("without_grad", None)
             module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Sequential
 
 
@@ -108,7 +124,10 @@ def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:
         return Follow(relu=relu), int(relu)
     assert isinstance(pool, nn.MaxPool2d | nn.AvgPool2d)
     name = "max" if isinstance(pool, nn.MaxPool2d) else "average"
-    return Follow(name, _pair(pool.kernel_size), _pair(pool.stride), pool.ceil_mode, relu), 1 + int(relu)
+    size, stride = _pair(pool.kernel_size), _pair(pool.stride)
+    assert size is not None, "_kind has asked"
+    assert stride is not None, "_kind has asked"
+    return Follow(name, size, stride, bool(pool.ceil_mode), relu), 1 + int(relu)
 
 
 def unobserved(module: nn.Module) -> bool:
@@ -124,17 +143,27 @@ def unobserved(module: nn.Module) -> bool:
 
 def _kind(module: nn.Module) -> str:
     """Return "relu", "pool" or "", for what the native form of a convolution cannot do."""
-    if not unobserved(module):
+    kind = type(module)
+    if kind not in _FOLLOWING or not called_as_written(module, kind) or not unobserved(module):
         return ""
-    if type(module) is nn.ReLU:
+    if isinstance(module, nn.ReLU):
         return "relu"
-    if type(module) is nn.MaxPool2d:
-        plain = _pair(module.padding) == (0, 0) and _pair(module.dilation) == (1, 1) and not module.return_indices
-        return "pool" if plain else ""
-    if type(module) is nn.AvgPool2d:
-        return "pool" if _pair(module.padding) == (0, 0) and module.divisor_override is None else ""
-    return ""
+    assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
+    if isinstance(module, nn.MaxPool2d):
+        plain = _pair(module.dilation) == (1, 1) and not module.return_indices
+    else:
+        plain = module.divisor_override is None
+    size, stride = _pair(module.kernel_size), _pair(module.stride)
+    known = size is not None and stride is not None and min(*size, *stride) > 0
+    return "pool" if plain and known and _pair(module.padding) == (0, 0) else ""
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+_FOLLOWING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    """Return rows and columns of a setting; None for what PyTorch may read in another way, or refuse."""
+    several = (value, value) if type(value) is int else value
+    if isinstance(several, tuple) and len(several) == 2 and all(type(number) is int for number in several):
+        return several[0], several[1]
+    return None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.kernels.blocks import Follow, convolve, convolve_into
-from stantune.kernels.library import suits
-from stantune.stan.entries import Entries, EntryMatrix, Grid
+from stantune.errors import StanWarning
+from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into
+from stantune.kernels.gate import common_device, in_memory, ordinary
+from stantune.kernels.library import suits, wanted
+from stantune.stan.eligible import as_written
+from stantune.stan.entries import Entries, EntryMatrix, Grid, check_entries
 from stantune.stan.fill import memo_at
 from stantune.stan.filled import Convolution, convolve_filled
 from stantune.stan.linear import linear_in_block
@@ -53,18 +58,57 @@ class _StanLayer(nn.Module):
         watch: called with the exact output, without its graph, where `grid` is None.
         memory: what skipped entries receive under the memo fill.
         passed: called at each forward pass in training.
+        stan_name: the layer's name in the model, for errors.
+        without_grad: whether the last training pass was without gradients, and so an exact one.
     """
 
     grid: Grid | EntryMatrix | None = None
     watch: Callable[[Tensor], None] | None = None
     memory: Memory | None = None
     passed: Callable[[], None] | None = None
+    stan_name: str | None = None
+    without_grad: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in SET_BY_HANDLE}
 
+    def _begin(self) -> bool:
+        """Say that a pass in training begins; tell whether it may be reduced, watched and remembered.
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed")
+        A pass without gradients trains nothing: it takes statistics (`update_bn`), or it is the first pass of a
+        reentrant checkpoint. It is exact, and so is what such a checkpoint computes again in the backward pass: its
+        gradients are then those of what the loss has seen.
+        """
+        again = torch._C._current_graph_task_id() != -1  # within a backward pass
+        without_grad = not torch.is_grad_enabled() or (again and self.without_grad)
+        if without_grad is not self.without_grad:
+            self.without_grad = without_grad
+        if without_grad:
+            if again:
+                _say_reentrant()
+            return False
+        if self.passed is not None:
+            self.passed()
+        return True
+
+    def _named(self, error: Exception) -> None:
+        """Add the layer's name to an error of PyTorch's."""
+        if self.stan_name is not None:
+            error.add_note(f"in layer {self.stan_name or 'the model'!r}, {self}")
+
+
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "without_grad")
+
+
+@cache
+def _say_reentrant() -> None:
+    """Say, once in a process, why a model that is checkpointed in this way computes every entry."""
+    warnings.warn(
+        "layers within a reentrant checkpoint train exactly, since its first pass has no gradients; give checkpoint "
+        "use_reentrant=False for STAN to reduce them",
+        StanWarning,
+        stacklevel=2,
+    )
 
 
 class _Geometry(NamedTuple):
@@ -78,13 +122,22 @@ class _Geometry(NamedTuple):
     groups: int
 
 
+class _Window(NamedTuple):
+    """Settings of a convolution, each with as many numbers as it has sides, the padding in F.pad's order."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
 class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
     """What StanConv1d and StanConv2d share. A 1-D convolution is a 2-D one of a single row."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output, (B, C_out, H_out, W_out), of an input (B, C_in, H, W) or (C_in, H, W).
 
-        In evaluation, and with nothing set on the layer, it is the original's. (In one dimension there is no H.)
+        In evaluation, and with nothing set on the layer, it is the original's. So it is for all tensors and modes that
+        are not plain (`kernels.gate`), and for what the original refuses. (In one dimension there is no H.)
         """
         return self._trained(input) if self.training else self._exact(input)
 
@@ -94,48 +147,67 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
     # The grid is another one in each iteration: compiled, each would be a program of its own.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _trained(self, input: Tensor) -> Tensor:
-        if self.passed is not None:
-            self.passed()
-        sides = self.weight.dim() - 2
-        if input.dim() == sides + 1:
-            return self._trained_batch(input.unsqueeze(0)).squeeze(0)
-        return self._trained_batch(input)
+        try:
+            device = self._device(input)
+            if not device:
+                return self._exact(input)
+            native = device == "CPU" and self._native_now(input)
+            reduces = self._begin()
+            if input.dim() == self.weight.dim() - 1:
+                return self._trained_batch(input.unsqueeze(0), reduces, native).squeeze(0)
+            return self._trained_batch(input, reduces, native)
+        except Exception as error:
+            self._named(error)
+            raise
 
-    def _trained_batch(self, input: Tensor) -> Tensor:
-        if not len(input):
-            return self._exact(input)
-        if self.memory is not None:
-            return self._with_memory(input, self.memory)
-        if self.grid is None:
-            output = self._exact(input)
-            if self.watch is not None:
+    def _device(self, input: Tensor) -> str:
+        """Return the device of input and parameters, "" where STAN's own forms were not made for what they are now."""
+        return common_device(input, self.weight, self.bias) if as_written(self) and ordinary() else ""
+
+    def _native_now(self, input: Tensor) -> bool:
+        """Tell whether native kernels can take this input, plain and on the CPU as it and the parameters are."""
+        return False
+
+    def _trained_batch(self, input: Tensor, reduces: bool, native: bool) -> Tensor:
+        if not reduces or (self.grid is None and self.memory is None):
+            output = self._whole(input, native)
+            if reduces and self.watch is not None:
                 self.watch(self._in_2d(output.detach()))
             return output
-        plane, geometry = self._geometry(input)
+        found = self._geometry(input)
+        if found is None:
+            return self._exact(input)
+        plane, geometry = found
+        if self.memory is not None:
+            return self._with_memory(input, plane, geometry, self.memory, native)
+        assert self.grid is not None
         grid = self.grid if isinstance(self.grid, Grid) else EntryMatrix(self._plane_of(self.grid.entries))
-        return self._back(convolve_filled(Convolution(plane, *geometry), grid))
+        return self._back(self._at(plane, geometry, grid, native))
 
-    def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
-        plane, geometry = self._geometry(input)
+    def _with_memory(self, input: Tensor, plane: Tensor, geometry: _Geometry, memory: Memory, native: bool) -> Tensor:
         weight, _, stride, padding, dilation, _ = geometry
         recalled = memory.recall(_result_type(input))
         size = output_size(plane, weight, stride, padding, dilation)
         if recalled is None or (isinstance(recalled.entries, Grid) and not recalled.entries.covers(*size)):
-            output = self._whole(input)
+            output = self._whole(input, native)
             memory.remember(output.detach(), None)
             return output
         assert not isinstance(recalled.entries, slice)
         # A view that is written into would have its whole base's gradient made and cut again.
         values = self._in_2d(recalled.values).detach()
-        output = self._among(plane, geometry, recalled.entries, values)
+        output = self._among(plane, geometry, recalled.entries, values, native)
         memory.remember(self._back(output.detach()), recalled.entries)
         return self._back(output)
 
-    def _whole(self, input: Tensor) -> Tensor:
-        """Return every entry, which the memory then keeps."""
+    def _whole(self, input: Tensor, native: bool) -> Tensor:
+        """Return every entry."""
         return self._exact(input)
 
-    def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor) -> Tensor:
+    def _at(self, plane: Tensor, geometry: _Geometry, entries: Entries, native: bool) -> Tensor:
+        """Return some computed entries and the others filled from them, all of them in two dimensions."""
+        return convolve_filled(Convolution(plane, *geometry), entries)
+
+    def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor, native: bool) -> Tensor:
         """Return some computed entries among the remembered ones, all of them in two dimensions."""
         if isinstance(entries, EntryMatrix):
             matrix = self._plane_of(entries.entries)
@@ -144,17 +216,48 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         values[..., entries.top :: rows, entries.left :: columns] = conv2d_kept(plane, *geometry, entries)
         return values
 
-    def _geometry(self, input: Tensor) -> tuple[Tensor, _Geometry]:
-        """Return the input, (B, C_in, H, W), and the convolution in two dimensions, with padding of zeros alone."""
-        around = list(self._reversed_padding_repeated_twice)
+    def _window(self) -> _Window | None:
+        """Return stride, padding and dilation as they are now, None where the original would not take them."""
+        try:
+            return _window_of(
+                self.weight.shape[2:],
+                _hashable(self.stride),
+                # The original, too, reads either the one or the other.
+                _hashable(self.padding if self.padding_mode == "zeros" else [0]),
+                _hashable(self.dilation),
+            )
+        except (TypeError, ValueError):
+            return None
+
+    def _geometry(self, input: Tensor) -> tuple[Tensor, _Geometry] | None:
+        """Return the input, (B, C_in, H, W), and the convolution in two dimensions, with padding of zeros alone.
+
+        None for what the original refuses; it says why in its own words then.
+        """
+        window, weight, bias, groups = self._window(), self.weight, self.bias, self.groups
+        if (
+            window is None
+            or input.dim() != weight.dim()
+            or not input.numel()
+            or type(groups) is not int
+            or input.shape[1] != weight.shape[1] * groups
+        ):
+            return None
+        around = list(window.padding)
         if self.padding_mode != "zeros":
-            input = F.pad(input, around, mode=self.padding_mode)
-            around = [0] * len(around)
-        if self.weight.dim() == 4:
-            return input, _Geometry(self.weight, self.bias, self.stride, around, self.dilation, self.groups)
-        return self._in_2d(input), _Geometry(
-            self.weight.unsqueeze(2), self.bias, (1, *self.stride), (*around, 0, 0), (1, *self.dilation), self.groups
-        )
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+        stride, dilation = window.stride, window.dilation
+        if weight.dim() == 3:
+            input, weight = self._in_2d(input), weight.unsqueeze(2)
+            stride, dilation, around = (1, *stride), (1, *dilation), [*around, 0, 0]
+        if (
+            len(weight) % groups
+            or not weight.numel()
+            or (bias is not None and bias.shape != weight.shape[:1])
+            or min(output_size(input, weight, stride, around, dilation)) < 1
+        ):
+            return None
+        return input, _Geometry(weight, bias, stride, around, dilation, groups)
 
     def _plane_of(self, entries: Tensor) -> Tensor:
         return entries if self.weight.dim() == 4 else entries.unsqueeze(1)
@@ -164,6 +267,38 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
 
     def _back(self, output: Tensor) -> Tensor:
         return output if self.weight.dim() == 4 else output.squeeze(2)
+
+
+def _hashable(setting: object) -> Any:
+    return tuple(setting) if isinstance(setting, list) else setting
+
+
+@lru_cache(maxsize=1024)
+def _window_of(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> _Window | None:
+    """Return a layer's settings as F.conv2d reads them; None where it refuses them, or might."""
+    sides = len(kernel)
+
+    def numbers(setting: Any) -> tuple[int, ...]:
+        several = setting if isinstance(setting, tuple) else (setting,)
+        several = several * sides if len(several) == 1 else several
+        if len(several) != sides or any(type(number) is not int for number in several):
+            raise ValueError(setting)
+        return several
+
+    strides, dilations = numbers(stride), numbers(dilation)
+    if min(*strides, *dilations) < 1:
+        return None
+    if padding == "same":
+        if max(strides) != 1:
+            return None
+        spans = [step * (taps - 1) for step, taps in zip(dilations, kernel, strict=True)]
+        pairs = [(total // 2, total - total // 2) for total in spans]
+    elif padding == "valid":
+        pairs = [(0, 0)] * sides
+    else:
+        pairs = [(number, number) for number in numbers(padding)]
+    around = tuple(number for pair in reversed(pairs) for number in pair)
+    return None if min(around) < 0 else _Window(strides, around, dilations)
 
 
 class StanConv1d(_StanConvolution, nn.Conv1d):
@@ -187,17 +322,20 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
 
         In evaluation, and with nothing set on the layer, it is the original's.
         """
-        if not self.training and self.is_native(input):
-            return self.followed(input, Follow())  # type: ignore[no-any-return]
+        if not self.training and self.natively_evaluated and self.is_native(input):
+            return self._natively(input, Follow(), None)
         return super().forward(input)
 
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
         ready = self.memory is None if self.training else self.natively_evaluated
-        return ready and self._has_kernels(input)
+        return ready and suits(input, self.weight, self.bias) and self._takes(input)
 
-    def _has_kernels(self, input: Tensor) -> bool:
-        return input.dim() == 4 and len(input) > 0 and has_native_form(self) and suits(input)
+    def _native_now(self, input: Tensor) -> bool:
+        return wanted() and in_memory(input, self.weight, self.bias) and self._takes(input)
+
+    def _takes(self, input: Tensor) -> bool:
+        return input.dim() in (3, 4) and has_native_settings(self)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def followed(self, input: Tensor, follow: Follow) -> Tensor:
@@ -210,44 +348,57 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         Returns:
             (B, C_out, H_out, W_out), those of the pooling.
         """
-        if self.training and self.passed is not None:
-            self.passed()
-        return self._natively(input, follow)
+        try:
+            grid = self.grid if self.training and self._begin() else None
+            return self._natively(input, follow, grid)
+        except Exception as error:
+            self._named(error)
+            raise
 
-    def _trained_batch(self, input: Tensor) -> Tensor:
-        if not self.is_native(input):
-            return super()._trained_batch(input)
-        output = self._natively(input, Follow())
-        if self.watch is not None:
-            self.watch(output.detach())
-        return output
-
-    def _natively(self, input: Tensor, follow: Follow) -> Tensor:
-        around = self._reversed_padding_repeated_twice
+    def _natively(self, input: Tensor, follow: Follow, grid: Grid | EntryMatrix | None) -> Tensor:
+        window = self._window()
+        assert window is not None, "has_native_settings has asked"
         lists = None
-        if self.training and self.grid is not None:
-            lists = lists_of(self.grid, *output_size(input, self.weight, self.stride, around, self.dilation))
-        return convolve(input, self.weight, self.bias, self.stride, around, lists, follow)
+        if grid is not None and input.shape[1] == self.weight.shape[1]:
+            lists = self._lists(input, window, grid)
+        return convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow)
 
-    def _whole(self, input: Tensor) -> Tensor:
-        return self._natively(input, Follow()) if self._has_kernels(input) else super()._whole(input)
+    def _lists(self, input: Tensor, window: _Window, grid: Grid | EntryMatrix) -> Lists | None:
+        size = output_size(input, self.weight, window.stride, window.padding, window.dilation)
+        if min(size) < 1 or not len(input):
+            return None
+        if isinstance(grid, EntryMatrix):
+            check_entries(grid.entries, (len(input), *size))
+        return lists_of(grid, *size)
 
-    def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor) -> Tensor:
-        if not self._has_kernels(plane) or not values.is_contiguous(memory_format=torch.channels_last):
-            return super()._among(plane, geometry, entries, values)
+    def _whole(self, input: Tensor, native: bool) -> Tensor:
+        return self._natively(input, Follow(), None) if native else super()._whole(input, native)
+
+    def _at(self, plane: Tensor, geometry: _Geometry, entries: Entries, native: bool) -> Tensor:
+        if not native:
+            return super()._at(plane, geometry, entries, native)
+        weight, bias, stride, padding, dilation, _ = geometry
+        lists = self._lists(plane, _Window(tuple(stride), tuple(padding), tuple(dilation)), entries)
+        return convolve(plane, weight, bias, stride, padding, lists, Follow())
+
+    def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor, native: bool) -> Tensor:
+        if not native or not values.is_contiguous(memory_format=torch.channels_last):
+            return super()._among(plane, geometry, entries, values, native)
         weight, bias, stride, padding, *_ = geometry
         return convolve_into(values, plane, weight, bias, stride, padding, lists_among(entries, *values.shape[2:]))
 
 
 def has_native_form(layer: nn.Module) -> bool:
     """Tell whether native kernels exist for a layer as it is: a plain 2-D convolution, float32, on a CPU."""
-    return (
-        isinstance(layer, nn.Conv2d)
-        and layer.padding_mode == "zeros"
-        and layer.groups == 1
-        and tuple(layer.dilation) == (1, 1)
-        and suits(layer.weight, layer.bias)
-    )
+    return isinstance(layer, nn.Conv2d) and has_native_settings(layer) and suits(layer.weight, layer.bias)
+
+
+def has_native_settings(layer: nn.Conv2d) -> bool:
+    """Tell whether native kernels exist for a layer's settings, whatever its parameters are."""
+    if layer.padding_mode != "zeros" or layer.groups != 1 or not as_written(layer):
+        return False
+    window = _StanConvolution._window(layer)  # type: ignore[arg-type]  # it asks for nothing but settings
+    return window is not None and window.dilation == (1, 1)
 
 
 class StanLinear(_StanLayer, nn.Linear):
@@ -261,9 +412,23 @@ class StanLinear(_StanLayer, nn.Linear):
 
         Inputs of other shapes, evaluation and a layer without memory are the original's.
         """
-        if not self.training or input.dim() != 2 or not len(input) or self.memory is None:
+        if not self.training or self.memory is None or not self._takes(input) or not self._begin():
             return super().forward(input)
-        return self._with_memory(input, self.memory)  # type: ignore[no-any-return]
+        try:
+            return self._with_memory(input, self.memory)  # type: ignore[no-any-return]
+        except Exception as error:
+            self._named(error)
+            raise
+
+    def _takes(self, input: Tensor) -> bool:
+        """Tell whether this is a plain batch for the layer; what is not, its original takes or refuses."""
+        return (
+            ordinary()
+            and bool(common_device(input, self.weight, self.bias))
+            and input.dim() == 2
+            and len(input) > 0
+            and input.shape[1] == self.weight.shape[1]
+        )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
