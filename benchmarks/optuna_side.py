@@ -21,7 +21,7 @@ from stantune.images.evaluation import error_percent
 from stantune.images.problems import find
 from stantune.kernels.library import plain_pytorch
 from stantune.runtime import tune_process
-from stantune.search.settings import SearchSettings, default_min_iterations
+from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.seeds import derive
 from stantune.space import Float
 from stantune.training.train import run
@@ -51,7 +51,7 @@ class OptunaOrder:
     @property
     def least(self) -> int:
         """The least iterations before a trial may be pruned, r."""
-        return default_min_iterations(self.iterations, ETA)
+        return default_min_resource(self.iterations, ETA)
 
     def is_reported(self, done: int) -> bool:
         """Tell whether an error is reported after so many iterations."""
@@ -123,7 +123,7 @@ def train_finally(problem: str, iterations: int, seed: int, params: Mapping[str,
     tune_process(1)
     began = time.perf_counter()
     what = find(problem)
-    final_seed = SearchSettings(seed, iterations, default_min_iterations(iterations, ETA), ETA).final_seed()
+    final_seed = SearchSettings(seed, iterations, default_min_resource(iterations, ETA), ETA).final_seed()
     outcome = run(what, params, None, 0, iterations, splits=what.load(), seed=final_seed, evaluate=("test",))
     return outcome.metrics.get("test error"), time.perf_counter() - began
 

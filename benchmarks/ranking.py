@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from side_by_side import table
-from ways import name_of, with_way
+from ways import Searched, name_of, with_way
 
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
@@ -44,7 +44,7 @@ from stantune.images.problems import Splits, find
 from stantune.runtime import tune_process
 from stantune.search.plan import fidelity
 from stantune.search.propose.sampling import sample
-from stantune.search.settings import SearchSettings, default_min_iterations
+from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.training.trial import Trial
 
 ETA = 3
@@ -68,13 +68,13 @@ class Run:
     @property
     def key(self) -> str:
         """Its name in the file of finished trainings."""
-        way = EXACT if self.way == EXACT else name_of(self.settings, self.problem, self.way)
+        way = EXACT if self.way == EXACT else name_of(self.searched, self.way)
         return f"{self.problem} / {self.iterations} / {self.seed} / {self.number} / {way}"
 
     @property
-    def settings(self) -> SearchSettings:
-        """The search's, with what STAN does in this way."""
-        settings = SearchSettings(self.seed, self.iterations, default_min_iterations(self.iterations, ETA), ETA)
+    def searched(self) -> Searched:
+        """What is searched, and how, with what STAN does in this way."""
+        settings = SearchSettings(self.seed, self.iterations, default_min_resource(self.iterations, ETA), ETA)
         return with_way(settings, self.problem, "1" if self.way == EXACT else self.way)
 
 
@@ -88,7 +88,7 @@ class Trained(NamedTuple):
 
 def stops_of(iterations: int) -> tuple[int, ...]:
     """Return the iterations of the rungs."""
-    return fidelity.rungs(iterations, default_min_iterations(iterations, ETA), ETA)
+    return fidelity.rungs(iterations, default_min_resource(iterations, ETA), ETA)
 
 
 @functools.cache
@@ -99,16 +99,16 @@ def _splits(problem: str) -> Splits:
 def train(run: Run, learning: float, device: str) -> Trained:
     """Train through all rungs, or until it diverges or is given up."""
     warnings.simplefilter("ignore", NoEffectWarning)
-    problem, settings, splits = find(run.problem), run.settings, _splits(run.problem)
-    seed = settings.trial_seed(run.number)
-    assert settings.stan is not None
+    (objective, settings), splits = run.searched, _splits(run.problem)
+    problem, stan, seed = objective.problem, objective.stan, settings.trial_seed(run.number)
+    assert stan is not None
+    assert splits.classes is not None
     trial = Trial(
         problem,
         sample(problem.space, run.seed, run.number),
         splits,
         seed=seed,
-        stan=replace(settings.stan, seed=seed),
-        rates=settings.rates_from(),
+        stan=replace(stan, seed=seed, rate=settings.rates_from() or stan.rate),
         device=device,
     )
     stops = stops_of(run.iterations)
@@ -381,7 +381,8 @@ def main() -> None:
     ]
     try:
         for way in options.rates:
-            replace(runs[0], way=way).settings.check(find(options.problem))
+            objective, settings = replace(runs[0], way=way).searched
+            settings.check(objective)
     except ValueError as error:
         parser.error(str(error))
     kept = Kept(options.keep)

@@ -39,27 +39,27 @@ from pathlib import Path
 
 from optuna_side import ETA, search_optuna
 from quality_results import EXACT, OPTUNA, Found, Kept, best, draw, tables
-from ways import name_of, with_way
+from ways import Searched, name_of, searched, with_way
 
 from stantune.errors import UsageError
 from stantune.files import write_whole
 from stantune.images.problems import find
-from stantune.images.trainer import TrainerOrder
+from stantune.objective import Place, Segment, StopEarly
 from stantune.outcome import Outcome
 from stantune.search.loop import search
-from stantune.search.plan.values import Final
-from stantune.search.settings import SearchSettings, default_min_iterations
+from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.workers.executors import Ended, Executor, StopEarly, Task, Watch
+from stantune.search.workers.executors import Ended, Executor, Watch
+from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
 
 
-def settings_of(problem: str, iterations: int, seed: int, side: str, finalists: int = 1) -> SearchSettings:
-    """Return the settings of our search."""
-    least = default_min_iterations(iterations, ETA)
+def searched_by(problem: str, iterations: int, seed: int, side: str, finalists: int = 1) -> Searched:
+    """Return what our search of a side searches, and how."""
+    least = default_min_resource(iterations, ETA)
     settings = SearchSettings(seed, iterations, least, ETA, finalists=finalists)
     if side in (EXACT, OPTUNA):
-        return settings
+        return searched(problem, settings, None)
     if not side.startswith(("native", "stan")):
         raise UsageError(f"--sides {side}: there are {EXACT}, {OPTUNA}, native, stan, stan:auto, stan:RATE,…, stan/Z")
     return with_way(settings, problem, "1" if side == "native" else side)
@@ -80,39 +80,40 @@ class Timed:
         """See Executor."""
         return self._executor.capacity
 
-    def submit(self, task: Task) -> None:
+    def submit(self, segment: Segment) -> None:
         """See Executor."""
-        self._executor.submit(task)
+        self._executor.submit(segment)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
         over = self._executor.finished(stop_early, watch)
         now = time.perf_counter() - self._began
-        for task, how in over:
+        for segment, how in over:
             if not isinstance(how, Outcome):
                 raise SystemExit(f"a training failed, and its time with it: {how.cause}")
-            if isinstance(task.job, Final):
+            if segment.final:
                 self.final_seconds = now - self.seconds
             else:
                 self.seconds = now
                 if how.diverged_at is None:
-                    self.points.append((now, how.errors["validation"]))
+                    self.points.append((now, how.metrics["validation error"]))
         return over
 
 
 def search_ours(problem: str, iterations: int, seed: int, side: str, workers: int, finalists: int) -> Found:
     """Run a whole Hyperband of ours."""
-    settings = settings_of(problem, iterations, seed, side, finalists)
+    objective, settings = searched_by(problem, iterations, seed, side, finalists)
+    order = Order(objective, Place(threads=1))
     with tempfile.TemporaryDirectory() as path:
         directory = SearchDirectory(Path(path))
-        with directory.locked(), Workers(TrainerOrder(problem, settings, None, directory), workers) as executor:
+        with directory.locked(), Workers(order, workers) as executor:
             timed = Timed(executor)
-            state = search(find(problem), settings, directory, timed)
+            state = search(objective, settings, directory, timed)
     final = state.final
     if final is None:
         raise SystemExit(f"{problem}, {iterations} iterations, seed {seed}, {side}: every trial diverged; give more")
-    points, test_error = timed.points, final["errors"].get("test")
-    return Found(points, timed.seconds, timed.final_seconds, len(state.rows), dict(final["params"]), test_error)
+    points, test_error = timed.points, final.metrics.get("test error")
+    return Found(points, timed.seconds, timed.final_seconds, len(state.rows), dict(final.params), test_error)
 
 
 def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[str, list[Found]]:
@@ -141,8 +142,8 @@ def _name(options: argparse.Namespace, iterations: int, side: str) -> str:
     """Return the side with all that its result depends on."""
     if side == OPTUNA:
         return f"{side}, reports {options.reports}"
-    settings = settings_of(options.problem, iterations, 0, side)
-    name = side if side in (EXACT, "native") else name_of(settings, options.problem, side)
+    found = searched_by(options.problem, iterations, 0, side)
+    name = side if side in (EXACT, "native") else name_of(found, side)
     return name if options.finalists == 1 else f"{name}, {options.finalists} finalists"
 
 
@@ -168,7 +169,8 @@ def main() -> None:
     iterations = options.max_iterations or find(options.problem).iterations
     try:
         for side in options.sides:
-            settings_of(options.problem, iterations, 0, side, options.finalists).check(find(options.problem))
+            objective, settings = searched_by(options.problem, iterations, 0, side, options.finalists)
+            settings.check(objective)
     except UsageError as error:
         parser.error(str(error))
     found = compute(options, iterations, Kept(options.keep))

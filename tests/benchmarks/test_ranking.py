@@ -173,18 +173,21 @@ def test_rates_that_make_no_sense(
 
 
 def test_ways_are_those_of_a_search(ranking: ModuleType) -> None:
-    def settings(way: str) -> Any:
-        return ranking.Run("cq", 4000, 3, 0, way).settings
+    def stan(way: str) -> Any:
+        return ranking.Run("cq", 4000, 3, 0, way).searched.objective.stan
 
-    assert (settings("exact").stan.rate, settings("exact").rates) == (1, ())
-    assert (settings("0.25").stan.rate, settings("0.25").rates_from()) == (0.25, ())
-    assert [tuple(entry) for entry in settings("stan:auto").rates_from()] == [(0, 0.25), (444, 0.5), (1333, 1.0)]
-    assert settings("0.5").stan.layers == ("conv2",)
-    assert [settings(way).stan.period for way in ("0.5", "0.5/9", "stan:auto/2")] == [1, 9, 2]
-    assert (settings("stan:auto").stan.period, settings("stan:auto").stan.layers) == (9, ("*",))
+    def settings(way: str) -> Any:
+        return ranking.Run("cq", 4000, 3, 0, way).searched.settings
+
+    assert (stan("exact").rate, settings("exact").rates) == (1, ())
+    assert (stan("0.25").rate, settings("0.25").rates_from()) == (0.25, ())
+    assert settings("stan:auto").rates_from() == ((0, 0.25), (444, 0.5), (1333, 1.0))
+    assert stan("0.5").layers == ("conv2",)
+    assert [stan(way).period for way in ("0.5", "0.5/9", "stan:auto/2")] == [1, 9, 2]
+    assert (stan("stan:auto").period, stan("stan:auto").layers) == (9, ("*",))
     assert settings("stan:auto/2").rates == settings("stan:auto").rates
     auto = ranking.Run("cq", 4000, 3, 0, "stan:auto")
-    assert settings("stan:auto/9@conv*").stan.layers == ("conv*",)
+    assert stan("stan:auto/9@conv*").layers == ("conv*",)
     ways = ("exact", "0.5", "0.5/9", "stan:auto/2", "stan:auto/9@*")
     assert [replace(auto, way=way).key.rpartition(" / ")[2] for way in ways] == [
         "exact",

@@ -208,13 +208,16 @@ def test_where_optuna_s_trials_are_evaluated(optuna_side: ModuleType) -> None:
 
 
 def test_sides_are_those_of_the_command(quality: ModuleType) -> None:
-    def settings(side: str) -> Any:
-        return quality.settings_of("cq", 4000, 2, side)
+    def stan(side: str) -> Any:
+        return quality.searched_by("cq", 4000, 2, side).objective.stan
 
-    assert settings("exact").stan is None
-    assert (settings("native").stan.rate, settings("stan").stan.rate) == (1, 0.5)
+    def settings(side: str) -> Any:
+        return quality.searched_by("cq", 4000, 2, side).settings
+
+    assert stan("exact") is None
+    assert (stan("native").rate, stan("stan").rate) == (1, 0.5)
     assert settings("stan:auto").rates == (0.25, 0.5, 1.0)
-    assert (settings("stan").stan.layers, settings("stan:auto").stan.layers) == (("conv2",), ("*",))
+    assert (stan("stan").layers, stan("stan:auto").layers) == (("conv2",), ("*",))
     # The same brackets and seeds on every side.
     assert len({settings(side).plan() for side in ("exact", "native", "stan", "stan:auto")}) == 1
     assert len({settings(side).trial_seed(5) for side in ("exact", "native", "stan", "stan:auto")}) == 1
@@ -223,4 +226,4 @@ def test_sides_are_those_of_the_command(quality: ModuleType) -> None:
     options.finalists = 2
     assert quality._name(options, 4000, "exact") == "exact, 2 finalists"
     assert quality._name(options, 4000, "optuna") == "optuna, reports all"
-    assert quality.settings_of("cq", 4000, 2, "stan", 2).finalists == 2
+    assert quality.searched_by("cq", 4000, 2, "stan", 2).settings.finalists == 2
