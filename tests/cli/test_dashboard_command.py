@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from stantune.objective import Metric
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.space import Float, Space
@@ -30,7 +31,7 @@ SPACE = Space({"lr": Float(0.1, 10.0)})
 def begun(tmp_path: Path) -> SearchDirectory:
     """The directory of a search that has just begun."""
     directory = SearchDirectory(tmp_path / "search")
-    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE):
+    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE, Metric("error")):
         directory.note_storage()
     return directory
 
@@ -43,12 +44,12 @@ def asked(url: str, method: str = "GET") -> Any:
 @pytest.mark.parametrize("storage", [None, "journal"])
 def test_shows_a_search_that_runs(tmp_path: Path, storage: str | None) -> None:
     directory = SearchDirectory(tmp_path / "search", storage and f"journal:///{tmp_path / 'table.log'}")
-    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE) as store:
+    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE, Metric("error")) as store:
         # As the search's loop does it.
         directory.note_storage()
         for number in range(3):
             store.create(number, {"lr": 0.1 + number}, 2)
-        store.record(0, 3, 50.0)
+        store.record(0, 3, {"error": 50.0})
         command = [sys.executable, "-m", "stantune", "dashboard", str(directory.path), "--port", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
@@ -82,8 +83,8 @@ def _look_around(directory: SearchDirectory, store: Store, process: subprocess.P
     for method, what in (("DELETE", study), ("POST", f"{study}/rename"), ("PUT", f"{study}/note")):
         with pytest.raises(urllib.error.HTTPError, match="405"):
             asked(f"{site}/api/studies/{what}", method)
-    store.record(1, 3, 40.0)
-    store.record(0, 9, 30.0)
+    store.record(1, 3, {"error": 40.0})
+    store.record(0, 9, {"error": 30.0})
     store.record_divergence(2, 3, 1)
     store.close({1: "dropped", 2: "diverged"})
     # The dashboard itself looks at the table every ten seconds.

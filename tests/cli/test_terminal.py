@@ -106,7 +106,7 @@ def test_live_view_and_ctrl_c(
     assert code == 1
     assert "Traceback" not in shown
     assert "stantune: interrupted; nothing is lost, the same command goes on from here" in shown
-    for words in ("bracket ", "trial ", "trials ", "best error ", "iterations/s", "time left "):
+    for words in ("bracket ", "trial ", "trials ", "best validation error ", "iterations/s", "time left "):
         assert words in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden, and comes back"
     # Escape sequences away, no line is longer than the terminal is wide: nothing wraps.

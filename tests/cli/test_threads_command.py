@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from stantune.images import objective
 from stantune.training import threads
 from stantune.training.threads import Measured
 
@@ -27,7 +28,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         asked.append((problem.batch_size, tuple(natives)))
         return Measured(chosen, {1: 0.05, chosen: 0.03})
 
-    monkeypatch.setattr(threads, "measure_threads", measure_threads)
+    for module in (threads, objective):
+        monkeypatch.setattr(module, "measure_threads", measure_threads)
     return asked
 
 
