@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
 from stantune.errors import StantuneError, UsageError
 from stantune.objective import Segment, StopEarly
-from stantune.objectives.acceleration import Acceleration
 from stantune.objectives.keeping import Keeper
 from stantune.objectives.losses import Losses
 from stantune.outcome import Cost
+
+if TYPE_CHECKING:
+    from stantune.objectives.acceleration import Acceleration
 
 # A process that is killed in a long segment loses no more than this, and the step that it was in.
 SAVE_SECONDS = 60.0

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,14 @@ from torch.optim import Optimizer
 from stantune.errors import CheckpointError, StantuneError, UsageError
 from stantune.objective import Segment
 from stantune.objectives import folder
-from stantune.objectives.acceleration import Acceleration
 from stantune.objectives.surroundings import put_back, random_states
 from stantune.objectives.values import plain, restored
 from stantune.outcome import Cost
-from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    from stantune.objectives.acceleration import Acceleration
+    from stantune.stan.config import Stan
 
 _REMEDY = "call run.keep as it was when the file was written, or delete the file and the trial is trained again"
 
@@ -107,6 +109,9 @@ class Keeper:
         """See Run.accelerate."""
         if self._stan is None:
             return None
+        # STAN's layers are imported where there are some.
+        from stantune.objectives.acceleration import Acceleration
+
         stan = replace(self._stan, **changes) if self._stan.rate != 1 else self._stan
         made = Acceleration(model, stan, self._rates, self.done, example, self._say)
         if self._saved is not None:
