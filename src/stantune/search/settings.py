@@ -11,8 +11,8 @@ from stantune.objective import Objective
 from stantune.search.plan import fidelity
 from stantune.search.plan.asha import async_plan
 from stantune.search.plan.hyperband import Bracket, plan
+from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampler import Sampler, sampler_of
-from stantune.search.propose.warm_start import WarmStart
 from stantune.seeds import derive
 
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.

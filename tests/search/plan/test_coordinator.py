@@ -141,8 +141,8 @@ def test_ranking() -> None:
     assert [(standing.number, standing.iterations) for standing in ranking(rows)] == [
         (6, 1),
         (0, 3),
-        (2, 3),
         (1, 1),
+        (2, 9),
     ]
     assert incumbent(rows) == Standing(6, {"lr": 6}, 19.0, 1)
 

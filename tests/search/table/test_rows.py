@@ -20,8 +20,7 @@ from stantune.errors import StoreError
 from stantune.objective import Metric
 from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.values import FinalResult, TakeOver, TrialRow
-from stantune.search.propose.warm_start import PastTrial, WarmStart
+from stantune.search.plan.values import FinalResult, PastTrial, TakeOver, TrialRow, WarmStart
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Integer, Space

@@ -14,7 +14,7 @@ from stantune.search.plan.values import TrialRow
 
 @dataclass(frozen=True)
 class Standing:
-    """A trial's best rung result: `error`, the lower the better, after `iterations` iterations."""
+    """What a trial is worth: its `error`, the lower the better, after `iterations`, the most that it was trained."""
 
     number: int
     params: Mapping[str, Any]
@@ -60,7 +60,9 @@ def status(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Status:
 
 
 def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
-    """Rank the trials by their lowest error in any rung; ties: more iterations, then the smaller number.
+    """Rank the trials by their errors at the most iterations; ties: more iterations, then the smaller number.
+
+    Not by a better one from before: what is said of a setting must be what its weights give.
 
     A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
     a duplicate, whose setting and errors another row has.
@@ -68,7 +70,7 @@ def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
     standings = []
     for row in rows:
         if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
-            iterations = min(row.errors, key=lambda at: (row.errors[at], -at))
+            iterations = max(row.errors)
             standings.append(Standing(row.number, row.params, row.errors[iterations], iterations))
     return sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -110,9 +110,13 @@ class FinalResult:
         if metrics is None:
             metrics = {f"{split} error": error for split, error in plain["errors"].items()}
         cost = Cost.from_plain(plain["cost"])
-        # JSON has lists for tuples, and no parameter has a list.
-        params = {name: _tuples(value) for name, value in plain["params"].items()}
+        params = with_tuples(plain["params"])
         return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost)
+
+
+def with_tuples(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a setting that was JSON, which has lists for tuples; no parameter has a list."""
+    return {name: _tuples(value) for name, value in params.items()}
 
 
 def _tuples(value: Any) -> Any:
@@ -175,3 +179,53 @@ class TrialRow:
     def reached(self) -> int:
         """Iterations that its results stand for, whoever trained them."""
         return max(self.errors, default=0) if self.diverged_at is None else self.diverged_at
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial of an earlier search.
+
+    Attributes:
+        number: its number there.
+        params: its setting.
+        results: iterations of a rung to the error there, the lower the better, None where the trial had diverged.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    results: Mapping[int, float | None]
+
+    @property
+    def worth(self) -> float:
+        """Its error at the most iterations; infinite where it diverged in the end."""
+        last = self.results[max(self.results)]
+        return math.inf if last is None or None in self.results.values() else last
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """An earlier search, as far as a new one depends on it.
+
+    Attributes:
+        path: its directory, for messages and to know it again.
+        label: tells it from other searches: two with the same label have the same results.
+        trials: those with results whose settings lie in the new space, in the order of their numbers.
+        best: those whose settings are tried first, best first.
+    """
+
+    path: str
+    label: str
+    trials: tuple[PastTrial, ...]
+    best: tuple[PastTrial, ...]
+
+    def plain(self) -> tuple[dict[str, Any], list[Any]]:
+        """Return it in plain values: what is said of the search, and its trials."""
+        head = {"path": self.path, "label": self.label, "best": [trial.number for trial in self.best]}
+        return head, [[trial.number, trial.params, list(trial.results.items())] for trial in self.trials]
+
+    @classmethod
+    def from_plain(cls, head: Mapping[str, Any], trials: Sequence[Any]) -> WarmStart:
+        """Return what `plain` was made of."""
+        past = {number: PastTrial(number, with_tuples(params), dict(results)) for number, params, results in trials}
+        best = tuple(past[number] for number in head["best"])
+        return cls(head["path"], head["label"], tuple(past.values()), best)

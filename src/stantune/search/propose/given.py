@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.search.propose.warm_start import PastTrial
+from stantune.search.plan.values import PastTrial
 from stantune.space import Space
 
 

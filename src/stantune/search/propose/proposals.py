@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from stantune.errors import UsageError
 from stantune.search.plan.observations import observations_of
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import PastTrial, TrialRow
 from stantune.search.propose.given import enqueued_settings, fixed_values, past_of, with_fixed
 from stantune.search.propose.sampler import Asked, Seen, sampler_of
-from stantune.search.propose.warm_start import PastTrial
 from stantune.space import Space
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from stantune.errors import UsageError
+from stantune.search.plan.values import PastTrial
 from stantune.search.propose.sampling import Model, optuna_quiet, sample, to_distribution, to_optuna, within
-from stantune.search.propose.warm_start import PastTrial
 from stantune.seeds import derive
 from stantune.space import Space
 
@@ -166,13 +166,13 @@ class TpeSampler(_ModelSampler):
     name = "tpe"
 
     def _observed(self, asked: Asked) -> list[_Observed] | None:
-        """Each trial once, by its lowest error in any rung, as the search ranks them; one that diverged last."""
+        """Each trial once, by its error at the most training, as the search ranks them; one that diverged last."""
         errors: dict[int, _Observed] = {}
         for number, params, _, loss in asked.history:
             # Taken out first, so that the newest result comes last.
-            before = errors.pop(number, _Observed(params, math.inf))
-            errors[number] = _Observed(params, math.inf if loss is None else min(before.error, loss))
-        observed = [_Observed(trial.params, trial.lowest) for trial in asked.start] + list(errors.values())
+            errors.pop(number, None)
+            errors[number] = _of(params, loss)
+        observed = [_Observed(trial.params, trial.worth) for trial in asked.start] + list(errors.values())
         return observed if len(observed) >= STARTUP else None
 
 

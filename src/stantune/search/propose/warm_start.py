@@ -3,73 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from stantune.errors import UsageError
 from stantune.search.plan.standings import ranking
-from stantune.search.plan.values import TrialRow
-from stantune.search.propose.sampling import from_optuna
+from stantune.search.plan.values import PastTrial, TrialRow, WarmStart
 from stantune.space import Space
 
 # Of an earlier search with more trials than this, the best BEST and the newest of the others are taken.
 MOST = 1000
 BEST = 250
-
-
-@dataclass(frozen=True)
-class PastTrial:
-    """A trial of an earlier search.
-
-    Attributes:
-        number: its number there.
-        params: its setting.
-        results: iterations of a rung to the error there in percent, None where the trial had diverged.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    results: Mapping[int, float | None]
-
-    @property
-    def lowest(self) -> float:
-        """Its lowest error; infinite where it diverged in the end."""
-        return min(math.inf if error is None else error for error in self.results.values()) if self._whole else math.inf
-
-    @property
-    def _whole(self) -> bool:
-        return None not in self.results.values()
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """An earlier search, as far as a new one depends on it.
-
-    Attributes:
-        path: its directory, for messages and to know it again.
-        label: tells it from other searches: two with the same label have the same results.
-        trials: those with results whose settings lie in the new space, in the order of their numbers.
-        best: those whose settings are tried first, best first.
-    """
-
-    path: str
-    label: str
-    trials: tuple[PastTrial, ...]
-    best: tuple[PastTrial, ...]
-
-    def plain(self) -> tuple[dict[str, Any], list[Any]]:
-        """Return it in plain values: what is said of the search, and its trials."""
-        head = {"path": self.path, "label": self.label, "best": [trial.number for trial in self.best]}
-        return head, [[trial.number, trial.params, list(trial.results.items())] for trial in self.trials]
-
-    @classmethod
-    def from_plain(cls, head: Mapping[str, Any], trials: Sequence[Any]) -> WarmStart:
-        """Return what `plain` was made of."""
-        past = {number: PastTrial(number, from_optuna(params), dict(results)) for number, params, results in trials}
-        best = tuple(past[number] for number in head["best"])
-        return cls(head["path"], head["label"], tuple(past.values()), best)
 
 
 def warm_start(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
@@ -104,7 +106,8 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
     end, again = time.monotonic() + SECONDS, False
     while True:
         try:
-            return ask(again)
+            with _silent():
+                return ask(again)
         except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
             passing = _may_pass(error) if begun or again else _is_there(error)
             if not passing or time.monotonic() + PAUSE_SECONDS >= end:
@@ -115,6 +118,17 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
             # Whatever a connection was in the middle of, it is not to be used again.
             storage.remove_session()
             storage.engine.dispose()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Optuna from logging what it meets; what comes of it is for us to say, in one sentence."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def _may_pass(error: BaseException) -> bool:
