@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,18 @@ def journal(simulated: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> 
     file = tmp_path_factory.mktemp("sound") / "table.log"
     fill(simulated, f"journal:///{file}")
     return file
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_is_said() -> Iterator[None]:
+    """Optuna's own lines of what it meets would stand before our sentence."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("optuna").addHandler(handler)
+    yield
+    logging.getLogger("optuna").removeHandler(handler)
+    assert not [line for line in said if "Caught" in line]
 
 
 def use(simulated: ModuleType, url: str) -> str:
@@ -132,12 +145,12 @@ def test_a_flipped_bit_of_a_journal_is_one_sentence(simulated: ModuleType, journ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["database", "journal"])
-def test_thousands_of_flipped_bits(
+def test_a_thousand_flipped_bits(
     kind: str, simulated: ModuleType, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    noticed = flipped(simulated, request.getfixturevalue(kind), tmp_path, 3000)
+    noticed = flipped(simulated, request.getfixturevalue(kind), tmp_path, 1000)
     print(f"{kind}: {noticed[True]} of {noticed.total()} were noticed, each in one sentence")
-    assert noticed[True] > 100
+    assert noticed[True] > 50
 
 
 def cells(database: Path) -> list[tuple[str, str, int]]:
