@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from stantune.objectives import lightning as objectives
 from stantune.objectives.lightning import LightningObjective, MetricError
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Memo, Stan
+from stantune.study import tune
 from stantune.testing import check_objective
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -594,6 +596,25 @@ class TestWhatIsTheUsers:
 STAN = Stan(rate=0.25, period=2)
 
 
+def test_a_worker_says_nothing(tmp_path):
+    """Also where both packages are there, one of which then speaks for the other."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    (tmp_path / "order").write_bytes(
+        cloudpickle.dumps((objective(stan=STAN), segment(tmp_path, 0, 1), segment(tmp_path, 1, 2, finalist=0)))
+    )
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    code = f"""
+import pickle
+from stantune.objective import Place
+objective, *segments = pickle.load(open({str(tmp_path / "order")!r}, "rb"))
+for number, segment in enumerate(segments):
+    segment.checkpoint.unlink(missing_ok=True)
+    objective.trainer(Place(threads=1)).train(segment, lambda: False, lambda done: None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 class TestStan:
     def test_it_trains_with_stan_and_its_parts_are_the_whole(self, tmp_path):
         what = objective(stan=STAN)
@@ -627,6 +648,47 @@ class TestStan:
     def test_what_a_search_cannot_do(self, stan):
         with pytest.raises(UsageError, match="give Stan a rate"):
             objective(stan=stan)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "lightning_module.py"
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_the_example_is_searched(tmp_path):
+    assert "python examples/lightning_module.py" in EXAMPLE.read_text()
+    found = runpy.run_path(str(EXAMPLE))
+    # A module that workers cannot import: it travels itself.
+    result = tune(found["objective"], max_resource=3, out=tmp_path / "digits", workers=2)
+    assert result.complete
+    assert set(result.final.metrics) == {"val_error", "test_error"}
+    assert result.final.metrics["test_error"] < 60
+    params = result.final.params
+    weights = found["Digits"].load_from_checkpoint(tmp_path / "digits" / "final.pt").net[0].weight
+    assert weights.shape == (params["width"], 1, 5, 5)
+
+
+def test_code_that_no_other_process_finds_by_its_name_travels(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import lightning.pytorch as pl\n"
+        "class Mine(pl.LightningModule):\n"
+        "    def __init__(self, params):\n"
+        "        super().__init__()\n"
+        "def data(params):\n"
+        "    return 5\n"
+    )
+    code = f"""
+import cloudpickle, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from stantune.objectives.choose import load_source
+from stantune.objectives.lightning import LightningObjective
+from stantune.space import Space
+parts = [load_source({str(tmp_path / "mine.py")!r} + ":" + name) for name in ("Mine", "data")]
+sys.stdout.buffer.write(cloudpickle.dumps(LightningObjective(*parts, Space({{}}))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    (tmp_path / "mine.py").unlink()
+    back = cloudpickle.loads(done.stdout)
+    assert (back.name, back.data({}), type(back.module({})).__name__) == ("Mine", 5, "Mine")
 
 
 class TestTheObjective:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -20,7 +21,7 @@ from stantune.objective import Conditions, Metric, Place, Prepared, Segment, Sto
 from stantune.objectives import lightning_checkpoint as checkpoints
 from stantune.objectives.code import digest
 from stantune.objectives.function import _can_be_imported, name_of
-from stantune.objectives.lightning_fit import RESERVED, Fit, Lost, Stopped, require_lightning
+from stantune.objectives.lightning_fit import RESERVED, Fit, Lost, Stopped, quiet, require_lightning
 from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.surroundings import as_it_was
 from stantune.outcome import Cost, Outcome
@@ -172,6 +173,9 @@ class LightningTrainer:
 
     def __init__(self, objective: LightningObjective, place: Place) -> None:
         """Train in this process, at a place."""
+        if objective.stan is not None:
+            # Now, since both of Lightning's packages set their loggers' levels when they are imported.
+            importlib.import_module("stantune.integrations.lightning")
         self._what = objective
         self._threads = place.threads or torch.get_num_threads()
         gpus = torch.cuda.device_count()
@@ -195,7 +199,7 @@ class LightningTrainer:
             return self._outcome(segment, note["metrics"], cost)
         with as_it_was(self._device):
             torch.set_num_threads(self._threads)
-            with warnings.catch_warnings():
+            with quiet():
                 warnings.simplefilter("ignore", NoEffectWarning)
                 return self._train(segment, identity, int(note["done"]), cost, stop_early, watch)
 

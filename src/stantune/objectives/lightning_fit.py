@@ -27,6 +27,7 @@ from stantune.stan.config import Stan
 # On a GPU a loss has to be waited for, which is done once in so many batches.
 LOOK = 20
 MISSING = "Lightning is not installed; pip install 'stantune[lightning]'"
+LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 # What the Trainer is told by others, and why not here.
 RESERVED = {
     "max_epochs": "the search says how long trainings are",
@@ -154,7 +155,7 @@ class Fit:
         arguments = trainer_arguments(package, self, settings, own, added)
         self.trainer = package.Trainer(**arguments, logger=copy.deepcopy(logger))
         self.seed_for("setup")
-        with _seeded_loaders(package, self) as given, quiet(package), interruptible():
+        with _seeded_loaders(package, self) as given, interruptible():
             self.trainer.fit(self.module, **given, ckpt_path=None if checkpoint is None else str(checkpoint))
         self.trainer.fit_loop.max_epochs = self.whole
 
@@ -197,7 +198,7 @@ class Fit:
 
     def _evaluate(self, how: Callable[..., Any], loaders: Any) -> dict[str, float]:
         began = time.perf_counter()
-        with quiet(package_of(self.module)), interruptible():
+        with interruptible():
             if loaders is None and self.loaders.module is not None:
                 how(self.module, datamodule=self.loaders.module, verbose=False)
             else:
@@ -397,16 +398,21 @@ def _has(package: ModuleType, thing: Any, hook: str) -> bool:
 
 
 @contextmanager
-def quiet(package: ModuleType) -> Iterator[None]:
-    """Keep back what Lightning says of each fit, and would say for each trial."""
-    fabric = "lightning.fabric" if package.__name__ == "lightning.pytorch" else "lightning_fabric"
-    possible = importlib.import_module(f"{fabric}.utilities.warnings").PossibleUserWarning
-    loggers = [logging.getLogger(name) for name in (package.__name__, fabric)]
+def quiet() -> Iterator[None]:
+    """Keep back what Lightning says of each fit, and would say for each trial; real warnings pass."""
+    # All of them, since the package that was imported last speaks for the other one, too.
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(max(logger.level, logging.WARNING))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", possible)
+        for name in ("lightning", "lightning_fabric"):
+            with suppress(ImportError):
+                module = "fabric.utilities.warnings" if name == "lightning" else "utilities.warnings"
+                warnings.simplefilter("ignore", importlib.import_module(f"{name}.{module}").PossibleUserWarning)
+        # What Lightning's developers will have to change.
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(pytorch_)?lightning(_fabric)?\.")
         try:
             yield
         finally:
