@@ -209,7 +209,7 @@ def _native_shapes(
     follow: Follow,
 ) -> _Shapes | None:
     """Return the shapes of a convolution that native code can do, None where it is PyTorch's to do or to refuse."""
-    if not suits(input, weight, bias) or (lists is not None and not len(lists.positions)):
+    if not suits(input, weight, bias) or not (lists is None or _lists_are_read(lists)):
         return None
     filters = len(weight) if bias is None else tuple(bias.shape)
     shapes = _shapes(input.shape, weight.shape, filters, stride, padding, follow)
@@ -219,6 +219,11 @@ def _native_shapes(
             f"{len(input)} images of {shapes.out[0]}x{shapes.out[1]} places"
         )
     return shapes
+
+
+def _lists_are_read(lists: Lists) -> bool:
+    """Tell whether native code can read the lists; an empty one would be taken for that of all entries."""
+    return lists.positions.is_cpu and lists.sources.is_cpu and len(lists.positions) > 0
 
 
 def _lists_fit(lists: Lists, batch: int, places: int) -> bool:
@@ -372,11 +377,9 @@ class _Block(torch.autograd.Function):
         # All of these must live until the library has returned.
         read = input.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
         read_bias = None if bias is None else bias.contiguous()
-        if into is None:
-            # In full: the default dtype and device are the user's.
-            output = torch.empty(shapes.output, dtype=torch.float32, device="cpu", memory_format=_LAST)
-        else:
-            output = into
+        # Operations on single numbers, such as ReLU, take what is contiguous in any sense for contiguous.
+        output_last = last and not (follow.relu and (filters == 1 or shapes.places == 1))
+        output = _empty(shapes.output, output_last) if into is None else into
         winners = kept = None
         if wanted and any(ctx.needs_input_grad[:3]):
             if follow.pool == "max":
@@ -396,7 +399,7 @@ class _Block(torch.autograd.Function):
         if into is not None:
             ctx.mark_dirty(into)
             return into
-        return output if last else output.contiguous()
+        return output if output_last else output.contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -410,8 +413,9 @@ class _Block(torch.autograd.Function):
         read = [each.contiguous(memory_format=_LAST) for each in (input, weight, gradient)]
         kept = None if kept is None else kept.contiguous()
         winners = None if winners is None else winners.contiguous(memory_format=_LAST)
-        of_input = torch.empty_like(input, memory_format=_LAST) if wanted[0] else None
-        of_weight = torch.empty_like(weight, memory_format=_LAST) if wanted[1] else None
+        last: bool = ctx.last
+        of_input = _empty(call.shapes.input, last) if wanted[0] else None
+        of_weight = _empty(call.shapes.weight, last) if wanted[1] else None
         of_bias = weight.new_empty(len(weight)) if wanted[2] else None
         block = _described(call)
         block.input, block.weight, block.output_gradient = (each.data_ptr() for each in read)
@@ -419,7 +423,7 @@ class _Block(torch.autograd.Function):
         block.input_gradient, block.weight_gradient = _pointer(of_input), _pointer(of_weight)
         block.bias_gradient = _pointer(of_bias)
         loaded().stan_block_backward(ctypes.byref(block))
-        if not ctx.last:
+        if not last:
             of_input = None if of_input is None else of_input.contiguous()
             of_weight = None if of_weight is None else of_weight.contiguous()
         return of_input, of_weight, of_bias, None, None, None, None
@@ -482,6 +486,14 @@ def _plain_gradients(ctx: Any, input: Tensor, weight: Tensor, gradient: Tensor) 
         return torch.where(_listed(call.lists, output), output, 0) if call.follow == _NOTHING else output
 
     return gradients_of(again, (input, weight, bias), ctx.needs_input_grad[:3], gradient)
+
+
+def _empty(shape: tuple[int, ...], last: bool) -> Tensor:
+    """Return memory for a result that native code writes channels last; PyTorch would have it so, or contiguous."""
+    # Of one channel, or one place, both orders are the same numbers; only PyTorch's strides differ.
+    order = torch.contiguous_format if not last and (shape[1] == 1 or shape[2] == shape[3] == 1) else _LAST
+    # In full: the default dtype and device are the user's.
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=order)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stantune.kernels import triton_kernels
 from stantune.kernels.cuda_rows import Rows, Window
+from stantune.kernels.derivatives import differentiable_once
 
 _LAST = torch.channels_last
 # Triton's interpreter runs the same programs on the CPU: for tests, and without the speed.
@@ -132,7 +132,7 @@ class _Convolution(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         job: _Job = ctx.job

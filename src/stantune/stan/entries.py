@@ -44,7 +44,7 @@ class Grid(NamedTuple):
 
     def matrix(self, height: int, width: int) -> Tensor:
         """Return E as a boolean tensor, (height, width): true where the entry is computed."""
-        entries = torch.zeros(height, width, dtype=torch.bool)
+        entries = torch.zeros(height, width, dtype=torch.bool, device="cpu")
         entries[self.top :: self.pattern.rows, self.left :: self.pattern.columns] = True
         return entries
 

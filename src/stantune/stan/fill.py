@@ -22,7 +22,7 @@ def sources(length: int, period: int, first: int) -> Tensor:
     had the lower error.
     """
     kept = -((first - length) // period)
-    places = torch.arange(length)
+    places = torch.arange(length, device="cpu")
     if period <= 2:
         return first + period * (places * kept // length)
     return first + period * ((places - _begin(period, first)) // period).clamp(0, kept - 1)

@@ -94,7 +94,7 @@ class _StanLayer(nn.Module):
     def _named(self, error: Exception) -> None:
         """Add the layer's name to an error of PyTorch's."""
         if self.stan_name is not None:
-            error.add_note(f"in layer {self.stan_name or 'the model'!r}, {self}")
+            error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
 SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "without_grad")
@@ -151,9 +151,12 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
             device = self._device(input)
             if not device:
                 return self._exact(input)
+            single = input.dim() == self.weight.dim() - 1
+            if single and self.padding_mode != "zeros":
+                return self._exact(input)  # whose padding has words of its own for it
             native = device == "CPU" and self._native_now(input)
             reduces = self._begin()
-            if input.dim() == self.weight.dim() - 1:
+            if single:
                 return self._trained_batch(input.unsqueeze(0), reduces, native).squeeze(0)
             return self._trained_batch(input, reduces, native)
         except Exception as error:
@@ -162,7 +165,9 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
 
     def _device(self, input: Tensor) -> str:
         """Return the device of input and parameters, "" where STAN's own forms were not made for what they are now."""
-        return common_device(input, self.weight, self.bias) if as_written(self) and ordinary() else ""
+        if input is None or not as_written(self) or not ordinary():
+            return ""
+        return common_device(input, self.weight, self.bias)
 
     def _native_now(self, input: Tensor) -> bool:
         """Tell whether native kernels can take this input, plain and on the CPU as it and the parameters are."""
@@ -423,7 +428,8 @@ class StanLinear(_StanLayer, nn.Linear):
     def _takes(self, input: Tensor) -> bool:
         """Tell whether this is a plain batch for the layer; what is not, its original takes or refuses."""
         return (
-            ordinary()
+            input is not None
+            and ordinary()
             and bool(common_device(input, self.weight, self.bias))
             and input.dim() == 2
             and len(input) > 0

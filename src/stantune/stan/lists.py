@@ -47,16 +47,17 @@ def lists_among(entries: Entries, height: int, width: int) -> Lists:
 @lru_cache(maxsize=256)
 def _among_grid(grid: Grid, height: int, width: int) -> Lists:
     lists = _of_grid(grid, height, width)
-    own = torch.full((height * width,), -1, dtype=torch.int32)
-    own[lists.positions] = torch.arange(lists.most, dtype=torch.int32)
+    own = torch.full((height * width,), -1, dtype=torch.int32, device="cpu")
+    own[lists.positions] = torch.arange(lists.most, dtype=torch.int32, device="cpu")
     return lists._replace(sources=own)
 
 
 @lru_cache(maxsize=256)
 def _of_grid(grid: Grid, height: int, width: int) -> Lists:
     pattern = grid.pattern
-    rows = torch.arange(grid.top, height, pattern.rows)
-    columns = torch.arange(grid.left, width, pattern.columns)
+    # In full: the default device is the user's, and these are kept.
+    rows = torch.arange(grid.top, height, pattern.rows, device="cpu")
+    columns = torch.arange(grid.left, width, pattern.columns, device="cpu")
     of_row = (sources(height, pattern.rows, grid.top) - grid.top) // pattern.rows
     of_column = (sources(width, pattern.columns, grid.left) - grid.left) // pattern.columns
     return Lists(
@@ -71,7 +72,7 @@ def _of_grid(grid: Grid, height: int, width: int) -> Lists:
 def _of_matrix(matrix: EntryMatrix, sources: Tensor) -> Lists:
     entries = matrix.entries.flatten(1)
     each = entries.sum(1, dtype=torch.int32)
-    begins = torch.zeros(len(entries) + 1, dtype=torch.int32)
+    begins = torch.zeros(len(entries) + 1, dtype=torch.int32, device=entries.device)
     begins[1:] = each.cumsum(0)
     positions = entries.nonzero()[:, 1].int()
     return Lists(positions, sources.contiguous(), begins, int(each.max()) if len(entries) else 0)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from stantune.errors import UsageError
+from stantune.kernels.derivatives import differentiable_once
 
 # Products over the kept components alone cost what dense ones with zeros do where about one in five is kept. Measured,
 # the choice included, in CPU time (AVX2, fp32; 256 to 1024 inputs, 500 to 2048 neurons, batches of 32 and 100): 0.88
@@ -79,7 +79,7 @@ class MePropLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map input (..., in_features) to (..., out_features)."""
-        if not self.training or not 0 < self.top_k < self.out_features:
+        if not self.training or not 0 < self.top_k < self.out_features or _is_mapped():
             return super().forward(input)
         linear = linear_unified if self.unified else linear_per_example
         return linear(input, self.weight, self.bias, self.top_k)
@@ -87,6 +87,14 @@ class MePropLinear(nn.Linear):
     def extra_repr(self) -> str:
         """Give the settings for the module's printed form."""
         return f"{super().extra_repr()}, top_k={self.top_k}, unified={self.unified}"
+
+
+def _is_mapped() -> bool:
+    """Tell whether a transform of torch.func other than `grad` is at work: there is no rule for a choice."""
+    grad = torch._C._functorch.TransformType.Grad
+    return torch._C._functorch.peek_interpreter_stack() is not None and any(
+        level.key() != grad for level in torch._C._functorch.get_interpreter_stack() or ()
+    )
 
 
 def linear_per_example(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int) -> Tensor:
@@ -130,7 +138,7 @@ class _Linear(torch.autograd.Function):
         ctx.input_shape = input.shape
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])

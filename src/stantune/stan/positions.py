@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input
 
+from stantune.kernels.derivatives import gradients_of
 from stantune.stan.entries import check_entries
 from stantune.stan.strided import output_size
 
@@ -83,7 +83,8 @@ def conv2d_at(
 
     Returns:
         (n, C_out): the convolution at the n true entries, in the row-major order of `entries.nonzero()`; in the dtype
-        that F.conv2d would return, under autocast too. Differentiable once with respect to input, weight and bias.
+        that F.conv2d would return, under autocast too. Differentiable with respect to input, weight and bias; second
+        derivatives go through the whole convolution.
 
     Raises:
         ValueError: E is not boolean or not of the output's shape, or the kernel is larger than the padded input.
@@ -142,10 +143,14 @@ class _ConvolutionAt(torch.autograd.Function):
         return output.flatten(1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight, start, entries = ctx.saved_tensors
         geometry: Geometry = ctx.geometry
+        if torch.is_grad_enabled():
+            # The bias is of no consequence to derivatives of a convolution.
+            bias = weight.new_zeros(len(weight)) if ctx.needs_input_grad[2] else None
+            again = partial(_at_of_whole, entries=entries, geometry=geometry)
+            return *gradients_of(again, (input, weight, bias), ctx.needs_input_grad[:3], gradient), None, None
         matrices = _as_matrices(weight, geometry)
         by_group = gradient.view(len(start), *matrices.shape[:2]).transpose(0, 1)
         dense = len(start) >= DENSE_FROM * entries.numel()
@@ -174,6 +179,14 @@ class _ConvolutionAt(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _at_of_whole(input: Tensor, weight: Tensor, bias: Tensor | None, *, entries: Tensor, geometry: Geometry) -> Tensor:
+    """Do as `conv2d_at` by a convolution of every entry, differentiable as often as PyTorch's is."""
+    (top, left), (height, width), (whole, line) = geometry.corner, geometry.size, geometry.padded
+    padded = F.pad(input, (left, line - width - left, top, whole - height - top))
+    output = F.conv2d(padded, weight, bias, geometry.stride, 0, geometry.dilation, geometry.groups)
+    return output.movedim(1, -1)[entries]
 
 
 def _chunks(counts: list[int], input: Tensor, geometry: Geometry) -> Iterator[Chunk]:
