@@ -15,6 +15,7 @@ FLOORS = (
     ("cli",),
     ("report",),
     ("compare",),
+    ("ask_and_tell",),
     ("study", "testing"),
     ("images", "objectives"),
     ("training",),

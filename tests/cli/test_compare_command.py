@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import stantune.compare.comparison
+import stantune.compare.plans
 from stantune.report.compare import CompareResult
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
@@ -26,7 +26,7 @@ TIMES = ModelTimes(
 @pytest.fixture(autouse=True)
 def _fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans of a network this small would depend on how busy the machine is."""
-    monkeypatch.setattr(stantune.compare.comparison, "times_of", lambda *_, **__: TIMES)
+    monkeypatch.setattr(stantune.compare.plans, "times_of", lambda *_, **__: TIMES)
 
 
 @pytest.fixture
