@@ -11,6 +11,7 @@ import pytest
 
 import stantune.compare.plans
 from stantune.report.compare import CompareResult
+from stantune.stan.config import Memo
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
 Stantune = Callable[..., Any]
@@ -110,12 +111,26 @@ def test_several_arms(stantune: Stantune, compare: tuple[object, ...], tmp_path:
     assert run.err == ""
 
 
-def test_memo(stantune: Stantune, compare: tuple[object, ...], tmp_path: Path) -> None:
+def test_memo(
+    stantune: Stantune, compare: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memos: list[Memo] = []
+    check = Memo.__post_init__
+
+    def noting(memo: Memo) -> None:
+        check(memo)
+        memos.append(memo)
+
+    monkeypatch.setattr(Memo, "__post_init__", noting)
     # 240 images in batches of 10: the 25th iteration begins the second epoch, the first that is reduced.
     run = stantune(*compare, "--fill", "memo", "--seeds", 1, "--out", tmp_path, "--json", "-")
-    memo = json.loads((tmp_path / "plans.json").read_text())["content"]["0.5"]["stan"]["memo"]
-    assert (memo["samples"], memo["epoch"]) == (240, 24)
     assert run.code == 0, run.err
+    memo, *others = memos
+    assert (memo.samples, memo.epoch) == (240, 24)
+    assert not [other for other in others if (other.samples, other.epoch) != (240, 24)]
+    kept = json.loads((tmp_path / "plans.json").read_text())["content"]["0.5"]
+    assert (kept["plan"], kept["speedup"]) == (None, None)
+    assert kept["budget"] > 0, "the same for each seed, whatever is free then"
     arm = run.json["arms"][0]
     assert (arm["fill"], arm["stan"]["kept"], arm["predicted_speedup"]) == ("memo", 0.5, None)
     assert "0.5: it holds 0.1 MB of memory" in run.err
