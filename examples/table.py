@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import stantune as st
-from stantune.objectives.function import objective
 
 EPOCHS = 27
 TEST, VALIDATION = 114, 114
@@ -55,7 +54,7 @@ def f1(model: nn.Module, rows: TensorDataset) -> float:
     return float(f1_score(labels, guesses, zero_division=0.0))
 
 
-@objective(
+@st.objective(
     space=st.Space(
         {
             "lr": st.Float(1e-5, 1, log=True),
