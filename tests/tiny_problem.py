@@ -74,6 +74,7 @@ problem = Problem(
     iterations=60,
     batch_size=10,
     validation=60,
+    hold_out="last",
 )
 # Every setting of this one diverges, in its first iterations.
 hopeless = Problem(
@@ -85,6 +86,7 @@ hopeless = Problem(
     iterations=8,
     batch_size=10,
     validation=60,
+    hold_out="last",
 )
 # STAN finds no convolution here.
 flat = Problem(
@@ -96,4 +98,5 @@ flat = Problem(
     iterations=8,
     batch_size=10,
     validation=60,
+    hold_out="last",
 )

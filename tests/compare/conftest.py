@@ -56,6 +56,7 @@ class Bench:
         iterations=40,
         batch_size=8,
         validation=20,
+        hold_out="last",
     )
     stans = {"0.5": Stan(rate=0.5, period=3), "0.25": Stan(rate=0.25, period=None, pretrain=7)}  # noqa: RUF012
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stantune import Dataset, Float, Normalise, Problem, Solver, Space, run
-from stantune.errors import UsageError
+from stantune import Categorical, Dataset, Float, Integer, Normalise, Problem, Solver, Space, run
+from stantune.errors import CheckpointError, UsageError
 
 RANDOM = np.random.default_rng(3)
 TABLE = RANDOM.normal(size=(240, 4)).astype(np.float32)
@@ -142,3 +142,83 @@ def test_what_does_not_fit_together_is_told_before_anything_trains(change: dict[
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(UsageError, match=message):
         replace(good, **change).load()
+
+
+def test_training_parameters_are_a_settings(tmp_path: Path) -> None:
+    space = Space(
+        {
+            "lr": Float(1e-4, 1, log=True),
+            "batch_size": Integer(5, 50),
+            "label_smoothing": Float(0, 0.3),
+            "optimizer": Categorical(("sgd", "adamw")),
+            "schedule": Categorical(("cosine", "step")),
+            "warmup": Float(0, 0.5),
+        }
+    )
+    what = problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), space=space, solver=Solver(lr=0.05))
+    splits = what.load()
+    setting = {"batch_size": 7, "label_smoothing": 0.2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
+    assert len(what.batches(splits, setting, 0, "cpu").at(0).ids) == 7
+    outputs, targets = torch.randn(5, 3), torch.arange(5) % 3
+    smooth = nn.functional.cross_entropy(outputs, targets, label_smoothing=0.2)
+    assert torch.equal(what.criterion(setting)(outputs, targets), smooth)
+    whole = run(what, setting, None, 0, 60, splits=splits)
+    run(what, setting, tmp_path / "t.pt", 0, 25, splits=splits)
+    assert run(what, setting, tmp_path / "t.pt", 25, 60, splits=splits) == whole
+    state = torch.load(tmp_path / "t.pt", weights_only=True)["state"]
+    course = what.course_of(setting)
+    assert state["optimizer"]["param_groups"][0]["lr"] == 0.05 * course.factor(59)
+    # Schedules take as long as a search trains, and another length is another training.
+    shorter = what.lasting(60)
+    assert shorter.course_of(setting).factor(59) < course.factor(59) / 10
+    with pytest.raises(CheckpointError, match="another trial's"):
+        run(shorter, setting, tmp_path / "t.pt", 60, 61, splits=splits)
+    fixed = problem(lines(3), what.data)
+    assert fixed.lasting(60) is fixed
+
+
+def test_a_batch_is_at_most_all_samples() -> None:
+    what = problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), batch_size=1000)
+    assert len(what.batches(what.load(), {}, 0, "cpu").at(0).ids) == 160
+
+
+def test_augmentation_may_see_the_setting() -> None:
+    def shifted(inputs: Tensor, ids: Tensor, generator: torch.Generator, setting: Mapping[str, Any]) -> Tensor:
+        return inputs + setting.get("shift", 0.0)
+
+    def network(shift: float = 0.0) -> nn.Module:
+        return lines(3)()
+
+    data = halves(TABLE, TABLE[:, :3].argmax(1))
+    what = problem(network, data, space=Space({"shift": Float(0, 9)}), augment=shifted)
+    plain, moved = (what.batches(what.load(), setting, 0, "cpu").at(3) for setting in ({}, {"shift": 2.0}))
+    torch.testing.assert_close(moved.inputs, plain.inputs + 2.0)
+
+
+def test_validation_is_a_share_drawn_by_class_unless_told() -> None:
+    data = halves(TABLE, np.arange(240) % 4 // 3)
+    what = problem(lines(2), data, validation=None)
+    splits = what.load()
+    assert (len(splits.train), len(splits.validation), int(splits.validation.targets.sum())) == (160, 40, 10)
+    assert what.identity == {"hold_out": ["stratified", 0]}
+    other = replace(what, hold_out_seed=1).load()
+    assert not torch.equal(other.validation.ids, splits.validation.ids)
+    last = replace(what, hold_out="last", validation=0.1)
+    assert last.load().validation.ids.tolist() == list(range(180, 200))
+    assert last.identity == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"validation": 1.5}, "validation=1.5 is no share of the samples; give one above 0 and below 1"),
+        ({"hold_out": "first"}, "hold_out='first' is unknown; give stratified or random or last"),
+        ({"label_smoothing": 0.1, "loss": "huber"}, "the loss 'huber' has no label_smoothing; leave that out"),
+        ({"space": Space({"optimizer": Categorical(("sgd", "adagard"))})}, "no optimizer 'adagard'"),
+        ({"space": Space({"schedule": Categorical(("cosine", "linear"))})}, "no schedule is called 'linear'"),
+        ({"space": Space({"batchsize": Integer(1, 9)})}, "nothing takes the parameter 'batchsize'"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        problem(lines(3), halves(TABLE, np.arange(240) % 3), **change)

@@ -89,7 +89,7 @@ def compare(
             console,
             threads_of_records(out) or measure_threads(what, setting, splits, natives=natives, device=where),
         )
-    stans = {name: filled(stan, fill, what, splits) for name, stan in stans.items()}
+    stans = {name: filled(stan, fill, what, splits, setting) for name, stan in stans.items()}
 
     @contextmanager
     def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,11 +23,13 @@ def check_fill(fill: str) -> None:
         raise UsageError(f"--fill {fill} is unknown; give neighbour or memo")
 
 
-def filled(stan: Stan, fill: str, problem: Problem, splits: Splits) -> Stan:
+def filled(stan: Stan, fill: str, problem: Problem, splits: Splits, setting: Mapping[str, Any]) -> Stan:
     """Return the settings with that fill; a memory is of all training images, and its cycles are their epochs."""
     if fill == "neighbour":
         return stan
     from stantune.stan.config import Memo
 
     images = len(splits.train)
-    return replace(stan, memo=Memo(samples=images, epoch=max(images // problem.batch_size, 1)))
+    # Samples are known by their ids, which have gaps where others were held out.
+    samples = int(splits.train.ids.max()) + 1
+    return replace(stan, memo=Memo(samples=samples, epoch=max(images // problem.batch_size_of(setting), 1)))

@@ -62,6 +62,7 @@ def profile(
     if batch_size is not None:
         what = replace(what, batch_size=batch_size)
     length = what.iterations if iterations is None else iterations
+    what = what.lasting(length)
     stan = Stan(
         rate=o.rate_of(rate),
         tolerance=tolerance,

@@ -67,6 +67,7 @@ def train(
         length = iterations
     if length < 1:
         raise UsageError(f"--iterations {length} is too small; give at least 1")
+    what = what.lasting(length)
     check_fill(fill)
     stan: Stan | None = o.stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
     where = o.device_of(device)
@@ -75,7 +76,7 @@ def train(
     splits = o.load_splits(what, data, console, full_train)
     o.warn_of_no_effect(what, stan, console)
     if stan is not None:
-        stan = filled(stan, fill, what, splits)
+        stan = filled(stan, fill, what, splits, setting)
 
     def choose(before: int | None) -> None:
         if asked == "auto":

@@ -19,6 +19,7 @@ from stantune.compare.records import Records, identity_of
 from stantune.compare.turns import Training, train_in_turns, warm_up
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.problems import Problem, Splits
+from stantune.images.schedules import policy_of
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.train import run
@@ -139,6 +140,7 @@ class Comparer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "setting", self.problem.space.check(self.setting))
+        object.__setattr__(self, "problem", self.problem.lasting(self.iterations))
         if not len(self.splits.test):
             raise UsageError(
                 f"problem {self.problem.name!r} has no test images to compare errors on; give its data set some"
@@ -193,6 +195,7 @@ class Comparer:
             "batch_size": self.problem.batch_size,
             "images": len(self.splits.train),
             "test_images": len(self.splits.test),
+            **self.problem.identity,
             "device": self.device,
             "threads": torch.get_num_threads(),
             "stan": {name: stan.identity for name, stan in self.stans.items()},
@@ -279,13 +282,14 @@ def scaled(problem: Problem, factor: Fraction) -> Problem:
 
     Raises UsageError where the policy, which may be the user's own, cannot be scaled.
     """
-    policy = problem.solver.policy
+    policy = policy_of(problem.solver.policy)
     if not hasattr(policy, "scaled"):
         raise UsageError(
             f"problem {problem.name!r}: its learning-rate policy {type(policy).__name__} has no method scaled(factor); "
             "give it one, or leave out --equal-time"
         )
-    return replace(problem, solver=replace(problem.solver, policy=policy.scaled(factor)))
+    solver = replace(problem.solver, policy=policy.scaled(factor))
+    return replace(problem, solver=solver).lasting(max(1, round((problem.course or problem.iterations) * factor)))
 
 
 def seconds_per_iteration(trainings: Sequence[Training]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,19 @@ from stantune.images import data as datasets
 from stantune.images.checks import check_data, check_network
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
 from stantune.images.data.catalog import describe
+from stantune.images.data.holding_out import HOW, How
 from stantune.images.evaluation import measured
 from stantune.images.losses import Loss, loss_of
 from stantune.images.measures import Measure, measure_of
-from stantune.images.solver import Solver
+from stantune.images.optimizers import kind_of
+from stantune.images.schedules import policy_of
+from stantune.images.solver import SOLVER_PARAMETERS, Policy, Solver
 from stantune.objective import Metric
-from stantune.space import Space
+from stantune.space import Categorical, Parameter, Space
 from stantune.training.trainable import Criterion
 
-SOLVER_PARAMETERS = ("lr", "momentum", "weight_decay")
+# What a setting may say of a training, besides what the network and the solver take.
+TRAINING_PARAMETERS = ("batch_size", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,32 @@ class Problem:
         name: for messages and default directories.
         network: returns a new network; its keyword parameters that the setting names are passed to it.
         data: the name of a built-in data set, a Dataset, or a function from a directory (or None) to one.
-        space: the parameters. Each is a keyword of `network`, one of the solver's (lr, momentum, weight_decay), or
-            LAYER_l2: the weight decay of one layer.
-        solver: optimizer, learning-rate policy and multipliers.
+        space: the parameters. Each is a keyword of `network`, one of the solver's (lr, momentum, weight_decay,
+            optimizer, beta1, beta2, nesterov, schedule, warmup), LAYER_l2: the weight decay of one layer, batch_size or
+            label_smoothing.
+        solver: optimizer, schedule of the learning rate and multipliers.
         iterations: N, the length of a whole training.
-        batch_size: images in an iteration.
-        normalise: from pixels to what the network sees.
-        validation: images at the end of the training set that a search holds out.
+        batch_size: samples in an iteration, where the setting does not say; all of them where there are fewer.
+        normalise: from samples as they are held to what the network sees.
+        validation: how many training samples a search holds out, or which share of them (below 1); None: a fifth,
+            10 000 at most.
+        hold_out: which ones: "stratified": drawn, as many of each class as it has of all; "random"; or "last".
+        hold_out_seed: of the drawing.
         full_iterations: length of a training with nothing held out, where that differs from N.
-        augment: (images (B, C, H, W), ids (B,), generator) -> images, on training batches alone.
+        augment: (images (B, C, H, W), ids (B,), generator) -> images, on training batches alone; with a parameter
+            called `setting` it is given that, too.
         stan_layers: names of the layers that STAN accelerates, as shell patterns.
         recordable: whether a training step gives a CUDA device the same work whenever STAN computes the same entries:
             the network neither decides in Python what it computes nor waits for the device. Its steps are then recorded
             as CUDA graphs and replayed, which launches them several times faster.
+        loss: what is minimised in training: "cross entropy" (classes, of samples or of pixels), "binary cross entropy"
+            (labels of 0 and 1), "mean squared error", "mean absolute error", "huber" (numbers), or a function
+            (outputs, targets) -> scalar.
+        measure: what settings are compared by: "error", "accuracy", "macro F1", "mean IoU", "loss", "mean squared
+            error", "root mean squared error", "mean absolute error", "R2", a Measure, or a function of all outputs and
+            targets that is the better the lower it is. None: what suits the loss.
+        label_smoothing: of the cross entropy in training, where the setting does not say.
+        course: iterations that schedules without times of their own (cosine, one-cycle …) take; None: `iterations`.
 
     Raises:
         UsageError: a parameter that neither the network nor the solver takes, one of the network's without a default,
@@ -81,19 +99,20 @@ class Problem:
     iterations: int
     batch_size: int = 100
     normalise: Normalise = field(default_factory=Normalise)
-    validation: int = 10_000
+    validation: int | float | None = None
     full_iterations: int | None = None
-    augment: Augment | None = None
+    augment: Callable[..., Tensor] | None = None
     stan_layers: tuple[str, ...] = ("*",)
     recordable: bool = False
     loss: str | Callable[..., Tensor] = "cross entropy"
     measure: str | Measure | Callable[[Tensor, Tensor], Any] | None = None
+    label_smoothing: float = 0.0
+    hold_out: How = "stratified"
+    hold_out_seed: int = 0
+    course: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch_size", "validation", "full_iterations"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"problem {self.name!r}: {name}={value} must be at least 1")
+        self._check_numbers()
         if isinstance(self.data, str):
             describe(self.data)
         self._measure()
@@ -105,12 +124,15 @@ class Problem:
                     f"problem {self.name!r}: {_name_of(self.network)} has no default for {keyword.name!r}; give one, "
                     "since a setting may leave parameters out"
                 )
+        others = (*SOLVER_PARAMETERS, *TRAINING_PARAMETERS)
         for parameter in self.space:
-            if parameter not in keywords and parameter not in SOLVER_PARAMETERS and not parameter.endswith("_l2"):
+            if parameter not in keywords and parameter not in others and not parameter.endswith("_l2"):
                 raise UsageError(
                     f"problem {self.name!r}: nothing takes the parameter {parameter!r}; name it as a keyword of "
-                    f"{_name_of(self.network)}, as lr, momentum, weight_decay, or LAYER_l2"
+                    f"{_name_of(self.network)}, as {', '.join(others)}, or LAYER_l2"
                 )
+            if parameter not in keywords:
+                _check_choices(parameter, self.space[parameter])
 
     def build(self, setting: Mapping[str, Any]) -> nn.Module:
         """Return a new network for a setting, its weights drawn from torch's random state."""
@@ -125,7 +147,8 @@ class Problem:
             UsageError: fewer images than are to be held out.
         """
         dataset = self._dataset(root)
-        train, validation = hold_out(dataset.train, 0 if full else self.validation)
+        count = 0 if full else self.validation
+        train, validation = hold_out(dataset.train, count, self.hold_out, self.hold_out_seed)
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
         check_network(self.name, self.build, self._loss(), splits.normaliser, train, dataset.classes)
         return splits
@@ -145,15 +168,16 @@ class Problem:
 
     def set_iteration(self, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any], iteration: int) -> None:
         """See Trainable."""
-        self.solver.set_iteration(optimizer, iteration)
+        self.solver.set_iteration(optimizer, iteration, self.course_of(setting))
 
     def batches(self, splits: Splits, setting: Mapping[str, Any], seed: int, device: str) -> Batches:
         """See Trainable."""
-        return Batches(splits.train, self.batch_size, seed, splits.normaliser, self.augment, device)
+        size = min(self.batch_size_of(setting), len(splits.train))
+        return Batches(splits.train, size, seed, splits.normaliser, self._augment_for(setting), device)
 
     def criterion(self, setting: Mapping[str, Any]) -> Criterion:
         """See Trainable."""
-        return self._loss().criterion(0.0)
+        return self._loss().criterion(setting.get("label_smoothing", self.label_smoothing))
 
     def chance_loss(self, splits: Splits) -> float | None:
         """See Trainable."""
@@ -163,6 +187,52 @@ class Problem:
         """See Trainable."""
         value = measured(model, getattr(splits, split), splits.normaliser, self._measure(), device)
         return {self.metric_on(split).name: value}
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See Trainable: what may be another from call to call, or was another once, for problems of one name."""
+        depends_on: dict[str, Any] = {}
+        if self.hold_out != "last":
+            depends_on["hold_out"] = [self.hold_out, self.hold_out_seed]
+        if self.solver.is_relative(self.space):
+            depends_on["course"] = self.course or self.iterations
+        return depends_on
+
+    def lasting(self, iterations: int) -> Problem:
+        """Return the problem for trainings of so many iterations: schedules without times of their own take as long."""
+        return replace(self, course=iterations) if self.solver.is_relative(self.space) else self
+
+    def course_of(self, setting: Mapping[str, Any]) -> Policy:
+        """Return the course of the learning rate."""
+        return self.solver.course(setting, self.course or self.iterations)
+
+    def batch_size_of(self, setting: Mapping[str, Any]) -> int:
+        """Return the samples in an iteration."""
+        return int(setting.get("batch_size", self.batch_size))
+
+    def _augment_for(self, setting: Mapping[str, Any]) -> Augment | None:
+        if self.augment is not None and "setting" in inspect.signature(self.augment).parameters:
+            return partial(self.augment, setting=setting)
+        return self.augment
+
+    def _check_numbers(self) -> None:
+        for name in ("iterations", "batch_size", "validation", "full_iterations", "course"):
+            value = getattr(self, name)
+            if isinstance(value, float) and name == "validation":
+                if not 0 < value < 1:
+                    raise UsageError(
+                        f"problem {self.name!r}: validation={value} is no share of the samples; give one above 0 and "
+                        "below 1, or a whole number of them"
+                    )
+            elif value is not None and value < 1:
+                raise UsageError(f"problem {self.name!r}: {name}={value} must be at least 1")
+        if self.hold_out not in HOW:
+            raise UsageError(f"problem {self.name!r}: hold_out={self.hold_out!r} is unknown; give {' or '.join(HOW)}")
+        smoothed = self.label_smoothing or "label_smoothing" in self.space
+        if smoothed and self._loss().smoothed is None:
+            raise UsageError(
+                f"problem {self.name!r}: the loss {self._loss().name!r} has no label_smoothing; leave that out"
+            )
 
     def _loss(self) -> Loss:
         return loss_of(self.loss)
@@ -181,6 +251,15 @@ class Problem:
                 "train, test)"
             )
         return replace(dataset, classes=check_data(self.name, self._loss(), dataset))
+
+
+def _check_choices(parameter: str, range_: Parameter) -> None:
+    """Raise UsageError for an optimizer or a schedule that does not exist."""
+    for choice in range_.choices if isinstance(range_, Categorical) else ():
+        if parameter == "optimizer":
+            kind_of(choice)
+        elif parameter == "schedule":
+            policy_of(str(choice))
 
 
 def _name_of(network: Callable[..., nn.Module]) -> str:

@@ -37,6 +37,13 @@ def recorded_step(model: nn.Module, criterion: Criterion, optimizer: torch.optim
         return GraphedStep(model, plain_step(model, criterion, optimizer), lambda: numbers_of(optimizer))
 
 
+def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:
+    """Tell whether a graph of the optimizer's step does all that the step does."""
+    if isinstance(optimizer, Sgd):
+        return not any(group["nesterov"] or group["dampening"] or group["maximize"] for group in optimizer.param_groups)
+    return all(group.get("capturable", False) for group in optimizer.param_groups)
+
+
 def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
     """Return what a step depends on besides tensors: the groups' settings, hashable.
 

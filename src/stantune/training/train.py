@@ -131,6 +131,7 @@ def _identity(problem: Trainable, setting: Mapping[str, Any], splits: Splits, se
         "stan": None if stan is None else stan.identity,
         "batch_size": problem.batch_size,
         "images": len(splits.train),
+        **problem.identity,
     }
     if stan is not None and stan.rates:
         # Beside STAN's settings and not among them, as where a training, and not Stan, had several rates.

@@ -84,6 +84,11 @@ class Trainable(Protocol):
         ...
 
     @property
+    def identity(self) -> Mapping[str, Any]:
+        """What else a training's result depends on, in plain values."""
+        ...
+
+    @property
     def recordable(self) -> bool:
         """Whether steps may be recorded as CUDA graphs and replayed."""
         ...

@@ -20,7 +20,7 @@ from stantune.stan.layers import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard
-from stantune.training.steps import Step, plain_step, recorded_step
+from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
 from stantune.training.trainable import Splits, Trainable
 
 
@@ -97,7 +97,7 @@ class Trial:
         if stan is not None:
             example = None if stan.memo is None else self.batches.at(0).inputs
             self.handle = accelerate_(self.model, stan, example)
-        self._recordable = problem.recordable and self._cuda is not None
+        self._recordable = problem.recordable and self._cuda is not None and can_be_recorded(self.optimizer)
         self._learn = self._learner()
         self.start = start
         self.iteration = 0

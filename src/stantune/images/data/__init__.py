@@ -6,8 +6,9 @@ from stantune.images.data.batches import Augment, Batch, Batches, in_order
 from stantune.images.data.catalog import NAMES, data_root, is_present
 from stantune.images.data.datasets import load
 from stantune.images.data.fetching import fetch
+from stantune.images.data.holding_out import hold_out
 from stantune.images.data.normalising import Normalise, Normaliser
-from stantune.images.data.splits import Dataset, Split, hold_out
+from stantune.images.data.splits import Dataset, Split
 
 __all__ = [
     "NAMES",

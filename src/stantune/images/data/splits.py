@@ -132,19 +132,6 @@ def is_tokens(inputs: Tensor) -> bool:
     return inputs.dtype in _TOKENS
 
 
-def hold_out(train: Split, validation: int) -> tuple[Split, Split]:
-    """(training, validation) where validation is the last `validation` samples of `train`, sharing memory.
-
-    Raises UsageError unless 0 <= validation < n: something must be left to train on.
-    """
-    if not 0 <= validation < len(train):
-        raise UsageError(
-            f"cannot hold out {validation} of {len(train)} training samples: choose 0 to {len(train) - 1}."
-        )
-    cut = len(train) - validation
-    return train.take(0, cut), train.take(cut, len(train))
-
-
 def _tensor(name: str, given: Any) -> Tensor:
     if isinstance(given, Tensor):
         return given.detach()

@@ -1,0 +1,62 @@
+"""Which training samples a search compares settings by: drawn by class and by a seed, or the last ones."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from stantune.errors import UsageError
+from stantune.images.data.splits import Split
+from stantune.seeds import derive
+
+How = Literal["stratified", "random", "last"]
+HOW: tuple[str, ...] = get_args(How)
+# Where nobody says how many: a fifth, and no more than tell settings apart well.
+SHARE = 0.2
+MOST = 10_000
+
+
+def hold_out(train: Split, validation: int | float | None, how: How = "last", seed: int = 0) -> tuple[Split, Split]:
+    """Return (training, validation), each in the order of `train`; "last" shares its memory.
+
+    Args:
+        train: all training samples.
+        validation: how many to hold out, or which share (a float below 1); None: a fifth, 10 000 at most.
+        how: "stratified": drawn, as many of each class as the share of that class in all; where targets are no classes
+            of samples, and for "random": drawn; "last": the last ones.
+        seed: of the drawing.
+
+    Raises UsageError unless 0 <= validation < n: something must be left to train on.
+    """
+    count = _count(len(train), validation)
+    if not 0 <= count < len(train):
+        raise UsageError(f"cannot hold out {count} of {len(train)} training samples: choose 0 to {len(train) - 1}.")
+    if how == "last" or not count:
+        cut = len(train) - count
+        return train.take(0, cut), train.take(cut, len(train))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(derive("hold out", seed)))
+    by_class = how == "stratified" and train.targets.dim() == 1 and train.targets.dtype == torch.int64
+    held = torch.zeros(len(train), dtype=torch.bool)
+    held[_of_each_class(order, train.targets, count) if by_class else order[:count]] = True
+    places = torch.arange(len(train))
+    return train.select(places[~held]), train.select(places[held])
+
+
+def _count(samples: int, validation: int | float | None) -> int:
+    if validation is None:
+        return min(max(round(SHARE * samples), 1), MOST)
+    return max(round(validation * samples), 1) if isinstance(validation, float) else validation
+
+
+def _of_each_class(order: Tensor, classes: Tensor, count: int) -> Tensor:
+    """Return `count` places, of each class the first ones in `order`: its share, rounded so that the sum is right."""
+    there = torch.bincount(classes)
+    wanted = there * count
+    quotas, rests = wanted // len(classes), wanted % len(classes)
+    # The largest rests are rounded up; of equal ones those of the first classes.
+    up = rests.argsort(descending=True, stable=True)[: count - int(quotas.sum())]
+    quotas[up] += 1
+    ordered = classes[order]
+    return torch.cat([order[ordered == each][: int(quota)] for each, quota in enumerate(quotas)])

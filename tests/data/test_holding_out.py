@@ -1,0 +1,69 @@
+"""What is held out: as many as asked for, of each class its share, the same ones for one seed, nothing twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stantune.errors import UsageError
+from stantune.images.data import Split, hold_out
+from stantune.images.data.holding_out import MOST
+
+
+def of(targets: list[int] | torch.Tensor) -> Split:
+    return Split(torch.zeros(len(targets), 1, dtype=torch.uint8), torch.as_tensor(targets))
+
+
+classes = st.lists(st.integers(0, 4), min_size=2, max_size=60)
+
+
+@given(targets=classes, data=st.data(), seed=st.integers(0, 99), how=st.sampled_from(("stratified", "random", "last")))
+def test_each_sample_is_in_one_part_and_in_order(targets: list[int], data: st.DataObject, seed: int, how: str) -> None:
+    count = data.draw(st.integers(0, len(targets) - 1))
+    train, held = hold_out(of(targets), count, how, seed)
+    assert len(held) == count
+    assert sorted(train.ids.tolist() + held.ids.tolist()) == list(range(len(targets)))
+    for part in (train, held):
+        assert part.ids.tolist() == sorted(part.ids.tolist())
+        assert part.targets.tolist() == [targets[place] for place in part.ids]
+    again, _ = hold_out(of(targets), count, how, seed)
+    assert torch.equal(again.ids, train.ids)
+
+
+@given(targets=classes, data=st.data(), seed=st.integers(0, 99))
+def test_each_class_has_its_share(targets: list[int], data: st.DataObject, seed: int) -> None:
+    count = data.draw(st.integers(1, len(targets) - 1))
+    _, held = hold_out(of(targets), count, "stratified", seed)
+    for each in range(5):
+        exact = targets.count(each) * count / len(targets)
+        assert abs(held.targets.tolist().count(each) - exact) < 1
+
+
+def test_seeds_draw_others() -> None:
+    targets = torch.arange(200) % 4
+    for how in ("stratified", "random"):
+        drawn = {tuple(hold_out(of(targets), 20, how, seed)[1].ids.tolist()) for seed in range(5)}
+        assert len(drawn) == 5
+    assert hold_out(of(targets), 20)[1].ids.tolist() == list(range(180, 200))
+
+
+@pytest.mark.parametrize(
+    ("samples", "asked", "held"),
+    [(100, 0.25, 25), (100, 0.001, 1), (100, None, 20), (3, None, 1), (60_000, None, MOST), (7, 3, 3)],
+)
+def test_by_number_or_share(samples: int, asked: float | None, held: int) -> None:
+    train, validation = hold_out(of(torch.zeros(samples, dtype=torch.int64)), asked, "stratified")
+    assert (len(train), len(validation)) == (samples - held, held)
+
+
+def test_numbers_and_labels_are_drawn_at_random() -> None:
+    split = Split(torch.zeros(50, 2), torch.rand(50, 3))
+    stratified, drawn = (hold_out(split, 10, how, 3)[1] for how in ("stratified", "random"))
+    assert torch.equal(stratified.ids, drawn.ids)
+
+
+def test_something_must_be_left() -> None:
+    with pytest.raises(UsageError, match="cannot hold out 1 of 1 training samples: choose 0 to 0"):
+        hold_out(of([0]), None, "random")
