@@ -195,7 +195,9 @@ def test_a_file_is_on_disk_before_it_is_in_place(
         monkeypatch.setattr(fetching.os, call, lambda *a, c=call, r=real: (events.append(c), r(*a))[1])
     stub("npm", tiny.contents)
     fetch("tiny", tmp_path, ["npm"])
-    assert events == ["fsync", "replace", "fsync"] * 4  # the file, its name, the directory that holds the name
+    # The file, its name, the directory that holds the name; the last one is moved away from what it came from before.
+    placed = ["fsync", "replace", "fsync"]
+    assert events == [*placed * 3, "replace", *placed]
 
 
 def test_ctrl_c_leaves_whole_files_only(tiny: Any, stub: Any, tmp_path: Path) -> None:
@@ -258,7 +260,69 @@ def test_kill_9_leaves_whole_files_and_the_next_fetch_cleans_up(
     assert left_behind(folder) == sorted(tiny.contents)
 
 
-@pytest.mark.parametrize("left", ["an archive", "nothing"])
+KILLED = """
+import os, pickle, signal, sys
+from pathlib import Path
+from stantune.images.data import catalog, fetch, sources
+catalog.DATASETS["tiny"] = pickle.load(open(sys.argv[1], "rb"))
+left = 0
+
+def counted(done):
+    def call(*arguments, **options):
+        global left
+        result = done(*arguments, **options)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+
+for name in ("replace", "fsync", "mkdir", "unlink", "rmdir"):
+    setattr(os, name, counted(getattr(os, name)))
+
+def deliver(description, wanted, work):
+    for file in wanted:
+        (work / "archive").write_bytes(b"large")
+        (work / file.name).write_bytes(Path(sys.argv[3], file.name).read_bytes())
+        yield file, work / file.name
+
+sources.SOURCES["npm"] = deliver
+step, status = 0, signal.SIGKILL
+while status == signal.SIGKILL:
+    step += 1
+    child = os.fork()
+    if child == 0:
+        left = step
+        fetch("tiny", f"{sys.argv[2]}{step}", ["npm"])
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+assert status == 0
+print(step)
+"""
+
+
+def test_killed_after_any_step_a_fetch_leaves_nothing_for_good(tiny: Any, stub: Any, tmp_path: Path) -> None:
+    """The data set is whole and nothing else is there, or it is not whole, and the next fetch cleans up."""
+    (tmp_path / "description").write_bytes(pickle.dumps(tiny.description))
+    there = tiny.write(tmp_path / "there")
+    arguments = [str(tmp_path / "description"), str(tmp_path / "root-"), str(there)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    steps = int(done.stdout)
+    assert steps > 15
+    stub("npm", tiny.contents)
+    whole = 0
+    for step in range(1, steps + 1):
+        root = tmp_path / f"root-{step}"
+        if catalog.is_present("tiny", root):
+            whole += 1
+        else:
+            fetch("tiny", root, ["npm"])
+        assert left_behind(root / "Tiny" / "raw") == sorted(tiny.contents), step
+        load("tiny", root)
+    assert 1 < whole < steps
+
+
+@pytest.mark.parametrize("left", ["an archive", "nothing", "the last file"])
 def test_what_a_fetch_killed_after_its_last_file_left_is_cleaned_up(
     left: str, tiny: Any, stub: Any, tmp_path: Path
 ) -> None:
@@ -267,6 +331,8 @@ def test_what_a_fetch_killed_after_its_last_file_left_is_cleaned_up(
     stale.mkdir()
     if left == "an archive":
         (stale / "archive.tar.gz").write_bytes(bytes(1000))
+    elif left == "the last file":
+        (folder / ".fetch-test-labels").write_bytes(bytes(10))
     source, said = stub("npm", tiny.contents), []
     fetch("tiny", tmp_path, ["npm"], said.append)
     assert left_behind(folder) == sorted(tiny.contents)

@@ -45,13 +45,13 @@ def fetch(
     tell = say if say is not None else _silent
     folder = data_root(root) / description.folder
     if not _unsound(folder, description):
-        _sweep_if_alone(folder)
+        _sweep_if_alone(folder, description)
         tell(f"{name}: already in {folder}")
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, lambda: tell(f"{name}: another process is fetching it; waiting")):
-            _sweep(folder)
+            _sweep(folder, description)
             refusals = _fetch_missing(description, folder, order, tell)
     except OSError as error:
         raise DataError(
@@ -96,20 +96,26 @@ def _silent(message: str) -> None:
     pass
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, description: Description) -> None:
     """Delete what fetches that were killed left; call it under the lock, so that whoever made it has ended."""
-    for stale in folder.glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    for stale in _stale(folder, description):
+        if stale.is_dir():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
 
 
-def _sweep_if_alone(folder: Path) -> None:
-    """Delete it where no other process is fetching; where nothing was left, or may be written, nothing is touched.
+def _stale(folder: Path, description: Description) -> list[Path]:
+    """What fetches work with: directories, and the last one of the data set's files."""
+    last = {f"{_TEMPORARY}{file.name}" for file in description.files}
+    return [path for path in folder.glob(f"{_TEMPORARY}*") if path.is_dir() or path.name in last]
 
-    A fetch that is killed behind its last file leaves all files whole, and what it unpacked them from.
-    """
-    if any(folder.glob(f"{_TEMPORARY}*")):
+
+def _sweep_if_alone(folder: Path, description: Description) -> None:
+    """Delete it where no other process is fetching; where nothing was left, or may be written, nothing is touched."""
+    if _stale(folder, description):
         with suppress(Timeout, OSError), FileLock(folder / ".fetch.lock").acquire(timeout=0):
-            _sweep(folder)
+            _sweep(folder, description)
 
 
 def _locked(folder: Path, on_wait: Callable[[], None]) -> AbstractContextManager[FileLock]:
@@ -146,13 +152,32 @@ def _fetch_missing(description: Description, folder: Path, order: Sequence[str],
         tell(f"{description.name}: asking {source} for {len(wanted)} files")
         with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=folder, ignore_cleanup_errors=True) as work:
             try:
-                for file, path in SOURCES[source](description, wanted, Path(work)):
-                    _place(file, path, folder)
+                for number, (file, path) in enumerate(SOURCES[source](description, wanted, Path(work)), 1):
+                    if number == len(wanted):
+                        _place_last(file, path, folder, Path(work))
+                    else:
+                        _place(file, path, folder)
                     tell(f"{description.name}: {file.name} from {source}")
+                    if number == len(wanted):
+                        break
             except RefusalError as error:
                 refusals.append(f"{source}: {error}")
                 tell(f"{description.name}: {refusals[-1]}")
     return refusals
+
+
+def _place_last(file: DataFile, path: Path, folder: Path, work: Path) -> None:
+    """Place the file that makes the data set whole once all that it came from is deleted.
+
+    Nobody has a reason to fetch a whole data set, and to clean up behind a fetch that was killed right here.
+    """
+    kept = folder / f"{_TEMPORARY}{file.name}"
+    try:
+        os.replace(path, kept)
+        shutil.rmtree(work, ignore_errors=True)
+        _place(file, kept, folder)
+    finally:
+        kept.unlink(missing_ok=True)
 
 
 def _place(file: DataFile, path: Path, folder: Path) -> None:
