@@ -26,16 +26,19 @@ struct StanBlock {
     int32_t relu_before, relu_after;
     int32_t pool;  // 0 none, 1 maximum, 2 average
     int32_t pool_h, pool_w, pool_stride_h, pool_stride_w, pooled_h, pooled_w;
+    // 1: (B, C, H, W) in memory, each channel a plane of its own; the input, the output and its gradient, the input's
+    // gradient.
+    int32_t input_planes, output_planes, input_gradient_planes;
     int32_t winograd;  // minimal filtering: 0 never, 1 where it pays, 2 wherever it fits
     int32_t threads;
 
-    const float* input;           // (B, H, W, C)
+    const float* input;           // (B, H, W, C), or in planes
     const float* weight;          // (filters, kernel_h, kernel_w, C)
     const float* bias;            // (filters,) or null
     const int32_t* begins;        // (B + 1,): where the entries of each image begin in `positions`, or null
     const int32_t* positions;     // (entries,) shared, or those of all images: row * out_w + column of each, or null
     const int32_t* sources;       // (out_h * out_w,) or (B, out_h * out_w): which entry of its image fills each, or null;
-                                  // negative, without pooling and ReLU alone: the output keeps what it has there
+                                  // negative, without pooling, ReLU and planes alone: the output keeps what it has there
     float* output;                // (B, pooled_h, pooled_w, filters), or (B, out_h, out_w, filters) without pooling
     uint16_t* winners;            // as output: which entry the maximum came from; null where no gradient is asked
     float* kept;                  // (entries of all images, filters): computed entries after ReLU; null where not needed
@@ -93,7 +96,7 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 5
+#define STAN_INTERFACE 6
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.

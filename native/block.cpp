@@ -49,9 +49,14 @@ void relu_adjoint(const StanBlock& b, int pitch, int images, int first, float* r
 void follow(const StanBlock& b, int pitch, const Windows& shared, int image, const float* rows) {
     const int32_t* sources = sources_of(b, image);
     const int64_t places = b.pool ? b.pooled_h * b.pooled_w : b.out_h * b.out_w;
-    float* to = b.output + image * places * b.filters;
+    float* const output = b.output + image * places * b.filters;
+    float* const to = b.output_planes ? scratch().of_output.sized(places * b.filters) : output;
+    const auto done = [&] {
+        if (b.output_planes) transpose(to, static_cast<int>(places), b.filters, output);
+    };
     if (b.pool == 0) {
         spread(b, sources, rows, pitch, to);
+        done();
         return;
     }
     Windows& own = scratch().windows;
@@ -61,12 +66,18 @@ void follow(const StanBlock& b, int pitch, const Windows& shared, int image, con
         pool_maximum(b, windows, rows, pitch, to, b.winners ? b.winners + image * places * b.filters : nullptr);
     else
         pool_average(b, windows, rows, pitch, to);
+    done();
 }
 
 void follow_adjoint(const StanBlock& b, int pitch, const Windows& shared, int image, float* rows) {
     const int32_t* sources = sources_of(b, image);
     const int64_t places = b.pool ? b.pooled_h * b.pooled_w : b.out_h * b.out_w;
     const float* from = b.output_gradient + image * places * b.filters;
+    if (b.output_planes) {
+        float* own = scratch().of_output.sized(places * b.filters);
+        transpose(from, b.filters, static_cast<int>(places), own);
+        from = own;
+    }
     std::fill_n(rows, static_cast<int64_t>(entries_of(b, image, 1)) * pitch, 0.0f);
     if (b.pool == 0) {
         spread_adjoint(b, sources, from, rows, pitch);
@@ -82,6 +93,50 @@ void follow_adjoint(const StanBlock& b, int pitch, const Windows& shared, int im
         pool_average_adjoint(b, b.shared ? shared : own, from, rows, pitch);
     }
 }
+
+// One thread's view of a block whose input or input's gradient is in planes: a few images at a time are copied, channels
+// last, to memory of its own, and the block is told of an input that begins as far before it.
+template <class Products>
+class Ordered {
+  public:
+    Ordered(const Products& products, const StanBlock& b)
+        : shared_(products),
+          given_(b),
+          image_(static_cast<int64_t>(b.height) * b.width * b.channels),
+          input_(b.input_planes && b.input),
+          gradient_(b.input_gradient_planes && b.input_gradient),
+          block_(b),
+          own_(block_) {}
+
+    const Products& products() const { return input_ || gradient_ ? own_ : shared_; }
+
+    void begin(int first, int images, bool reads) {
+        if (input_ && reads) {
+            float* to = scratch().of_input.sized(images * image_);
+            block_.input = to - first * image_;
+            for (int i = 0; i < images; ++i, to += image_)
+                transpose(given_.input + (first + i) * image_, given_.channels, given_.height * given_.width, to);
+        }
+        if (gradient_) block_.input_gradient = scratch().of_input_gradient.sized(images * image_) - first * image_;
+    }
+
+    void end(int first, int images) const {
+        if (!gradient_) return;
+        for (int i = first; i < first + images; ++i)
+            transpose(
+                block_.input_gradient + i * image_, given_.height * given_.width, given_.channels,
+                given_.input_gradient + i * image_
+            );
+    }
+
+  private:
+    const Products& shared_;
+    const StanBlock& given_;
+    int64_t image_;
+    bool input_, gradient_;
+    StanBlock block_;
+    Products own_;
+};
 
 // sums += all rows.
 void add_rows(const float* rows, int number, int pitch, float* sums) {
@@ -114,10 +169,12 @@ void forward_by(const Products& products, const StanBlock& b) {
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
         float* rows = own.rows.sized(static_cast<size_t>(products.together()) * b.entries * pitch);
-        products.begin(own);
+        Ordered<Products> ordered(products, b);
+        ordered.products().begin(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
-            products.outputs(own, first, number, packed, bias, rows);
+            ordered.begin(first, number, true);
+            ordered.products().outputs(own, first, number, packed, bias, rows);
             if (b.relu_before) relu_rows(b, pitch, number, first, rows);
             for (int i = 0; i < number; ++i)
                 follow(b, pitch, shared, first + i, rows + (before(b, first + i) - begin) * pitch);
@@ -149,14 +206,17 @@ void backward_by(const Products& products, const StanBlock& b) {
         float* weights = sums + part * size;
         float* bias = weights + products.weight_sums();
         std::fill_n(weights, size, 0.0f);
-        products.begin_gradients(own);
+        Ordered<Products> ordered(products, b);
+        ordered.products().begin_gradients(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
             const int64_t begin = before(b, first);
             for (int i = 0; i < number; ++i)
                 follow_adjoint(b, pitch, shared, first + i, rows + (before(b, first + i) - begin) * pitch);
             if (b.relu_before) relu_adjoint(b, pitch, number, first, rows);
             if (b.bias_gradient) add_rows(rows, entries_of(b, first, number), pitch, bias);
-            products.gradients(own, first, number, rows, packed, zeros, weights);
+            ordered.begin(first, number, b.weight_gradient != nullptr);
+            ordered.products().gradients(own, first, number, rows, packed, zeros, weights);
+            ordered.end(first, number);
         });
     });
     // The sums of the parts, always in the same order.

@@ -58,6 +58,7 @@ struct Padded {
 // A thread's own memory, kept from call to call.
 struct Scratch {
     Memory<float> images, image_gradients, rows, sums, points, products;
+    Memory<float> of_input, of_output, of_input_gradient;  // images of tensors in planes, channels last
     Memory<int32_t> at, gather_at;
     Windows windows;
 };
@@ -65,6 +66,20 @@ struct Scratch {
 inline Scratch& scratch() {
     thread_local Scratch own;
     return own;
+}
+
+// (rows, columns) to (columns, rows): planes to channels last, and back. Some columns at a time, each of which is written
+// from its first row to its last: all of it happens in the nearest caches.
+inline void transpose(const float* from, int rows, int columns, float* to) {
+    constexpr int together = 16;
+    int first = 0;
+    for (; first + together <= columns; first += together)
+        for (int row = 0; row < rows; ++row)
+            for (int i = 0; i < together; ++i)
+                to[static_cast<int64_t>(first + i) * rows + row] = from[static_cast<int64_t>(row) * columns + first + i];
+    for (; first < columns; ++first)
+        for (int row = 0; row < rows; ++row)
+            to[static_cast<int64_t>(first) * rows + row] = from[static_cast<int64_t>(row) * columns + first];
 }
 
 // Entries of all images before this one.

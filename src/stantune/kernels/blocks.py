@@ -156,7 +156,7 @@ def _fields() -> list[tuple[str, Any]]:
     numbers = (
         "batch height width channels filters kernel_h kernel_w stride_h stride_w pad_top pad_left out_h out_w entries "
         "shared grid_h grid_w grid_top grid_left relu_before relu_after pool pool_h pool_w pool_stride_h pool_stride_w "
-        "pooled_h pooled_w winograd threads"
+        "pooled_h pooled_w input_planes output_planes input_gradient_planes winograd threads"
     )
     pointers = (
         "input weight bias begins positions sources output winners kept output_gradient input_gradient "
@@ -375,7 +375,7 @@ class _Block(torch.autograd.Function):
         shapes, follow = call.shapes, call.follow
         filters = len(weight)
         # All of these must live until the library has returned.
-        read = input.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
+        read, read_weight = _in_order(input), weight.contiguous(memory_format=_LAST)
         read_bias = None if bias is None else bias.contiguous()
         # Operations on single numbers, such as ReLU, take what is contiguous in any sense for contiguous.
         output_last = last and not (follow.relu and (filters == 1 or shapes.places == 1))
@@ -393,13 +393,14 @@ class _Block(torch.autograd.Function):
             ctx.save_for_backward(input, weight, winners, kept)
             ctx.call, ctx.last, ctx.biased = call, last, bias is not None
         block = _described(call)
-        block.input, block.weight, block.bias = read[0].data_ptr(), read[1].data_ptr(), _pointer(read_bias)
+        block.input, block.weight, block.bias = read.data_ptr(), read_weight.data_ptr(), _pointer(read_bias)
         block.output, block.winners, block.kept = output.data_ptr(), _pointer(winners), _pointer(kept)
+        block.input_planes, block.output_planes = _in_planes(read), _in_planes(output)
         loaded().stan_block_forward(ctypes.byref(block))
         if into is not None:
             ctx.mark_dirty(into)
             return into
-        return output if output_last else output.contiguous()
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -410,22 +411,25 @@ class _Block(torch.autograd.Function):
         if torch.is_grad_enabled() or not _unchanged(call, input, weight, winners, kept, gradient):
             return (*_plain_gradients(ctx, input, weight, gradient), None, None, None, None)
         # All of these must live until the library has returned.
-        read = [each.contiguous(memory_format=_LAST) for each in (input, weight, gradient)]
+        read, read_weight = _in_order(input), weight.contiguous(memory_format=_LAST)
+        read_gradient = _in_order(gradient)
         kept = None if kept is None else kept.contiguous()
         winners = None if winners is None else winners.contiguous(memory_format=_LAST)
         last: bool = ctx.last
         of_input = _empty(call.shapes.input, last) if wanted[0] else None
-        of_weight = _empty(call.shapes.weight, last) if wanted[1] else None
+        of_weight = torch.empty_like(weight, memory_format=_LAST) if wanted[1] else None
         of_bias = weight.new_empty(len(weight)) if wanted[2] else None
         block = _described(call)
-        block.input, block.weight, block.output_gradient = (each.data_ptr() for each in read)
+        block.input, block.weight = read.data_ptr(), read_weight.data_ptr()
+        block.output_gradient = read_gradient.data_ptr()
+        block.input_planes, block.output_planes = _in_planes(read), _in_planes(read_gradient)
+        block.input_gradient_planes = of_input is not None and _in_planes(of_input)
         block.winners, block.kept = _pointer(winners), _pointer(kept)
         block.input_gradient, block.weight_gradient = _pointer(of_input), _pointer(of_weight)
         block.bias_gradient = _pointer(of_bias)
         loaded().stan_block_backward(ctypes.byref(block))
-        if not last:
-            of_input = None if of_input is None else of_input.contiguous()
-            of_weight = None if of_weight is None else of_weight.contiguous()
+        if of_weight is not None and not last:
+            of_weight = of_weight.contiguous()
         return of_input, of_weight, of_bias, None, None, None, None
 
 
@@ -489,11 +493,19 @@ def _plain_gradients(ctx: Any, input: Tensor, weight: Tensor, gradient: Tensor) 
 
 
 def _empty(shape: tuple[int, ...], last: bool) -> Tensor:
-    """Return memory for a result that native code writes channels last; PyTorch would have it so, or contiguous."""
-    # Of one channel, or one place, both orders are the same numbers; only PyTorch's strides differ.
-    order = torch.contiguous_format if not last and (shape[1] == 1 or shape[2] == shape[3] == 1) else _LAST
     # In full: the default dtype and device are the user's.
+    order = _LAST if last else torch.contiguous_format
     return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=order)
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """Return a tensor (B, C, H, W) in one of the two orders that native code reads."""
+    return tensor if tensor.is_contiguous() else tensor.contiguous(memory_format=_LAST)
+
+
+def _in_planes(tensor: Tensor) -> bool:
+    """Tell whether a tensor in one of the two orders has its channels apart, and not just one of them or one place."""
+    return not tensor.is_contiguous(memory_format=_LAST)
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
