@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from stantune.ask_and_tell import OpenSearch, open_search
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, Normalise, Split
+    from stantune.images.measures import Measure
     from stantune.images.objective import ProblemObjective
     from stantune.images.problems import Problem
-    from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Solver
+    from stantune.images.solver import Cosine, Fixed, Inv, Multiplier, MultiStep, OneCycle, Solver, Step, WarmUp
     from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
     from stantune.objectives.command import CommandObjective
     from stantune.objectives.function import FunctionObjective, objective
@@ -35,6 +36,7 @@ _HOME = {
     "Categorical": "space",
     "CommandObjective": "objectives.command",
     "Conditions": "objective",
+    "Cosine": "images.solver",
     "Cost": "outcome",
     "Dataset": "images.data",
     "Ended": "search.workers.executors",
@@ -45,12 +47,14 @@ _HOME = {
     "FunctionObjective": "objectives.function",
     "Integer": "space",
     "Inv": "images.solver",
+    "Measure": "images.measures",
     "Metric": "objective",
     "MultiStep": "images.solver",
     "Multiplier": "images.solver",
     "NoEffectWarning": "errors",
     "Normalise": "images.data",
     "Objective": "objective",
+    "OneCycle": "images.solver",
     "OpenSearch": "ask_and_tell",
     "OptunaSampler": "search.propose.sampler",
     "Order": "search.workers.order",
@@ -68,9 +72,11 @@ _HOME = {
     "Split": "images.data",
     "Stan": "stan.config",
     "StantuneError": "errors",
+    "Step": "images.solver",
     "Trainer": "objective",
     "TrialResult": "search.result",
     "UsageError": "errors",
+    "WarmUp": "images.solver",
     "accelerate_": "stan.surgery",
     "objective": "objectives.function",
     "open_search": "ask_and_tell",
@@ -83,6 +89,7 @@ __all__ = [
     "Categorical",
     "CommandObjective",
     "Conditions",
+    "Cosine",
     "Cost",
     "Dataset",
     "Ended",
@@ -93,12 +100,14 @@ __all__ = [
     "FunctionObjective",
     "Integer",
     "Inv",
+    "Measure",
     "Metric",
     "MultiStep",
     "Multiplier",
     "NoEffectWarning",
     "Normalise",
     "Objective",
+    "OneCycle",
     "OpenSearch",
     "OptunaSampler",
     "Order",
@@ -116,9 +125,11 @@ __all__ = [
     "Split",
     "Stan",
     "StantuneError",
+    "Step",
     "Trainer",
     "TrialResult",
     "UsageError",
+    "WarmUp",
     "accelerate_",
     "objective",
     "open_search",

@@ -177,9 +177,15 @@ def test_training_parameters_are_a_settings(tmp_path: Path) -> None:
     assert fixed.lasting(60) is fixed
 
 
-def test_a_batch_is_at_most_all_samples() -> None:
-    what = problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), batch_size=1000)
-    assert len(what.batches(what.load(), {}, 0, "cpu").at(0).ids) == 160
+def test_where_nobody_says_a_batch_is_at_most_all_samples() -> None:
+    few = Dataset("few", (TABLE[:50], TABLE[:50, :3].argmax(1)))
+    what = Problem("few", lines(3), few, Space({}), Solver(lr=0.1), 5)
+    assert len(what.batches(what.load(), {}, 0, "cpu").at(0).ids) == 40
+    with pytest.raises(UsageError, match="batch size 41 does not fit 40 training samples"):
+        what.batches(what.load(), {"batch_size": 41}, 0, "cpu")
+    for sizes in (Integer(1, 41), Integer(0, 9), Categorical((10, 41)), Float(1, 5)):
+        with pytest.raises(UsageError, match=r"batch_size is one of .*; give whole numbers from 1 to 40"):
+            replace(what, space=Space({"batch_size": sizes})).load()
 
 
 def test_augmentation_may_see_the_setting() -> None:

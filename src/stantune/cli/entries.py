@@ -175,8 +175,6 @@ def _restore(trial: Trial, problem: Problem, state: Mapping[str, Any], path: Pat
 
 def _reduced(trial: Trial) -> StanHandle:
     """Go on to the first reduced iteration after the next refresh; return the handle, which is there."""
-    import torch
-
     from stantune.stan.schedule import Phase
 
     handle = trial.handle
@@ -184,8 +182,8 @@ def _reduced(trial: Trial) -> StanHandle:
     while handle.phase is not Phase.REFRESH:
         handle.step()
     if handle.stan.chooses:
-        with torch.no_grad():
-            trial.model(trial.batches.at(handle.iteration).inputs)
+        # With gradients, as in training: without them layers are exact, and choose nothing.
+        trial.model(trial.batches.at(handle.iteration).inputs)
     handle.step()
     return handle
 

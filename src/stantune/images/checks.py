@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stantune.errors import UsageError
 from stantune.images.data import Dataset, Normaliser, Split
 from stantune.images.losses import IGNORED, Loss
+from stantune.space import Categorical, Float, Parameter
 
 # So many samples are shown to the network.
 SHOWN = 2
@@ -47,6 +48,19 @@ def check_data(name: str, loss: Loss, dataset: Dataset) -> int | None:
             f"{dataset.classes - 1}; count classes from 0, or give classes={found}"
         )
     return found if dataset.classes is None else dataset.classes
+
+
+def check_batch_size(name: str, sizes: Parameter | None, samples: int) -> None:
+    """Raise UsageError where the space's batch sizes are more than there are training samples."""
+    if sizes is None:
+        return
+    given = sizes.choices if isinstance(sizes, Categorical) else (sizes.low, sizes.high)
+    numbers = [size for size in given if isinstance(size, int)]
+    if isinstance(sizes, Float) or len(numbers) < len(given) or not 1 <= min(numbers) <= max(numbers) <= samples:
+        raise UsageError(
+            f"problem {name!r}: batch_size is one of {', '.join(map(str, given))}, and there are {samples} training "
+            f"samples; give whole numbers from 1 to {samples}"
+        )
 
 
 def check_network(

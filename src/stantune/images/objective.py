@@ -24,6 +24,9 @@ from stantune.training.planning import planned_stan
 from stantune.training.threads import measure_threads
 from stantune.training.train import run
 
+# Fields of a problem that are set after it was found.
+_CHANGED = ("stan_layers", "course")
+
 
 @dataclass(frozen=True)
 class ProblemObjective:
@@ -86,6 +89,7 @@ class ProblemObjective:
             "period": stan and stan.period,
             "pretrain": stan and stan.pretrain,
             "tail": stan and stan.tail,
+            **self.problem.identity,
         }
 
     @cached_property
@@ -94,13 +98,17 @@ class ProblemObjective:
         return self.problem.load(self.data)
 
     def prepared(self, conditions: Conditions) -> Prepared:
-        """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto"."""
+        """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto".
+
+        Schedules of the learning rate that have no times of their own take as long as the search trains.
+        """
         if isinstance(self.problem.data, str) and not is_present(self.problem.data, self.data):
             fetch(self.problem.data, self.data, say=conditions.say)
         threads = self._threads(conditions)
-        ready = self
+        ready = replace(self, problem=self.problem.lasting(conditions.max_resource))
         if self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
-            ready = replace(self, stan=self._planned(self.stan, conditions))
+            ready = replace(ready, stan=self._planned(self.stan, conditions))
+        if "splits" in vars(self):
             # What was loaded for timing is there for training.
             vars(ready)["splits"] = self.splits
         if not conditions.here:
@@ -122,15 +130,15 @@ class ProblemObjective:
         state = {name: value for name, value in vars(self).items() if name != "splits"}
         if self.source is not None:
             del state["problem"]
-            # What the command line may have changed of the problem that the source names.
-            state["stan_layers"] = self.problem.stan_layers
+            # What the command line and the search may have changed of the problem that the source names.
+            state["changed"] = {name: getattr(self.problem, name) for name in _CHANGED}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Find the problem again."""
-        layers = state.pop("stan_layers", None)
+        changed = state.pop("changed", {})
         if "problem" not in state:
-            state["problem"] = replace(find(state["source"]), stan_layers=layers)
+            state["problem"] = replace(find(state["source"]), **changed)
         vars(self).update(state)
 
     def _threads(self, conditions: Conditions) -> int:

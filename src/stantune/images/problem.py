@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.images import data as datasets
-from stantune.images.checks import check_data, check_network
+from stantune.images.checks import check_batch_size, check_data, check_network
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
 from stantune.images.data.catalog import describe
 from stantune.images.data.holding_out import HOW, How
@@ -28,6 +28,8 @@ from stantune.objective import Metric
 from stantune.space import Categorical, Parameter, Space
 from stantune.training.trainable import Criterion
 
+# Where nobody says another one.
+BATCH_SIZE = 100
 # What a setting may say of a training, besides what the network and the solver take.
 TRAINING_PARAMETERS = ("batch_size", "label_smoothing")
 
@@ -64,7 +66,7 @@ class Problem:
             label_smoothing.
         solver: optimizer, schedule of the learning rate and multipliers.
         iterations: N, the length of a whole training.
-        batch_size: samples in an iteration, where the setting does not say; all of them where there are fewer.
+        batch_size: samples in an iteration, where the setting does not say; 100, or all where there are fewer.
         normalise: from samples as they are held to what the network sees.
         validation: how many training samples a search holds out, or which share of them (below 1); None: a fifth,
             10 000 at most.
@@ -97,7 +99,7 @@ class Problem:
     space: Space
     solver: Solver
     iterations: int
-    batch_size: int = 100
+    batch_size: int = BATCH_SIZE
     normalise: Normalise = field(default_factory=Normalise)
     validation: int | float | None = None
     full_iterations: int | None = None
@@ -150,6 +152,7 @@ class Problem:
         count = 0 if full else self.validation
         train, validation = hold_out(dataset.train, count, self.hold_out, self.hold_out_seed)
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
+        check_batch_size(self.name, self.space.get("batch_size"), len(train))
         check_network(self.name, self.build, self._loss(), splits.normaliser, train, dataset.classes)
         return splits
 
@@ -172,7 +175,9 @@ class Problem:
 
     def batches(self, splits: Splits, setting: Mapping[str, Any], seed: int, device: str) -> Batches:
         """See Trainable."""
-        size = min(self.batch_size_of(setting), len(splits.train))
+        size = self.batch_size_of(setting)
+        if size == BATCH_SIZE:
+            size = min(size, len(splits.train))
         return Batches(splits.train, size, seed, splits.normaliser, self._augment_for(setting), device)
 
     def criterion(self, setting: Mapping[str, Any]) -> Criterion:

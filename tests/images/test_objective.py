@@ -1,0 +1,82 @@
+"""A problem as an objective: its schedules take as long as the search trains, here and in other processes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from stantune import Conditions, ProblemObjective, Stan, tune
+
+SOURCE = '''
+"""Numbers from numbers."""
+import numpy as np
+from torch import nn
+
+from stantune import Dataset, Float, Problem, Solver, Space
+
+NUMBERS = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+
+
+def data(root):
+    return Dataset("numbers", (NUMBERS, NUMBERS.sum(1, keepdims=True)))
+
+
+problem = Problem(
+    name="numbers",
+    network=lambda: nn.Linear(3, 1),
+    data=data,
+    space=Space({"lr": Float(1e-3, 1, log=True)}),
+    solver=Solver(lr=0.1, kind="adamw", policy="cosine", warmup=0.1),
+    loss="mean squared error",
+    measure="R2",
+    iterations=500,
+    batch_size=10,
+)
+'''
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def objective(tmp_path: Path) -> ProblemObjective:
+    from stantune.images.problems import find
+
+    path = tmp_path / "numbers_problem.py"
+    path.write_text(SOURCE)
+    return ProblemObjective(find(f"{path}:problem"), source=f"{path}:problem")
+
+
+def test_schedules_take_as_long_as_the_search_trains(objective: ProblemObjective) -> None:
+    assert objective.identity["course"] == 500
+    ready, _ = objective.prepared(Conditions(max_resource=27))
+    assert isinstance(ready, ProblemObjective)
+    assert (ready.problem.course, ready.identity["course"]) == (27, 27)
+    there = pickle.loads(pickle.dumps(ready))
+    assert there.problem.course == 27
+    assert there.identity == ready.identity
+    assert "splits" not in vars(there)
+
+
+def test_what_was_loaded_is_there_for_training(objective: ProblemObjective) -> None:
+    splits = objective.splits
+    ready, _ = objective.prepared(Conditions(max_resource=27))
+    assert vars(ready)["splits"] is splits
+    away, _ = objective.prepared(Conditions(max_resource=27, here=False))
+    assert "splits" not in vars(away)
+
+
+@pytest.mark.parametrize("stan", [None, Stan(rate=0.5)])
+@pytest.mark.filterwarnings("ignore::stantune.errors.NoEffectWarning")
+def test_a_search_of_numbers_finds_what_explains_them(
+    objective: ProblemObjective, stan: Stan | None, tmp_path: Path
+) -> None:
+    result = tune(
+        ProblemObjective(objective.problem, stan), max_resource=90, min_resource=10, seed=1, out=tmp_path / "out"
+    )
+    assert result.best is not None
+    assert result.objective.metric.text(result.best.value) == f"{result.best.value:.4g}"
+    assert result.objective.metric.name == "validation R2"
+    assert result.best.value is not None
+    assert 0.9 < result.best.value <= 1.0
