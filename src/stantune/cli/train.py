@@ -93,7 +93,7 @@ def train(
             splits=splits,
             seed=derive("train", seed),
             stan=stan,
-            evaluate=("test",) if full_train else ("validation", "test"),
+            evaluate=[split for split in ("validation", "test") if len(getattr(splits, split))],
             device=where,
             use_threads=choose,
             stop_early=stop.asked,
@@ -114,6 +114,7 @@ def train(
         iterations=outcome.iterations,
         validation_error=outcome.metrics.get("validation error"),
         test_error=outcome.metrics.get("test error"),
+        metrics=dict(outcome.metrics),
         seconds=cost_seconds(outcome.cost),
         diverged_at=outcome.diverged_at,
     )

@@ -34,6 +34,7 @@ class TrainResult(Result):
     iterations: int = Field(description="iterations trained")
     validation_error: float | None = Field(description="percent; null under --full-train or where it diverged")
     test_error: float | None = Field(description="percent; null where it diverged")
+    metrics: dict[str, Any] = Field(description="all that was measured at the end, by name; empty where it diverged")
     seconds: Seconds = Field(description="where the time went; with --checkpoint, of all runs that led here")
     diverged_at: int | None = Field(description="the iteration, from 0, whose loss told; null where it did not diverge")
 

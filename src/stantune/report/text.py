@@ -142,9 +142,9 @@ def show_training(console: Console, result: TrainResult) -> None:
     if result.diverged_at is not None:
         console.print(f"diverged at iteration {result.diverged_at}")
     else:
-        if result.validation_error is not None:
-            console.print(f"validation error {percent(result.validation_error)}")
-        console.print(f"test error {percent(result.test_error)}")
+        for name, value in result.metrics.items():
+            shown = percent(value) if name in ("validation error", "test error") else f"{value:.4g}"
+            console.print(f"{name} {shown}", soft_wrap=True)
     console.print(f"{result.iterations} iterations in {duration(result.seconds.training)}")
 
 
