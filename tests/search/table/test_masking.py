@@ -131,6 +131,16 @@ def test_a_port_that_is_no_number_is_one_sentence(table: Any) -> None:
     table.one_sentence(caught)
 
 
+@pytest.mark.parametrize("url", ["sqlite:///x.db?timeout=soon", "sqlite:///x\0.db"])
+def test_a_parameter_that_the_driver_does_not_take_is_one_sentence(
+    url: str, table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match="cannot be used") as caught:
+        table.open(url)
+    assert table.one_sentence(caught).isprintable()
+
+
 def test_what_a_driver_repeats_is_masked() -> None:
     url = "postgresql://u:p%20w@x@host/db?sslpassword=abc"
     said = 'no host "x@host": invalid dsn "user=u password=\'p w\' sslpassword=abc": abc, p%20w'

@@ -52,7 +52,7 @@ def one_sentence(where: str, study_name: str = "", *, reads: bool = False) -> It
             cause = cause.__cause__
         reason = _first_line(getattr(cause, "orig", None) or cause)
         raise StoreError(f"the trial table at {where} cannot be used ({reason}): {_remedy(reason)}") from error
-    except (LookupError, AssertionError, json.JSONDecodeError) as error:
+    except (LookupError, AssertionError, json.JSONDecodeError, UnicodeDecodeError) as error:
         if study_name and isinstance(error, KeyError) and _NOT_FOUND in error.args:
             raise StoreError(foreign_sentence(study_name, where, "it, or a trial of it, is gone")) from error
         raise StoreError(damaged_sentence(where, error)) from error

@@ -55,7 +55,7 @@ def connect(url: str) -> tuple[BaseStorage, str]:
             options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
         # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
         there = url.replace("{", "{{").replace("}", "}}")
-        storage = insist(None, lambda again: RDBStorage(there, engine_kwargs=options), begun=False)
+        storage = insist(None, lambda again: _database(there, options), begun=False)
     return storage, where
 
 
@@ -138,6 +138,16 @@ def _parsed(url: str) -> sqlalchemy.URL:
             f"{without_password(url)!r} is no storage URL: give one like sqlite:///runs/search.db, "
             "postgresql://user@host/name or journal:///runs/search.log"
         ) from None
+
+
+def _database(url: str, options: dict[str, Any]) -> RDBStorage:
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except UnicodeDecodeError:
+        raise  # from the file
+    except (TypeError, ValueError) as error:
+        # Parameters of the URL that the driver does not know, or not with such values.
+        raise RuntimeError(str(error)) from error
 
 
 @contextmanager
