@@ -31,7 +31,8 @@ import typer
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"^(?P<indent> *)(?:<!-- (?P<marks>[^\n]*?) -->\n\s*)?```(?P<kind>\w*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL
+    r"^(?P<indent> *)(?:<!-- (?P<marks>[^\n]*?) -->\n\s*)?```(?P<kind>\w*)\n(?P<text>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
 )
 MARKS = {"not run", "needs", "slow", "theirs", "ours"}
 KINDS = {"", "json", "python", "sh", "text"}
