@@ -165,7 +165,7 @@ class SearchResult:
             value=value,
             metrics=dict(final.metrics),
             curve={} if value is None else {final.iterations: value},
-            weights=None if final.diverged_at is not None else self.path / weights_of(rank),
+            weights=None if final.diverged_at is not None or not final.kept else self.path / weights_of(rank),
         )
 
 

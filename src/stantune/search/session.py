@@ -224,6 +224,8 @@ class Session:
         self._watcher.iteration(self._progress)
 
     def _finish(self, job: Final, result: FinalResult) -> None:
+        weights = self._directory.final(job.rank)
+        result = replace(result, kept=self._directory.holds(weights), digest=self._directory.digest(weights))
         self._store.set_final(job.rank, result)
         self.finals[job.rank] = result
 
@@ -273,11 +275,17 @@ class Session:
         """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
         finals = finals_of(rows, self._settings.finalists, self._settings.max_resource)
         for final in finals:
-            kept = self.finals.get(final.rank)
-            if kept is not None and kept.params != rows[final.number].params:
+            kept, weights = self.finals.get(final.rank), self._directory.final(final.rank)
+            if kept is None:
+                continue
+            if kept.params != rows[final.number].params:
                 # More brackets were added since, and another trial is the best.
                 del self.finals[final.rank]
-                self._directory.discard(self._directory.final(final.rank))
+                self._directory.discard(weights)
+            elif kept.digest is not None and kept.digest != self._directory.digest(weights):
+                # What is announced must be there.
+                del self.finals[final.rank]
+                self._directory.set_aside(weights)
         return [
             final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
         ]
@@ -309,7 +317,7 @@ class Session:
     def _failed(self, job: Training, failure: Failure) -> None:
         checkpoint = self._directory.checkpoint_of(job)
         if failure.damaged:
-            self._directory.discard(checkpoint)
+            self._directory.set_aside(checkpoint)
         self._directory.sweep(checkpoint)
         if isinstance(job, Final):
             self._final_failures[job] += 1

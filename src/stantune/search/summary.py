@@ -137,7 +137,7 @@ def _final(state: SearchState, rank: int) -> Final:
         metrics=dict(final.metrics),
         validation_error=final.metrics.get(VALIDATION),
         test_error=final.metrics.get(TEST),
-        weights=None if final.diverged_at is not None else weights_of(rank),
+        weights=None if final.diverged_at is not None or not final.kept else weights_of(rank),
     )
 
 

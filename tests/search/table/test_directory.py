@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from stantune.errors import StoreError
+from stantune.errors import StoreError, UsageError
 from stantune.search.table.directory import SearchDirectory
 
 # Is killed under the lock, which a process that it has started keeps for a moment.
@@ -23,9 +24,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_half_written_files_of_a_killed_search_are_swept_and_whole_ones_kept(tmp_path):
     checkpoints = tmp_path / "checkpoints"
-    checkpoints.mkdir()
     parts = [tmp_path / ".result.json.0a.part", checkpoints / ".trial-000001.pt.ff.part"]
     whole = [tmp_path / "final.pt", checkpoints / "trial-000001.pt", tmp_path / "notes.part"]
+    with SearchDirectory(tmp_path).locked():
+        pass
+    checkpoints.mkdir()
     for file in (*parts, *whole):
         file.write_bytes(b"x")
     with SearchDirectory(tmp_path).locked():
@@ -59,3 +62,50 @@ def test_the_lock_of_a_killed_search_is_waited_for_while_a_worker_that_was_being
     assert subprocess.run([sys.executable, "-c", KILLED, tmp_path / ".lock"], check=False).returncode < 0
     with SearchDirectory(tmp_path).locked():
         pass
+
+
+@pytest.mark.parametrize("name", ["final.pt", "final-2.pt", "checkpoints", "result.json", "trial-000001.pt"])
+def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    for _ in range(2):
+        with (
+            pytest.raises(UsageError, match=f"holds {name}, which no search wrote"),
+            SearchDirectory(tmp_path).locked(),
+        ):
+            pass
+    assert (tmp_path / name).read_bytes() == b"mine"
+    assert not (tmp_path / "search.json").exists()
+
+
+def test_a_kill_while_it_is_cleared_leaves_a_search_that_goes_on(tmp_path, monkeypatch):
+    directory = SearchDirectory(tmp_path)
+    with directory.locked():
+        directory.checkpoint(1).parent.mkdir()
+        for file in (directory.checkpoint(1), directory.final(), tmp_path / "search.db"):
+            file.write_bytes(b"x")
+        (tmp_path / "final").mkdir()
+        (tmp_path / "final" / "stdout.log").write_text("said")
+        deleted = []
+        unlink = Path.unlink
+
+        def noted(path, **options):
+            deleted.append(path.name)
+            unlink(path, **options)
+
+        monkeypatch.setattr(Path, "unlink", noted)
+        directory.clear()
+    assert deleted.index("search.db") > max(deleted.index("final.pt"), deleted.index("trial-000001.pt"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"search.json", ".lock"}
+    with directory.locked():
+        assert not directory.was_begun()
+
+
+def test_a_linked_folder_of_checkpoints_is_emptied_and_kept(tmp_path):
+    there, directory = tmp_path / "large disk", SearchDirectory(tmp_path / "search")
+    there.mkdir()
+    with directory.locked():
+        (directory.path / "checkpoints").symlink_to(there)
+        (there / "trial-000003.pt").write_bytes(b"x")
+        (there / "somebody's").write_bytes(b"x")
+        directory.clear()
+    assert [path.name for path in there.iterdir()] == ["somebody's"]

@@ -85,6 +85,8 @@ class FinalResult:
         metrics: what was measured, by name; empty where it diverged.
         diverged_at: the iteration whose loss told that it is lost, None where it did not diverge.
         cost: what it took.
+        kept: whether there are weights.
+        digest: of their file; None where it is not here, or was not noted.
     """
 
     params: Mapping[str, Any]
@@ -92,6 +94,8 @@ class FinalResult:
     metrics: Mapping[str, float]
     diverged_at: int | None
     cost: Cost
+    kept: bool = True
+    digest: str | None = None
 
     @classmethod
     def of(cls, params: Mapping[str, Any], outcome: Outcome, cost: Cost) -> FinalResult:
@@ -111,7 +115,8 @@ class FinalResult:
             metrics = {f"{split} error": error for split, error in plain["errors"].items()}
         cost = Cost.from_plain(plain["cost"])
         params = with_tuples(plain["params"])
-        return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost)
+        kept, digest = plain.get("kept", True), plain.get("digest")
+        return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost, kept, digest)
 
 
 def with_tuples(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,18 @@ class RemoteDirectory(SearchDirectory):
         super().__init__(path, storage)
         self.elsewhere = Place(url)
 
+    def holds(self, checkpoint: Path) -> bool:
+        """See SearchDirectory."""
+        return self.elsewhere.holds(checkpoint.name)
+
+    def digest(self, checkpoint: Path) -> str | None:
+        """None: it is fetched only in the end."""
+        return None
+
+    def set_aside(self, checkpoint: Path) -> None:
+        """Delete it: what lies there was sent by a search."""
+        self.discard(checkpoint)
+
     def discard(self, checkpoint: Path) -> None:
         """See SearchDirectory."""
         self.elsewhere.delete(checkpoint.name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +22,11 @@ from stantune.search.table.store import Store
 
 _DATABASE = "search.db"
 _STUDY = "search"
+# In a note: whether there was a table. Notes of before have it only where there was.
+_BEGUN = "begun"
+_ASIDE = ".aside"
+# Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
+_OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
 
@@ -73,9 +81,26 @@ class SearchDirectory:
         """Return the checkpoint of a training."""
         return self.final(job.rank) if isinstance(job, Final) else self.checkpoint(job.number)
 
+    def holds(self, checkpoint: Path) -> bool:
+        """Tell whether a checkpoint is there."""
+        return checkpoint.exists()
+
+    def digest(self, checkpoint: Path) -> str | None:
+        """Return what tells a checkpoint from any other content; None where it is not there."""
+        try:
+            with checkpoint.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
+
     def discard(self, checkpoint: Path) -> None:
         """Delete a checkpoint if there is one."""
         checkpoint.unlink(missing_ok=True)
+
+    def set_aside(self, checkpoint: Path) -> None:
+        """Have a damaged file out of a checkpoint's way; it may be somebody else's, so it is kept."""
+        with contextlib.suppress(FileNotFoundError):
+            checkpoint.replace(checkpoint.with_name(f"{checkpoint.name}{_ASIDE}"))
 
     def sweep(self, checkpoint: Path) -> None:
         """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
@@ -92,8 +117,11 @@ class SearchDirectory:
         return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()
 
     def was_begun(self) -> bool:
-        """Tell whether a search was begun here whose table was there: it is noted only then."""
-        return self._note.exists()
+        """Tell whether a search was begun here whose table was there."""
+        try:
+            return bool(json.loads(self._note.read_text()).get(_BEGUN, True))
+        except (OSError, ValueError, AttributeError):
+            return self._note.exists()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -101,7 +129,8 @@ class SearchDirectory:
 
         Raises:
             StantuneError: it cannot be made or written to, or another search is running in it.
-            UsageError: its search keeps its table in another storage.
+            UsageError: its search keeps its table in another storage, or what a search would write lies there already and
+                is no search's.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -116,8 +145,9 @@ class SearchDirectory:
                 f"directory {self.path} cannot be written to ({error.strerror or error}); choose another with `out`"
             ) from error
         try:
-            self.sweep_all()
             self._check_storage()
+            self._claim()
+            self.sweep_all()
             yield
         finally:
             lock.release()
@@ -128,7 +158,7 @@ class SearchDirectory:
         Raises:
             StantuneError: it cannot be written.
         """
-        if not self._note.exists():
+        if not self.was_begun():
             self._write(self._note, json.dumps({"storage": self._where}))
 
     def write_result(self, text: str) -> None:
@@ -136,15 +166,23 @@ class SearchDirectory:
         self._write(self.result, text)
 
     def clear(self) -> None:
-        """Delete the search: its table, checkpoints and results; call it under the lock."""
+        """Delete the search: its table, checkpoints and results, and nothing else; call it under the lock.
+
+        The table is last, so that what a kill leaves is a search that goes on, with checkpoints to be trained again.
+        """
+        folder = self.path / "checkpoints"
+        for path in (*self.path.iterdir(), *(folder.iterdir() if folder.is_dir() else ())):
+            if _OURS.fullmatch(path.name):
+                _delete(path)
+        with contextlib.suppress(OSError):  # a link, or somebody else's files are in it
+            folder.rmdir()
+        self.result.unlink(missing_ok=True)
         if self.study == _STUDY:
             for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
             Store.delete(self.url, self.study)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-        for file in (self.final(), *self.path.glob("final-[0-9]*.pt"), self.result, self._note):
-            file.unlink(missing_ok=True)
+        self._write(self._note, json.dumps({"storage": self._where, _BEGUN: False}))
 
     @property
     def _note(self) -> Path:
@@ -158,6 +196,23 @@ class SearchDirectory:
                 f"{file} cannot be written ({error.strerror}); make room and give the same command again"
             ) from error
 
+    def _claim(self) -> None:
+        """Note that the directory is a search's before anything else is written there; what is there then is not ours."""
+        note = json.dumps({"storage": self._where, _BEGUN: False})
+        if self._note.exists():
+            if not self.was_begun():
+                self._write(self._note, note)
+            return
+        if (self.path / _DATABASE).exists():
+            return
+        for path in sorted(self.path.iterdir()):
+            if path.name in ("checkpoints", self.result.name) or _OURS.fullmatch(path.name):
+                raise UsageError(
+                    f"{self.path} holds {path.name}, which no search wrote and a search would overwrite; move it away, "
+                    "or choose another directory with `out`"
+                )
+        self._write(self._note, note)
+
     def _check_storage(self) -> None:
         try:
             there = without_password(str(json.loads(self._note.read_text())["storage"]))
@@ -167,9 +222,17 @@ class SearchDirectory:
             raise StoreError(
                 f"{self._note} is damaged; move the directory away, or begin anew in another with `out`"
             ) from None
-        if there != self._where:
+        if there != self._where and self.was_begun():
             here = "`storage`=" + self._where if self.study != _STUDY else "no `storage`"
             raise UsageError(
                 f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
                 "storage, or another directory with `out`"
             )
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
