@@ -111,7 +111,7 @@ def test_every_single_byte_counts(path: Path) -> None:
     for place in range(0, len(content)):
         altered = bytearray(content)
         altered[place] ^= 1
-        assert not checkpoint._is_sound(bytes(altered))
+        assert not checkpoint.is_sound(bytes(altered))
 
 
 def test_another_trials_file_is_refused(path: Path, tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_code_in_a_file_is_not_run(path: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"version": 1, "identity": "trial 3", "state": Bomb(exploded)}, buffer)
     # Even where whoever made it knew of the digest.
-    sealed = checkpoint._sealed(buffer.getvalue())
+    sealed = checkpoint.sealed(buffer.getvalue())
     refused(path, sealed, "holds what no checkpoint holds")
-    refused(path, checkpoint._sealed(pickle.dumps(Bomb(exploded)) + b"\0\0"), "holds what no checkpoint holds")
-    refused(path, checkpoint._sealed(b"no archive"), "holds what no checkpoint holds")
+    refused(path, checkpoint.sealed(pickle.dumps(Bomb(exploded)) + b"\0\0"), "holds what no checkpoint holds")
+    refused(path, checkpoint.sealed(b"no archive"), "holds what no checkpoint holds")
     assert not exploded.exists()
     torch.load(io.BytesIO(sealed), weights_only=False)
     assert exploded.exists()  # it would have been run
@@ -153,7 +153,7 @@ def test_code_in_a_file_is_not_run(path: Path, tmp_path: Path) -> None:
 def test_a_sound_file_of_something_else_is_refused(path: Path) -> None:
     buffer = io.BytesIO()
     torch.save([1, 2, 3], buffer)
-    refused(path, checkpoint._sealed(buffer.getvalue()), "another trial's")
+    refused(path, checkpoint.sealed(buffer.getvalue()), "another trial's")
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:

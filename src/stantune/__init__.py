@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
     from stantune.objectives.command import CommandObjective
     from stantune.objectives.function import FunctionObjective, objective
+    from stantune.objectives.lightning import LightningObjective
     from stantune.objectives.run import Run
     from stantune.outcome import Cost, Outcome
     from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
@@ -47,6 +48,7 @@ _HOME = {
     "FunctionObjective": "objectives.function",
     "Integer": "space",
     "Inv": "images.solver",
+    "LightningObjective": "objectives.lightning",
     "Measure": "images.measures",
     "Metric": "objective",
     "MultiStep": "images.solver",
@@ -100,6 +102,7 @@ __all__ = [
     "FunctionObjective",
     "Integer",
     "Inv",
+    "LightningObjective",
     "Measure",
     "Metric",
     "MultiStep",

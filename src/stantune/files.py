@@ -6,7 +6,9 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,12 +23,23 @@ def write_whole(path: Path, content: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
+    with whole(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write to that takes the place of the ordinary file `path` when all went well; see `write_whole`.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
     path = path.resolve()
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         # Not tempfile: its files can be read by their owner alone, whatever the umask says.
         with part.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

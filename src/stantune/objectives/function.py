@@ -232,12 +232,12 @@ def _by_value_where_lost(function: object) -> None:
         function = function.func
     name = getattr(function if isinstance(function, FunctionType) else type(function), "__module__", None)
     module = sys.modules.get(name or "__main__")
-    if name in (None, "__main__") or module is None or _can_be_imported(str(name)):
+    if name in (None, "__main__") or module is None or can_be_imported(str(name)):
         return
     cloudpickle.register_pickle_by_value(module)
 
 
-def _can_be_imported(name: str) -> bool:
+def can_be_imported(name: str) -> bool:
     """Tell whether a module would be found by name, had it not been imported; a file may be loaded in other ways."""
     package, _, _ = name.rpartition(".")
     where = getattr(sys.modules.get(package), "__path__", None) if package else None
@@ -246,5 +246,5 @@ def _can_be_imported(name: str) -> bool:
     for finder in sys.meta_path:
         find: Callable[..., importlib.machinery.ModuleSpec | None] | None = getattr(finder, "find_spec", None)
         if find is not None and find(name, where) is not None:
-            return not package or _can_be_imported(package)
+            return not package or can_be_imported(package)
     return False

@@ -20,7 +20,7 @@ from stantune.errors import NoEffectWarning, UsageError
 from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.objectives import lightning_checkpoint as checkpoints
 from stantune.objectives.code import digest
-from stantune.objectives.function import _can_be_imported, name_of
+from stantune.objectives.function import can_be_imported, name_of
 from stantune.objectives.lightning_fit import RESERVED, Fit, Lost, Stopped, quiet, require_lightning
 from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.surroundings import as_it_was
@@ -159,7 +159,7 @@ class LightningObjective:
         """Take along code that another process would not find by its name."""
         for each in (self.module, self.data, self.trainer_settings, self.callbacks, self.logger):
             module = sys.modules.get(getattr(each, "__module__", None) or "__main__") if callable(each) else None
-            if module is not None and module.__name__ != "__main__" and not _can_be_imported(module.__name__):
+            if module is not None and module.__name__ != "__main__" and not can_be_imported(module.__name__):
                 cloudpickle.register_pickle_by_value(module)
         return {"identity": self.identity} | vars(self)
 

@@ -13,7 +13,7 @@ import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.files import write_whole
-from stantune.training.checkpoint import _is_sound, _sealed
+from stantune.training.checkpoint import is_sound, sealed
 
 VERSION = 1
 # Lightning leaves keys alone that it does not know, so that the file remains one that it can read itself.
@@ -60,7 +60,7 @@ def save(path: Path, identity: str, saved: Mapping[str, Any], note: Mapping[str,
     buffer = io.BytesIO()
     torch.save({**saved, KEY: {"version": VERSION, "identity": identity, "note": dict(note)}}, buffer)
     try:
-        write_whole(path, _sealed(buffer.getvalue()))
+        write_whole(path, sealed(buffer.getvalue()))
     except OSError as error:
         raise _unwritten(path, error) from error
 
@@ -83,7 +83,7 @@ def load_note(path: Path, identity: str) -> dict[str, Any] | None:
             f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial "
             "is trained again from its beginning"
         ) from error
-    if not _is_sound(content):
+    if not is_sound(content):
         raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
-import secrets
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, NoReturn, cast
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
+from stantune.files import whole
 
 VERSION = 1
 # The file is a tar archive, so that any tool reads what a training has left: NOTE, and the folder's files below STATE.
@@ -105,7 +104,7 @@ def pack(folder: Path, path: Path, identity: str, note: Mapping[str, Any]) -> No
     head = json.dumps({"version": VERSION, "identity": identity, "note": dict(note)}).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _whole(path) as file:
+        with whole(path) as file:
             sealed = _Sealing(file)
             with tarfile.open(fileobj=cast(IO[bytes], sealed), mode="w|", format=tarfile.PAX_FORMAT) as archive:
                 archive.addfile(_member(NOTE, len(head)), io.BytesIO(head))
@@ -247,25 +246,3 @@ def _unreadable(path: Path, error: OSError) -> CheckpointError:
         f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial is "
         "trained again from its beginning"
     )
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write to that takes the place of `path` when all went well: files.write_whole, bit by bit."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    # The new name, too, must survive a power cut; where a file system cannot do that, the file is there nonetheless.
-    with contextlib.suppress(OSError):
-        handle = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -33,7 +33,7 @@ def save(path: Path, identity: str, state: dict[str, Any]) -> None:
     torch.save({"version": VERSION, "identity": identity, "state": state}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, _sealed(buffer.getvalue()))
+        write_whole(path, sealed(buffer.getvalue()))
     except OSError as error:
         raise StantuneError(
             f"checkpoint {path} cannot be written ({error.strerror or error}); make room or choose another directory, "
@@ -59,7 +59,7 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
             f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial "
             "is trained again from its first iteration"
         ) from error
-    if not _is_sound(content):
+    if not is_sound(content):
         raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -73,13 +73,15 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     return state
 
 
-def _sealed(archive: bytes) -> bytes:
+def sealed(archive: bytes) -> bytes:
+    """Return what torch.save wrote with a digest of it as its comment; torch.load reads it as before."""
     # A zip archive ends with the length of its comment, 0 as torch.save leaves it, and the comment.
     body = archive[:-2] + _COMMENT_LENGTH.to_bytes(2, "little")
     return body + _digest(body)
 
 
-def _is_sound(content: bytes) -> bool:
+def is_sound(content: bytes) -> bool:
+    """Tell whether a sealed file is as it was written."""
     return content[-_COMMENT_LENGTH:] == _digest(content[:-_COMMENT_LENGTH])
 
 
