@@ -45,7 +45,7 @@ def test_json(undisturbed: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
-@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize("journal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_again_and_again(
     undisturbed: dict[str, Any], timeless: Timeless, tiny_file: Path, tmp_path: Path, journal: bool
 ) -> None:

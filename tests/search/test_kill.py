@@ -50,15 +50,26 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ended]:
-    """The searches, undisturbed and killed, of each sampler: all by one process, which imports everything once."""
-    base, command = tmp_path_factory.mktemp("kill"), [sys.executable, str(SCRIPT)]
+    """The searches with settings at random, undisturbed and killed."""
+    return _searches(tmp_path_factory.mktemp("kill"), ["random"])
+
+
+@pytest.fixture(scope="module")
+def modelled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Ended]:
+    """Those with settings that models propose."""
+    return _searches(tmp_path_factory.mktemp("kill"), ["tpe", "bohb"])
+
+
+def _searches(base: Path, samplers: list[str]) -> dict[tuple[str, str], Ended]:
+    """Run searches of each sampler, undisturbed and killed: all by one process, which imports everything once."""
+    command = [sys.executable, str(SCRIPT)]
     length = ("--max-iterations", "27", "--min-iterations", "3", "--threads", "1")
     places = {}
-    for sampler, options in SAMPLERS.items():
+    for sampler in samplers:
         for how, kills in (("undisturbed", NEVER), ("killed", OFTEN if sampler == "random" else SELDOM)):
             place = places[sampler, how] = base / f"{sampler}-{how}"
             place.mkdir()
-            search = ("search", f"{TINY_FILE}:problem", *length, *options)
+            search = ("search", f"{TINY_FILE}:problem", *length, *SAMPLERS[sampler])
             where = ("--out", place / "out", "--json", place / "result.json")
             command += map(str, ("+", place / "log", 0, *kills, *search, *where))
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -155,10 +166,14 @@ def test_nothing_is_trained_twice_but_the_segment_that_was_cut(undisturbed: Ende
     assert repeated >= 3, "too few segments were cut to show anything"
 
 
+# The quick sample is test_never_twice.test_cut_at_any_task_and_gone_on_with, whose search is cut without a kill.
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "bohb"])
-def test_a_model_proposes_the_same_after_kills(ended: dict[tuple[str, str], Ended], sampler: str) -> None:
-    alone, disturbed = ended[sampler, "undisturbed"], ended[sampler, "killed"]
-    drawn = [row.params for row in ended["random", "undisturbed"].rows]
+def test_a_model_proposes_the_same_after_kills(
+    undisturbed: Ended, modelled: dict[tuple[str, str], Ended], sampler: str
+) -> None:
+    alone, disturbed = modelled[sampler, "undisturbed"], modelled[sampler, "killed"]
+    drawn = [row.params for row in undisturbed.rows]
     modelled = [row.number for row, params in zip(alone.rows, drawn, strict=True) if row.params != params]
     order = list(dict.fromkeys(line.training for line in alone.lines))
     at = {line.process: order.index(line.training) for line in disturbed.lines}
