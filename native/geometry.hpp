@@ -68,18 +68,53 @@ inline Scratch& scratch() {
     return own;
 }
 
-// (rows, columns) to (columns, rows): planes to channels last, and back. Some columns at a time, each of which is written
-// from its first row to its last: all of it happens in the nearest caches.
+// One of the stages of a square's transposition: a and b, `step` rows apart, exchange blocks of `step` lanes.
+template <int step, int... lane>
+STAN_INLINE inline void exchange(Vector& a, Vector& b, std::integer_sequence<int, lane...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    const Vector upper = __builtin_shufflevector(a, b, (lane & step ? lanes + lane - step : lane)...);
+    b = __builtin_shufflevector(a, b, (lane & step ? lanes + lane : lane + step)...);
+#else
+    const Vector upper = __builtin_shuffle(a, b, Whole{(lane & step ? lanes + lane - step : lane)...});
+    b = __builtin_shuffle(a, b, Whole{(lane & step ? lanes + lane : lane + step)...});
+#endif
+    a = upper;
+}
+
+template <int step>
+STAN_INLINE inline void exchange_all(Vector (&rows)[lanes]) {
+    if constexpr (step < lanes) {
+        unrolled<lanes>([&](auto i) STAN_INLINE {
+            if constexpr ((decltype(i)::value & step) == 0)
+                exchange<step>(rows[i], rows[i + step], std::make_integer_sequence<int, lanes>());
+        });
+        exchange_all<2 * step>(rows);
+    }
+}
+
+// (rows, columns) to (columns, rows): planes to channels last, and back. By squares that are turned in registers, so that
+// whole vectors are read and written: one number of each of many rows at a time, these would evict each other.
 inline void transpose(const float* from, int rows, int columns, float* to) {
-    constexpr int together = 16;
-    int first = 0;
-    for (; first + together <= columns; first += together)
-        for (int row = 0; row < rows; ++row)
-            for (int i = 0; i < together; ++i)
-                to[static_cast<int64_t>(first + i) * rows + row] = from[static_cast<int64_t>(row) * columns + first + i];
-    for (; first < columns; ++first)
-        for (int row = 0; row < rows; ++row)
-            to[static_cast<int64_t>(first) * rows + row] = from[static_cast<int64_t>(row) * columns + first];
+    for (int column = 0; column < columns; column += lanes)
+        for (int row = 0; row < rows; row += lanes) {
+            const int width = columns - column, height = rows - row;
+            const float* read = from + static_cast<int64_t>(row) * columns + column;
+            float* write = to + static_cast<int64_t>(column) * rows + row;
+            Vector square[lanes];
+            if (width >= lanes && height >= lanes) {
+                unrolled<lanes>([&](auto i) STAN_INLINE { square[i] = load(read + static_cast<int64_t>(i) * columns); });
+                exchange_all<1>(square);
+                unrolled<lanes>([&](auto i) STAN_INLINE { store(write + static_cast<int64_t>(i) * rows, square[i]); });
+                continue;
+            }
+            unrolled<lanes>([&](auto i) STAN_INLINE {
+                square[i] = i < height ? load(read + static_cast<int64_t>(i) * columns, width) : Vector{};
+            });
+            exchange_all<1>(square);
+            unrolled<lanes>([&](auto i) STAN_INLINE {
+                if (i < width) store(write + static_cast<int64_t>(i) * rows, square[i], height);
+            });
+        }
 }
 
 // Entries of all images before this one.
