@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stantune.ask_and_tell import OpenSearch, open_search
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
-    from stantune.images.data import Dataset, Normalise, Split
+    from stantune.images.data import Dataset, ImageFolder, Normalise, Split, from_torch
     from stantune.images.measures import Measure
     from stantune.images.objective import ProblemObjective
     from stantune.images.problems import Problem
@@ -46,6 +46,7 @@ _HOME = {
     "Fixed": "images.solver",
     "Float": "space",
     "FunctionObjective": "objectives.function",
+    "ImageFolder": "images.data",
     "Integer": "space",
     "Inv": "images.solver",
     "LightningObjective": "objectives.lightning",
@@ -80,6 +81,7 @@ _HOME = {
     "UsageError": "errors",
     "WarmUp": "images.solver",
     "accelerate_": "stan.surgery",
+    "from_torch": "images.data",
     "objective": "objectives.function",
     "open_search": "ask_and_tell",
     "restore_": "stan.surgery",
@@ -100,6 +102,7 @@ __all__ = [
     "Fixed",
     "Float",
     "FunctionObjective",
+    "ImageFolder",
     "Integer",
     "Inv",
     "LightningObjective",
@@ -134,6 +137,7 @@ __all__ = [
     "UsageError",
     "WarmUp",
     "accelerate_",
+    "from_torch",
     "objective",
     "open_search",
     "restore_",

@@ -6,9 +6,11 @@ from stantune.images.data.batches import Augment, Batch, Batches, in_order
 from stantune.images.data.catalog import NAMES, data_root, is_present
 from stantune.images.data.datasets import load
 from stantune.images.data.fetching import fetch
+from stantune.images.data.folders import ImageFolder
 from stantune.images.data.holding_out import hold_out
 from stantune.images.data.normalising import Normalise, Normaliser
 from stantune.images.data.splits import Dataset, Split
+from stantune.images.data.torch_data import from_torch
 
 __all__ = [
     "NAMES",
@@ -16,11 +18,13 @@ __all__ = [
     "Batch",
     "Batches",
     "Dataset",
+    "ImageFolder",
     "Normalise",
     "Normaliser",
     "Split",
     "data_root",
     "fetch",
+    "from_torch",
     "hold_out",
     "in_order",
     "is_present",

@@ -1,0 +1,85 @@
+"""Images in folders, one folder for each class, as torchvision's ImageFolder has them; read once, into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stantune.errors import DataError, UsageError
+from stantune.images.data.splits import Dataset, Split
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+TRAIN = ("train", "training")
+TEST = ("test", "val", "valid", "validation")
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A data set of images in folders, for a problem's `data`: ROOT/train/CLASS/… and ROOT/test/CLASS/….
+
+    Where ROOT has no folder "train", its folders are the classes, and there are no test images. Classes are numbered by
+    their folders' names, in order; so are images, by their paths.
+
+    Attributes:
+        path: ROOT; relative to where the command runs, or to --data where that is given.
+        size: height and width that images are resized to; an image is cut to that shape first, around its middle.
+        grey: whether one channel is kept, and not three.
+    """
+
+    path: Path | str
+    size: tuple[int, int] | int
+    grey: bool = False
+
+    def __call__(self, root: Path | None = None) -> Dataset:
+        """Read all images.
+
+        Raises:
+            UsageError: there is no such folder, it holds no classes, or test has one that train lacks.
+            DataError: a file is no image.
+        """
+        from PIL import Image  # noqa: F401  (slow to import, and needed here only: missing, it is missed now)
+
+        path = Path(self.path) if root is None else root / self.path
+        if not path.is_dir():
+            raise UsageError(f"there is no folder {path}; give ImageFolder the one that holds train/CLASS/… or CLASS/…")
+        train = next((path / name for name in TRAIN if (path / name).is_dir()), path)
+        test = next((path / name for name in TEST if (path / name).is_dir()), None) if train != path else None
+        classes = _classes(train)
+        if not classes:
+            raise UsageError(f"{train} has no folders with images; put those of each class into a folder of its own")
+        if test is not None and (other := [name for name in _classes(test) if name not in classes]):
+            raise UsageError(f"{test} has a class {other[0]!r} that {train} lacks; add it there, or remove it here")
+        read = self._split(train, classes)
+        held = read.take(0, 0) if test is None else self._split(test, classes)
+        return Dataset(path.name, read, held, len(classes))
+
+    def _split(self, folder: Path, classes: list[str]) -> Split:
+        files = [(file, label) for label, name in enumerate(classes) for file in _images(folder / name)]
+        # Decoders work outside of Python's lock.
+        with ThreadPoolExecutor() as pool:
+            pixels = list(pool.map(self._pixels, [file for file, _ in files]))
+        return Split(torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, label in files]))
+
+    def _pixels(self, file: Path) -> np.ndarray:
+        from PIL import Image, ImageOps
+
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(image.convert("L" if self.grey else "RGB"), (width, height))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{file} is no image that can be read ({error}): repair it, or take it out") from None
+        return np.asarray(fitted).reshape(height, width, -1)
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and next(_images(inner), None))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    yield from sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())

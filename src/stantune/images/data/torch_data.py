@@ -1,0 +1,77 @@
+"""Any torch Dataset, read once into memory, by worker processes where that pays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from stantune.errors import UsageError
+from stantune.images.data.splits import Split
+
+# So many samples tell how long one takes; worker processes take about a second to start.
+TRIED = 16
+WORTH_SECONDS = 10.0
+MOST_WORKERS = 4
+BATCH = 256
+# Of an image whose channels come first.
+CHANNELS = (1, 3, 4)
+
+Convert = Callable[[Any], tuple[Any, Any]]
+
+
+def from_torch(dataset: Any, convert: Convert = lambda sample: (sample[0], sample[1])) -> Split:
+    """Return all samples of a map-style torch Dataset, in its order, each read once.
+
+    What a transform draws at random is drawn here, once; draw it in the problem's `augment` instead. Images as
+    torchvision's ToTensor makes them, float (C, H, W), become (H, W, C); PIL images are taken as they are.
+
+    Args:
+        dataset: with a length and samples by index.
+        convert: a sample -> (input, target); by default its first two parts.
+
+    Raises UsageError where it has no length, or samples of several shapes.
+    """
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        raise UsageError(f"a {type(dataset).__name__} has no length or no samples by index; give a map-style Dataset")
+    read = _Reading(dataset, convert)
+    began = time.perf_counter()
+    samples = [read[place] for place in range(min(TRIED, len(dataset)))]
+    seconds = (time.perf_counter() - began) / max(len(samples), 1) * (len(dataset) - len(samples))
+    rest = range(len(samples), len(dataset))
+    if seconds < WORTH_SECONDS:
+        samples += [read[place] for place in rest]
+    else:
+        loader = DataLoader(read, BATCH, sampler=rest, num_workers=MOST_WORKERS, collate_fn=list)
+        for batch in loader:
+            samples += batch
+    try:
+        inputs, targets = (torch.stack(parts) for parts in zip(*samples, strict=True))
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the samples of {type(dataset).__name__} do not make one tensor ({error}); have each of the same shape"
+        ) from None
+    return Split(inputs, targets)
+
+
+class _Reading(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Samples as tensors of the kinds that a Split holds."""
+
+    def __init__(self, dataset: Any, convert: Convert) -> None:
+        self._dataset = dataset
+        self._convert = convert
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        sample, target = self._convert(self._dataset[place])
+        value = sample if isinstance(sample, Tensor) else torch.from_numpy(np.array(sample))
+        if value is sample and value.dim() == 3 and value.is_floating_point() and value.shape[0] in CHANNELS:
+            value = value.permute(1, 2, 0)
+        return value, torch.as_tensor(target)

@@ -1,0 +1,86 @@
+"""Images in folders and torch Datasets become splits: in order, whole, and with a word where they cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stantune.errors import DataError, UsageError
+from stantune.images.data import ImageFolder, from_torch
+from stantune.images.data import torch_data as module
+
+
+def picture(path: Path, value: int, size: tuple[int, int] = (6, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0], 3), value, np.uint8)).save(path)
+
+
+def test_folders_are_classes_in_order(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/b/2.png", "train/a/1.png", "train/b/10.PNG", "train/a/deep/0.bmp")):
+        picture(tmp_path / name, 10 * number)
+    picture(tmp_path / "val/b/x.png", 99, (20, 20))
+    (tmp_path / "train/b/notes.txt").write_text("no image")
+    (tmp_path / "train/empty").mkdir()
+    data = ImageFolder(tmp_path, 4)()
+    assert (data.name, data.classes) == (tmp_path.name, 2)
+    assert data.train.inputs.shape == (4, 4, 4, 3)
+    assert data.train.targets.tolist() == [0, 0, 1, 1]
+    assert data.train.inputs[:, 0, 0, 0].tolist() == [10, 30, 20, 0]
+    assert (data.test.targets.tolist(), int(data.test.inputs[0, 0, 0, 0])) == ([1], 99)
+
+
+def test_folders_of_classes_alone_have_no_test_images(tmp_path: Path) -> None:
+    picture(tmp_path / "pets/cat/1.png", 5)
+    picture(tmp_path / "pets/dog/1.png", 6)
+    data = ImageFolder("pets", (3, 5), grey=True)(tmp_path)
+    assert (data.train.inputs.shape, len(data.test)) == ((2, 3, 5, 1), 0)
+    assert data.train.inputs[:, 0, 0, 0].tolist() == [5, 6]
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder nowhere; give ImageFolder the one that holds"):
+        ImageFolder("nowhere", 4)()
+    with pytest.raises(UsageError, match="has no folders with images; put those of each class into a folder"):
+        ImageFolder(tmp_path, 4)()
+    picture(tmp_path / "train/a/1.png", 5)
+    picture(tmp_path / "test/b/1.png", 5)
+    with pytest.raises(UsageError, match=r"has a class 'b' that .*train lacks; add it there, or remove it here"):
+        ImageFolder(tmp_path, 4)()
+    (tmp_path / "train/b").mkdir()
+    (tmp_path / "train/b/1.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"1.png is no image that can be read .*: repair it, or take it out"):
+        ImageFolder(tmp_path, 4)()
+
+
+class Squares(torch.utils.data.Dataset):
+    def __init__(self, count: int = 40) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int, str]:
+        return torch.full((3, 2, 2), float(place)), place * place, "more"
+
+
+@pytest.mark.parametrize("worth", [1e9, -1.0])
+def test_a_torch_data_set_is_read_in_order(worth: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORTH_SECONDS", worth)
+    monkeypatch.setattr(module, "MOST_WORKERS", 2)
+    split = from_torch(Squares())
+    assert split.inputs.shape == (40, 2, 2, 3)
+    assert split.inputs[:, 0, 0, 0].tolist() == list(range(40))
+    assert split.targets.tolist() == [place**2 for place in range(40)]
+    rows = from_torch(Squares(), lambda sample: (sample[0].flatten(), sample[0].mean()))
+    assert (rows.inputs.shape, rows.targets.dtype) == ((40, 12), torch.float32)
+
+
+def test_other_things_are_refused() -> None:
+    with pytest.raises(UsageError, match="a generator has no length or no samples by index; give a map-style Dataset"):
+        from_torch(each for each in range(3))
+    with pytest.raises(UsageError, match=r"the samples of list do not make one tensor .*; have each of the same shape"):
+        from_torch([(torch.zeros(3), 1), (torch.zeros(4), 1)])
