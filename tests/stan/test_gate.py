@@ -360,7 +360,7 @@ def test_what_pytorch_refuses_is_refused_in_its_words_with_the_layers_name(
 ) -> None:
     conv = nn.Conv2d(3, 8, kernel)
     model = nn.ModuleDict({"features": nn.Sequential(conv, nn.ReLU())})
-    with pytest.raises(Exception) as stock:  # noqa: B017, PT011
+    with pytest.raises(Exception) as stock:  # noqa: PT011
         copy.deepcopy(conv)(input)
     reduced(model, rate)
     for call in (conv, model["features"]):
@@ -595,6 +595,19 @@ def test_outputs_and_gradients_have_the_memory_format_that_pytorch_would_give(ra
             assert found[0] == found[1], (input.shape, input.stride(), conv.weight.stride())
 
 
+def test_channels_last_can_be_asked_for_and_changes_nothing_else() -> None:
+    model = network()
+    stock = copy.deepcopy(model).to(memory_format=LAST)
+    parameters = list(model.parameters())
+    accelerate_(model, Stan(rate=0.5), memory_format=LAST)
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+    for each in (model, stock):
+        assert is_last(each[0](images()))
+        each(images()).square().sum().backward()
+    agree(gradients(model), gradients(stock))
+    assert [one.grad.stride() for one in parameters] == [one.grad.stride() for one in stock.parameters()]
+
+
 def test_an_output_can_be_viewed_and_dropped_as_stocks() -> None:
     conv = nn.Conv2d(3, 8, 3)
     stock = copy.deepcopy(conv)
@@ -701,11 +714,11 @@ def test_a_replaced_forward_of_a_convolution_is_called_in_a_sequence() -> None:
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
         if not early:
             reduced(model, 1)
-        ran = []
+        ran: list[str] = []
         for module in model:
             module._old_forward = module.forward
 
-            def new(input: Tensor, module: nn.Module = module) -> Tensor:
+            def new(input: Tensor, module: nn.Module = module, ran: list[str] = ran) -> Tensor:
                 ran.append(type(module).__name__)
                 return module._old_forward(input)
 

@@ -73,6 +73,13 @@ def make_native_(model: nn.Module) -> list[nn.Module]:
     return changed
 
 
+def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the model's four-dimensional parameters anew; they stay the same objects."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
 @contextmanager
 def natively(model: nn.Module) -> Iterator[None]:
     """Train the model's convolutions natively within, exactly."""

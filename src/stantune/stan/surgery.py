@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from torch import Tensor, nn
 
 from stantune.errors import NoEffectWarning, UsageError
@@ -11,7 +12,7 @@ from stantune.stan.batch_memory import BatchMemory, memory_for
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
 from stantune.stan.entries import Pattern
-from stantune.stan.fusion import StanSequential, make_native_
+from stantune.stan.fusion import StanSequential, make_native_, order_
 from stantune.stan.handle import LayerReport, StanHandle
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.meprop import MePropLinear
@@ -29,7 +30,9 @@ ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
 BY_SURGERY = "by_surgery"
 
 
-def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> StanHandle:
+def accelerate_(
+    model: nn.Module, stan: Stan, example: Tensor | None = None, memory_format: torch.memory_format | None = None
+) -> StanHandle:
     """Turn the model's layers into STAN layers, in place.
 
     Parameters, their names, hooks and buffers stay the same objects; evaluation stays exact, bit for bit. Layers that
@@ -41,6 +44,8 @@ def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> 
         stan: the settings.
         example: a batch of inputs, (B, ...), as the model will see them; needed for rate="auto" and memo alone. The
             model is left as it was.
+        memory_format: of the model's four-dimensional parameters from now on, and so of what its convolutions return,
+            as PyTorch has it; None leaves them as they are. On a CPU torch.channels_last is faster.
 
     Returns:
         The handle: call its `step()` once per training iteration, read its `report`.
@@ -54,6 +59,8 @@ def accelerate_(model: nn.Module, stan: Stan, example: Tensor | None = None) -> 
     """
     if any(type(module) in ORIGINAL or BY_SURGERY in module.__dict__ for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
+    if memory_format is not None:
+        order_(model, memory_format)
     found = convolutions(model)
     dense = linears(model)
     if found:
