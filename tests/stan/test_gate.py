@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from stantune import Stan, accelerate_, restore_
+from stantune.errors import UsageError
 from stantune.kernels.blocks import is_last
 from stantune.kernels.library import kernels, plain_pytorch
 from stantune.stan import layers
@@ -537,6 +538,26 @@ def test_make_fx_and_trace_record_the_layers() -> None:
         agree(torch.jit.trace(model, images())(images()), expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("training", [True, False])
+def test_graphs_and_exports_are_stocks_and_scripts_say_what_to_do(training: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(8, 4, 3)))
+    stock = copy.deepcopy(model)
+    reduced(model, 0.5).train(training)
+    traced = torch.fx.symbolic_trace(model)
+    assert [str(node) for node in traced.graph.nodes] == [
+        str(node) for node in torch.fx.symbolic_trace(stock).graph.nodes
+    ]
+    for each in (model, model[0], nn.ModuleList([model[0]])):
+        with pytest.raises(UsageError, match="restore_"):
+            torch.jit.script(each)
+    assert type(model[0]) is StanConv2d
+    agree(torch.export.export(model.eval(), (images(),)).module()(images()), stock(images()))
+    own = copy.deepcopy(model)
+    restore_(own)
+    agree(torch.jit.script(own)(images()), stock(images()))
+
+
 # 4. Settings that are changed after construction.
 
 
@@ -788,8 +809,22 @@ def test_transforms_of_torch_func_are_stocks(rate: float, transform: str) -> Non
         each = torch.func.vmap(torch.func.grad(lambda p, x: loss(p, x[None])), in_dims=(None, 0))
         return each({name: value.detach() for name, value in parameters.items()}, x)
 
-    model = smooth()
-    agree(work(reduced(copy.deepcopy(model), rate)), work(model))
+    agree(*both(smooth(), rate if transform != "dual" else 1, work))
+
+
+@both_rates
+@pytest.mark.filterwarnings("ignore")
+def test_gradients_of_each_sample_add_up_to_the_batchs(rate: float) -> None:
+    """As Opacus takes them: by a transform, beside a pass of the whole batch."""
+    model = reduced(smooth(), rate)
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, parameters, (x[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, few())
+    model(few()).square().sum().backward()
+    agree([one.sum(0) for one in each.values()], gradients(model))
 
 
 @both_rates

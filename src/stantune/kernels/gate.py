@@ -45,6 +45,13 @@ def ordinary() -> bool:
     return known and forward_ad._current_level < 0 and (not _functions() or _functions_are_plain())
 
 
+def transformed() -> bool:
+    """Tell whether all that is not ordinary now is a transform of torch.func, which follows PyTorch's operations."""
+    include, exclude = _names(_included()), _names(_excluded())
+    levels = {"FuncTorchDynamicLayerFrontMode", "FuncTorchDynamicLayerBackMode"}
+    return bool(include & levels) and _is_ordinary(include - levels, exclude) and not _functions()
+
+
 def common_device(*tensors: Tensor | None) -> str:
     """Return which of DEVICES these tensors or parameters of numbers in memory are on, "" where they are not just that.
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from stantune.errors import UsageError
 from stantune.kernels.blocks import Follow
 from stantune.stan.eligible import called_as_written
-from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.layers import RESTORE_FIRST, SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 
 
 class StanSequential(nn.Sequential):
@@ -19,6 +20,9 @@ class StanSequential(nn.Sequential):
 
     It computes what the original does. A layer with hooks, or that somebody has patched, is always called by itself.
     """
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise UsageError(RESTORE_FIRST)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
@@ -62,6 +66,8 @@ def make_native_(model: nn.Module) -> list[nn.Module]:
             changed.append(module)
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
             module.stan_name = name
+            # Tracers (torch.fx, and what extracts features by it) take what is defined there for one operation.
+            module.__dict__["__module__"] = module.original.__module__
     for module in model.modules():
         if (
             type(module) is nn.Sequential
@@ -88,8 +94,8 @@ def natively(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            module.__dict__.pop("stan_name", None)
-            module.__dict__.pop("without_grad", None)
+            for attribute in SET_BY_HANDLE:
+                module.__dict__.pop(attribute, None)
             module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Sequential
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.errors import StanWarning
+from stantune.errors import StanWarning, UsageError
 from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into
-from stantune.kernels.gate import common_device, in_memory, ordinary
+from stantune.kernels.gate import common_device, in_memory, ordinary, transformed
 from stantune.kernels.library import suits, wanted
 from stantune.stan.eligible import as_written
 from stantune.stan.entries import Entries, EntryMatrix, Grid, check_entries
@@ -59,6 +59,7 @@ class _StanLayer(nn.Module):
         memory: what skipped entries receive under the memo fill.
         passed: called at each forward pass in training.
         stan_name: the layer's name in the model, for errors.
+        original: PyTorch's class of such layers.
         without_grad: whether the last training pass was without gradients, and so an exact one.
     """
 
@@ -68,9 +69,13 @@ class _StanLayer(nn.Module):
     passed: Callable[[], None] | None = None
     stan_name: str | None = None
     without_grad: bool = False
+    original: ClassVar[type[nn.Module]]
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in SET_BY_HANDLE}
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise UsageError(RESTORE_FIRST)
 
     def _begin(self) -> bool:
         """Say that a pass in training begins; tell whether it may be reduced, watched and remembered.
@@ -97,7 +102,12 @@ class _StanLayer(nn.Module):
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "without_grad")
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "without_grad", "__module__")
+
+RESTORE_FIRST = (
+    "torch.jit.script compiles the source of PyTorch's own layers, and STAN's are others; call restore_(model) first, "
+    "or restore_ a copy.deepcopy of it, and script that"
+)
 
 
 @cache
@@ -165,9 +175,13 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
 
     def _device(self, input: Tensor) -> str:
         """Return the device of input and parameters, "" where STAN's own forms were not made for what they are now."""
-        if input is None or not as_written(self) or not ordinary():
+        if input is None or not as_written(self):
             return ""
-        return common_device(input, self.weight, self.bias)
+        if ordinary():
+            return common_device(input, self.weight, self.bias)
+        # Transforms also compute a reduced pass a second time (gradients of each sample), which must be the same pass.
+        reduces = self.memory is None and isinstance(self.grid, Grid) and type(input) is Tensor
+        return "transformed" if reduces and transformed() else ""
 
     def _native_now(self, input: Tensor) -> bool:
         """Tell whether native kernels can take this input, plain and on the CPU as it and the parameters are."""
@@ -309,6 +323,8 @@ def _window_of(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any
 class StanConv1d(_StanConvolution, nn.Conv1d):
     """An nn.Conv1d that computes only some of its entries while it trains; see StanConv2d."""
 
+    original = nn.Conv1d
+
 
 class StanConv2d(_StanConvolution, nn.Conv2d):
     """An nn.Conv2d that computes only the entries of `grid` while it trains; exact in evaluation or with no grid.
@@ -321,6 +337,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
     """
 
     natively_evaluated: bool = False
+    original = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output, (B, C_out, H_out, W_out), of an input (B, C_in, H, W) or (C_in, H, W).
@@ -411,6 +428,8 @@ class StanLinear(_StanLayer, nn.Linear):
 
     Which neurons is the same for all samples of a batch, so that the products stay dense.
     """
+
+    original = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output, (B, out_features), of an input (B, in_features).
