@@ -49,7 +49,7 @@ class Numbers:
     name: str = "numbers"
     length: int | None = LENGTH
     unit: str = "iteration"
-    metric: Metric = Metric("error")
+    metric: Metric = field(default_factory=lambda: Metric("error"))
     rate: float | None = None
 
     @property

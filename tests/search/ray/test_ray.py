@@ -258,7 +258,8 @@ def test_search_with_checkpoints_behind_a_url(
         state = search(order.objective, settings, directory, executor, stop_early=bounded())
     assert state.complete
     assert table(state) == table(undisturbed)
-    assert costless(state.final) == costless(undisturbed.final)
+    # Its weights are elsewhere, where nothing tells whether they were altered.
+    assert costless(state.final) == replace(costless(undisturbed.final), digest=None)
     kept = {file.name for file in (plain.path / "checkpoints").iterdir()} | {plain.final().name}
     assert {file.name for file in (tmp_path / "far").iterdir()} == kept
     assert not (directory.path / "checkpoints").exists()
