@@ -28,8 +28,10 @@ from stantune.errors import UsageError
 from stantune.kernels.blocks import is_last
 from stantune.kernels.library import kernels, plain_pytorch
 from stantune.stan import layers
+from stantune.stan.config import Memo
 from stantune.stan.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.layers import StanConv2d
+from stantune.stan.meprop import MePropLinear
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -589,6 +591,19 @@ def test_settings_are_read_when_the_layer_is_called(rate: float, name: str, valu
     agree(*both(nn.Conv2d(4, 8, 3, padding=1), rate, work))
 
 
+@both_rates
+@pytest.mark.parametrize(("name", "value"), [("padding", (3,)), ("padding", "same"), ("stride", 2), ("dilation", (2,))])
+def test_settings_of_one_dimension_are_read_when_the_layer_is_called(rate: float, name: str, value: object) -> None:
+    def work(model: nn.Module) -> object:
+        setattr(model, name, value)
+        input = torch.randn(2, 4, 17, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        output = model(input)
+        output.square().sum().backward()
+        return [output, input.grad, *gradients(model), outcome(lambda: model(input[:, :3])), model(input[0])]
+
+    agree(*both(nn.Conv1d(4, 8, 3, padding=1), rate, work))
+
+
 # 5. Memory formats.
 
 
@@ -692,6 +707,28 @@ def test_gradient_penalties_are_pytorchs(rate: float) -> None:
         return [input.grad, *gradients(model)]
 
     agree(*both(smooth(), rate, work))
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_meprop_refuses_second_derivatives_where_the_loss_is_linear_in_its_output(unified: bool) -> None:
+    layer = MePropLinear(6, 8, top_k=2, unified=unified)
+    input = torch.randn(4, 6, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(input).sum(), input, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.square().sum().backward()
+
+
+def test_meprop_is_ordinary_under_several_transforms() -> None:
+    layer, stock = MePropLinear(6, 8, top_k=2), nn.Linear(6, 8)
+    stock.load_state_dict(layer.state_dict())
+
+    def second(layer: nn.Module) -> object:
+        def first(x: Tensor) -> Tensor:
+            return torch.func.grad(lambda x: layer(x).pow(3).sum())(x).square().sum()
+
+        return torch.func.grad(first)(few().view(-1, 8)[:, :6])
+
+    agree(second(layer), second(stock))
 
 
 def test_any_entries_have_the_second_derivatives_of_what_they_compute() -> None:
@@ -855,6 +892,22 @@ def test_passes_without_gradients_are_exact(without: Callable[[], AbstractContex
     torch.optim.swa_utils.update_bn(loader, model)
     torch.optim.swa_utils.update_bn(loader, reference)
     agree(list(model.buffers()), list(reference.buffers()))
+
+
+def test_passes_without_gradients_leave_the_memory_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 18 * 18, 4))
+    stock = copy.deepcopy(model)
+    memo = Memo(samples=4, epoch=1)
+    handle = accelerate_(model, Stan(rate=0.5, period=2, memo=memo, linear=("3",)), example=images())
+    for _ in range(3):
+        with torch.no_grad():  # before anybody has said which samples these are
+            agree(model(images()), stock(images()))
+        handle.visit(torch.arange(4))
+        model(images()).sum().backward()
+        with torch.no_grad():
+            agree(model(images()), stock(images()))
+        handle.step()
 
 
 def test_passes_without_gradients_choose_nothing_and_count_for_nothing() -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stantune.kernels.gate import ordinary
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -48,8 +51,13 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     none, and derivatives would lack what depends on the weights without a word.
     """
 
+    as_pytorch_does = once_differentiable(backward)
+
     @wraps(backward)
     def once(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.compiler.is_compiling() or not ordinary():
+            # There is no making of leaves within a program that is compiled, or a transform.
+            return as_pytorch_does(ctx, *gradients)
         further = torch.is_grad_enabled()
         with torch.no_grad():
             found = backward(ctx, *gradients)

@@ -357,7 +357,11 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         return wanted() and in_memory(input, self.weight, self.bias) and self._takes(input)
 
     def _takes(self, input: Tensor) -> bool:
-        return input.dim() in (3, 4) and has_native_settings(self)
+        """Tell whether the settings and shapes are such: what the original refuses is its own to refuse."""
+        if input.dim() not in (3, 4) or input.shape[-3] != self.weight.shape[1] or not has_native_settings(self):
+            return False
+        window = self._window()
+        return window is not None and min(output_size(input, self.weight, *window)) > 0
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def followed(self, input: Tensor, follow: Follow) -> Tensor:
@@ -380,14 +384,12 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
     def _natively(self, input: Tensor, follow: Follow, grid: Grid | EntryMatrix | None) -> Tensor:
         window = self._window()
         assert window is not None, "has_native_settings has asked"
-        lists = None
-        if grid is not None and input.shape[1] == self.weight.shape[1]:
-            lists = self._lists(input, window, grid)
+        lists = None if grid is None else self._lists(input, window, grid)
         return convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow)
 
     def _lists(self, input: Tensor, window: _Window, grid: Grid | EntryMatrix) -> Lists | None:
         size = output_size(input, self.weight, window.stride, window.padding, window.dilation)
-        if min(size) < 1 or not len(input):
+        if not len(input):
             return None
         if isinstance(grid, EntryMatrix):
             check_entries(grid.entries, (len(input), *size))

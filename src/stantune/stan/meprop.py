@@ -90,11 +90,14 @@ class MePropLinear(nn.Linear):
 
 
 def _is_mapped() -> bool:
-    """Tell whether a transform of torch.func other than `grad` is at work: there is no rule for a choice."""
-    grad = torch._C._functorch.TransformType.Grad
-    return torch._C._functorch.peek_interpreter_stack() is not None and any(
-        level.key() != grad for level in torch._C._functorch.get_interpreter_stack() or ()
-    )
+    """Tell whether transforms of torch.func other than one `grad` are at work: there is no rule for a choice.
+
+    Under two of them the second would take the choice, and all that depends on it, for constant.
+    """
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return len(levels) > 1 or levels[0].key() != torch._C._functorch.TransformType.Grad
 
 
 def linear_per_example(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int) -> Tensor:
