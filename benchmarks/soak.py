@@ -1,11 +1,11 @@
 """Kills a search again and again, its main process and its workers, and tells whether it ends as if nothing had been.
 
-    python benchmarks/soak.py [--kills 200] [--workers 2] [--seed 0]
+    python benchmarks/soak.py [--objective all] [--kills 200] [--workers 2] [--executor local] [--seed 0]
 
-Small searches, one after the other, until so many processes have been killed (SIGKILL, at random moments). A trial's
-training is a chain of hashes whose last link is its error, its checkpoint is how far the chain is: an iteration that is
-done twice, left out, or gone on with from an older state ends in another error. Needs Linux (/proc), since it looks for
-processes that are left over.
+Small searches by st.tune, one after the other, until so many processes have been killed (SIGKILL, at random moments, in
+final trainings too): main processes, after which a new one makes the same call; workers, Ray's among them; and what a
+command runs. In the end the trial table, the final trainings, their weights and the names of all files must be those of
+the search that nothing happened to. Needs Linux (/proc), since it looks for processes that are left over.
 """
 
 from __future__ import annotations
@@ -13,209 +13,304 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import json
+import importlib
 import math
 import os
+import pickle
 import random
+import secrets
 import signal
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stantune.errors import DamagedCheckpointError
-from stantune.files import write_whole
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
-from stantune.outcome import Cost, Outcome
-from stantune.search.loop import search
-from stantune.search.plan.values import FinalResult
-from stantune.search.session import SearchState
-from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.workers.executors import Executor, InProcess
-from stantune.search.workers.order import Order
-from stantune.search.workers.workers import Workers
-from stantune.space import Float, Space
+import soaked
 
-ITERATIONS = 27
-PAUSE_SECONDS = 0.003
-# A killed search's workers have so long to be gone.
-LEFT_SECONDS = 10.0
+import stantune as st
+from stantune.search.plan.values import Final, FinalResult, Training
+from stantune.search.progress import Progress
+from stantune.search.table.storage import sqlite_url
+from stantune.search.table.store import Store
+from stantune.search.watching import Silent
 
-
-SPACE = Space({"lr": Float(1e-3, 1.0, log=True), "momentum": Float(0.0, 0.9)})
-METRIC = Metric("error", unit="%")
-
-
-@dataclass(frozen=True)
-class HashChains:
-    """Trains by hashing; see stantune.objective.Objective."""
-
-    name: str = "chains"
-    space: Space = field(default_factory=lambda: SPACE)
-    metric: Metric = METRIC
-    unit: str = "iteration"
-    length: int = ITERATIONS
-    rate: float | None = None
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """The name."""
-        return {"problem": self.name}
-
-    def prepared(self, conditions: Conditions) -> Prepared:
-        """See Objective."""
-        return Prepared(self, 1)
-
-    def trainer(self, place: Place) -> Hashing:
-        """See Objective."""
-        return Hashing()
-
-
-class Hashing:
-    """See stantune.objective.Trainer."""
-
-    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See Trainer."""
-        start, stop, setting = segment.start, segment.stop, sorted(segment.params.items())
-        done, link = _load(segment.checkpoint)
-        while done < stop:
-            time.sleep(PAUSE_SECONDS)
-            done += 1
-            link = hashlib.blake2b(f"{link} {done} {setting}".encode(), digest_size=8).hexdigest()
-            _save(segment.checkpoint, done, link)
-            watch(done)
-            if done < stop and stop_early():
-                return Outcome(done, {}, None, True, Cost(exact=done - start))
-        number = int(link, 16)
-        cost = Cost(exact=stop - start)
-        if number % 16 == 0 and not segment.final:
-            return Outcome(stop, {}, start, False, cost)
-        metrics = {METRIC.name: number % 10_007 / 100.07, "another": number % 9_973 / 99.73}
-        return Outcome(stop, metrics, None, False, cost)
-
-
-def _load(checkpoint: Path) -> tuple[int, str]:
-    if not checkpoint.exists():
-        return 0, ""
-    try:
-        done, link = json.loads(checkpoint.read_text())
-    except ValueError as error:
-        raise DamagedCheckpointError(f"{checkpoint} is damaged") from error
-    return done, link
-
-
-def _save(checkpoint: Path, done: int, link: str) -> None:
-    checkpoint.parent.mkdir(exist_ok=True)
-    write_whole(checkpoint, json.dumps([done, link]).encode())
-
-
-def run(place: Path, seed: int, workers: int) -> SearchState:
-    """Run or go on with a search; without workers in this process."""
-    chains = HashChains()
-    settings = SearchSettings(seed=seed, max_resource=ITERATIONS, min_resource=1, finalists=2)
-    directory = SearchDirectory(place)
-
-    def go(executor: Executor) -> SearchState:
-        # Whoever is killed at random may well be killed a third time on the same segment.
-        return search(chains, settings, directory, executor, retries=1_000_000)
-
-    with directory.locked():
-        if not workers:
-            return go(InProcess(Hashing()))
-        with Workers(Order(chains, Place()), workers) as executor:
-            return go(executor)
+FINALISTS = 2
+# What a killed search had running has so long to be gone; Ray first has to notice that its driver is.
+LEFT_SECONDS = {"local": 10.0, "ray": 60.0}
+# What processes are, by what stands in their command lines. Ray's own ones are none of these.
+KINDS = {
+    "worker": (b"spawn_main", b"ray::RayWorker"),
+    "command": (soaked.PROGRAM.name.encode(), b"tee\0-a", b"read -r line; kill"),
+    "other": (b"multiprocessing.resource_tracker",),
+}
 
 
 class Result(NamedTuple):
-    """All that must be the same in the end: the trial table, the final trainings, and the files."""
+    """All that must be the same in the end, and how many failures there were on the way."""
 
     rows: list[Any]
     finals: list[FinalResult]
+    weights: list[str]
     files: list[str]
+    failures: int
+
+    def differs(self, other: Result) -> list[str]:
+        """Return the names of what is not the same."""
+        return [name for name in self._fields[:-1] if getattr(self, name) != getattr(other, name)]
 
 
-def result_of(state: SearchState, place: Path) -> Result:
+class Call(NamedTuple):
+    """A call of st.tune.
+
+    Attributes:
+        what: the objective and its options.
+        seed: of the search.
+        workers: side by side.
+        address: of a Ray cluster; None for local workers.
+    """
+
+    what: soaked.Soaked
+    seed: int
+    workers: int
+    address: str | None
+
+    def run(self, place: Path) -> None:
+        """Run the search or go on with it, and write down what it came to."""
+        cluster = {"executor": "ray", "address": self.address} if self.address else {}
+
+        @contextmanager
+        def watching() -> Iterator[Marking]:
+            yield Marking(place.with_suffix(".final"))
+
+        found = st.tune(
+            self.what.objective,
+            **self.what.options,
+            **cluster,
+            seed=self.seed,
+            finalists=FINALISTS,
+            out=place,
+            workers=self.workers,
+            threads=1,
+            device="cpu",
+            # Whoever is killed at random may well be killed a third time on the same segment.
+            retries=1_000_000,
+            watching=watching,
+        )
+        place.with_suffix(".result").write_bytes(pickle.dumps(result_of(found)))
+
+
+class Marking(Silent):
+    """Leaves a file when the final trainings begin."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def job(self, job: Training, progress: Progress) -> None:
+        """See Watcher."""
+        if isinstance(job, Final):
+            self._mark.touch()
+
+
+def result_of(found: st.SearchResult) -> Result:
     """Return what a search has come to, without what it cost and what went wrong on the way."""
+    state = found.state
     assert state.complete
-    assert len(state.finals) == 2
-    rows = [[row.number, row.bracket, row.params, dict(row.errors), row.diverged_at, row.failed] for row in state.rows]
-    finals = [replace(final, cost=Cost()) for _, final in sorted(state.finals.items())]
-    files = [str(file.relative_to(place)) for file in place.rglob("*") if file.suffix in (".pt", ".part")]
-    return Result(rows, finals, sorted(files))
+    assert len(state.finals) == FINALISTS
+    rows = [
+        [row.number, row.bracket, row.params, dict(row.errors), dict(row.metrics), row.diverged_at, row.failed]
+        for row in state.rows
+    ]
+    # A file's digest is another one each time, since it says what the training took.
+    finals = [replace(final, cost=st.Cost(), digest=None) for _, final in sorted(state.finals.items())]
+    weights = [content_of(final.weights) if final.weights else "" for final in found.finalists]
+    # What SQLite keeps beside its database comes and goes.
+    files = [
+        str(file.relative_to(found.path)) for file in found.path.rglob("*") if file.suffix not in (".db-wal", ".db-shm")
+    ]
+    return Result(rows, finals, weights, sorted(files), sum(len(row.failures) for row in state.rows))
+
+
+def content_of(checkpoint: Path) -> str:
+    """Return a digest of what is kept in a checkpoint: all but times."""
+    if tarfile.is_tarfile(checkpoint):
+        with tarfile.open(checkpoint) as archive:
+            members = [member for member in archive if member.isreg() and member.name != "stantune.json"]
+            kept: Any = {member.name: _read(archive, member) for member in members}
+    elif checkpoint.read_bytes()[:2] == b"PK":
+        import torch
+
+        kept = torch.load(checkpoint, weights_only=True)
+        if "pytorch-lightning_version" in kept:
+            # Its loops count how often they were begun, which is what kills change.
+            names = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
+            kept = {name: kept[name] for name in names}
+    else:
+        kept = checkpoint.read_bytes()
+    digest = hashlib.sha256()
+    _feed(digest.update, kept)
+    return digest.hexdigest()
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = archive.extractfile(member)
+    assert content is not None
+    return content.read()
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    update(type(value).__name__.encode())
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            # What a training took is another number each time.
+            if key != "cost" and not str(key).endswith("seconds"):
+                _feed(update, key)
+                _feed(update, each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _feed(update, each)
+    elif hasattr(value, "numpy"):
+        update(f"{value.dtype} {tuple(value.shape)}".encode() + value.cpu().numpy().tobytes())
+    else:
+        update(value if isinstance(value, bytes) else repr(value).encode())
+
+
+class Process(NamedTuple):
+    """A process that a search has started, by its number and when it began, as numbers are used again."""
+
+    number: int
+    began: str
 
 
 class Killer:
     """Kills at random moments, and counts.
 
     Attributes:
-        mains: main processes killed.
-        workers: worker processes killed.
+        killed: processes, by their kind.
+        finals: of these, while final trainings ran.
         left: processes that outlived their search for longer than they may.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.mains = self.workers = self.left = 0
+    def __init__(self, seed: int, mark: str, left_seconds: float) -> None:
+        self.killed: Counter[str] = Counter()
+        self.finals = self.left = 0
         self._moments = random.Random(seed)
+        self._mark = f"{soaked.OFTEN}={mark}".encode()
+        self._left_seconds = left_seconds
+        # What killed searches had running, and until when it has to be gone.
+        self._leaving: dict[Process, float] = {}
 
     @property
     def kills(self) -> int:
         """Processes killed so far."""
-        return self.mains + self.workers
+        return self.killed.total()
 
-    def disturb(self, place: Path, seed: int, workers: int, most: int) -> None:
+    def disturb(self, call: Call, place: Path, most: int) -> None:
         """Run a search to its end, its processes killed until so many have been."""
         before = self.kills
         while True:
-            main = _fork(lambda: run(place, seed, workers), place.with_suffix(".said"))
+            main = fork(lambda: call.run(place), place.with_suffix(".said"))
             ended: int | None = None
-            family: set[int] = set()
             while ended is None:
                 # A little later from kill to kill, so that it gets to its end; and mostly while something is trained,
                 # since processes take longer to start than these trainings do.
-                wait = self._moments.uniform(0.0, 0.5 + 0.01 * (self.kills - before))
+                wait = self._moments.uniform(0.0, 0.5 + 0.02 * (self.kills - before))
                 began, trained = time.monotonic(), None
-                if self._moments.random() < 0.75:
-                    began, trained, wait = math.inf, _checkpoints(place), wait / 4
+                if self._moments.random() < 0.8:
+                    began, trained = math.inf, _checkpoints(place)
                 while ended is None and (time.monotonic() < began + wait or self.kills >= most):
                     if trained is not None and _checkpoints(place) != trained:
                         began, trained = time.monotonic(), None
-                    time.sleep(0.002)
+                    time.sleep(0.005)
                     ended = _ended(main)
-                if ended is not None:
-                    break
-                children = _workers(main)
-                family |= set(children)
-                if children and self._moments.random() < 0.5:
-                    os.kill(self._moments.choice(children), signal.SIGKILL)
-                    self.workers += 1
-                else:
-                    os.kill(main, signal.SIGKILL)
-                    self.mains += 1
-                    ended = os.waitpid(main, 0)[1]
-                    self._count_left(family)
+                if ended is None:
+                    ended = self._kill(main, place)
             if os.WIFEXITED(ended):
                 if os.WEXITSTATUS(ended):
                     print(place.with_suffix(".said").read_text(), file=sys.stderr)
                     sys.exit("a search failed")
+                self._see_off(wait=True)
                 return
 
-    def _count_left(self, family: set[int]) -> None:
-        end = time.monotonic() + LEFT_SECONDS
-        while (alive := [process for process in family if _lives(process)]) and time.monotonic() < end:
-            time.sleep(0.005)
-        self.left += len(alive)
+    def _kill(self, main: int, place: Path) -> int | None:
+        """Kill a process of a search; return how the main one ended, None where it was another one."""
+        victims: dict[str, list[Process]] = {"main": []}
+        for process, kind in self._family().items():
+            if kind in ("worker", "command") and process not in self._leaving:
+                victims.setdefault(kind, []).append(process)
+        kind = self._moments.choice(list(victims))
+        if kind == "main":
+            os.kill(main, signal.SIGKILL)
+        else:
+            try:
+                os.kill(self._moments.choice(victims[kind]).number, signal.SIGKILL)
+            except ProcessLookupError:
+                return None
+        self.killed[kind] += 1
+        self.finals += place.with_suffix(".final").exists()
+        if kind != "main":
+            return None
+        ended = os.waitpid(main, 0)[1]
+        self._see_off(wait=self._moments.random() < 0.5)
+        return ended
+
+    def _see_off(self, wait: bool) -> None:
+        """Have what a search that has ended had running go, now or while the next one begins; count what does not."""
+        now = time.monotonic()
+        for process in self._family():
+            self._leaving.setdefault(process, now + self._left_seconds)
+        while self._leaving:
+            alive = self._family()
+            self._leaving = {process: until for process, until in self._leaving.items() if process in alive}
+            for process, until in list(self._leaving.items()):
+                if time.monotonic() > until:
+                    self.left += 1
+                    print(f"left over: {_line(process.number)!r}", file=sys.stderr)
+                    # It is counted once.
+                    os.kill(process.number, signal.SIGKILL)
+                    del self._leaving[process]
+            if not wait:
+                return
+            time.sleep(0.01)
+
+    def _family(self) -> dict[Process, str]:
+        """Return the processes that searches have started, those of Ray's that train for them too, and their kinds."""
+        found: dict[Process, str] = {}
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
+                continue
+            line = _line(int(entry.name))
+            kind = next((kind for kind, signs in KINDS.items() if any(sign in line for sign in signs)), None)
+            with contextlib.suppress(OSError):
+                if kind is None or not self._is_ours(Path(entry.path), line):
+                    continue
+                stat = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                if stat[0] not in "ZX":
+                    found[Process(int(entry.name), stat[19])] = kind
+        return found
+
+    def _is_ours(self, process: Path, line: bytes) -> bool:
+        if line.startswith(b"ray::"):
+            # It has written over its environment; its node has not.
+            parent = Path(process, "stat").read_text().rpartition(")")[2].split()[1]
+            process = Path("/proc", parent)
+        return self._mark in Path(process, "environ").read_bytes().split(b"\0")
 
 
-def _fork(body: Callable[[], object], said: Path) -> int:
+def fork(body: Callable[[], object], said: Path) -> int:
     """Run something in a child process, and keep what it says: Python speaks of workers whose parent is gone."""
     process = os.fork()
     if process == 0:
-        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
         code = 1
         try:
             body()
@@ -224,8 +319,29 @@ def _fork(body: Callable[[], object], said: Path) -> int:
             # Nobody else would say it, as the process ends here.
             traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     return process
+
+
+def undisturbed(call: Call, place: Path) -> Result:
+    """Run a search in one process, whose trainings are saved when others are: at the end of each segment."""
+
+    def body() -> None:
+        del os.environ[soaked.OFTEN]
+        call._replace(workers=1, address=None).run(place)
+
+    status = os.waitpid(fork(body, place.with_suffix(".said")), 0)[1]
+    if status:
+        print(place.with_suffix(".said").read_text(), file=sys.stderr)
+        sys.exit("an undisturbed search failed")
+    return read(place)
+
+
+def read(place: Path) -> Result:
+    """Return what a process has written down of a search."""
+    result: Result = pickle.loads(place.with_suffix(".result").read_bytes())
+    return result
 
 
 def _ended(process: int) -> int | None:
@@ -234,60 +350,109 @@ def _ended(process: int) -> int | None:
 
 
 def _checkpoints(place: Path) -> list[tuple[str, int]]:
-    """Return the checkpoints with the times at which they were written."""
-    with contextlib.suppress(OSError):
-        return [(entry.name, entry.stat().st_mtime_ns) for entry in os.scandir(place / "checkpoints")]
-    return []
+    """Return all that trainings write, with the times at which it was written."""
+    found = []
+    for folder in (place, place / "checkpoints"):
+        with contextlib.suppress(OSError):
+            found += [(each.name, each.stat().st_mtime_ns) for each in os.scandir(folder) if _is_written(each.name)]
+    return found
 
 
-def _workers(main: int) -> list[int]:
-    """Return the worker processes of a search, those that are starting among them."""
+def _is_written(name: str) -> bool:
+    return name.startswith(("trial-", "final"))
+
+
+def _line(process: int) -> bytes:
     try:
-        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
-        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
-        return []
+        return b""
 
 
-def _lives(process: int) -> bool:
+@contextmanager
+def cluster() -> Iterator[str]:
+    """Give the address of a Ray cluster on this machine."""
+    script = Path(__file__).with_name("local_ray.py")
+    process = subprocess.Popen([sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return False
-    return "spawn_main" in Path(f"/proc/{process}/cmdline").read_text() and stat.rpartition(")")[2].split()[0] != "Z"
+        address = process.stdout.readline().strip()
+        if not address:
+            sys.exit("Ray starts no cluster here")
+        yield address
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+def warm() -> None:
+    """Import what a search does sooner or later, so that the processes to be killed live on searching.
+
+    There must be no tensor work before a fork, and no talk with Ray.
+    """
+    for name in ("study", "images.objective", "objectives.lightning", "objectives.command", "search.ray.run"):
+        importlib.import_module(f"stantune.{name}")
+    importlib.import_module("lightning.pytorch")
+    with tempfile.TemporaryDirectory() as place:
+        Store.open(sqlite_url(Path(place) / "warm.db"), "warm", {}, st.Space({}), st.Metric("")).release()
+
+
+def soak(
+    name: str, kills: int, seed: int, workers: int, address: str | None, directory: Path
+) -> tuple[list[int], bool]:
+    """Disturb searches of an objective until so many processes are killed; return the figures, and if all is well."""
+    executor = "ray" if address else "local"
+    mark = os.environ[soaked.OFTEN]
+    killer, began = Killer(seed, mark, LEFT_SECONDS[executor]), time.monotonic()
+    searches = trials = failures = different = 0
+    while killer.kills < kills:
+        call = Call(soaked.OBJECTIVES[name](), seed + searches, workers, address)
+        one, other = (directory / f"{name}-{searches}-{how}" for how in ("undisturbed", "disturbed"))
+        expected = undisturbed(call, one)
+        killer.disturb(call, other, kills)
+        found = read(other)
+        if differing := found.differs(expected):
+            different += 1
+            for field in differing:
+                print(
+                    f"{name} {call.seed}: {field}: {getattr(found, field)}\n{getattr(expected, field)}", file=sys.stderr
+                )
+        searches += 1
+        trials += len(found.rows)
+        failures += found.failures
+    figures = [killer.kills, killer.killed["main"], killer.killed["worker"], killer.killed["command"], killer.finals]
+    figures += [searches, trials, failures, killer.left, different, round(time.monotonic() - began)]
+    return figures, not (different or killer.left)
 
 
 def main() -> None:
-    """Print a line of figures; the exit code tells whether all was as it should be."""
+    """Print a line of figures for each objective; the exit code tells whether all was as it should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--objective", choices=[*soaked.OBJECTIVES, "all"], default="chains")
+    parser.add_argument("--kills", type=int, default=200, help="of each objective")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--executor", choices=list(LEFT_SECONDS), default="local")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    killer, began = Killer(arguments.seed), time.monotonic()
-    searches = trials = retried = different = 0
-    with tempfile.TemporaryDirectory() as directory:
-        while killer.kills < arguments.kills:
-            seed = arguments.seed + searches
-            undisturbed, disturbed = Path(directory) / f"undisturbed-{seed}", Path(directory) / f"disturbed-{seed}"
-            # The first one brings all imports with it, so that the processes to be killed live on searching.
-            expected = result_of(run(undisturbed, seed, 0), undisturbed)
-            killer.disturb(disturbed, seed, arguments.workers, arguments.kills)
-            # Nothing is left to do: this only reads what the search has come to.
-            state = run(disturbed, seed, 0)
-            different += result_of(state, disturbed) != expected
-            searches += 1
-            trials += len(state.rows)
-            retried += sum(len(row.failures) for row in state.rows)
+    # All processes that are started from here on have it, and are known by it.
+    os.environ[soaked.OFTEN] = secrets.token_hex(8)
+    warm()
     print(
-        "| kills | of the main one | of workers | searches | trials | begun again | left over | different | seconds |"
+        "| objective | executor | kills | of the main one | of workers | of commands | in final trainings | searches | "
+        "trials | begun again | left over | different | seconds |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    print(
-        f"| {killer.kills} | {killer.mains} | {killer.workers} | {searches} | {trials} | {retried} | {killer.left} | "
-        f"{different} | {time.monotonic() - began:.0f} |"
-    )
-    sys.exit(different > 0 or killer.left > 0)
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    good = True
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        cluster() if arguments.executor == "ray" else contextlib.nullcontext() as address,
+    ):
+        for name in soaked.OBJECTIVES if arguments.objective == "all" else [arguments.objective]:
+            figures, well = soak(name, arguments.kills, arguments.seed, arguments.workers, address, Path(directory))
+            good &= well
+            print("|", " | ".join([name, arguments.executor, *map(str, figures)]), "|", flush=True)
+    sys.exit(not good)
 
 
 if __name__ == "__main__":
