@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
@@ -47,7 +47,7 @@ METRIC = Metric("error", unit="%")
 
 @dataclass(frozen=True)
 class Nothing:
-    """Trains nothing; see stantune.objective.Objective."""
+    """Trains nothing; see protocols.Objective."""
 
     length: int
     name: str = "nothing"

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stantune.objective import Metric, Place, Segment
 from stantune.objectives.function import FunctionObjective
 from stantune.objectives.run import Run
+from stantune.protocols import Metric, Place, Segment
 from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_, restore_

@@ -44,8 +44,8 @@ from ways import Searched, name_of, searched, with_way
 from stantune.errors import UsageError
 from stantune.files import write_whole
 from stantune.images.problems import find
-from stantune.objective import Place, Segment, StopEarly
 from stantune.outcome import Outcome
+from stantune.protocols import Place, Segment, StopEarly
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.table.directory import SearchDirectory

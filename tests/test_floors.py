@@ -21,7 +21,7 @@ FLOORS = (
     ("training",),
     ("integrations",),
     ("search",),
-    ("objective",),
+    ("protocols",),
     ("stan",),
     ("kernels",),
     ("files", "seeds", "runtime", "space", "outcome", "quantities"),
@@ -128,7 +128,7 @@ def test_the_search_knows_nothing_of_torch_and_the_command_line() -> None:
     told = [
         str(arrow)
         for arrow in all_arrows()
-        if part(arrow.source) in ("search", "objective", "outcome", "space", "quantities", "errors")
+        if part(arrow.source) in ("search", "protocols", "outcome", "space", "quantities", "errors")
         and part(arrow.target) in FOREIGN
     ]
     assert not told, "\n".join(["the search is to know nothing of these:", *told])

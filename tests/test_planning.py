@@ -11,7 +11,7 @@ from stantune import Stan
 from stantune.images.objective import ProblemObjective
 from stantune.images.problems import find
 from stantune.kernels.library import kernels
-from stantune.objective import Conditions
+from stantune.protocols import Conditions
 from stantune.stan import layers
 from stantune.stan.config import LayerPlan
 from stantune.stan.fusion import natively

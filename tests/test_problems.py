@@ -245,7 +245,9 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
     def fitting(width: int = 3) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(1, width))
 
-    problem = replace(GOOD, network=fitting, data=data, validation=5, hold_out="last", normalise=Normalise(mean="channel"))
+    problem = replace(
+        GOOD, network=fitting, data=data, validation=5, hold_out="last", normalise=Normalise(mean="channel")
+    )
     splits = problem.load(tmp_path)
     assert asked == [tmp_path]
     assert (len(splits.train), len(splits.validation), len(splits.test), splits.classes) == (15, 5, 10, 3)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,12 +13,12 @@ if TYPE_CHECKING:
     from stantune.images.objective import ProblemObjective
     from stantune.images.problems import Problem
     from stantune.images.solver import Cosine, Fixed, Inv, Multiplier, MultiStep, OneCycle, Solver, Step, WarmUp
-    from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
     from stantune.objectives.command import CommandObjective
     from stantune.objectives.function import FunctionObjective, objective
     from stantune.objectives.lightning import LightningObjective
     from stantune.objectives.run import Run
     from stantune.outcome import Cost, Outcome
+    from stantune.protocols import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
     from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
     from stantune.search.result import SearchResult, TrialResult
     from stantune.search.workers.executors import Ended, Executor, Failure
@@ -36,7 +34,7 @@ _HOME = {
     "Asked": "search.propose.sampler",
     "Categorical": "space",
     "CommandObjective": "objectives.command",
-    "Conditions": "objective",
+    "Conditions": "protocols",
     "Cosine": "images.solver",
     "Cost": "outcome",
     "Dataset": "images.data",
@@ -51,32 +49,32 @@ _HOME = {
     "Inv": "images.solver",
     "LightningObjective": "objectives.lightning",
     "Measure": "images.measures",
-    "Metric": "objective",
+    "Metric": "protocols",
     "MultiStep": "images.solver",
     "Multiplier": "images.solver",
     "NoEffectWarning": "errors",
     "Normalise": "images.data",
-    "Objective": "objective",
+    "Objective": "protocols",
     "OneCycle": "images.solver",
     "OpenSearch": "ask_and_tell",
     "OptunaSampler": "search.propose.sampler",
     "Order": "search.workers.order",
     "Outcome": "outcome",
-    "Place": "objective",
-    "Prepared": "objective",
+    "Place": "protocols",
+    "Prepared": "protocols",
     "Problem": "images.problems",
     "ProblemObjective": "images.objective",
     "Run": "objectives.run",
     "Sampler": "search.propose.sampler",
     "SearchResult": "search.result",
-    "Segment": "objective",
+    "Segment": "protocols",
     "Solver": "images.solver",
     "Space": "space",
     "Split": "images.data",
     "Stan": "stan.config",
     "StantuneError": "errors",
     "Step": "images.solver",
-    "Trainer": "objective",
+    "Trainer": "protocols",
     "TrialResult": "search.result",
     "UsageError": "errors",
     "WarmUp": "images.solver",
@@ -146,23 +144,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'stantune' has no attribute {name!r}")
-    return getattr(import_module(f"stantune.{_HOME[name]}"), name)
+if not TYPE_CHECKING:  # so that type checkers find a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module 'stantune' has no attribute {name!r}")
+        return getattr(import_module(f"stantune.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Face(ModuleType):
-    """This module, whose names stay what they are: `objective` is the decorator, though a submodule is called so."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        # The import system does this with each submodule.
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Face

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from stantune.objective import Objective, Segment
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Objective, Segment
 from stantune.search.result import SearchResult
 from stantune.search.session import RETRIES, Session, open_session
 from stantune.search.settings import SearchSettings

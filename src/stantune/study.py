@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objective import Conditions, Objective, Place
 from stantune.objectives.choose import objective_of
+from stantune.protocols import Conditions, Objective, Place
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
 from stantune.search.plan.fidelity import chosen_rates

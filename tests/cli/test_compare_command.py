@@ -111,9 +111,7 @@ def test_several_arms(stantune: Stantune, compare: tuple[object, ...], tmp_path:
     assert run.err == ""
 
 
-def test_memo(
-    stantune: Stantune, compare: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memo(stantune: Stantune, compare: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memos: list[Memo] = []
     check = Memo.__post_init__
 

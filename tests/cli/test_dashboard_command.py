@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.space import Float, Space

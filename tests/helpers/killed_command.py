@@ -25,7 +25,7 @@ from pathlib import Path
 from killing import kill_after
 
 from stantune.cli import main
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Space

@@ -20,8 +20,8 @@ from typing import Any
 
 from stantune.errors import DamagedCheckpointError, DataError, StantuneError
 from stantune.files import write_whole
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.workers.order import Order
 from stantune.space import Float, Space
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from optuna.storages import InMemoryStorage
 
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.search.plan.coordinator import endings, ready_jobs, take_overs
 from stantune.search.plan.values import Job, TrialRow
 from stantune.search.propose.proposals import Proposals

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from stantune.objective import Metric
 from stantune.outcome import Cost
+from stantune.protocols import Metric
 from stantune.search.plan.coordinator import endings, ready_jobs
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.values import FinalResult, Job, TrialRow

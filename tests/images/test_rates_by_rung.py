@@ -19,7 +19,7 @@ from stantune.errors import UsageError
 from stantune.images.evaluation import error_percent
 from stantune.images.objective import ProblemObjective
 from stantune.images.problems import Problem, Splits, find
-from stantune.objective import Place
+from stantune.protocols import Place
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from stantune.objective import Metric, Place, Segment
 from stantune.objectives.function import FunctionObjective
 from stantune.outcome import Outcome
+from stantune.protocols import Metric, Place, Segment
 from stantune.space import Float, Space
 
 SPACE = Space({"x": Float(0, 1)})

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, StanWarning, UsageError
-from stantune.objective import Metric
 from stantune.objectives.function import FunctionObjective
 from stantune.outcome import Outcome
+from stantune.protocols import Metric
 from stantune.space import Space
 from stantune.stan.config import Memo, Stan
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from stantune.objective import Metric, Place, Segment
 from stantune.objectives import course
 from stantune.objectives.function import FunctionObjective
 from stantune.objectives.run import Run
 from stantune.outcome import Outcome
+from stantune.protocols import Metric, Place, Segment
 from stantune.search.workers.executors import Failure
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers

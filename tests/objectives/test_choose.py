@@ -12,10 +12,10 @@ import pytest
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problems import BUILT_IN
-from stantune.objective import Metric
 from stantune.objectives.choose import find_objective, load_source, objective_of
 from stantune.objectives.function import FunctionObjective
 from stantune.objectives.told import ToldObjective
+from stantune.protocols import Metric
 from stantune.space import Float, Space
 from stantune.stan.config import Stan
 from stantune.testing.executors import Counting

@@ -17,10 +17,10 @@ import cloudpickle
 import pytest
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
-from stantune.objective import Conditions, Metric, Objective, Place, Segment
 from stantune.objectives import groups, packing
 from stantune.objectives.command import CommandError, CommandObjective
 from stantune.objectives.templates import Template
+from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.executors import Failure, attempt
 from stantune.space import Categorical, Float, Integer, Space
 from stantune.study import tune
@@ -549,7 +549,7 @@ class TestNothingIsLeft:
         )
         code = f"""
 import pickle, signal
-from stantune.objective import Place
+from stantune.protocols import Place
 {"signal.signal(signal.SIGTERM, signal.SIG_IGN)" if ignored else ""}
 objective, segment = pickle.load(open({str(tmp_path / "order")!r}, "rb"))
 objective.trainer(Place(threads=1)).train(segment, lambda: False, lambda done: None)
@@ -647,7 +647,7 @@ def test_no_torch_is_loaded(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from stantune.objective import Conditions, Place, Segment
+from stantune.protocols import Conditions, Place, Segment
 from stantune.objectives.command import CommandObjective
 from stantune.space import Float, Space
 command = ["printf", "%s{{lr}}", '{{{{"loss": 1}}}}\\n']

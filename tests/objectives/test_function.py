@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from stantune.errors import UsageError
-from stantune.objective import Conditions, Metric, Objective, Place, Segment
 from stantune.objectives.function import FunctionObjective, objective
 from stantune.objectives.told import ToldObjective
+from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
 from stantune.space import Float, Space
@@ -237,7 +237,7 @@ def test_a_script_is_the_same_objective_each_time_and_travels(tmp_path):
             from pathlib import Path
             import torch
             import stantune.objectives.function as f
-            from stantune.objective import Metric, Place, Segment
+            from stantune.protocols import Metric, Place, Segment
             from stantune.search.workers.order import Order
             from stantune.search.workers.workers import Workers
             from stantune.space import Float, Space

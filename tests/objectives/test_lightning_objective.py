@@ -25,9 +25,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
-from stantune.objective import Conditions, Metric, Objective, Place, Segment
 from stantune.objectives import lightning as objectives
 from stantune.objectives.lightning import LightningObjective, MetricError
+from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Memo, Stan
 from stantune.study import tune
@@ -334,7 +334,7 @@ class TestInterruptions:
 import pickle, signal, os, time
 import torch
 torch.set_num_threads(1)
-from stantune.objective import Place
+from stantune.protocols import Place
 from stantune.objectives import lightning
 lightning.SAVE_SECONDS = lightning.SAVE_SHARE = 0.0
 objective, segment = pickle.load(open({str(tmp_path / "order")!r}, "rb"))
@@ -605,7 +605,7 @@ def test_a_worker_says_nothing(tmp_path):
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     code = f"""
 import pickle
-from stantune.objective import Place
+from stantune.protocols import Place
 objective, *segments = pickle.load(open({str(tmp_path / "order")!r}, "rb"))
 for number, segment in enumerate(segments):
     segment.checkpoint.unlink(missing_ok=True)

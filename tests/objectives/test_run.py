@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, StanWarning, UsageError
-from stantune.objective import Metric
 from stantune.objectives import course
 from stantune.objectives.returned import ReturnError
+from stantune.protocols import Metric
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.report.live import Lines, LiveView, training_progress, watching
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import Final, Job, TrialRow

@@ -14,8 +14,8 @@ import pytest
 from numbers_objective import Numbers
 
 from stantune.errors import UsageError
-from stantune.objective import Segment, StopEarly
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Segment, StopEarly
 from stantune.search.loop import search
 from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.values import Job, TrialRow, training_of

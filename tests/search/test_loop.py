@@ -11,8 +11,8 @@ import pytest
 from numbers_objective import Numbers
 
 from stantune.errors import UsageError
-from stantune.objective import Segment
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.plan.values import Final, FinalResult, Job, Training, training_of

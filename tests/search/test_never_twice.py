@@ -11,8 +11,8 @@ import pytest
 from numbers_objective import Numbers
 
 from stantune.errors import UsageError
-from stantune.objective import Segment
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.standings import ranking
 from stantune.search.session import SearchState

@@ -12,11 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stantune.search.plan.coordinator import ready_jobs
-
-from stantune.search.plan.values import Job
 from stantune.search.plan.hyperband import Bracket, plan
 from stantune.search.plan.observations import Place, ScheduledObservations, schedule
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import Job, TrialRow
 
 PLANS = st.builds(plan, st.integers(3, 40), st.integers(1, 3), st.integers(2, 4))
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from numbers_objective import Numbers
 
-from stantune.objective import Metric
 from stantune.outcome import Cost
+from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, Rung
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
 from stantune.search.session import SearchState

@@ -12,8 +12,8 @@ import pytest
 
 from stantune.errors import DamagedCheckpointError
 from stantune.files import write_whole
-from stantune.objective import Metric, Prepared
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Metric, Prepared
 from stantune.space import Float, Space
 from stantune.testing import check_objective
 from stantune.testing.executors import Counting

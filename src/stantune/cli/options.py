@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from stantune.images.problems import Problem, Splits
-    from stantune.objective import Objective
+    from stantune.protocols import Objective
     from stantune.stan.config import Stan
 
 QUICK_ITERATIONS = 600

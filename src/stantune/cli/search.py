@@ -15,7 +15,7 @@ from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
 
 if TYPE_CHECKING:
-    from stantune.objective import Objective
+    from stantune.protocols import Objective
     from stantune.search.result import SearchResult
     from stantune.stan.config import Stan
 
@@ -216,7 +216,7 @@ def brackets(
     from stantune.images.data import is_present
     from stantune.images.estimate import estimate_seconds
     from stantune.images.objective import ProblemObjective
-    from stantune.objective import Conditions
+    from stantune.protocols import Conditions
     from stantune.report.results import PlanResult
     from stantune.report.text import show_plan
     from stantune.search.plan.hyperband import trained_iterations

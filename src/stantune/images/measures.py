@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stantune.errors import UsageError
 from stantune.images.losses import IGNORED
-from stantune.objective import Metric
+from stantune.protocols import Metric
 
 Direction = Literal["minimize", "maximize"]
 

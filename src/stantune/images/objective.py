@@ -14,8 +14,8 @@ import torch
 from stantune.errors import NoEffectWarning
 from stantune.images.data import fetch, is_present
 from stantune.images.problems import Problem, Splits, find
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.outcome import Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.runtime import tune_process
 from stantune.space import Space
 from stantune.stan.config import Stan
@@ -30,7 +30,7 @@ _CHANGED = ("stan_layers", "course")
 
 @dataclass(frozen=True)
 class ProblemObjective:
-    """Searches a problem; see objective.Objective.
+    """Searches a problem; see protocols.Objective.
 
     Attributes:
         problem: what is trained.
@@ -178,7 +178,7 @@ class ProblemObjective:
 
 
 class ProblemTrainer:
-    """Trains a problem's settings; see objective.Trainer."""
+    """Trains a problem's settings; see protocols.Trainer."""
 
     def __init__(self, objective: ProblemObjective, device: str) -> None:
         """Train on `device`."""

@@ -24,7 +24,7 @@ from stantune.images.measures import Measure, measure_of
 from stantune.images.optimizers import kind_of
 from stantune.images.schedules import policy_of
 from stantune.images.solver import SOLVER_PARAMETERS, Policy, Solver
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.space import Categorical, Parameter, Space
 from stantune.training.trainable import Criterion
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import cloudpickle
 
 from stantune.errors import UsageError
-from stantune.objective import Objective
 from stantune.objectives.function import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
+from stantune.protocols import Objective
 from stantune.space import Space
 
 if TYPE_CHECKING:

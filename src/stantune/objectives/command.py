@@ -17,11 +17,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.objectives import groups, packing
 from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.templates import PARAMS, Template
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.seeds import derive
 from stantune.space import Space
 
@@ -172,7 +172,7 @@ class CommandObjective:
 
 
 class CommandTrainer:
-    """Runs a command for each segment; see objective.Trainer."""
+    """Runs a command for each segment; see protocols.Trainer."""
 
     def __init__(self, objective: CommandObjective, place: Place) -> None:
         """Run it at a place."""

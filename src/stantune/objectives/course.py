@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objective import Segment, StopEarly
 from stantune.objectives.keeping import Keeper
 from stantune.objectives.losses import Losses
 from stantune.outcome import Cost
+from stantune.protocols import Segment, StopEarly
 
 if TYPE_CHECKING:
     from stantune.objectives.acceleration import Acceleration

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from stantune.errors import UsageError
-from stantune.objective import Conditions, Metric, Place, Prepared
 from stantune.objectives.code import digest
+from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FunctionObjective:
-    """Searches the settings of a function that trains; see objective.Objective. It can still be called.
+    """Searches the settings of a function that trains; see protocols.Objective. It can still be called.
 
     Attributes:
         function: takes a Run, and returns metrics or the compared number.

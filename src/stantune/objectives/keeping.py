@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stantune.errors import CheckpointError, StantuneError, UsageError
-from stantune.objective import Segment
 from stantune.objectives import folder
 from stantune.objectives.surroundings import put_back, random_states
 from stantune.objectives.values import plain, restored
 from stantune.outcome import Cost
+from stantune.protocols import Segment
 from stantune.training import checkpoint as checkpoints
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ import cloudpickle
 import torch
 
 from stantune.errors import NoEffectWarning, UsageError
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.objectives import lightning_checkpoint as checkpoints
 from stantune.objectives.code import digest
 from stantune.objectives.function import can_be_imported, name_of
@@ -25,6 +24,7 @@ from stantune.objectives.lightning_fit import RESERVED, Fit, Lost, Stopped, quie
 from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.surroundings import as_it_was
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.space import Space
 from stantune.stan.config import Stan
 
@@ -169,7 +169,7 @@ class LightningObjective:
 
 
 class LightningTrainer:
-    """Trains settings by Lightning; see objective.Trainer."""
+    """Trains settings by Lightning; see protocols.Trainer."""
 
     def __init__(self, objective: LightningObjective, place: Place) -> None:
         """Train in this process, at a place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stantune.errors import UsageError
-from stantune.objective import Conditions
+from stantune.protocols import Conditions
 
 
 def chosen_threads(conditions: Conditions, name: str, default: Callable[[], int]) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 
-from stantune.objective import Metric
+from stantune.protocols import Metric
 
 
 class ReturnError(ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from stantune.objective import Segment
+from stantune.protocols import Segment
 from stantune.seeds import derive
 
 if TYPE_CHECKING:

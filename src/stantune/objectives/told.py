@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stantune.errors import UsageError
-from stantune.objective import Conditions, Metric, Place, Prepared, Trainer
+from stantune.protocols import Conditions, Metric, Place, Prepared, Trainer
 from stantune.space import Space
 
 
 @dataclass(frozen=True)
 class ToldObjective:
-    """Has parameters and a metric, and no training of its own; see objective.Objective."""
+    """Has parameters and a metric, and no training of its own; see protocols.Objective."""
 
     name: str
     space: Space

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 
 from stantune.errors import StanWarning
-from stantune.objective import Metric, Place, Segment, StopEarly
 from stantune.objectives.course import Course, Diverged, Ended, Interrupted
 from stantune.objectives.keeping import Keeper
 from stantune.objectives.returned import metrics_of
 from stantune.objectives.run import Run
 from stantune.objectives.surroundings import as_it_was, seed_all
 from stantune.outcome import Outcome
+from stantune.protocols import Metric, Place, Segment, StopEarly
 from stantune.stan.config import Stan
 
 
 class FunctionTrainer:
-    """Trains by calling a function; see objective.Trainer."""
+    """Trains by calling a function; see protocols.Trainer."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
 from stantune.report.words import duration, percent, setting_text, value_text
 from stantune.search.contract import Final, Leader, RateResult, SearchSummary

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stantune.objective import Objective
+from stantune.protocols import Objective
 from stantune.search.session import RETRIES, SearchState, Session, open_session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from stantune.objective import Metric
+from stantune.protocols import Metric
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.standings import Status, incumbent, status

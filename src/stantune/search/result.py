@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stantune.objective import Objective, compared_value
+from stantune.protocols import Objective, compared_value
 from stantune.search.contract import SearchSummary
 from stantune.search.plan.finals import weights_of
 from stantune.search.plan.standings import incumbent, ranking, status

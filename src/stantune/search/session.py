@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
-from stantune.objective import Metric, Objective, Segment, compared_value
 from stantune.outcome import Outcome
+from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.finals import finals_of, winner_of
 from stantune.search.plan.hyperband import Bracket

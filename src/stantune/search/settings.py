@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.objective import Objective
+from stantune.protocols import Objective
 from stantune.search.plan import fidelity
 from stantune.search.plan.asha import async_plan
 from stantune.search.plan.hyperband import Bracket, plan

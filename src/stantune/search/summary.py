@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stantune.objective import Objective, compared_value
 from stantune.outcome import Cost, total
+from stantune.protocols import Objective, compared_value
 from stantune.search.contract import (
     Best,
     BracketResult,

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeAlias
 
 from stantune.errors import DamagedCheckpointError, StantuneError
 from stantune.files import write_whole
-from stantune.objective import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.workers.executors import Ended, Executor, Failure, Watch
 from stantune.search.workers.order import Order
 from stantune.space import Categorical, Integer, Space
@@ -69,7 +69,7 @@ class Counting:
 
 
 class CountingTrainer:
-    """Counts; see objective.Trainer. Its checkpoint holds how far it is."""
+    """Counts; see protocols.Trainer. Its checkpoint holds how far it is."""
 
     def __init__(self, pause: float) -> None:
         self._pause = pause

@@ -17,8 +17,8 @@ from typing import Any
 import cloudpickle
 
 from stantune.errors import DamagedCheckpointError
-from stantune.objective import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
 from stantune.outcome import Outcome
+from stantune.protocols import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
 from stantune.search.propose.sampling import sample
 from stantune.space import Space
 

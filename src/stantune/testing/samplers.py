@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from stantune.errors import UsageError
+from stantune.search.plan.values import PastTrial
 from stantune.search.propose.sampler import Asked, Sampler, Seen, sampler_of
 from stantune.search.propose.sampling import sample
-from stantune.search.plan.values import PastTrial
 from stantune.space import Categorical, Float, Integer, Space
 
 MakeSampler: TypeAlias = Callable[[], Sampler]

@@ -22,9 +22,9 @@ from numbers_objective import Numbers
 from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problems import find
-from stantune.objective import Place
 from stantune.objectives.choose import find_objective
 from stantune.outcome import Cost
+from stantune.protocols import Place
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Training
 from stantune.search.progress import Progress

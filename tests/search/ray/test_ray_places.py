@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
-from stantune.objective import Place as Where
-from stantune.objective import Segment, StopEarly
 from stantune.objectives.choose import find_objective
 from stantune.outcome import Outcome
+from stantune.protocols import Place as Where
+from stantune.protocols import Segment, StopEarly
 from stantune.search.ray import places as ray_places
 from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
 from stantune.search.ray.places import Place, Sign, signed

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stantune.objective import Metric
 from stantune.outcome import Cost
+from stantune.protocols import Metric
 from stantune.search.plan.values import TrialRow
 from stantune.search.table.storage import sqlite_url
 from stantune.search.table.store import Store

@@ -17,8 +17,8 @@ import pytest
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError
-from stantune.objective import Metric
 from stantune.outcome import Cost
+from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, PastTrial, TakeOver, TrialRow, WarmStart
 from stantune.search.table.storage import sqlite_url
@@ -206,7 +206,7 @@ def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str
 
 def test_nothing_is_printed(url: str) -> None:
     code = (
-        "import sys; from stantune.objective import Metric; from stantune.search.table.store import Store;"
+        "import sys; from stantune.protocols import Metric; from stantune.search.table.store import Store;"
         "from stantune.space import Float, Space;"
         "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)}), Metric('error')).release();"
         "Store.delete(sys.argv[1], 'a')"

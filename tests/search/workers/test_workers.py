@@ -18,8 +18,8 @@ import pytest
 from numbers_objective import Numbers
 
 from stantune.errors import DataError, StantuneError, UsageError
-from stantune.objective import Segment
 from stantune.outcome import Cost
+from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Job, Training
 from stantune.search.progress import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stantune.objective import Metric, compared_value
+from stantune.protocols import Metric, compared_value
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import Final, FinalResult, TrialRow
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from stantune.objective import Segment
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Segment
 
 Ending: TypeAlias = Literal["finished", "dropped", "diverged", "failed"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stantune.objective import Segment, StopEarly, Trainer
 from stantune.outcome import Outcome
+from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.ray.places import Place
 from stantune.search.table.directory import SearchDirectory
 
@@ -80,7 +80,7 @@ class FetchingOrder:
 
 
 class FetchingTrainer:
-    """Trains with a checkpoint that is fetched before, into a scratch folder, and sent after; see objective.Trainer."""
+    """Trains with a checkpoint that is fetched before, into a scratch folder, and sent after; see protocols.Trainer."""
 
     def __init__(self, trainer: Trainer, elsewhere: Place, scratch: Path) -> None:
         """Train with `trainer`."""

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objective import Segment, StopEarly, Trainer
+from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.places import Sign
 from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, versions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from stantune.objective import Trainer
+from stantune.protocols import Trainer
 from stantune.search.ray.checkpoints import FetchingOrder, RemoteDirectory
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.executor import RayExecutor

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
-from stantune.objective import Segment, Trainer
+from stantune.protocols import Segment, Trainer
 from stantune.search.ray.places import Sign
 from stantune.search.workers.executors import cause_of
 from stantune.search.workers.worker import Broken, Moved, Over

@@ -129,8 +129,7 @@ class SearchDirectory:
 
         Raises:
             StantuneError: it cannot be made or written to, or another search is running in it.
-            UsageError: its search keeps its table in another storage, or what a search would write lies there already and
-                is no search's.
+            UsageError: its search keeps its table in another storage, or files lie there that a search would overwrite.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -197,7 +196,7 @@ class SearchDirectory:
             ) from error
 
     def _claim(self) -> None:
-        """Note that the directory is a search's before anything else is written there; what is there then is not ours."""
+        """Note that the directory is a search's, before anything else is written: what is there by then is not ours."""
         note = json.dumps({"storage": self._where, _BEGUN: False})
         if self._note.exists():
             if not self.was_begun():

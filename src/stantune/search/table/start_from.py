@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from stantune.errors import UsageError
-from stantune.objective import Objective
+from stantune.protocols import Objective
 from stantune.search.propose.warm_start import warm_start
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory

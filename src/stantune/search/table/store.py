@@ -15,8 +15,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stantune.errors import StoreError, UsageError
-from stantune.objective import Metric
 from stantune.outcome import Cost
+from stantune.protocols import Metric
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
 from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
 from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from stantune.errors import DamagedCheckpointError, StantuneError
-from stantune.objective import Segment, StopEarly, Trainer
 from stantune.outcome import Cost, Outcome
+from stantune.protocols import Segment, StopEarly, Trainer
 
 _CAUSE_LENGTH = 200
 # Where the code is that no user wrote: installed packages, the standard library, and ours.

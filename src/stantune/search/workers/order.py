@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from stantune.objective import Objective, Place, Trainer
+from stantune.protocols import Objective, Place, Trainer
 
 
 @dataclass(frozen=True)

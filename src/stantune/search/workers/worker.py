@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
-from stantune.objective import Segment, Trainer
 from stantune.outcome import Outcome
+from stantune.protocols import Segment, Trainer
 from stantune.search.workers.executors import Failure, attempt, cause_of
 
 TELL_SECONDS = 0.2

@@ -21,7 +21,7 @@ from types import TracebackType
 import cloudpickle
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objective import Segment, StopEarly, Trainer
+from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.worker import Broken, Moved, Over, Ready, Stop, work
 
