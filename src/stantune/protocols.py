@@ -72,6 +72,7 @@ class Segment:
         finalist: the rank of the finalist whose final training this is, 0 for the best; None on the way to a rung.
         rates: pairs (from where on, share of the work) for a trainer that approximates; empty: as the objective says.
             A final training is exact.
+        length: R, of the longest training of the search, for schedules; None where it is not known.
     """
 
     trial: int
@@ -83,6 +84,7 @@ class Segment:
     bracket: int | None = None
     finalist: int | None = None
     rates: tuple[tuple[int, float], ...] = ()
+    length: int | None = None
 
     @property
     def final(self) -> bool:

@@ -1,4 +1,4 @@
-"""Times and sizes as people type them."""
+"""Times and sizes as people type and read them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from stantune.errors import UsageError
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _NUMBER = r"\d+(?:\.\d+)?"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time such as 0.4 s, 38 s, 2 min 05 s or 3 h 20 min; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def parse_duration(text: str) -> float:

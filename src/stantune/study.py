@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from stantune.errors import StantuneError, UsageError
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Conditions, Objective, Place
 from stantune.quantities import parse_bytes, parse_duration
+from stantune.search.lines import Lines
 from stantune.search.loop import search
 from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.propose.given import enqueued_settings, fixed_values
@@ -69,6 +70,7 @@ def tune(
     out: Path | str | None = None,
     storage: str | None = None,
     fresh: bool = False,
+    accept_changes: bool = False,
     workers: int | None = None,
     executor: str | MakeExecutor = "local",
     address: str | None = None,
@@ -80,7 +82,7 @@ def tune(
     trial_timeout: float | str | None = None,
     trial_memory: int | str | None = None,
     say: Callable[[str], None] = lambda line: None,
-    watching: Callable[[], AbstractContextManager[Watcher | None]] = nullcontext,
+    watching: Callable[[], AbstractContextManager[Watcher | None]] | None = None,
     stop: Stop | None = None,
 ) -> SearchResult:
     """Search the settings of an objective with Hyperband or ASHA; the same call goes on where it was, after a kill too.
@@ -113,6 +115,8 @@ def tune(
         out: the search's directory, runs/NAME by default.
         storage: URL of an Optuna storage for the trials; SQLite in `out` by default.
         fresh: delete the directory's search and begin anew.
+        accept_changes: go on with a search although the code, or what a Problem is made of, has changed since it began;
+            that is written into its table.
         workers: trainings side by side, each in a process of its own; 1, in this process, by default, and with Ray as
             many as there is room for.
         executor: "local", "ray", or what makes an Executor of your own of an Order.
@@ -124,8 +128,9 @@ def tune(
         retries: how often a training that failed is tried again, in each rung.
         trial_timeout: seconds, or a text, after which a training that does nothing is ended.
         trial_memory: bytes, or a text like "2G", of a process in which a training is ended (Linux).
-        say: takes lines for the user: what is fetched, measured, planned.
-        watching: gives what is told of all that happens, for as long as the search runs.
+        say: takes lines for the user: what is fetched, measured, planned, and how far the search is; `say=print`.
+        watching: gives what is told of all that happens, for as long as the search runs, in place of lines on how far
+            it is.
         stop: whether to end in good order; without one Ctrl-C and SIGTERM do that, and then raise KeyboardInterrupt.
 
     Returns:
@@ -199,9 +204,16 @@ def tune(
                 train = InProcess(order(0))
             else:
                 train = stack.enter_context(Workers(order, side, limits))
-            watcher = stack.enter_context(watching())
+            watcher = Lines(say) if watching is None else stack.enter_context(watching())
             state = search(
-                what, settings, directory, train, watcher=watcher, stop_early=stopping.asked, retries=retries
+                what,
+                settings,
+                directory,
+                train,
+                watcher=watcher,
+                stop_early=stopping.asked,
+                retries=retries,
+                accept_changes=accept_changes,
             )
             # Workers have ended, and a cluster's weights are here, before anything is said of them.
             stack.close()

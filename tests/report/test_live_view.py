@@ -46,7 +46,7 @@ def test_live_view_fits_and_tells_all() -> None:
     assert "trial 0" in text
     assert "iteration 4 of 9, bracket s = 2" in text
     assert "iteration 3 of 9, bracket s = 2" in text
-    said = "trial 2, on its way to 9 iterations, failed (its worker process was killed by SIGKILL): tried again"
+    said = "trial 2, on its way to 9, failed (its worker process was killed by SIGKILL): tried again"
     assert said in re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert "9 of 17; 3 running, 3 promoted, 5 dropped, 1 diverged" in text
     assert "50.00 %" in text
@@ -71,7 +71,7 @@ def test_lines_are_few() -> None:
         lines.failure(Final(0, 7, 27), "RuntimeError: no", False)
     first, second, other, failed, final, again = shown(on).splitlines()
     assert other.startswith("bracket 1, rung of 9 iterations: ")
-    assert failed == "trial 1, on its way to 9 iterations, failed (RuntimeError: no): given up"
+    assert failed == "trial 1, on its way to 9, failed (RuntimeError: no): given up"
     assert again == "the final training of trial 7 failed (RuntimeError: no): tried again"
     assert first == "bracket 2, rung of 3 iterations: trials 0 of 17; 0 running, 0 promoted, 0 dropped, 0 diverged"
     assert second.endswith("3 running, 3 promoted, 5 dropped, 1 diverged; best validation error 50.00 %")
@@ -83,7 +83,7 @@ def test_another_metric_and_unit() -> None:
     progress = Progress(PLAN, Metric("accuracy", "maximize"), "epoch")
     rows = [TrialRow(0, 2, {}, {3: -0.875}), TrialRow(1, 2, {}, {3: -0.5})]
     progress.update(rows, 27)
-    Lines(on).job(Job(2, 2, 0, 3), progress)
+    Lines(on.print).job(Job(2, 2, 0, 3), progress)
     assert shown(on).startswith("bracket 2, rung of 3 epochs: ")
     assert shown(on).endswith("; best accuracy 0.875\n")
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
-from stantune.quantities import parse_duration
-from stantune.report.words import duration, percent, setting_text
+from stantune.quantities import duration, parse_duration
+from stantune.report.words import percent, setting_text
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the directory's search and begin anew, after asking.")]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on although the problem's code has changed since the search began.")
+]
 TrialTimeout = Annotated[
     str | None,
     typer.Option("--trial-timeout", metavar="TIME", help="End a training that does no iteration for so long."),
@@ -90,6 +93,7 @@ def search(
     json: o.Json = None,
     budget: Budget = None,
     fresh: Fresh = False,
+    accept_changes: AcceptChanges = False,
     yes: Yes = False,
     workers: o.SearchWorkers = None,
     engine: o.Executor = "local",
@@ -143,6 +147,7 @@ def search(
             out=directory,
             storage=storage,
             fresh=fresh,
+            accept_changes=accept_changes,
             workers=workers,
             executor=engine,
             address=address,
@@ -163,7 +168,7 @@ def search(
 
 def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None) -> None:
     """Say on standard error what the search could not do, and end with the exit code that tells it."""
-    from stantune.report.words import duration
+    from stantune.quantities import duration
 
     result, failure = found.summary, found.state.final_failure
     if failure is not None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning
 from stantune.images.data import fetch, is_present
-from stantune.images.problems import Problem, Splits, find
+from stantune.images.problems import BUILT_IN, Problem, Splits, find
 from stantune.outcome import Outcome
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.runtime import tune_process
@@ -76,7 +77,8 @@ class ProblemObjective:
         """The problem's numbers and STAN's settings."""
         stan = self.stan
         planned = stan and stan.planned
-        return {
+        made_of = {} if _is_built_in(self.problem) else {"made-of": _made_of(self.problem)}
+        return made_of | {
             "problem": self.problem.name,
             "iterations": self.problem.iterations,
             "batch-size": self.problem.batch_size,
@@ -210,6 +212,33 @@ class ProblemTrainer:
                 stop_early=stop_early,
                 watch=watch,
             )
+
+
+def _is_built_in(problem: Problem) -> bool:
+    own = BUILT_IN.get(problem.name)
+    # What a search itself sets.
+    return own is not None and replace(problem, stan_layers=own.stan_layers, course=own.course) == own
+
+
+def _made_of(problem: Problem) -> dict[str, Any]:
+    """Return what a user's problem is made of: plain fields by value, functions by a digest of their code."""
+    left_out = ("name", "space", "iterations", "batch_size", "stan_layers", "recordable", "course")
+    return {each.name: _plain(getattr(problem, each.name)) for each in fields(problem) if each.name not in left_out}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    if callable(value):
+        return digest(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    # An address would be another one in each process.
+    return repr(value) if " at 0x" not in repr(value) else type(value).__qualname__
 
 
 def device_of(device: str, place: int, gpus: int) -> str:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
 
+from stantune.code_digest import digest
 from stantune.errors import UsageError
-from stantune.objectives.code import digest
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import cloudpickle
 import torch
 
+from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.objectives import lightning_checkpoint as checkpoints
-from stantune.objectives.code import digest
 from stantune.objectives.function import can_be_imported, name_of
 from stantune.objectives.lightning_fit import RESERVED, Fit, Lost, Stopped, quiet, require_lightning
 from stantune.objectives.preparing import chosen_threads

@@ -23,7 +23,8 @@ from stantune.compare.comparison import (
     spread,
 )
 from stantune.compare.turns import Training
-from stantune.report.words import duration, setting_text
+from stantune.quantities import duration
+from stantune.report.words import setting_text
 from stantune.search.contract import Result
 
 _DENOMINATORS = 64

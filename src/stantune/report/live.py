@@ -12,7 +12,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from stantune.report.words import duration
+from stantune.quantities import duration
+from stantune.search.lines import Lines, counts_text, failure_text
 from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
@@ -20,29 +21,6 @@ from stantune.search.watching import Silent, Watcher
 REDRAW_SECONDS = 0.25
 # Trainings that the view has room for.
 SHOWN = 12
-
-
-class Lines(Silent):
-    """Writes one line for each rung of each bracket, and for each final training."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._begun: set[tuple[int, int]] = set()
-
-    def job(self, job: Training, progress: Progress) -> None:
-        """Write a line where another rung begins."""
-        if isinstance(job, Final):
-            what = f"final training of trial {job.number}"
-        else:
-            if (job.bracket, job.stop) in self._begun:
-                return
-            self._begun.add((job.bracket, job.stop))
-            what = f"bracket {job.bracket}, rung of {job.stop} {progress.unit}s"
-        self._console.print(f"{what}: {'; '.join(_state(progress))}", soft_wrap=True)
-
-    def failure(self, job: Training, cause: str, for_good: bool) -> None:
-        """Write a line."""
-        self._console.print(failure_text(job, cause, for_good), soft_wrap=True)
 
 
 class LiveView(Silent):
@@ -76,45 +54,18 @@ class LiveView(Silent):
             table.add_row(f"trial {job.number}", f"{progress.unit} {at} of {job.stop}, {which}")
         if len(running) > SHOWN:
             table.add_row("", f"and {len(running) - SHOWN} more")
-        table.add_row("trials", _counts(progress))
+        table.add_row("trials", counts_text(progress))
         table.add_row(f"best {progress.metric.name}", progress.metric.text(progress.best))
         table.add_row("speed", f"{progress.iterations_per_second:.1f} {progress.unit}s/s")
         table.add_row("time left", duration(progress.seconds_left))
         self.live.update(table, refresh=True)
 
 
-def _counts(progress: Progress) -> str:
-    status = progress.status
-    return (
-        f"{progress.trials} of {progress.planned}; {status.running} running, {status.promoted} promoted, "
-        f"{status.dropped} dropped, {status.diverged} diverged"
-        + (f", {status.failed} failed" if status.failed else "")
-        + (f"; {progress.retried} begun again" if progress.retried else "")
-    )
-
-
-def failure_text(job: Training, cause: str, for_good: bool) -> str:
-    """Say which training failed, and what comes of it."""
-    if isinstance(job, Final):
-        which = f"the final training of trial {job.number}"
-    else:
-        which = f"trial {job.number}, on its way to {job.stop} iterations,"
-    return f"{which} failed ({cause}): {'given up' if for_good else 'tried again'}"
-
-
-def _state(progress: Progress) -> Iterator[str]:
-    yield f"trials {_counts(progress)}"
-    if progress.best is not None:
-        yield f"best {progress.metric.name} {progress.metric.text(progress.best)}"
-    if progress.seconds_left is not None:
-        yield f"{progress.iterations_per_second:.1f} {progress.unit}s/s, about {duration(progress.seconds_left)} left"
-
-
 @contextmanager
 def watching(console: Console) -> Iterator[Watcher]:
     """Give the live view where the console is a terminal, lines elsewhere; what it drew is gone at the end."""
     if not console.is_terminal:
-        yield Lines(console)
+        yield Lines(lambda line: console.print(line, soft_wrap=True))
         return
     view = LiveView(console)
     with view.live:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.protocols import Metric
+from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
-from stantune.report.words import duration, percent, setting_text, value_text
+from stantune.report.words import percent, setting_text, value_text
 from stantune.search.contract import Final, Leader, RateResult, SearchSummary
 from stantune.space import condition_text
 

@@ -6,20 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time such as 0.4 s, 38 s, 2 min 05 s or 3 h 20 min; a dash for None."""
-    if seconds is None:
-        return "–"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def percent(error: float | None) -> str:
     """Return an error in percent; a dash for None."""
     return "–" if error is None else f"{error:.2f} %"

@@ -21,6 +21,7 @@ def search(
     watcher: Watcher | None = None,
     stop_early: Callable[[], bool] = lambda: False,
     retries: int = RETRIES,
+    accept_changes: bool = False,
 ) -> SearchState:
     """Run a search, or go on with the one that the directory holds, until it is done or told to stop.
 
@@ -35,6 +36,7 @@ def search(
         watcher: is told what happens.
         stop_early: asked often; when true the search ends in good order.
         retries: see `open_session`.
+        accept_changes: see `open_session`.
 
     Returns:
         What it has come to.
@@ -46,7 +48,13 @@ def search(
         StantuneError: no training can go on (a full disk), or none ever could: all of the first trials failed.
     """
     with open_session(
-        objective, settings, directory, places=executor.capacity, watcher=watcher, retries=retries
+        objective,
+        settings,
+        directory,
+        places=executor.capacity,
+        watcher=watcher,
+        retries=retries,
+        accept_changes=accept_changes,
     ) as session:
         stopped = _run(session, executor, stop_early)
         state = session.state

@@ -71,6 +71,7 @@ def open_session(
     places: int = 1,
     watcher: Watcher | None = None,
     retries: int = RETRIES,
+    accept_changes: bool = False,
 ) -> Iterator[Session]:
     """Begin a search, or go on with the one that the directory holds. Call it under `directory.locked()`.
 
@@ -82,6 +83,7 @@ def open_session(
         watcher: is told what happens.
         retries: how often a segment that failed is given again; then its trial has failed for good, and the search goes
             on without it.
+        accept_changes: whether it may go on where code has changed since it began.
 
     Raises:
         UsageError: the directory holds a search with other settings.
@@ -96,7 +98,7 @@ def open_session(
         objective.space,
         objective.metric,
         settings.start,
-        lambda there: settings.extends(there, objective),
+        lambda there: settings.extends(there, objective, accept_changes),
         directory.was_begun(),
     ) as store:
         directory.note_storage()
@@ -302,16 +304,27 @@ class Session:
                 self._duplicates = True
                 self._close_up(job)
                 return None
+        checkpoint = self._directory.checkpoint_of(job)
+        # Whoever trains has a place to write to.
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
-        params, checkpoint = dict(rows[job.number].params), self._directory.checkpoint_of(job)
+        params = dict(rows[job.number].params)
         if isinstance(job, Final):
             seed = self._settings.final_seed()
-            return Segment(job.number, params, 0, job.stop, seed, checkpoint, finalist=job.rank)
+            return Segment(job.number, params, 0, job.stop, seed, checkpoint, finalist=job.rank, length=job.stop)
         seed = self._settings.trial_seed(job.number)
         return Segment(
-            job.number, params, job.start, job.stop, seed, checkpoint, bracket=job.bracket, rates=self._rates
+            job.number,
+            params,
+            job.start,
+            job.stop,
+            seed,
+            checkpoint,
+            bracket=job.bracket,
+            rates=self._rates,
+            length=self._settings.max_resource,
         )
 
     def _failed(self, job: Training, failure: Failure) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from stantune.seeds import derive
 FEWEST_ITERATIONS = 25
 MOST_BRACKETS = 5
 MODES = ("sync", "async")
+# What an identity calls the code of an objective, and what a problem is made of.
+CODE = ("code", "made-of")
 
 
 def default_min_resource(max_resource: int, eta: int, unit: str = "iteration") -> int:
@@ -141,18 +144,23 @@ class SearchSettings:
             identity["fixed"] = dict(self.fixed)
         return identity
 
-    def extends(self, there: Mapping[str, Any], objective: Objective) -> bool:
-        """Tell whether a search with the identity `there` is this one with fewer brackets, and can go on as this.
+    def extends(self, there: Mapping[str, Any], objective: Objective, accept_changes: bool = False) -> bool:
+        """Tell whether a search with the identity `there` may go on as this one, though it is not the same.
 
-        Its trials are then the first of this one's, with the same settings. Not so where proposals look at results:
-        with more brackets they see others. Nor with another R, since the rungs then lie elsewhere.
+        - With fewer brackets: its trials are the first of this one's, with the same settings. Not so where proposals
+          look at results: with more brackets they see others. Nor with another R, since the rungs then lie elsewhere.
+        - With other code, where that is accepted; and where an earlier version did not note what the code was.
         """
-        here = self.identity(objective)
-        fewer = there.get("brackets")
-        if self.mode != "sync" or sampler_of(self.sampler).waits or not isinstance(fewer, int):
-            return False
-        same = {**here, "brackets": fewer} == {name: value for name, value in there.items() if name != "space"}
-        return same and fewer < len(self.plan())
+        here, before = self.identity(objective), {name: value for name, value in there.items() if name != "space"}
+        for name in CODE:
+            if accept_changes or name not in before:
+                before.pop(name, None)
+                here.pop(name, None)
+        fewer, independent = before.get("brackets"), self.mode == "sync" and not sampler_of(self.sampler).waits
+        if independent and isinstance(fewer, int) and fewer < len(self.plan()):
+            here["brackets"] = fewer
+        same: bool = json.loads(json.dumps(here)) == before
+        return same
 
     def trial_seed(self, number: int) -> int:
         """Return the seed of a trial's weights, data order and grids."""

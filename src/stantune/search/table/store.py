@@ -39,12 +39,18 @@ _FAILED = "stantune:failed"
 _TAKEN = "stantune:taken_over_from:"
 _STARTED_FROM = "stantune:started_from"
 _START = "stantune:start"
+# What of the identity was another when the search began, each time that it was taken for the same nevertheless.
+_ACCEPTED = "stantune:accepted"
 # What may be asked of another search's identity.
 Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
 T = TypeVar("T")
 _NOT_LONGER = (
     "; a longer search can go on from its table where only `brackets` is more and the sampler is random, and begin "
     "with its best settings in another place with `start_from`"
+)
+_CHANGED = (
+    "; what was trained so far was by other code: undo the change, or say with `accept_changes` that the results may "
+    "be compared"
 )
 # Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
 _START_PART = 50
@@ -332,11 +338,14 @@ class Store:
             return False
         differences = _differences(there, here)
         if differences and there.get("space") == here["space"] and extends(there):
+            accepted = self._storage.get_study_user_attrs(self._study_id).get(_ACCEPTED, [])
+            self._storage.set_study_user_attr(self._study_id, _ACCEPTED, [*accepted, differences])
             self._keep_as(_IDENTITY, here)
             return True
         if differences:
+            names = {line.partition(":")[0].partition(".")[0] for line in differences}
             lengths = {"max-iterations", "min-iterations", "brackets"}
-            why = "" if not lengths & {line.partition(":")[0] for line in differences} else _NOT_LONGER
+            why = _NOT_LONGER if lengths & names else _CHANGED if names <= {"code", "made-of"} else ""
             raise UsageError(
                 f"the study {self.study_name!r} in {self.where} is that of another search "
                 f"({'; '.join(differences)}): give the settings it was begun with, another place, or `fresh`{why}"

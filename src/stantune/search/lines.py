@@ -1,0 +1,62 @@
+"""What a search does, in a line for each rung of each bracket, and for each final training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from stantune.quantities import duration
+from stantune.search.plan.values import Final, Training
+from stantune.search.progress import Progress
+from stantune.search.watching import Silent
+
+
+class Lines(Silent):
+    """Says a line where a rung, or a final training, begins, and where a training fails; see watching.Watcher."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """Have lines said by `say`."""
+        self._say = say
+        self._begun: set[tuple[int, int]] = set()
+
+    def job(self, job: Training, progress: Progress) -> None:
+        """Say where another rung begins."""
+        if isinstance(job, Final):
+            what = f"final training of trial {job.number}"
+        else:
+            if (job.bracket, job.stop) in self._begun:
+                return
+            self._begun.add((job.bracket, job.stop))
+            what = f"bracket {job.bracket}, rung of {job.stop} {progress.unit}s"
+        self._say(f"{what}: {'; '.join(_state(progress))}")
+
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
+        """Say it."""
+        self._say(failure_text(job, cause, for_good))
+
+
+def counts_text(progress: Progress) -> str:
+    """Say how many trials stand where."""
+    status = progress.status
+    return (
+        f"{progress.trials} of {progress.planned}; {status.running} running, {status.promoted} promoted, "
+        f"{status.dropped} dropped, {status.diverged} diverged"
+        + (f", {status.failed} failed" if status.failed else "")
+        + (f"; {progress.retried} begun again" if progress.retried else "")
+    )
+
+
+def failure_text(job: Training, cause: str, for_good: bool) -> str:
+    """Say which training failed, and what comes of it."""
+    if isinstance(job, Final):
+        which = f"the final training of trial {job.number}"
+    else:
+        which = f"trial {job.number}, on its way to {job.stop},"
+    return f"{which} failed ({cause}): {'given up' if for_good else 'tried again'}"
+
+
+def _state(progress: Progress) -> Iterator[str]:
+    yield f"trials {counts_text(progress)}"
+    if progress.best is not None:
+        yield f"best {progress.metric.name} {progress.metric.text(progress.best)}"
+    if progress.seconds_left is not None:
+        yield f"{progress.iterations_per_second:.1f} {progress.unit}s/s, about {duration(progress.seconds_left)} left"

@@ -1,0 +1,60 @@
+"""A search whose problem has changed is refused with what changed named, or goes on where that is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.storage import reading
+
+PROBLEM = """
+import torch
+from torch import nn
+from stantune import Dataset, Float, Problem, Solver, Space, Split
+
+def images(root):
+    labels = torch.arange(60) % 2
+    pixels = (labels[:, None, None, None] * 100).expand(60, 4, 4, 1).contiguous().to(torch.uint8)
+    return Dataset("halves", Split(pixels, labels), Split(pixels, labels), 2)
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+
+space = Space({"lr": Float(1e-4, 1e-2, log=True)})
+problem = Problem("changing", network, images, space, Solver(lr=0.01, momentum=0.5),
+    iterations=6, batch_size=10, validation=20)
+"""
+CHANGES = {
+    "network": ("nn.ReLU()", "nn.Tanh()"),
+    "solver.momentum": ("momentum=0.5", "momentum=0.6"),
+    "validation": ("validation=20", "validation=10"),
+    "data": ("* 100", "* 90"),
+    "normalise.scale": ("validation=20)", "validation=20, normalise=__import__('stantune').Normalise(scale=0.5))"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changed_is_named_and_may_be_accepted(stantune: Any, tmp_path: Path, what: str) -> None:
+    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text(PROBLEM)
+    command = ("search", file, "--max-iterations", "6", "--min-iterations", "2", "--threads", "1", "--out", out)
+    assert stantune(*command).code == 0
+    # A comment is no change.
+    file.write_text(f"# as before\n{PROBLEM}")
+    assert stantune(*command).code == 0
+    file.write_text(PROBLEM.replace(*CHANGES[what]))
+    refused = stantune(*command)
+    assert refused.code == 2
+    assert f"made-of.{what}: " in refused.err
+    assert "--accept-changes" in refused.err
+    assert stantune(*command, "--accept-changes").code == 0
+    assert stantune(*command).code == 0, "it was written down"
+    directory = SearchDirectory(out)
+    with reading(directory.url, directory.study) as found:
+        assert found is not None
+        storage, study = found
+        [[difference]] = storage.get_study_user_attrs(study)["stantune:accepted"]
+    assert difference.startswith(f"made-of.{what}: ")
