@@ -56,7 +56,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES)
 def test_values_come_back_as_they_were(tmp_path, value):
     checkpoints.save(tmp_path / "c.pt", "", {"value": plain(value, "it")})
     state = checkpoints.load(tmp_path / "c.pt", "")
@@ -98,7 +98,6 @@ def test_arrays_come_back_as_they_were(tmp_path, array):
         (np.array([Evil()]), "of the kind array of object"),
         ({"stantune kind": 1}, "it has the key 'stantune kind', which checkpoints need themselves; rename it"),
     ],
-    ids=repr,
 )
 def test_what_a_checkpoint_cannot_hold_is_refused(value, sentence):
     with pytest.raises(UsageError, match=sentence):
