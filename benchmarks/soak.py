@@ -214,19 +214,20 @@ class Killer:
 
     def disturb(self, call: Call, place: Path, most: int) -> None:
         """Run a search to its end, its processes killed until so many have been."""
-        before = self.kills
+        before, finals = self.kills, self.finals
         while True:
             main = fork(lambda: call.run(place), place.with_suffix(".said"))
             ended: int | None = None
             while ended is None:
-                # A little later from kill to kill, so that it gets to its end; and mostly while something is trained,
-                # since processes take longer to start than these trainings do.
-                wait = self._moments.uniform(0.0, 0.5 + 0.02 * (self.kills - before))
+                # A little later from kill to kill, so that it gets to its end, and from the first again in the final
+                # trainings; and mostly while something is trained, since processes take longer to start than that.
+                since = self.finals - finals if place.with_suffix(".final").exists() else self.kills - before
+                wait = self._moments.uniform(0.0, 0.5 + 0.02 * since)
                 began, trained = time.monotonic(), None
                 if self._moments.random() < 0.8:
-                    began, trained = math.inf, _checkpoints(place)
+                    began, trained = math.inf, checkpoints(place)
                 while ended is None and (time.monotonic() < began + wait or self.kills >= most):
-                    if trained is not None and _checkpoints(place) != trained:
+                    if trained is not None and checkpoints(place) != trained:
                         began, trained = time.monotonic(), None
                     time.sleep(0.005)
                     ended = _ended(main)
@@ -349,7 +350,7 @@ def _ended(process: int) -> int | None:
     return status if found else None
 
 
-def _checkpoints(place: Path) -> list[tuple[str, int]]:
+def checkpoints(place: Path) -> list[tuple[str, int]]:
     """Return all that trainings write, with the times at which it was written."""
     found = []
     for folder in (place, place / "checkpoints"):

@@ -1,4 +1,4 @@
-"""A few kills of the soak's two hundred: processes of a search with workers, killed at random moments."""
+"""A few kills of the soak's hundreds: processes of searches of each kind, killed at random moments."""
 
 from __future__ import annotations
 
@@ -9,14 +9,44 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_soak_of_a_few_kills() -> None:
-    command = [sys.executable, str(SCRIPT), "--kills", "8", "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+def soaked(*options: str) -> list[dict[str, str]]:
+    """Return the rows of the table that the script prints."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    head, _, figures = ([cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines())
-    told = dict(zip(head, map(int, figures), strict=True))
-    assert told["kills"] == told["of the main one"] + told["of workers"] >= 8
-    assert (told["left over"], told["different"]) == (0, 0)
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines())
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def check(told: dict[str, str], kills: int) -> None:
+    parts = ("of the main one", "of workers", "of commands")
+    assert int(told["kills"]) == sum(int(told[part]) for part in parts) >= kills
+    assert (told["left over"], told["different"]) == ("0", "0")
+
+
+@pytest.mark.parametrize("objective", ["chains", "command"])
+def test_soak_of_a_few_kills(objective: str) -> None:
+    (told,) = soaked("--objective", objective, "--kills", "6", "--seed", "3")
+    assert told["objective"] == objective
+    check(told, 6)
+
+
+@pytest.mark.slow
+def test_soak_of_every_objective() -> None:
+    pytest.importorskip("lightning", reason="Lightning is not installed: pip install 'stantune[lightning]'")
+    rows = soaked("--objective", "all", "--kills", "6", "--seed", "4")
+    assert len(rows) == 5
+    for told in rows:
+        check(told, 6)
+
+
+@pytest.mark.slow
+def test_soak_on_ray() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
+    (told,) = soaked("--objective", "command", "--executor", "ray", "--kills", "6", "--seed", "5")
+    assert told["executor"] == "ray"
+    check(told, 6)

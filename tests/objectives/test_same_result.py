@@ -1,0 +1,137 @@
+"""One seed has one result: for one, two and three workers, on Ray, and where each goes on with what another began.
+
+The objectives are those that benchmarks/soak.py kills: a loop of one's own with all that keeps a state, a Lightning
+module, and a shell command. What is compared are rows, final trainings, their weights, and the names of all files.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stantune as st
+from stantune.search.stopping import Stop
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import soak  # noqa: E402
+import soaked  # noqa: E402
+
+# One bracket of a short search, so that it is over soon; each has a trial that is promoted twice.
+SHORT = {"max_resource": 4, "min_resource": 1, "eta": 2, "brackets": 1}
+OBJECTIVES = ["loop", "command", "lightning"]
+
+
+def found(name: str, out: Path, **how: Any) -> st.SearchResult:
+    """Search an objective."""
+    if name == "lightning":
+        pytest.importorskip("lightning", reason="Lightning is not installed: pip install 'stantune[lightning]'")
+    what = soaked.OBJECTIVES[name]()
+    options = {"threads": 1, "device": "cpu", "finalists": soak.FINALISTS, "out": out, **what.options, **SHORT, **how}
+    return st.tune(what.objective, **options)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the search of an objective comes to without workers; each is made once."""
+    made: dict[str, soak.Result] = {}
+
+    def result(name: str) -> soak.Result:
+        if name not in made:
+            made[name] = soak.result_of(found(name, tmp_path_factory.mktemp(name)))
+        return made[name]
+
+    return result
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A Ray cluster's."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
+    command = [sys.executable, str(BENCHMARKS / "local_ray.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    said = process.stdout.readline().strip()
+    if not said:
+        pytest.skip("Ray starts no cluster here")
+    yield said
+    process.stdin.close()
+    process.wait()
+
+
+def same(result: st.SearchResult, expected: soak.Result) -> None:
+    """Check row by row, so that a failure shows which."""
+    here = soak.result_of(result)
+    assert here.rows == expected.rows
+    assert here.finals == expected.finals
+    assert here.weights == expected.weights
+    assert here.files == expected.files
+    assert here.failures == 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_search_has_something_to_differ_in(name: str, alone: Any) -> None:
+    result = alone(name)
+    errors = [error for row in result.rows for error in row[3].values()]
+    assert len(set(errors)) > len(errors) // 2
+    assert max(len(row[3]) for row in result.rows) == 3, "somebody goes on from a checkpoint, and again"
+    assert len(set(result.weights)) == soak.FINALISTS
+    assert all(result.weights)
+    assert not [name for name in result.files if name.endswith(".part")]
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        ("loop", 2),
+        ("command", 2),
+        ("command", 3),
+        ("lightning", 2),
+        pytest.param("loop", 3, marks=pytest.mark.slow),
+        pytest.param("lightning", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_any_number_of_workers_has_the_same_result(tmp_path: Path, name: str, workers: int, alone: Any) -> None:
+    same(found(name, tmp_path, workers=workers), alone(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "command",
+        pytest.param("loop", marks=pytest.mark.slow),
+        pytest.param("lightning", marks=pytest.mark.slow),
+    ],
+)
+def test_ray_has_the_same_result(tmp_path: Path, name: str, address: str, alone: Any) -> None:
+    same(found(name, tmp_path, executor="ray", address=address), alone(name))
+
+
+class AfterOne(Stop):
+    """Ends a search in good order when one more training is over."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__(None)
+        self._place = place
+        self._before = soak.checkpoints(place)
+
+    def asked(self) -> bool:
+        return soak.checkpoints(self._place) != self._before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["command", pytest.param("loop", marks=pytest.mark.slow), pytest.param("lightning", marks=pytest.mark.slow)],
+)
+def test_others_go_on_with_what_one_has_begun(tmp_path: Path, name: str, address: str, alone: Any) -> None:
+    part = found(name, tmp_path, workers=2, stop=AfterOne(tmp_path))
+    assert not part.complete
+    part = found(name, tmp_path, executor="ray", address=address, stop=AfterOne(tmp_path))
+    assert not part.complete
+    same(found(name, tmp_path), alone(name))
