@@ -25,7 +25,7 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
         f"{counts.diverged} diverged; {result.iterations_trained} {result.unit}s in all",
         soft_wrap=True,
     )
-    _show_rates(console, result.rates)
+    _show_rates(console, result.rates, result.unit)
     spared = result.iterations_spared
     if counts.duplicates:
         console.print(
@@ -58,10 +58,10 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
     console.print(times)
 
 
-def _show_rates(console: Console, rates: Sequence[RateResult]) -> None:
+def _show_rates(console: Console, rates: Sequence[RateResult], unit: str) -> None:
     """Print STAN's rates where they are several."""
     if len(rates) > 1:
-        words = ", ".join(f"{rate.rate:g} up to {rate.iterations} iterations" for rate in rates)
+        words = ", ".join(f"{rate.rate:g} up to {rate.iterations} {unit}s" for rate in rates)
         console.print(f"share of the entries that STAN computes: {words}", soft_wrap=True)
 
 
@@ -153,8 +153,8 @@ def show_plan(console: Console, result: PlanResult) -> None:
     """Print brackets and rungs, and what they come to."""
     how = "asynchronous" if result.mode == "async" else result.variant
     console.print(f"{result.problem}, {how}, eta {result.eta}", soft_wrap=True)
-    _show_rates(console, result.rates)
-    table = Table("bracket", "rung", "iterations", "trials", box=SIMPLE_HEAD)
+    _show_rates(console, result.rates, result.unit)
+    table = Table("bracket", "rung", f"{result.unit}s", "trials", box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
     for bracket in result.brackets:
@@ -165,7 +165,7 @@ def show_plan(console: Console, result: PlanResult) -> None:
     console.print(table)
     several = "s" if result.final_iterations > result.max_iterations else ""
     console.print(
-        f"{result.trials} trials, {result.iterations} iterations in all ({result.iterations_restarting} if every rung "
+        f"{result.trials} trials, {result.iterations} {result.unit}s in all ({result.iterations_restarting} if every rung "
         f"began from scratch), then {result.final_iterations} of the final training{several}",
         soft_wrap=True,
     )

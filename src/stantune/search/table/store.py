@@ -327,17 +327,21 @@ class Store:
         """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
         here = json.loads(json.dumps(identity))
         there = _ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(_IDENTITY)
+        directions = _ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
+        turned = directions != [_DIRECTIONS[self._metric.direction]]
         if there is None:
             # No identity and no trials: created just now, or by a search that was killed right there.
-            directions = _ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
-            if not new or directions != [_DIRECTIONS[self._metric.direction]]:
+            if not new or turned:
                 raise self._foreign("it was not made by a stantune search")
             if start is not None:
                 self._keep(start)
             self._keep_as(_IDENTITY, here)
             return False
         differences = _differences(there, here)
-        if differences and there.get("space") == here["space"] and extends(there):
+        if turned:
+            # Of an objective of the user's own whose identity says nothing of it.
+            differences.append(f"direction: {directions[0].name.lower()} there, {self._metric.direction} here")
+        if differences and not turned and there.get("space") == here["space"] and extends(there):
             accepted = self._storage.get_study_user_attrs(self._study_id).get(_ACCEPTED, [])
             self._storage.set_study_user_attr(self._study_id, _ACCEPTED, [*accepted, differences])
             self._keep_as(_IDENTITY, here)
