@@ -18,7 +18,7 @@ from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.places import Sign
-from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, versions
+from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, own_folders, versions
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import GRACE_SECONDS, MOST_STILLBORN, POLL_SECONDS, Limits
@@ -76,7 +76,7 @@ class RayExecutor:
         """
         self._cluster = cluster
         self._share = share
-        self._order = NodeOrder(cloudpickle.dumps(order), sign)
+        self._order = NodeOrder(cloudpickle.dumps(order), sign, own_folders())
         self._limits = limits or Limits()
         self._most = most
         self._places: list[_Place] = []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pickle
 import platform
 import queue
+import sys
+import sysconfig
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
@@ -48,14 +51,18 @@ class NodeOrder:
     Attributes:
         order: pickled; makes the trainer. The actor does not unpickle it: that would load PyTorch once more.
         sign: what the node has to see.
+        folders: from which the user's own modules are imported, too, as where the search was begun.
     """
 
     order: bytes
     sign: Sign
+    folders: tuple[str, ...] = ()
 
     def __call__(self, place: int) -> Trainer:
         """See training.TrainerOrder; raises StantuneError where the node does not see the search's checkpoints."""
         self.sign.check()
+        # Last, so that what the node has of its own comes first.
+        sys.path += [folder for folder in self.folders if folder not in sys.path]
         trainer: Trainer = pickle.loads(self.order)(place)
         return trainer
 
@@ -103,6 +110,21 @@ class RayWorker:
             said.put(Broken(error))
         except Exception as error:
             said.put(Broken(StantuneError(f"a worker process cannot be looked after ({cause_of(error)})")))
+
+
+def own_folders() -> tuple[str, ...]:
+    """Return the folders that modules are imported from here, without those of Python and of installed packages.
+
+    Ray tells its nodes only the script's folder and the working one, and no other that the script has put on its path.
+    """
+    python = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    found = []
+    for folder in map(Path, sys.path):
+        real = folder.resolve()
+        of_python = any(real.is_relative_to(each) for each in python)
+        if real.exists() and not of_python and not {"site-packages", "dist-packages"} & {*real.parts}:
+            found.append(str(folder.absolute()))
+    return tuple(found)
 
 
 def versions() -> str:
