@@ -23,6 +23,10 @@ GRACE_SECONDS = 5.0
 _GUARD = "trap '' TERM INT HUP; read -r line; kill -KILL 0"
 
 
+class GuardError(Exception):
+    """A command has nothing any more that would end it with this process."""
+
+
 class Output(NamedTuple):
     """Files to which a command's output is added."""
 
@@ -55,30 +59,35 @@ def run(
         Its exit code, negative for the signal that killed it; None where it was ended early.
 
     Raises:
+        GuardError: what guards it was killed, so that it was ended, too.
         StantuneError: it cannot be started.
     """
     with output.stdout.open("ab") as out, output.stderr.open("ab") as err, output.stdout.open("rb") as written:
         written.seek(0, os.SEEK_END)
         lines = _Lines(written, heard)
-        with _group() as group:
-            process = _started(words, shell, cwd, env, out, err, group)
-            code = None
-            while code is None and not stop_early():
+        with _group() as guard:
+            process = _started(words, shell, cwd, env, out, err, guard.pid)
+            code, lost = None, False
+            while code is None and not lost and not stop_early():
                 code = _ended(process, POLL_SECONDS)
                 lines.read()
-            if code is None:
-                os.killpg(group, signal.SIGTERM)
+                # While the command is not waited for, its group has this number, with a guard or without.
+                lost = code is None and guard.poll() is not None
+            if code is None and not lost:
+                os.killpg(guard.pid, signal.SIGTERM)
                 _ended(process, GRACE_SECONDS)
         # Killed with its group, unless it has ended.
         process.wait()
         lines.read()
         lines.close()
+    if lost:
+        raise GuardError(f"the process that ends the command when this one is gone has ended with {guard.returncode}")
     return code
 
 
 @contextmanager
-def _group() -> Iterator[int]:
-    """Give the number of a new process group; in the end, all that is in it is killed."""
+def _group() -> Iterator[subprocess.Popen[bytes]]:
+    """Give the leader of a new process group, whose number is the group's; in the end, all that is in it is killed."""
     # The guard leads the group, so that the number stays the group's until the guard is waited for.
     guard = subprocess.Popen(
         ["/bin/sh", "-c", _GUARD],
@@ -89,7 +98,7 @@ def _group() -> Iterator[int]:
     )
     assert guard.stdin is not None
     try:
-        yield guard.pid
+        yield guard
     finally:
         with contextlib.suppress(OSError):
             os.killpg(guard.pid, signal.SIGKILL)
