@@ -184,6 +184,14 @@ def test_a_file_without_the_problem_says_what_is_wrong(
     assert str(path) in str(caught.value)
 
 
+def test_a_range_that_is_refused_is_found_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "problems.py"
+    path.write_text(SOURCE.replace("Integer(4, 64)", "\n    Integer(64, 4)"))
+    number = 1 + path.read_text().splitlines().index('    Integer(64, 4), "weight_decay": Float(0, 1)}),')
+    with pytest.raises(UsageError, match=rf"Integer\(.*is empty: low is above high \(line {number}\)$"):
+        find(f"{path}:mine")
+
+
 def test_a_file_that_is_no_python_is_refused(tmp_path: Path) -> None:
     (tmp_path / "problem.txt").write_text(SOURCE)
     with pytest.raises(UsageError, match=r"problem\.txt is no Python file"):

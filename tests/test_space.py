@@ -183,6 +183,33 @@ def test_bad_spaces(make: Any, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((None,), "^the parameters of a space are None: give a mapping, such as {'lr': Float"),
+        (([("x", Float(0, 1))],), "^the parameters of a space are .*: give a mapping"),
+        (({1: Float(0, 1)},), "^1 cannot name a parameter: use letters"),
+        (({"x": Float},), "^x is .*: give a Float, an Integer or a Categorical$"),
+        (({"x": Integer(0, 1)}, ["x"]), "^the conditions of a space, `when`, are .*: give a mapping"),
+        (({"x": Integer(0, 1)}, {"x": "k"}), "^the condition of x is 'k': give a mapping, such as"),
+        (({"x": Integer(0, 1)}, {1: {"x": 1}}), "^a condition is given for 1, which is no parameter"),
+        (({"x": Integer(0, 1)}, {"x": {1: 1}}), "^x depends on 1, which is no parameter"),
+    ],
+)
+def test_a_space_of_the_wrong_kinds_is_one_sentence(arguments: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        Space(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_the_decay_of_a_layer_inside_of_others_has_its_path_as_a_name() -> None:
+    names = ["features.0_l2", "0_l2", "block.conv1_l2"]
+    assert list(Space({name: Float(0, 1) for name in names})) == names
+    for name in ("features.0", "0", "a b_l2", "a..b_l2", ".a_l2", "a-b_l2"):
+        with pytest.raises(UsageError, match="cannot name a parameter"):
+            Space({name: Float(0, 1)})
+
+
 def test_as_json_is_plain() -> None:
     described = json.loads(json.dumps(SPACE.as_json()))
     assert described["lr"] == {"kind": "float", "low": 5e-5, "high": 5, "log": True}

@@ -20,6 +20,8 @@ _OFF_STEP = 1e-8
 # Doubles must tell the multiples of a step apart so much better than that.
 _FINEST_STEP = 1e-9
 _DECIMALS = decimal.Context(prec=50)
+# What the name of a layer's weight decay ends with.
+_OF_LAYERS = "_l2"
 
 # A tuple holds choices, tuples among them.
 Choice: TypeAlias = "bool | int | float | str | tuple[Any, ...] | None"
@@ -247,14 +249,18 @@ class Space(Mapping[str, Parameter]):
         """Take `parameters` in their order; `when={"momentum": {"kind": "sgd"}, "width2": {"layers": (2, 3)}}`.
 
         A tuple that is a choice of the parent stands for this choice, and not for the values in it. Raises UsageError
-        for a name that is no Python name and for a condition that could never be met or would never be decided.
+        for a name that is neither a Python name nor the weight decay of a layer ("features.0_l2"), and for a condition
+        that could never be met or would never be decided.
         """
+        _check_mapping("the parameters of a space", parameters, "{'lr': Float(1e-4, 1, log=True)}")
         for name, parameter in parameters.items():
-            if not name.isidentifier():
+            if not isinstance(name, str) or not _is_name(name):
                 raise UsageError(f"{name!r} cannot name a parameter: use letters, digits and underscores")
             if not isinstance(parameter, Float | Integer | Categorical):
-                raise UsageError(f"{name} is {parameter!r}: give a Float, an Integer or a Categorical")
+                raise UsageError(f"{name} is {_shown(parameter)}: give a Float, an Integer or a Categorical")
         self._parameters = dict(parameters)
+        if when is not None:
+            _check_mapping("the conditions of a space, `when`,", when, "{'momentum': {'optimizer': 'sgd'}}")
         self.when = {name: self._conditions(name, conditions) for name, conditions in (when or {}).items()}
         self._parents_first = self._sorted()
 
@@ -386,14 +392,15 @@ class Space(Mapping[str, Parameter]):
         if name not in self._parameters:
             raise UsageError(
                 f"a condition is given for {name!r}, which is no parameter: the space has {', '.join(self)}"
-                f"{_did_you_mean(name, list(self))}"
+                f"{_did_you_mean(str(name), list(self))}"
             )
+        _check_mapping(f"the condition of {name}", conditions, "{'optimizer': 'sgd'}")
         found = {}
         for parent, values in conditions.items():
             if parent not in self._parameters:
                 raise UsageError(
                     f"{name} depends on {parent!r}, which is no parameter: the space has {', '.join(self)}"
-                    f"{_did_you_mean(parent, list(self))}"
+                    f"{_did_you_mean(str(parent), list(self))}"
                 )
             if isinstance(self[parent], Float):
                 raise UsageError(
@@ -432,6 +439,20 @@ class Space(Mapping[str, Parameter]):
 def condition_text(conditions: Mapping[str, Iterable[Choice]]) -> str:
     """Say in words when a conditional parameter exists; "" where there are no conditions."""
     return " and ".join(f"{parent} is {' or '.join(map(str, met))}" for parent, met in conditions.items())
+
+
+def _check_mapping(what: str, given: object, example: str) -> None:
+    """Refuse what has no names (UsageError)."""
+    if not isinstance(given, Mapping):
+        verb = "is" if what.startswith("the condition of") else "are"
+        raise UsageError(f"{what} {verb} {_shown(given)}: give a mapping, such as {example}")
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether a parameter can have this name: Python's, or LAYER_l2 of a layer inside of others, by its path."""
+    # PyTorch numbers the layers of a Sequential, so that a part of a path may begin with a digit.
+    path = name.endswith(_OF_LAYERS) and all(part and f"_{part}".isidentifier() for part in name.split("."))
+    return name.isidentifier() or (path and name != _OF_LAYERS)
 
 
 def _values_of(parent: Parameter, values: object) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,15 @@ def _from_file(path: Path, attribute: str) -> Problem:
         raise UsageError(f"{path} cannot be imported: ModuleNotFoundError: {error}{hint}") from error
     except Exception as error:
         del sys.modules[spec.name]
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}{_line(error, path)}") from error
     problem = getattr(module, attribute, None)
     if not isinstance(problem, Problem):
         have = [key for key, value in vars(module).items() if isinstance(value, Problem)]
         raise UsageError(f"{path} has no Problem called {attribute!r}; it has {', '.join(have) or 'none'}")
     return problem
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Say on which line of a file it failed: a range that is refused does not know its parameter's name."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" (line {lines[-1]})" if lines else ""
