@@ -27,7 +27,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,14 @@ KINDS = {
     "worker": (b"spawn_main", b"ray::RayWorker"),
     "command": (soaked.PROGRAM.name.encode(), b"tee\0-a", b"read -r line; kill"),
     "other": (b"multiprocessing.resource_tracker",),
+}
+
+# Modules that the objectives need besides, by the objective's name.
+NEEDED = {
+    "problem": ("images.objective", "training.train"),
+    "loop": ("objectives.trainer",),
+    "lightning": ("objectives.lightning",),
+    "command": ("objectives.command",),
 }
 
 
@@ -387,14 +395,16 @@ def cluster() -> Iterator[str]:
         process.wait()
 
 
-def warm() -> None:
-    """Import what a search does sooner or later, so that the processes to be killed live on searching.
+def warm(names: Collection[str], on_ray: bool) -> None:
+    """Import what searches of these objectives do sooner or later, so that processes to be killed live on searching.
 
     There must be no tensor work before a fork, and no talk with Ray.
     """
-    for name in ("study", "images.objective", "objectives.lightning", "objectives.command", "search.ray.run"):
-        importlib.import_module(f"stantune.{name}")
-    importlib.import_module("lightning.pytorch")
+    needed = {"study"} | {module for name in names for module in NEEDED.get(name, ())}
+    for module in [*sorted(needed), *(["search.ray.run"] if on_ray else [])]:
+        importlib.import_module(f"stantune.{module}")
+    if "lightning" in names:
+        importlib.import_module("lightning.pytorch")
     with tempfile.TemporaryDirectory() as place:
         Store.open(sqlite_url(Path(place) / "warm.db"), "warm", {}, st.Space({}), st.Metric("")).release()
 
@@ -438,7 +448,8 @@ def main() -> None:
     arguments = parser.parse_args()
     # All processes that are started from here on have it, and are known by it.
     os.environ[soaked.OFTEN] = secrets.token_hex(8)
-    warm()
+    names = list(soaked.OBJECTIVES) if arguments.objective == "all" else [arguments.objective]
+    warm(names, arguments.executor == "ray")
     print(
         "| objective | executor | kills | of the main one | of workers | of commands | in final trainings | searches | "
         "trials | begun again | left over | different | seconds |"
@@ -449,7 +460,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as directory,
         cluster() if arguments.executor == "ray" else contextlib.nullcontext() as address,
     ):
-        for name in soaked.OBJECTIVES if arguments.objective == "all" else [arguments.objective]:
+        for name in names:
             figures, well = soak(name, arguments.kills, arguments.seed, arguments.workers, address, Path(directory))
             good &= well
             print("|", " | ".join([name, arguments.executor, *map(str, figures)]), "|", flush=True)
