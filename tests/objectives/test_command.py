@@ -415,7 +415,10 @@ class TestFailures:
         trainer = objective.trainer(Place(threads=1))
         how = attempt(trainer, segment(tmp_path, 0, 1), lambda: False, lambda done: None)
         assert isinstance(how, Failure)
-        assert "exit code 1: ValueError: no such rate: 0.1 (see trial-7/stderr.log)" in how.cause
+        log = tmp_path / "kept/trial-7/stderr.log"
+        # The whole path, and none of our own lines.
+        assert how.cause == f"CommandError: exit code 1: ValueError: no such rate: 0.1 (see {log})"
+        assert how.again
         assert "Traceback" in (tmp_path / "kept/trial-7/stderr.log").read_text()
         assert not (tmp_path / "kept/trial-7/state").exists()
 
@@ -424,8 +427,21 @@ class TestFailures:
         log = tmp_path / "kept/trial-7/stderr.log"
         log.parent.mkdir(parents=True)
         log.write_text("an old error\n")
-        with pytest.raises(CommandError, match=r"^exit code 3:  \(see"):
+        with pytest.raises(CommandError, match=r"^exit code 3 \(see /.*trial-7/stderr\.log\)$"):
             trained(objective, segment(tmp_path, 0, 3))
+
+    def test_what_was_said_on_stdout_is_looked_for_there(self, tmp_path, script):
+        objective = CommandObjective(script("import sys; print('no room'); sys.exit(1)"), SPACE, minimize="loss")
+        with pytest.raises(CommandError, match=r"^exit code 1: no room \(see /.*trial-7/stdout\.log\)$"):
+            trained(objective, segment(tmp_path, 0, 3))
+
+    @pytest.mark.parametrize(("line", "again"), [('{"los": 1}', False), ('{"loss": "low"}', False), ("bye", True)])
+    def test_a_misspelt_metric_is_not_tried_again(self, tmp_path, script, line, again):
+        trainer = CommandObjective(script(f"print({line!r})"), SPACE, minimize="loss").trainer(Place(threads=1))
+        how = attempt(trainer, segment(tmp_path, 0, 1), lambda: False, lambda done: None)
+        assert isinstance(how, Failure)
+        assert how.again == again
+        assert ".py:" not in how.cause
 
     def test_a_signal_is_named(self, tmp_path, script):
         objective = CommandObjective(script("import os; os.kill(os.getpid(), 9)"), SPACE, minimize="loss")

@@ -6,6 +6,7 @@ import math
 import random
 import time
 import warnings
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, StanWarning, UsageError
 from stantune.objectives import course
-from stantune.objectives.returned import ReturnError
+from stantune.objectives.returned import LossError, ReturnError
 from stantune.protocols import Metric
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,6 +192,9 @@ def test_metrics_are_pythons_numbers(trained, returned):
         ({"loss": True}, "train returned a bool as 'loss'"),
         ({"loss": torch.zeros(2)}, "train returned a Tensor as 'loss'"),
         ({"loss": np.zeros(2)}, "train returned a ndarray as 'loss'"),
+        (10**400, "train returned a whole number of 401 digits as 'loss', and a metric is at most some 1.8e308"),
+        ({"loss": -(10**4000)}, "train returned a whole number of 4001 digits as 'loss'"),
+        ({"loss": 1, "n": "many"}, "a str as 'n'; a metric is one number, also where it is not compared as 'loss' is:"),
         ({3: 0.5}, "train returned a metric called 3; a metric's name is a text"),
     ],
 )
@@ -199,6 +203,62 @@ def test_what_is_no_metric_fails_the_trial(trained, returned, sentence):
         trained(lambda run: returned)
     # One trial's misfortune; a StantuneError would end the search.
     assert not isinstance(raised.value, StantuneError)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a", "'a'"),
+        ("0.5", "'0.5'"),
+        (None, "None"),
+        ([0.5], "a list"),
+        (1j, "a complex"),
+        (torch.zeros(3), r"a Tensor of shape \(3,\)"),
+        (np.zeros((2, 2)), r"a ndarray of shape \(2, 2\)"),
+    ],
+)
+def test_a_loss_that_is_no_number_is_told_in_a_sentence(trained, value, shown):
+    with pytest.raises(LossError, match=rf"^`value` of run\.loss is {shown}, and a loss is one number; give") as raised:
+        trained(lambda run: run.loss(value))
+    assert not raised.value.again
+
+
+def test_every_kind_of_number_is_a_loss(trained):
+    seen = []
+
+    def train(run):
+        for value in (1, 0.5, Fraction(1, 2), np.float32(0.5), np.ones(1), torch.ones(1, 1), torch.tensor(1)):
+            run.loss(value)
+        seen.extend(mean for _, mean in run.curve)
+        return 1.0
+
+    trained(train)
+    assert seen == [1, 0.5, 0.5, 0.5, 1, 1, 1]
+    assert trained(lambda run: run.loss(10**400), 0, 3).diverged_at == 0
+
+
+def test_what_a_gpu_has_to_say_is_no_matter_of_the_metric(trained):
+    class Faulty:
+        def item(self):
+            raise RuntimeError("CUDA error: out of memory")
+
+    for function in (lambda run: run.loss(Faulty()), lambda run: Faulty()):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            trained(function)
+
+
+def test_what_is_kept_without_a_name_is_told_in_a_sentence(trained):
+    def swallows(run):
+        try:
+            run.keep(torch.nn.Linear(1, 1))
+        except Exception:
+            return 1.0
+
+    for function in (swallows, lambda run: run.keep([0.0], count=[0])):
+        with pytest.raises(
+            UsageError, match=r"^run\.keep was given a (Linear|list) without a name, .* name each thing"
+        ):
+            trained(function)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

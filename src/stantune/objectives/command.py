@@ -49,6 +49,12 @@ class CommandError(Exception):
     """A command failed, or has not said what it came to."""
 
 
+class ResultError(CommandError):
+    """A command said in JSON what it came to, but not as it should; it would say the same once more."""
+
+    again = False
+
+
 @dataclass(frozen=True)
 class CommandObjective:
     """Searches the parameters of a command: `CommandObjective("python train.py --lr {lr} --until {stop} …", space)`.
@@ -253,7 +259,9 @@ class CommandTrainer:
         out, err = (groups.last_line(log, since) for log, since in zip(output, before, strict=True))
         if code:
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise CommandError(f"{how}: {_short(err or out)} (see {folder.name}/stderr.log)")
+            line = _short(err or out)
+            log = output[1] if err or not out else output[0]
+            raise CommandError(f"{how}{line and f': {line}'} (see {log.absolute()})")
         if what.metrics != STDOUT:
             said.last = _read(state / what.metrics)
             if said.last is None:
@@ -329,13 +337,13 @@ class _Said:
         if said is None or not (self._metric in said or said.get("diverged") is True):
             others = said or self._other
             there = f"only {', '.join(others)}" if others else "no JSON object at all"
-            raise CommandError(
+            raise (ResultError if others else CommandError)(
                 f"{self._metric!r} was not said, {there}; print a line like "
                 f"{json.dumps({self._metric: 0.5})} in the end; the last line was {_short(line)!r}"
             )
         value = said.get(self._metric)
         if value is not None and _number(value) is None:
-            raise CommandError(f"{self._metric!r} is {_short(json.dumps(value))}, which is no number")
+            raise ResultError(f"{self._metric!r} is {_short(json.dumps(value))}, which is no number")
         numbers = {name: number for name, given in said.items() if (number := _number(given)) is not None}
         finite = {name: number for name, number in numbers.items() if math.isfinite(number) and name != "resource"}
         if said.get("diverged") is True or self._metric not in finite:

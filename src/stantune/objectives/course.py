@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,8 +79,15 @@ class Course:
         self._stopping = self._stopping or self._stop_early()
         return self._stopping
 
-    def keep(self, things: Mapping[str, Any]) -> None:
+    def keep(self, things: Mapping[str, Any], unnamed: Sequence[object] = ()) -> None:
         """See Run."""
+        if unnamed:
+            # Noted: who swallows it would believe that something is kept.
+            self.broken = UsageError(
+                f"run.keep was given a {type(unnamed[0]).__name__} without a name, by which the next segment finds it; "
+                "name each thing, as in run.keep(model=model, optimizer=optimizer)"
+            )
+            raise self.broken
         if self.begun:
             raise UsageError(
                 f"{', '.join(things)} cannot be kept any more: the steps have begun, and things are put back before "

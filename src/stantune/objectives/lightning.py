@@ -37,7 +37,9 @@ Params = dict[str, Any]
 
 
 class MetricError(ValueError):
-    """The monitored metric was not logged."""
+    """The monitored metric was not logged, and would not be, were it tried again."""
+
+    again = False
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
+from stantune.objectives.returned import loss_of
 from stantune.protocols import Segment
 from stantune.seeds import derive
 
@@ -98,7 +99,7 @@ class Run:
         """The losses so far: how many, and their mean since the point before; at most 512 points."""
         return self._course.losses.curve
 
-    def keep(self, **things: Any) -> None:
+    def keep(self, *unnamed: Never, **things: Any) -> None:
         """Keep things from segment to segment under the names they have here, and put back what they were, now.
 
         A thing is whatever has `state_dict` and `load_state_dict` (models, optimizers, schedulers, scalers), a
@@ -108,10 +109,10 @@ class Run:
         Call it before `steps`, as often as you like, with the same names each time that the function is called.
 
         Raises:
-            UsageError: it is something else, or its name is taken.
+            UsageError: it is something else, has no name, or its name is taken.
             CheckpointError: the checkpoint has nothing of that name, or what it has does not fit.
         """
-        self._course.keep(things)
+        self._course.keep(things, unnamed)
 
     def accelerate(self, model: nn.Module, example: Tensor | None = None, **changes: Any) -> Acceleration | None:
         """Have STAN accelerate the model as the search says: at the present rung's rate, exactly in a final training.
@@ -155,6 +156,8 @@ class Run:
 
         One that is not finite ends the function at once, and so does a loss that stays far above what it began with and
         does not fall: a thousand times, for hundreds of losses. On a GPU a tensor's value has to be waited for.
+
+        Raises:
+            LossError: it is no number, which fails the trial.
         """
-        # float() of a tensor that has a gradient would warn.
-        self._course.loss(value if type(value) is float else value.item() if hasattr(value, "item") else float(value))
+        self._course.loss(value if type(value) is float else loss_of(value))

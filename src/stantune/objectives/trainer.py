@@ -73,7 +73,7 @@ class FunctionTrainer:
             returned = self._function(Run(segment, course, self._device, self._threads))
         except Ended:
             pass
-        except Exception:
+        except (Exception, SystemExit):
             # How it ended is known, whatever has become of the exception that said so on its way out.
             if course.broken is None and course.ended is None:
                 raise

@@ -13,6 +13,8 @@ from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
 
 _CAUSE_LENGTH = 200
+# Our own sentences end with the remedy, and are no longer than need be; this only keeps out what would fill a screen.
+_OWN_CAUSE_LENGTH = 1000
 # Where the code is that no user wrote: installed packages, the standard library, and ours.
 _LIBRARIES = [
     *(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")),
@@ -26,10 +28,13 @@ class Failure(NamedTuple):
     Attributes:
         cause: in a few words.
         damaged: its checkpoint is of no use, so that it must be trained again from its first iteration.
+        again: there is a point in trying it again; it is not where the same mistake would be made once more. An
+            exception says so with an attribute of this name.
     """
 
     cause: str
     damaged: bool = False
+    again: bool = True
 
 
 class Ended(NamedTuple):
@@ -92,7 +97,7 @@ def attempt(
 ) -> Outcome | Failure:
     """Train; what is this training's own misfortune is returned as a Failure, what would meet all raises StantuneError.
 
-    KeyboardInterrupt and the like pass, too.
+    `sys.exit` in a training ends that training alone. KeyboardInterrupt and the like pass, too.
     """
     try:
         return trainer.train(segment, stop_early, watch)
@@ -100,21 +105,30 @@ def attempt(
         return Failure("its checkpoint was cut short or altered", damaged=True)
     except StantuneError:
         raise
-    except Exception as error:
-        return Failure(cause_of(error))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            # Lightning, used in a function, makes an exit of Ctrl-C.
+            raise KeyboardInterrupt from error
+        return Failure(cause_of(error), again=bool(getattr(error, "again", True)))
 
 
 def cause_of(error: BaseException) -> str:
-    """Say in a line what was raised, and where: in the user's own code, if that is on the way there."""
+    """Say in a line what was raised, and where: in the user's own code, if that is on the way there.
+
+    Where it is not, an error of ours says all in its sentence, and our line would only mislead.
+    """
     said = " ".join(str(error).split())
     cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    if len(cause) > _CAUSE_LENGTH:
-        cause = f"{cause[:_CAUSE_LENGTH]}…"
+    ours = type(error).__module__.partition(".")[0] == __name__.partition(".")[0]
+    most = _OWN_CAUSE_LENGTH if ours else _CAUSE_LENGTH
+    if len(cause) > most:
+        cause = f"{cause[:most]}…"
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return cause
     own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(place) for place in _LIBRARIES)]
-    frame = (own or frames)[-1]
+    told = own if ours else own or frames
+    if not told:
+        return cause
+    frame = told[-1]
     return f"{cause} ({Path(frame.filename).name}:{frame.lineno})"
 
 
