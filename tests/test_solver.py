@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from stantune.errors import UsageError
+from stantune.errors import StantuneError, UsageError
 from stantune.images.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
+from stantune.images.optimizers import SettingError
 from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
 from stantune.kernels.sgd import Sgd
 from stantune.training.steps import numbers_of
@@ -225,7 +226,7 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has() -> None:
-    with pytest.raises(UsageError, match=r"conv9_l2.*conv9.*conv1, fc1"):
+    with pytest.raises(SettingError, match=r"conv9_l2.*conv9.*conv1, fc1"):
         Solver(lr=1.0).optimizer(tiny(), {"conv9_l2": 0.1})
 
 
@@ -237,8 +238,17 @@ def test_a_glob_that_matches_nothing_is_refused() -> None:
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, "0.1", None, True])
 @pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "conv1_l2"])
 def test_a_value_that_is_no_rate_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(UsageError, match=name):
+    with pytest.raises(SettingError, match=name):
         Solver(lr=1.0).optimizer(tiny(), {name: value})
+
+
+def test_what_one_setting_cannot_have_ends_no_search() -> None:
+    assert not issubclass(SettingError, StantuneError)
+    with pytest.raises(SettingError, match=r"warm-up of a schedule is .*: take a share"):
+        Solver(lr=1.0).course({"warmup": 1.5}, 10)
+    # What the solver itself cannot have, no setting could.
+    with pytest.raises(UsageError, match="Nesterov"):
+        Solver(lr=1.0, options={"nesterov": True}).optimizer(tiny(), {"width": 3})
 
 
 def test_impossible_solvers_are_refused() -> None:
@@ -248,7 +258,7 @@ def test_impossible_solvers_are_refused() -> None:
         Solver(lr=-1.0)
     with pytest.raises(UsageError, match="momentum"):
         Solver(kind="adam", lr=1.0, momentum=0.9)
-    with pytest.raises(UsageError, match="momentum"):
+    with pytest.raises(SettingError, match="momentum"):
         Solver(kind="adam", lr=1.0).optimizer(tiny(), {"momentum": 0.9})
     with pytest.raises(UsageError, match="gamma"):
         MultiStep((1,), 0.0)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stantune.errors import UsageError
-from stantune.images.optimizers import KINDS
+from stantune.images.optimizers import KINDS, SettingError
 from stantune.images.solver import Multiplier, Solver
 from stantune.training.steps import can_be_recorded
 
@@ -97,5 +97,5 @@ def test_a_setting_chooses_the_optimizer_and_its_numbers() -> None:
     ],
 )
 def test_what_an_optimizer_does_not_take_is_told(solver: Any, setting: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(SettingError if setting else UsageError, match=message):
         Solver(**{"lr": 0.1, **solver}).optimizer(network(), setting)

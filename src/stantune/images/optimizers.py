@@ -35,6 +35,10 @@ _OWN = ("params", "lr", "momentum", "weight_decay")
 _FUSED = ("adam", "adamw", "sgd")
 
 
+class SettingError(ValueError):
+    """A setting cannot be trained; no StantuneError, since that would end a search, and other settings can be."""
+
+
 def kind_of(name: object) -> str:
     """Return the name of an optimizer as KINDS has it, given in any case; raises UsageError where there is none."""
     if isinstance(name, str) and name.lower() in KINDS:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from stantune.errors import UsageError
-from stantune.images.optimizers import KINDS, check_options, kind_of, make, takes, those_that_take
+from stantune.images.optimizers import KINDS, SettingError, check_options, kind_of, make, takes, those_that_take
 from stantune.images.schedules import (
     Cosine,
     Fixed,
@@ -56,6 +57,8 @@ SOLVER_PARAMETERS = (
     "warmup",
 )
 LAYER_DECAY_SUFFIX = "_l2"
+# What some optimizers do not take, and which argument of theirs it is.
+ARGUMENTS = {"momentum": "momentum", "beta1": "betas", "beta2": "betas", "nesterov": "nesterov"}
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,14 @@ class Solver:
         network's own, are left alone. Parameters of equal rate and decay share a group; groups come in the
         order of the model.
 
-        Raises UsageError for a negative or non-finite number, what the optimizer does not take, LAYER_l2 of a layer
-        that the model lacks, or a glob in `multipliers` that matches no parameter.
+        Raises SettingError for a negative or non-finite number, what the optimizer does not take, LAYER_l2 of a layer
+        that the model lacks, or a glob in `multipliers` that matches no parameter; where nothing of this is a setting's
+        doing, since it says nothing of the solver, UsageError.
         """
-        setting = setting or {}
+        with _of_setting(setting or {}):
+            return self._optimizer(model, setting or {})
+
+    def _optimizer(self, model: nn.Module, setting: Mapping[str, Any]) -> torch.optim.Optimizer:
         kind = kind_of(setting.get("optimizer", self.kind))
         lr, momentum, decay = (
             number(f"The setting's {name}", setting.get(name, getattr(self, name)))
@@ -155,11 +162,13 @@ class Solver:
     def course(self, setting: Mapping[str, Any], length: int) -> Policy:
         """Return the course of the learning rate in a run of `length` iterations.
 
-        Of `setting`, `schedule` (a name) and `warmup` stand in for the solver's own.
+        Of `setting`, `schedule` (a name) and `warmup` stand in for the solver's own. Raises SettingError where these
+        make no sense.
         """
-        policy = policy_of(setting.get("schedule", self.policy))
-        warmup = setting.get("warmup", self.warmup)
-        return over(WarmUp(warmup, policy) if warmup else policy, length)
+        with _of_setting(setting):
+            policy = policy_of(setting.get("schedule", self.policy))
+            warmup = setting.get("warmup", self.warmup)
+            return over(WarmUp(warmup, policy) if warmup else policy, length)
 
     def is_relative(self, setting_names: Iterable[str]) -> bool:
         """Tell whether the course depends on the run's length, where settings have these parameters."""
@@ -199,12 +208,23 @@ class Solver:
         return Multiplier()
 
 
+@contextmanager
+def _of_setting(setting: Mapping[str, Any]) -> Iterator[None]:
+    """Raise as a SettingError what a setting that says something of the solver cannot have."""
+    try:
+        yield
+    except UsageError as error:
+        if any(name in SOLVER_PARAMETERS or name.endswith(LAYER_DECAY_SUFFIX) for name in setting):
+            raise SettingError(str(error)) from error
+        raise
+
+
 def _options(kind: str, setting: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return an optimizer's options, a setting's before the solver's own.
 
     Raises UsageError where a setting has those that the optimizer does not have.
     """
-    for name, argument in (("momentum", "momentum"), ("beta1", "betas"), ("beta2", "betas"), ("nesterov", "nesterov")):
+    for name, argument in ARGUMENTS.items():
         if name in setting and not takes(kind, argument):
             raise UsageError(
                 f"The setting has {name}, and {kind} does not: leave it out, or have it depend on the optimizer in the "
@@ -219,6 +239,11 @@ def _options(kind: str, setting: Mapping[str, Any], own: Mapping[str, Any]) -> d
     return options
 
 
+def layers_of(parameter_names: Iterable[str]) -> list[str]:
+    """Return the names of the modules that hold these parameters."""
+    return list(dict.fromkeys(_layer(name) for name in parameter_names))
+
+
 def _layer(parameter_name: str) -> str:
     """Return the name of the module that holds the parameter."""
     return parameter_name.rpartition(".")[0]
@@ -226,7 +251,7 @@ def _layer(parameter_name: str) -> str:
 
 def _layer_decay(setting: Mapping[str, Any], parameter_names: Iterable[str]) -> dict[str, float]:
     """Return the weight decay of each layer for which the setting has a LAYER_l2."""
-    layers = list(dict.fromkeys(_layer(name) for name in parameter_names))
+    layers = layers_of(parameter_names)
     decay = {}
     for key, value in setting.items():
         if key.endswith(LAYER_DECAY_SUFFIX):
