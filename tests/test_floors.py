@@ -24,7 +24,7 @@ FLOORS = (
     ("protocols",),
     ("stan",),
     ("kernels",),
-    ("code_digest", "files", "seeds", "runtime", "space", "outcome", "quantities"),
+    ("arguments", "code_digest", "files", "seeds", "runtime", "space", "outcome", "quantities"),
     ("errors",),
 )
 # Arrows against the rule, each with its reason; one that is there no longer is to go from here, too.

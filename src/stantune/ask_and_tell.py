@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
+from stantune.arguments import path
+from stantune.errors import UsageError
+from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
 from stantune.search.result import SearchResult
@@ -32,23 +36,67 @@ class OpenSearch:
         self.settings = settings
         self._session = session
         self._path = path
+        self._given: set[tuple[int, int, int | None]] = set()
+        self._over = False
 
     def ask(self) -> Segment | None:
         """Return a segment to train; None where nothing may begin until more is told, or all is done.
 
-        Several may be asked for before any is told of; they do not depend on one another.
+        Several may be asked for before any is told of; they do not depend on one another. Raises UsageError where the
+        search is closed.
         """
-        return self._session.ask()
+        self._check_open()
+        segment = self._session.ask()
+        if segment is not None:
+            self._given.add(_key(segment))
+        return segment
 
-    def tell(self, segment: Segment, metrics: Mapping[str, float] | None, seconds: float = 0.0) -> None:
-        """Tell what a segment came to: its metrics, None where it diverged. `seconds` is what it took."""
+    def tell(self, segment: Segment, metrics: Mapping[str, float] | float | None, seconds: float = 0.0) -> None:
+        """Tell what a segment came to.
+
+        Args:
+            segment: one that `ask` gave.
+            metrics: by name, or the compared one alone; None where the training diverged.
+            seconds: what it took.
+
+        Raises:
+            UsageError: the compared metric is missing or no number, another one is no number, or the segment is not one
+                that is waited for; nothing is written then.
+        """
+        found = {} if metrics is None else self._metrics(metrics)
+        self._take(segment)
         cost = Cost(exact=segment.stop - segment.start, exact_seconds=seconds)
         diverged = segment.stop if metrics is None else None
-        self._session.tell(segment, Outcome(segment.stop, dict(metrics or {}), diverged, False, cost))
+        self._session.tell(segment, Outcome(segment.stop, found, diverged, False, cost))
 
     def fail(self, segment: Segment, cause: str) -> None:
         """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""
-        self._session.tell(segment, Failure(cause))
+        self._take(segment)
+        self._session.tell(segment, Failure(str(cause)))
+
+    def close(self) -> None:
+        """Take nothing any more; another program may write to the table from now on."""
+        self._over = True
+
+    def _metrics(self, told: Mapping[str, float] | float) -> dict[str, float]:
+        try:
+            return metrics_of(told, self.objective.metric, self.objective.name)
+        except ReturnError as error:
+            raise UsageError(f"what was told of a segment cannot be taken: {error}") from None
+
+    def _take(self, segment: Segment) -> None:
+        """Take a segment as told; raises UsageError where it was not given, or was told of before."""
+        self._check_open()
+        if _key(segment) not in self._given:
+            raise UsageError(
+                f"the segment of trial {segment.trial} to {segment.stop} is not waited for: it was told of before, or "
+                "this search did not give it; tell each segment that ask() gave once"
+            )
+        self._given.remove(_key(segment))
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise UsageError("this search is closed: ask and tell inside of `with open_search(...)`")
 
     @property
     def result(self) -> SearchResult:
@@ -79,6 +127,11 @@ def open_search(
     What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
     `result.json` is written.
     """
+    refused = sorted(others.keys() - {field.name for field in fields(SearchSettings)})
+    if refused:
+        raise UsageError(
+            f"`{refused[0]}` is nothing that a search by ask and tell has: your own program trains; leave it away"
+        )
     what, settings = compose(
         None,
         space,
@@ -96,9 +149,17 @@ def open_search(
         if fresh:
             directory.clear()
         if start_from is not None:
-            settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
+            earlier = SearchDirectory.begun(path("start_from", start_from), storage)
+            settings = starting_from(settings, what, directory, earlier)
         with open_session(what, settings, directory, retries=retries) as session:
             opened = OpenSearch(what, settings, session, directory.path)
-            yield opened
+            try:
+                yield opened
+            finally:
+                opened.close()
             summary = opened.result.summary
         directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
+
+
+def _key(segment: Segment) -> tuple[int, int, int | None]:
+    return segment.trial, segment.stop, segment.finalist

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stantune.arguments import amount, path, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Conditions, Objective, Place
@@ -141,14 +142,18 @@ def tune(
         StantuneError: the search cannot go on; what was done is kept.
         KeyboardInterrupt: it was asked for; all that was trained is kept, and the same call goes on.
     """
-    seconds = parse_duration(budget) if isinstance(budget, str) else budget
+    seconds = None if budget is None else amount("budget", budget, parse_duration)
     limits = Limits(
-        parse_duration(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout,
-        parse_bytes(trial_memory) if isinstance(trial_memory, str) else trial_memory,
+        None if trial_timeout is None else amount("trial_timeout", trial_timeout, parse_duration),
+        None if trial_memory is None else int(amount("trial_memory", trial_memory, parse_bytes)),
     )
+    workers = None if workers is None else whole("workers", workers, 1)
+    retries = whole("retries", retries, 0)
+    if isinstance(threads, str) and threads != "auto":
+        raise UsageError(f"`threads`={threads!r} is no number of threads; give 1 or more, or auto")
+    threads = threads if threads is None or isinstance(threads, str) else whole("threads", threads, 1)
+    storage = None if storage is None else text("storage", storage)
     side = workers if workers is not None else 1 if executor == "local" else SEVERAL
-    if side < 1:
-        raise UsageError(f"`workers`={workers} is too few; give 1 or more")
     what, settings = compose(
         objective,
         space,
@@ -185,9 +190,11 @@ def tune(
                 directory.clear()
             settings = replace(settings, device=where)
             if start_from is not None:
-                settings = starting_from(settings, what, directory, SearchDirectory.begun(Path(start_from), storage))
+                earlier = SearchDirectory.begun(path("start_from", start_from), storage)
+                settings = starting_from(settings, what, directory, earlier)
+            beside = not alone and side > 1
             conditions = Conditions(
-                settings.max_resource, seed, threads, where, alone, not alone and side > 1, _begun(directory), say
+                settings.max_resource, settings.seed, threads, where, alone, beside, _begun(directory), say
             )
             what, of_each = what.prepared(conditions)
             settings = replace(settings, threads=of_each)
@@ -246,6 +253,12 @@ def compose(
 
     Raises UsageError.
     """
+    seed = whole("seed", seed)
+    for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
+        if value is not None:
+            text(parameter, value)
+    if stan is not None and not hasattr(stan, "least_rate"):
+        raise UsageError(f"`stan`={stan!r} is no Stan; give stantune.Stan(rate=0.5), say")
     if rates and stan is None:
         stan = _spared_by_rung(objective)
     what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
@@ -255,11 +268,14 @@ def compose(
                 f"`max_resource` is missing: say how many {what.unit}s a training of {what.name} has at most"
             )
         max_resource = what.length
-    for parameter, value in (("max_resource", max_resource), ("min_resource", min_resource)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UsageError(f"`{parameter}`={value!r} is too small; give a whole number of {what.unit}s, 1 or more")
-    if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
-        raise UsageError(f"`eta`={eta} is too small: one trial of `eta` is promoted; give 2 or more")
+    max_resource = whole("max_resource", max_resource, 1)
+    min_resource = None if min_resource is None else whole("min_resource", min_resource, 1)
+    eta = whole("eta", eta, 2)
+    for parameter in ("brackets", "trials", "lag", "finalists"):
+        if others.get(parameter) is not None:
+            others[parameter] = whole(parameter, others[parameter], 1)
+    if not isinstance(fixed, Mapping | None) or isinstance(enqueue, Mapping | str) or not isinstance(enqueue, Iterable):
+        raise UsageError("`fixed` is a dict of parameters and values, and `enqueue` a list of such dicts; give them so")
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
     held = fixed_values(what.space, fixed or {})
     known = tuple(enqueued_settings(what.space, held, enqueue))
@@ -286,11 +302,8 @@ def _spared_by_rung(objective: object) -> Stan | None:
 
 
 def path_of(out: Path | str | None, objective: Objective) -> Path:
-    if out is None:
-        return Path("runs") / objective.name
-    if not str(out):
-        raise UsageError("`out` is empty, which would be the current folder; name a directory, or leave it away")
-    return Path(out)
+    """Return a search's directory; raises UsageError where that is none."""
+    return Path("runs") / objective.name if out is None else path("out", out)
 
 
 def _directory(path: Path, storage: str | None, checkpoints: str | None) -> SearchDirectory:

@@ -99,7 +99,7 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
             f"final training of the best setting (exact, from scratch, {final.iterations} {result.unit}s):",
             soft_wrap=True,
         )
-        console.print(f"  {_measured(result, final)}; {_weights(directory, final)}", soft_wrap=True)
+        console.print(f"  {_measured(result, final)}{_weights(directory, final)}", soft_wrap=True)
 
 
 def _measured(result: SearchSummary, final: Final) -> str:
@@ -128,13 +128,13 @@ def _show_finalists(console: Console, result: SearchSummary, winner: Final, dire
             line = f"{metric.name} {metric.text(final.value)}"
             if final == winner:
                 others = _measured(result, final).removeprefix(line).removeprefix(", ")
-                line += f", the {metric.best_is}; {others and others + '; '}{_weights(directory, final)}"
+                line += f", the {metric.best_is}{others and '; ' + others}{_weights(directory, final)}"
         console.print(f"  trial {final.trial}: {line}", soft_wrap=True)
 
 
 def _weights(directory: Path, final: Final) -> str:
-    assert final.weights is not None, "it did not diverge"
-    return f"weights in {directory / final.weights}"
+    # None where the training keeps nothing.
+    return "" if final.weights is None else f"; weights in {directory / final.weights}"
 
 
 def show_training(console: Console, result: TrainResult) -> None:
@@ -165,8 +165,8 @@ def show_plan(console: Console, result: PlanResult) -> None:
     console.print(table)
     several = "s" if result.final_iterations > result.max_iterations else ""
     console.print(
-        f"{result.trials} trials, {result.iterations} {result.unit}s in all ({result.iterations_restarting} if every rung "
-        f"began from scratch), then {result.final_iterations} of the final training{several}",
+        f"{result.trials} trials, {result.iterations} {result.unit}s in all ({result.iterations_restarting} if every "
+        f"rung began from scratch), then {result.final_iterations} of the final training{several}",
         soft_wrap=True,
     )
     console.print(

@@ -333,13 +333,13 @@ class Session:
             self._directory.set_aside(checkpoint)
         self._directory.sweep(checkpoint)
         if isinstance(job, Final):
-            self._final_failures[job] += 1
+            self._final_failures[job] += 1 if failure.again else self._retries + 1
             for_good = self._final_failures[job] > self._retries
             if for_good:
                 self.final_failure = failure.cause
         else:
             before = sum(earlier.stop == job.stop for earlier in self._store.rows()[job.number].failures)
-            for_good = before >= self._retries
+            for_good = before >= self._retries or not failure.again
             self._store.record_failure(job.number, job.stop, failure.cause, for_good)
         self._watcher.failure(job, failure.cause, for_good)
         if for_good:

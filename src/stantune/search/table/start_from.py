@@ -45,6 +45,13 @@ def starting_from(
             f"`start_from`={earlier.path}: that is a search of {identity.get('problem')}, and this one is of "
             f"{objective.name}; start from one of the same problem"
         )
+    metric = objective.metric
+    compared = Store.compared_by(earlier.url, earlier.study)
+    if compared is not None and compared != (metric.name, metric.direction):
+        raise UsageError(
+            f"`start_from`={earlier.path}: that search compares trials by {compared[0] or 'another metric'} "
+            f"({compared[1]}), and this one by {metric.name} ({metric.direction}); start from one with the same metric"
+        )
     best = min(settings.eta, settings.plan()[0].rungs[0].trials)
     return replace(settings, start=warm_start(path, label, rows, identity["space"], objective.space, best))
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def connect(url: str) -> tuple[BaseStorage, str]:
     parsed, where = _parsed(url), without_password(url)
     if parsed.drivername == _JOURNAL:
         return _journal(_journal_file(parsed), where), where
+    if parsed.drivername == "postgresql" and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        # The driver that SQLAlchemy takes by itself depends on its version; one that is there is as good.
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+        url = parsed.render_as_string(hide_password=False)
     options: dict[str, Any] = {}
     with _discreet(url), one_sentence(where):
         driver = parsed.get_dialect().driver

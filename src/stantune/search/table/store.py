@@ -41,6 +41,9 @@ _STARTED_FROM = "stantune:started_from"
 _START = "stantune:start"
 # What of the identity was another when the search began, each time that it was taken for the same nevertheless.
 _ACCEPTED = "stantune:accepted"
+_METRIC_NAMES = "study:metric_names"
+# What searches compared by before metrics had names.
+BEFORE = "validation error"
 # What may be asked of another search's identity.
 Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
 T = TypeVar("T")
@@ -178,6 +181,16 @@ class Store:
             metric = _ask(storage, lambda: _metric_of(storage, study_id))
             rows = [_row(trial, metric) for trial in trials if _BRACKET in trial.user_attrs]
             return attributes[_IDENTITY], sorted(rows, key=lambda row: row.number)
+
+    @staticmethod
+    def compared_by(url: str, study_name: str) -> tuple[str, str] | None:
+        """Return name and direction of the metric of a search; None where there is none. Raises StoreError."""
+        with reading(url, study_name) as found:
+            if found is None:
+                return None
+            storage, study_id = found
+            names = storage.get_study_system_attrs(study_id).get(_METRIC_NAMES)
+            return (names[0] if names else BEFORE), _metric_of(storage, study_id).direction
 
     @staticmethod
     def delete(url: str, study_name: str) -> bool:
@@ -335,6 +348,8 @@ class Store:
                 raise self._foreign("it was not made by a stantune search")
             if start is not None:
                 self._keep(start)
+            # As Optuna itself keeps it: its dashboard and plots then name their axes.
+            self._storage.set_study_system_attr(self._study_id, _METRIC_NAMES, [self._metric.name])
             self._keep_as(_IDENTITY, here)
             return False
         differences = _differences(there, here)

@@ -1,0 +1,92 @@
+"""What `tune` and `open_search` are given: taken as what it is for, or refused in a sentence that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stantune as st
+
+SPACE = st.Space({"x": st.Float(-1, 1)})
+
+
+def square(run: st.Run) -> float:
+    return float(run.params["x"]) ** 2
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"seed": 1.5}, "`seed`=1.5 is no whole number"),
+        ({"seed": None}, "`seed`=None is no whole number"),
+        ({"minimize": 3}, "`minimize`=3 is no text"),
+        ({"unit": ""}, "`unit`='' is no text"),
+        ({"retries": -1}, "`retries`=-1 is too small; give 0 or more"),
+        ({"budget": float("nan")}, "`budget`=nan is no amount"),
+        ({"budget": "soon"}, "`budget`: 'soon' is no length of time"),
+        ({"trial_timeout": 0}, "`trial_timeout`=0 is no amount"),
+        ({"trial_memory": "lots"}, "`trial_memory`: 'lots' is no amount of memory"),
+        ({"workers": "auto"}, "`workers`='auto' is no whole number"),
+        ({"brackets": "all"}, "`brackets`='all' is no whole number"),
+        ({"finalists": 1.5}, "`finalists`=1.5 is no whole number"),
+        ({"enqueue": 5}, "`enqueue` a list of such dicts"),
+        ({"fixed": [("x", 1)]}, "`fixed` is a dict"),
+        ({"start_from": 3}, "`start_from`=3 is no path"),
+        ({"out": ""}, "`out`='' is no path"),
+        ({"storage": 5}, "`storage`=5 is no text"),
+        ({"stan": "auto"}, "`stan`='auto' is no Stan"),
+        ({"max_resource": 2.5}, "`max_resource`=2.5 is no whole number"),
+        ({"eta": 2.5}, "`eta`=2.5 is no whole number"),
+        ({"eta": 1}, "`eta`=1 is too small; give 2 or more"),
+        ({"threads": "all"}, "`threads`='all' is no number of threads"),
+    ],
+)
+def test_what_makes_no_sense_is_named(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(st.UsageError) as refused:
+        st.tune(square, SPACE, **{"minimize": "loss", "max_resource": 3, "out": tmp_path / "out", **given})
+    assert sentence in str(refused.value)
+    assert not (tmp_path / "out" / "search.db").exists()
+
+
+def test_numbers_of_numpy_and_whole_floats_are_numbers(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"seed": np.int64(5), "max_resource": np.int32(3), "eta": 3.0, "finalists": np.int8(1)}
+    found = st.tune(square, SPACE, minimize="loss", out=tmp_path, **given)
+    assert found.complete
+    assert found.final is not None
+    assert found.final.weights is None, "it keeps nothing"
+
+
+def test_what_is_told_is_looked_at_before_it_is_written(tmp_path: Path) -> None:
+    with st.open_search(SPACE, minimize="loss", max_resource=1, out=tmp_path) as search:
+        segment = search.ask()
+        assert segment is not None
+        wrong: Any
+        for wrong in ({"loss": 1, "n": "text"}, {"los": 1}, {}, {"loss": None}, {"loss": True}, {"loss": "a"}, "0.5"):
+            with pytest.raises(st.UsageError, match="what was told of a segment cannot be taken"):
+                search.tell(segment, wrong)
+        search.tell(segment, np.float32(0.5))
+        with pytest.raises(st.UsageError, match="is not waited for"):
+            search.tell(segment, 0.5)
+        assert [trial.value for trial in search.result.trials()] == [0.5]
+    for late in (search.ask, lambda: search.tell(segment, 0.1), lambda: search.fail(segment, "late")):
+        with pytest.raises(st.UsageError, match="is closed"):
+            late()
+    with (
+        pytest.raises(st.UsageError, match="`workers` is nothing that a search by ask and tell has"),
+        st.open_search(SPACE, minimize="loss", max_resource=1, out=tmp_path, workers=2),
+    ):
+        pass
+
+
+def test_an_earlier_search_with_another_metric_is_none_to_start_from(tmp_path: Path) -> None:
+    def both(run: st.Run) -> dict[str, float]:
+        return {"loss": run.params["x"] ** 2, "acc": run.params["x"]}
+
+    st.tune(both, SPACE, minimize="loss", max_resource=3, out=tmp_path / "first")
+    for other in ({"maximize": "loss"}, {"minimize": "acc"}):
+        with pytest.raises(st.UsageError, match=r"compares trials by loss \(minimize\)"):
+            st.tune(both, SPACE, max_resource=3, start_from=tmp_path / "first", out=tmp_path / "other", **other)
+    assert st.tune(both, SPACE, minimize="loss", max_resource=3, start_from=tmp_path / "first", out=tmp_path / "2").best
