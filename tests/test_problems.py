@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,13 @@ def needs_width(width: int, depth: int = 1) -> nn.Module:
     return nn.Linear(width, depth)
 
 
+def takes_momentum(width: int = 8, momentum: float = 0.1) -> nn.Module:
+    return nn.Linear(width, 1)
+
+
+MIXED = Categorical(("sgd", "adamw"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -234,11 +242,41 @@ def needs_width(width: int, depth: int = 1) -> nn.Module:
         ({"data": "mnits"}, "no data set 'mnits'.*'mnist'"),
         ({"space": Space({"widht": Integer(1, 9)})}, r"nothing takes the parameter 'widht'.* net\(\)"),
         ({"network": needs_width}, r"needs_width\(\) has no default for 'width'"),
+        (
+            {"network": nn.Linear(5, 1)},
+            "network is a Linear, and each training calls it for a new network; give a func",
+        ),
+        ({"network": 5}, "network is a int"),
+        ({"network": takes_momentum}, r"momentum is a keyword of takes_momentum\(\) and .* drive both; .*net_momentum"),
+        ({"space": Space({"lr": Float(-1, 1)})}, "lr goes from -1 to 1, and training takes numbers 0 or more"),
+        ({"space": Space({"fc_l2": Float(-1, 1)})}, "fc_l2 goes from -1 to 1"),
+        ({"space": Space({"momentum": Categorical((0.9, "no"))})}, "momentum is one of 0.9, no, and training takes"),
+        (
+            {"space": Space({"beta1": Float(0.5, 1)}), "solver": Solver(lr=0.1, kind="adam")},
+            "beta1 goes from 0.5 to 1, and training takes numbers from 0 up to, not including, 1",
+        ),
+        ({"solver": Solver(lr=0.1, kind="adamw")}, "the space has momentum, and adamw does not take it; .*when="),
+        ({"space": Space({"optimizer": MIXED, "momentum": Float(0, 1)})}, "has momentum, and adamw does not take it"),
+        ({"space": Space({"a.b_l2": Float(0, 1)}), "solver": Solver(lr=1, kind="rprop")}, "rprop does not take it"),
+        ({"measure": "R2"}, "measure 'R2' is of numbers, and the targets of the loss 'cross entropy' are classes"),
+        (
+            {"measure": "accuracy", "loss": "mean squared error"},
+            "measure 'accuracy' is of classes or labels, and the targets of the loss 'mean squared error' are numbers; "
+            "give a measure of these .mean squared error, .*, or a loss of classes",
+        ),
     ],
 )
 def test_a_problem_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"problem 'good': .*{message}|{message}"):
         replace(GOOD, **change)
+
+
+def test_a_parameter_of_some_optimizers_depends_on_the_optimizer() -> None:
+    space = Space({"optimizer": MIXED, "momentum": Float(0, 1)}, when={"momentum": {"optimizer": "sgd"}})
+    assert replace(GOOD, space=space).space is space
+    # The solver's own counts where the setting has none.
+    space = Space({"width": Integer(1, 9), "optimizer": MIXED}, when={"optimizer": {"width": 3}})
+    replace(GOOD, space=space)
 
 
 def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
@@ -251,7 +289,7 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
         return Dataset("own", split.take(0, 20), split.take(20, 30), 3)
 
     def fitting(width: int = 3) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(1, width))
+        return nn.Sequential(OrderedDict(flat=nn.Flatten(), fc=nn.Linear(1, width)))
 
     problem = replace(
         GOOD, network=fitting, data=data, validation=5, hold_out="last", normalise=Normalise(mean="channel")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Categorical, Dataset, Float, Integer, Normalise, Problem, Solver, Space, run
-from stantune.errors import CheckpointError, UsageError
+from stantune.errors import CheckpointError, StanWarning, UsageError
 
 RANDOM = np.random.default_rng(3)
 TABLE = RANDOM.normal(size=(240, 4)).astype(np.float32)
@@ -184,8 +186,90 @@ def test_where_nobody_says_a_batch_is_at_most_all_samples() -> None:
     with pytest.raises(UsageError, match="batch size 41 does not fit 40 training samples"):
         what.batches(what.load(), {"batch_size": 41}, 0, "cpu")
     for sizes in (Integer(1, 41), Integer(0, 9), Categorical((10, 41)), Float(1, 5)):
-        with pytest.raises(UsageError, match=r"batch_size is one of .*; give whole numbers from 1 to 40"):
+        with pytest.raises(UsageError, match=r"batch_size (is one of|goes from) .*; give whole numbers from 1 to 40"):
             replace(what, space=Space({"batch_size": sizes})).load()
+
+
+def test_a_range_of_batch_sizes_is_called_one() -> None:
+    what = problem(lines(3), halves(TABLE, np.arange(240) % 3), space=Space({"batch_size": Integer(100, 1000)}))
+    with pytest.raises(UsageError, match="batch_size goes from 100 to 1000, and there are 160 training samples"):
+        what.load()
+
+
+REGRESSION = {"data": halves(TABLE, TABLE @ WEIGHTS), "network": lines(1)}
+ONCE = nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {**REGRESSION, "loss": worst, "measure": "error"},
+            "targets of train are numbers for the loss 'worst', and the",
+        ),
+        ({**REGRESSION, "loss": worst, "measure": "R2", "network": lines(2)}, r"makes \(2, 2\), and the measure 'R2'"),
+        ({"network": lambda: ONCE}, "network returns the same weights each time .weight, bias., and all trials would"),
+        ({"network": lambda: nn.Sequential(ONCE, nn.Linear(3, 3))}, "returns the same weights each time .0.weight"),
+        ({"network": lambda: None}, "network returns a NoneType; have it return a torch.nn.Module"),
+        (
+            {"loss": nn.CrossEntropyLoss(reduction="none")},
+            r"its loss returns values of shape \(2,\); return the mean over the samples",
+        ),
+        ({"loss": lambda outputs, targets: 0.5}, "its loss returns a float; return the mean"),
+        (
+            {"measure": lambda outputs, targets: outputs.argmax(1) == targets},
+            r"its measure returns values of shape \(2,\); return one number for all samples",
+        ),
+        ({"measure": lambda outputs, targets: None}, "its measure returns a NoneType; return one number"),
+        ({"solver": Solver(lr=0.1, options={"nesterov": True})}, "sgd cannot be made .Nesterov"),
+        (
+            {"space": Space({"3_l2": Float(0, 1)})},
+            "the space has 3_l2, but the network has no layer 3; take 0_l2, 2_l2$",
+        ),
+    ],
+)
+def test_what_would_spoil_every_training_is_found_on_one_batch(change: dict[str, Any], message: str) -> None:
+    good = problem(lines(3), halves(TABLE, np.arange(240) % 3))
+    with pytest.raises(UsageError, match=message) as error:
+        replace(good, **change).load()
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_or_a_measure_that_needs_more_samples_is_left_alone() -> None:
+    def needs_many(outputs: Tensor, targets: Tensor) -> Tensor:
+        if len(targets) < 10:
+            raise ValueError("too few samples")
+        return nn.functional.cross_entropy(outputs, targets)
+
+    what = problem(lines(3), halves(TABLE, np.arange(240) % 3), loss=needs_many, measure=needs_many)
+    assert run(what, {}, None, 0, 2, splits=what.load()).diverged_at is None
+
+
+def test_a_layer_inside_of_others_has_a_decay_of_its_own() -> None:
+    def network(depth: int = 1) -> nn.Module:
+        return nn.Sequential(OrderedDict(features=lines(8)(), **{f"fc{n}": nn.Linear(8, 8) for n in range(depth)}))
+
+    names = ("features.0_l2", "fc1_l2")
+    space = Space({"depth": Integer(1, 2), **{name: Float(0, 1) for name in names}})
+    what = problem(network, halves(TABLE, np.arange(240) % 8), space=space)
+    # fc1 is there in some of the networks.
+    splits = what.load()
+    setting = {"depth": 2, "features.0_l2": 0.5, "fc1_l2": 0.25}
+    decays = [group["weight_decay"] for group in what.optimizer(what.build(setting), setting).param_groups]
+    assert decays == [0.5, 0.0, 0.25]
+    run(what, setting, None, 0, 2, splits=splits)
+
+
+@pytest.mark.parametrize(("classes", "warned"), [(np.arange(240) // 80, True), (np.arange(240) % 3, False)])
+def test_the_last_of_samples_that_are_sorted_by_class_are_warned_of(classes: Any, warned: bool) -> None:
+    what = problem(lines(3), halves(TABLE, classes), hold_out="last")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        what.load()
+        replace(what, hold_out="stratified").load()
+    said = [str(each.message) for each in caught if issubclass(each.category, StanWarning)]
+    assert len(said) == warned
+    assert all("holds out 1 classes and leaves 2" in each and "give hold_out='stratified'" in each for each in said)
 
 
 def test_augmentation_may_see_the_setting() -> None:

@@ -2,31 +2,65 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stantune.errors import UsageError
+from stantune.errors import StanWarning, UsageError
 from stantune.images.data import Dataset, Normaliser, Split
 from stantune.images.losses import IGNORED, Loss
+from stantune.images.measures import MEASURES, OF_NUMBERS, Measure
+from stantune.images.space_checks import in_words
 from stantune.space import Categorical, Float, Parameter
 
 # So many samples are shown to the network.
 SHOWN = 2
 
 
-def check_data(name: str, loss: Loss, dataset: Dataset) -> int | None:
+def check_measure(name: str, measure: Measure, loss: Loss) -> None:
+    """Raise UsageError for a measure of other targets than those of the loss: it would give a number all the same."""
+    if loss.targets == "any" or MEASURES.get(measure.name) is not measure:
+        return
+    of_numbers = measure.name in OF_NUMBERS
+    if of_numbers == (loss.targets == "numbers"):
+        return
+    own, others = ("numbers", "classes or labels") if of_numbers else ("classes or labels", "numbers")
+    known = [each for each in MEASURES if (each in OF_NUMBERS) != of_numbers]
+    raise UsageError(
+        f"problem {name!r}: the measure {measure.name!r} is of {own}, and the targets of the loss {loss.name!r} "
+        f"are {others}; give a measure of these ({', '.join(known)}), or a loss of {own}"
+    )
+
+
+def warn_of_other_classes(name: str, train: Tensor, validation: Tensor) -> None:
+    """Warn where validation has other classes than what is trained on, as it has where samples are sorted by class."""
+    if train.dim() != 1 or not len(validation):
+        return
+    trained, held = (set(torch.unique(part).tolist()) for part in (train, validation))
+    if trained != held:
+        warnings.warn(
+            f"problem {name!r}: hold_out='last' holds out {len(held)} classes and leaves {len(trained)} to train on, "
+            f"of which {len(trained & held)} are the same, as where samples are sorted by class; give "
+            "hold_out='stratified', or shuffle the samples",
+            StanWarning,
+            stacklevel=3,
+        )
+
+
+def check_data(name: str, loss: Loss, measure: Measure, dataset: Dataset) -> int | None:
     """Return the number of classes; None where the targets are none.
 
     Args:
         name: the problem's.
         loss: what the targets are for.
+        measure: what they are compared by.
         dataset: the data.
 
     Raises:
-        UsageError: inputs or targets that are no finite numbers, or targets that the loss does not take.
+        UsageError: inputs or targets that are no finite numbers, or targets that the loss or the measure does not take.
     """
     if not len(dataset.train):
         raise UsageError(f"problem {name!r}: its data have no training samples; give them some")
@@ -39,6 +73,7 @@ def check_data(name: str, loss: Loss, dataset: Dataset) -> int | None:
                     "leave these samples out"
                 )
         _check_targets(f"problem {name!r}: the targets of {part}", loss, split.targets)
+        _check_judged(f"problem {name!r}: the targets of {part}", loss, measure, split.targets)
     if loss.targets != "classes":
         return dataset.classes
     found = 1 + max(int(split.targets.max()) for split in parts.values())
@@ -58,8 +93,8 @@ def check_batch_size(name: str, sizes: Parameter | None, samples: int) -> None:
     numbers = [size for size in given if isinstance(size, int)]
     if isinstance(sizes, Float) or len(numbers) < len(given) or not 1 <= min(numbers) <= max(numbers) <= samples:
         raise UsageError(
-            f"problem {name!r}: batch_size is one of {', '.join(map(str, given))}, and there are {samples} training "
-            f"samples; give whole numbers from 1 to {samples}"
+            f"problem {name!r}: batch_size {in_words(sizes)}, and there are {samples} training samples; give whole "
+            f"numbers from 1 to {samples}"
         )
 
 
@@ -67,21 +102,23 @@ def check_network(
     name: str,
     build: Callable[[Mapping[str, Any]], nn.Module],
     loss: Loss,
+    measure: Measure,
     normaliser: Normaliser,
     split: Split,
     classes: int | None,
-) -> None:
-    """Show a few samples to a new network, and compare what it says with what the loss takes.
+) -> nn.Module:
+    """Show a few samples to a new network, and compare what it says with what the loss takes; return the network.
 
     Random state is afterwards what it was.
 
     Raises:
-        UsageError: the network fails on them, or its outputs do not fit the targets.
+        UsageError: the network is no new one each time, it fails on the samples, its outputs do not fit the targets, or
+            the loss or the measure is no single number.
     """
     few = split.take(0, min(SHOWN, len(split)))
     inputs = normaliser(few.inputs)
     with torch.random.fork_rng([]), torch.no_grad():
-        model = build({}).eval()
+        model = _new(name, build).eval()
         try:
             outputs = model(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -90,8 +127,10 @@ def check_network(
                 f"problem {name!r}: the network fails on inputs of shape {tuple(inputs.shape)} ({first}); have it take "
                 "those"
             ) from error
+        _check_scalars(name, loss, measure, outputs, few.targets)
     if loss.targets == "any":
-        return
+        _check_same_shape(name, measure, outputs, few.targets)
+        return model
     if not isinstance(outputs, Tensor):
         raise UsageError(
             f"problem {name!r}: the network returns a {type(outputs).__name__}, and the loss {loss.name!r} takes a "
@@ -107,6 +146,83 @@ def check_network(
         raise UsageError(
             f"problem {name!r}: the network makes {shape} of inputs {tuple(inputs.shape)}, and the loss {loss.name!r} "
             f"needs {wanted}; change its last layer, or the targets' shape"
+        )
+    return model
+
+
+def _new(name: str, build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
+    """Return a new network; raises UsageError where another one would train the same weights."""
+    model, other = build({}), build({})
+    for made in (model, other):
+        if not isinstance(made, nn.Module):
+            raise UsageError(
+                f"problem {name!r}: network returns a {type(made).__name__}; have it return a torch.nn.Module"
+            )
+    theirs = {id(each) for each in other.parameters() if each.requires_grad}
+    shared = [key for key, each in model.named_parameters() if each.requires_grad and id(each) in theirs]
+    if shared:
+        raise UsageError(
+            f"problem {name!r}: network returns the same weights each time ({', '.join(shared[:3])}"
+            f"{', …' if len(shared) > 3 else ''}), and all trials would train them; make the layers inside of the "
+            "function"
+        )
+    return model
+
+
+def _check_scalars(name: str, loss: Loss, measure: Measure, outputs: Any, targets: Tensor) -> None:
+    """Raise UsageError where a user's own loss or measure is no single number."""
+    fields: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {}
+    if loss.targets == "any":
+        fields["loss"] = loss.function, "the mean over the samples, as a tensor of no dimension"
+    if type(measure) is Measure:
+        fields["measure"] = measure.function, "one number for all samples"
+    for field, (function, remedy) in fields.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                value = function(outputs, targets)
+        except Exception:
+            # A few samples need not be enough for it, and a weight of its own may be on another device.
+            continue
+        if not (_is_scalar if field == "loss" else _is_number)(value):
+            what = f"a {type(value).__name__}"
+            if getattr(value, "shape", ()) != ():
+                what = f"values of shape {tuple(value.shape)}"
+            raise UsageError(f"problem {name!r}: its {field} returns {what}; return {remedy}")
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return not isinstance(value, str)
+
+
+def _check_same_shape(name: str, measure: Measure, outputs: Any, targets: Tensor) -> None:
+    """Raise UsageError where a measure of numbers would compare each output with each target."""
+    if measure.name not in OF_NUMBERS or MEASURES[measure.name] is not measure or not isinstance(outputs, Tensor):
+        return
+    if outputs.shape != targets.shape:
+        raise UsageError(
+            f"problem {name!r}: the network makes {tuple(outputs.shape)}, and the measure {measure.name!r} needs "
+            f"{tuple(targets.shape)}, as the targets are; change its last layer, or the targets' shape"
+        )
+
+
+def _check_judged(what: str, loss: Loss, measure: Measure, targets: Tensor) -> None:
+    """Raise UsageError for numbers where guesses are judged, and the loss, a user's, says nothing of them."""
+    if loss.targets != "any" or measure.name in OF_NUMBERS or MEASURES.get(measure.name) is not measure:
+        return
+    if targets.is_floating_point() and not bool(((targets == 0) | (targets == 1)).all()):
+        known = ", ".join(OF_NUMBERS)
+        raise UsageError(
+            f"{what} are numbers for the loss {loss.name!r}, and the measure {measure.name!r} is of classes or labels; "
+            f"give a measure of numbers ({known}), or classes as int64"
         )
 
 

@@ -14,24 +14,21 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.images import data as datasets
-from stantune.images.checks import check_batch_size, check_data, check_network
+from stantune.images.checks import check_batch_size, check_data, check_measure, check_network, warn_of_other_classes
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
 from stantune.images.data.catalog import describe
 from stantune.images.data.holding_out import HOW, How
 from stantune.images.evaluation import measured
 from stantune.images.losses import Loss, loss_of
 from stantune.images.measures import Measure, measure_of
-from stantune.images.optimizers import kind_of
-from stantune.images.schedules import policy_of
-from stantune.images.solver import SOLVER_PARAMETERS, Policy, Solver
+from stantune.images.solver import Policy, Solver
+from stantune.images.space_checks import check_layers, check_space
 from stantune.protocols import Metric
-from stantune.space import Categorical, Parameter, Space
+from stantune.space import Space
 from stantune.training.trainable import Criterion
 
 # Where nobody says another one.
 BATCH_SIZE = 100
-# What a setting may say of a training, besides what the network and the solver take.
-TRAINING_PARAMETERS = ("batch_size", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,9 @@ class Problem:
         course: iterations that schedules without times of their own (cosine, one-cycle …) take; None: `iterations`.
 
     Raises:
-        UsageError: a parameter that neither the network nor the solver takes, one of the network's without a default,
-            an unknown data set, or a number that makes no sense.
+        UsageError: a parameter that neither the network nor the solver takes, or both, or one with values that no
+            training takes; a keyword of the network without a default, a network that is no function, an unknown data
+            set, a measure of other targets than the loss, or a number that makes no sense.
     """
 
     name: str
@@ -117,7 +115,12 @@ class Problem:
         self._check_numbers()
         if isinstance(self.data, str):
             describe(self.data)
-        self._measure()
+        check_measure(self.name, self._measure(), self._loss())
+        if isinstance(self.network, nn.Module) or not callable(self.network):
+            raise UsageError(
+                f"problem {self.name!r}: network is a {type(self.network).__name__}, and each training calls it for a "
+                "new network; give a function that makes one, network=lambda: …"
+            )
         keywords = inspect.signature(self.network).parameters
         for keyword in keywords.values():
             named = keyword.kind not in (keyword.VAR_POSITIONAL, keyword.VAR_KEYWORD)
@@ -126,15 +129,7 @@ class Problem:
                     f"problem {self.name!r}: {_name_of(self.network)} has no default for {keyword.name!r}; give one, "
                     "since a setting may leave parameters out"
                 )
-        others = (*SOLVER_PARAMETERS, *TRAINING_PARAMETERS)
-        for parameter in self.space:
-            if parameter not in keywords and parameter not in others and not parameter.endswith("_l2"):
-                raise UsageError(
-                    f"problem {self.name!r}: nothing takes the parameter {parameter!r}; name it as a keyword of "
-                    f"{_name_of(self.network)}, as {', '.join(others)}, or LAYER_l2"
-                )
-            if parameter not in keywords:
-                _check_choices(parameter, self.space[parameter])
+        check_space(self.name, self.space, keywords, _name_of(self.network), self.solver.kind)
 
     def build(self, setting: Mapping[str, Any]) -> nn.Module:
         """Return a new network for a setting, its weights drawn from torch's random state."""
@@ -153,7 +148,9 @@ class Problem:
         train, validation = hold_out(dataset.train, count, self.hold_out, self.hold_out_seed)
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
         check_batch_size(self.name, self.space.get("batch_size"), len(train))
-        check_network(self.name, self.build, self._loss(), splits.normaliser, train, dataset.classes)
+        self._look(splits)
+        if self.hold_out == "last" and self._loss().targets == "classes":
+            warn_of_other_classes(self.name, train.targets, validation.targets)
         return splits
 
     @property
@@ -220,6 +217,15 @@ class Problem:
             return partial(self.augment, setting=setting)
         return self.augment
 
+    def _look(self, splits: Splits) -> None:
+        """Raise UsageError where the network, the loss, the measure, the solver and the data do not go together."""
+        model = check_network(
+            self.name, self.build, self._loss(), self._measure(), splits.normaliser, splits.train, splits.classes
+        )
+        with torch.random.fork_rng([]):
+            check_layers(self.name, self.space, inspect.signature(self.network).parameters, self.build, model)
+        self.optimizer(model, {})
+
     def _check_numbers(self) -> None:
         for name in ("iterations", "batch_size", "validation", "full_iterations", "course"):
             value = getattr(self, name)
@@ -255,16 +261,7 @@ class Problem:
                 f"problem {self.name!r}: data returned a {type(dataset).__name__}; have it return a Dataset(name, "
                 "train, test)"
             )
-        return replace(dataset, classes=check_data(self.name, self._loss(), dataset))
-
-
-def _check_choices(parameter: str, range_: Parameter) -> None:
-    """Raise UsageError for an optimizer or a schedule that does not exist."""
-    for choice in range_.choices if isinstance(range_, Categorical) else ():
-        if parameter == "optimizer":
-            kind_of(choice)
-        elif parameter == "schedule":
-            policy_of(str(choice))
+        return replace(dataset, classes=check_data(self.name, self._loss(), self._measure(), dataset))
 
 
 def _name_of(network: Callable[..., nn.Module]) -> str:
