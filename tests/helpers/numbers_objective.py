@@ -11,7 +11,6 @@ import ctypes
 import hashlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -125,7 +124,7 @@ class Trainer:
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif what == "exit":
-            sys.exit(5)
+            os._exit(5)
         elif what == "raise":
             raise RuntimeError("these shapes do not fit")
         elif what == "hang":
