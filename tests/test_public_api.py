@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,13 @@ def test_each_name_is_there() -> None:
         found = getattr(stantune, name)
         assert found.__name__ == name
         assert found.__doc__
+
+
+def test_each_name_is_used_in_code_that_is_run() -> None:
+    # tests/test_docs.py runs the page.
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    assert [name for name in stantune.__all__ if not re.search(rf"\b{name}\b", code)] == []
 
 
 def test_no_submodule_takes_a_name_s_place() -> None:
