@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
 import itertools
 import subprocess
 import sys
 import textwrap
+import threading
+import types
+from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from stantune.code_digest import digest
 
@@ -144,3 +152,163 @@ def test_functions_that_name_each_other_end():
         return one(run)
 
     assert digest(one) != digest(two)
+
+
+class Holder:
+    def __init__(self, held):
+        self.held = held
+
+    def __call__(self, run):
+        return self.train(run)
+
+    def train(self, run):
+        return run.stop
+
+
+class Slotted:
+    __slots__ = ("held",)
+
+    def __init__(self, held):
+        self.held = held
+
+
+class Picky:
+    """Says itself what counts of it."""
+
+    def __init__(self, held):
+        self.held = held
+        self.log = object()
+
+    def __getstate__(self):
+        return {"held": 1}
+
+
+def closed(held):
+    return lambda run: held
+
+
+def defaulting(held):
+    def train(run, held=held):
+        return held
+
+    return train
+
+
+HOLDING = {
+    "object": Holder,
+    "method": lambda held: Holder(held).train,
+    "closure": closed,
+    "default": defaulting,
+    "partial": lambda held: functools.partial(lambda held, run: held, held),
+    "object in an object": lambda held: Holder(Holder(held)),
+    "slots": lambda held: closed(Slotted(held)),
+    "list in a dict": lambda held: Holder({"a": [held]}),
+    "set": lambda held: closed({(1, held)} if held.__hash__ else {repr(held)}),
+    "namespace": lambda held: closed(types.SimpleNamespace(held=held)),
+    "subclass of dict": lambda held: closed(OrderedDict(held=held)),
+    "array of objects": lambda held: closed(np.array([Slotted(held), None], dtype=object)),
+}
+HELD = {
+    "number": (1, 5),
+    "text": ("a", "b"),
+    "tensor": (torch.arange(4), torch.arange(4) + 1),
+    "tensor of another kind": (torch.zeros(4), torch.zeros(4, dtype=torch.int32)),
+    "tensor of another shape": (torch.zeros(4, dtype=torch.bfloat16), torch.zeros(2, 2, dtype=torch.bfloat16)),
+    "array": (np.arange(4.0)[::2], np.arange(4.0)[1::2]),
+    "path": (Path("a"), Path("b")),
+    "huge": (10**9999, 10**9999 + 1),
+    "function": (len, abs),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("way", HOLDING)
+def test_what_a_function_holds_counts(way, held):
+    one, other = HELD[held]
+    made = HOLDING[way]
+    assert digest(made(one)) != digest(made(other))
+    # It is the content that counts, not which object it is.
+    assert digest(made(one)) == digest(made(copy.deepcopy(one)))
+
+
+def test_a_model_that_is_held_counts_by_its_weights():
+    def model(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+
+    assert digest(closed(model(1))) == digest(closed(model(1)))
+    assert digest(closed(model(1))) != digest(closed(model(2)))
+
+
+def test_what_an_object_leaves_out_of_its_state_does_not_count():
+    assert digest(Picky(1).__getstate__) == digest(Picky(2).__getstate__)
+    assert digest(closed(Picky(1))) == digest(closed(Picky(2)))
+
+
+def test_a_class_that_is_held_counts_with_its_methods(loaded):
+    text = """
+class Held:
+    def value(self):
+        return 1
+
+class Train:
+    def __init__(self):
+        self.held = Held()
+    def __call__(self, run):
+        return self.own(run)
+    def own(self, run):
+        return self.held.value()
+
+train = Train()
+"""
+    assert digest(loaded(text)) == digest(loaded(text))
+    for before, after in (("return 1", "return 2"), ("self.held.value()", "-self.held.value()")):
+        assert digest(loaded(text.replace(before, after))) != digest(loaded(text))
+
+
+def test_what_no_pickle_takes_counts_by_its_kind():
+    for make in (threading.Lock, lambda: (each for each in ()), lambda: sys, lambda: types.MappingProxyType({})):
+        assert digest(closed(make())) == digest(closed(make()))
+
+
+def test_circles_depths_and_masses_end():
+    circle = Holder([])
+    circle.held.append(circle)
+    circle.held.append(circle.held)
+    deep = None
+    for _ in range(5000):
+        deep = Holder(deep)
+    many = [Slotted(number) for number in range(200_000)]
+    knot = Holder(None)
+    knot.held = {Slotted(knot), Slotted(knot), Slotted((knot, 1))}
+    for thing in (circle, deep, many, knot):
+        assert digest(Holder(thing)) == digest(Holder(thing))
+
+
+def test_other_processes_have_the_same_digest_of_what_is_held(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text("""
+import functools, logging, random, re, threading, types
+import numpy as np, torch
+from pathlib import Path
+from stantune.code_digest import digest
+
+class Holder:
+    def __init__(self, *held): self.held = held
+    def __call__(self, run): return run
+    def train(self, run): return run
+
+held = (1, torch.ones(3), np.ones(2), {"x", "y"}, {Path("a"), Path("b"), None}, object(), Holder(object()), len,
+        threading.Lock(), threading.Event(), logging.getLogger("a"), re.compile("a"), random.Random(1), print, Holder,
+        np.random.default_rng(1), torch.Generator(), torch.nn.Linear(1, 1, device="meta"), types, iter([1]),
+        torch.optim.SGD([torch.ones(1)], 0.1), functools.lru_cache(len), lambda: 3, torch.relu, range(3), np.float32(1))
+for each in (Holder(*held), Holder(*held).train, lambda run: held, functools.partial(Holder, held)):
+    print(digest(each))
+""")
+    said = {
+        subprocess.run(
+            [sys.executable, str(path)], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
