@@ -268,12 +268,15 @@ def compose(
                 f"`max_resource` is missing: say how many {what.unit}s a training of {what.name} has at most"
             )
         max_resource = what.length
-    max_resource = whole("max_resource", max_resource, 1)
-    min_resource = None if min_resource is None else whole("min_resource", min_resource, 1)
+    max_resource = whole("max_resource", max_resource)
+    min_resource = None if min_resource is None else whole("min_resource", min_resource)
+    for parameter, number in (("max_resource", max_resource), ("min_resource", min_resource)):
+        if number is not None and number < 1:
+            raise UsageError(f"`{parameter}`={number} is too small; give a whole number of {what.unit}s, 1 or more")
     eta = whole("eta", eta, 2)
     for parameter in ("brackets", "trials", "lag", "finalists"):
         if others.get(parameter) is not None:
-            others[parameter] = whole(parameter, others[parameter], 1)
+            others[parameter] = whole(parameter, others[parameter])
     if not isinstance(fixed, Mapping | None) or isinstance(enqueue, Mapping | str) or not isinstance(enqueue, Iterable):
         raise UsageError("`fixed` is a dict of parameters and values, and `enqueue` a list of such dicts; give them so")
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from stantune.search.stopping import stoppable
 
 if TYPE_CHECKING:
     from stantune.images.problems import Problem
+    from stantune.outcome import Outcome
     from stantune.report.results import ProblemResult
 
 Named = Annotated[
@@ -55,7 +56,6 @@ def train(
     from stantune.seeds import derive
     from stantune.stan.config import Stan
     from stantune.training.threads import measure_threads
-    from stantune.training.train import run
 
     asked = threads_of(threads)
     o.check_json(json)
@@ -84,7 +84,7 @@ def train(
             use_threads(console, before or measure_threads(what, setting, splits, natives=natives, device=where))
 
     with stoppable() as stop, training_progress(console, length) as moved:
-        outcome = run(
+        outcome = _trained(
             what,
             setting,
             checkpoint,
@@ -120,6 +120,17 @@ def train(
     )
     show_training(console, result)
     o.write_json(result, json)
+
+
+def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: Any) -> Outcome:
+    """Train; a setting that cannot be trained is bad use here, where it is the only one."""
+    from stantune.images.optimizers import SettingError
+    from stantune.training.train import run
+
+    try:
+        return run(problem, setting, *rest, **options)
+    except SettingError as error:
+        raise UsageError(str(error)) from error
 
 
 def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
