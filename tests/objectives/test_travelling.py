@@ -189,7 +189,7 @@ class Program:
 PROGRAMS = ["script", "notebook", "standard input"]
 
 
-@pytest.mark.parametrize("how", PROGRAMS)
+@pytest.mark.parametrize("how", ["script", "notebook"])
 def test_a_function_of_a_program_trains_the_same_in_a_worker(tmp_path: Path, how: str) -> None:
     program, kinds = Program(tmp_path, how), ["object"]
     assert program.said(kinds, ONE_WORKER, "worker") == program.said(kinds, {}, "here")
