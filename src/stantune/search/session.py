@@ -305,8 +305,7 @@ class Session:
                 self._close_up(job)
                 return None
         checkpoint = self._directory.checkpoint_of(job)
-        # Whoever trains has a place to write to.
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        self._directory.make_room(checkpoint)
         self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)

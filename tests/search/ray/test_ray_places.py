@@ -21,7 +21,7 @@ from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, Remo
 from stantune.search.ray.places import Place, Sign, signed
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.workers.executors import attempt
+from stantune.search.workers.executors import Failure, attempt
 from stantune.search.workers.order import Order
 
 TINY = f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem"
@@ -215,6 +215,6 @@ def test_damaged_file_is_told_and_kept_for_who_deletes_it(url: str, tmp_path: Pa
 
     segment = Segment(3, {}, 4, 8, 0, tmp_path / "elsewhere" / "trial-000003.pt", bracket=0)
     failure = attempt(FetchingTrainer(Trains(damaged), place, scratch), segment, no_stop, print)
-    assert failure == ("its checkpoint was cut short or altered", True)
+    assert failure == Failure("its checkpoint was cut short or altered", damaged=True)
     assert place.holds("trial-000003.pt")
     assert not scratch.exists()

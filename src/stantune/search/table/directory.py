@@ -81,6 +81,10 @@ class SearchDirectory:
         """Return the checkpoint of a training."""
         return self.final(job.rank) if isinstance(job, Final) else self.checkpoint(job.number)
 
+    def make_room(self, checkpoint: Path) -> None:
+        """See to it that whoever trains has a folder to write the checkpoint to."""
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+
     def holds(self, checkpoint: Path) -> bool:
         """Tell whether a checkpoint is there."""
         return checkpoint.exists()
