@@ -142,7 +142,7 @@ def open_search(
         minimize=minimize,
         maximize=maximize,
         name=name,
-        **{"seed": 0, **others},
+        **others,
     )
     directory = SearchDirectory(path_of(out, what), storage)
     with directory.locked():

@@ -59,7 +59,7 @@ class NodeOrder:
     folders: tuple[str, ...] = ()
 
     def __call__(self, place: int) -> Trainer:
-        """See training.TrainerOrder; raises StantuneError where the node does not see the search's checkpoints."""
+        """See workers.Order; raises StantuneError where the node does not see the search's checkpoints."""
         self.sign.check()
         # Last, so that what the node has of its own comes first.
         sys.path += [folder for folder in self.folders if folder not in sys.path]
