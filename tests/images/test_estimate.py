@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
+from stantune import Categorical, Float, Integer, Problem, Solver, Space
 from stantune.images import estimate
-from stantune.images.estimate import estimate_seconds
+from stantune.images.estimate import DRAWN, drawn, estimate_seconds
 from stantune.images.objective import ProblemObjective
 from stantune.images.problems import find
 from stantune.outcome import Cost
@@ -45,3 +48,56 @@ def test_rates(monkeypatch: pytest.MonkeyPatch, stan: Stan | None, rates: tuple[
     # One finalist more than there are workers is trained after the others.
     estimated = estimate_seconds(lenet, replace(settings, finalists=100), 99)
     assert estimated == pytest.approx(trial + 0.5 + 2 * (9 * 4 + 2 * 0.5))
+
+
+def test_a_network_whose_width_is_searched_is_timed_at_widths_drawn_from_the_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An iteration of `mlp` takes a second per thousand neurons here, of which a random setting has 4 146."""
+
+    def run(problem: Any, setting: Any, checkpoint: Any, start: int, stop: int, **more: Any) -> Any:
+        seconds = setting.get("hidden", 500) / 1000
+        evaluation = 0.25 * seconds if more["evaluate"] else 0.0
+        return SimpleNamespace(cost=Cost(exact=stop, exact_seconds=stop * seconds, evaluation_seconds=evaluation))
+
+    monkeypatch.setattr(estimate, "run", run)
+    monkeypatch.setattr(ProblemObjective, "splits", None)
+    settings = SearchSettings(0, 9, 9, 3)
+    mlp = ProblemObjective(find("mlp"))
+    widths = [setting["hidden"] for setting in drawn(mlp, settings)]
+    assert len(set(widths)) == DRAWN
+    mean = sum(widths) / DRAWN / 1000
+    # One trial and one final training of 9 iterations, and three evaluations.
+    assert estimate_seconds(mlp, settings) == pytest.approx((18 + 3 * 0.25) * mean)
+    assert mean == pytest.approx(4.146, rel=0.3)
+    fixed = replace(settings, fixed={"hidden": 8000})
+    assert estimate_seconds(mlp, fixed) == pytest.approx((18 + 3 * 0.25) * 8)
+
+
+def net(width: int = 3, deep: bool = False) -> nn.Module:
+    return nn.Linear(2, width)
+
+
+@pytest.mark.parametrize(
+    ("space", "fixed", "timed", "names"),
+    [
+        (Space({"lr": Float(0.1, 1)}), {}, 1, set()),
+        (Space({"lr": Float(0.1, 1), "width": Integer(1, 9)}), {}, DRAWN, {"width"}),
+        (Space({"lr": Float(0.1, 1), "width": Integer(1, 9)}), {"width": 3}, 1, {"width"}),
+        (Space({"lr": Float(0.1, 1), "batch_size": Integer(1, 9)}), {}, DRAWN, {"batch_size"}),
+        # What decides whether a width exists comes along.
+        (
+            Space({"nesterov": Categorical((True,)), "width": Integer(1, 9)}, when={"width": {"nesterov": True}}),
+            {},
+            DRAWN,
+            {"nesterov", "width"},
+        ),
+    ],
+)
+def test_only_what_changes_the_cost_is_drawn(space: Space, fixed: Any, timed: int, names: set[str]) -> None:
+    problem = Problem("wide", net, "mnist", space, Solver(lr=0.1), iterations=9)
+    settings = drawn(ProblemObjective(problem), replace(SearchSettings(0, 9, 1, 3), fixed=fixed))
+    assert len(settings) == timed
+    for setting in settings:
+        assert set(setting) == names
+        space.check(setting)

@@ -1,32 +1,43 @@
-"""How long a search of a problem will take, from a few timed iterations."""
+"""How long a search of a problem will take, from a few timed iterations of settings that it may try."""
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stantune.images.objective import ProblemObjective
-from stantune.outcome import Cost
+from stantune.outcome import Cost, total
 from stantune.search.estimate import seconds_of
+from stantune.search.propose.given import fixed_values, with_fixed
+from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 from stantune.stan.schedule import Schedule
 from stantune.training.train import run
 
-WARM_UP = 4
+# Where settings differ in what they cost, so many are timed, the first that a random search tries.
+DRAWN = 8
+# Iterations that are timed: of one setting alone, and of each of several; and those that warm it up.
 TIMED = 16
+TIMED_OF_EACH = 4
+WARM_UP = 2
+# What an iteration's time depends on, besides what the network takes.
+_COSTLY = ("batch_size", "optimizer")
 
 
 def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, workers: int = 1) -> float:
     """Return the seconds of a whole search if no trial diverges, final trainings and all evaluations included.
 
-    Exact and, under STAN, reduced iterations of the problem's own setting are timed here and now, in this process
-    alone: that several workers do not slow one another down is supposed.
+    Exact and, under STAN, reduced iterations are timed here and now, in this process alone: that several workers do not
+    slow one another down is supposed. Where parameters change what an iteration costs (a width, the batch size), they
+    are those of a few settings drawn from the space; everything else is the problem's own.
     """
     # Under STAN exact iterations are computed as those of the final training are.
     cost = _time(objective, settings, None if objective.stan is None else Stan(rate=1), evaluate=True)
-    # Fewer than TIMED where the problem's own setting diverges.
+    # Fewer than TIMED where a setting diverges.
     exact = cost.exact_seconds / max(cost.exact, 1)
     savings = _savings(objective, settings, exact)
 
@@ -68,13 +79,30 @@ def _savings(objective: ProblemObjective, settings: SearchSettings, exact: float
     return savings
 
 
-def _time(objective: ProblemObjective, settings: SearchSettings, stan: Stan | None, evaluate: bool) -> Cost:
-    """Return what TIMED iterations cost, after a few that warm up; and one evaluation, if it is asked for."""
+def drawn(objective: ProblemObjective, settings: SearchSettings) -> list[dict[str, Any]]:
+    """Return the settings to time: of a few that are drawn what makes them cost more or less, or the problem's own.
 
-    def cost(iterations: int, evaluated: tuple[str, ...]) -> Cost:
+    What costs nothing, such as a learning rate, is left out: with it most would diverge, and be timed no further.
+    """
+    space = objective.space
+    costly = {*inspect.signature(objective.problem.network).parameters, *_COSTLY} & set(space)
+    while parents := {parent for name in costly for parent in space.when.get(name, {})} - costly:
+        costly |= parents
+    fixed = fixed_values(space, settings.fixed)
+    left = space.without(fixed)
+    # Without their values, the problem's own are a draw like any other.
+    count = DRAWN if costly & set(left) else 1
+    whole = [with_fixed(space, fixed, sample(left, settings.seed, number)) for number in range(count)]
+    return [{name: value for name, value in setting.items() if name in costly} for setting in whole]
+
+
+def _time(objective: ProblemObjective, settings: SearchSettings, stan: Stan | None, evaluate: bool) -> Cost:
+    """Return what iterations of the settings drawn cost, after a few that warm up; and an evaluation, if asked for."""
+
+    def cost(setting: Mapping[str, Any], iterations: int, evaluated: tuple[str, ...]) -> Cost:
         return run(
             objective.problem,
-            {},
+            setting,
             None,
             0,
             iterations,
@@ -85,5 +113,12 @@ def _time(objective: ProblemObjective, settings: SearchSettings, stan: Stan | No
             device=settings.device,
         ).cost
 
-    cost(WARM_UP, ())
-    return cost(TIMED, ("validation",) if evaluate else ())
+    costs = []
+    several = drawn(objective, settings)
+    for setting in several:
+        cost(setting, WARM_UP, ())
+        timed = TIMED if len(several) == 1 else TIMED_OF_EACH
+        costs.append(cost(setting, timed, ("validation",) if evaluate else ()))
+    # What diverged all the same was not evaluated.
+    evaluations = [one.evaluation_seconds for one in costs if one.evaluation_seconds]
+    return replace(total(costs), evaluation_seconds=sum(evaluations) / max(len(evaluations), 1))
