@@ -1,0 +1,72 @@
+"""What STAN's layers have in common as stand-ins of PyTorch's: how tools that know only those take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from stantune.errors import UsageError
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+_AND_THEN = "call restore_(model) first, or restore_ a copy.deepcopy of it, and"
+
+
+class StandIn(nn.Module):
+    """A layer that takes the place of one of PyTorch's own, whose parameters it has, under another class.
+
+    Tools that ask for the class itself (`type(layer) is nn.Conv2d`) do not find it. Those that would go on without the
+    layer, or fail in words of their own, are told.
+    """
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise UsageError(
+            "torch.jit.script compiles the source of PyTorch's own layers, and STAN's are others; "
+            f"{_AND_THEN} script that"
+        )
+
+    @property
+    def qconfig(self) -> object:
+        """How torch.ao.quantization is to observe this layer: it gives every layer of a model such a thing, or None."""
+        if "qconfig" not in self.__dict__:
+            raise AttributeError  # nn.Module says which
+        return _unobserved(self.__dict__["qconfig"])
+
+    @qconfig.setter
+    def qconfig(self, wanted: object) -> None:
+        self.__dict__["qconfig"] = _unobserved(wanted)
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del self.__dict__["qconfig"]
+
+
+def _unobserved(qconfig: object) -> None:
+    """Return None for None; a layer that is to be quantized must be one of PyTorch's."""
+    if qconfig is not None:
+        raise UsageError(
+            "torch.ao.quantization knows PyTorch's own layers by their classes, and would leave STAN's as they are; "
+            f"{_AND_THEN} quantize that"
+        )
+
+
+def stand_in_for_(layer: nn.Module, kind: type[nn.Module]) -> None:
+    """Have tracers (torch.fx, and what extracts features by it) take a layer for one operation, as one of `kind`.
+
+    They ask where its class comes from. The class itself has to say the truth, or it could not be pickled.
+    """
+    layer.__dict__["__module__"] = kind.__module__
+
+
+def not_compiled(method: _Method) -> _Method:
+    """Have torch.compile leave a method to Python: entries are other ones in each iteration, and so would programs be.
+
+    Where all has to be in one program (`fullgraph=True`, torch.export of a model in training mode), the error tells why.
+    """
+    why = "STAN computes other entries in each iteration; compile without fullgraph=True, export in evaluation mode, or "
+    reason = {"reason": f"{why}{_AND_THEN} take that"} if "reason" in signature(torch.compiler.disable).parameters else {}
+    return torch.compiler.disable(method, **reason)  # type: ignore[no-any-return]
