@@ -24,7 +24,8 @@ FLOORS = (
     ("protocols",),
     ("stan",),
     ("kernels",),
-    ("arguments", "code_digest", "files", "seeds", "runtime", "space", "outcome", "quantities"),
+    ("code_digest", "files", "module_paths", "seeds", "runtime", "space", "outcome", "quantities"),
+    ("arguments",),
     ("errors",),
 )
 # Arrows against the rule, each with its reason; one that is there no longer is to go from here, too.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+# True to type checkers. Not typing's: under `python -m stantune` that may be any file of the working folder.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from stantune.ask_and_tell import OpenSearch, open_search
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, ImageFolder, Normalise, Split, from_torch

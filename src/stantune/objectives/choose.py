@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
-from stantune.errors import UsageError
+from stantune.errors import UsageError, words_of
+from stantune.module_paths import import_from
 from stantune.objectives.function import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
@@ -159,13 +160,12 @@ def _module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Registered, so that classes defined in the file can be found again (pickle, dataclasses).
     sys.modules[spec.name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    import_from(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{path} cannot be run: {words_of(error)}") from error
     # No other process finds it by its name.
     cloudpickle.register_pickle_by_value(module)
     return module

@@ -345,7 +345,7 @@ def _in_another_process(pickled: bytes, hash_seed: int) -> list[str] | None:
         "PYTHONHASHSEED": str(hash_seed),
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    done = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, env=environment)
+    done = subprocess.run([sys.executable, "-P", "-c", code], input=pickled, capture_output=True, env=environment)
     if done.returncode:
         return None
     found: list[str] = pickle.loads(done.stdout)

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from numbers_objective import Numbers
+from traps import COMMAND, INSTALLED, PYTHONS, set_traps, sprung
 
 from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
@@ -299,6 +300,14 @@ def test_no_room(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.room(Share(2, 0)) == cluster.room(Share(1, 1)) == (0, 0)
     with pytest.raises(UsageError, match=r"no node .* has 2 CPUs for a training; give fewer `threads`"):
         RayExecutor(cluster, Numbers(tmp_path).order, Share(2, 0), Sign(str(tmp_path), "sign"))
+
+
+def test_nodes_run_nothing_of_the_working_folder(nodes: Nodes, tmp_path: Path) -> None:
+    trapped = set_traps(tmp_path / "trapped", (*PYTHONS, *INSTALLED, "ray"))
+    search = ("search", TINY, "--max-iterations", "8", "--executor", "ray", "--address", nodes.address)
+    command = [sys.executable, "-c", COMMAND, *search, "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, cwd=trapped, capture_output=True, text=True, check=False, timeout=LONGEST_SECONDS)
+    assert (ended.returncode, sprung(trapped)) == (0, ""), ended.stderr
 
 
 def test_devices(cluster: Cluster) -> None:

@@ -15,6 +15,7 @@ try:
     import ray
     from ray._private import services
     from ray._private import worker as ray_internals
+    from ray.job_config import JobConfig
 except ImportError as error:
     raise StantuneError("Ray is not installed; pip install 'stantune[ray]'") from error
 
@@ -143,10 +144,21 @@ def _knock(address: str) -> None:
         )
 
 
+class _Job(JobConfig):  # type: ignore[misc]
+    """A job whose nodes import nothing from the driver's working folder, which Ray would have put first.
+
+    A trainer's process is told of the folders that modules are imported from here (NodeOrder); an actor needs none.
+    """
+
+    def _serialize(self) -> Any:
+        self._py_driver_sys_path = []
+        return super()._serialize()
+
+
 def _enter(address: str) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", job_config=_Job())
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         raise StantuneError(
             f"the Ray cluster at {address} cannot be joined ({' '.join(str(error).split())}); run the command on one "

@@ -15,10 +15,11 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from stantune.errors import StantuneError, UsageError
+from stantune.module_paths import own_folders
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.places import Sign
-from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, own_folders, versions
+from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, versions
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import GRACE_SECONDS, MOST_STILLBORN, POLL_SECONDS, Limits

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pickle
 import platform
 import queue
-import sys
-import sysconfig
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
+from stantune.module_paths import Folders, import_from_all
 from stantune.protocols import Segment, Trainer
 from stantune.search.ray.places import Sign
 from stantune.search.workers.executors import cause_of
@@ -56,13 +54,12 @@ class NodeOrder:
 
     order: bytes
     sign: Sign
-    folders: tuple[str, ...] = ()
+    folders: Folders
 
     def __call__(self, place: int) -> Trainer:
         """See workers.Order; raises StantuneError where the node does not see the search's checkpoints."""
         self.sign.check()
-        # Last, so that what the node has of its own comes first.
-        sys.path += [folder for folder in self.folders if folder not in sys.path]
+        import_from_all(self.folders)
         trainer: Trainer = pickle.loads(self.order)(place)
         return trainer
 
@@ -110,21 +107,6 @@ class RayWorker:
             said.put(Broken(error))
         except Exception as error:
             said.put(Broken(StantuneError(f"a worker process cannot be looked after ({cause_of(error)})")))
-
-
-def own_folders() -> tuple[str, ...]:
-    """Return the folders that modules are imported from here, without those of Python and of installed packages.
-
-    Ray tells its nodes only the script's folder and the working one, and no other that the script has put on its path.
-    """
-    python = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
-    found = []
-    for folder in map(Path, sys.path):
-        real = folder.resolve()
-        of_python = any(real.is_relative_to(each) for each in python)
-        if real.exists() and not of_python and not {"site-packages", "dist-packages"} & {*real.parts}:
-            found.append(str(folder.absolute()))
-    return tuple(found)
 
 
 def versions() -> str:

@@ -9,10 +9,8 @@ import os
 import signal
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,6 +21,7 @@ import cloudpickle
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
+from stantune.search.workers.starting import starting
 from stantune.search.workers.worker import Broken, Moved, Over, Ready, Stop, work
 
 POLL_SECONDS = 0.1
@@ -212,7 +211,7 @@ class Workers:
         ours, theirs = _SPAWN.Pipe()
         # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
         process = _SPAWN.Process(target=work, args=(theirs, self._order, place), name=f"stantune worker {place}")
-        with _signals_held(), _no_main_program():
+        with starting():
             try:
                 process.start()
             except OSError as error:
@@ -259,33 +258,3 @@ def _resident(process: SpawnProcess) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextlib.contextmanager
-def _no_main_program() -> Iterator[None]:
-    """Have processes that are started meanwhile not run the main program's file.
-
-    They would, to find what pickles name of it; ours come by value, and a script that calls a search at its top level
-    would begin it again in each worker.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back, here for a moment and in a process started meanwhile until it lets them through."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # Started by the first process to be spawned, and it would take our mask away.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,127 @@
+"""How worker processes start: nothing of the working folder is run, and nothing said where the search is gone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from multiprocessing import spawn
+from pathlib import Path
+
+import pytest
+from traps import COMMAND, INSTALLED, PYTHONS, set_traps, sprung
+
+from stantune.search.workers.starting import starting
+
+TINY_FILE = Path(__file__).parents[2] / "tiny_problem.py"
+# Not those that `python -m` itself imports from there before it runs anything.
+LATER = (
+    "dataclasses",
+    "json",
+    "logging",
+    "numpy",
+    "optuna",
+    "pickle",
+    "signal",
+    "tempfile",
+    "torch",
+    "typer",
+    "typing",
+)
+
+PROBLEM = """
+import importlib.util
+from pathlib import Path
+
+import mathematics
+
+spec = importlib.util.spec_from_file_location("tiny_problem", {tiny!r})
+tiny = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tiny)
+
+
+def network():
+    from layers import last
+
+    return tiny.network().append(last())
+
+
+problem = tiny.Problem(
+    "mine", network, tiny.images, tiny.Space({{"lr": tiny.Float(mathematics.LEAST, 1e-2, log=True)}}),
+    tiny.Solver(lr=1e-3), iterations=9, batch_size=10, validation=60,
+)
+"""
+SCRIPT = """
+import numbers_beside
+from stantune import Float, Space, tune
+
+
+def train(run):
+    for step in run.steps():
+        pass
+    return {"value": numbers_beside.value(run.params["x"])}
+
+
+found = tune(train, Space({"x": Float(0, 1)}), minimize="value", max_resource=3, workers=2, out="out")
+assert found.state.complete
+print("done")
+"""
+
+
+def run(where: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, without a PYTHONPATH that had the working folder on it."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=where, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> Path:
+    """A working folder in which each module of Python's, and many others, have a namesake."""
+    return set_traps(tmp_path / "trapped", (*PYTHONS, *INSTALLED))
+
+
+def test_workers_run_nothing_of_the_working_folder(trapped: Path, tmp_path: Path) -> None:
+    own = set_traps(tmp_path / "own", PYTHONS)
+    (own / "mine.py").write_text(PROBLEM.format(tiny=str(TINY_FILE)))
+    (own / "mathematics.py").write_text("LEAST = 1e-6\n")
+    (own / "layers.py").write_text("from torch.nn import Identity as last\n")
+    ended = run(trapped, "-c", COMMAND, "search", own / "mine.py", "--workers", 2, "--out", tmp_path / "out")
+    assert (ended.returncode, sprung(trapped), sprung(own)) == (0, "", ""), ended.stderr
+
+
+def test_workers_of_a_script_find_what_it_finds(trapped: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.py").write_text(SCRIPT)
+    (own / "numbers_beside.py").write_text("def value(x):\n    return (x - 0.5) ** 2\n")
+    ended = run(trapped, own / "mine.py")
+    assert (ended.returncode, sprung(trapped)) == (0, ""), ended.stderr
+    assert "done" in ended.stdout
+
+
+def test_python_m_runs_nothing_of_the_working_folder(tmp_path: Path) -> None:
+    trapped = set_traps(tmp_path / "trapped", LATER)
+    ended = run(trapped, "-m", "stantune", "problems", "--help")
+    assert (ended.returncode, sprung(trapped)) == (0, ""), ended.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe is given another way there")
+@pytest.mark.parametrize("said", [b"", pickle.dumps({"name": "half of it"})[:-5]], ids=["nothing", "a part"])
+def test_a_worker_whose_search_was_killed_says_nothing(said: bytes) -> None:
+    ours, theirs = os.pipe()
+    with starting():
+        command = spawn.get_command_line(tracker_fd=ours, pipe_handle=ours)
+    os.write(theirs, said)
+    process = subprocess.Popen(command, pass_fds=[ours], stderr=subprocess.PIPE)
+    os.close(theirs)
+    os.close(ours)
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 1)
+
+
+def test_other_processes_are_started_as_ever() -> None:
+    before = spawn.get_command_line(tracker_fd=1, pipe_handle=2), os.environ.get("PYTHONSAFEPATH")
+    with starting():
+        pass
+    assert (spawn.get_command_line(tracker_fd=1, pipe_handle=2), os.environ.get("PYTHONSAFEPATH")) == before
