@@ -6,6 +6,7 @@ import enum
 import json
 import math
 import warnings
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -161,6 +162,20 @@ def test_whole_numbers_parse_as_they_print(value: int) -> None:
         (lambda: Integer(0, 10, step=2.0), "goes in steps of 2.0: give a whole number"),  # type: ignore[arg-type]
         (lambda: Integer(1, 9, log=True, step=2), "has steps on a logarithmic scale"),
         (lambda: Integer(0, 10**400), "no finite number"),
+        (
+            lambda: Integer(1, 10**5000),
+            "high of .* Integer is so large that it is no finite number",
+        ),
+        (lambda: Integer(1, 2, step=10**5000), "the step of a parameter of kind Integer is so large"),
+        (lambda: Float(-(10**5000), 1), "the low of a parameter of kind Float is so large"),
+        (lambda: Float(0, 1, 0.1), "log of .* Float is 0.1, .* neither True nor False; a step is given by name"),  # type: ignore[arg-type]
+        (lambda: Integer(0, 9, 3), "the log of .* Integer is 3, which is neither"),  # type: ignore[arg-type]
+        (lambda: Float(1, 2, log="no"), "the log of .* is 'no', which is neither"),  # type: ignore[arg-type]
+        (lambda: Float(Decimal("NaN"), 1), "has an end that is no finite number"),  # type: ignore[arg-type]
+        (lambda: Categorical((1.0, math.inf)), "^inf cannot be a choice: give a finite number, None, or a text"),
+        (lambda: Categorical(((1, -math.inf),)), "^-inf cannot be a choice"),
+        (lambda: Categorical((1, 10**5000)), "^inf cannot be a choice"),
+        (lambda: Categorical(("a", "b\udcff")), "'b.udcff' cannot be a choice: it is no text that can be written"),
         (lambda: Categorical([[3, 3], [5, 5]]), r"\[3, 3\] cannot be a choice: give a tuple, \(3, 3\)"),  # type: ignore[arg-type]
         (lambda: Categorical({"a", "b"}), "the choices are a set, whose order .*: give a list or a tuple"),  # type: ignore[arg-type]
         (lambda: Categorical(frozenset("ab")), "the choices are a frozenset"),  # type: ignore[arg-type]
@@ -432,6 +447,8 @@ def test_other_numbers_and_texts_are_plain_too() -> None:
     assert_plain(space["a"], Categorical(("max", 3)))
     checked = space.check({"a": Pool.MAX, "b": Fraction(1, 4), "c": Size.SMALL})
     assert_plain(checked, {"a": "max", "b": 0.25, "c": 3})
+    assert_plain(Float(Decimal("0.1"), 1), Float(0.1, 1))  # type: ignore[arg-type]
+    assert Float(0, 1, log=np.bool_(False)).log is False
 
 
 @pytest.mark.parametrize(
@@ -539,7 +556,9 @@ def test_whole_steps(low: int, step: int, steps: int, value: int) -> None:
         assert int(str(error.value).rsplit(" ", 1)[1]) == min(valid, key=lambda other: (abs(other - value), other))
 
 
-PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+PLAIN = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+)
 CHOICES = st.lists(
     st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=5),
     min_size=1,

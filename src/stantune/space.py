@@ -46,7 +46,7 @@ class Float:
             number, double = _number_of(self, end), _double(_number_of(self, end))
             # A whole number that a double does not hold would be outside of its own range once it is one.
             object.__setattr__(self, end, number if number == double else double)
-        object.__setattr__(self, "log", bool(self.log))
+        _check_log(self)
         _check_range(self, smallest_log=0.0)
         if not math.isfinite(float(self.high) - float(self.low)):
             raise UsageError(f"{self} is too wide: high - low is no finite number; give a smaller range, or `log=True`")
@@ -128,7 +128,7 @@ class Integer:
         """Refuse an empty range, a logarithmic one that begins below 1, a step that misses `high` (UsageError)."""
         for end in ("low", "high", "step"):
             object.__setattr__(self, end, _number_of(self, end))
-        object.__setattr__(self, "log", bool(self.log))
+        _check_log(self)
         _check_range(self, smallest_log=1)
         for number in (self.low, self.high):
             if not isinstance(number, int) or abs(number) > _LARGEST_INTEGER:
@@ -479,7 +479,7 @@ def _plain(value: object) -> Any:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, numbers.Real):
+    if isinstance(value, numbers.Real | decimal.Decimal):
         return _double(value)
     if isinstance(value, str):
         return str.__str__(value)
@@ -509,8 +509,18 @@ def _check_choice(choice: object) -> None:
         raise UsageError(
             f"{_shown(choice)} cannot be a choice: give texts, numbers, true, false or None, or tuples of these"
         )
+    elif isinstance(choice, str):
+        try:
+            choice.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"{choice!r} cannot be a choice: it is no text that can be written; give another"
+            ) from None
     elif choice != choice:
         raise UsageError("nan cannot be a choice: it is not even equal to itself")
+    elif choice is not None and not math.isfinite(_double(choice)):
+        # Settings are kept as JSON, which has no infinite number, and numbers of so many digits do not come back.
+        raise UsageError(f"{_double(choice)} cannot be a choice: give a finite number, None, or a text")
 
 
 def _closely(choice: object, text: str) -> str:
@@ -540,11 +550,24 @@ def _fields_of(parameter: Parameter) -> dict[str, Any]:
 
 def _number_of(parameter: Float | Integer, field: str) -> Any:
     """Return an end or a step as a plain number (UsageError)."""
-    number = _plain(getattr(parameter, field))
+    number, kind = _plain(getattr(parameter, field)), type(parameter).__name__
     if isinstance(number, bool) or not isinstance(number, int | float):
-        kind = type(parameter).__name__
         raise UsageError(f"the {field} of a parameter of kind {kind} is {_shown(number)}, which is no number")
+    if isinstance(number, int) and not math.isfinite(_double(number)):
+        # It has more digits than a sentence; Python may even refuse to print it.
+        raise UsageError(f"the {field} of a parameter of kind {kind} is so large that it is no finite number")
     return number
+
+
+def _check_log(parameter: Float | Integer) -> None:
+    """Refuse what is not true or false: a third number is easily meant as a step (UsageError)."""
+    log = _plain(parameter.log)
+    if not isinstance(log, bool):
+        raise UsageError(
+            f"the log of a parameter of kind {type(parameter).__name__} is {_shown(log)}, which is neither True nor "
+            "False; a step is given by name, step=…"
+        )
+    object.__setattr__(parameter, "log", log)
 
 
 def _double(number: Any) -> float:

@@ -12,10 +12,11 @@ from typing import Any
 
 import optuna
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from optuna.distributions import distribution_to_json, json_to_distribution
 
+from stantune.errors import UsageError
 from stantune.search.propose.sampling import (
     Model,
     from_distribution,
@@ -187,6 +188,49 @@ def test_values_at_the_ends_never_fall_outside(parameter: Parameter, seed: int) 
         assert isinstance(parameter, Float)
         assert type(params["x"]) is float
         assert parameter.low <= params["x"] <= parameter.high
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+CHOICE = st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5)
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> Parameter:
+    """Return a parameter of any kind, or the nearest one that is not refused."""
+    log = draw(st.booleans())
+    try:
+        match draw(st.sampled_from(("float", "stepped", "integer", "categorical"))):
+            case "float":
+                return Float(*sorted((draw(FINITE), draw(FINITE))), log=log)
+            case "stepped":
+                low, step = draw(st.integers(-50, 50)) / 10, draw(st.sampled_from((0.1, 0.25, 1.0, 3.0)))
+                return Float(low, low + draw(st.integers(0, 40)) * step, step=step)
+            case "integer":
+                return Integer(
+                    *sorted((draw(st.integers(-(2**53), 2**53)), draw(st.integers(-(2**53), 2**53)))), log=log
+                )
+            case _:
+                choices = st.lists(CHOICE | st.tuples(CHOICE, CHOICE), min_size=1, max_size=4)
+                return Categorical(tuple(draw(choices)))
+    except UsageError:
+        reject()
+
+
+@given(anything(), st.integers(0, 1000))
+def test_what_is_drawn_lies_in_its_range_and_comes_back_from_json_as_it_was(parameter: Parameter, seed: int) -> None:
+    space = Space({"x": parameter})
+    for number in range(3):
+        setting = sample(space, seed, number)
+        value = setting["x"]
+        if isinstance(parameter, Categorical):
+            assert any(value is choice for choice in parameter.choices)
+        else:
+            assert type(value) is (float if isinstance(parameter, Float) else int)
+            assert parameter.low <= value <= parameter.high
+        for kept in (setting, from_optuna(json.loads(json.dumps(to_optuna(setting), allow_nan=False)))):
+            # Equal, and of the same kind and sign: 1 is neither 1.0 nor True, 0.0 is not -0.0.
+            assert repr(space.check(kept, complete=True)) == repr(setting)
+        assert repr(space.check(json.loads(json.dumps(setting, allow_nan=False)))) == repr(setting)
 
 
 def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
