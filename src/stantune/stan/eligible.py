@@ -23,9 +23,13 @@ _FOLLOWING_DOES = F.relu, F.max_pool2d, F.avg_pool2d
 
 
 def as_written(layer: nn.Module) -> bool:
-    """Tell whether a convolution's forward method, or STAN's in its place, finds beneath it what PyTorch has there."""
+    """Tell whether a convolution's forward method, or STAN's in its place, finds beneath it what PyTorch has there.
+
+    Not so under a parametrization: each look at a parameter computes it once more, and spectral norms then move on.
+    """
     does = nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d
-    return "_conv_forward" not in layer.__dict__ and does == _CONVOLUTION_DOES
+    plain = "_conv_forward" not in layer.__dict__ and "parametrizations" not in layer._modules
+    return plain and does == _CONVOLUTION_DOES
 
 
 def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:

@@ -9,20 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from stantune.errors import UsageError
 from stantune.kernels.blocks import Follow
 from stantune.stan.eligible import called_as_written
-from stantune.stan.layers import RESTORE_FIRST, SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.stand_in import StandIn, stand_in_for_
 
 
-class StanSequential(nn.Sequential):
+class StanSequential(StandIn, nn.Sequential):
     """An nn.Sequential that passes a convolution's ReLU and pooling on to it, where it can do them natively.
 
     It computes what the original does. A layer with hooks, or that somebody has patched, is always called by itself.
     """
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        raise UsageError(RESTORE_FIRST)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
@@ -66,8 +63,7 @@ def make_native_(model: nn.Module) -> list[nn.Module]:
             changed.append(module)
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
             module.stan_name = name
-            # Tracers (torch.fx, and what extracts features by it) take what is defined there for one operation.
-            module.__dict__["__module__"] = module.original.__module__
+            stand_in_for_(module, module.original)
     for module in model.modules():
         if (
             type(module) is nn.Sequential

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
+from threading import get_ident
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.errors import StanWarning, UsageError
+from stantune.errors import StanWarning
 from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into
 from stantune.kernels.gate import common_device, in_memory, ordinary, transformed
 from stantune.kernels.library import suits, wanted
@@ -22,6 +23,7 @@ from stantune.stan.filled import Convolution, convolve_filled
 from stantune.stan.linear import linear_in_block
 from stantune.stan.lists import lists_among, lists_of
 from stantune.stan.positions import conv2d_at
+from stantune.stan.stand_in import StandIn, not_compiled
 from stantune.stan.strided import conv2d_kept, output_size
 
 
@@ -50,7 +52,7 @@ class Memory(Protocol):
         ...
 
 
-class _StanLayer(nn.Module):
+class _StanLayer(StandIn):
     """What the handle sets on a layer for one iteration; a copied or pickled layer has none of it and is exact.
 
     Attributes:
@@ -60,7 +62,8 @@ class _StanLayer(nn.Module):
         passed: called at each forward pass in training.
         stan_name: the layer's name in the model, for errors.
         original: PyTorch's class of such layers.
-        without_grad: whether the last training pass was without gradients, and so an exact one.
+        without_grad: whether the last training pass of each thread, by its number, was without gradients, and so an
+            exact one; under None that of any thread.
     """
 
     grid: Grid | EntryMatrix | None = None
@@ -68,14 +71,12 @@ class _StanLayer(nn.Module):
     memory: Memory | None = None
     passed: Callable[[], None] | None = None
     stan_name: str | None = None
-    without_grad: bool = False
+    without_grad: dict[int | None, bool]
     original: ClassVar[type[nn.Module]]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in SET_BY_HANDLE}
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        raise UsageError(RESTORE_FIRST)
+        dropped = set(SET_BY_HANDLE) - {"__module__"}  # a copy stands in for the same class
+        return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def _begin(self) -> bool:
         """Say that a pass in training begins; tell whether it may be reduced, watched and remembered.
@@ -85,12 +86,14 @@ class _StanLayer(nn.Module):
         gradients are then those of what the loss has seen.
         """
         again = torch._C._current_graph_task_id() != -1  # within a backward pass
-        without_grad = not torch.is_grad_enabled() or (again and self.without_grad)
-        if without_grad is not self.without_grad:
-            self.without_grad = without_grad
-        if without_grad:
-            if again:
-                _say_reentrant()
+        # Other threads may be at this layer, too, such as one that only evaluates.
+        before, thread = self.__dict__.setdefault("without_grad", {}), get_ident()
+        if not again:
+            before[thread] = before[None] = not torch.is_grad_enabled()
+        elif before.get(thread, before.get(None, False)):  # PyTorch's own threads go backward only
+            _say_reentrant()
+            return False
+        if not torch.is_grad_enabled():
             return False
         if self.passed is not None:
             self.passed()
@@ -103,11 +106,6 @@ class _StanLayer(nn.Module):
 
 
 SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "without_grad", "__module__")
-
-RESTORE_FIRST = (
-    "torch.jit.script compiles the source of PyTorch's own layers, and STAN's are others; call restore_(model) first, "
-    "or restore_ a copy.deepcopy of it, and script that"
-)
 
 
 @cache
@@ -154,8 +152,7 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
     def _exact(self, input: Tensor) -> Tensor:
         return super().forward(input)  # type: ignore[no-any-return]  # nn.Conv1d's or nn.Conv2d's
 
-    # The grid is another one in each iteration: compiled, each would be a program of its own.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def _trained(self, input: Tensor) -> Tensor:
         try:
             device = self._device(input)
@@ -188,19 +185,21 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         return False
 
     def _trained_batch(self, input: Tensor, reduces: bool, native: bool) -> Tensor:
-        if not reduces or (self.grid is None and self.memory is None):
+        # Once each: the handle may go on meanwhile, in another thread.
+        grid, memory, watch = self.grid, self.memory, self.watch
+        if not reduces or (grid is None and memory is None):
             output = self._whole(input, native)
-            if reduces and self.watch is not None:
-                self.watch(self._in_2d(output.detach()))
+            if reduces and watch is not None:
+                watch(self._in_2d(output.detach()))
             return output
         found = self._geometry(input)
         if found is None:
             return self._exact(input)
         plane, geometry = found
-        if self.memory is not None:
-            return self._with_memory(input, plane, geometry, self.memory, native)
-        assert self.grid is not None
-        grid = self.grid if isinstance(self.grid, Grid) else EntryMatrix(self._plane_of(self.grid.entries))
+        if memory is not None:
+            return self._with_memory(input, plane, geometry, memory, native)
+        assert grid is not None
+        grid = grid if isinstance(grid, Grid) else EntryMatrix(self._plane_of(grid.entries))
         return self._back(self._at(plane, geometry, grid, native))
 
     def _with_memory(self, input: Tensor, plane: Tensor, geometry: _Geometry, memory: Memory, native: bool) -> Tensor:
@@ -351,7 +350,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
         ready = self.memory is None if self.training else self.natively_evaluated
-        return ready and suits(input, self.weight, self.bias) and self._takes(input)
+        return ready and as_written(self) and suits(input, self.weight, self.bias) and self._takes(input)
 
     def _native_now(self, input: Tensor) -> bool:
         return wanted() and in_memory(input, self.weight, self.bias) and self._takes(input)
@@ -363,7 +362,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         window = self._window()
         return window is not None and min(output_size(input, self.weight, *window)) > 0
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled
     def followed(self, input: Tensor, follow: Follow) -> Tensor:
         """Return what a ReLU or a pooling after it makes of the layer's output; where `is_native` alone.
 
@@ -438,10 +437,15 @@ class StanLinear(_StanLayer, nn.Linear):
 
         Inputs of other shapes, evaluation and a layer without memory are the original's.
         """
-        if not self.training or self.memory is None or not self._takes(input) or not self._begin():
-            return super().forward(input)
+        memory = self.memory
+        return super().forward(input) if not self.training or memory is None else self._trained(input, memory)
+
+    @not_compiled
+    def _trained(self, input: Tensor, memory: Memory) -> Tensor:
         try:
-            return self._with_memory(input, self.memory)  # type: ignore[no-any-return]
+            if not self._takes(input) or not self._begin():
+                return super().forward(input)
+            return self._with_memory(input, memory)
         except Exception as error:
             self._named(error)
             raise
@@ -451,13 +455,13 @@ class StanLinear(_StanLayer, nn.Linear):
         return (
             input is not None
             and ordinary()
+            and "parametrizations" not in self._modules
             and bool(common_device(input, self.weight, self.bias))
             and input.dim() == 2
             and len(input) > 0
             and input.shape[1] == self.weight.shape[1]
         )
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
         recalled = memory.recall(_result_type(input))
         if recalled is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.kernels.derivatives import differentiable_once
+from stantune.kernels.gate import ordinary, transformed
+from stantune.stan.stand_in import StandIn, stand_in_for_
 
 # Products over the kept components alone cost what dense ones with zeros do where about one in five is kept. Measured,
 # the choice included, in CPU time (AVX2, fp32; 256 to 1024 inputs, 500 to 2048 neurons, batches of 32 and 100): 0.88
@@ -51,7 +54,7 @@ def _check_top_k(top_k: object) -> None:
         raise UsageError(f"top_k={top_k!r} of meProp is not an integer of 0 (off) or more; give how many to keep")
 
 
-class MePropLinear(nn.Linear):
+class MePropLinear(StandIn, nn.Linear):
     """nn.Linear with meProp's backward pass (Sun et al., 2017), per example or unified.
 
     Of the gradient with respect to this layer's output (its last dimension) the `top_k` components of largest
@@ -74,12 +77,13 @@ class MePropLinear(nn.Linear):
         """Make a new layer, its weights as nn.Linear's; raise UsageError for a top_k below 0."""
         _check_top_k(top_k)
         super().__init__(in_features, out_features, bias)
+        stand_in_for_(self, nn.Linear)
         self.top_k = top_k
         self.unified = unified
 
     def forward(self, input: Tensor) -> Tensor:
         """Map input (..., in_features) to (..., out_features)."""
-        if not self.training or not 0 < self.top_k < self.out_features or _is_mapped():
+        if not self.training or not 0 < self.top_k < self.out_features or not _goes_backward(input):
             return super().forward(input)
         linear = linear_unified if self.unified else linear_per_example
         return linear(input, self.weight, self.bias, self.top_k)
@@ -89,15 +93,25 @@ class MePropLinear(nn.Linear):
         return f"{super().extra_repr()}, top_k={self.top_k}, unified={self.unified}"
 
 
-def _is_mapped() -> bool:
-    """Tell whether transforms of torch.func other than one `grad` are at work: there is no rule for a choice.
+def _goes_backward(input: Tensor) -> bool:
+    """Tell whether a backward pass of our own will be that of what is computed now.
 
-    Under two of them the second would take the choice, and all that depends on it, for constant.
+    Not so where a program is made of it: tracers and exports record the forward pass alone, without gradients. Nor
+    under transforms of torch.func other than one `grad`: there is no rule for a choice, and under two of them the
+    second would take the choice, and all that depends on it, for constant.
     """
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+    if not isinstance(input, Tensor):  # a tracer's
         return False
+    if torch.compiler.is_compiling():
+        return not _exporting()
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        return ordinary()
     levels = torch._C._functorch.get_interpreter_stack() or []
-    return len(levels) > 1 or levels[0].key() != torch._C._functorch.TransformType.Grad
+    return len(levels) == 1 and levels[0].key() == torch._C._functorch.TransformType.Grad and transformed()
+
+
+# Older versions of PyTorch do not tell.
+_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def linear_per_example(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int) -> Tensor:

@@ -65,8 +65,11 @@ def stand_in_for_(layer: nn.Module, kind: type[nn.Module]) -> None:
 def not_compiled(method: _Method) -> _Method:
     """Have torch.compile leave a method to Python: entries are other ones in each iteration, and so would programs be.
 
-    Where all has to be in one program (`fullgraph=True`, torch.export of a model in training mode), the error tells why.
+    Where all has to be in one program (`fullgraph=True`, torch.export in training mode), the error tells why.
     """
-    why = "STAN computes other entries in each iteration; compile without fullgraph=True, export in evaluation mode, or "
-    reason = {"reason": f"{why}{_AND_THEN} take that"} if "reason" in signature(torch.compiler.disable).parameters else {}
-    return torch.compiler.disable(method, **reason)  # type: ignore[no-any-return]
+    reason = (
+        "STAN computes other entries in each iteration; compile without fullgraph=True, export in evaluation mode, or "
+        f"{_AND_THEN} take that"
+    )
+    told = {"reason": reason} if "reason" in signature(torch.compiler.disable).parameters else {}
+    return torch.compiler.disable(method, **told)  # type: ignore[no-any-return]

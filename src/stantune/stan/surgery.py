@@ -17,6 +17,7 @@ from stantune.stan.handle import LayerReport, StanHandle
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.meprop import MePropLinear
 from stantune.stan.plan import plan_for
+from stantune.stan.stand_in import stand_in_for_
 
 # What a layer's class becomes, and what `restore_` makes of it again.
 SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
@@ -57,7 +58,7 @@ def accelerate_(
     Warns:
         NoEffectWarning: nothing was changed.
     """
-    if any(type(module) in ORIGINAL or BY_SURGERY in module.__dict__ for module in model.modules()):
+    if any(isinstance(module, tuple(ORIGINAL)) or BY_SURGERY in module.__dict__ for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
     if memory_format is not None:
         order_(model, memory_format)
@@ -105,14 +106,29 @@ def accelerate_(
 def restore_(model: nn.Module) -> None:
     """Turn every layer that `accelerate_` changed back into what it was, in place."""
     for module in model.modules():
-        if type(module) in ORIGINAL:
+        if isinstance(module, tuple(ORIGINAL)):
             for name in SET_BY_HANDLE:
                 module.__dict__.pop(name, None)
-            module.__class__ = ORIGINAL[type(module)]  # the class that it had before
+            module.__class__ = _without_stan(type(module), ORIGINAL)
         elif module.__dict__.pop(BY_SURGERY, False):
-            for name in ("top_k", "unified"):
+            for name in ("top_k", "unified", "__module__"):
                 module.__dict__.pop(name, None)
-            module.__class__ = nn.Linear
+            module.__class__ = _without_stan(type(module), {MePropLinear: nn.Linear})
+
+
+def _without_stan(kind: type[nn.Module], originals: dict[type[nn.Module], type[nn.Module]]) -> type[nn.Module]:
+    """Return the class that a layer would have without STAN.
+
+    Some tools give a layer a class of its own that is derived from the one it had (parametrizations, FSDP): such a one
+    is made anew, of PyTorch's.
+    """
+    if kind in originals:
+        return originals[kind]
+    bases = tuple(originals.get(base, base) for base in kind.__bases__)
+    names = {one.__name__: other.__name__ for one, other in originals.items()}
+    old = next(name for name in names if name in kind.__name__)
+    own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    return type(kind)(kind.__name__.replace(old, names[old]), bases, own)
 
 
 def _report(name: str, module: nn.Module, stan: Stan) -> LayerReport:
@@ -150,6 +166,7 @@ def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> 
             continue
         module.__class__ = MePropLinear
         module.__dict__.update({"top_k": meprop.top_k, "unified": meprop.unified, BY_SURGERY: True})
+        stand_in_for_(module, nn.Linear)
         whose = "the whole batch's" if meprop.unified else "each example's"
         reason = f"meProp shortens its backward pass alone, to {meprop.top_k} of {width} components of {whose} gradient"
         lines[name] = LayerReport(name, (), reason, top_k=meprop.top_k, unified=meprop.unified)
