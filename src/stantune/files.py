@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -27,6 +28,19 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError where `write_whole` could not write there now; nothing is changed."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return
+    part = _part_of(_followed(path))
+    part.open("xb").close()
+    part.unlink()
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """Give a file to write to that takes the place of the ordinary file `path` when all went well; see `write_whole`.
@@ -34,8 +48,8 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    path = path.resolve()
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    path = _followed(path)
+    part = _part_of(path)
     try:
         # Not tempfile: its files can be read by their owner alone, whatever the umask says.
         with part.open("xb") as file:
@@ -49,6 +63,15 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def _followed(path: Path) -> Path:
+    # Not Path.resolve: links in a circle are no error of the system's there.
+    return Path(os.path.realpath(path))
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
 
 
 def _sync_directory(path: Path) -> None:

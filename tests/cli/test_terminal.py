@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
 class Terminal:
     """A program whose three streams are a terminal of 80 columns."""
 
-    def __init__(self, *arguments: str, log: Path) -> None:
+    def __init__(self, *arguments: str, log: Path, before: Callable[[], object] = lambda: None) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TINY_")}
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
@@ -34,11 +36,11 @@ class Terminal:
             env={**environment, "TINY_LOG": str(log), "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
             # A session whose terminal this is, so that Ctrl-C typed here becomes SIGINT there.
             start_new_session=True,
-            preexec_fn=_take_terminal,
+            preexec_fn=lambda: (_take_terminal(), before()),
         )
         os.close(slave)
         os.set_blocking(self._master, False)
-        self._shown = b""
+        self._shown, self._log = b"", log
 
     def read(self) -> None:
         """Take what was shown since the last time."""
@@ -48,6 +50,21 @@ class Terminal:
                 self._shown += piece
         except OSError:
             pass
+
+    def wait_for(self, iterations: int) -> None:
+        """Wait until so many iterations were trained."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while not self._log.exists() or len(self._log.read_bytes().splitlines()) < iterations:
+            assert self.process.poll() is None
+            assert time.monotonic() < end
+            self.read()
+            time.sleep(0.002)
+
+    def lose(self) -> int:
+        """Close the terminal, as a lost ssh line does; return the exit code when the program has ended."""
+        os.close(self._master)
+        self._master = os.open(os.devnull, os.O_RDWR)
+        return self.process.wait(LIMIT_SECONDS)
 
     def type(self, keys: bytes) -> None:
         """Type something."""
@@ -79,9 +96,9 @@ def _take_terminal() -> None:
 
 
 @contextmanager
-def terminal(*arguments: object, log: Path) -> Iterator[Terminal]:
-    """Run `stantune ARGUMENTS` on a terminal."""
-    running = Terminal(*map(str, arguments), log=log)
+def terminal(*arguments: object, log: Path, before: Callable[[], object] = lambda: None) -> Iterator[Terminal]:
+    """Run `stantune ARGUMENTS` on a terminal; its process calls `before` first."""
+    running = Terminal(*map(str, arguments), log=log, before=before)
     try:
         yield running
     finally:
@@ -95,12 +112,7 @@ def test_live_view_and_ctrl_c(
     command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
     # Typed at a terminal, Ctrl-C goes to the workers as well, who leave it to the search.
     with terminal(*command, "--workers", workers, log=log) as running:
-        end = time.monotonic() + LIMIT_SECONDS
-        while not log.exists() or len(log.read_bytes().splitlines()) < 60:
-            assert running.process.poll() is None
-            assert time.monotonic() < end
-            running.read()
-            time.sleep(0.002)
+        running.wait_for(60)
         running.type(b"\x03")
         code, shown = running.wait()
     assert code == 1
@@ -116,6 +128,44 @@ def test_live_view_and_ctrl_c(
     ended = stantune(*command, "--json", "-")
     assert ended.code == 0
     assert timeless(ended.json) == timeless(whole.run.json)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_lost_terminal_ends_the_search_in_good_order(
+    whole: Any, stantune: Callable[..., Any], tiny: tuple[str, ...], timeless: Any, tmp_path: Path, workers: int
+) -> None:
+    command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
+    with terminal(*command, "--workers", workers, log=log) as running:
+        running.wait_for(60)
+        assert running.lose() == 1
+    trainers = {int(line.split()[0]) for line in log.read_text().splitlines()}
+    assert not [process for process in trainers if Path(f"/proc/{process}").exists()]
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert not result["complete"], "it was written in spite of all"
+    ended = stantune(*command, "--json", "-")
+    assert ended.code == 0
+    assert timeless(ended.json) == timeless(whole.run.json)
+
+
+def test_lost_terminal_under_nohup_ends_nothing(
+    whole: Any, tiny: tuple[str, ...], timeless: Any, tmp_path: Path
+) -> None:
+    command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
+    with terminal(*command, log=log, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as running:
+        running.wait_for(60)
+        assert running.lose() == 0
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert timeless(result) == timeless(whole.run.json)
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_lost_terminal_ends_a_training_in_good_order(tiny_file: Path, tmp_path: Path, command: str) -> None:
+    log, kept = tmp_path / "log", ("--checkpoint", tmp_path / "x.pt") if command == "train" else ()
+    options = ("--iterations", 100_000, "--threads", 1, *kept)
+    with terminal(command, f"{tiny_file}:problem", *options, log=log) as running:
+        running.wait_for(60)
+        assert running.lose() == 1
+    assert not kept or kept[1].is_file()
 
 
 def test_json_alone_on_standard_output(tiny_file: Path, tmp_path: Path) -> None:

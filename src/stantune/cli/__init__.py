@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -16,9 +17,10 @@ from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
 from stantune.cli.profile import profile
 from stantune.cli.search import brackets, search
+from stantune.cli.streams import lasting_streams
 from stantune.cli.train import problems, train
-from stantune.cli.wording import worded
-from stantune.errors import StantuneError
+from stantune.cli.wording import one_line, worded
+from stantune.errors import StantuneError, UsageError, words_of
 
 
 class _Commands(TyperGroup):
@@ -54,15 +56,18 @@ app.add_typer(data, name="data")
 def main() -> None:
     """Run the command line; a failure ends in one sentence on standard error and exit code 1, bad use in 2."""
     try:
-        app(prog_name="stantune")
+        with lasting_streams():
+            app(prog_name="stantune")
     except StantuneError as error:
         if options.debugging():
             raise
-        print(f"stantune: {worded(str(error))}", file=sys.stderr)
+        print(f"stantune: {one_line(worded(str(error)))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if options.debugging():
             raise
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"stantune: failed unexpectedly ({what}); --debug shows where", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print(f"stantune: {one_line(str(error.filename))} is too long a name; give a shorter one", file=sys.stderr)
+            sys.exit(UsageError.exit_code)
+        print(f"stantune: failed unexpectedly ({one_line(words_of(error))}); --debug shows where", file=sys.stderr)
         sys.exit(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stantune.arguments import MOST
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
 from stantune.cli.threads import threads_of, use_threads
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from stantune.images.problems import Problem
     from stantune.stan.config import Stan
 
-Seeds = Annotated[int, typer.Option("--seeds", metavar="n", help="Seeds 0 … n-1: each trains all once.")]
+Seeds = Annotated[int, typer.Option("--seeds", metavar="n", max=MOST, help="Seeds 0 … n-1: each trains all once.")]
 Rates = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,7 +69,6 @@ def compare(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    o.check_json(json)
     what = o.problem_of(problem, layers)
     setting = o.setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations

@@ -24,7 +24,6 @@ def fetch(name: Name, data: o.Data = None, json: o.Json = None, debug: o.Debug =
     from stantune.images.data import load
     from stantune.report.results import DataResult
 
-    o.check_json(json)
     console = o.console_for(json)
     directory = fetch_data(name, data, say=lambda line: console.print(line, soft_wrap=True))
     dataset = load(name, data)

@@ -11,7 +11,6 @@ def doctor(data: o.Data = None, json: o.Json = None, threads: o.Threads = None, 
     from stantune.report.doctor import show_doctor
     from stantune.runtime import tune_process
 
-    o.check_json(json)
     console = o.console_for(json)
     result = diagnose(tune_process(threads), data)
     show_doctor(console, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +67,6 @@ def entries(
     from stantune.training.planning import planned_stan
     from stantune.training.trial import Trial
 
-    o.check_json(json)
     what = o.problem_of(problem, layers)
     picture = _check_picture(out or Path(f"{what.name}-entries.png"))
     if not 1 <= images <= MOST_IMAGES:
@@ -127,9 +125,7 @@ def _check_picture(path: Path) -> Path:
     """Return the picture's file; raises UsageError now, and not after a training, where it is no possible one."""
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {path} is no PNG file; name one that ends in .png")
-    parent = path.absolute().parent
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"--out {path} is no file in an existing directory that can be written to; name another file")
+    o.check_file("--out", path)
     return path
 
 

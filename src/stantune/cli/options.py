@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from stantune.arguments import MOST, MOST_AT_ONCE, digits
+from stantune.cli.streams import print_result, reserve_stdout
 from stantune.errors import StantuneError, UsageError
+from stantune.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs neither.
@@ -34,15 +37,30 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
+def _check_json(target: str | None) -> str | None:
+    """Raise UsageError now, and not after hours of training, where --json names no file that can be written."""
+    if target == "-":
+        reserve_stdout()
+    elif target is not None:
+        check_file("--json", Path(target))
+    return target
+
+
 ProblemName = Annotated[str, typer.Argument(metavar="PROBLEM", help="A built-in problem, or your own as FILE.py:NAME.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True)]
-Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.")]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.", callback=_check_json),
+]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Where data sets are kept (default: $STANTUNE_DATA, else the cache)."),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of a training (default: PyTorch's).")]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=MOST_AT_ONCE, help="Threads of a training (default: PyTorch's)."),
+]
 AnyThreads = Annotated[
     str | None,
     typer.Option(
@@ -58,7 +76,10 @@ SearchThreads = Annotated[
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, help="Trainings side by side, each in a process of its own.")
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=1, max=MOST_AT_ONCE, help="Trainings side by side, each in a process of its own."
+    ),
 ]
 SearchWorkers = Annotated[
     int | None,
@@ -66,6 +87,7 @@ SearchWorkers = Annotated[
         "--workers",
         metavar="N",
         min=1,
+        max=MOST_AT_ONCE,
         help="Trainings side by side, each in a process of its own (default: 1; with Ray, all there is room for).",
     ),
 ]
@@ -150,8 +172,8 @@ SearchPeriod = Annotated[
         help="Reduced iterations after each exact one; none: no exact ones (default: 1; 9 by rung).",
     ),
 ]
-Pretrain = Annotated[int, typer.Option("--pretrain", metavar="p_t", help="Exact iterations at the start.")]
-Tail = Annotated[int, typer.Option("--tail", help="Exact iterations at the end of a whole training.")]
+Pretrain = Annotated[int, typer.Option("--pretrain", metavar="p_t", max=MOST, help="Exact iterations at the start.")]
+Tail = Annotated[int, typer.Option("--tail", max=MOST, help="Exact iterations at the end of a whole training.")]
 Layers = Annotated[
     list[str] | None,
     typer.Option(
@@ -169,7 +191,9 @@ SearchLayers = Annotated[
     ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
-Iterations = Annotated[int | None, typer.Option("--iterations", help="How many (default: the problem's own number).")]
+Iterations = Annotated[
+    int | None, typer.Option("--iterations", max=MOST, help="How many (default: the problem's own number).")
+]
 FullTrain = Annotated[bool, typer.Option("--full-train", help="Train on all training images, none held out.")]
 
 
@@ -188,31 +212,32 @@ def write_json(result: BaseModel, target: str | None) -> None:
     if target is None:
         return
     text = result.model_dump_json(indent=2)
-    if target == "-":
-        print(text)
-        return
-    from stantune.files import write_whole
-
     try:
-        write_whole(Path(target), f"{text}\n".encode())
+        if target == "-":
+            print_result(text)
+        else:
+            write_whole(Path(target), f"{text}\n".encode())
     except OSError as error:
         raise StantuneError(f"--json {target} cannot be written ({error.strerror}); name another file") from error
 
 
-def check_json(target: str | None) -> None:
-    """Raise UsageError now, and not after hours of training, where --json names no possible file."""
-    if target not in (None, "-") and (Path(target).is_dir() or not Path(target).absolute().parent.is_dir()):
-        raise UsageError(f"--json {target} is no file in an existing directory; name another file")
+def check_file(option: str, path: Path) -> None:
+    """Raise UsageError now, and not after hours of training, where an option names no file that can be written."""
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be written ({error.strerror}); name another file") from error
 
 
 def check_checkpoint(path: Path | None) -> None:
-    """Raise UsageError now, and not after hours of training, where --checkpoint names no possible file."""
+    """Make the folder that --checkpoint names; raises UsageError now where no file can be written there."""
     if path is None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--checkpoint {path} cannot be written ({error.strerror}); name another file") from error
+    check_file("--checkpoint", path)
 
 
 def device_of(text: str) -> str:
@@ -258,9 +283,10 @@ def rate_of(text: str) -> float | Literal["auto"]:
 
 def period_of(text: str) -> int | None:
     """Return the value of --period; raises UsageError where it is none."""
-    if text != "none" and not text.isdigit():
+    reduced = digits(text)
+    if text != "none" and reduced is None:
         raise UsageError(f"--period {text} is no number of iterations, 0 or more; give one, or none for no exact ones")
-    return None if text == "none" else int(text)
+    return reduced
 
 
 def stan_of(
@@ -298,9 +324,10 @@ def stan_of(
 
 def brackets_of(text: str) -> int | None:
     """Return the value of --brackets, None for all; raises UsageError where it is none."""
-    if text != "all" and not (text.isascii() and text.isdigit()):
+    number = digits(text)
+    if text != "all" and number is None:
         raise UsageError(f"--brackets {text} is neither all nor a number; give one of them")
-    return None if text == "all" else int(text)
+    return number
 
 
 def accelerated_by_rung(accelerate: str) -> tuple[float, ...] | Literal["auto"]:

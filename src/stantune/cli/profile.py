@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from stantune.arguments import MOST
 from stantune.cli import options as o
 from stantune.cli.effect import check_effect
 from stantune.cli.threads import threads_of, use_threads
@@ -21,10 +22,12 @@ Period = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Images in an iteration (default: the problem's own number).")
+    int | None,
+    typer.Option("--batch-size", max=MOST, help="Images in an iteration (default: the problem's own number)."),
 ]
 Iterations = Annotated[
-    int | None, typer.Option("--iterations", help="N of the run to predict (default: the problem's own number).")
+    int | None,
+    typer.Option("--iterations", max=MOST, help="N of the run to predict (default: the problem's own number)."),
 ]
 
 
@@ -52,7 +55,6 @@ def profile(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    o.check_json(json)
     what = o.problem_of(problem, layers)
     for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
         if value is not None and value < 1:

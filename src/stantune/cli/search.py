@@ -110,10 +110,10 @@ def search(
     from stantune.quantities import parse_duration
     from stantune.report.live import watching
     from stantune.report.text import show_search
+    from stantune.search.notes import without_winner
     from stantune.search.stopping import stoppable
     from stantune.study import tune
 
-    o.check_json(json)
     asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
     objective, sizes = _composed(
@@ -162,11 +162,15 @@ def search(
             stop=stop,
         )
     show_search(console, found.summary, directory)
+    lost = without_winner(found.state, objective.unit)
+    for note in found.summary.notes:
+        if note != lost:
+            console.print(f"note: {worded(note)}", soft_wrap=True)
     o.write_json(found.summary, json)
-    _say_what_is_missing(found, stop.interrupted, seconds)
+    _say_what_is_missing(found, stop.interrupted, seconds, lost)
 
 
-def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None) -> None:
+def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None, lost: str | None) -> None:
     """Say on standard error what the search could not do, and end with the exit code that tells it."""
     from stantune.quantities import duration
 
@@ -186,7 +190,9 @@ def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float 
             f"{last.cause}; the others are in result.json under failures",
             file=sys.stderr,
         )
-    if result.counts.failed or failure is not None:
+    if lost is not None:
+        print(f"stantune: {worded(lost)}", file=sys.stderr)
+    if result.counts.failed or failure is not None or lost is not None:
         raise typer.Exit(_FAILED)
 
 
@@ -224,11 +230,11 @@ def brackets(
     from stantune.protocols import Conditions
     from stantune.report.results import PlanResult
     from stantune.report.text import show_plan
+    from stantune.search.notes import one_setting
     from stantune.search.plan.hyperband import trained_iterations
     from stantune.search.summary import bracket_results, rate_results
     from stantune.study import compose
 
-    o.check_json(json)
     asked = threads_of(threads)
     named, sizes = _composed(
         problem,
@@ -288,6 +294,8 @@ def brackets(
         estimated_seconds=estimate,
     )
     show_plan(console, result)
+    if (note := one_setting(settings, plan)) is not None:
+        console.print(f"note: {worded(note)}", soft_wrap=True)
     o.write_json(result, json)
 
 

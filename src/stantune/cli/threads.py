@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from stantune.arguments import MOST_AT_ONCE, digits
 from stantune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +19,13 @@ def threads_of(text: str | None) -> int | Literal["auto"] | None:
         return None
     if text == "auto":
         return "auto"
-    if not text.isdecimal() or not int(text):
-        raise UsageError(f"--threads {text} is no number of threads; give 1 or more, or auto for what is fastest here")
-    return int(text)
+    threads = digits(text)
+    if threads is None or not 1 <= threads <= MOST_AT_ONCE:
+        raise UsageError(
+            f"--threads {text} is no number of threads; give 1 or more, {MOST_AT_ONCE} at most, or auto for what is "
+            "fastest here"
+        )
+    return threads
 
 
 def use_threads(console: Console, chosen: Measured | int, why: str = "it was begun with as many") -> int:

@@ -58,7 +58,6 @@ def train(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    o.check_json(json)
     o.check_checkpoint(checkpoint)
     what = o.problem_of(problem, layers)
     setting = o.setting_of(what, set)
@@ -139,7 +138,6 @@ def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False)
     from stantune.report.results import ProblemsResult
     from stantune.report.text import show_problems
 
-    o.check_json(json)
     shown = BUILT_IN.values() if problem is None else [find(problem)]
     result = ProblemsResult(problems=[_describe(one) for one in shown])
     show_problems(o.console_for(json), result)

@@ -1,4 +1,4 @@
-"""Ends a search in good order: on Ctrl-C, on SIGTERM, or when its budget of time is spent."""
+"""Ends a search in good order: on Ctrl-C, SIGTERM, a lost terminal, or when its budget of time is spent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+# What asks a program to end; the last one, which not every system has, tells that the terminal or the ssh line is lost.
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stop:
@@ -27,15 +30,25 @@ class Stop:
 
 @contextmanager
 def stoppable(seconds: float | None = None) -> Iterator[Stop]:
-    """Turn Ctrl-C and SIGTERM into a request to end in good order; a second one ends at once (KeyboardInterrupt)."""
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a request to end in good order; it is taken back in the end.
+
+    A second Ctrl-C or SIGTERM ends at once (KeyboardInterrupt). A second SIGHUP does not, since shell and system both
+    send one. Where SIGHUP is ignored, as under nohup, or has a handler of the caller's, it stays so.
+    """
     stop = Stop(seconds)
+    urged = False
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.interrupted:
-            raise KeyboardInterrupt
+        nonlocal urged
         stop.interrupted = True
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            return
+        if urged:
+            raise KeyboardInterrupt
+        urged = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    untouched = {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
+    before = {number: signal.signal(number, ask) for number in ENDING if number not in untouched}
     try:
         yield stop
     finally:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, Trainer
+from stantune.search.stopping import ENDING
 from stantune.search.workers.executors import Failure, attempt, cause_of
 
 TELL_SECONDS = 0.2
@@ -113,13 +114,12 @@ class _Inbox:
 
 def _settle() -> None:
     """Make this process one that only its parent ends, and that takes nothing with it."""
-    # Ctrl-C goes to all processes of a terminal, and a batch system's SIGTERM to all of a job; the parent decides what
-    # comes of it. It has started this process with these signals blocked.
-    signals = {signal.SIGINT, signal.SIGTERM}
-    for number in signals:
+    # Ctrl-C and a terminal's end go to all its processes, and a batch system's SIGTERM to all of a job; the parent
+    # decides what comes of it. It has started this process with these signals blocked.
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     if sys.platform == "linux":
         # The inbox notices the parent's end as soon as Python code can run; this, in an extension that hangs, too.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
