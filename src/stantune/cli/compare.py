@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stantune.arguments import MOST
+from stantune.arguments import MOST_AT_ONCE
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
 from stantune.cli.threads import threads_of, use_threads
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from stantune.images.problems import Problem
     from stantune.stan.config import Stan
 
-Seeds = Annotated[int, typer.Option("--seeds", metavar="n", max=MOST, help="Seeds 0 … n-1: each trains all once.")]
+Seeds = Annotated[
+    int, typer.Option("--seeds", metavar="n", max=MOST_AT_ONCE, help="Seeds 0 … n-1: each trains all once.")
+]
 Rates = Annotated[
     list[str] | None,
     typer.Option(

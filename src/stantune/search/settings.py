@@ -19,6 +19,8 @@ from stantune.seeds import derive
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
 FEWEST_ITERATIONS = 25
 MOST_BRACKETS = 5
+# More are somebody's slip: no table of so many is ever filled, and to look at it takes minutes.
+MOST_TRIALS = 10**6
 MODES = ("sync", "async")
 # What an identity calls the code of an objective, and what a problem is made of.
 CODE = ("code", "made-of")
@@ -27,11 +29,12 @@ CODE = ("code", "made-of")
 def default_min_resource(max_resource: int, eta: int, unit: str = "iteration") -> int:
     """Return r such that there are at most five brackets (as in the Hyperband study) and no tiny rung.
 
-    A rung of few iterations tells nothing; one of any other unit, an epoch say, may be the smallest there is.
+    A rung of few iterations tells nothing; one of any other unit, an epoch say, may be the smallest there is. But two
+    rungs there are wherever R has room for them: with one, a single setting would be tried.
     """
     fewest: int = max_resource // eta ** (MOST_BRACKETS - 1)
     smallest = FEWEST_ITERATIONS if unit == "iteration" else 1
-    return max(fewest, min(smallest, max_resource))
+    return max(fewest, min(smallest, max_resource // eta), 1)
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,10 @@ class SearchSettings:
             raise UsageError(f"`lag`={self.lag} is too small; give about twice the number of workers, 1 or more")
         if self.finalists < 1:
             raise UsageError(f"`finalists`={self.finalists} leaves no setting to be trained in the end; give 1 or more")
+        if self.finalists > MOST_TRIALS:
+            raise UsageError(f"`finalists`={self.finalists} is more than any search has trials; give a few")
         self._check_mode()
-        self.plan()
+        self._check_size()
         if self.rates and objective.rate is None:
             raise UsageError(
                 f"`rates`={fidelity.text_of(self.rates)} say what STAN computes, and {objective.name} trains without; "
@@ -169,6 +174,13 @@ class SearchSettings:
     def final_seed(self) -> int:
         """Return the seed of the final trainings, which begin from scratch; one for all, which compares settings."""
         return derive("final", self.seed)
+
+    def _check_size(self) -> None:
+        """Raise UsageError where there is no such plan, or one that nobody can go through to its end."""
+        trials = sum(bracket.rungs[0].trials for bracket in self.plan())
+        if trials > MOST_TRIALS:
+            fewer = "fewer `trials`" if self.mode == "async" and self.trials is not None else "a larger `min_resource`"
+            raise UsageError(f"this search would have {trials} trials, and {MOST_TRIALS} is the most; give {fewer}")
 
     def _check_mode(self) -> None:
         """Raise UsageError where there is no such mode, or something is asked for that it does not have."""
