@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections import OrderedDict
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -172,7 +174,7 @@ def test_a_problem_in_a_file_is_found(tmp_path: Path) -> None:
         ("from stantune.data import Split", "mine", "stantune.data is stantune.images.data now"),
         ("import stantune.solver", "mine", "stantune.solver is stantune.images.solver now, so import from there"),
         ("from stantune.nets.caffe import LRN", "mine", "stantune.nets is stantune.images.nets now"),
-        (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': iterations=0 must be at least 1"),
+        (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': `iterations`=0 is too small"),
     ],
 )
 def test_a_file_without_the_problem_says_what_is_wrong(
@@ -235,10 +237,41 @@ MIXED = Categorical(("sgd", "adamw"))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"iterations": 0}, "iterations=0 must be at least 1"),
-        ({"batch_size": -1}, "batch_size=-1 must be at least 1"),
-        ({"validation": 0}, "validation=0 must be at least 1"),
-        ({"full_iterations": 0}, "full_iterations=0 must be at least 1"),
+        ({"iterations": 0}, "`iterations`=0 is too small; give 1 or more"),
+        ({"iterations": 60.5}, "`iterations`=60.5 is no whole number; give one, 1 or more"),
+        ({"iterations": math.nan}, "`iterations`=nan is no whole number"),
+        ({"iterations": "60"}, "`iterations`='60' is no whole number"),
+        ({"iterations": True}, "`iterations`=True is no whole number"),
+        ({"batch_size": -1}, "`batch_size`=-1 is too small"),
+        ({"batch_size": 2.5}, "`batch_size`=2.5 is no whole number"),
+        ({"validation": 0}, "`validation`=0 is too small; give 1 or more"),
+        (
+            {"validation": 60.0},
+            "`validation`=60.0 is no share of the samples; give one above 0 and below 1, or a whole",
+        ),
+        ({"validation": "a fifth"}, "`validation`='a fifth' is no whole number"),
+        ({"full_iterations": 0}, "`full_iterations`=0 is too small"),
+        ({"course": [9]}, r"`course`=\[9\] is no whole number"),
+        ({"hold_out": ["last"]}, r"`hold_out`=\['last'\] is unknown; give stratified or random or last"),
+        ({"hold_out_seed": 1.5}, "`hold_out_seed`=1.5 is no whole number"),
+        ({"label_smoothing": 1.5}, "`label_smoothing`=1.5 is no share; give a number from 0 to 1"),
+        ({"label_smoothing": True}, "`label_smoothing`=True is no share"),
+        ({"space": {"lr": Float(0, 1)}}, r"`space` is a dict; give Space\("),
+        (
+            {"space": Space({"label_smoothing": Float(0, 2)})},
+            "from 0 to 2, and training takes numbers from 0 to 1",
+        ),
+        ({"solver": "adam"}, r"`solver` is a str; give Solver\(lr=0.1\)"),
+        ({"normalise": None}, r"`normalise` is None; give Normalise\("),
+        ({"recordable": "no"}, "`recordable` is a str; give True or False"),
+        ({"augment": 5}, r"`augment` is an int; give a function \(images, ids, generator\) -> images, or None"),
+        ({"loss": None}, "`loss` is None; give a loss by name, or a function"),
+        ({"measure": 5}, "`measure` is an int; give a measure by name, a Measure, or a function"),
+        ({"stan_layers": "conv1"}, r"`stan_layers`='conv1' is no tuple of names; give one, such as \('conv\*',\)"),
+        ({"data": ((1, 2), (3, 4))}, r"`data` is a tuple; give the name of a built-in data set, Dataset\(name, train="),
+        ({"data": None}, "`data` is None; give the name of a built-in data set"),
+        ({"data": lambda: None}, r"`data` is called with a directory, or None, .* as in def data\(root\)"),
+        ({"data": Dataset}, "`data` is called with a directory"),
         ({"data": "mnits"}, "no data set 'mnits'.*'mnist'"),
         ({"space": Space({"widht": Integer(1, 9)})}, r"nothing takes the parameter 'widht'.* net\(\)"),
         ({"network": needs_width}, r"needs_width\(\) has no default for 'width'"),
@@ -269,6 +302,20 @@ MIXED = Categorical(("sgd", "adamw"))
 def test_a_problem_that_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"problem 'good': .*{message}|{message}"):
         replace(GOOD, **change)
+
+
+@pytest.mark.parametrize("name", [None, "", 5], ids=["None", "empty", "a number"])
+def test_a_problem_has_a_name(name: Any) -> None:
+    with pytest.raises(UsageError, match=r"a problem's `name`=.* is no text"):
+        replace(GOOD, name=name)
+
+
+def test_numbers_of_a_problem_are_held_as_pythons_own() -> None:
+    many = {"iterations": np.int64(60), "batch_size": 20.0, "course": np.uint8(3), "full_iterations": 70.0}
+    made = replace(GOOD, **many, validation=np.float32(0.25), stan_layers=["conv*"])
+    held = (made.iterations, made.batch_size, made.course, made.full_iterations, made.validation, made.stan_layers)
+    assert repr(held) == "(60, 20, 3, 70, 0.25, ('conv*',))"
+    assert replace(GOOD, validation=np.int64(7)).validation == 7
 
 
 def test_a_parameter_of_some_optimizers_depends_on_the_optimizer() -> None:

@@ -88,6 +88,15 @@ def test_a_data_set_takes_pairs_and_needs_no_test_samples() -> None:
         Dataset("odd", (np.zeros((6, 3)), np.arange(6)), (np.zeros((2, 4)), np.arange(2)))
 
 
+@pytest.mark.parametrize("classes", [2.5, "3", 0, True], ids=str)
+def test_a_number_of_classes_is_whole(classes: Any) -> None:
+    with pytest.raises(UsageError, match="`classes`=.* give"):
+        Dataset("odd", (np.zeros((6, 3)), np.arange(6)), classes=classes)
+    assert repr(Dataset("whole", (np.zeros((6, 3)), np.arange(6)), classes=np.int64(6)).classes) == "6"
+    with pytest.raises(UsageError, match="`name`=None is no text"):
+        Dataset(None, (np.zeros((6, 3)), np.arange(6)))  # type: ignore[arg-type]
+
+
 def test_a_table_is_normalised_by_feature() -> None:
     values = np.random.default_rng(0).normal(3.0, [1.0, 50.0, 0.0], (500, 3)).astype(np.float32)
     split = Split(values, np.zeros(500))

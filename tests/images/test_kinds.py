@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stantune import Categorical, Dataset, Float, Integer, Normalise, Problem, Solver, Space, run
+from stantune import Categorical, Dataset, Float, Integer, Normalise, Problem, Solver, Space, Split, run
 from stantune.errors import CheckpointError, StanWarning, UsageError
 
 RANDOM = np.random.default_rng(3)
@@ -132,7 +132,19 @@ def test_numbers_far_from_zero_are_not_taken_for_a_divergence() -> None:
         ({"data": halves(TABLE, TABLE[:, 0]), "loss": "huber"}, r"makes \(2, 3\) .* the loss 'huber' needs \(2,\)"),
         ({"data": halves(TABLE[:, :3], np.arange(240) % 3)}, r"network fails on inputs of shape \(2, 3\) \(mat1"),
         ({"data": halves(TABLE[:0], np.arange(0))}, "its data have no training samples; give them some"),
-        ({"data": lambda root: 5}, r"data returned a int; have it return a Dataset\(name, train, test\)"),
+        (
+            {"data": lambda root: 5},
+            r"data returned an int; have it return Dataset\(name, train=\(inputs, targets\), tes",
+        ),
+        ({"data": lambda root: (TABLE, TABLE)}, "data returned a tuple; have it return Dataset"),
+        ({"data": lambda root: [(TABLE, TABLE), (TABLE, TABLE)]}, "data returned a list; have it return Dataset"),
+        ({"data": lambda root: {"train": TABLE}}, "data returned a dict; have it return Dataset"),
+        ({"data": lambda root: None}, "data returned None; have it return Dataset"),
+        ({"data": lambda root: Split(TABLE, TABLE)}, "data returned a Split; have it return Dataset"),
+        (
+            {"data": lambda root: np.load("/nowhere/at all.npy")},
+            r"its data cannot be loaded \(FileNotFoundError: .*all.npy', in .*test_kinds.py, line \d+\); mend",
+        ),
         ({"loss": "entropy"}, "no loss is called 'entropy'"),
         ({"measure": "f1"}, "no measure is called 'f1'"),
     ],
@@ -301,8 +313,8 @@ def test_validation_is_a_share_drawn_by_class_unless_told() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"validation": 1.5}, "validation=1.5 is no share of the samples; give one above 0 and below 1"),
-        ({"hold_out": "first"}, "hold_out='first' is unknown; give stratified or random or last"),
+        ({"validation": 1.5}, "`validation`=1.5 is no share of the samples; give one above 0 and below 1"),
+        ({"hold_out": "first"}, "`hold_out`='first' is unknown; give stratified or random or last"),
         ({"label_smoothing": 0.1, "loss": "huber"}, "the loss 'huber' has no label_smoothing; leave that out"),
         ({"space": Space({"optimizer": Categorical(("sgd", "adagard"))})}, "no optimizer 'adagard'"),
         ({"space": Space({"schedule": Categorical(("cosine", "linear"))})}, "no schedule is called 'linear'"),

@@ -16,9 +16,9 @@ from stantune.errors import UsageError
 from stantune.images import data as datasets
 from stantune.images.checks import check_batch_size, check_data, check_measure, check_network, warn_of_other_classes
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
-from stantune.images.data.catalog import describe
-from stantune.images.data.holding_out import HOW, How
+from stantune.images.data.holding_out import How
 from stantune.images.evaluation import measured
+from stantune.images.fields import checked_fields, loaded
 from stantune.images.losses import Loss, loss_of
 from stantune.images.measures import Measure, measure_of
 from stantune.images.solver import Policy, Solver
@@ -86,9 +86,9 @@ class Problem:
         course: iterations that schedules without times of their own (cosine, one-cycle …) take; None: `iterations`.
 
     Raises:
-        UsageError: a parameter that neither the network nor the solver takes, or both, or one with values that no
-            training takes; a keyword of the network without a default, a network that is no function, an unknown data
-            set, a measure of other targets than the loss, or a number that makes no sense.
+        UsageError: a field of another kind; a parameter that neither the network nor the solver takes, or both, or one
+            with values that no training takes; a keyword of the network without a default, a network that is no
+            function, an unknown data set, a measure of other targets than the loss, or a number that makes no sense.
     """
 
     name: str
@@ -112,9 +112,12 @@ class Problem:
     course: int | None = None
 
     def __post_init__(self) -> None:
-        self._check_numbers()
-        if isinstance(self.data, str):
-            describe(self.data)
+        for name, value in checked_fields(self).items():
+            object.__setattr__(self, name, value)
+        if (self.label_smoothing or "label_smoothing" in self.space) and self._loss().smoothed is None:
+            raise UsageError(
+                f"problem {self.name!r}: the loss {self._loss().name!r} has no label_smoothing; leave that out"
+            )
         check_measure(self.name, self._measure(), self._loss())
         if isinstance(self.network, nn.Module) or not callable(self.network):
             raise UsageError(
@@ -226,25 +229,6 @@ class Problem:
             check_layers(self.name, self.space, inspect.signature(self.network).parameters, self.build, model)
         self.optimizer(model, {})
 
-    def _check_numbers(self) -> None:
-        for name in ("iterations", "batch_size", "validation", "full_iterations", "course"):
-            value = getattr(self, name)
-            if isinstance(value, float) and name == "validation":
-                if not 0 < value < 1:
-                    raise UsageError(
-                        f"problem {self.name!r}: validation={value} is no share of the samples; give one above 0 and "
-                        "below 1, or a whole number of them"
-                    )
-            elif value is not None and value < 1:
-                raise UsageError(f"problem {self.name!r}: {name}={value} must be at least 1")
-        if self.hold_out not in HOW:
-            raise UsageError(f"problem {self.name!r}: hold_out={self.hold_out!r} is unknown; give {' or '.join(HOW)}")
-        smoothed = self.label_smoothing or "label_smoothing" in self.space
-        if smoothed and self._loss().smoothed is None:
-            raise UsageError(
-                f"problem {self.name!r}: the loss {self._loss().name!r} has no label_smoothing; leave that out"
-            )
-
     def _loss(self) -> Loss:
         return loss_of(self.loss)
 
@@ -255,12 +239,7 @@ class Problem:
     def _dataset(self, root: Path | None) -> Dataset:
         if isinstance(self.data, str):
             return datasets.load(self.data, root)
-        dataset = self.data if isinstance(self.data, Dataset) else self.data(root)
-        if not isinstance(dataset, Dataset):
-            raise UsageError(
-                f"problem {self.name!r}: data returned a {type(dataset).__name__}; have it return a Dataset(name, "
-                "train, test)"
-            )
+        dataset = self.data if isinstance(self.data, Dataset) else loaded(self.name, self.data, root)
         return replace(dataset, classes=check_data(self.name, self._loss(), self._measure(), dataset))
 
 

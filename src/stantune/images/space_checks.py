@@ -18,6 +18,7 @@ TRAINING_PARAMETERS = ("batch_size", "label_smoothing")
 # Which numbers each may be.
 _NO_NEGATIVE = "0 or more"
 _SHARE = "from 0 up to, not including, 1"
+_UP_TO_ONE = "from 0 to 1"
 _NUMBERS = {
     "lr": _NO_NEGATIVE,
     "momentum": _NO_NEGATIVE,
@@ -25,6 +26,7 @@ _NUMBERS = {
     "beta1": _SHARE,
     "beta2": _SHARE,
     "warmup": _SHARE,
+    "label_smoothing": _UP_TO_ONE,
 }
 
 
@@ -118,7 +120,8 @@ def _check_values(name: str, parameter: str, values: Parameter) -> None:
         return
     for value in _ends(values):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or value < 0 or (wanted == _SHARE and value >= 1):
+        above = (wanted == _SHARE and value >= 1) or (wanted == _UP_TO_ONE and value > 1) if number else False
+        if not number or value < 0 or above:
             raise UsageError(
                 f"problem {name!r}: {parameter} {in_words(values)}, and training takes numbers {wanted}; change the "
                 "space"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stantune.arguments import text, whole
 from stantune.errors import UsageError
 
 _SMALL = (torch.uint8, torch.int16)
@@ -100,6 +101,9 @@ class Dataset:
         test: test samples likewise; None where there are none.
         classes: how many classes there are, 0 … classes - 1; None where the targets are no classes, or for one more
             than the largest.
+
+    Raises:
+        UsageError: a field of another kind, or inputs of train and test of different shapes.
     """
 
     name: str
@@ -108,6 +112,9 @@ class Dataset:
     classes: int | None = None
 
     def __post_init__(self) -> None:
+        text("name", self.name)
+        if self.classes is not None:
+            object.__setattr__(self, "classes", whole("classes", self.classes, 1))
         for name in ("train", "test"):
             given = getattr(self, name)
             if given is None and name == "test":
