@@ -90,7 +90,7 @@ def test_a_data_set_takes_pairs_and_needs_no_test_samples() -> None:
 
 @pytest.mark.parametrize("classes", [2.5, "3", 0, True], ids=str)
 def test_a_number_of_classes_is_whole(classes: Any) -> None:
-    with pytest.raises(UsageError, match="`classes`=.* give"):
+    with pytest.raises(UsageError, match=r"`classes`=.* give"):
         Dataset("odd", (np.zeros((6, 3)), np.arange(6)), classes=classes)
     assert repr(Dataset("whole", (np.zeros((6, 3)), np.arange(6)), classes=np.int64(6)).classes) == "6"
     with pytest.raises(UsageError, match="`name`=None is no text"):
