@@ -10,6 +10,16 @@ import pytest
 
 import stantune as st
 
+
+class Mute:
+    """It cannot say what it is."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+    __index__ = __float__ = __repr__  # type: ignore[assignment]
+
+
 SPACE = st.Space({"x": st.Float(-1, 1)})
 
 
@@ -42,6 +52,19 @@ def square(run: st.Run) -> float:
         ({"eta": 2.5}, "`eta`=2.5 is no whole number"),
         ({"eta": 1}, "`eta`=1 is too small; give 2 or more"),
         ({"threads": "all"}, "`threads`='all' is no number of threads"),
+        ({"threads": 2**31}, "`threads`=2147483648 is too large"),
+        ({"workers": 10**5}, "`workers`=100000 is too large"),
+        ({"lag": 10**5000}, "`lag`=a int is too large"),
+        ({"seed": -(10**200)}, "is too small; give a number of fewer digits"),
+        ({"trial_memory": "9" * 400}, "`trial_memory`: '999"),
+        ({"trial_memory": 10**400}, "is no amount"),
+        ({"trial_timeout": "²s"}, "`trial_timeout`: '²s' is no length of time"),
+        ({"out": "a" * 300}, "is too long a name; give a shorter one"),
+        ({"out": "a\0b"}, "is no name that a file can have"),
+        ({"start_from": Path("\ud800")}, "is no name that a file can have"),
+        ({"name": Mute()}, "`name`=a Mute is no text"),
+        ({"eta": Mute()}, "`eta`=a Mute is no whole number"),
+        ({"budget": Mute()}, "`budget`=a Mute is no amount"),
     ],
 )
 def test_what_makes_no_sense_is_named(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import operator
 from collections.abc import Callable
@@ -10,19 +11,54 @@ from pathlib import Path
 
 from stantune.errors import UsageError
 
+# The largest number that a trial table holds; nothing that is counted comes near it.
+MOST = 2**63 - 1
+# Of a seed, which only begins other numbers: what random generators give as one has 128 bits, and some have more.
+MOST_SEED = 2**512
+# So many threads, trainings or rungs are somebody's slip; a process that had them would end.
+MOST_AT_ONCE = 4096
+_SHOWN = 100
 
-def whole(parameter: str, value: object, least: int | None = None) -> int:
-    """Return a whole number as Python's own, NumPy's and 9.0 as well; raises UsageError where it is none, or less."""
+
+def digits(text: str) -> int | None:
+    """Return the number that a text of the digits 0 to 9 is; None for any other, and for one beyond MOST."""
+    # Python's own tells of a text whether it is one of digits like ², and refuses to read one of some thousand.
+    if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(MOST)):
+        return None
+    number = int(text.lstrip("0") or "0")
+    return number if number <= MOST else None
+
+
+def shown(value: object) -> str:
+    """Return any value as a sentence may show it: on one line, not long, and by its kind where it has no words."""
+    try:
+        words = repr(value)
+    except Exception:
+        # Too deep, of too many digits, or its own method fails.
+        return f"a {type(value).__name__}"
+    words = "".join(letter if letter.isprintable() else " " for letter in words)
+    return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
+
+
+def whole(parameter: str, value: object, least: int | None = None, most: int = MOST) -> int:
+    """Return a whole number as Python's own, NumPy's and 9.0 as well.
+
+    Raises:
+        UsageError: it is none, or less than `least`, or more than `most`.
+    """
     number: int | None = None
     if not isinstance(value, bool):
         try:
             number = operator.index(value)  # type: ignore[arg-type]
-        except TypeError:
+        except Exception:  # of no number, and a tensor or an object of the user's own may raise anything
             number = int(value) if isinstance(value, float) and value.is_integer() else None
     if number is None:
-        raise UsageError(f"`{parameter}`={value!r} is no whole number; give one" + _at_least(least))
+        raise UsageError(f"`{parameter}`={shown(value)} is no whole number; give one" + _at_least(least))
     if least is not None and number < least:
-        raise UsageError(f"`{parameter}`={number} is too small; give {least} or more")
+        raise UsageError(f"`{parameter}`={shown(number)} is too small; give {least} or more")
+    if not -most <= number <= most:
+        size = "large" if number > 0 else "small"
+        raise UsageError(f"`{parameter}`={shown(number)} is too {size}; give a number of fewer digits")
     return number
 
 
@@ -33,27 +69,50 @@ def amount(parameter: str, value: object, parse: Callable[[str], float]) -> floa
             value = parse(value)
         except UsageError as error:
             raise UsageError(f"`{parameter}`: {error}") from None
-    try:
-        number = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or number <= 0:
-        raise UsageError(f"`{parameter}`={value!r} is no amount; give a finite number above 0, or a text")
+    number = _double(value)
+    if not math.isfinite(number) or not 0 < number <= MOST:
+        raise UsageError(f"`{parameter}`={shown(value)} is no amount; give a finite number above 0, or a text")
     return number
+
+
+def number(parameter: str, value: object) -> float:
+    """Return a finite number, NumPy's as Python's own, a whole one as it is; raises UsageError where it is none."""
+    double = _double(value)
+    if not math.isfinite(double):
+        raise UsageError(f"`{parameter}`={shown(value)} is no finite number; give one")
+    return value if type(value) is int else double
 
 
 def text(parameter: str, value: object) -> str:
     """Return a text; raises UsageError where it is none, or empty."""
     if not isinstance(value, str) or not value:
-        raise UsageError(f"`{parameter}`={value!r} is no text; give one in quotes that is not empty")
+        raise UsageError(f"`{parameter}`={shown(value)} is no text; give one in quotes that is not empty")
     return value
 
 
 def path(parameter: str, value: object) -> Path:
     """Return a path; raises UsageError where it is none, or empty, which would be the current folder."""
     if not isinstance(value, str | PathLike) or not isinstance(fspath(value), str) or not fspath(value):
-        raise UsageError(f"`{parameter}`={value!r} is no path; name a directory")
-    return Path(fspath(value))
+        raise UsageError(f"`{parameter}`={shown(value)} is no path; name a directory")
+    found = Path(fspath(value))
+    try:
+        found.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"`{parameter}`={shown(value)} is too long a name; give a shorter one") from None
+    except ValueError:  # a NUL, or half of a character
+        raise UsageError(f"`{parameter}`={shown(value)} is no name that a file can have; give another") from None
+    return found
+
+
+def _double(value: object) -> float:
+    """Return a number as a double, nan where it is none: a text is none, and neither is a truth value."""
+    if isinstance(value, bool | str | bytes):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except Exception:  # an object of the user's own may raise anything
+        return math.nan
 
 
 def _at_least(least: int | None) -> str:

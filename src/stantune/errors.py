@@ -40,3 +40,12 @@ class StanWarning(UserWarning):
 
 class NoEffectWarning(StanWarning):
     """Nothing was changed: the request was sound but there was nothing that it applies to."""
+
+
+def words_of(error: BaseException) -> str:
+    """Return kind and words of any error, also of one whose own method fails to tell them."""
+    try:
+        said = str(error).strip()
+    except Exception:
+        said = "it cannot say what it is"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

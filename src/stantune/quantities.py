@@ -8,7 +8,7 @@ from stantune.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,20})?"
 
 
 def duration(seconds: float | None) -> str:

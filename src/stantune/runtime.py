@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stantune.arguments import digits
 from stantune.errors import UsageError
 
 # glibc's mallopt parameters (malloc.h).
@@ -56,9 +57,10 @@ def device_named(text: str) -> str:
     kind, _, index = text.partition(":")
     if kind == "cpu" and not index:
         return text
-    if kind != "cuda" or (index and not (index.isascii() and index.isdigit())):
+    number = digits(index or "0")
+    if kind != "cuda" or number is None:
         raise UsageError(f"`device`={text} is no device; give auto, cpu, cuda or cuda:N")
-    if int(index or 0) >= torch.cuda.device_count():
+    if number >= torch.cuda.device_count():
         raise UsageError(
             f"`device`={text}: PyTorch sees {torch.cuda.device_count()} CUDA devices here; give auto or cpu"
         )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stantune.arguments import amount, path, text, whole
+from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, path, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Conditions, Objective, Place
@@ -25,6 +25,7 @@ from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.stopping import Stop, stoppable
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
+from stantune.search.table.masking import without_password
 from stantune.search.table.store import Store
 from stantune.search.watching import Watcher
 from stantune.search.workers.executors import Executor, InProcess
@@ -147,11 +148,12 @@ def tune(
         None if trial_timeout is None else amount("trial_timeout", trial_timeout, parse_duration),
         None if trial_memory is None else int(amount("trial_memory", trial_memory, parse_bytes)),
     )
-    workers = None if workers is None else whole("workers", workers, 1)
+    workers = None if workers is None else whole("workers", workers, 1, MOST_AT_ONCE)
     retries = whole("retries", retries, 0)
     if isinstance(threads, str) and threads != "auto":
-        raise UsageError(f"`threads`={threads!r} is no number of threads; give 1 or more, or auto")
-    threads = threads if threads is None or isinstance(threads, str) else whole("threads", threads, 1)
+        raise UsageError(f"`threads`={shown(threads)} is no number of threads; give 1 or more, or auto")
+    if not isinstance(threads, str | None):
+        threads = whole("threads", threads, 1, MOST_AT_ONCE)
     storage = None if storage is None else text("storage", storage)
     side = workers if workers is not None else 1 if executor == "local" else SEVERAL
     what, settings = compose(
@@ -253,12 +255,12 @@ def compose(
 
     Raises UsageError.
     """
-    seed = whole("seed", seed)
+    seed = whole("seed", seed, most=MOST_SEED)
     for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
         if value is not None:
             text(parameter, value)
     if stan is not None and not hasattr(stan, "least_rate"):
-        raise UsageError(f"`stan`={stan!r} is no Stan; give stantune.Stan(rate=0.5), say")
+        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
     if rates and stan is None:
         stan = _spared_by_rung(objective)
     what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
@@ -364,5 +366,6 @@ def _cluster(executor: object, address: str | None, checkpoints: str | None) -> 
         raise UsageError(f"`executor`={executor} is unknown; give local or ray")
     for parameter, value in (("address", address), ("checkpoints", checkpoints)):
         if value is not None:
-            raise UsageError(f"`{parameter}`={value} is for a Ray cluster; say `executor`=ray, or leave it away")
+            shown = without_password(value)
+            raise UsageError(f"`{parameter}`={shown} is for a Ray cluster; say `executor`=ray, or leave it away")
     yield None

@@ -13,6 +13,9 @@ from stantune.errors import UsageError
 Stantune = Callable[..., Any]
 SEARCH = ("search", "lenet")
 
+# More digits than Python makes a number of.
+FIVE_THOUSAND = "9" * 5000
+
 BAD_USE = [
     # what is typed, what the sentence must hold
     (("search", "lenett"), ("'lenett'", "did you mean lenet?", "FILE.py:NAME")),
@@ -57,6 +60,24 @@ BAD_USE = [
     ((*SEARCH, "--rate", "nan"), ("rate=nan", "0.5")),
     ((*SEARCH, "--period", "often"), ("--period often", "none")),
     ((*SEARCH, "--period", "-1"), ("--period -1", "0 or more")),
+    # What Python calls digits, and numbers that it does not read.
+    ((*SEARCH, "--period", "²"), ("--period ²", "none")),
+    ((*SEARCH, "--period", FIVE_THOUSAND), ("--period 99", "none")),
+    ((*SEARCH, "--brackets", "①"), ("--brackets ①", "all")),
+    ((*SEARCH, "--brackets", FIVE_THOUSAND), ("--brackets 99", "all")),
+    ((*SEARCH, "--device", "cuda:²"), ("--device cuda:²", "auto, cpu")),
+    ((*SEARCH, "--device", f"cuda:{FIVE_THOUSAND}"), ("--device cuda:99", "auto, cpu")),
+    ((*SEARCH, "--threads", "²"), ("--threads ²", "1 or more", "auto")),
+    ((*SEARCH, "--threads", FIVE_THOUSAND), ("--threads 99", "1 or more", "auto")),
+    (("train", "lenet", "--threads", "2147483648"), ("--threads 2147483648", "4096 at most")),
+    ((*SEARCH, "--trial-memory", "9" * 400), ("'999", "2G")),
+    ((*SEARCH, "--trial-timeout", "٣s"), ("'٣s'", "1h30m")),
+    ((*SEARCH, "--budget", f"{'9' * 400}d"), ("'999", "1h30m")),
+    # Names that no file has.
+    (("search", "{file}:problem", "--out", "a" * 300), ("aaa", "too long a name")),
+    (("search", f"{'a' * 300}.py:problem"), ("aaa", "too long a name")),
+    (("train", "lenet", "--data", "~nosuchuser"), ("'~nosuchuser'", "by its path")),
+    (("train", "lenet", "--accelerate", "stan", "--rate", "0.5\nx"), ("--rate 0.5 x", "0.5, or auto")),
     ((*SEARCH, "--pretrain", "-1"), ("pretrain", "-1")),
     ((*SEARCH, "--tail", "-1"), ("tail", "-1")),
     ((*SEARCH, "--max-iterations", "300", "--pretrain", "200", "--tail", "200"), ("--pretrain 200", "--tail 200")),
@@ -111,6 +132,9 @@ def test_one_sentence_and_exit_code_2(
         ("search", "lenet", "--eta", "three"),
         ("search", "lenet", "--sead", "1"),
         ("search", "lenet", "--workers", "0"),
+        ("search", "lenet", "--workers", "99999"),
+        ("compare", "lenet", "--iterations", "9" * 400),
+        ("doctor", "--threads", "2147483648"),
         ("serch", "lenet"),
     ],
     ids=" ".join,
@@ -154,3 +178,19 @@ def test_unexpected_failure_is_one_sentence(stantune: Stantune, tiny_file: Path,
     assert run.err.splitlines() == [
         "stantune: failed unexpectedly (RuntimeError: no way); --debug shows where",
     ]
+
+
+def test_error_without_words_is_one_sentence(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        tiny_file.read_text() + "\n\nclass Mute(Exception):\n    def __str__(self):\n        raise self\n\n"
+        "def fails():\n    raise Mute\n\n"
+        "problem = Problem('fails', fails, images, Space({'lr': Float(1, 2)}), Solver(lr=1), 5, validation=60)\n"
+    )
+    run = stantune("train", f"{file}:problem", "--threads", 1)
+    assert run.code == 1
+    assert run.err == "stantune: failed unexpectedly (Mute: it cannot say what it is); --debug shows where\n"
+    file.write_text(file.read_text() + "raise Mute\n")
+    run = stantune("train", f"{file}:problem")
+    assert run.code == 2
+    assert run.err.startswith(f"stantune: {file} cannot be imported: Mute: it cannot say what it is (line ")

@@ -1,4 +1,4 @@
-"""How errors are said on the command line: in one line, with options, --max-iterations, for parameters, `max_resource`."""
+"""How errors are said on the command line: in one line, `max_resource`, a parameter, as --max-iterations."""
 
 from __future__ import annotations
 

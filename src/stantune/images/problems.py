@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from stantune.errors import UsageError
+from stantune.errors import UsageError, words_of
 from stantune.images.data import Normalise
 from stantune.images.nets import cifar, lenet, mlp
 from stantune.images.problem import Problem, Splits
@@ -143,7 +143,7 @@ def _from_file(path: Path, attribute: str) -> Problem:
         raise UsageError(f"{path} cannot be imported: ModuleNotFoundError: {error}{hint}") from error
     except Exception as error:
         del sys.modules[spec.name]
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}{_line(error, path)}") from error
+        raise UsageError(f"{path} cannot be imported: {words_of(error)}{_line(error, path)}") from error
     problem = getattr(module, attribute, None)
     if not isinstance(problem, Problem):
         have = [key for key, value in vars(module).items() if isinstance(value, Problem)]

@@ -143,7 +143,12 @@ def describe(name: str) -> Description:
 def data_root(root: Path | str | None = None) -> Path:
     """The directory of all data sets: `root`, else STANTUNE_DATA, else one in the platform's cache."""
     chosen = root or os.environ.get("STANTUNE_DATA") or Path(platformdirs.user_cache_dir("stantune")) / "data"
-    return Path(chosen).expanduser()
+    try:
+        return Path(chosen).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{str(chosen)!r} begins with the name of nobody here; name the directory by its path"
+        ) from None
 
 
 def fetch_command(name: str, root: Path | str | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from stantune.errors import DamagedCheckpointError, StantuneError
+from stantune.errors import DamagedCheckpointError, StantuneError, words_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
 
@@ -117,8 +117,7 @@ def cause_of(error: BaseException) -> str:
 
     Where it is not, an error of ours says all in its sentence, and our line would only mislead.
     """
-    said = " ".join(str(error).split())
-    cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    cause = " ".join(words_of(error).split())
     ours = type(error).__module__.partition(".")[0] == __name__.partition(".")[0]
     most = _OWN_CAUSE_LENGTH if ours else _CAUSE_LENGTH
     if len(cause) > most:
