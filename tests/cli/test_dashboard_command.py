@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -9,16 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from stantune.protocols import Metric
+from stantune.search.table import dashboard as module
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.space import Float, Space
@@ -34,6 +39,25 @@ def begun(tmp_path: Path) -> SearchDirectory:
     with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE, Metric("error")):
         directory.note_storage()
     return directory
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """A server called box.example, by its port, and the page of its search."""
+    directory = SearchDirectory(tmp_path_factory.mktemp("served") / "search")
+    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE, Metric("error")):
+        directory.note_storage()
+    with pytest.MonkeyPatch.context() as patch:
+        make = module.make_server
+        patch.setattr(module, "make_server", lambda host, *rest: make("127.0.0.1", *rest))
+        with module.serving(directory.path, None, "box.example", 0) as server:
+            site = urlsplit(server.url)
+            assert (site.hostname, site.port is not None) == ("box.example", True)
+            serve = threading.Thread(target=server._server.serve_forever)
+            serve.start()
+            yield site.port or 0, site.path
+            server._server.shutdown()
+            serve.join()
 
 
 def asked(url: str, method: str = "GET") -> Any:
@@ -113,6 +137,48 @@ def _look_as_a_browser_does(page: str, profile: Path) -> None:
     ).stdout
     assert "3 Trials" in drawn
     assert all(f"Trial {number}" in drawn for number in range(3))
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:8080"}, 200),
+        ({"Host": "LOCALHOST"}, 200),
+        ({"Host": "127.0.0.1:{port}"}, 200),
+        ({"Host": "[::1]:{port}"}, 200),
+        ({"Host": "192.168.0.7"}, 200),
+        ({"Host": "box.example"}, 200),
+        ({"Host": "box.example:81"}, 200),
+        ({"Host": "localhost:81", "Origin": "http://localhost:81"}, 200),
+        ({"Host": "rebound.example:{port}"}, 403),
+        ({"Host": "localhost.rebound.example"}, 403),
+        ({"Host": "127.0.0.1.rebound.example"}, 403),
+        ({"Host": "rebound.example", "Origin": "http://rebound.example"}, 403),
+        ({"Host": "a@localhost.example"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
+        ({}, 403),
+        ({"Host": "localhost:81", "Origin": "http://localhost:82"}, 403),
+        ({"Host": "127.0.0.1", "Origin": "https://10.1.2.3"}, 403),
+        ({"Host": "127.0.0.1", "Origin": "null"}, 403),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_answers_to_its_own_names_and_pages_alone(
+    served: tuple[int, str], method: str, headers: dict[str, str], status: int
+) -> None:
+    port, page = served
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.putrequest(method, page, skip_host=True)
+        for name, value in headers.items():
+            connection.putheader(name, value.format(port=port))
+        connection.endheaders()
+        answer = connection.getresponse()
+        expected = status if method == "GET" or status == 403 else 405
+        assert (answer.status, answer.getheader("Access-Control-Allow-Origin")) == (expected, None)
+        said = json.loads(answer.read()) if expected != 200 else {}
+    if expected == 403:
+        assert " is no name of this server; give localhost" in said["reason"] or " is another site than " in said["reason"]
 
 
 def test_no_search_there(tmp_path: Path, stantune: Stantune) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,69 @@ def test_no_place(url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     with pytest.raises(UsageError, match=f"`checkpoints`={url} {said}"):
         Place(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nowhere://me:PASS-WORD@host/folder", r"nowhere://me:\*\*\*@host/folder"),
+        ("s3://AKIA:PASS-WORD@bucket/folder", r"s3://AKIA:\*\*\*@bucket/folder"),
+        ("nowhere::s3://AKIA:PASS-WORD@bucket", r"nowhere::s3://AKIA:\*\*\*@bucket"),
+    ],
+)
+def test_no_message_shows_a_password(url: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
+    with pytest.raises(UsageError, match=f"`checkpoints`={shown} ") as refused:
+        Place(url)
+    assert "PASS-WORD" not in str(refused.value)
+
+
+def test_no_password_is_shown_of_a_place_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exists(path: str) -> bool:
+        raise OSError("cannot log in to memory://me:PASS-WORD@folder with the password PASS-WORD")
+
+    monkeypatch.setattr(ray_places, "PATIENCE_SECONDS", 0.0)
+    place = Place("memory://me:PASS-WORD@folder")
+    with monkeypatch.context() as patch:
+        patch.setattr(place._files, "exists", exists)
+        with pytest.raises(
+            StantuneError, match=r"in memory://me:\*\*\*@folder cannot be read .*password \*\*\*\)"
+        ) as gone:
+            place.holds("one")
+    assert "PASS-WORD" not in str(gone.value)
+    with pytest.raises(StantuneError, match=r"checkpoints in memory://me:\*\*\*@folder; keep them"):
+        Sign(place.url, "sign").check()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="each user has a folder for temporary files there")
+@pytest.mark.parametrize("there", ["nothing", "a folder of mine", "a link", "a file", "open to a group", "another's"])
+def test_checkpoints_pass_through_a_folder_of_ones_own(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"stantune-{os.geteuid()}"
+    if there == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif there == "a file":
+        folder.touch(mode=0o600)
+    elif there != "nothing":
+        folder.mkdir(mode=0o700)
+    if there == "open to a group":
+        folder.chmod(0o770)
+    if there == "another's":
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder away")
+        os.chown(folder, 65534, 65534)
+    order = FetchingOrder(Order(find_objective(TINY), Where(threads=1)), "memory://folder")
+    if there in ("nothing", "a folder of mine"):
+        made = order(0)
+        assert isinstance(made, FetchingTrainer)
+        assert made._scratch == folder / str(os.getppid())
+        assert folder.stat().st_mode & 0o777 == 0o700
+    else:
+        with pytest.raises(StantuneError, match=rf"{folder} on node .* is not this user's alone.*; delete it, or"):
+            order(0)
 
 
 def test_sign(url: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import fsspec
 
 from stantune.errors import StantuneError, UsageError
+from stantune.search.table.masking import discreet, without_password
 
 # What stores files elsewhere may be gone for a while.
 PATIENCE_SECONDS = 60.0
@@ -27,18 +28,23 @@ class Place:
 
     Attributes:
         url: as it was given.
+        where: the same as messages may show it, without what is secret in it.
     """
 
     def __init__(self, url: str) -> None:
         """Raises UsageError where there is no way to such a place."""
         self.url = url
+        self.where = without_password(url)
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise UsageError(f"`checkpoints`={url} needs a package that is not installed ({error})") from error
+            raise UsageError(
+                f"`checkpoints`={self.where} needs a package that is not installed ({discreet(str(error), url)})"
+            ) from error
         except ValueError as error:
             raise UsageError(
-                f"`checkpoints`={url} is no place that fsspec knows ({error}); give a URL such as s3://bucket/folder"
+                f"`checkpoints`={self.where} is no place that fsspec knows ({discreet(str(error), url)}); give a URL "
+                "such as s3://bucket/folder"
             ) from error
         self._root = root.rstrip("/")
 
@@ -119,9 +125,10 @@ class Place:
                 return do()
             except Exception as error:  # each kind of place has its own
                 if time.monotonic() + PAUSE_SECONDS >= end:
+                    reason = discreet(" ".join(str(error).split()), self.url)
                     raise StantuneError(
-                        f"checkpoints in {self.url} cannot be {what} ({' '.join(str(error).split())}); mend that and "
-                        "give the same command again"
+                        f"checkpoints in {self.where} cannot be {what} ({reason}); mend that and give the same command "
+                        "again"
                     ) from error
             time.sleep(PAUSE_SECONDS)
 
@@ -140,10 +147,11 @@ class Sign:
 
     def check(self) -> None:
         """Raise StantuneError where it is not seen from here."""
-        if not Place(self.url).holds(self.name):
+        place = Place(self.url)
+        if not place.holds(self.name):
             raise StantuneError(
-                f"it does not see the search's checkpoints in {self.url}; keep them where all nodes do, with `out` on "
-                "a file system that they share, or with `checkpoints` URL"
+                f"it does not see the search's checkpoints in {place.where}; keep them where all nodes do, with `out` "
+                "on a file system that they share, or with `checkpoints` URL"
             )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from stantune.errors import StantuneError, UsageError
@@ -66,7 +69,7 @@ def serving(path: Path, storage: str | None, host: str, port: int) -> Iterator[D
             raise nothing
         opened, study_id = found
         try:
-            server = make_server(host, port, _reading_only(wsgi(opened)), _Server, _Quiet)
+            server = make_server(host, port, _for_own_pages(_reading_only(wsgi(opened)), host), _Server, _Quiet)
         except OSError as error:
             raise StantuneError(
                 f"`host`={host} `port`={port} cannot be listened on ({error.strerror or error}); give another `port`, "
@@ -95,7 +98,43 @@ def _reading_only(application: Application) -> Application:
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in _READING:
             return application(environ, start_response)
-        start_response("405 Method Not Allowed", [("Content-Type", "application/json"), ("Allow", ", ".join(_READING))])
-        return [b'{"reason": "a search is changed by stantune search alone"}']
+        reason = "a search is changed by stantune search alone"
+        return _refuse(start_response, "405 Method Not Allowed", reason, ("Allow", ", ".join(_READING)))
 
     return answer
+
+
+def _for_own_pages(application: Application, host: str) -> Application:
+    """Refuse what a browser asks for in the name of another site, by the names that it gives of server and site."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        name, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
+        if not _is_own(name, host):
+            reason = (
+                f"{name!r} is no name of this server; look for localhost, an address, or the name that --host gives"
+            )
+        elif origin is not None and origin.partition("://")[2].lower() != name.lower():
+            reason = f"{origin!r} is another site than {name!r}"
+        else:
+            return application(environ, start_response)
+        return _refuse(start_response, "403 Forbidden", reason)
+
+    return answer
+
+
+def _is_own(name: str, host: str) -> bool:
+    """Tell whether a server can be meant that listens on `host`, and no other site has the name, with a port or not.
+
+    Such a site could have its name lead to this machine, so that browsers take what is here for its own; an address
+    leads nowhere else.
+    """
+    try:
+        plain = (urlsplit(f"//{name}").hostname or "").removesuffix(".")
+        return plain in ("localhost", host.lower()) or bool(ipaddress.ip_address(plain))
+    except ValueError:
+        return False
+
+
+def _refuse(start_response: Callable[..., Any], status: str, reason: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "application/json"), *headers])
+    return [json.dumps({"reason": reason}).encode()]

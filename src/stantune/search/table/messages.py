@@ -88,6 +88,7 @@ def _remedy(reason: str) -> str:
         ("not a database", "the file is something else or damaged; move it away or name another"),
         ("No such file", "see that its directory exists and may be written to"),
         ("unable to open", "see that its directory exists and may be written to"),
+        ("Permission denied", "see that you may read the directory and what is in it"),
         ("readonly", "see that the file and its directory may be written to"),
         ("full", "make room and give the same command again"),
         ("already finished", "another program ended a trial of this search; begin anew with `fresh`"),

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stantune.errors import StoreError, UsageError
 from stantune.search.table.masking import discreet
 from stantune.search.table.masking import without_password as without_password
 from stantune.search.table.messages import one_sentence
+from stantune.search.table.read_only import connect_read_only, is_closed
 from stantune.search.table.retry import insist
 from stantune.search.table.tables import sqlite_factory
 
@@ -37,8 +39,12 @@ def sqlite_url(path: Path) -> str:
     return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
 
 
-def connect(url: str) -> tuple[BaseStorage, str]:
+def connect(url: str, *, to_read: bool = False) -> tuple[BaseStorage, str]:
     """Open Optuna's storage at a URL; return it with the URL as messages may show it, without password.
+
+    Args:
+        url: where it is; an SQLite file is made where there is none.
+        to_read: nothing will be written, so that it need not be allowed.
 
     Raises:
         UsageError: there can be no storage at such a URL.
@@ -54,7 +60,12 @@ def connect(url: str) -> tuple[BaseStorage, str]:
     options: dict[str, Any] = {}
     with _discreet(url), one_sentence(where):
         driver = parsed.get_dialect().driver
-        if driver == "pysqlite":
+        file = Path(parsed.database or "")
+        if driver == "pysqlite" and to_read and is_closed(file):
+            # A pool would keep a connection while what is beside the file changes.
+            options["creator"] = partial(connect_read_only, file, PATIENCE_SECONDS)
+            options["poolclass"] = sqlalchemy.NullPool
+        elif driver == "pysqlite":
             options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
         elif driver in _TIMED_DRIVERS:
             options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
@@ -73,13 +84,16 @@ def release(storage: BaseStorage) -> None:
 
 @contextmanager
 def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | None]:
-    """Open a storage to look at a study; None where there is no such study. Raises as `connect` does."""
+    """Open a storage to look at a study, also one that may not be written to; None where there is no such study.
+
+    Raises as `connect` does.
+    """
     parsed = _parsed(url)
     if parsed.drivername == _JOURNAL and not _journal_file(parsed).exists():
         # To look at it would make it.
         yield None
         return
-    storage, where = connect(url)
+    storage, where = connect(url, to_read=True)
     try:
         with one_sentence(where, study_name, reads=True):
             try:

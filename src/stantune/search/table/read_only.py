@@ -1,0 +1,36 @@
+"""Reads SQLite files that may not be written to: another user's, on a read-only medium, in a folder that is closed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+# In an SQLite file: the byte that says how it is written to, and its value for write-ahead mode.
+_MODE_AT, _WRITE_AHEAD = 18, 2
+
+
+def is_closed(file: Path) -> bool:
+    """Tell whether a file is there, and SQLite's ordinary way to it is not open: that writes beside it even to read."""
+    effective = os.access in os.supports_effective_ids
+    return file.is_file() and not all(
+        os.access(place, os.W_OK, effective_ids=effective) for place in (file, file.absolute().parent)
+    )
+
+
+def connect_read_only(file: Path, patience: float) -> sqlite3.Connection:
+    """Connect to a file that nothing may be written to, nor beside it; see sqlite3.connect.
+
+    A process that writes to it keeps two files beside it, by which others see what is not in it yet. Where they are
+    not, nobody does, and SQLite, which cannot make them, has to be told so. So connect anew each time.
+    """
+    shared, log = (file.with_name(f"{file.name}-{end}") for end in ("shm", "wal"))
+    alone = not shared.exists() and not (log.exists() and log.stat().st_size)
+    still = "&immutable=1" if alone and _is_write_ahead(file) else ""
+    uri = f"{file.absolute().as_uri()}?mode=ro{still}"
+    return sqlite3.connect(uri, uri=True, timeout=patience, check_same_thread=False)
+
+
+def _is_write_ahead(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(_MODE_AT + 1)[_MODE_AT:] == bytes([_WRITE_AHEAD])
