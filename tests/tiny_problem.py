@@ -83,7 +83,7 @@ hopeless = Problem(
     data=images,
     space=Space({"lr": Float(1e20, 1e25, log=True)}),
     solver=Solver(lr=1e20),
-    iterations=8,
+    iterations=30,
     batch_size=10,
     validation=60,
     hold_out="last",

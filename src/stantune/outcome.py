@@ -59,6 +59,8 @@ class Outcome:
         diverged_at: the iteration whose loss told that the trial is lost, or None.
         interrupted: it was asked to end before its last iteration; the checkpoint holds what was reached.
         cost: what it took.
+        curve: of a final training whose best weights are kept (Segment.best): what was measured at each point on the way,
+            and at its end; empty of every other one.
     """
 
     iterations: int
@@ -66,3 +68,4 @@ class Outcome:
     diverged_at: int | None
     interrupted: bool
     cost: Cost = field(compare=False)
+    curve: Mapping[int, Mapping[str, float]] = field(default_factory=dict)

@@ -73,6 +73,8 @@ class Segment:
         rates: pairs (from where on, share of the work) for a trainer that approximates; empty: as the objective says.
             A final training is exact.
         length: R, of the longest training of the search, for schedules; None where it is not known.
+        points: of a final training, the rungs below R: where it is evaluated on the way.
+        best: of a final training, the file for the weights of its best evaluation; a trainer may leave it away.
     """
 
     trial: int
@@ -85,6 +87,8 @@ class Segment:
     finalist: int | None = None
     rates: tuple[tuple[int, float], ...] = ()
     length: int | None = None
+    points: tuple[int, ...] = ()
+    best: Path | None = None
 
     @property
     def final(self) -> bool:
@@ -222,3 +226,13 @@ def compared_value(metric: Metric, metrics: Mapping[str, float]) -> float | None
     """Return the value that trials are compared by, None where it is missing or not finite: such a trial diverged."""
     value = metrics.get(metric.name)
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def best_point(metric: Metric, curve: Mapping[int, Mapping[str, float]]) -> int | None:
+    """Return where on a curve {point: what was measured} the compared value is best, of equal ones the last.
+
+    None where there is no value on it.
+    """
+    found = {point: compared_value(metric, metrics) for point, metrics in curve.items()}
+    losses = [(metric.loss(value), -point) for point, value in found.items() if value is not None]
+    return -min(losses)[1] if losses else None

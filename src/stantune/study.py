@@ -16,6 +16,7 @@ from stantune.protocols import Conditions, Objective, Place
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.lines import Lines
 from stantune.search.loop import search
+from stantune.search.notes import one_setting
 from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.propose.given import enqueued_settings, fixed_values
 from stantune.search.propose.sampler import Sampler
@@ -24,14 +25,15 @@ from stantune.search.session import RETRIES
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.stopping import Stop, stoppable
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.start_from import starting_from
 from stantune.search.table.masking import without_password
+from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store
 from stantune.search.watching import Watcher
 from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits, Workers
 from stantune.space import Space
+from stantune.texts import encodable
 
 if TYPE_CHECKING:
     from stantune.search.ray.cluster import Cluster
@@ -94,7 +96,7 @@ def tune(
         space: the parameters of a function, and their ranges.
         max_resource: R, the length of a trial that is never dropped, in `unit`s; the objective's own length by default.
         min_resource: r, the least length before a trial may be dropped; by default such that there are at most five
-            brackets.
+            brackets, and two rungs or more where `max_resource` has room for them.
         eta: one of so many trials is promoted in each rung.
         brackets: how many of Hyperband's brackets are run, from the one that drops most; None for all.
         variant: "algorithm1" or "table1": how the numbers of trials are rounded (Li et al., JMLR 18, 2018).
@@ -181,6 +183,8 @@ def tune(
     )
     if mode == "async" and side > lag:
         say(f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are {side}")
+    if (note := one_setting(settings, settings.plan())) is not None:
+        say(f"note: {note}")
     directory = _directory(path_of(out, what), storage, checkpoints)
     alone = executor == "local" and side == 1 and limits == Limits()
     with _stopping(stop, seconds) as stopping, _cluster(executor, address, checkpoints) as cluster:
@@ -264,6 +268,7 @@ def compose(
     if rates and stan is None:
         stan = _spared_by_rung(objective)
     what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
+    _check_names(what)
     if max_resource is None:
         if what.length is None:
             raise UsageError(
@@ -295,6 +300,14 @@ def compose(
         settings = replace(settings, rates=chosen if len(chosen) > 1 else ())
         settings.check(what)
     return what, settings
+
+
+def _check_names(objective: Objective) -> None:
+    """Raise UsageError for a name that no file, no database or no JSON can hold."""
+    names = [("name", objective.name), ("unit", objective.unit), ("metric", objective.metric.name)]
+    for what, name in [*names, *(("parameter", name) for name in objective.space)]:
+        if encodable(name) != name:
+            raise UsageError(f"the {what} {shown(name)} holds a character that is none in UTF-8, or NUL; leave it out")
 
 
 def _spared_by_rung(objective: object) -> Stan | None:

@@ -238,7 +238,8 @@ def test_default_min_resource() -> None:
     assert default_min_resource(10_000, 3) == 123
     assert len(SearchSettings(0, 10_000, default_min_resource(10_000, 3)).plan()) == 5
     assert default_min_resource(300, 3) == 25
-    assert default_min_resource(10, 3) == 10
+    assert [default_min_resource(whole, 3) for whole in (75, 74, 60, 10, 3)] == [25, 24, 20, 3, 1]
+    assert [default_min_resource(whole, 3) for whole in (2, 1)] == [1, 1], "there is no room for two rungs"
     assert default_min_resource(10, 3, "epoch") == 1, "an epoch may be the shortest rung there is"
     assert default_min_resource(243, 3, "epoch") == 3
 

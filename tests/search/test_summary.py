@@ -131,6 +131,14 @@ def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
         "validation_error": 11.0,
         "test_error": 11.5,
         "weights": "final.pt",
+        "trial_value": 12.0,
+        # It was not evaluated on its way.
+        "best": {
+            "iterations": 90,
+            "value": 11.0,
+            "metrics": {"validation error": 11.0, "test error": 11.5},
+            "weights": "final.pt",
+        },
     }
 
 
@@ -216,6 +224,8 @@ def test_a_final_training_that_diverged_has_no_errors() -> None:
         "validation_error": None,
         "test_error": None,
         "weights": None,
+        "trial_value": 12.0,
+        "best": None,
     }
 
 

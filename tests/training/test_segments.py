@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from states import equal, what_counts
 from torch import Tensor
 
 import stantune.training.train
@@ -20,25 +21,6 @@ from stantune.images.problems import Splits, find
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 from stantune.training.train import run
-
-
-def what_counts(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's state less the times, which are never equal."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)["state"]
-    return {key: value for key, value in state.items() if key not in ("cost", "start")}
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Tell whether two states are equal bit for bit, kinds of numbers and order of keys included."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, Mapping):
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
 
 
 def test_states_of_different_bits_are_told_apart() -> None:

@@ -21,6 +21,7 @@ from stantune.runtime import tune_process
 from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
+from stantune.training.best import Best
 from stantune.training.planning import planned_stan
 from stantune.training.threads import measure_threads
 from stantune.training.train import run
@@ -194,12 +195,13 @@ class ProblemTrainer:
             rate = segment.rates or stan.rate
             # Every entry computed, by native kernels where there are some.
             stan = Stan(rate=1) if segment.final else replace(stan, seed=segment.seed, rate=rate)
-        splits = self._objective.splits
+        problem, splits = self._objective.problem, self._objective.splits
+        best = None if segment.best is None else Best(segment.best, segment.points, problem.metric)
         with warnings.catch_warnings():
             # Said once, where the search began.
             warnings.simplefilter("ignore", NoEffectWarning)
             return run(
-                self._objective.problem,
+                problem,
                 segment.params,
                 segment.checkpoint,
                 segment.start,
@@ -208,6 +210,7 @@ class ProblemTrainer:
                 seed=segment.seed,
                 stan=stan,
                 evaluate=("validation", "test") if segment.final and len(splits.test) else ("validation",),
+                best=best,
                 device=self._device,
                 stop_early=stop_early,
                 watch=watch,

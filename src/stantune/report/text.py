@@ -13,7 +13,7 @@ from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
 from stantune.report.words import percent, setting_text, value_text
-from stantune.search.contract import Final, Leader, RateResult, SearchSummary
+from stantune.search.contract import BestEvaluation, Final, Leader, RateResult, SearchSummary
 from stantune.space import condition_text
 
 
@@ -100,9 +100,16 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
             soft_wrap=True,
         )
         console.print(f"  {_measured(result, final)}{_weights(directory, final)}", soft_wrap=True)
+    best = None if final is None else final.best
+    if final is not None and best is not None and (best.iterations != final.iterations or final.weights is None):
+        console.print(
+            f"  its best evaluation, after {best.iterations} {result.unit}s: {_measured(result, best)}"
+            f"{_weights(directory, best)}",
+            soft_wrap=True,
+        )
 
 
-def _measured(result: SearchSummary, final: Final) -> str:
+def _measured(result: SearchSummary, final: Final | BestEvaluation) -> str:
     """Say what was measured, what is compared first; the others are in its unit where their names end as its does."""
     metric = _metric(result)
     kind = metric.name.rpartition(" ")[2]
@@ -132,7 +139,7 @@ def _show_finalists(console: Console, result: SearchSummary, winner: Final, dire
         console.print(f"  trial {final.trial}: {line}", soft_wrap=True)
 
 
-def _weights(directory: Path, final: Final) -> str:
+def _weights(directory: Path, final: Final | BestEvaluation) -> str:
     # None where the training keeps nothing.
     return "" if final.weights is None else f"; weights in {directory / final.weights}"
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stantune.texts import plain
 
 
 class Result(BaseModel):
-    """A part of the contract: unknown fields are a mistake of ours, not an extension."""
+    """A part of the contract: unknown fields are a mistake of ours, not an extension; texts are what JSON can hold."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encodable(cls, given: Any) -> Any:
+        return plain(given)
 
 
 class RungResult(Result):
@@ -92,6 +99,15 @@ class Best(Result):
     iterations: int = Field(description="iterations trained when that was measured, in the search's unit")
 
 
+class BestEvaluation(Result):
+    """Where a final training was at its best: on its way, or at its end."""
+
+    iterations: int = Field(description="iterations trained by then")
+    value: float = Field(description="of the metric")
+    metrics: dict[str, float] = Field(description="all that was measured of these weights, by its name")
+    weights: str | None = Field(description="their file in the search's directory; null where none are kept")
+
+
 class Final(Result):
     """One of the best settings, trained exactly from scratch."""
 
@@ -103,6 +119,8 @@ class Final(Result):
     validation_error: float | None = Field(description="percent; null where it diverged, or was not measured")
     test_error: float | None = Field(description="percent; null where it diverged, or was not measured")
     weights: str | None = Field(description="their file in the search's directory; null where the training diverged")
+    trial_value: float = Field(description="the metric's value that the trial had, with another seed")
+    best: BestEvaluation | None = Field(description="its best evaluation; null where nothing was measured")
 
 
 class Leader(Best):
@@ -157,10 +175,13 @@ class SearchSummary(Result):
         description="where the time of all workers went, over all runs of the command on this directory"
     )
     saved: Saved = Field(description="training not done; three comparisons, not parts of a sum")
-    best: Best | None = Field(description="null while no trial has a result, or where all diverged")
-    leaders: list[Leader] = Field(description="the best five trials, the best first")
+    best: Best | None = Field(description="the first of the leaders; null while there is none, or where all diverged")
+    leaders: list[Leader] = Field(
+        description="five: the best trained to max_iterations, then the best others by their last values"
+    )
     failures: list[TrialFailure] = Field(description="the trials that failed for good")
     finalists: list[Final] = Field(description="the final trainings that are over, in the order of their trials' ranks")
     final: Final | None = Field(
         description="the one with the best value; null where the search is not complete or found nothing"
     )
+    notes: list[str] = Field(description="what is to be known of this result, and what to do, a sentence each")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from stantune.protocols import Metric
 from stantune.search.plan.coordinator import rungs
-from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.hyperband import Bracket, stops_of
 from stantune.search.plan.standings import Status, incumbent, status
-from stantune.search.plan.values import Training, TrialRow
+from stantune.search.plan.values import Job, Training, TrialRow
 
 
 class Progress:
@@ -74,6 +74,11 @@ class Progress:
         return {job: job.start if at is None else at for job, at in self._running.items()}
 
     @property
+    def trials_running(self) -> int:
+        """How many of the running jobs are trials', and not final trainings."""
+        return sum(isinstance(job, Job) for job in self._running)
+
+    @property
     def status(self) -> Status:
         """Where the trials stand; takes time in proportion to them."""
         return status(self._plan, self._rows)
@@ -90,8 +95,8 @@ class Progress:
 
     @property
     def best(self) -> float | None:
-        """The best value of the metric so far."""
-        best = incumbent(self._rows)
+        """The value of the best trial so far, at the most iterations that it has reached."""
+        best = incumbent(self._rows, stops_of(self._plan)[-1])
         return None if best is None else self.metric.loss(best.error)
 
     @property

@@ -8,16 +8,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stantune.protocols import Objective, compared_value
+from stantune.protocols import Metric, Objective, compared_value
 from stantune.search.contract import SearchSummary
-from stantune.search.plan.finals import weights_of
+from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.standings import incumbent, ranking, status
+from stantune.search.plan.values import FinalResult
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.summary import summarise
 
 if TYPE_CHECKING:
     import pandas
+
+
+@dataclass(frozen=True)
+class BestEvaluation:
+    """The best evaluation of a final training, on its way or at its end.
+
+    Attributes:
+        resource: where it was, in the search's unit.
+        value: of the metric.
+        metrics: all that was measured of these weights, by name.
+        weights: their file; None where the training keeps none.
+    """
+
+    resource: int
+    value: float
+    metrics: Mapping[str, float]
+    weights: Path | None
 
 
 @dataclass(frozen=True)
@@ -31,10 +49,11 @@ class TrialResult:
         resource: how far it was trained, in the search's unit.
         value: of the metric, there; None where it diverged, failed, or has no result yet.
         metrics: all that was measured there, by name.
-        curve: the value at each rung that it reached.
+        curve: the value at each rung that it reached; of a final training, wherever it was evaluated.
         bracket: of the plan, by its s; None for a final training.
         cause: why it failed for good, None where it did not.
         weights: of a final training, their file.
+        best_evaluation: of a final training; None where nothing was measured.
     """
 
     number: int
@@ -47,6 +66,7 @@ class TrialResult:
     bracket: int | None = None
     cause: str | None = None
     weights: Path | None = None
+    best_evaluation: BestEvaluation | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +93,17 @@ class SearchResult:
         return self.state.complete
 
     @property
+    def found_nothing(self) -> bool:
+        """Whether the search is over and every trial diverged or failed: there is no best one, and nothing trained."""
+        return self.complete and self.best is None
+
+    @property
     def best(self) -> TrialResult | None:
-        """The best trial; None while no trial has a result that counts, or where all diverged."""
-        standing = incumbent(self.state.rows)
+        """The best of the trials that were trained to `max_resource`, and else of all, by their last values.
+
+        None while no trial has a result that counts, or where all diverged.
+        """
+        standing = incumbent(self.state.rows, self.state.whole)
         return None if standing is None else self._trials[standing.number]
 
     @property
@@ -131,6 +159,7 @@ class SearchResult:
         if final is not None:
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in final.metrics.items()) or "it diverged"
             lines.append(f"final training of trial {final.number}, {final.resource} {self.objective.unit}s: {metrics}")
+        lines += [f"note: {note}" for note in self.summary.notes]
         return "\n".join(lines)
 
     @cached_property
@@ -155,18 +184,29 @@ class SearchResult:
         return found
 
     def _final(self, rank: int) -> TrialResult:
-        final = self.state.finals[rank]
-        value = compared_value(self.objective.metric, final.metrics)
+        final, metric = self.state.finals[rank], self.objective.metric
+        value, weights = compared_value(metric, final.metrics), last_of(rank, final).weights
+        curve = {point: compared_value(metric, metrics) for point, metrics in final.curve.items()}
+        curve |= {} if value is None else {final.iterations: value}
         return TrialResult(
-            number=ranking(self.state.rows)[rank].number,
+            number=ranking(self.state.rows, self.state.whole)[rank].number,
             params=dict(final.params),
             status="finished" if final.diverged_at is None else "diverged",
             resource=final.iterations,
             value=value,
             metrics=dict(final.metrics),
-            curve={} if value is None else {final.iterations: value},
-            weights=None if final.diverged_at is not None or not final.kept else self.path / weights_of(rank),
+            curve={point: value for point, value in curve.items() if value is not None},
+            weights=None if weights is None else self.path / weights,
+            best_evaluation=self._best_evaluation(rank, final, metric),
         )
+
+    def _best_evaluation(self, rank: int, final: FinalResult, metric: Metric) -> BestEvaluation | None:
+        best = best_of(rank, final, metric)
+        value = None if best is None else compared_value(metric, best.metrics)
+        if best is None or value is None:
+            return None
+        weights = None if best.weights is None else self.path / best.weights
+        return BestEvaluation(best.iterations, value, dict(best.metrics), weights)
 
 
 def _setting(params: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.finals import finals_of, winner_of
-from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.hyperband import Bracket, stops_of
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
 from stantune.search.progress import Progress
 from stantune.search.propose.proposals import Proposals
@@ -24,6 +24,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.search.watching import Silent, Watcher
 from stantune.search.workers.executors import Failure
+from stantune.texts import one_line
 
 RETRIES = 2
 # When so many trials have failed for good and none has had any result, it is not the settings.
@@ -50,6 +51,11 @@ class SearchState(NamedTuple):
     metric: Metric
     complete: bool
     final_failure: str | None = None
+
+    @property
+    def whole(self) -> int:
+        """R: how far a trial is trained that is never dropped."""
+        return stops_of(self.plan)[-1]
 
     @property
     def winner(self) -> int | None:
@@ -106,6 +112,7 @@ def open_session(
             # What was begun for whoever was the best may not be gone on with for another.
             for rank in set(range(settings.finalists)) - set(store.finals()):
                 directory.discard(directory.final(rank))
+                directory.discard(directory.best(rank))
         yield Session(objective, settings, store, directory, places, watcher or Silent(), retries)
 
 
@@ -197,6 +204,8 @@ class Session:
         job = training_of(segment)
         began = self._running.pop(job)
         if isinstance(how, Failure):
+            # Whatever raised it: it goes into the table, into JSON and to a terminal.
+            how = how._replace(cause=one_line(how.cause))
             # The time that was lost counts as coordination of whatever comes next.
             heapq.heappush(self._free, began)
             self._failed(job, how)
@@ -226,8 +235,13 @@ class Session:
         self._watcher.iteration(self._progress)
 
     def _finish(self, job: Final, result: FinalResult) -> None:
-        weights = self._directory.final(job.rank)
+        weights, best = self._directory.final(job.rank), self._directory.best(job.rank)
+        # A value that is none is no JSON, and the best of nothing.
+        curve = {at: found for at, found in result.curve.items() if compared_value(self._metric, found) is not None}
+        result = replace(result, curve=curve)
         result = replace(result, kept=self._directory.holds(weights), digest=self._directory.digest(weights))
+        if result.curve:
+            result = replace(result, best_kept=self._directory.holds(best), best_digest=self._directory.digest(best))
         self._store.set_final(job.rank, result)
         self.finals[job.rank] = result
 
@@ -277,17 +291,28 @@ class Session:
         """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
         finals = finals_of(rows, self._settings.finalists, self._settings.max_resource)
         for final in finals:
-            kept, weights = self.finals.get(final.rank), self._directory.final(final.rank)
+            kept = self.finals.get(final.rank)
             if kept is None:
                 continue
+            announced = {
+                self._directory.final(final.rank): kept.digest,
+                self._directory.best(final.rank): kept.best_digest,
+            }
+            altered = [
+                weights
+                for weights, digest in announced.items()
+                if digest is not None and digest != self._directory.digest(weights)
+            ]
             if kept.params != rows[final.number].params:
                 # More brackets were added since, and another trial is the best.
                 del self.finals[final.rank]
-                self._directory.discard(weights)
-            elif kept.digest is not None and kept.digest != self._directory.digest(weights):
+                for weights in announced:
+                    self._directory.discard(weights)
+            elif altered:
                 # What is announced must be there.
                 del self.finals[final.rank]
-                self._directory.set_aside(weights)
+                for weights in altered:
+                    self._directory.set_aside(weights)
         return [
             final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
         ]
@@ -312,7 +337,18 @@ class Session:
         params = dict(rows[job.number].params)
         if isinstance(job, Final):
             seed = self._settings.final_seed()
-            return Segment(job.number, params, 0, job.stop, seed, checkpoint, finalist=job.rank, length=job.stop)
+            return Segment(
+                job.number,
+                params,
+                0,
+                job.stop,
+                seed,
+                checkpoint,
+                finalist=job.rank,
+                length=job.stop,
+                points=stops_of(self._plan)[:-1],
+                best=self._directory.best(job.rank),
+            )
         seed = self._settings.trial_seed(job.number)
         return Segment(
             job.number,
@@ -332,6 +368,10 @@ class Session:
             self._directory.set_aside(checkpoint)
         self._directory.sweep(checkpoint)
         if isinstance(job, Final):
+            best = self._directory.best(job.rank)
+            if failure.damaged:
+                self._directory.set_aside(best)
+            self._directory.sweep(best)
             self._final_failures[job] += 1 if failure.again else self._retries + 1
             for_good = self._final_failures[job] > self._retries
             if for_good:

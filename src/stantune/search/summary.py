@@ -8,6 +8,7 @@ from stantune.outcome import Cost, total
 from stantune.protocols import Objective, compared_value
 from stantune.search.contract import (
     Best,
+    BestEvaluation,
     BracketResult,
     Counts,
     Final,
@@ -21,7 +22,8 @@ from stantune.search.contract import (
     Seconds,
     TrialFailure,
 )
-from stantune.search.plan.finals import weights_of
+from stantune.search.notes import notes_of
+from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
 from stantune.search.plan.values import TrialRow
@@ -47,7 +49,7 @@ def summarise(objective: Objective, settings: SearchSettings, state: SearchState
             validation_error=metric.loss(standing.error) if metric.name == VALIDATION else None,
             iterations=standing.iterations,
         )
-        for standing in ranking(state.rows)[:LEADERS]
+        for standing in ranking(state.rows, state.whole)[:LEADERS]
     ]
     return SearchSummary(
         metric=MetricResult(name=metric.name, direction=metric.direction, unit=metric.unit),
@@ -93,6 +95,7 @@ def summarise(objective: Objective, settings: SearchSettings, state: SearchState
         ],
         finalists=[_final(state, rank) for rank in sorted(state.finals)],
         final=None if state.winner is None else _final(state, state.winner),
+        notes=notes_of(settings, state, objective.unit),
     )
 
 
@@ -128,17 +131,27 @@ def cost_seconds(cost: Cost) -> Seconds:
 
 
 def _final(state: SearchState, rank: int) -> Final:
-    final = state.finals[rank]
+    final, trial = state.finals[rank], ranking(state.rows, state.whole)[rank]
     return Final(
-        trial=ranking(state.rows)[rank].number,
+        trial=trial.number,
         params=dict(final.params),
         iterations=final.iterations,
         value=compared_value(state.metric, final.metrics),
         metrics=dict(final.metrics),
         validation_error=final.metrics.get(VALIDATION),
         test_error=final.metrics.get(TEST),
-        weights=None if final.diverged_at is not None or not final.kept else weights_of(rank),
+        weights=last_of(rank, final).weights,
+        trial_value=state.metric.loss(trial.error),
+        best=_best_evaluation(state, rank),
     )
+
+
+def _best_evaluation(state: SearchState, rank: int) -> BestEvaluation | None:
+    best = best_of(rank, state.finals[rank], state.metric)
+    value = None if best is None else compared_value(state.metric, best.metrics)
+    if best is None or value is None:
+        return None
+    return BestEvaluation(iterations=best.iterations, value=value, metrics=dict(best.metrics), weights=best.weights)
 
 
 def _whole(state: SearchState) -> Cost:

@@ -8,15 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stantune.errors import CheckpointError, UsageError
+from torch import nn
+
+from stantune.errors import CheckpointError, DamagedCheckpointError, UsageError
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
+from stantune.training.best import Best
 from stantune.training.planning import planned_stan
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 
-EVALUATED = ("validation", "test")
+# What settings, and the evaluations of a training, are compared by; and all that can be measured.
+COMPARED = "validation"
+EVALUATED = (COMPARED, "test")
 # A process that is killed in a long segment loses no more than this.
 SAVE_SECONDS = 60.0
 
@@ -31,7 +36,8 @@ def run(
     splits: Splits,
     seed: int = 0,
     stan: Stan | None = None,
-    evaluate: Sequence[str] = ("validation",),
+    evaluate: Sequence[str] = (COMPARED,),
+    best: Best | None = None,
     device: str = "cpu",
     use_threads: Callable[[int | None], None] = lambda before: None,
     stop_early: Callable[[], bool] = lambda: False,
@@ -53,6 +59,8 @@ def run(
         seed: of the weights, the data's order and every other random choice.
         stan: STAN's settings; None trains exactly.
         evaluate: the splits that are evaluated at the end: "validation", "test"; see Trainable.evaluate.
+        best: where it is evaluated on the way, and where the weights of the best evaluation go; None does neither. What
+            is evaluated at the end is then measured of these weights, too. The training itself remains what it is.
         device: where to train.
         use_threads: called before anything is timed or trained, with the number of threads that the checkpoint was
             trained with, None where there is none: another number changes the last bits of sums.
@@ -78,13 +86,20 @@ def run(
             raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
     identity = _identity(problem, setting, splits, seed, stan)
     state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+    if best is not None and checkpoints.load(best.path, identity) is None and state is not None and state.get("curve"):
+        # The weights that were best are gone: they can only be trained again.
+        state = None
     # Those of before the number was kept have none.
     use_threads(None if state is None else state.get("threads"))
     if stan is not None:
         before = None if state is None else state["planned"]
         length = problem.iterations
         stan = planned_stan(stan, problem, setting, splits, before, iterations=length, seed=seed, device=device)
-    trial = Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
+
+    def new() -> Trial:
+        return Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
+
+    trial = new()
     if state is not None:
         try:
             trial.restore(state)
@@ -98,28 +113,107 @@ def run(
         raise UsageError(
             f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
         )
-    saved = time.monotonic()
+    training = _Training(trial, new, checkpoint, identity, best, watch)
+    training.curve = {} if state is None or best is None else dict(state.get("curve", {}))
 
-    def moved(iteration: int) -> None:
-        nonlocal saved
-        if checkpoint is not None and time.monotonic() - saved >= SAVE_SECONDS:
-            checkpoints.save(checkpoint, identity, trial.state())
-            saved = time.monotonic()
-        watch(iteration)
+    def measure(model: nn.Module, names: Sequence[str]) -> dict[str, float]:
+        began, metrics = time.perf_counter(), dict[str, float]()
+        for name in names:
+            metrics |= problem.evaluate(model, splits, name, device)
+        trial.cost.evaluation_seconds += time.perf_counter() - began
+        return metrics
 
-    diverged, interrupted = trial.train(stop, stop_early, moved)
+    diverged, interrupted = training.to(stop, stop_early, measure)
     if diverged:
-        return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost)
+        return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost, training.curve)
     if checkpoint is not None and trial.moved:
-        checkpoints.save(checkpoint, identity, trial.state())
+        training.save(checkpoint)
     if interrupted:
         return Outcome(trial.iteration, {}, None, True, trial.cost)
-    began = time.perf_counter()
-    metrics: dict[str, float] = {}
-    for name in evaluate:
-        metrics |= problem.evaluate(trial.model, splits, name, device)
-    trial.cost.evaluation_seconds = time.perf_counter() - began
-    return Outcome(trial.iteration, metrics, None, False, trial.cost)
+    metrics = measure(trial.model, evaluate)
+    if best is not None:
+        training.end(best, stop, metrics, lambda model: measure(model, [name for name in evaluate if name != COMPARED]))
+    return Outcome(trial.iteration, metrics, None, False, trial.cost, training.curve)
+
+
+class _Training:
+    """A trial on its way to its end, what is kept of it, and what was measured.
+
+    Attributes:
+        curve: of a training whose best weights are kept, what was measured at which iteration.
+    """
+
+    def __init__(
+        self,
+        trial: Trial,
+        new: Callable[[], Trial],
+        checkpoint: Path | None,
+        identity: str,
+        best: Best | None,
+        watch: Callable[[int], None],
+    ) -> None:
+        """Go on with a trial; `new` makes one like it, at its beginning. For all else see `run`."""
+        self.curve: dict[int, dict[str, float]] = {}
+        self._trial = trial
+        self._new = new
+        self._checkpoint = checkpoint
+        self._identity = identity
+        self._best = best
+        self._watch = watch
+        self._saved = time.monotonic()
+
+    def to(
+        self, stop: int, stop_early: Callable[[], bool], measure: Callable[[nn.Module, Sequence[str]], dict[str, float]]
+    ) -> tuple[bool, bool]:
+        """Train to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
+        for point in () if self._best is None else self._best.points:
+            if point >= stop or point < self._trial.iteration or point in self.curve:
+                continue
+            diverged, interrupted = self._trial.train(point, stop_early, self._moved)
+            if diverged or interrupted:
+                return diverged, interrupted
+            assert self._best is not None
+            self.curve[point] = measure(self._like(self._trial.state()), [COMPARED])
+            if self._best.at(self.curve) == point:
+                self.save(self._best.path)
+            if self._checkpoint is not None:
+                # After the best weights: it says that they are there.
+                self.save(self._checkpoint)
+            if stop_early():
+                return False, True
+        return self._trial.train(stop, stop_early, self._moved)
+
+    def end(
+        self, best: Best, stop: int, metrics: dict[str, float], measure: Callable[[nn.Module], dict[str, float]]
+    ) -> None:
+        """Note what was measured at the end; have `measure` add what is lacking of the best weights, if others are."""
+        self.curve[stop] = metrics
+        at = best.at(self.curve)
+        if at == stop:
+            self.save(best.path)
+        elif at is not None:
+            kept = checkpoints.load(best.path, self._identity)
+            if kept is None:
+                raise DamagedCheckpointError(f"{best.path} was deleted while its training ran; give the command again")
+            self.curve[at] |= measure(self._like(kept))
+
+    def save(self, path: Path) -> None:
+        """Keep it as it is now."""
+        noted = {} if self._best is None else {"curve": self.curve}
+        checkpoints.save(path, self._identity, self._trial.state() | noted)
+
+    def _moved(self, iteration: int) -> None:
+        if self._checkpoint is not None and time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.save(self._checkpoint)
+            self._saved = time.monotonic()
+        self._watch(iteration)
+
+    def _like(self, state: Mapping[str, Any]) -> nn.Module:
+        """Return a network of its own with a state's weights, so that looking at it does nothing to the training."""
+        trial = self._new()
+        trial.restore(state)
+        model: nn.Module = trial.model
+        return model
 
 
 def _identity(problem: Trainable, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stantune.errors import UsageError
-from stantune.search.plan.hyperband import plan
+from stantune.search.plan.hyperband import plan, stops_of
 
 # The word for `automatic_rates`.
 AUTO = "auto"
@@ -21,7 +21,7 @@ def rungs(max_iterations: int, min_iterations: int, eta: int) -> tuple[int, ...]
 
     Raises UsageError where the numbers allow no bracket.
     """
-    return tuple(rung.iterations for rung in plan(max_iterations, min_iterations, eta)[0].rungs)
+    return stops_of(plan(max_iterations, min_iterations, eta))
 
 
 def automatic_rates(max_iterations: int, min_iterations: int, eta: int) -> tuple[float, ...]:

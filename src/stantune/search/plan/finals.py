@@ -1,10 +1,11 @@
-"""The final trainings: whose settings are trained exactly, from scratch, and which of them is the search's winner."""
+"""The final trainings: whose settings are trained exactly, from scratch, which wins, and where each was best."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from stantune.protocols import Metric, compared_value
+from stantune.protocols import Metric, best_point, compared_value
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import Final, FinalResult, TrialRow
 
@@ -14,9 +15,42 @@ def weights_of(rank: int) -> str:
     return f"final-{rank + 1}.pt" if rank else "final.pt"
 
 
+def best_weights_of(rank: int) -> str:
+    """Return the name of the file with the weights of a finalist's best evaluation."""
+    return f"best-{rank + 1}.pt" if rank else "best.pt"
+
+
 def finals_of(rows: Sequence[TrialRow], count: int, stop: int) -> list[Final]:
-    """Return the final trainings of a search whose trials are all over: of its best settings, `count` at most."""
-    return [Final(rank, standing.number, stop) for rank, standing in enumerate(ranking(rows)[:count])]
+    """Return the final trainings of a search whose trials are all over: of its best settings, `count` at most.
+
+    `stop` is R, where they end.
+    """
+    return [Final(rank, standing.number, stop) for rank, standing in enumerate(ranking(rows, stop)[:count])]
+
+
+class Evaluation(NamedTuple):
+    """What a final training was worth at a point: what was measured there, and the file with its weights, if any."""
+
+    iterations: int
+    metrics: Mapping[str, float]
+    weights: str | None
+
+
+def last_of(rank: int, result: FinalResult) -> Evaluation:
+    """Return the evaluation at a final training's end; without metrics and weights where it diverged."""
+    kept = result.kept and result.diverged_at is None
+    return Evaluation(result.iterations, result.metrics, weights_of(rank) if kept else None)
+
+
+def best_of(rank: int, result: FinalResult, metric: Metric) -> Evaluation | None:
+    """Return a final training's best evaluation, on the way or at its end; None where nothing was measured.
+
+    Its weights are in a file of their own where the training was followed on its way, else the best is the last.
+    """
+    at = best_point(metric, result.curve)
+    if at is not None:
+        return Evaluation(at, result.curve[at], best_weights_of(rank) if result.best_kept else None)
+    return last_of(rank, result) if result.metrics else None
 
 
 def winner_of(results: Mapping[int, FinalResult], metric: Metric) -> int | None:

@@ -28,6 +28,11 @@ class Bracket:
     rungs: tuple[Rung, ...]
 
 
+def stops_of(brackets: Sequence[Bracket]) -> tuple[int, ...]:
+    """Return the iterations of every rung of a plan, from the lowest to R: its first bracket has them all."""
+    return tuple(rung.iterations for rung in brackets[0].rungs)
+
+
 class TrainedIterations(NamedTuple):
     """The iterations of a whole plan: continuing each promoted trial, or training it anew in each rung."""
 

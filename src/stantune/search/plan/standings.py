@@ -59,10 +59,13 @@ def status(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Status:
     )
 
 
-def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
+def ranking(rows: Sequence[TrialRow], whole: int | None = None) -> list[Standing]:
     """Rank the trials by their errors at the most iterations; ties: more iterations, then the smaller number.
 
     Not by a better one from before: what is said of a setting must be what its weights give.
+
+    The best of those that were trained to `whole`, which is R, comes before all others: of no other one is it known
+    what it comes to in the end. So it is for Optuna, to whom only they are complete.
 
     A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
     a duplicate, whose setting and errors another row has.
@@ -72,12 +75,14 @@ def ranking(rows: Sequence[TrialRow]) -> list[Standing]:
         if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
             iterations = max(row.errors)
             standings.append(Standing(row.number, row.params, row.errors[iterations], iterations))
-    return sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
+    ranked = sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
+    best = next((standing for standing in ranked if standing.iterations == whole), None)
+    return ranked if best is None else [best, *(standing for standing in ranked if standing is not best)]
 
 
-def incumbent(rows: Sequence[TrialRow]) -> Standing | None:
+def incumbent(rows: Sequence[TrialRow], whole: int | None = None) -> Standing | None:
     """Return the first of the `ranking`, or None where no trial has a result that counts."""
-    return next(iter(ranking(rows)), None)
+    return next(iter(ranking(rows, whole)), None)
 
 
 def iterations_trained(rows: Sequence[TrialRow]) -> int:

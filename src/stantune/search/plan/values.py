@@ -87,6 +87,9 @@ class FinalResult:
         cost: what it took.
         kept: whether there are weights.
         digest: of their file; None where it is not here, or was not noted.
+        curve: see Outcome.
+        best_kept: whether there are weights of its best evaluation.
+        best_digest: of their file, as `digest` is.
     """
 
     params: Mapping[str, Any]
@@ -96,11 +99,15 @@ class FinalResult:
     cost: Cost
     kept: bool = True
     digest: str | None = None
+    curve: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    best_kept: bool = False
+    best_digest: str | None = None
 
     @classmethod
     def of(cls, params: Mapping[str, Any], outcome: Outcome, cost: Cost) -> FinalResult:
         """Return what a training of this setting came to."""
-        return cls(dict(params), outcome.iterations, dict(outcome.metrics), outcome.diverged_at, cost)
+        curve = {point: dict(metrics) for point, metrics in sorted(outcome.curve.items())}
+        return cls(dict(params), outcome.iterations, dict(outcome.metrics), outcome.diverged_at, cost, curve=curve)
 
     def plain(self) -> dict[str, Any]:
         """Return it in plain values."""
@@ -115,8 +122,10 @@ class FinalResult:
             metrics = {f"{split} error": error for split, error in plain["errors"].items()}
         cost = Cost.from_plain(plain["cost"])
         params = with_tuples(plain["params"])
-        kept, digest = plain.get("kept", True), plain.get("digest")
-        return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost, kept, digest)
+        of_weights = {name: plain[name] for name in ("kept", "digest", "best_kept", "best_digest") if name in plain}
+        # JSON has no numbers for keys.
+        curve = {int(point): measured for point, measured in plain.get("curve", {}).items()}
+        return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost, curve=curve, **of_weights)
 
 
 def with_tuples(params: Mapping[str, Any]) -> dict[str, Any]:

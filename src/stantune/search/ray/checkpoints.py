@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.ray.places import Place
@@ -54,13 +58,15 @@ class RemoteDirectory(SearchDirectory):
     def clear(self) -> None:
         """See SearchDirectory."""
         super().clear()
-        self.elsewhere.sweep("trial-*.pt", self.final().name, "final-[0-9]*.pt")
+        finals = (self.final().name, "final-[0-9]*.pt", self.best().name, "best-[0-9]*.pt")
+        self.elsewhere.sweep("trial-*.pt", *finals)
 
     def bring_finals(self, finalists: int) -> None:
         """Fetch the weights of so many finalists, where there are some. Raises StantuneError."""
-        for final in map(self.final, range(finalists)):
-            if self.elsewhere.holds(final.name):
-                self.elsewhere.fetch(final.name, final)
+        for rank in range(finalists):
+            for weights in (self.final(rank), self.best(rank)):
+                if self.elsewhere.holds(weights.name):
+                    self.elsewhere.fetch(weights.name, weights)
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,7 @@ class FetchingOrder:
     def __call__(self, number: int) -> Trainer:
         """See Order."""
         # The next worker process of the same actor finds what this one leaves behind when it is killed, and clears it.
-        scratch = Path(tempfile.gettempdir()) / f"stantune-{os.getppid()}"
-        return FetchingTrainer(self.order(number), Place(self.url), scratch)
+        return FetchingTrainer(self.order(number), Place(self.url), _own_folder() / str(os.getppid()))
 
 
 class FetchingTrainer:
@@ -95,11 +100,34 @@ class FetchingTrainer:
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See objective.Trainer."""
         path = self._scratch / segment.checkpoint.name
+        best = None if segment.best is None else self._scratch / segment.best.name
         try:
-            self._elsewhere.fetch(path.name, path)
-            outcome = self._trainer.train(replace(segment, checkpoint=path), stop_early, watch)
-            if outcome.diverged_at is None and path.exists():
-                self._elsewhere.send(path, path.name)
+            for file in filter(None, (path, best)):
+                self._elsewhere.fetch(file.name, file)
+            outcome = self._trainer.train(replace(segment, checkpoint=path, best=best), stop_early, watch)
+            # The best of a training that diverged later is what is left of it.
+            for file in filter(None, (best, path if outcome.diverged_at is None else None)):
+                if file.exists():
+                    self._elsewhere.send(file, file.name)
             return outcome
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _own_folder() -> Path:
+    """Return a folder for temporary files in which no other user can put any; raises StantuneError where it is none.
+
+    The system's own is everybody's, and somebody could be there first.
+    """
+    if not hasattr(os, "geteuid"):  # Windows, where each user has one
+        return Path(tempfile.gettempdir()) / "stantune"
+    folder = Path(tempfile.gettempdir()) / f"stantune-{os.geteuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    there = folder.lstat()
+    if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.geteuid() or there.st_mode & 0o077:
+        raise StantuneError(
+            f"{folder} on node {platform.node()} is not this user's alone, so that checkpoints could be altered there; "
+            "delete it, or start the node with another folder for temporary files (TMPDIR)"
+        )
+    return folder

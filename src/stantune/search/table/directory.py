@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import write_whole
-from stantune.search.plan.finals import weights_of
+from stantune.search.plan.finals import best_weights_of, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table.storage import sqlite_url, without_password
 from stantune.search.table.store import Store
+from stantune.texts import encodable
 
 _DATABASE = "search.db"
 _STUDY = "search"
@@ -43,6 +44,10 @@ class SearchDirectory:
     def __init__(self, path: Path, storage: str | None = None) -> None:
         # Absolute from the start: whoever changes the working folder later changes nothing here.
         self.path = path.absolute()
+        if encodable(str(self.path)) != str(self.path):
+            raise UsageError(
+                f"directory {encodable(str(self.path))} has a name that is no text in UTF-8; choose another with `out`"
+            )
         self.url = storage or sqlite_url(self.path / _DATABASE)
         # A database of one's own needs no telling name; in a shared one the directory tells searches apart.
         self.study = f"stantune {self.path.resolve()}" if storage else _STUDY
@@ -52,11 +57,17 @@ class SearchDirectory:
     def begun(cls, path: Path, storage: str | None = None) -> SearchDirectory:
         """Return the directory of a search that was begun before, with its table where its note says.
 
-        `storage` is used where it is the one noted: a note holds no password.
+        `storage` is used where it is the one noted: a note holds no password. Raises StantuneError where the note may
+        not be read.
         """
         directory = cls(path)
         try:
             noted = str(json.loads(directory._note.read_text())["storage"])
+        except PermissionError as error:
+            raise StantuneError(
+                f"{directory._note} cannot be read ({error.strerror}); see that you may read the directory and what is "
+                "in it"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError):
             return directory
         if noted == _DATABASE:
@@ -76,6 +87,10 @@ class SearchDirectory:
     def final(self, rank: int = 0) -> Path:
         """Return the checkpoint of a finalist's training, by its rank; at its end it holds the weights."""
         return self.path / weights_of(rank)
+
+    def best(self, rank: int = 0) -> Path:
+        """Return the file for the weights of a finalist's best evaluation, by its rank."""
+        return self.path / best_weights_of(rank)
 
     def checkpoint_of(self, job: Job | Final) -> Path:
         """Return the checkpoint of a training."""
