@@ -83,8 +83,7 @@ class Direct {
 
     // The weights' gradients from their sums.
     void finish(const float* sums) const {
-        for (int c = 0; c < b_.filters; ++c)
-            for (int64_t k = 0; k < terms_; ++k) b_.weight_gradient[c * terms_ + k] = sums[k * pitch_ + c];
+        transpose(sums, pitch_, static_cast<int>(terms_), b_.filters, b_.weight_gradient, terms_);
     }
 
   private:

@@ -92,29 +92,34 @@ STAN_INLINE inline void exchange_all(Vector (&rows)[lanes]) {
     }
 }
 
-// (rows, columns) to (columns, rows): planes to channels last, and back. By squares that are turned in registers, so that
-// whole vectors are read and written: one number of each of many rows at a time, these would evict each other.
-inline void transpose(const float* from, int rows, int columns, float* to) {
-    for (int column = 0; column < columns; column += lanes)
+// (rows, columns) to (columns, rows), the rows of either so many floats apart. By squares that are turned in registers, so
+// that whole vectors are read and written: one number of each of many rows at a time, these would evict each other.
+inline void transpose(const float* from, int64_t from_apart, int rows, int64_t columns, float* to, int64_t to_apart) {
+    for (int64_t column = 0; column < columns; column += lanes)
         for (int row = 0; row < rows; row += lanes) {
-            const int width = columns - column, height = rows - row;
-            const float* read = from + static_cast<int64_t>(row) * columns + column;
-            float* write = to + static_cast<int64_t>(column) * rows + row;
+            const int width = static_cast<int>(std::min<int64_t>(columns - column, lanes)), height = rows - row;
+            const float* read = from + row * from_apart + column;
+            float* write = to + column * to_apart + row;
             Vector square[lanes];
             if (width >= lanes && height >= lanes) {
-                unrolled<lanes>([&](auto i) STAN_INLINE { square[i] = load(read + static_cast<int64_t>(i) * columns); });
+                unrolled<lanes>([&](auto i) STAN_INLINE { square[i] = load(read + i * from_apart); });
                 exchange_all<1>(square);
-                unrolled<lanes>([&](auto i) STAN_INLINE { store(write + static_cast<int64_t>(i) * rows, square[i]); });
+                unrolled<lanes>([&](auto i) STAN_INLINE { store(write + i * to_apart, square[i]); });
                 continue;
             }
             unrolled<lanes>([&](auto i) STAN_INLINE {
-                square[i] = i < height ? load(read + static_cast<int64_t>(i) * columns, width) : Vector{};
+                square[i] = i < height ? load(read + i * from_apart, width) : Vector{};
             });
             exchange_all<1>(square);
             unrolled<lanes>([&](auto i) STAN_INLINE {
-                if (i < width) store(write + static_cast<int64_t>(i) * rows, square[i], height);
+                if (i < width) store(write + i * to_apart, square[i], height);
             });
         }
+}
+
+// Planes to channels last, and back.
+inline void transpose(const float* from, int rows, int columns, float* to) {
+    transpose(from, columns, rows, columns, to, rows);
 }
 
 // Entries of all images before this one.
@@ -132,9 +137,11 @@ inline int pitch_of(const StanBlock& b) { return vectors_of(b.filters) * lanes; 
 // filters.
 inline void pack_for_outputs(const float* weight, int filters, int64_t terms, float* to) {
     for_panels(vectors_of(filters), [&]<int vectors>(int first, Width<vectors>) {
-        for (int64_t k = 0; k < terms; ++k)
-            for (int c = first * lanes; c < (first + vectors) * lanes; ++c)
-                *to++ = c < filters ? weight[c * terms + k] : 0.0f;
+        constexpr int wide = vectors * lanes;
+        const int some = std::min(wide, filters - first * lanes);
+        if (some < wide) std::fill_n(to, terms * wide, 0.0f);
+        transpose(weight + first * lanes * terms, terms, some, terms, to, wide);
+        to += terms * wide;
     });
 }
 
@@ -143,9 +150,10 @@ inline void pack_for_inputs(const float* weight, int filters, Runs runs, float* 
     const int64_t terms = static_cast<int64_t>(runs.number) * runs.length;
     for (int run = 0; run < runs.number; ++run)
         for_panels(vectors_of(runs.length), [&]<int vectors>(int first, Width<vectors>) {
-            for (int c = 0; c < filters; ++c)
-                for (int k = first * lanes; k < (first + vectors) * lanes; ++k)
-                    *to++ = k < runs.length ? weight[c * terms + static_cast<int64_t>(run) * runs.length + k] : 0.0f;
+            const float* from = weight + static_cast<int64_t>(run) * runs.length + first * lanes;
+            for (int c = 0; c < filters; ++c, from += terms)
+                for (int v = 0; v < vectors; ++v, to += lanes)
+                    store(to, load(from + v * lanes, runs.length - (first + v) * lanes));
         });
 }
 

@@ -75,8 +75,8 @@ struct InputGather {
                             for (int filter = 0; filter < filters; ++filter) {
                                 const float* from =
                                     weight + ((static_cast<int64_t>(filter) * rows.kernel + row) * columns.kernel + column) * channels;
-                                for (int c = vector * lanes; c < (vector + vectors) * lanes; ++c)
-                                    *to++ = c < channels ? from[c] : 0.0f;
+                                for (int c = vector * lanes; c < (vector + vectors) * lanes; c += lanes, to += lanes)
+                                    store(to, load(from + c, channels - c));
                             }
                 });
     }

@@ -1,8 +1,14 @@
 // Threads: those of the OpenMP runtime that the process uses already, or our own where there is none.
 //
 // Two pools of spinning threads on the same cores take the cores from each other, so PyTorch's own runtime is used
-// where it can be found: the caller hands over its GOMP_parallel.
+// where it can be found: the caller hands over its GOMP_parallel. In a forked child that runtime, and our own pool, may
+// wait for threads that are the parent's alone: a child has a pool of its own.
 #include "parallel.hpp"
+
+#if __has_include(<pthread.h>)
+#include <pthread.h>
+#define STAN_FORKS
+#endif
 
 #include <atomic>
 #include <condition_variable>
@@ -76,10 +82,16 @@ class Pool {
     int workers_ = 0, helpers_ = 0, busy_ = 0;
 };
 
-Pool& pool() {
-    static Pool* made = new Pool;  // not destroyed: its threads may outlive static destructors
-    return *made;
+// Never destroyed: its threads may outlive static destructors.
+Pool* pool = new Pool;
+
+#ifdef STAN_FORKS
+void begin_child() {
+    gomp_parallel = nullptr;
+    pool = new Pool;  // the parent's may be locked, by a thread that is not here
 }
+[[maybe_unused]] const int watched = pthread_atfork(nullptr, nullptr, begin_child);
+#endif
 
 }  // namespace
 
@@ -90,7 +102,7 @@ void in_parallel(int parts, const std::function<void(int)>& part) {
     else if (gomp_parallel)
         gomp_parallel(work, &job, static_cast<unsigned>(parts), 0);
     else
-        pool().run(job);
+        pool->run(job);
 }
 
 }  // namespace stan

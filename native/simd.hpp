@@ -34,7 +34,7 @@ inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = 
 inline Vector load(const float* from, int count) {
     if (count >= lanes) return load(from);
     Vector value = {};
-    std::memcpy(&value, from, sizeof(float) * count);
+    std::memcpy(&value, from, sizeof(float) * static_cast<uint32_t>(count));
     return value;
 }
 
@@ -42,7 +42,7 @@ inline void store(float* to, Vector value, int count) {
     if (count >= lanes)
         store(to, value);
     else
-        std::memcpy(to, &value, sizeof(float) * count);
+        std::memcpy(to, &value, sizeof(float) * static_cast<uint32_t>(count));
 }
 
 inline Short load(const uint16_t* from, int count) {

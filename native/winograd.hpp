@@ -240,16 +240,22 @@ class Winograd {
 
     void finish(const float* sums) const {
         const int64_t terms = static_cast<int64_t>(taps) * run_.length;
-        for (int k = 0; k < run_.length; ++k)
+        alignas(64) float squares[taps][lanes * lanes];
+        for (int k = 0; k < run_.length; k += lanes) {
+            const int some = std::min(lanes, run_.length - k);
             for (int c = 0; c < b_.filters; c += lanes) {
-                Vector value[points], result[taps];
-                const float* from = sums + static_cast<int64_t>(k) * pitch_ + c;
-                unrolled<points>([&](auto i) STAN_INLINE { value[i] = load(from + i * point_weights()); });
-                mix<KernelAdjoint>(value, result);
-                for (int row = 0; row < taps; ++row)
-                    for (int lane = 0; lane < std::min(lanes, b_.filters - c); ++lane)
-                        b_.weight_gradient[(c + lane) * terms + row * run_.length + k] = result[row][lane];
+                for (int i = 0; i < some; ++i) {
+                    Vector value[points], result[taps];
+                    const float* from = sums + static_cast<int64_t>(k + i) * pitch_ + c;
+                    unrolled<points>([&](auto point) STAN_INLINE { value[point] = load(from + point * point_weights()); });
+                    mix<KernelAdjoint>(value, result);
+                    unrolled<taps>([&](auto row) STAN_INLINE { store(squares[row] + i * lanes, result[row]); });
+                }
+                float* to = b_.weight_gradient + c * terms + k;
+                for (int row = 0; row < taps; ++row, to += run_.length)
+                    transpose(squares[row], lanes, some, std::min(lanes, b_.filters - c), to, terms);
             }
+        }
     }
 
   private:
