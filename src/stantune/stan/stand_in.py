@@ -45,13 +45,14 @@ class StandIn(nn.Module):
         del self.__dict__["qconfig"]
 
 
-def _unobserved(qconfig: object) -> None:
+def _unobserved(qconfig: object) -> object:
     """Return None for None; a layer that is to be quantized must be one of PyTorch's."""
     if qconfig is not None:
         raise UsageError(
             "torch.ao.quantization knows PyTorch's own layers by their classes, and would leave STAN's as they are; "
             f"{_AND_THEN} quantize that"
         )
+    return qconfig
 
 
 def stand_in_for_(layer: nn.Module, kind: type[nn.Module]) -> None:
@@ -72,4 +73,4 @@ def not_compiled(method: _Method) -> _Method:
         f"{_AND_THEN} take that"
     )
     told = {"reason": reason} if "reason" in signature(torch.compiler.disable).parameters else {}
-    return torch.compiler.disable(method, **told)  # type: ignore[no-any-return]
+    return torch.compiler.disable(method, **told)  # type: ignore[no-any-return,no-untyped-call]
