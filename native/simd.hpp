@@ -34,15 +34,15 @@ inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = 
 inline Vector load(const float* from, int count) {
     if (count >= lanes) return load(from);
     Vector value = {};
-    std::memcpy(&value, from, sizeof(float) * static_cast<uint32_t>(count));
+    if (count > 0) std::memcpy(&value, from, sizeof(float) * count);
     return value;
 }
 
 inline void store(float* to, Vector value, int count) {
     if (count >= lanes)
         store(to, value);
-    else
-        std::memcpy(to, &value, sizeof(float) * static_cast<uint32_t>(count));
+    else if (count > 0)
+        std::memcpy(to, &value, sizeof(float) * count);
 }
 
 inline Short load(const uint16_t* from, int count) {
