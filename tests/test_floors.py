@@ -24,7 +24,7 @@ FLOORS = (
     ("protocols",),
     ("stan",),
     ("kernels",),
-    ("code_digest", "files", "module_paths", "seeds", "runtime", "space", "outcome", "quantities"),
+    ("code_digest", "files", "module_paths", "seeds", "runtime", "space", "outcome", "quantities", "texts"),
     ("arguments",),
     ("errors",),
 )

@@ -23,6 +23,7 @@ from stantune.search.table.messages import one_sentence
 from stantune.search.table.read_only import connect_read_only, is_closed
 from stantune.search.table.retry import insist
 from stantune.search.table.tables import sqlite_factory
+from stantune.texts import encodable
 
 # How long to wait for a database that another program holds, or for a server that does not answer.
 PATIENCE_SECONDS = 15
@@ -151,6 +152,8 @@ class _JournalFile(JournalFileBackend):
 
 def _parsed(url: str) -> sqlalchemy.URL:
     try:
+        if encodable(url) != url:
+            raise ValueError("no driver takes it")
         return sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):  # the port is no number
         raise UsageError(

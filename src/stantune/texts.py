@@ -1,0 +1,36 @@
+"""Texts of whatever origin made such that JSON, every database and every terminal can have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# What is longer says no more, and some databases hold no more.
+_LONGEST = 2000
+
+
+def encodable(text: str) -> str:
+    """Return a text with an escape, \\\\udcff, in place of what UTF-8 or a database has not: lone surrogates and NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode(errors="backslashreplace").decode()
+    return text.replace("\0", "\\x00")
+
+
+def one_line(text: str) -> str:
+    """Return a text of any length on a line: what a terminal would not print is escaped, what is too much is cut."""
+    line = " ".join(text[: 2 * _LONGEST].split())
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+
+
+def plain(value: Any) -> Any:
+    """Return a value with all texts in it encodable, keys of mappings too."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
