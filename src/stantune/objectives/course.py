@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.keeping import Keeper
 from stantune.objectives.losses import Losses
+from stantune.objectives.returned import metrics_of
 from stantune.outcome import Cost
-from stantune.protocols import Segment, StopEarly
+from stantune.protocols import Metric, Segment, StopEarly, best_point, compared_value
 
 if TYPE_CHECKING:
     from stantune.objectives.acceleration import Acceleration
@@ -46,18 +47,32 @@ class Course:
         begun: whether its steps have begun.
         ended: what ended it, None while nothing has; a function may swallow the exception, but it has ended.
         broken: what went wrong in it that would meet all trials, swallowed or not.
+        within: where the step that is being done ends; None outside of steps.
         losses: those that it told.
         cost: what it took.
     """
 
-    def __init__(self, segment: Segment, keeper: Keeper, stop_early: StopEarly, watch: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        keeper: Keeper,
+        metric: Metric,
+        name: str,
+        stop_early: StopEarly,
+        watch: Callable[[int], None],
+    ) -> None:
+        """Begin with the call of a function of this name, whose trials are compared by `metric`; see Trainer."""
         self.start = self.done = keeper.done
         self.begun = False
         self.ended: Ended | None = None
         self.broken: StantuneError | None = None
         self.losses = Losses(keeper.losses)
         self.cost: Cost = keeper.cost
+        # The step that is being done ends here; None outside of steps.
+        self.within: int | None = None
         self._stop = segment.stop
+        self._final = segment.final
+        self._metric, self._name = metric, name
         self._keeper = keeper
         self._stop_early = stop_early
         self._watch = watch
@@ -131,6 +146,25 @@ class Course:
             self._save()
             self._end(Interrupted())
 
+    @property
+    def curve(self) -> Mapping[int, Mapping[str, float]]:
+        """What was reported of a final training, by how far it was."""
+        return self._keeper.curve
+
+    def report(self, metrics: object) -> None:
+        """See Run."""
+        self._check()
+        measured = metrics_of(metrics, self._metric, self._name, "reported")
+        if compared_value(self._metric, measured) is None:
+            self._end(Diverged())
+        if self._final:
+            self._measured(self.done if self.within is None else self.within, measured)
+
+    def returned(self, metrics: Mapping[str, float]) -> None:
+        """Take what a final training was worth at its end; where nothing was reported, that is all there is."""
+        if self.curve:
+            self._measured(self._stop, metrics)
+
     def loss(self, loss: float) -> None:
         """See Run."""
         self._check()
@@ -160,6 +194,18 @@ class Course:
             self._noting(lambda: self._keeper.reach(self._stop))
             self.done = self._stop
             self._save()
+
+    def _measured(self, at: int, metrics: Mapping[str, float]) -> None:
+        """Note what was measured at a point of a final training, and keep its weights where they are the best so far."""
+        began = time.perf_counter()
+        # What was measured there before, and was better, has its weights in the file.
+        both = {0: metrics, 1: self.curve.get(at, {})}
+        if best_point(self._metric, both) == 0:
+            self._keeper.curve[at] = dict(metrics)
+            if best_point(self._metric, self.curve) == at:
+                self._noting(lambda: self._keeper.save_best(at, self.losses.state, self.cost))
+        # Writing it is no training.
+        self._mark += time.perf_counter() - began
 
     def _live(self) -> None:
         now = time.perf_counter()

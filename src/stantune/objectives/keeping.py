@@ -34,6 +34,7 @@ class Keeper:
 
     Attributes:
         done: how far the training is, in the objective's unit.
+        curve: what was reported of a final training, by how far it was.
         losses: the state of Losses.
         cost: what the segment took before.
     """
@@ -54,8 +55,14 @@ class Keeper:
             CheckpointError: it is damaged or another trial's, or further than the segment goes.
         """
         self._path, self._identity, self._device = segment.checkpoint, identity, device
+        self._best = segment.best
         self._stan, self._rates, self._say = stan, segment.rates, say
         state: Mapping[str, Any] = checkpoints.load(self._path, identity) or {}
+        best = None if segment.best is None else checkpoints.load(segment.best, identity)
+        if best is None and state.get("curve"):
+            # The weights that were best are gone: they can only be trained again.
+            state = {}
+        self.curve: dict[int, dict[str, float]] = dict(state.get("curve", {}))
         self.done: int = state.get("done", 0)
         if self.done > segment.stop:
             raise CheckpointError(
@@ -151,19 +158,12 @@ class Keeper:
 
     def save(self, losses: Mapping[str, Any], cost: Cost) -> None:
         """Write the checkpoint; where nothing is kept, nothing is written."""
-        if not self.keeps:
-            return
-        state = {
-            "done": self.done,
-            "start": self._start,
-            "kept": {name: _state_of(thing, name) for name, thing in self._things.items()},
-            "random": plain(random_states(self._device), "the random states"),
-            "stan": [plain(made.state, "STAN's state") for made in self._accelerations],
-            "losses": dict(losses),
-            "cost": asdict(cost),
-            "files": folder.packed(self._own) if self._has_folder else None,
-        }
-        checkpoints.save(self._path, self._identity, state)
+        self._write(self._path, self.done, losses, cost)
+
+    def save_best(self, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
+        """Write the file of the best weights, as they are after so much training; as `save` does."""
+        if self._best is not None:
+            self._write(self._best, done, losses, cost)
 
     def close(self) -> None:
         """Let go of everything, so that a model's memory is free."""
@@ -174,6 +174,23 @@ class Keeper:
         self._saved = None
         if self._has_folder:
             shutil.rmtree(self._own, ignore_errors=True)
+
+    def _write(self, path: Path, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
+        if not self.keeps:
+            return
+        state = {
+            "done": done,
+            "start": self._start,
+            "kept": {name: _state_of(thing, name) for name, thing in self._things.items()},
+            "random": plain(random_states(self._device), "the random states"),
+            "stan": [plain(made.state, "STAN's state") for made in self._accelerations],
+            "losses": dict(losses),
+            "cost": asdict(cost),
+            "files": folder.packed(self._own) if self._has_folder else None,
+        }
+        if self._best is not None:
+            state["curve"] = self.curve
+        checkpoints.save(path, self._identity, state)
 
     def _put_back(self, thing: Any, name: str, states: Mapping[str, Any]) -> None:
         if name not in states:

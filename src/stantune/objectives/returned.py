@@ -25,28 +25,30 @@ class LossError(TypeError):
     again = False
 
 
-def metrics_of(returned: object, metric: Metric, what: str) -> dict[str, float]:
+def metrics_of(returned: object, metric: Metric, what: str, how: str = "returned") -> dict[str, float]:
     """Return a function's metrics as numbers, those that are not finite left out but for the compared one.
 
     Args:
         returned: a mapping of names to numbers, or the compared number alone: Python's, NumPy's, tensors of one number.
         metric: what is compared; it is there in the end.
         what: the function's name.
+        how: what it did with them, "returned" or "reported".
 
     Raises:
         ReturnError: it is something else, or the compared metric is missing.
     """
+    said = f"{what} {how}"
     if not isinstance(returned, Mapping):
-        return {metric.name: _number(returned, metric.name, what)}
+        return {metric.name: _number(returned, metric.name, said)}
     metrics = {}
     for name, value in returned.items():
         if not isinstance(name, str):
-            raise ReturnError(f"{what} returned a metric called {name!r}; a metric's name is a text")
-        metrics[name] = _number(value, name, what, compared=metric.name)
+            raise ReturnError(f"{said} a metric called {name!r}; a metric's name is a text")
+        metrics[name] = _number(value, name, said, compared=metric.name)
     if metric.name not in metrics:
         there = ", ".join(repr(name) for name in metrics) or "nothing"
         raise ReturnError(
-            f"{what} returned {there}, and not {metric.name!r}, by which trials are compared; return it too"
+            f"{said} {there}, and not {metric.name!r}, by which trials are compared; {_verb(said)} it too"
         )
     return {name: value for name, value in metrics.items() if name == metric.name or math.isfinite(value)}
 
@@ -86,25 +88,30 @@ def _single(value: object) -> object:
     return value
 
 
-def _number(value: object, name: str, what: str, compared: str | None = None) -> float:
+def _number(value: object, name: str, said: str, compared: str | None = None) -> float:
     value = _single(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         kind = "None" if value is None else f"a {type(value).__name__}"
         if compared is None:
-            raise ReturnError(f"{what} returned {kind}; return {{{name!r}: number}}, or the number alone")
+            raise ReturnError(f"{said} {kind}; {_verb(said)} {{{name!r}: number}}, or the number alone")
         if name != compared:
             raise ReturnError(
-                f"{what} returned {kind} as {name!r}; a metric is one number, also where it is not compared as "
+                f"{said} {kind} as {name!r}; a metric is one number, also where it is not compared as "
                 f"{compared!r} is: leave {name!r} away, or write it into a file in run.directory"
             )
-        raise ReturnError(f"{what} returned {kind} as {name!r}; a metric is one number")
+        raise ReturnError(f"{said} {kind} as {name!r}; a metric is one number")
     try:
         return float(value)
     except OverflowError:
         raise ReturnError(
-            f"{what} returned a whole number of {_digits(value)} digits as {name!r}, and a metric is at most some "
-            "1.8e308; return a smaller one, such as its logarithm"
+            f"{said} a whole number of {_digits(value)} digits as {name!r}, and a metric is at most some "
+            f"1.8e308; {_verb(said)} a smaller one, such as its logarithm"
         ) from None
+
+
+def _verb(said: str) -> str:
+    """Return what is to be done in place of what was: "return", where it "returned"."""
+    return said.rpartition(" ")[2].removesuffix("ed")
 
 
 def _digits(number: int | float) -> int:

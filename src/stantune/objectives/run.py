@@ -137,7 +137,9 @@ class Run:
         that is asked to. Where nothing is kept, the steps begin at 0 in every segment.
         """
         for number in range(self.go_on(), self.stop):
+            self._course.within = number + 1
             yield number
+            self._course.within = None
             self.reached(number + 1)
 
     def go_on(self) -> int:
@@ -150,6 +152,18 @@ class Run:
     def reached(self, done: int) -> None:
         """Say how far the training is; it is saved if it is time, and ended if the search ends. See `go_on`."""
         self._course.reached(done)
+
+    def report(self, metrics: object) -> None:
+        """Report what the training is worth now: metrics as they are returned, in a step or between two.
+
+        In a final training what is kept is then written to `best.pt`, if it is the best that was reported: the weights
+        of the best epoch, where each reports. In a trial nothing comes of it: settings are compared by what is returned
+        at their rungs. A compared metric that is not finite ends the function at once, as a loss does.
+
+        Raises:
+            ReturnError: it is no such metrics, which fails the trial.
+        """
+        self._course.report(metrics)
 
     def loss(self, value: float | Tensor) -> None:
         """Take a loss, a number or a tensor of one: it is part of the curve, and tells when the training is lost.

@@ -67,7 +67,7 @@ class FunctionTrainer:
                 keeper.close()
 
     def _called(self, segment: Segment, keeper: Keeper, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        course = Course(segment, keeper, stop_early, watch)
+        course = Course(segment, keeper, self._metric, self._name, stop_early, watch)
         returned = None
         try:
             returned = self._function(Run(segment, course, self._device, self._threads))
@@ -86,13 +86,15 @@ class FunctionTrainer:
                 "run.keep(model=model, optimizer=optimizer) before run.steps()"
             )
         if isinstance(course.ended, Diverged):
-            return Outcome(course.done, {}, course.done, False, course.cost)
+            return Outcome(course.done, {}, course.done, False, course.cost, course.curve)
         if isinstance(course.ended, Interrupted):
             return Outcome(course.done if keeper.keeps else 0, {}, None, True, course.cost)
         metrics = metrics_of(returned, self._metric, self._name)
         if not math.isfinite(metrics[self._metric.name]):
-            return Outcome(segment.stop, {}, segment.stop, False, course.cost)
-        return Outcome(segment.stop, metrics, None, False, course.cost)
+            return Outcome(segment.stop, {}, segment.stop, False, course.cost, course.curve)
+        if segment.final:
+            course.returned(metrics)
+        return Outcome(segment.stop, metrics, None, False, course.cost, course.curve)
 
     def _identity_of(self, segment: Segment) -> str:
         """Return all that a training's result depends on, as text."""

@@ -12,6 +12,7 @@ from rich.table import Table
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
+from stantune.report.tables import print_table
 from stantune.report.words import percent, setting_text, value_text
 from stantune.search.contract import BestEvaluation, Final, Leader, RateResult, SearchSummary
 from stantune.space import condition_text
@@ -40,13 +41,13 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
             f"failures: {counts.retries} trainings begun again, {counts.failed} trials failed for good", soft_wrap=True
         )
     if result.leaders:
-        console.print(_best_trials(result.leaders, _metric(result), result.unit))
+        print_table(console, _best_trials(result.leaders, _metric(result), result.unit))
     _show_final(console, result, directory)
     if not counts.trials:
         return
     seconds, saved = result.seconds, result.saved
     times = Table("where the time went", "", box=SIMPLE_HEAD)
-    times.columns[1].justify = "right"
+    _numbers(times, 1)
     times.add_row("training", duration(seconds.training))
     times.add_row("evaluation", duration(seconds.evaluation))
     times.add_row("coordination", duration(seconds.coordination))
@@ -55,7 +56,13 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
     if result.accelerate == "stan":
         what = "saved" if saved.stan >= 0 else "lost"
         times.add_row(f"{what} by STAN, as measured", duration(abs(saved.stan)))
-    console.print(times)
+    print_table(console, times)
+
+
+def _numbers(table: Table, first: int) -> None:
+    """Have all columns from the first one on hold numbers."""
+    for column in table.columns[first:]:
+        column.justify, column.no_wrap = "right", True
 
 
 def _show_rates(console: Console, rates: Sequence[RateResult], unit: str) -> None:
@@ -71,9 +78,8 @@ def _metric(result: SearchSummary) -> Metric:
 
 def _best_trials(leaders: Sequence[Leader], metric: Metric, unit: str) -> Table:
     """Lay the trials side by side: five fit into 80 columns, however many parameters there are."""
-    table = Table("best trials", box=SIMPLE_HEAD)
-    for leader in leaders:
-        table.add_column(f"trial {leader.trial}", justify="right")
+    table = Table("best trials", *(f"trial {leader.trial}" for leader in leaders), box=SIMPLE_HEAD)
+    _numbers(table, 1)
     table.add_row(metric.name, *(metric.text(leader.value) for leader in leaders))
     table.add_row(f"{unit}s", *(str(leader.iterations) for leader in leaders), end_section=True)
     # Conditional parameters exist in some of the settings only.
@@ -101,7 +107,7 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
         )
         console.print(f"  {_measured(result, final)}{_weights(directory, final)}", soft_wrap=True)
     best = None if final is None else final.best
-    if final is not None and best is not None and (best.iterations != final.iterations or final.weights is None):
+    if final is not None and best is not None and best.value != final.value:
         console.print(
             f"  its best evaluation, after {best.iterations} {result.unit}s: {_measured(result, best)}"
             f"{_weights(directory, best)}",
@@ -162,14 +168,13 @@ def show_plan(console: Console, result: PlanResult) -> None:
     console.print(f"{result.problem}, {how}, eta {result.eta}", soft_wrap=True)
     _show_rates(console, result.rates, result.unit)
     table = Table("bracket", "rung", f"{result.unit}s", "trials", box=SIMPLE_HEAD)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    _numbers(table, 1)
     for bracket in result.brackets:
         for place, rung in enumerate(bracket.rungs):
             last = place == len(bracket.rungs) - 1
             name = f"s = {bracket.s}" if place == 0 else ""
             table.add_row(name, str(place), str(rung.iterations), str(rung.trials), end_section=last)
-    console.print(table)
+    print_table(console, table, labels=(0, 1))
     several = "s" if result.final_iterations > result.max_iterations else ""
     console.print(
         f"{result.trials} trials, {result.iterations} {result.unit}s in all ({result.iterations_restarting} if every "
@@ -203,4 +208,4 @@ def show_problems(console: Console, result: ProblemsResult) -> None:
             if len(columns) > len(row):
                 row.append(condition_text(parameter.when or {}))
             table.add_row(*row)
-        console.print(table)
+        print_table(console, table)
