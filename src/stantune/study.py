@@ -231,7 +231,11 @@ def tune(
             # Workers have ended, and a cluster's weights are here, before anything is said of them.
             stack.close()
             result = SearchResult(what, settings, state, directory.path, stopping.asked() and not state.complete)
-            directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
+            try:
+                directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
+            except StantuneError as error:
+                # It is in the table, and whoever waited for it gets it nevertheless.
+                result = replace(result, unwritten=str(error))
     if stop is None and stopping.interrupted:
         raise KeyboardInterrupt
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 from rich.console import Console
 
 from stantune.protocols import Metric
@@ -22,8 +23,8 @@ ROWS = [
 ]
 
 
-def console(terminal: bool) -> Console:
-    return Console(file=io.StringIO(), force_terminal=terminal, width=80, legacy_windows=False)
+def console(terminal: bool, width: int = 80) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, legacy_windows=False)
 
 
 def shown(on: Console) -> str:
@@ -48,9 +49,27 @@ def test_live_view_fits_and_tells_all() -> None:
     assert "iteration 3 of 9, bracket s = 2" in text
     said = "trial 2, on its way to 9, failed (its worker process was killed by SIGKILL): tried again"
     assert said in re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert "9 of 17; 3 running, 3 promoted, 5 dropped, 1 diverged" in text
+    assert "9 of 17; 2 training, 1 waiting, 3 promoted, 5 dropped, 1 diverged" in " ".join(text.split())
     assert "50.00 %" in text
     assert text.endswith("\x1b[2K"), "it is wiped away at the end"
+
+
+@pytest.mark.parametrize("width", [50, 30])
+def test_a_narrow_terminal_cuts_nothing(width: int) -> None:
+    on = console(True, width)
+    progress = Progress(PLAN, METRIC)
+    progress.update(ROWS, 27)
+    with watching(on) as view:
+        progress.begin(Job(0, 2, 3, 9), ROWS)
+        view.job(Job(0, 2, 3, 9), progress)
+    with training_progress(on, 60_000) as moved:
+        moved(12_345)
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(on)).splitlines()]
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {"iteration", "bracket", "training,", "waiting,", "promoted,", "diverged", "validation", "50.00"} <= {*words}
+    assert "12345 of 60000 iterations" in " ".join(words)
+    assert "…" not in "".join(words)
 
 
 def test_lines_are_few() -> None:
@@ -67,15 +86,19 @@ def test_lines_are_few() -> None:
         lines.job(Job(9, 1, 0, 9), progress)
         lines.job(Job(1, 2, 3, 9), progress)
         lines.failure(Job(1, 2, 3, 9), "RuntimeError: no", True)
+        progress.begin(Final(0, 7, 27), ROWS)
         lines.job(Final(0, 7, 27), progress)
         lines.failure(Final(0, 7, 27), "RuntimeError: no", False)
     first, second, other, failed, final, again = shown(on).splitlines()
     assert other.startswith("bracket 1, rung of 9 iterations: ")
     assert failed == "trial 1, on its way to 9, failed (RuntimeError: no): given up"
     assert again == "the final training of trial 7 failed (RuntimeError: no): tried again"
-    assert first == "bracket 2, rung of 3 iterations: trials 0 of 17; 0 running, 0 promoted, 0 dropped, 0 diverged"
-    assert second.endswith("3 running, 3 promoted, 5 dropped, 1 diverged; best validation error 50.00 %")
-    assert final.startswith("final training of trial 7: ")
+    assert (
+        first
+        == "bracket 2, rung of 3 iterations: trials 0 of 17; 0 training, 0 waiting, 0 promoted, 0 dropped, 0 diverged"
+    )
+    assert second.endswith("0 training, 3 waiting, 3 promoted, 5 dropped, 1 diverged; best validation error 50.00 %")
+    assert final.startswith("final training of trial 7: trials 9 of 17; 1 training, 3 waiting, 3 promoted, ")
 
 
 def test_another_metric_and_unit() -> None:

@@ -130,7 +130,7 @@ def test_where_nothing_pays():
 
 
 def test_text_has_a_row_for_each_pattern_within_80_columns():
-    layers = [*TIMES.layers, TIMES.layers[1]._replace(name="a.very.long.name.of.a.layer.that.is.folded", t_b=12.3456)]
+    layers = [*TIMES.layers, TIMES.layers[1]._replace(name="stage.2.conv", t_b=12.3456)]
     result = result_of(Stan(rate=0.5, pattern="rows"), times=TIMES._replace(layers=tuple(layers)))
     text = text_of(result)
     lines = text.splitlines()
@@ -145,5 +145,11 @@ def test_text_has_a_row_for_each_pattern_within_80_columns():
     assert ["conv3", "1.00", "2.00", "5.00", "rows", "-0.10", "0.20", "0.500", "yes"] in cells
     assert "12346" in text, "long times are whole milliseconds"
     assert lines[0] == "cq: 100 images an iteration, 2 threads, cpu; a whole exact iteration takes 60.00 ms"
+    name = "a.very.long.name.of.a.layer.that.leaves.room.for.few.columns"
+    layers[-1] = layers[-1]._replace(name=name)
+    tall = text_of(result_of(Stan(rate=0.5, pattern="rows"), times=TIMES._replace(layers=tuple(layers))))
+    parts = [line for line in tall.splitlines() if line.strip().startswith(name)]
+    assert len(parts) > 1, "the columns are in several tables, the name whole in each"
+    assert max(map(len, parts)) <= 80
     one = result.model_copy(update={"threads": 1})
     assert "100 images an iteration, 1 thread, cpu" in text_of(one)

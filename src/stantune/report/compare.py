@@ -24,6 +24,7 @@ from stantune.compare.comparison import (
 )
 from stantune.compare.turns import Training
 from stantune.quantities import duration
+from stantune.report.tables import print_table
 from stantune.report.words import setting_text
 from stantune.search.contract import Result
 
@@ -179,7 +180,7 @@ def show_comparison(console: Console, result: CompareResult) -> None:
         f"{_count(result.seeds, 'seed')}, {_count(result.threads, 'thread')}",
         soft_wrap=True,
     )
-    console.print(_table(result))
+    print_table(console, _table(result))
     for line in sentences(result):
         console.print(line, soft_wrap=True)
 
@@ -215,9 +216,8 @@ def label(arm: ArmResult) -> str:
 def _table(result: CompareResult) -> Table:
     exact, arms = result.exact, result.arms
     table = Table("", "exact", *map(label, arms), box=SIMPLE_HEAD, pad_edge=False)
-    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     each = [exact, *(arm.stan for arm in arms)]
     table.add_row("an iteration", *(_milliseconds(one.seconds_per_iteration) for one in each))
     table.add_row("whole training", *(duration(one.seconds) for one in each))

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.report.entries import EntriesReport
+from stantune.report.tables import print_table
 from stantune.search.contract import Result
 
 
@@ -77,11 +78,11 @@ def show_entries(console: Console, result: EntriesResult) -> None:
     console.print(entries_title(result.problem, result.iteration, result.trained), soft_wrap=True)
     table = Table("layer", "output", "pattern", "computed", "error", box=SIMPLE_HEAD)
     for column in table.columns[3:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for layer in result.layers:
         size = f"{layer.height} x {layer.width}"
         table.add_row(layer.name, size, layer.pattern, f"{100 * layer.kept:.1f} %", f"{layer.error:.3f}")
-    console.print(table)
+    print_table(console, table)
     for line in result.left_alone:
         console.print(f"layer {line.name or '(the model)'} is left alone: {line.reason}", soft_wrap=True)
     console.print("error: norm of exact less filled output, over the norm of the exact one", soft_wrap=True)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 
 from stantune.quantities import duration
 from stantune.search.lines import Lines, counts_text, failure_text
@@ -21,6 +21,8 @@ from stantune.search.watching import Silent, Watcher
 REDRAW_SECONDS = 0.25
 # Trainings that the view has room for.
 SHOWN = 12
+# Where a bar has no room beside its figures, they are shown alone.
+BAR_COLUMNS = 48
 
 
 class LiveView(Silent):
@@ -47,7 +49,8 @@ class LiveView(Silent):
         if time.monotonic() - self._drawn < REDRAW_SECONDS:
             return
         self._drawn = time.monotonic()
-        table = Table.grid(padding=(0, 2))
+        # What does not fit goes on in the next line, and is not cut.
+        table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
         running = list(progress.running.items())
         for job, at in running[:SHOWN]:
             which = "final training" if isinstance(job, Final) else f"bracket s = {job.bracket}"
@@ -84,7 +87,9 @@ def training_progress(console: Console, iterations: int) -> Iterator[Callable[[i
 
         yield say
         return
-    columns = (TextColumn("{task.completed} of {task.total} iterations"), BarColumn(), TimeRemainingColumn())
+    columns: list[ProgressColumn] = [TextColumn("{task.completed} of {task.total} iterations")]
+    if console.width >= BAR_COLUMNS:
+        columns += [BarColumn(), TimeRemainingColumn()]
     with ProgressBar(*columns, console=console, transient=True) as bar:
         task = bar.add_task("training", total=iterations)
         yield lambda done: bar.update(task, completed=done)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.images.problems import Problem
+from stantune.report.tables import print_table
 from stantune.search.contract import Result
 from stantune.stan.plan import Plan
 from stantune.training.threads import Measured
@@ -131,12 +132,12 @@ def show_profile(console: Console, result: ProfileResult) -> None:
         tried = ", ".join(f"{_ms(one.seconds)} ms with {one.threads}" for one in result.threads_tried)
         console.print(f"an exact iteration with native kernels by number of threads: {tried}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer")
     for head in ("t_f\nms", "t_b\nms", "t_e\nms"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("pattern")
     for head in ("t_i\nms", "t_j\nms", "error"):
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("used")
     for layer in result.layers:
         times = [_ms(seconds) for seconds in (layer.t_f, layer.t_b, layer.t_e)]
@@ -147,7 +148,7 @@ def show_profile(console: Console, result: ProfileResult) -> None:
         for number, row in enumerate(rows):
             first = (layer.name, *times) if number == 0 else ("", "", "", "")
             table.add_row(*first, *row, end_section=number == len(rows) - 1)
-    console.print(table)
+    print_table(console, table, labels=(0, 4))
     console.print(
         "t_f, t_b: exact forward and backward pass, with the ReLU and the pooling where they are done with it; "
         "t_e: measuring all patterns' errors, as a refresh does where "

@@ -94,6 +94,7 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
         _show_finalists(console, result, final, directory)
     elif final is None:
         why = "every trial diverged" if result.complete else "the search is not complete"
+        why = why if result.final_failure is None else "it failed"
         console.print(f"no final training: {why}", soft_wrap=True)
     elif final.value is None:
         console.print(

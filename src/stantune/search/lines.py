@@ -35,10 +35,11 @@ class Lines(Silent):
 
 
 def counts_text(progress: Progress) -> str:
-    """Say how many trials stand where."""
+    """Say how many trials stand where: those that wait do so for their rung's end, or for a place in the next one."""
     status = progress.status
     return (
-        f"{progress.trials} of {progress.planned}; {status.running} running, {status.promoted} promoted, "
+        f"{progress.trials} of {progress.planned}; {len(progress.running)} training, "
+        f"{status.running - progress.trials_running} waiting, {status.promoted} promoted, "
         f"{status.dropped} dropped, {status.diverged} diverged"
         + (f", {status.failed} failed" if status.failed else "")
         + (f"; {progress.retried} begun again" if progress.retried else "")
