@@ -204,6 +204,8 @@ def tune(
             )
             what, of_each = what.prepared(conditions)
             settings = replace(settings, threads=of_each)
+            if cluster is None and where == "cpu":
+                _say_of_kernels(what, say)
             order = Order(what, Place(threads=of_each, device=where))
             train: Executor
             if cluster is not None:
@@ -312,6 +314,17 @@ def _check_names(objective: Objective) -> None:
     for what, name in [*names, *(("parameter", name) for name in objective.space)]:
         if encodable(name) != name:
             raise UsageError(f"the {what} {shown(name)} holds a character that is none in UTF-8, or NUL; leave it out")
+
+
+def _say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:
+    """Say it where STAN trains without its native kernels, which takes several times as long."""
+    if getattr(what, "stan", None) is None:
+        return
+    # It loads PyTorch, which a search without STAN may do without.
+    from stantune.kernels.library import lack
+
+    if lack():
+        say(f"note: {lack()}")
 
 
 def _spared_by_rung(objective: object) -> Stan | None:

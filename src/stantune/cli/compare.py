@@ -84,6 +84,7 @@ def compare(
     count = tune_process(None if asked == "auto" else asked)
     console = o.console_for(json)
     splits = o.load_splits(what, data, console, full_train)
+    o.warn_of_no_kernels(where, console)
     if asked == "auto":
         # Of exact and of native iterations: neither side is to have the number that suits the other.
         natives = (False, True)

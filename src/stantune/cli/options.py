@@ -387,3 +387,11 @@ def warn_of_no_effect(problem: Problem, stan: Stan | None, console: Console) -> 
         if issubclass(warning.category, NoEffectWarning):
             console.print(f"note: {warning.message}", soft_wrap=True)
     warnings.simplefilter("ignore", NoEffectWarning)
+
+
+def warn_of_no_kernels(device: str, console: Console) -> None:
+    """Say where STAN trains without its native kernels, which takes several times as long."""
+    from stantune.kernels.library import lack
+
+    if device == "cpu" and lack():
+        console.print(f"note: {lack()}", soft_wrap=True)

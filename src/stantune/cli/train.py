@@ -75,6 +75,7 @@ def train(
     splits = o.load_splits(what, data, console, full_train)
     o.warn_of_no_effect(what, stan, console)
     if stan is not None:
+        o.warn_of_no_kernels(where, console)
         stan = filled(stan, fill, what, splits, setting)
 
     def choose(before: int | None) -> None:

@@ -84,6 +84,14 @@ def kernels() -> Kernels:
     return Kernels(library, FORMS[library.stan_use_form(wanted)], reason, WINOGRAD.index(winograd))
 
 
+def lack() -> str:
+    """Say that native kernels are missing, and why; "" where they are there, or somebody switched them off."""
+    found = kernels()
+    if found.library is not None or os.environ.get(SWITCH, "").lower() == "off":
+        return ""
+    return f"there are no native kernels, plain PyTorch does the work ({found.reason})"
+
+
 def suits(*tensors: Tensor | None) -> bool:
     """Tell whether native kernels exist for these tensors here and now, and nothing asks to do without them.
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from torch import Tensor
 
 from stantune.errors import StanWarning, UsageError
+from stantune.kernels import library
 from stantune.stan.choice import Choice, cheapest, grid_errors
 from stantune.stan.config import Stan
-from stantune.stan.entries import Grid, Pattern, along_line, draw_grid
+from stantune.stan.entries import Grid, Pattern, along_line, draw_grid, too_small
 from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear
 from stantune.stan.schedule import Phase
 
@@ -50,8 +51,6 @@ class StanHandle:
 
     Attributes:
         stan: the settings, in numbers also where "auto" was asked for.
-        report: what became of each convolution of the model, in its order, and where nn.Linear layers were asked for
-            (STAN's or meProp's) of each of those.
         plan: what the planner measured and decided, None where it was not asked.
         iteration: the training iteration that the next forward pass belongs to, from 0.
         rate: the share of the entries that a reduced iteration computes now; another one later where `stan` says so.
@@ -69,7 +68,7 @@ class StanHandle:
     ) -> None:
         """Take over layers that `accelerate_` has just changed, with their names."""
         self.stan = stan
-        self.report = report
+        self._report = report
         self.plan = plan
         self.iteration = 0
         self.rate = stan.rate_at(0)
@@ -91,6 +90,31 @@ class StanHandle:
             for place, layer in enumerate(self._layers):
                 layer.memory = memory.of(place, layer)
         self.seek(0)
+
+    @property
+    def report(self) -> tuple[LayerReport, ...]:
+        """What became of each convolution, in the model's order, and of each nn.Linear where those were asked for.
+
+        Whether a layer's output is large enough to be filled is known after its first reduced iteration, or before it
+        where `accelerate_` was given an example.
+        """
+        sizes = {name: self._whole(layer) for name, layer in zip(self._names, self._layers, strict=True)}
+        return tuple(
+            line if size is None else line._replace(patterns=(), reason=too_small(*size))
+            for line, size in ((line, sizes.get(line.name)) for line in self._report)
+        )
+
+    def __repr__(self) -> str:
+        """Return what was made of the model, in a line."""
+        lines = self.report
+        changed = sum(bool(line.patterns or line.native or line.top_k) for line in lines)
+        return f"<StanHandle: {changed} of {len(lines)} layers changed; on a CPU: {self.kernels}>"
+
+    @property
+    def kernels(self) -> str:
+        """What does the work on a CPU: which native kernels, or why none."""
+        found = library.kernels()
+        return f"native kernels, {found.form}" if found.library is not None else f"plain PyTorch ({found.reason})"
 
     @property
     def phase(self) -> Phase:
@@ -133,6 +157,13 @@ class StanHandle:
         for place, layer in enumerate(self._layers):
             layer.grid = self._grid(place) if phase is Phase.REDUCED else None
             layer.watch = partial(self._choose, place) if phase is Phase.REFRESH and self.stan.chooses else None
+
+    def note(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
+        """Take down of layers, by name, what shapes one sample's outputs have: (C, H, W) each, (C, L) of a line."""
+        for place, (name, layer) in enumerate(zip(self._names, self._layers, strict=True)):
+            for shape in shapes.get(name, ()):
+                height, width = (1, *shape[1:])[-2:]
+                self._fitting(place, layer, (height, width))
 
     def visit(self, ids: Tensor, inputs: Tensor | None = None) -> None:
         """Say which samples the next forward pass is of; needed under the memo fill alone, once per iteration.
@@ -189,7 +220,22 @@ class StanHandle:
     def _share(self, layer: StanConv1d | StanConv2d | StanLinear) -> float:
         if self._memory is not None:
             return float(self.rate)
+        if self._whole(layer) is not None:
+            return 1.0
         return layer.grid.pattern.rate if isinstance(layer.grid, Grid) else 1.0
+
+    @staticmethod
+    def _whole(layer: StanConv1d | StanConv2d | StanLinear) -> tuple[int, int] | None:
+        """Return (H_out, W_out) of a layer none of whose outputs was large enough to be filled; None of others."""
+        return None if layer.sizes is None or True in layer.sizes else layer.sizes[False]
+
+    def _fitting(self, place: int, layer: StanConv1d | StanConv2d | StanLinear, size: tuple[int, int]) -> list[Pattern]:
+        """Return which of a layer's patterns an output of this size, (H_out, W_out), can be filled under; note it."""
+        patterns = self._patterns[self.rate][place]
+        fitting = [pattern for pattern in patterns if Grid(pattern, 0, 0).fills(*size)]
+        if patterns:
+            layer.note(bool(fitting), size)
+        return fitting
 
     def _grid(self, place: int) -> Grid | None:
         """Return the grid of a reduced iteration, None where the layer computes every entry."""
@@ -203,7 +249,7 @@ class StanHandle:
         return draw_grid(patterns, self.stan.seed, self.iteration, place, self.stan.offset_sets)
 
     def _choose(self, place: int, exact: Tensor) -> None:
-        candidates = self._patterns[self.rate][place]
+        candidates = self._fitting(place, self._layers[place], (exact.shape[-2], exact.shape[-1]))
         grids = [self._draw((pattern,), place) for pattern in candidates]
         errors = dict(zip(candidates, grid_errors(exact, grids), strict=True))
         if any(math.isnan(error) for error in errors.values()):
