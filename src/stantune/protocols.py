@@ -23,6 +23,7 @@ class Metric:
         name: its key in an outcome's metrics; printed as it is.
         direction: "minimize" or "maximize": what is better.
         unit: printed behind values, "%" for one.
+        bounds: the lowest and the highest value that there is; another one in a trial table is not believed.
 
     Raises:
         UsageError: there is no such direction.
@@ -31,6 +32,7 @@ class Metric:
     name: str
     direction: Literal["minimize", "maximize"] = "minimize"
     unit: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         if self.direction not in DIRECTIONS:

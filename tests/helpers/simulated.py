@@ -58,7 +58,7 @@ def search(store: Store, plan: Sequence[Bracket], of: Outcome) -> None:
             break
         for job in jobs:
             run_job(store, job, of)
-    store.set_final(0, FinalResult({"trials": len(store.rows())}, 0, {}, None, Cost()))
+    store.set_final(0, FinalResult(store.rows()[0].params, 0, {METRIC.name: 0.0}, None, Cost()))
 
 
 def after(rows: Sequence[TrialRow], job: Job, of: Outcome) -> list[TrialRow]:

@@ -1,4 +1,4 @@
-"""How errors are said on the command line: in one line, `max_resource`, a parameter, as --max-iterations."""
+"""Errors name parameters, `max_resource`; on the command line they are options, --max-iterations."""
 
 from __future__ import annotations
 
@@ -20,8 +20,3 @@ def worded(sentence: str) -> str:
         return _OPTIONS.get(name, f"--{name.replace('_', '-')}") + (" " if given else "")
 
     return re.sub(r"`([a-z_]+)`(=?)", option, sentence)
-
-
-def one_line(sentence: str) -> str:
-    """Return a sentence without line breaks and what a terminal takes for orders, whatever the values named in it."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in sentence).split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,16 +27,18 @@ class Measure:
         function: (outputs, targets) of all samples, on the CPU, in their order -> the value.
         direction: "minimize" or "maximize".
         unit: printed behind values.
+        bounds: the lowest and the highest value that there is.
     """
 
     name: str
     function: Callable[[Tensor, Tensor], Any]
     direction: Direction = "minimize"
     unit: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def metric_on(self, split: str) -> Metric:
         """Return what is measured on a split, "validation" or "test"."""
-        return Metric(f"{split} {self.name}", self.direction, self.unit)
+        return Metric(f"{split} {self.name}", self.direction, self.unit, self.bounds)
 
     def counts(self, outputs: Tensor, targets: Tensor) -> Any:
         """Return what is kept of a batch."""
@@ -110,6 +113,18 @@ def _mean_of_classes(parts: Tensor, wholes: Tensor) -> float:
     return float((parts[occurs] / wholes[occurs]).mean()) if bool(occurs.any()) else 0.0
 
 
+def _percent_wrong(sums: Tensor) -> float:
+    return 100.0 * float(sums[1] - sums[0]) / float(sums[1])
+
+
+def _macro_f1(sums: Tensor) -> float:
+    return _mean_of_classes(2 * sums[0], sums[1] + sums[2])
+
+
+def _mean_iou(sums: Tensor) -> float:
+    return _mean_of_classes(sums[0], sums[1] + sums[2] - sums[0])
+
+
 def _squares(outputs: Tensor, targets: Tensor) -> Tensor:
     errors = outputs.double() - targets
     return torch.stack([errors.square().sum(), torch.tensor(float(errors.numel())).to(errors)])
@@ -140,16 +155,14 @@ def _root(sums: Tensor) -> float:
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
-        Summed("error", _right, "minimize", "%", lambda sums: 100.0 * float(sums[1] - sums[0]) / float(sums[1])),
-        Summed("accuracy", _right, "maximize", "%", lambda sums: 100.0 * float(sums[0]) / float(sums[1])),
-        Summed("macro F1", _confusion, "maximize", "", lambda sums: _mean_of_classes(2 * sums[0], sums[1] + sums[2])),
-        Summed(
-            "mean IoU", _confusion, "maximize", "", lambda sums: _mean_of_classes(sums[0], sums[1] + sums[2] - sums[0])
-        ),
-        Summed("mean squared error", _squares),
-        Summed("root mean squared error", _squares, finish=_root),
-        Summed("mean absolute error", _distances),
-        Summed("R2", _explained, "maximize", finish=_r2),
+        Summed("error", _right, unit="%", bounds=(0, 100), finish=_percent_wrong),
+        Summed("accuracy", _right, "maximize", "%", (0, 100), lambda sums: 100.0 * float(sums[0]) / float(sums[1])),
+        Summed("macro F1", _confusion, "maximize", bounds=(0, 1), finish=_macro_f1),
+        Summed("mean IoU", _confusion, "maximize", bounds=(0, 1), finish=_mean_iou),
+        Summed("mean squared error", _squares, bounds=(0, math.inf)),
+        Summed("root mean squared error", _squares, bounds=(0, math.inf), finish=_root),
+        Summed("mean absolute error", _distances, bounds=(0, math.inf)),
+        Summed("R2", _explained, "maximize", bounds=(-math.inf, 1), finish=_r2),
     )
 }
 # Follows from the problem's loss; see `loss_measure`.

@@ -120,6 +120,7 @@ def test_final(table: Any, store: Store, url: str) -> None:
 
     diverged = FinalResult(table.params, 2, {}, 2, Cost(reduced=2))
     assert store.finals() == {}
+    table.fill(store)
     store.set_final(0, final_of(1.0))
     store.set_final(2, diverged)
     store.set_final(0, final_of(0.9))
@@ -127,15 +128,18 @@ def test_final(table: Any, store: Store, url: str) -> None:
         assert again.finals() == {0: final_of(0.9), 2: diverged}
 
 
-def test_finals_of_before_metrics_had_names(table: Any, store: Store, url: str) -> None:
+def test_finals_of_before_metrics_had_names(table: Any, url: str) -> None:
     cost = {"exact": 3, "exact_seconds": 0.1, "reduced": 0, "reduced_seconds": 0.0, "coordination_seconds": 2.0}
     kept = {"params": table.params, "iterations": 3, "diverged_at": None, "cost": cost}
     errors = {"validation": 4.0, "test": 5.0}
+    store = table.open(url, metric=Metric("validation error"))
+    store.create(0, table.params, 2)
     study = optuna.load_study(study_name=table.name, storage=url)
     study.set_user_attr("stantune:final", {**kept, "errors": errors})
     metrics = {"validation error": 4.0, "test error": 5.0}
     wanted = FinalResult(table.params, 3, metrics, None, Cost(exact=3, exact_seconds=0.1, coordination_seconds=2.0))
     assert store.finals() == {0: wanted}
+    store.release()
 
 
 def test_a_metric_that_is_maximised(table: Any, url: str) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy
 from optuna.exceptions import OptunaError
 
 from stantune.errors import StantuneError, StoreError
+from stantune.search.table.rows import ImpossibleError
 from stantune.search.table.tables import ForeignChangeError
 
 # What Optuna says of a study or a trial that is not there.
@@ -38,6 +39,10 @@ def one_sentence(where: str, study_name: str = "", *, reads: bool = False) -> It
         yield
     except StantuneError:
         raise
+    except ImpossibleError as error:
+        raise StoreError(
+            f"the study {study_name!r} in {where} holds what no search writes there ({error}): {_ANOTHER}"
+        ) from error
     except ForeignChangeError as error:
         raise StoreError(foreign_sentence(study_name, where, str(error))) from error
     except (sqlalchemy.exc.NoSuchModuleError, ImportError) as error:

@@ -21,23 +21,29 @@ from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, Tak
 from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
 from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence
 from stantune.search.table.retry import RetryingTables, insist
+from stantune.search.table.rows import (
+    BRACKET,
+    COST,
+    DIVERGED_AT,
+    FAILED,
+    FAILURES,
+    FINAL,
+    METRICS,
+    STARTED_FROM,
+    TAKEN,
+    Stops,
+    finals_of,
+    row_of,
+)
 from stantune.search.table.storage import connect, mend, reading, release
 from stantune.search.table.tables import EndedTrial, tables_for
 from stantune.space import Space
+from stantune.texts import plain
 
 # The names of our attributes in the study and its trials.
 _IDENTITY = "stantune:identity"
-_FINAL = "stantune:final"
 _NUMBER = "stantune:number"
-_BRACKET = "stantune:bracket"
-_DIVERGED_AT = "stantune:diverged_at"
 _END = "stantune:end"
-_COST = "stantune:cost:"
-_METRICS = "stantune:metrics:"
-_FAILURES = "stantune:failures"
-_FAILED = "stantune:failed"
-_TAKEN = "stantune:taken_over_from:"
-_STARTED_FROM = "stantune:started_from"
 _START = "stantune:start"
 # What of the identity was another when the search began, each time that it was taken for the same nevertheless.
 _ACCEPTED = "stantune:accepted"
@@ -59,8 +65,12 @@ _CHANGED = (
 _START_PART = 50
 
 _DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_STATES = {"finished": TrialState.COMPLETE, "failed": TrialState.FAIL}
+_STATES: dict[Ending, TrialState] = {
+    "finished": TrialState.COMPLETE,
+    "dropped": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 class Store:
@@ -93,6 +103,7 @@ class Store:
         start: WarmStart | None = None,
         extends: Extends = lambda there: False,
         begun: bool = False,
+        stops: Stops | None = None,
     ) -> None:
         """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
         self._metric = metric
@@ -116,7 +127,7 @@ class Store:
             new = not trials and not begun
             self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
             for trial in trials:
-                self._load(trial, space)
+                self._load(trial, space, stops)
 
     @classmethod
     def open(
@@ -129,20 +140,22 @@ class Store:
         start: WarmStart | None = None,
         extends: Extends = lambda there: False,
         begun: bool = False,
+        stops: Stops | None = None,
     ) -> Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
         `identity` (plain values, also nested) is all that makes this search what it is; the space is added
         to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`.
         `extends` tells of another identity whether its table is the beginning of this search's, which then takes it
-        over. `begun` says that the search was begun before: where its study is gone, no other one is made. Raises
+        over. `begun` says that the search was begun before: where its study is gone, no other one is made.
+        `stops` are the rungs of its plan, by bracket, for what trials may hold. Raises
         UsageError where the study was begun with another identity, naming each difference, and StoreError
         where the storage cannot be used or holds what no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
         try:
-            return cls(storage, study_name, identity, space, where, metric, start, extends, begun)
+            return cls(storage, study_name, identity, space, where, metric, start, extends, begun, stops)
         except BaseException:
             release(storage)
             raise
@@ -179,8 +192,11 @@ class Store:
                 return None
             trials = _ask(storage, lambda: storage.get_all_trials(study_id, deepcopy=False))
             metric = _ask(storage, lambda: _metric_of(storage, study_id))
-            rows = [_row(trial, metric) for trial in trials if _BRACKET in trial.user_attrs]
-            return attributes[_IDENTITY], sorted(rows, key=lambda row: row.number)
+            rows: list[TrialRow] = []
+            for trial in sorted(trials, key=lambda trial: trial.number):
+                if BRACKET in trial.user_attrs:
+                    rows.append(row_of(trial, metric, rows))
+            return attributes[_IDENTITY], rows
 
     @staticmethod
     def compared_by(url: str, study_name: str) -> tuple[str, str] | None:
@@ -222,9 +238,9 @@ class Store:
     def create(self, number: int, params: Mapping[str, Any], bracket: int, started_from: int | None = None) -> None:
         """Add trial `number`, which must be the next one; `started_from` is as in TrialRow. Raises StoreError."""
         assert number == len(self._rows), f"trial {number} created where {len(self._rows)} is next"
-        attributes: dict[str, Any] = {_NUMBER: number, _BRACKET: bracket}
+        attributes: dict[str, Any] = {_NUMBER: number, BRACKET: bracket}
         if started_from is not None:
-            attributes[_STARTED_FROM] = started_from
+            attributes[STARTED_FROM] = started_from
         with one_sentence(self.where, self.study_name):
             trial_id = self._tables.create(
                 number, to_optuna(params), {name: self._distributions[name] for name in params}, attributes
@@ -238,12 +254,14 @@ class Store:
         `metrics` holds the value that is compared, and what else was measured. `cost` is what the segment cost; it
         comes back as `TrialRow.costs[iterations]`. Recording the same again replaces it. Raises StoreError.
         """
+        # What else was measured has names of the user's own.
+        metrics = plain(metrics)
         value = float(metrics[self._metric.name])
         assert math.isfinite(value), f"trial {number} has the value {value}: record a divergence"
         row, noted = self._rows[number], cost or Cost()
-        attributes: dict[str, Any] = {f"{_COST}{iterations}": asdict(noted)}
+        attributes: dict[str, Any] = {f"{COST}{iterations}": asdict(noted)}
         if len(metrics) > 1:
-            attributes[f"{_METRICS}{iterations}"] = dict(metrics)
+            attributes[f"{METRICS}{iterations}"] = dict(metrics)
         with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, iterations, value)
         self._rows[number] = replace(
@@ -260,7 +278,7 @@ class Store:
         """
         row, noted = self._rows[number], cost or Cost()
         # In this order: where attributes are written one by one, the divergence is what commits.
-        attributes = {f"{_COST}{iterations}": asdict(noted), _DIVERGED_AT: at}
+        attributes = {f"{COST}{iterations}": asdict(noted), DIVERGED_AT: at}
         with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
         self._rows[number] = replace(row, diverged_at=at, costs={**row.costs, iterations: noted})
@@ -268,13 +286,13 @@ class Store:
     def take_over(self, take_over: TakeOver) -> None:
         """Record a result that was taken over, as `record` and `record_divergence` do. Raises StoreError."""
         number, stop = take_over.number, take_over.stop
-        attributes: dict[str, Any] = {f"{_TAKEN}{stop}": take_over.source}
+        attributes: dict[str, Any] = {f"{TAKEN}{stop}": take_over.source}
         row, taken = self._rows[number], {**self._rows[number].taken, stop: take_over.source}
         with one_sentence(self.where, self.study_name):
             if take_over.error is not None:
                 metrics = self._rows[take_over.source].metrics.get(stop, {})
                 if len(metrics) > 1:
-                    attributes[f"{_METRICS}{stop}"] = dict(metrics)
+                    attributes[f"{METRICS}{stop}"] = dict(metrics)
                 self._tables.record(self._trial_ids[number], attributes, stop, self._metric.loss(take_over.error))
                 self._rows[number] = replace(
                     row,
@@ -283,7 +301,7 @@ class Store:
                     metrics={**row.metrics, stop: metrics},
                 )
             else:
-                attributes |= {_DIVERGED_AT: take_over.diverged_at}
+                attributes |= {DIVERGED_AT: take_over.diverged_at}
                 self._tables.record(self._trial_ids[number], attributes, None, math.nan)
                 self._rows[number] = replace(row, taken=taken, diverged_at=take_over.diverged_at)
 
@@ -291,9 +309,9 @@ class Store:
         """Record that a segment on its way to `iterations` failed, and if so, its trial for good. Raises StoreError."""
         row = self._rows[number]
         failures = (*row.failures, SegmentFailure(iterations, cause))
-        attributes: dict[str, Any] = {_FAILURES: [list(failure) for failure in failures]}
+        attributes: dict[str, Any] = {FAILURES: [list(failure) for failure in failures]}
         if for_good:
-            attributes[_FAILED] = cause
+            attributes[FAILED] = cause
         with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
         self._rows[number] = replace(row, failures=failures, failed=cause if for_good else None)
@@ -311,7 +329,7 @@ class Store:
             ended.append(
                 EndedTrial(
                     self._trial_ids[number],
-                    _STATES.get(ending, TrialState.PRUNED),
+                    _STATES[ending],
                     self._metric.loss(row.errors[max(row.errors)]) if has_value else None,
                     {_END: f"failed: {row.failed}" if ending == "failed" else ending},
                 )
@@ -324,17 +342,16 @@ class Store:
     def set_final(self, rank: int, final: FinalResult) -> None:
         """Keep what a final training came to, in place of an earlier one. Raises StoreError."""
         # The best one's has the name that it had when there was no other.
-        name = f"{_FINAL}:{rank}" if rank else _FINAL
-        plain = final.plain()
+        name = f"{FINAL}:{rank}" if rank else FINAL
+        told = plain(final.plain())
         with one_sentence(self.where, self.study_name):
-            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, plain))
+            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, told))
 
     def finals(self) -> dict[int, FinalResult]:
         """Return what the final trainings came to, by their finalists' ranks. Raises StoreError."""
         with one_sentence(self.where, self.study_name, reads=True):
             found = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
-            ranks = {name: name.removeprefix(_FINAL).removeprefix(":") for name in found if name.startswith(_FINAL)}
-            return {int(rank or 0): FinalResult.from_plain(found[name]) for name, rank in sorted(ranks.items())}
+            return finals_of(found, self._metric, self._rows)
 
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, extends: Extends, new: bool) -> bool:
         """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
@@ -382,14 +399,14 @@ class Store:
     def _keep_as(self, name: str, value: Any) -> None:
         _ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
 
-    def _load(self, trial: FrozenTrial, space: Space) -> None:
+    def _load(self, trial: FrozenTrial, space: Space, stops: Stops | None) -> None:
         attributes, number = trial.user_attrs, len(self._rows)
-        ours = attributes.get(_NUMBER) == trial.number == number and _BRACKET in attributes
+        ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
         if not ours or not _is_of(trial, space):
             raise self._foreign(f"its trial {trial.number} was added by another program")
-        if trial.state != TrialState.RUNNING and not (trial.state in _ENDED and _END in attributes):
+        if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(_END)):
             raise self._foreign(f"its trial {trial.number} was ended by another program")
-        self._append(_row(trial, self._metric))
+        self._append(row_of(trial, self._metric, self._rows, space, stops))
         self._trial_ids.append(trial._trial_id)
         if trial.state != TrialState.RUNNING:
             self._ended.add(number)
@@ -404,30 +421,11 @@ class Store:
         return StoreError(foreign_sentence(self.study_name, self.where, what))
 
 
-def _row(trial: FrozenTrial, metric: Metric) -> TrialRow:
-    """Return what a trial of ours holds."""
-    attributes = trial.user_attrs
-    errors = {stop: metric.loss(value) for stop, value in trial.intermediate_values.items()}
-    diverged_at = attributes.get(_DIVERGED_AT)
-
-    def of_rungs(prefix: str) -> dict[int, Any]:
-        found = {int(key.removeprefix(prefix)): value for key, value in attributes.items() if key.startswith(prefix)}
-        # What was noted of a segment that was cut between its attributes and its error never was.
-        return {at: value for at, value in found.items() if diverged_at is not None or at in errors}
-
-    return TrialRow(
-        trial.number,
-        attributes[_BRACKET],
-        from_optuna(trial.params),
-        errors,
-        diverged_at,
-        {stop: Cost.from_plain(cost) for stop, cost in of_rungs(_COST).items()},
-        taken=of_rungs(_TAKEN),
-        failures=tuple(SegmentFailure(stop, cause) for stop, cause in attributes.get(_FAILURES, ())),
-        failed=attributes.get(_FAILED),
-        started_from=attributes.get(_STARTED_FROM),
-        metrics={stop: {metric.name: metric.loss(error)} for stop, error in errors.items()} | of_rungs(_METRICS),
-    )
+def _state_of(end: Any) -> TrialState | None:
+    """Return the state of a trial whose attribute says so of its end; None where no search says that."""
+    # Of a failure the cause is told as well.
+    kind = end.partition(":")[0] if isinstance(end, str) else None
+    return next((state for ending, state in _STATES.items() if ending == kind), None)
 
 
 def _is_of(trial: FrozenTrial, space: Space) -> bool:

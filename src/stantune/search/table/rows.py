@@ -1,0 +1,219 @@
+"""What a study holds as rows of the trial table and as final results: only what a search writes there is believed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from stantune.arguments import shown
+from stantune.errors import UsageError
+from stantune.outcome import Cost
+from stantune.protocols import Metric
+from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
+from stantune.search.propose.sampling import from_optuna
+from stantune.space import Space
+from stantune.texts import one_line
+
+# The names of our attributes in a study's trials.
+BRACKET = "stantune:bracket"
+DIVERGED_AT = "stantune:diverged_at"
+COST = "stantune:cost:"
+METRICS = "stantune:metrics:"
+FAILURES = "stantune:failures"
+FAILED = "stantune:failed"
+TAKEN = "stantune:taken_over_from:"
+STARTED_FROM = "stantune:started_from"
+# And in the study itself.
+FINAL = "stantune:final"
+# Of each bracket by its number, the iterations of its rungs from the lowest up.
+Stops = Mapping[int, Sequence[int]]
+
+
+class ImpossibleError(Exception):
+    """A value in the table is none that a search writes there."""
+
+
+def row_of(
+    trial: FrozenTrial,
+    metric: Metric,
+    rows: Sequence[TrialRow],
+    space: Space | None = None,
+    stops: Stops | None = None,
+) -> TrialRow:
+    """Return what a trial of ours holds.
+
+    Args:
+        trial: as the study has it.
+        metric: what trials are compared by.
+        rows: the trials before it.
+        space: of the settings, and
+        stops: of the search's plan; None where they are not known.
+
+    Raises:
+        ImpossibleError: no search writes this.
+    """
+    attributes, of = trial.user_attrs, f"trial {trial.number}"
+    params = from_optuna(trial.params)
+    if space is not None:
+        try:
+            space.check(params, complete=True)
+        except UsageError as error:
+            raise ImpossibleError(f"the setting of {of} cannot be: {error}") from None
+    bracket = _number(attributes[BRACKET], f"{BRACKET} of {of}")
+    if stops is not None and bracket not in stops:
+        raise ImpossibleError(f"{BRACKET} of {of} is {bracket}, and the search has no such bracket")
+    rungs = None if stops is None else list(stops[bracket])
+    errors = {}
+    for stop, value in sorted(trial.intermediate_values.items()):
+        _value(value, metric, f"the intermediate value of {of} after {stop}")
+        errors[stop] = metric.loss(value)
+    if any(stop < 1 for stop in errors) or (rungs is not None and list(errors) != rungs[: len(errors)]):
+        there = "" if rungs is None else f", and its rungs end at {', '.join(map(str, rungs))}"
+        raise ImpossibleError(f"{of} has intermediate values after {', '.join(map(str, errors))}{there}")
+    diverged_at = attributes.get(DIVERGED_AT)
+    if diverged_at is not None:
+        most = None if rungs is None else 0 if len(errors) == len(rungs) else rungs[len(errors)]
+        _number(diverged_at, f"{DIVERGED_AT} of {of}", most)
+
+    def of_rungs(prefix: str) -> dict[int, Any]:
+        found = {}
+        for key, value in attributes.items():
+            if key.startswith(prefix):
+                at = key.removeprefix(prefix)
+                if not (at.isascii() and at.isdigit()) or (rungs is not None and int(at) not in rungs):
+                    raise ImpossibleError(f"{of} has an attribute {key}, and no rung of its bracket ends there")
+                found[int(at)] = value
+        # What was noted of a segment that was cut between its attributes and its error never was.
+        return {at: value for at, value in found.items() if diverged_at is not None or at in errors}
+
+    metrics = {stop: {metric.name: metric.loss(error)} for stop, error in errors.items()}
+    for stop, measured in of_rungs(METRICS).items():
+        name = f"{METRICS}{stop} of {of}"
+        _measured(measured, name)
+        if stop in errors and metric.name and measured.get(metric.name) != metric.loss(errors[stop]):
+            raise ImpossibleError(f"{name} has not the intermediate value {metric.loss(errors[stop])!r} in it")
+        metrics[stop] = measured
+    taken = of_rungs(TAKEN)
+    for stop, source in taken.items():
+        _taken(source, stop, errors.get(stop), diverged_at, params, rows, f"{TAKEN}{stop} of {of}")
+    failures, failed = _failures(attributes.get(FAILURES, []), f"{FAILURES} of {of}"), attributes.get(FAILED)
+    if failed is not None and not (isinstance(failed, str) and failures):
+        raise ImpossibleError(f"{FAILED} of {of} is {shown(failed)}, and its failures are {len(failures)}")
+    started_from = attributes.get(STARTED_FROM)
+    if started_from is not None:
+        _number(started_from, f"{STARTED_FROM} of {of}")
+    return TrialRow(
+        trial.number,
+        bracket,
+        params,
+        errors,
+        diverged_at,
+        {stop: _cost(cost, f"{COST}{stop} of {of}") for stop, cost in of_rungs(COST).items()},
+        taken=taken,
+        failures=failures,
+        failed=None if failed is None else one_line(failed),
+        started_from=started_from,
+        metrics=metrics,
+    )
+
+
+def finals_of(attributes: Mapping[str, Any], metric: Metric, rows: Sequence[TrialRow]) -> dict[int, FinalResult]:
+    """Return what the final trainings came to, by their finalists' ranks, from a study's attributes.
+
+    Raises:
+        ImpossibleError: no search writes this.
+    """
+    finals = {}
+    for name in sorted(attributes):
+        if name.startswith(FINAL):
+            rank = name.removeprefix(FINAL).removeprefix(":") or "0"
+            if not (rank.isascii() and rank.isdigit()):
+                raise ImpossibleError(f"the study has an attribute {name}, and a finalist's rank is a number")
+            finals[int(rank)] = _final(attributes[name], name, metric, rows)
+    return finals
+
+
+def _final(plain: Any, name: str, metric: Metric, rows: Sequence[TrialRow]) -> FinalResult:
+    if not isinstance(plain, dict):
+        raise ImpossibleError(f"{name} is {shown(plain)}")
+    try:
+        final = FinalResult.from_plain(plain)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ImpossibleError(f"{name} is no result of a final training") from None
+    if all(final.params != row.params for row in rows):
+        raise ImpossibleError(f"{name} is of the setting {shown(dict(final.params))}, which no trial has")
+    _number(final.iterations, f"the iterations in {name}")
+    _cost(plain["cost"], f"the cost in {name}")
+    for at, measured in {None: final.metrics, **final.curve}.items():
+        what = f"the metrics in {name}" if at is None else f"the curve in {name} after {at}"
+        _measured(measured, what)
+        if metric.name in measured:
+            _value(measured[metric.name], metric, what)
+    if final.diverged_at is not None:
+        _number(final.diverged_at, f"the divergence in {name}")
+    elif metric.name not in final.metrics:
+        raise ImpossibleError(f"{name} has no {metric.name}, and says that the training did not diverge")
+    for kept, digest in ((final.kept, final.digest), (final.best_kept, final.best_digest)):
+        if not isinstance(kept, bool) or not isinstance(digest, str | None):
+            raise ImpossibleError(f"{name} is no result of a final training")
+    return final
+
+
+def _number(value: Any, what: str, most: int | None = None) -> int:
+    if type(value) is not int or value < 0 or (most is not None and value > most):
+        limit = "" if most is None else f", {most} at most"
+        raise ImpossibleError(f"{what} is {shown(value)}, and it is a whole number from 0 on{limit}")
+    return value
+
+
+def _value(value: Any, metric: Metric, what: str) -> None:
+    low, high = metric.bounds
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ImpossibleError(f"{what} is {shown(value)}, and it is a finite number")
+    if not low <= value <= high:
+        raise ImpossibleError(f"{what} is {value:g}, and the {metric.name} is from {low:g} to {high:g}")
+
+
+def _measured(measured: Any, what: str) -> None:
+    if not isinstance(measured, dict):
+        raise ImpossibleError(f"{what} is {shown(measured)}")
+    for name, value in measured.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ImpossibleError(f"{what} has {shown(value)} as its {name}, which is no number")
+
+
+def _cost(plain: Any, what: str) -> Cost:
+    counts = plain if isinstance(plain, dict) else {"": plain}
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ImpossibleError(f"{what} has {shown(value)} as its {name or 'value'}, which nothing costs")
+    return Cost.from_plain(counts)
+
+
+def _taken(
+    source: Any,
+    stop: int,
+    error: float | None,
+    diverged_at: int | None,
+    params: Mapping[str, Any],
+    rows: Sequence[TrialRow],
+    what: str,
+) -> None:
+    if type(source) is not int or not 0 <= source < len(rows) or rows[source].params != params:
+        raise ImpossibleError(f"{what} is {shown(source)}, which is no earlier trial with the same setting")
+    there = rows[source]
+    if there.errors.get(stop) != error or (error is None and there.diverged_at != diverged_at):
+        raise ImpossibleError(f"{what} is {source}, which has another result there")
+
+
+def _failures(plain: Any, what: str) -> tuple[SegmentFailure, ...]:
+    if not isinstance(plain, list):
+        raise ImpossibleError(f"{what} are {shown(plain)}")
+    for failure in plain:
+        sound = isinstance(failure, list) and len(failure) == 2 and type(failure[0]) is int
+        if not sound or not isinstance(failure[1], str):
+            raise ImpossibleError(f"{what} have {shown(failure)} among them, which is no failure")
+    return tuple(SegmentFailure(stop, one_line(cause)) for stop, cause in plain)
