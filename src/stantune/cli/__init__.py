@@ -19,8 +19,9 @@ from stantune.cli.profile import profile
 from stantune.cli.search import brackets, search
 from stantune.cli.streams import lasting_streams
 from stantune.cli.train import problems, train
-from stantune.cli.wording import one_line, worded
+from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError, words_of
+from stantune.texts import one_line
 
 
 class _Commands(TyperGroup):
