@@ -31,6 +31,12 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             # Here, because Typer itself would end without a word. A search and a training have a better ending.
             raise StantuneError("interrupted before it was done; give the same command again to go on") from None
+        except SystemExit as error:
+            # Of the user's code: ours and Typer's end otherwise. Success was not what it meant.
+            raise StantuneError(
+                "the code that was given has ended the program, by sys.exit or the like, before the command was done; "
+                "have it raise an error that says what is wrong"
+            ) from error
 
 
 app = typer.Typer(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from stantune.code_digest import digest
-from stantune.errors import NoEffectWarning
+from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.data import fetch, is_present
 from stantune.images.problems import BUILT_IN, Problem, Splits, find
 from stantune.outcome import Outcome
@@ -98,7 +99,8 @@ class ProblemObjective:
     @cached_property
     def splits(self) -> Splits:
         """The problem's data, in memory; raises StantuneError where they cannot be loaded."""
-        return self.problem.load(self.data)
+        with _going_on(self.problem):
+            return self.problem.load(self.data)
 
     def prepared(self, conditions: Conditions) -> Prepared:
         """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto".
@@ -117,7 +119,8 @@ class ProblemObjective:
         if not conditions.here:
             vars(ready).pop("splits", None)
         if ready.stan is not None:
-            _say_of_no_effect(self.problem, ready.stan, conditions.say)
+            with _going_on(self.problem):
+                _say_of_no_effect(self.problem, ready.stan, conditions.say)
         return Prepared(ready, threads)
 
     def trainer(self, place: Place) -> ProblemTrainer:
@@ -215,6 +218,18 @@ class ProblemTrainer:
                 stop_early=stop_early,
                 watch=watch,
             )
+
+
+@contextmanager
+def _going_on(problem: Problem) -> Iterator[None]:
+    """Run a problem's code before a training; raises UsageError where that would end this process."""
+    try:
+        yield
+    except SystemExit as error:
+        raise UsageError(
+            f"problem {problem.name!r}: its data or its network ends the program, by sys.exit or the like; have it "
+            "raise an error that says what is wrong"
+        ) from error
 
 
 def _is_built_in(problem: Problem) -> bool:

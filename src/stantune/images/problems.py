@@ -144,6 +144,12 @@ def _from_file(path: Path, attribute: str) -> Problem:
     except Exception as error:
         del sys.modules[spec.name]
         raise UsageError(f"{path} cannot be imported: {words_of(error)}{_line(error, path)}") from error
+    except SystemExit as error:
+        del sys.modules[spec.name]
+        raise UsageError(
+            f"{path} ends the program, by sys.exit or the like, as it is loaded; put what only a script is to do below "
+            "if __name__ == '__main__'"
+        ) from error
     problem = getattr(module, attribute, None)
     if not isinstance(problem, Problem):
         have = [key for key, value in vars(module).items() if isinstance(value, Problem)]

@@ -166,6 +166,12 @@ def _module(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[spec.name]
         raise UsageError(f"{path} cannot be run: {words_of(error)}") from error
+    except SystemExit as error:
+        del sys.modules[spec.name]
+        raise UsageError(
+            f"{path} ends the program, by sys.exit or the like, as it is loaded; put what only a script is to do below "
+            "if __name__ == '__main__'"
+        ) from error
     # No other process finds it by its name.
     cloudpickle.register_pickle_by_value(module)
     return module

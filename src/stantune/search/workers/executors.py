@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
@@ -97,10 +98,18 @@ def attempt(
 ) -> Outcome | Failure:
     """Train; what is this training's own misfortune is returned as a Failure, what would meet all raises StantuneError.
 
-    `sys.exit` in a training ends that training alone. KeyboardInterrupt and the like pass, too.
+    `sys.exit` in a training ends that training alone. KeyboardInterrupt and the like pass, too. Optuna's TrialPruned,
+    by which code that was written for it gives a trial up, is an ordinary end: the trial is lost as one that diverged.
     """
+    at = segment.start
+
+    def watched(done: int) -> None:
+        nonlocal at
+        at = done
+        watch(done)
+
     try:
-        return trainer.train(segment, stop_early, watch)
+        return trainer.train(segment, stop_early, watched)
     except DamagedCheckpointError:
         return Failure("its checkpoint was cut short or altered", damaged=True)
     except StantuneError:
@@ -109,7 +118,15 @@ def attempt(
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             # Lightning, used in a function, makes an exit of Ctrl-C.
             raise KeyboardInterrupt from error
+        if _is_pruned(error):
+            return Outcome(at, {}, at, False, Cost())
         return Failure(cause_of(error), again=bool(getattr(error, "again", True)))
+
+
+def _is_pruned(error: BaseException) -> bool:
+    # Whoever raises it has imported it.
+    optuna = sys.modules.get("optuna.exceptions")
+    return optuna is not None and isinstance(error, optuna.TrialPruned)
 
 
 def cause_of(error: BaseException) -> str:
