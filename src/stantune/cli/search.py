@@ -107,6 +107,7 @@ def search(
     debug: o.Debug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
+    o.say_loading(problem, json)
     from stantune.quantities import parse_duration
     from stantune.report.live import watching
     from stantune.report.text import show_search
@@ -161,27 +162,31 @@ def search(
             watching=lambda: watching(console),
             stop=stop,
         )
+    # Nothing is in the way of what was found, not even a result.json that cannot be written.
     show_search(console, found.summary, directory)
     lost = without_winner(found.state, objective.unit)
     for note in found.summary.notes:
         if note != lost:
             console.print(f"note: {worded(note)}", soft_wrap=True)
+    code = _say_what_is_missing(found, stop.interrupted, seconds, lost)
     o.write_json(found.summary, json)
-    _say_what_is_missing(found, stop.interrupted, seconds, lost)
+    if code:
+        raise typer.Exit(code)
 
 
-def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None, lost: str | None) -> None:
-    """Say on standard error what the search could not do, and end with the exit code that tells it."""
+def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None, lost: str | None) -> int:
+    """Say on standard error what the search could not do; return the exit code that tells it."""
     from stantune.quantities import duration
 
     result, failure = found.summary, found.state.final_failure
     if failure is not None:
+        failure = worded(failure.removesuffix(", then give the same command again"))
         print(f"stantune: the final training failed ({failure}); the same command tries it again", file=sys.stderr)
     elif not result.complete:
         why = "interrupted" if interrupted else f"the budget of {duration(seconds)} is spent"
         print(f"stantune: {why}; nothing is lost, the same command goes on from here", file=sys.stderr)
         if interrupted:
-            raise typer.Exit(1)
+            return 1
     if result.failures:
         last = result.failures[-1]
         several = f"{result.counts.failed} trials have" if result.counts.failed > 1 else "1 trial has"
@@ -192,8 +197,10 @@ def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float 
         )
     if lost is not None:
         print(f"stantune: {worded(lost)}", file=sys.stderr)
-    if result.counts.failed or failure is not None or lost is not None:
-        raise typer.Exit(_FAILED)
+    if found.unwritten is not None:
+        print(f"stantune: {worded(found.unwritten)}", file=sys.stderr)
+    missing = (failure, lost, found.unwritten)
+    return _FAILED if result.counts.failed or any(each is not None for each in missing) else 0
 
 
 def brackets(
@@ -224,6 +231,7 @@ def brackets(
     debug: o.Debug = False,
 ) -> None:
     """Show what a search with these options would run, without running it."""
+    o.say_loading(problem, json)
     from stantune.images.data import is_present
     from stantune.images.estimate import estimate_seconds
     from stantune.images.objective import ProblemObjective

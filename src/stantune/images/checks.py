@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stantune.errors import StanWarning, UsageError
+from stantune.errors import StanWarning, UsageError, words_of
 from stantune.images.data import Dataset, Normaliser, Split
 from stantune.images.losses import IGNORED, Loss
 from stantune.images.measures import MEASURES, OF_NUMBERS, Measure
 from stantune.images.space_checks import in_words
 from stantune.space import Categorical, Float, Parameter
+from stantune.texts import one_line
 
 # So many samples are shown to the network.
 SHOWN = 2
@@ -148,6 +149,37 @@ def check_network(
             f"needs {wanted}; change its last layer, or the targets' shape"
         )
     return model
+
+
+def check_judged_test(
+    name: str, measure: Measure, model: nn.Module, normaliser: Normaliser, validation: Split, test: Split
+) -> None:
+    """Raise UsageError where a user's own measure fails on the test samples, which the very end of a search needs.
+
+    It is given what the network says of a few samples, over and over: where it fails at the validation samples, too, it
+    may be for that.
+    """
+    if type(measure) is not Measure or not len(validation) or not len(test):
+        return
+
+    def failure(split: Split) -> Exception | None:
+        few = split.take(0, min(SHOWN, len(split)))
+        try:
+            with torch.random.fork_rng([]), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outputs = model(normaliser(few.inputs))
+                whole = outputs.repeat(-(-len(split) // len(few)), *[1] * (outputs.dim() - 1))[: len(split)]
+                measure.value([measure.counts(whole, split.targets)])
+        except Exception as error:
+            return error
+        return None
+
+    of_test = failure(test)
+    if of_test is not None and failure(validation) is None:
+        raise UsageError(
+            f"problem {name!r}: its measure fails on the test samples ({one_line(words_of(of_test))}), and not on those "
+            "of validation; mend it, or leave the test samples out"
+        ) from of_test
 
 
 def _new(name: str, build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.images import data as datasets
-from stantune.images.checks import check_batch_size, check_data, check_measure, check_network, warn_of_other_classes
+from stantune.images.checks import (
+    check_batch_size,
+    check_data,
+    check_judged_test,
+    check_measure,
+    check_network,
+    warn_of_other_classes,
+)
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
 from stantune.images.data.holding_out import How
 from stantune.images.evaluation import measured
@@ -225,6 +232,7 @@ class Problem:
         model = check_network(
             self.name, self.build, self._loss(), self._measure(), splits.normaliser, splits.train, splits.classes
         )
+        check_judged_test(self.name, self._measure(), model, splits.normaliser, splits.validation, splits.test)
         with torch.random.fork_rng([]):
             check_layers(self.name, self.space, inspect.signature(self.network).parameters, self.build, model)
         self.optimizer(model, {})

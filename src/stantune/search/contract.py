@@ -166,7 +166,9 @@ class SearchSummary(Result):
     max_iterations: int = MAX_ITERATIONS
     min_iterations: int = MIN_ITERATIONS
     rates: list[RateResult] = RATES
-    complete: bool = Field(description="false where a budget or Ctrl-C ended the search early")
+    complete: bool = Field(
+        description="false where a budget or Ctrl-C ended the search early, or a final training failed"
+    )
     brackets: list[BracketResult] = BRACKETS
     counts: Counts = Field(description="trials by what became of them")
     iterations_trained: int = Field(description="of all trials; final trainings are not among them")
@@ -183,5 +185,8 @@ class SearchSummary(Result):
     finalists: list[Final] = Field(description="the final trainings that are over, in the order of their trials' ranks")
     final: Final | None = Field(
         description="the one with the best value; null where the search is not complete or found nothing"
+    )
+    final_failure: str | None = Field(
+        description="why a final training has no result, which the same command tries again; null where none failed"
     )
     notes: list[str] = Field(description="what is to be known of this result, and what to do, a sentence each")

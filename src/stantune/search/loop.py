@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stantune.errors import StantuneError
 from stantune.protocols import Objective
 from stantune.search.session import RETRIES, SearchState, Session, open_session
 from stantune.search.settings import SearchSettings
@@ -45,7 +46,8 @@ def search(
         UsageError: the directory holds a search with other settings.
         StoreError: the trial table cannot be used.
         CheckpointError: a checkpoint cannot be read or is another trial's.
-        StantuneError: no training can go on (a full disk), or none ever could: all of the first trials failed.
+        StantuneError: no training can go on (a full disk), or none ever could: all of the first trials failed. Where
+            nothing but the final trainings is left, the state tells it instead (`final_failure`).
     """
     with open_session(
         objective,
@@ -63,6 +65,15 @@ def search(
 
 def _run(session: Session, executor: Executor, stop_early: Callable[[], bool]) -> bool:
     """Run all that is left to do; return whether it was told to stop before."""
+    try:
+        return _run_all(session, executor, stop_early)
+    except StantuneError as error:
+        if not session.give_up(str(error)):
+            raise
+        return False
+
+
+def _run_all(session: Session, executor: Executor, stop_early: Callable[[], bool]) -> bool:
     stopped = False
     while True:
         while not stopped and session.running < executor.capacity and session.may_begin():

@@ -79,6 +79,7 @@ class SearchResult:
         state: the trial table and the final trainings.
         path: the search's directory.
         interrupted: somebody asked for its end, or its budget was spent; the same call goes on from here.
+        unwritten: why `result.json` is not in the directory, None where it is.
     """
 
     objective: Objective
@@ -86,6 +87,7 @@ class SearchResult:
     state: SearchState
     path: Path
     interrupted: bool = False
+    unwritten: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -159,6 +161,10 @@ class SearchResult:
         if final is not None:
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in final.metrics.items()) or "it diverged"
             lines.append(f"final training of trial {final.number}, {final.resource} {self.objective.unit}s: {metrics}")
+        if self.state.final_failure is not None:
+            lines.append(f"the final training failed: {self.state.final_failure}")
+        if self.unwritten is not None:
+            lines.append(self.unwritten)
         lines += [f"note: {note}" for note in self.summary.notes]
         return "\n".join(lines)
 

@@ -159,6 +159,8 @@ class Session:
         # Trials that equal earlier ones were made since the last look.
         self._duplicates = False
         self._stopped = False
+        # All trials are over.
+        self._ending = False
         self._final_failures: Counter[Final] = Counter()
         self._tidied: set[int] = set()
         # Jobs done since ended trials were last closed, and before that.
@@ -230,6 +232,15 @@ class Session:
             self._store.record(job.number, job.stop, how.metrics, cost)
         self._over(job)
 
+    def give_up(self, cause: str) -> bool:
+        """Take it that nothing can go on; return whether nothing but the final trainings was left, which is kept then.
+
+        What the trials came to is not to be lost with the end.
+        """
+        if self._ending:
+            self.final_failure = one_line(cause)
+        return self._ending
+
     def moved(self, segment: Segment, done: int) -> None:
         """Take how far a segment is, for those who watch."""
         self._progress.iteration(training_of(segment), done)
@@ -277,6 +288,7 @@ class Session:
                 self._store.take_over(take_over)
         rows = self._store.rows()
         ready = self._coordinator.ready_jobs(rows)
+        self._ending = not ready
         finals = [] if ready else self._finals_left(rows)
         left: list[Training] = [*ready, *finals]
         if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):

@@ -95,6 +95,7 @@ def summarise(objective: Objective, settings: SearchSettings, state: SearchState
         ],
         finalists=[_final(state, rank) for rank in sorted(state.finals)],
         final=None if state.winner is None else _final(state, state.winner),
+        final_failure=state.final_failure,
         notes=notes_of(settings, state, objective.unit),
     )
 

@@ -22,9 +22,9 @@ def without_password(url: str) -> str:
     """Return a URL as messages and files may show it, whether it can be parsed or not; what is shown stays as it is."""
     try:
         parsed = sqlalchemy.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):  # the port is no number
+        shown = parsed.render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the port is no number, or a character is none in UTF-8
         return _masked_text(url)
-    shown = parsed.render_as_string(hide_password=True)
     before, mark, query = shown.partition("?")
     taken_apart = (parsed.host and "@" in parsed.host) or _USER_INFO.search(parsed.database or "")
     if taken_apart and not parsed.drivername.startswith(_OF_FILES):
