@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stantune.protocols import Metric, compared_value
-from stantune.search.plan.hyperband import Bracket, stops_of
+from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.standings import ranking
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
@@ -32,8 +32,6 @@ def one_setting(settings: SearchSettings, plan: Sequence[Bracket]) -> str | None
         return None
     whole, least, eta = settings.max_resource, settings.min_resource, settings.eta
     begin = "one setting is all that this search tries, "
-    if len(stops_of(plan)) > 1:
-        return f"{begin}since `trials`={settings.trials}; give more"
     if whole < eta:
         return f"{begin}since `max_resource`={whole} is below `eta`={eta}; give `max_resource`={eta} or more"
     return (
