@@ -177,8 +177,8 @@ def check_judged_test(
     of_test = failure(test)
     if of_test is not None and failure(validation) is None:
         raise UsageError(
-            f"problem {name!r}: its measure fails on the test samples ({one_line(words_of(of_test))}), and not on those "
-            "of validation; mend it, or leave the test samples out"
+            f"problem {name!r}: its measure fails on the test samples ({one_line(words_of(of_test))}), and not on "
+            "those of validation; mend it, or leave the test samples out"
         ) from of_test
 
 
