@@ -305,19 +305,19 @@ def test_layers_of_one_dimension(setting, length, entries):
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid.pattern.columns < 4], ids=str)
 def test_gradients_are_those_of_the_approximate_function(grid):
     conv = of_class(nn.Conv2d(2, 3, 3, padding=1).double(), StanConv2d, grid)
-    input = torch.randn(2, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    input = torch.randn(1, 2, 6, 12, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: conv(x), (input, *conv.parameters()))
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_computed_entries_are_exact_and_the_others_copies_of_a_nearest_one(grid):
     conv = nn.Conv2d(3, 8, 5, padding=2)
-    input = torch.randn(2, 3, 9, 8)
+    input = torch.randn(2, 3, 9, 12)
     exact = conv(input)
-    entries = grid.matrix(9, 8)
+    entries = grid.matrix(9, 12)
     output = of_class(conv, StanConv2d, grid)(input)
     torch.testing.assert_close(output[..., entries], exact[..., entries])
-    places = torch.stack(torch.meshgrid(torch.arange(9), torch.arange(8), indexing="ij"), -1).double()
+    places = torch.stack(torch.meshgrid(torch.arange(9), torch.arange(12), indexing="ij"), -1).double()
     computed = places[entries]
     for place, value in zip(places.flatten(0, 1), output.flatten(2).permute(2, 0, 1), strict=True):
         distance = (computed - place).norm(dim=-1)

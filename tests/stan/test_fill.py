@@ -158,8 +158,8 @@ def test_a_grid_fills_from_a_nearest_computed_place(length, period, first):
     name=st.sampled_from(sorted(PATTERNS)),
     top=st.integers(0, 1),
     left=st.integers(0, 3),
-    height=st.integers(2, 9),
-    width=st.integers(4, 9),
+    height=st.integers(6, 13),
+    width=st.integers(12, 17),
 )
 def test_a_grids_own_fill_differs_from_any_matrixs_in_ties_only(name, top, left, height, width):
     pattern = PATTERNS[name]
@@ -175,13 +175,13 @@ def test_a_grids_own_fill_differs_from_any_matrixs_in_ties_only(name, top, left,
 
 
 def test_the_quarter_along_a_row_takes_the_nearer_side():
-    exact = torch.arange(10.0).view(1, 1, 1, 10)
+    exact = torch.arange(14.0).view(1, 1, 1, 14)
     filled = [neighbour_of_exact(exact, Grid(PATTERNS["quarter"], 0, left)).flatten().tolist() for left in range(4)]
     assert filled == [
-        [0, 0, 0, 4, 4, 4, 4, 8, 8, 8],
-        [1, 1, 1, 1, 5, 5, 5, 5, 9, 9],
-        [2, 2, 2, 2, 6, 6, 6, 6, 6, 6],
-        [3, 3, 3, 3, 3, 7, 7, 7, 7, 7],
+        [0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12],
+        [1, 1, 1, 1, 5, 5, 5, 5, 9, 9, 9, 9, 13, 13],
+        [2, 2, 2, 2, 6, 6, 6, 6, 10, 10, 10, 10, 10, 10],
+        [3, 3, 3, 3, 3, 7, 7, 7, 7, 11, 11, 11, 11, 11],
     ]
 
 

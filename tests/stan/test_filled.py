@@ -55,7 +55,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> D
     return here
 
 
-MATRIX = torch.rand(2, 6, 5, generator=torch.Generator().manual_seed(0)) < 0.4
+MATRIX = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0)) < 0.4
 MATRIX[:, 2, 3] = True
 
 
@@ -63,8 +63,8 @@ MATRIX[:, 2, 3] = True
 def test_a_layer_goes_the_faster_way_and_leaves_nothing_else_behind(device: Device, entries: Entries) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(3, 5, 3, padding=1, stride=(1, 2))
-    input = torch.randn(2, 3, 6, 9, requires_grad=True)
-    upstream = torch.randn(2, 5, 6, 5)
+    input = torch.randn(2, 3, 6, 11, requires_grad=True)
+    upstream = torch.randn(2, 5, 6, 6)
     leaves = [input, *layer.parameters()]
     oracle = neighbour_of_exact(layer(input), entries)
     expected = torch.autograd.grad(oracle, leaves, upstream)
@@ -88,21 +88,21 @@ def test_offsets_share_what_was_measured_and_shapes_do_not(device: Device) -> No
     layer.__class__ = StanConv2d
     for top in (0, 1):
         layer.grid = Grid(PATTERNS["rows"], top, 0)
-        layer(torch.randn(1, 1, 4, 4))
+        layer(torch.randn(1, 1, 7, 7))
     assert len(choices()) == 1
-    layer(torch.randn(2, 1, 4, 4))
+    layer(torch.randn(2, 1, 7, 7))
     layer.grid = Grid(PATTERNS["columns"], 0, 0)
-    layer(torch.randn(2, 1, 4, 4))
+    layer(torch.randn(2, 1, 7, 7))
     assert [choice.what for choice in choices()] == [
-        "2x2 convolution of (1, 1, 4, 4) to 1 channels, float32, one of 2x1 entries",
-        "2x2 convolution of (2, 1, 4, 4) to 1 channels, float32, one of 2x1 entries",
-        "2x2 convolution of (2, 1, 4, 4) to 1 channels, float32, one of 1x2 entries",
+        "2x2 convolution of (1, 1, 7, 7) to 1 channels, float32, one of 2x1 entries",
+        "2x2 convolution of (2, 1, 7, 7) to 1 channels, float32, one of 2x1 entries",
+        "2x2 convolution of (2, 1, 7, 7) to 1 channels, float32, one of 1x2 entries",
     ]
 
 
 def test_one_dimension_is_a_row(device: Device) -> None:
     layer = nn.Conv1d(2, 3, 3, padding=1, padding_mode="circular")
-    input = torch.randn(2, 2, 9)
+    input = torch.randn(2, 2, 13)
     oracle = neighbour_of_exact(layer(input).unsqueeze(2), Grid(PATTERNS["quarter"], 0, 2)).squeeze(2)
     layer.__class__ = StanConv1d
     layer.grid = Grid(PATTERNS["quarter"], 0, 2)
@@ -115,7 +115,7 @@ def test_what_triton_has_no_form_for_is_pytorchs(device: Device, setting: dict) 
     layer = nn.Conv2d(2, 4, 3, **setting)
     layer.__class__ = StanConv2d
     layer.grid = Grid(PATTERNS["blocks"], 0, 0)
-    layer(torch.randn(2, 2, 6, 6, dtype=setting.get("dtype")))
+    layer(torch.randn(2, 2, 8, 8, dtype=setting.get("dtype")))
     assert device.gone == ["pytorch"]
     assert not choices()
 
@@ -133,7 +133,7 @@ def test_an_accelerated_model_trains_as_on_the_cpu(device: Device, monkeypatch: 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.Flatten())
     plain = copy.deepcopy(model)
-    images = torch.randn(3, 2, 1, 6, 6)
+    images = torch.randn(3, 2, 1, 8, 8)
 
     def train(model: nn.Module) -> list[Tensor]:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

@@ -74,7 +74,7 @@ class Case:
     """A model, the shape of its input, and how many of its layers are accelerated."""
 
     build: Callable[[], nn.Module]
-    shape: tuple[int, ...] = (3, 4, 9, 8)
+    shape: tuple[int, ...] = (3, 4, 11, 10)
     layers: int = 1
 
 
@@ -97,7 +97,7 @@ CASES = {
         lambda: nn.Conv1d(4, 6, 3, stride=2, dilation=2, groups=2, padding=3), (3, 4, 30)
     ),
     "1-d replicate": Case(lambda: nn.Conv1d(4, 6, 5, padding=2, padding_mode="replicate"), (3, 4, 13)),
-    "1-d without batch": Case(lambda: nn.Conv1d(4, 6, 3), (4, 13)),
+    "1-d without batch": Case(lambda: nn.Conv1d(4, 6, 3), (4, 16)),
     "3-d beside it is left alone": Case(
         lambda: nn.Sequential(nn.Conv3d(1, 1, 1), nn.Flatten(1, 2), nn.Conv2d(4, 6, 3)), (3, 1, 4, 9, 8)
     ),
@@ -110,7 +110,7 @@ CASES = {
     "partly frozen": Case(_frozen, layers=2),
     "with hooks": Case(_hooked),
     "batch norm after it": Case(lambda: nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU())),
-    "odd sizes": Case(lambda: nn.Conv2d(4, 6, 3, padding=1), (2, 4, 7, 5)),
+    "odd sizes": Case(lambda: nn.Conv2d(4, 6, 3, padding=1), (2, 4, 13, 11)),
     "rows too few": Case(lambda: nn.Conv2d(4, 6, 3), (2, 4, 3, 9)),
     "smaller than the pattern": Case(lambda: nn.Conv2d(4, 6, 3), (2, 4, 3, 3)),
     "batch of one": Case(lambda: nn.Conv2d(4, 6, 3), (1, 4, 9, 8)),

@@ -19,7 +19,7 @@ from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.cost import IterationTimes, speedup
 from stantune.stan.entries import PATTERNS
 from stantune.stan.meprop import MeProp
-from stantune.stan.plan import NEAR_BEST, PERIODS, WORTHWHILE, decide, plan_for, predict
+from stantune.stan.plan import NEAR_BEST, PERIODS, WORTHWHILE, decide, fitted, plan_for, predict
 from stantune.stan.schedule import Schedule
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
@@ -224,6 +224,16 @@ def test_an_iteration_shorter_than_its_layers_is_refused():
         decide(times(layer(**GOOD), step=10.0), Stan(rate="auto"))
     with pytest.raises(UsageError, match=r"step_seconds=10.0 does not fit"):
         predict(times(layer(**GOOD), step=10.0), Stan(rate=0.5))
+
+
+def test_layers_that_seem_to_take_longer_than_the_iteration_are_fitted_into_it():
+    found = fitted(times(layer("a", **GOOD), layer("b", **GOOD), step=20.0))
+    assert sum(one.exact for one in found.layers) == pytest.approx(20.0)
+    assert [found.layers[0].patterns[0].t_i, found.layers[0].patterns[0].t_j] == pytest.approx([5 / 3, 10 / 3])
+    plan = decide(found, Stan(rate="auto"))
+    assert planned(plan) == planned(decide(times(layer("a", **GOOD), layer("b", **GOOD)), Stan(rate="auto")))
+    assert 1 < plan.predicted_speedup < 20 / (20 - 44 / 3)
+    assert fitted(times(layer(**GOOD))) == times(layer(**GOOD))
 
 
 @pytest.mark.parametrize("example", [torch.randn(0, 3, 8, 8), torch.tensor(1.0)], ids=["no sample", "a number"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.integrations.start import FromBatch, accelerate_at, first_of, require_ids, state_of, visit
+from stantune.integrations.start import FromBatch, Inputs, accelerate_at, first_of, require_ids, state_of, visit
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
 from stantune.stan.surgery import restore_
@@ -35,8 +35,8 @@ class StanCallback(Callback):  # type: ignore[misc]  # skorch has no types
     Args:
         stan: the settings; layers are named as in the module.
         ids: gives the ids, (B,), of a batch's samples; for Stan(memo=...) alone.
-        inputs: gives what the module is called with, (B, C, H, W), of a batch, by default its first item; for
-            Stan(rate="auto") and memo alone, which call it with nothing else.
+        inputs: gives what the module is called with of a batch: a tensor, (B, C, H, W), a tuple of arguments or a
+            dictionary of them by name; by default the batch's first item. For Stan(rate="auto") and memo alone.
 
     Raises:
         UsageError: memo without ids, when the net is initialized.
@@ -45,7 +45,7 @@ class StanCallback(Callback):  # type: ignore[misc]  # skorch has no types
     handle_: StanHandle | None = None
     running_ = False
 
-    def __init__(self, stan: Stan, *, ids: FromBatch | None = None, inputs: FromBatch = first_of) -> None:
+    def __init__(self, stan: Stan, *, ids: FromBatch | None = None, inputs: Inputs = first_of) -> None:
         self.stan = stan
         self.ids = ids
         self.inputs = inputs

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.stan.config import Stan
+from stantune.stan.example import Example, tensors_in, to_device
 from stantune.stan.handle import StanHandle
 from stantune.stan.surgery import accelerate_, restore_
 
 # A batch is whatever the user's data loader makes.
 FromBatch = Callable[[Any], Tensor]
+# What of it the model is called with, see `stan.example.called`.
+Inputs = Callable[[Any], Example]
 
 
 def first_of(batch: Any) -> Tensor:
@@ -40,7 +43,7 @@ def require_ids(stan: Stan, ids: FromBatch | None) -> None:
 
 
 def accelerate_at(
-    model: nn.Module, stan: Stan, batch: Any, inputs: FromBatch, state: Mapping[str, Any], iteration: int
+    model: nn.Module, stan: Stan, batch: Any, inputs: Inputs, state: Mapping[str, Any], iteration: int
 ) -> StanHandle:
     """Put STAN into a model that is about to train on `batch`.
 
@@ -48,7 +51,7 @@ def accelerate_at(
         model: changed in place.
         stan: the settings; for rate="auto" and the memo fill the batch's inputs are the example that they need.
         batch: the first batch to train on.
-        inputs: gives the model's input, (B, C, H, W), of the batch.
+        inputs: gives what the model is called with, of the batch.
         state: of `state_of`, to go on there and with what was planned there; empty for a training that begins.
         iteration: where to go on if that is not where `state` is.
 
@@ -65,7 +68,7 @@ def accelerate_at(
         example = inputs(batch)
         first = next(model.parameters(), None)
         if first is not None:
-            example = example.to(first.device)
+            example = to_device(example, first.device)
     handle = accelerate_(model, stan, example)
     if state.get("iteration") != iteration:
         handle.seek(iteration)
@@ -90,7 +93,7 @@ def state_of(handle: StanHandle) -> dict[str, Any]:
     return state
 
 
-def visit(handle: StanHandle, batch: Any, ids: FromBatch | None, inputs: FromBatch) -> None:
+def visit(handle: StanHandle, batch: Any, ids: FromBatch | None, inputs: Inputs) -> None:
     """Tell the memo fill of which samples `batch` is; `inputs` lets it refuse samples that augmentation changes."""
     if handle.stan.memo is not None and ids is not None:
-        handle.visit(ids(batch), inputs(batch))
+        handle.visit(ids(batch), next(tensors_in(inputs(batch)), None))

@@ -139,6 +139,6 @@ def _matrix(exact: Tensor, entries: Entries | None) -> Tensor:
     batch, _, height, width = exact.shape
     if isinstance(entries, EntryMatrix):
         return entries.entries
-    if entries is None or not entries.covers(height, width):
+    if entries is None or not entries.fills(height, width):
         return torch.ones(batch, height, width, dtype=torch.bool)
     return entries.matrix(height, width).expand(batch, height, width)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from stantune.errors import UsageError
 from stantune.stan.config import Stan
 from stantune.stan.entries import EntryMatrix, Grid, along_line, grid_in_turn
+from stantune.stan.example import Example, called, device_of, refused
 from stantune.stan.fingerprints import Fingerprints
 from stantune.stan.layers import Recollection, StanConv2d, StanLinear
 from stantune.stan.linear import neuron_block
@@ -123,7 +124,7 @@ class LayerMemory:
 
 
 def memory_for(
-    model: nn.Module, stan: Stan, layers: Mapping[str, nn.Module], example: Tensor
+    model: nn.Module, stan: Stan, layers: Mapping[str, nn.Module], example: Example
 ) -> tuple[BatchMemory, dict[str, str]]:
     """Return the memory of the layers that fit into the budget, and why the others were left out, by name.
 
@@ -133,47 +134,56 @@ def memory_for(
         model: not accelerated yet; it is left as it was.
         stan: settings with a memo.
         layers: those to accelerate, by name.
-        example: a batch of inputs, (B, ...).
+        example: what the model is called with, see `example.called`.
 
     Raises:
         UsageError: nothing fits, or the example is no input of the model.
     """
     assert stan.memo is not None
-    sizes = output_shapes(model, layers, example)
+    shapes = output_shapes(model, layers, example)
+    missing = [name for name in layers if name not in shapes]
+    if missing:
+        raise UsageError(f"the example does not pass through {', '.join(missing)}; leave them out of layers=")
+    sizes = {name: several[-1] for name, several in shapes.items()}
     spaces = [
         LayerSpace(name, sizes[name], (1 - float(stan.least_rate)) * _multiply_adds(layer, sizes[name]))
         for name, layer in layers.items()
     ]
     memo = stan.memo
-    budget = free_memory(example.device) // 2 if memo.budget is None else memo.budget
+    device = device_of(example)
+    budget = free_memory(device) // 2 if memo.budget is None else memo.budget
     selection = choose_layers(spaces, memo.samples, budget, memo.dtype, memo.positions)
     left_out = {space.name: f"memo's {budget} bytes are taken by others" for space in selection.left_out}
-    return BatchMemory(stan, selection.chosen, example.device), left_out
+    return BatchMemory(stan, selection.chosen, device), left_out
 
 
-def output_shapes(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one sample's output of each layer, from an evaluation of the model on `example`."""
-    sizes: dict[str, tuple[int, ...]] = {}
+def output_shapes(
+    model: nn.Module, layers: Mapping[str, nn.Module], example: Example
+) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes of one sample's outputs of each layer, one of each call, from an evaluation on `example`.
+
+    Layers that the example does not pass through are left out.
+    """
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     names = {layer: name for name, layer in layers.items()}
 
     def note(layer: nn.Module, _: Any, output: Tensor) -> None:
-        sizes[names[layer]] = tuple(output.shape[1:])
+        shapes.setdefault(names[layer], []).append(tuple(output.shape[1:]))
 
     training = {module: module.training for module in model.modules()}
     hooks = [layer.register_forward_hook(note) for layer in names]
     model.eval()
     try:
         with torch.no_grad():
-            model(example)
+            called(model, example)
+    except Exception as error:
+        raise refused(model, example, error) from error
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in training.items():
             module.training = mode
-    missing = [name for name in layers if name not in sizes]
-    if missing:
-        raise UsageError(f"the example does not pass through {', '.join(missing)}; leave them out of layers=")
-    return sizes
+    return shapes
 
 
 def _multiply_adds(layer: nn.Module, size: tuple[int, ...]) -> float:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from stantune.errors import UsageError
 
@@ -70,6 +71,8 @@ def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
         return ""
+    if any(is_lazy(parameter) for parameter in module._parameters.values()):
+        return "it has no weights before its first input; call the model once on a batch, then accelerate_ it"
     kind = next((kind.__name__ for kind in kinds if isinstance(module, kind)), None)
     if kind is None:
         return f"{type(module).__name__} has no fast form; Conv1d and Conv2d have"

@@ -10,6 +10,11 @@ from torch import Tensor
 from stantune.errors import UsageError
 from stantune.seeds import derive
 
+# So many whole periods of a pattern an output must have on each side where it skips entries, or all are computed. With
+# fewer, one entry stands for most of a map and has the gradient of all of them, and batch norm behind the layer divides
+# by the deviation of a handful of values: gradients grow without bound (`benchmarks/small_maps.py`).
+PERIODS = 3
+
 
 class Pattern(NamedTuple):
     """A grid of computed entries: one of every `rows` rows and one of every `columns` columns."""
@@ -38,6 +43,15 @@ class Grid(NamedTuple):
         """Tell whether an output of this size has at least one whole period of the pattern on each side."""
         return height >= self.pattern.rows and width >= self.pattern.columns
 
+    def fills(self, height: int, width: int) -> bool:
+        """Tell whether an output of this size is large enough for skipped entries to copy their neighbours.
+
+        Where it is not, the neighbour fill computes every entry; see PERIODS.
+        """
+        return all(
+            period == 1 or side >= PERIODS * period for side, period in zip((height, width), self.pattern, strict=True)
+        )
+
     def kept_size(self, height: int, width: int) -> tuple[int, int]:
         """Return how many rows and columns of an output of `height` x `width` are computed."""
         return -((self.top - height) // self.pattern.rows), -((self.left - width) // self.pattern.columns)
@@ -47,6 +61,14 @@ class Grid(NamedTuple):
         entries = torch.zeros(height, width, dtype=torch.bool, device="cpu")
         entries[self.top :: self.pattern.rows, self.left :: self.pattern.columns] = True
         return entries
+
+
+def too_small(height: int, width: int) -> str:
+    """Return why a layer with an output of this size computes every entry."""
+    return (
+        f"its output of {height}x{width} entries is smaller than {PERIODS} periods of its patterns: so few would stand "
+        "for all of them, and gradients would grow"
+    )
 
 
 class EntryMatrix(NamedTuple):

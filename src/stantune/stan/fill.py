@@ -164,7 +164,7 @@ def neighbour_of_exact(exact: Tensor, entries: Entries) -> Tensor:
         entries: what counts as computed.
 
     Returns:
-        (B, C, H, W): `exact` itself where a grid does not cover it.
+        (B, C, H, W): `exact` itself where it is too small for a grid (`Grid.fills`).
 
     Raises:
         ValueError: E is of another shape, not boolean, or without a computed entry in some sample.
@@ -173,7 +173,7 @@ def neighbour_of_exact(exact: Tensor, entries: Entries) -> Tensor:
     if isinstance(entries, EntryMatrix):
         check_entries(entries.entries, (len(exact), height, width))
         return spread(exact, nearest_computed(entries.entries))
-    if not entries.covers(height, width):
+    if not entries.fills(height, width):
         return exact
     from_row = sources(height, entries.pattern.rows, entries.top)
     from_column = sources(width, entries.pattern.columns, entries.left)

@@ -68,7 +68,8 @@ def convolve_filled(convolution: Convolution, entries: Entries) -> Tensor:
         entries: those to compute; an EntryMatrix is (B, H_out, W_out).
 
     Returns:
-        (B, C_out, H_out, W_out), the size of the exact output; computed exactly where a grid does not cover it.
+        (B, C_out, H_out, W_out), the size of the exact output; computed exactly where that is too small for a grid
+        (`Grid.fills`).
     """
     if (
         _on_cuda(convolution.input)
@@ -135,7 +136,7 @@ def has_triton_form(convolution: Convolution, entries: Entries) -> bool:
         and alike
         and convolution.dtype in DTYPES
         and max(input.numel(), len(input) * len(weight) * height * width) <= NUMBERS
-        and (isinstance(entries, EntryMatrix) or entries.covers(height, width))
+        and (isinstance(entries, EntryMatrix) or entries.fills(height, width))
     )
 
 

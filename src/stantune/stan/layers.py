@@ -62,6 +62,8 @@ class _StanLayer(StandIn):
         passed: called at each forward pass in training.
         stan_name: the layer's name in the model, for errors.
         original: PyTorch's class of such layers.
+        sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
+            was not, under False; None before any.
         without_grad: whether the last training pass of each thread, by its number, was without gradients, and so an
             exact one; under None that of any thread.
     """
@@ -71,6 +73,7 @@ class _StanLayer(StandIn):
     memory: Memory | None = None
     passed: Callable[[], None] | None = None
     stan_name: str | None = None
+    sizes: dict[bool, tuple[int, int]] | None = None
     without_grad: dict[int | None, bool]
     original: ClassVar[type[nn.Module]]
 
@@ -99,13 +102,19 @@ class _StanLayer(StandIn):
             self.passed()
         return True
 
+    def note(self, fills: bool, size: tuple[int, int]) -> None:
+        """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
+        if self.sizes is None:
+            self.sizes = {}
+        self.sizes[fills] = size
+
     def _named(self, error: Exception) -> None:
         """Add the layer's name to an error of PyTorch's."""
         if self.stan_name is not None:
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "without_grad", "__module__")
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "without_grad", "__module__")
 
 
 @cache
@@ -223,7 +232,10 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
 
     def _at(self, plane: Tensor, geometry: _Geometry, entries: Entries, native: bool) -> Tensor:
         """Return some computed entries and the others filled from them, all of them in two dimensions."""
-        return convolve_filled(Convolution(plane, *geometry), entries)
+        convolution = Convolution(plane, *geometry)
+        if isinstance(entries, Grid):
+            self.note(entries.fills(*convolution.out), convolution.out)
+        return convolve_filled(convolution, entries)
 
     def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor, native: bool) -> Tensor:
         """Return some computed entries among the remembered ones, all of them in two dimensions."""
@@ -392,6 +404,8 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
             return None
         if isinstance(grid, EntryMatrix):
             check_entries(grid.entries, (len(input), *size))
+        else:
+            self.note(grid.fills(*size), size)
         return lists_of(grid, *size)
 
     def _whole(self, input: Tensor, native: bool) -> Tensor:

@@ -21,12 +21,12 @@ def lists_of(entries: Entries, height: int, width: int) -> Lists | None:
         width: W_out.
 
     Returns:
-        The lists; None for a grid that does not cover the output, where all entries are computed.
+        The lists; None for a grid on too small an output (`Grid.fills`), where all entries are computed.
     """
     if isinstance(entries, EntryMatrix):
         number = entries.entries.flatten(1).cumsum(1, dtype=torch.int32) - 1
         return _of_matrix(entries, number.gather(1, nearest_computed(entries.entries).flatten(1)))
-    return _of_grid(entries, height, width) if entries.covers(height, width) else None
+    return _of_grid(entries, height, width) if entries.fills(height, width) else None
 
 
 def lists_among(entries: Entries, height: int, width: int) -> Lists:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
+from torch import nn
 
 from stantune.errors import UsageError
 from stantune.stan.choice import Choice, cheapest
 from stantune.stan.config import LayerPlan, Stan
 from stantune.stan.cost import IterationTimes, pays, speedup
 from stantune.stan.entries import PATTERNS
+from stantune.stan.example import Example, Loss
 from stantune.stan.timing import Clock, LayerTimes, ModelTimes, PatternTimes, measure
 
 # The Z that the planner chooses from; the smallest one that comes near the best keeps E fresh.
@@ -47,8 +48,9 @@ class Plan:
 def plan_for(
     model: nn.Module,
     stan: Stan,
-    example: Tensor,
+    example: Example,
     *,
+    loss: Loss | None = None,
     iterations: int | None = None,
     step: Callable[[], object] | None = None,
     budget: float = 3.0,
@@ -62,19 +64,39 @@ def plan_for(
     Args:
         model: not accelerated.
         stan: the settings; where the rate is a number they stay as they are and only the speed-up is predicted.
-        example: a batch of inputs, (B, ...).
+        example: what the model is called with in a training iteration.
+        loss: of what it returns, see `timing.measure`.
         iterations: N; by default `stan.iterations`, and a long run where that is None too.
         step: performs a whole exact training iteration.
         budget: seconds, see `timing.measure`.
         clock: for tests.
 
     Raises:
-        UsageError: an empty example, or an iteration that takes less than its parts.
+        UsageError: an example that the model cannot be trained on.
     """
-    if not example.dim() or not len(example):
-        raise UsageError("the example holds no sample, and nothing can be timed on it; give a batch as in training")
-    times = measure(model, stan.layers, example, step=step, budget=budget, clock=clock)
-    return decide(times, stan, iterations)
+    times = measure(model, stan.layers, example, loss=loss, step=step, budget=budget, clock=clock)
+    return decide(fitted(times), stan, iterations)
+
+
+def fitted(times: ModelTimes) -> ModelTimes:
+    """Return the times with layers that together take no longer than the iteration that they are part of.
+
+    Timed one by one, the layers of a small network seem to: each call is then found cold, and is told by the clock.
+    """
+    together = sum(layer.exact for layer in times.layers)
+    if together <= times.exact_seconds:
+        return times
+    share = times.exact_seconds / together
+    return times._replace(
+        layers=tuple(
+            layer._replace(
+                t_f=layer.t_f * share,
+                t_b=layer.t_b * share,
+                patterns=tuple(each._replace(t_i=each.t_i * share, t_j=each.t_j * share) for each in layer.patterns),
+            )
+            for layer in times.layers
+        )
+    )
 
 
 def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan:

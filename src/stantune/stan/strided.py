@@ -133,10 +133,10 @@ def conv2d_on_grid(
         grid: the entries to compute.
 
     Returns:
-        (B, C_out, H_out, W_out), the size of the exact output; computed exactly where the grid does not cover it.
+        (B, C_out, H_out, W_out), the size of the exact output; computed exactly where that is too small (`Grid.fills`).
     """
     height, width = output_size(input, weight, stride, padding, dilation)
-    if not grid.covers(height, width):
+    if not grid.fills(height, width):
         return F.conv2d(F.pad(input, list(padding)), weight, bias, tuple(stride), 0, tuple(dilation), groups)
     kept = conv2d_kept(input, weight, bias, stride, padding, dilation, groups, grid)
     return neighbour(kept, height, width, grid)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stantune.errors import NoEffectWarning, UsageError
-from stantune.stan.batch_memory import BatchMemory, memory_for
+from stantune.stan.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
 from stantune.stan.entries import Pattern
+from stantune.stan.example import Example, Loss
 from stantune.stan.fusion import StanSequential, make_native_, order_
 from stantune.stan.handle import LayerReport, StanHandle
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
@@ -32,7 +34,12 @@ BY_SURGERY = "by_surgery"
 
 
 def accelerate_(
-    model: nn.Module, stan: Stan, example: Tensor | None = None, memory_format: torch.memory_format | None = None
+    model: nn.Module,
+    stan: Stan,
+    example: Example | None = None,
+    memory_format: torch.memory_format | None = None,
+    *,
+    loss: Loss | None = None,
 ) -> StanHandle:
     """Turn the model's layers into STAN layers, in place.
 
@@ -43,17 +50,21 @@ def accelerate_(
     Args:
         model: any module; it may itself be a convolution.
         stan: the settings.
-        example: a batch of inputs, (B, ...), as the model will see them; needed for rate="auto" and memo alone. The
-            model is left as it was.
+        example: what the model will be called with in a training iteration: a batch of inputs, (B, ...), a tuple of
+            its arguments, or a dictionary of them by name (detectors: `(images, targets)`). Needed for rate="auto" and
+            memo; by it the report knows before the first iteration which outputs are too small. The model is left as
+            it was.
         memory_format: of the model's four-dimensional parameters from now on, and so of what its convolutions return,
             as PyTorch has it; None leaves them as they are. On a CPU torch.channels_last is faster.
+        loss: the training's, a function of what the model returns; for rate="auto" alone, and by default the sum of
+            squares of all tensors in it.
 
     Returns:
         The handle: call its `step()` once per training iteration, read its `report`.
 
     Raises:
-        UsageError: the model is accelerated already, a shell pattern matches no layer, the example is missing, or what
-            is to be remembered does not fit into memory.
+        UsageError: the model is accelerated already, a shell pattern matches no layer, the example is missing or the
+            model cannot be trained on it, or what is to be remembered does not fit into memory.
 
     Warns:
         NoEffectWarning: nothing was changed.
@@ -71,9 +82,10 @@ def accelerate_(
     if stan.rate == "auto" and stan.plan is None:
         if example is None:
             raise UsageError('rate="auto" measures the model; give accelerate_ a batch of inputs as example=images')
-        plan = plan_for(model, stan, example)
+        plan = plan_for(model, stan, example, loss=loss)
         stan = plan.stan
-    report = [_report(name, module, stan) for name, module in found.items()]
+    reasons = {} if plan is None else plan.reasons
+    report = [_report(name, module, stan, reasons) for name, module in found.items()]
     report += [_report_linear(name, module, stan) for name, module in dense.items() if stan.linear]
     chosen = {line.name: line.patterns for line in report if not line.reason}
     layers = {**found, **dense}
@@ -100,7 +112,10 @@ def accelerate_(
     if not swapped and not native and not any(line.top_k for line in sparse.values()):
         why = "; ".join(f"{line.name or 'the model'}: {line.reason}" for line in report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=2)
-    return StanHandle(stan, swapped, tuple(report), memory, plan)
+    handle = StanHandle(stan, swapped, tuple(report), memory, plan)
+    if example is not None and memory is None and plan is None:
+        handle.note(output_shapes(model, dict(swapped), example))
+    return handle
 
 
 def restore_(model: nn.Module) -> None:
@@ -128,16 +143,18 @@ def _without_stan(kind: type[nn.Module], originals: dict[type[nn.Module], type[n
     names = {one.__name__: other.__name__ for one, other in originals.items()}
     old = next(name for name in names if name in kind.__name__)
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
-    return type(kind)(kind.__name__.replace(old, names[old]), bases, own)
+    made: type[nn.Module] = type(kind.__name__.replace(old, names[old]), bases, own)
+    return made
 
 
-def _report(name: str, module: nn.Module, stan: Stan) -> LayerReport:
+def _report(name: str, module: nn.Module, stan: Stan, reasons: Mapping[str, str]) -> LayerReport:
     patterns: tuple[Pattern, ...] = ()
     reason = why_not(name, module, stan.layers)
     if not reason:
         patterns = stan.patterns_of(name)
         if not patterns:
-            reason = "rate=1 computes every entry" if stan.plan is None else "it does not pay, as the planner measured"
+            does_not_pay = "it does not pay, as the planner measured"
+            reason = "rate=1 computes every entry" if stan.plan is None else reasons.get(name, does_not_pay)
     return LayerReport(name, patterns, reason)
 
 

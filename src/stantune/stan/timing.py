@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,8 @@ from stantune.kernels.blocks import Follow
 from stantune.kernels.library import plain_pytorch
 from stantune.stan.choice import grid_errors
 from stantune.stan.eligible import convolutions, why_not
-from stantune.stan.entries import PATTERNS, PLANE, Grid, Pattern, along_line
+from stantune.stan.entries import PATTERNS, PLANE, Grid, Pattern, along_line, too_small
+from stantune.stan.example import Example, Loss, device_of, differentiate, require_weights
 from stantune.stan.fusion import follows_in, natively
 from stantune.stan.layers import StanConv1d, StanConv2d, has_native_form
 
@@ -107,8 +109,9 @@ class ModelTimes(NamedTuple):
 def measure(
     model: nn.Module,
     wanted: tuple[str, ...],
-    example: Tensor,
+    example: Example,
     *,
+    loss: Loss | None = None,
     step: Callable[[], object] | None = None,
     budget: float = 3.0,
     clock: Clock | None = None,
@@ -125,16 +128,22 @@ def measure(
     Args:
         model: in any mode; it is timed in training mode.
         wanted: shell patterns of the layers' names; others are reported, not timed.
-        example: a batch of inputs, (B, ...), on the model's device and in the memory format of the training.
+        example: what the model is called with in a training iteration, see `example.called`; on its device and in the
+            memory format of the training.
+        loss: of the model's output; by default the sum of squares of all tensors in it.
         step: performs a whole exact training iteration, as the training does it. If that trains this very model, the
             errors are those after a few iterations, and nearer to what the run will meet. What it changes beside the
             model, such as the optimizer's state, is the caller's to put back.
-            Without it an iteration is the model's forward and backward pass under a sum of squares.
+            Without it an iteration is the model's forward and backward pass under `loss`.
         budget: seconds of `clock` after which no further round begins; there is one beside the warm-up in any case. A
             round takes about three exact iterations.
         clock: for tests; by default the one that suits the device, see `clock_for`.
+
+    Raises:
+        UsageError: the example holds no sample, or the model or `loss` cannot be computed or differentiated on it.
     """
-    clock = clock or clock_for(example.device)
+    clock = clock or clock_for(device_of(example))
+    require_weights(model)
     began = clock()
     found = convolutions(model)
     reasons = {name: why_not(name, module, wanted) for name, module in found.items()}
@@ -142,11 +151,12 @@ def measure(
     steps: list[float] = []
     native_steps: list[float] = []
     rounds = 0
-    iteration = partial(_differentiate, model, example) if step is None else step
+    passes = partial(differentiate, model, example, loss)
+    iteration = passes if step is None else step
     with untouched(model), torch.enable_grad():
         if not model.training:
             model.train()
-        calls = _capture(model, eligible, example)
+        calls = _capture(model, eligible, passes)
         follows = follows_in(model)
         benches = [_Bench(name, eligible[name], calls[name], follows.get(eligible[name])) for name in eligible]
         native = any(has_native_form(module) for module in found.values())
@@ -160,7 +170,7 @@ def measure(
                 bench.round(rounds, clock)
             rounds += 1
         if step is not None:
-            calls = _capture(model, eligible, example)
+            calls = _capture(model, eligible, passes)
         timed = {bench.name: bench.times(calls[bench.name]) for bench in benches}
     layers = tuple(timed.get(name, LayerTimes(name, reason=reason)) for name, reason in reasons.items())
     return ModelTimes(layers, _typical(steps), rounds - 1, _typical(native_steps) if native_steps else None)
@@ -194,7 +204,14 @@ def clock_for(device: torch.device) -> Clock:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Put back parameters, gradients, buffers, modes and torch's random state, bit for bit, whatever happens inside."""
+    """Put back parameters, gradients, buffers, modes and torch's random state, bit for bit, whatever happens inside.
+
+    And tensors that are attributes of modules: what is made of parameters before each pass (pruning, norms of weights).
+    """
+    made = [
+        (module, {key: value for key, value in module.__dict__.items() if isinstance(value, Tensor)})
+        for module in model.modules()
+    ]
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
@@ -210,6 +227,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 for module, before in buffers:
                     module._buffers.clear()
                     module._buffers.update(before)
+                for module, attributes in made:
+                    module.__dict__.update(attributes)
                 for tensor, value in values:
                     tensor.copy_(value)
                 for parameter, gradient, content in gradients:
@@ -222,25 +241,36 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class _Call:
-    """One forward pass of a layer: its input, whether its gradient is needed, and its output's gradient, if any."""
+    """One forward pass of a layer.
+
+    Attributes:
+        input: without its graph.
+        differentiated: whether the input's gradient is needed.
+        output: without its graph.
+        graded: whether gradients were recorded at all.
+        gradient: the output's, None where it has none.
+    """
 
     input: Tensor
     differentiated: bool
     output: Tensor
+    graded: bool
     gradient: Tensor | None = None
 
     def keep(self, gradient: Tensor) -> None:
         self.gradient = gradient.detach()
 
 
-def _capture(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> dict[str, list[_Call]]:
-    """Return the calls of each layer in one iteration."""
+def _capture(
+    model: nn.Module, layers: Mapping[str, nn.Module], iteration: Callable[[], object]
+) -> dict[str, list[_Call]]:
+    """Return the calls of each layer in one iteration of the model."""
     calls: dict[str, list[_Call]] = {name: [] for name in layers}
 
     def capture(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
             input: Tensor = arguments[0] if arguments else named["input"]
-            call = _Call(input.detach(), input.requires_grad, output.detach())
+            call = _Call(input.detach(), input.requires_grad, output.detach(), torch.is_grad_enabled())
             calls[name].append(call)
             if output.requires_grad:
                 output.register_hook(call.keep)  # type: ignore[no-untyped-call]
@@ -251,31 +281,11 @@ def _capture(model: nn.Module, layers: Mapping[str, nn.Module], example: Tensor)
         module.register_forward_hook(capture(name), prepend=True, with_kwargs=True) for name, module in layers.items()
     ]
     try:
-        _differentiate(model, example)
+        iteration()
     finally:
         for handle in handles:
             handle.remove()
     return calls
-
-
-def _differentiate(model: nn.Module, example: Tensor) -> None:
-    """Perform the forward and backward pass of an iteration; gradients go nowhere."""
-    losses = [output.float().square().sum() for output in _tensors(model(example)) if output.requires_grad]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if losses and parameters:
-        torch.autograd.grad(losses, parameters, allow_unused=True)
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """Return the tensors in a model's output."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
 
 
 @dataclass
@@ -299,18 +309,22 @@ class _Bench:
         self.patterns = {
             name: PATTERNS[name]
             for name in (ON_A_LINE if self.line else PLANE)
-            if all(Grid(PATTERNS[name], 0, 0).covers(*size) for size in sizes)
+            if all(Grid(PATTERNS[name], 0, 0).fills(*size) for size in sizes)
         }
+        self.small = min(sizes, default=(0, 0), key=math.prod)
         self.exact = _Sample()
         self.reduced = {name: _Sample() for name in self.patterns}
         self.measuring: list[float] = []
         # Called by its forward method, so that the user's hooks stay out; gradients are asked for, not accumulated.
         self.copy: Any = copy.copy(layer)
         self.copy.__class__ = StanConv1d if self.line else StanConv2d
+        # Pruning and norms of weights leave a tensor where a parameter was, made of others before each pass.
+        values = {name: getattr(layer, name) for name in ("weight", "bias")}
         self.parameters = {
-            key: None if value is None else value.detach().requires_grad_(value.requires_grad)
-            for key, value in layer._parameters.items()
+            name: None if value is None else value.detach().requires_grad_(value.requires_grad)
+            for name, value in values.items()
         }
+        self.copy.__dict__ = {key: value for key, value in self.copy.__dict__.items() if key not in values}
         self.copy.__dict__["_parameters"] = self.parameters
 
     def round(self, number: int, clock: Clock) -> None:
@@ -353,7 +367,13 @@ class _Bench:
         if not self.calls:
             return LayerTimes(self.name, line=self.line, reason="the example does not pass through it")
         if not self.patterns:
-            return LayerTimes(self.name, line=self.line, reason="its output is smaller than every pattern")
+            return LayerTimes(self.name, line=self.line, reason=too_small(*self.small))
+        if not any(call.graded for call in self.calls):
+            return LayerTimes(
+                self.name,
+                line=self.line,
+                reason="it is computed without gradients (torch.no_grad, a reentrant checkpoint), and so exactly",
+            )
         t_f, t_b = _typical(self.exact.forward), _typical(self.exact.backward)
         patterns = tuple(
             PatternTimes(
