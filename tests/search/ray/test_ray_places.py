@@ -212,15 +212,20 @@ def test_remote_directory(url: str, tmp_path: Path) -> None:
         directory.discard(directory.checkpoint(1))
         directory.discard(directory.checkpoint(3))
         assert held() == names[1::3]
-        place.write("final-3.pt")
+        others = ("final-3.pt", "best.pt", "best-3.pt")
+        for name in others:
+            place.write(name)
         directory.bring_finals(2)
         assert (directory.final().exists(), directory.final(2).exists()) == (True, False)
+        assert (directory.best().exists(), directory.best(2).exists()) == (True, False)
         directory.bring_finals(3)
         assert directory.final(2).exists()
+        assert directory.best(2).exists()
         directory.clear()
     assert held() == []
     assert not directory.final(2).exists()
-    assert not place.holds("final-3.pt")
+    assert not any(place.holds(name) for name in others)
+    assert not any((directory.path / name).exists() for name in others)
     directory.final().touch()
     directory.bring_finals(1)
     assert directory.final().exists(), "what is not there is not brought"

@@ -64,7 +64,9 @@ def test_the_lock_of_a_killed_search_is_waited_for_while_a_worker_that_was_being
         pass
 
 
-@pytest.mark.parametrize("name", ["final.pt", "final-2.pt", "checkpoints", "result.json", "trial-000001.pt"])
+@pytest.mark.parametrize(
+    "name", ["final.pt", "final-2.pt", "best.pt", "best-2.pt", "checkpoints", "result.json", "trial-000001.pt"]
+)
 def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path, name):
     (tmp_path / name).write_bytes(b"mine")
     for _ in range(2):
@@ -81,7 +83,7 @@ def test_a_kill_while_it_is_cleared_leaves_a_search_that_goes_on(tmp_path, monke
     directory = SearchDirectory(tmp_path)
     with directory.locked():
         directory.checkpoint(1).parent.mkdir()
-        for file in (directory.checkpoint(1), directory.final(), tmp_path / "search.db"):
+        for file in (directory.checkpoint(1), directory.final(), directory.best(1), tmp_path / "search.db"):
             file.write_bytes(b"x")
         (tmp_path / "final").mkdir()
         (tmp_path / "final" / "stdout.log").write_text("said")
