@@ -181,3 +181,23 @@ def test_directories_are_made_and_an_impossible_one_says_so(tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StantuneError, match="cannot be written"):
         checkpoint.save(tmp_path / "file" / "t.pt", "x", {})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": torch.tensor([1.0, 2.0])},
+        {"identity": [["a trial"]]},
+        {"state": None},
+        {"state": [1, 2]},
+        {"state": torch.ones(3)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_sound_file_with_something_of_another_kind_is_refused(path: Path, changed: dict[str, Any]) -> None:
+    saved = torch.load(path, weights_only=True)
+    buffer = io.BytesIO()
+    torch.save({**saved, **changed}, buffer)
+    path.write_bytes(checkpoint.sealed(buffer.getvalue()))
+    with pytest.raises(CheckpointError, match="delete it"):
+        checkpoint.load(path, saved["identity"])

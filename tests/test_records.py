@@ -98,6 +98,7 @@ def test_another_versions_record_is_refused(tmp_path: Path) -> None:
         "\x00",
         '{"version": 1, "identity": {}, "content": {"x": "slow"}}',
         '{"version": 1, "identity": {}, "content": null}',
+        pytest.param("[" * 100_000, id="nested"),
     ],
 )
 def test_a_damaged_record_is_no_other_result(tmp_path: Path, text: str) -> None:

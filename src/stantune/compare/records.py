@@ -12,10 +12,11 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from stantune.errors import StantuneError, UsageError
-from stantune.files import write_whole
+from stantune.files import read_json, write_whole
 
 VERSION = 1
 _SHOWN = 3
+_MADE_OF = "made-of"
 T = TypeVar("T")
 
 
@@ -28,7 +29,7 @@ class Records:
     def __init__(self, directory: Path | None, identity: Mapping[str, Any]) -> None:
         """Name the place; `identity` (what JSON can hold) is all that the contents depend on but their names."""
         self._directory = directory
-        self._identity = json.loads(json.dumps(identity))
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -73,7 +74,7 @@ class Records:
             return None
         file = self._file(name)
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = read_json(file)
             version, identity, content = record["version"], record["identity"], record["content"]
         except FileNotFoundError:
             return None
@@ -83,8 +84,11 @@ class Records:
             ) from error
         except (ValueError, KeyError, TypeError):
             raise _damaged(file) from None
-        if version != VERSION or identity != self._identity:
-            differences = list(_differences(identity, self._identity)) or ["it is of another version"]
+        # Records of before say nothing of what a problem is made of.
+        before = isinstance(identity, dict) and _MADE_OF not in identity
+        here = {key: value for key, value in self.identity.items() if not (before and key == _MADE_OF)}
+        if version != VERSION or identity != here:
+            differences = list(_differences(identity, here)) or ["it is of another version"]
             raise UsageError(
                 f"{file} was written by another command ({', '.join(differences[:_SHOWN])}); give the same options, "
                 "or another directory with --out"
@@ -98,7 +102,7 @@ class Records:
         """Keep `content`; raises StantuneError where it cannot be written."""
         if self._directory is None:
             return
-        record = {"version": VERSION, "identity": self._identity, "content": kind.dump_python(content, mode="json")}
+        record = {"version": VERSION, "identity": self.identity, "content": kind.dump_python(content, mode="json")}
         text = json.dumps(record, indent=2)
         file = self._file(name)
         try:
@@ -118,7 +122,7 @@ def identity_of(directory: Path | None, name: str) -> dict[str, Any] | None:
     if directory is None:
         return None
     try:
-        identity = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))["identity"]
+        identity = read_json(directory / f"{name}.json")["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return identity if isinstance(identity, dict) else None

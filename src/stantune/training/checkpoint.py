@@ -59,17 +59,22 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
             f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial "
             "is trained again from its first iteration"
         ) from error
+    mine = {"version": VERSION, "identity": identity}
     if not is_sound(content):
         raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
     try:
         saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime errors
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
-    if not isinstance(saved, dict) or saved.get("version") != VERSION or saved.get("identity") != identity:
+    # Of whatever kind they are: not all can be compared.
+    marks = {name: saved.get(name) for name in ("version", "identity")} if isinstance(saved, dict) else {}
+    if not all(isinstance(mark, str | int) for mark in marks.values()) or marks != mine:
         raise CheckpointError(
             f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
         )
-    state: dict[str, Any] = saved["state"]
+    state = saved.get("state")
+    if not isinstance(state, dict):
+        raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}")
     return state
 
 

@@ -111,3 +111,18 @@ def test_a_linked_folder_of_checkpoints_is_emptied_and_kept(tmp_path):
         (there / "somebody's").write_bytes(b"x")
         directory.clear()
     assert [path.name for path in there.iterdir()] == ["somebody's"]
+
+
+@pytest.mark.parametrize("note", ["[" * 100_000, '{"storage": ' + "9" * 5000 + "}", "5", "{}", None])
+def test_a_note_that_is_none_is_one_sentence(note: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "search.json"
+    if note is None:
+        file.mkdir()
+    else:
+        file.write_text(note)
+    directory = SearchDirectory.begun(tmp_path)
+    assert directory.url == SearchDirectory(tmp_path).url, "as where there is no note"
+    with pytest.raises(StoreError, match=r"cannot be read|is damaged") as caught, directory.locked():
+        pass
+    assert str(file) in str(caught.value)
+    assert "`out`" in str(caught.value)

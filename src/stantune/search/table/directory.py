@@ -14,12 +14,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
-from stantune.files import write_whole
+from stantune.files import read_json, write_whole
 from stantune.search.plan.finals import best_weights_of, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table.storage import sqlite_url, without_password
 from stantune.search.table.store import Store
-from stantune.texts import encodable
+from stantune.texts import encodable, one_line
 
 _DATABASE = "search.db"
 _STUDY = "search"
@@ -62,7 +62,7 @@ class SearchDirectory:
         """
         directory = cls(path)
         try:
-            noted = str(json.loads(directory._note.read_text())["storage"])
+            noted = str(read_json(directory._note)["storage"])
         except PermissionError as error:
             raise StantuneError(
                 f"{directory._note} cannot be read ({error.strerror}); see that you may read the directory and what is "
@@ -138,7 +138,7 @@ class SearchDirectory:
     def was_begun(self) -> bool:
         """Tell whether a search was begun here whose table was there."""
         try:
-            return bool(json.loads(self._note.read_text()).get(_BEGUN, True))
+            return bool(read_json(self._note).get(_BEGUN, True))
         except (OSError, ValueError, AttributeError):
             return self._note.exists()
 
@@ -233,9 +233,14 @@ class SearchDirectory:
 
     def _check_storage(self) -> None:
         try:
-            there = without_password(str(json.loads(self._note.read_text())["storage"]))
+            there = one_line(without_password(str(read_json(self._note)["storage"])))
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise StoreError(
+                f"{self._note} cannot be read ({error.strerror or error}); mend that, or choose another directory with "
+                "`out`"
+            ) from error
         except (ValueError, KeyError, TypeError):
             raise StoreError(
                 f"{self._note} is damaged; move the directory away, or begin anew in another with `out`"
