@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -123,7 +124,7 @@ def test_live_view_and_ctrl_c(
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden, and comes back"
     # Escape sequences away, no line is longer than the terminal is wide: nothing wraps.
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).splitlines()
-    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert not [line for line in lines if len(line.rstrip()) > 80]
 
     ended = stantune(*command, "--json", "-")
     assert ended.code == 0
@@ -181,3 +182,32 @@ def test_json_alone_on_standard_output(tiny_file: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("{\n")
     assert done.stdout.endswith("}\n")
     assert "Warning" not in done.stderr
+
+
+COMMANDS = ("search", "brackets", "train", "compare", "profile", "entries", "problems")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_takes_the_first_seconds_is_said_before(tmp_path: Path, command: str) -> None:
+    for slow in ("torch", "optuna", "sqlalchemy", "numpy"):
+        (tmp_path / f"{slow}.py").write_text("raise SystemExit('it is loaded now')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TERM": "xterm", "COLUMNS": "80"}
+    master, slave = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+    with subprocess.Popen([*PROGRAM, command, "lenet"], env=environment, **streams) as run:  # type: ignore[call-overload]
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # it has ended
+            while piece := os.read(master, 65536):
+                shown += piece
+    os.close(master)
+    first, *rest = shown.decode().splitlines()
+    assert first == "loading PyTorch and the problem …"
+    assert rest, "and then it is loaded"
+    assert run.returncode != 0
+
+
+def test_nothing_of_that_is_said_where_nobody_waits(stantune: Callable[..., Any]) -> None:
+    ended = stantune("problems", "lenet")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("lenet: ")

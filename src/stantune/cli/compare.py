@@ -34,7 +34,9 @@ EqualTime = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Keep finished trainings there; the same command goes on from them."),
+    typer.Option(
+        "--out", metavar="DIR", help="Keep trainings there; the same command goes on, also after a kill."
+    ),
 ]
 
 
@@ -64,6 +66,7 @@ def compare(
     For each seed all trainings start from the same weights, see the same data and take turns of a few iterations. Do
     not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
     """
+    o.say_loading("PyTorch and the problem", json)
     from stantune.compare.comparison import Comparer, threads_of_records
     from stantune.report.compare import compare_result, show_comparison
     from stantune.report.live import training_progress
@@ -110,7 +113,7 @@ def compare(
         how = (
             "nothing is kept of it without --out"
             if out is None
-            else f"what was finished is in {out}, and the same command goes on from there"
+            else f"what was trained is in {out}, and the same command goes on from there"
         )
         raise StantuneError(f"interrupted; {how}")
     result = compare_result(what.name, setting, count, comparison)

@@ -55,6 +55,7 @@ def entries(
     debug: o.Debug = False,
 ) -> None:
     """Draw which entries of each layer a reduced iteration computes, and how far the filled ones are from exact."""
+    o.say_loading("PyTorch and the problem", json)
     import torch
 
     from stantune.files import write_whole

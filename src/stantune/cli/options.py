@@ -203,6 +203,13 @@ def console_for(json: str | None) -> Console:
     return Console(stderr=json == "-", highlight=False, markup=False, emoji=False)
 
 
+def say_loading(what: str, json: str | None) -> None:
+    """Say on a terminal what takes the next seconds; nothing that takes them may be imported before."""
+    console = console_for(json)
+    if console.is_terminal:
+        console.print(f"loading {what} …")
+
+
 def write_json(result: BaseModel, target: str | None) -> None:
     """Write a result where --json says.
 

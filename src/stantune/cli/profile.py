@@ -47,6 +47,7 @@ def profile(
     debug: o.Debug = False,
 ) -> None:
     """Time a problem's layers on this machine, and say what STAN would do with them and how fast the run would be."""
+    o.say_loading("PyTorch and the problem", json)
     from stantune.report.profile import profile_result, show_profile
     from stantune.runtime import tune_process
     from stantune.stan.config import Stan

@@ -107,7 +107,7 @@ def search(
     debug: o.Debug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
-    o.say_loading(problem, json)
+    o.say_loading("PyTorch and the problem", json)
     from stantune.quantities import parse_duration
     from stantune.report.live import watching
     from stantune.report.text import show_search
@@ -231,7 +231,7 @@ def brackets(
     debug: o.Debug = False,
 ) -> None:
     """Show what a search with these options would run, without running it."""
-    o.say_loading(problem, json)
+    o.say_loading("PyTorch and the problem", json)
     from stantune.images.data import is_present
     from stantune.images.estimate import estimate_seconds
     from stantune.images.objective import ProblemObjective

@@ -48,6 +48,7 @@ def train(
     debug: o.Debug = False,
 ) -> None:
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
+    o.say_loading("PyTorch and the problem", json)
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
     from stantune.report.text import show_training
@@ -135,6 +136,7 @@ def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: A
 
 def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
     """Show problems with their spaces: all that are built in, or the one that is named."""
+    o.say_loading("PyTorch and the problem", json)
     from stantune.images.problems import BUILT_IN, find
     from stantune.report.results import ProblemsResult
     from stantune.report.text import show_problems

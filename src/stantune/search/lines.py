@@ -34,15 +34,18 @@ class Lines(Silent):
         self._say(failure_text(job, cause, for_good))
 
 
-def counts_text(progress: Progress) -> str:
-    """Say how many trials stand where: those that wait do so for their rung's end, or for a place in the next one."""
+def counts(progress: Progress) -> tuple[str, str]:
+    """Say how many trials stand where, those that go on and the others.
+
+    Those that wait do so for their rung's end, or for a place in the next one.
+    """
     status = progress.status
     return (
         f"{progress.trials} of {progress.planned}; {len(progress.running)} training, "
-        f"{status.running - progress.trials_running} waiting, {status.promoted} promoted, "
-        f"{status.dropped} dropped, {status.diverged} diverged"
+        f"{status.running - progress.trials_running} waiting",
+        f"{status.promoted} promoted, {status.dropped} dropped, {status.diverged} diverged"
         + (f", {status.failed} failed" if status.failed else "")
-        + (f"; {progress.retried} begun again" if progress.retried else "")
+        + (f"; {progress.retried} begun again" if progress.retried else ""),
     )
 
 
@@ -56,7 +59,7 @@ def failure_text(job: Training, cause: str, for_good: bool) -> str:
 
 
 def _state(progress: Progress) -> Iterator[str]:
-    yield f"trials {counts_text(progress)}"
+    yield f"trials {', '.join(counts(progress))}"
     if progress.best is not None:
         yield f"best {progress.metric.name} {progress.metric.text(progress.best)}"
     if progress.seconds_left is not None:
