@@ -71,7 +71,8 @@ def _numbers(problem: Any) -> dict[str, Any]:
     found["validation"] = _validation(problem.validation)
     found["hold_out_seed"] = whole("hold_out_seed", problem.hold_out_seed)
     found["label_smoothing"] = smoothing = problem.label_smoothing
-    if isinstance(smoothing, bool) or not isinstance(smoothing, numbers.Real) or not 0 <= smoothing <= 1:
+    is_number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
+    if not is_number or not 0 <= float(smoothing) <= 1:
         raise UsageError(f"`label_smoothing`={smoothing!r} is no share; give a number from 0 to 1")
     return found
 
@@ -80,12 +81,13 @@ def _validation(value: Any) -> int | float | None:
     if value is None:
         return None
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
-        if not 0 < value < 1:
+        share = float(value)
+        if not 0 < share < 1:
             raise UsageError(
-                f"`validation`={value} is no share of the samples; give one above 0 and below 1, or a whole number of "
+                f"`validation`={share} is no share of the samples; give one above 0 and below 1, or a whole number of "
                 "them"
             )
-        return float(value)
+        return share
     return whole("validation", value, 1)
 
 

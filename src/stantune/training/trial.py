@@ -23,6 +23,9 @@ from stantune.training.guard import Guard
 from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
 from stantune.training.trainable import Splits, Trainable
 
+# Checkpoints of before kept no more of it: what such a training began with is not known, so that chance is the measure.
+_GUARD_OF_BEFORE = {"first": 0.0, "high": (), "peak": 0.0}
+
 
 class _Random(NamedTuple):
     """States of torch's generators, of the host and of the trial's CUDA device, (bytes,) each."""
@@ -115,7 +118,7 @@ class Trial:
             "iteration": self.iteration,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "above": self.guard.above,
+            "guard": self.guard.state,
             "random": random.host,
             "random_cuda": random.cuda,
             "stan": None if self.handle is None else self.handle.state_dict(),
@@ -130,7 +133,7 @@ class Trial:
         self.iteration = state["iteration"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.guard.above = state["above"]
+        self.guard.restore(state.get("guard", _GUARD_OF_BEFORE))
         self._random = _Random(state["random"], state["random_cuda"])
         if state["start"] == self.start:
             self.cost = Cost.from_plain(state["cost"])
