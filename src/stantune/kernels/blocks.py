@@ -79,6 +79,7 @@ def convolve(
     padding: Sequence[int],
     lists: Lists | None = None,
     follow: Follow = Follow(),  # noqa: B008  (immutable)
+    last: bool | None = None,
 ) -> Tensor:
     """Convolve at the listed entries, fill the others, and do what follows: STAN's reduced layer (ours).
 
@@ -94,10 +95,10 @@ def convolve(
         padding: zeros at the left, right, top and bottom, in F.pad's order.
         lists: the entries; None for all.
         follow: what is done to the filled output; a maximum over more than MOST_ENTRIES places is PyTorch's own.
+        last: whether the output is to be channels last in memory, if native code makes it; None as PyTorch would.
 
     Returns:
-        (B, C_out, H_out, W_out), in the memory format that PyTorch would give; (H_out, W_out) is `follow.pooled` of the
-        convolution's.
+        (B, C_out, H_out, W_out), (H_out, W_out) being `follow.pooled` of the convolution's.
 
     Raises:
         ValueError: the lists are not of this batch and output.
@@ -108,9 +109,9 @@ def convolve(
         return _plainly(input, weight, bias, stride, padding, lists, follow)
     if follow.pool == "max" and shapes.places > MOST_ENTRIES:
         # ReLU and the maximum may change places.
-        output = convolve(input, weight, bias, stride, padding, lists, Follow(relu=follow.relu))
+        output = convolve(input, weight, bias, stride, padding, lists, Follow(relu=follow.relu), last)
         return F.max_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
-    return _applied(input, weight, bias, _Call(stride, padding, lists, follow, shapes), None)
+    return _applied(input, weight, bias, _Call(stride, padding, lists, follow, shapes), None, last)
 
 
 def convolve_into(
@@ -352,11 +353,22 @@ def _listed(lists: Lists, output: Tensor) -> Tensor:
     return (lists.sources >= 0).view(-1, 1, *output.shape[2:]).to(output.device)
 
 
-def _applied(input: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, into: Tensor | None) -> Tensor:
+class _Orders(NamedTuple):
+    """Whether the output, the input's and the weight's gradient are channels last in memory."""
+
+    output: bool
+    input: bool
+    weight: bool
+
+
+def _applied(
+    input: Tensor, weight: Tensor, bias: Tensor | None, call: _Call, into: Tensor | None, last: bool | None = None
+) -> Tensor:
     # Within `forward` nothing has a graph any more.
     wanted = torch.is_grad_enabled()
-    last = is_last(input) or is_last(weight)  # as PyTorch decides for its own
-    output: Tensor = _Block.apply(input, weight, bias, call, into, last, wanted)  # type: ignore[no-untyped-call]
+    natural = is_last(input) or is_last(weight)  # as PyTorch decides for its own
+    orders = _Orders(natural if last is None else last, natural, natural if last is None else is_last(weight))
+    output: Tensor = _Block.apply(input, weight, bias, call, into, orders, wanted)  # type: ignore[no-untyped-call]
     return output
 
 
@@ -369,7 +381,7 @@ class _Block(torch.autograd.Function):
         bias: Tensor | None,
         call: _Call,
         into: Tensor | None,
-        last: bool,
+        orders: _Orders,
         wanted: bool,
     ) -> Tensor:
         shapes, follow = call.shapes, call.follow
@@ -378,7 +390,7 @@ class _Block(torch.autograd.Function):
         read, read_weight = _in_order(input), weight.contiguous(memory_format=_LAST)
         read_bias = None if bias is None else bias.contiguous()
         # Operations on single numbers, such as ReLU, take what is contiguous in any sense for contiguous.
-        output_last = last and not (follow.relu and (filters == 1 or shapes.places == 1))
+        output_last = orders.output and not (follow.relu and (filters == 1 or shapes.places == 1))
         output = _empty(shapes.output, output_last) if into is None else into
         winners = kept = None
         if wanted and any(ctx.needs_input_grad[:3]):
@@ -391,7 +403,7 @@ class _Block(torch.autograd.Function):
             ctx.bias = None if bias is None or follow == _NOTHING else bias.detach().clone()
             # Those that were given, not those that were read: autograd then knows when they were changed meanwhile.
             ctx.save_for_backward(input, weight, winners, kept)
-            ctx.call, ctx.last, ctx.biased = call, last, bias is not None
+            ctx.call, ctx.orders, ctx.biased = call, orders, bias is not None
         block = _described(call)
         block.input, block.weight, block.bias = read.data_ptr(), read_weight.data_ptr(), _pointer(read_bias)
         block.output, block.winners, block.kept = output.data_ptr(), _pointer(winners), _pointer(kept)
@@ -415,8 +427,8 @@ class _Block(torch.autograd.Function):
         read_gradient = _in_order(gradient)
         kept = None if kept is None else kept.contiguous()
         winners = None if winners is None else winners.contiguous(memory_format=_LAST)
-        last: bool = ctx.last
-        of_input = _empty(call.shapes.input, last) if wanted[0] else None
+        orders: _Orders = ctx.orders
+        of_input = _empty(call.shapes.input, orders.input) if wanted[0] else None
         of_weight = torch.empty_like(weight, memory_format=_LAST) if wanted[1] else None
         of_bias = weight.new_empty(len(weight)) if wanted[2] else None
         block = _described(call)
@@ -428,7 +440,7 @@ class _Block(torch.autograd.Function):
         block.input_gradient, block.weight_gradient = _pointer(of_input), _pointer(of_weight)
         block.bias_gradient = _pointer(of_bias)
         loaded().stan_block_backward(ctypes.byref(block))
-        if of_weight is not None and not last:
+        if of_weight is not None and not orders.weight:
             of_weight = of_weight.contiguous()
         return of_input, of_weight, of_bias, None, None, None, None
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from stantune.kernels.blocks import Follow
+from stantune.kernels.blocks import Follow, is_last
 from stantune.stan.eligible import called_as_written
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.stand_in import StandIn, stand_in_for_
@@ -27,26 +27,34 @@ class StanSequential(StandIn, nn.Sequential):
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         modules = list(self)
         place = 0
+        turned = False  # whether the input is channels last here, and contiguous to everybody else
         while place < len(modules):
             module = modules[place]
             place += 1
-            if isinstance(module, StanConv2d) and _can_follow(module, input):
-                follow, taken = follow_of(modules[place : place + 2])
-                input = module.followed(input, follow)
+            follow, taken = follow_of(modules[place : place + 2])
+            if isinstance(module, StanConv2d) and _can_follow(module, input, follow):
                 place += taken
+                contiguous = not is_last(module.weight) and (turned or not is_last(input))
+                turned = contiguous and place < len(modules) and _takes_either(modules[place])
+                input = module.followed(input, follow, turned if contiguous else None)
             else:
-                input = module(input)
+                input = module(input.contiguous() if turned else input)
+                turned = False
         return input
 
 
-def _can_follow(layer: StanConv2d, input: Tensor) -> bool:
+def _can_follow(layer: StanConv2d, input: Tensor, follow: Follow) -> bool:
     # Who watches a layer wants the convolution's own output.
+    return _takes_either(layer) and input.dim() == 4 and layer.is_native(input, follow)
+
+
+def _takes_either(module: nn.Module) -> bool:
+    """Tell whether a module is a convolution that nobody watches, native where its input lets it be."""
     return (
-        layer.watch is None
-        and called_as_written(layer, nn.Conv2d)
-        and unobserved(layer)
-        and input.dim() == 4
-        and layer.is_native(input)
+        isinstance(module, StanConv2d)
+        and module.watch is None
+        and called_as_written(module, nn.Conv2d)
+        and unobserved(module)
     )
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stantune.errors import StanWarning
-from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into
+from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into, is_last
 from stantune.kernels.gate import common_device, in_memory, ordinary, transformed
 from stantune.kernels.library import suits, wanted
+from stantune.kernels.pays import Work, pays
 from stantune.stan.eligible import as_written
 from stantune.stan.entries import Entries, EntryMatrix, Grid, check_entries
 from stantune.stan.fill import memo_at
@@ -355,48 +356,61 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
 
         In evaluation, and with nothing set on the layer, it is the original's.
         """
-        if not self.training and self.natively_evaluated and self.is_native(input):
+        if not self.training and self.natively_evaluated and self.is_native(input, Follow()):
             return self._natively(input, Follow(), None)
         return super().forward(input)
 
-    def is_native(self, input: Tensor) -> bool:
-        """Tell whether native kernels can do what this layer has to do now with an input (B, C_in, H, W)."""
+    def is_native(self, input: Tensor, follow: Follow) -> bool:
+        """Tell whether native kernels are to do what this layer and `follow` now do with an input (B, C_in, H, W)."""
         ready = self.memory is None if self.training else self.natively_evaluated
-        return ready and as_written(self) and suits(input, self.weight, self.bias) and self._takes(input)
+        return ready and as_written(self) and suits(input, self.weight, self.bias) and self._takes(input, follow)
 
     def _native_now(self, input: Tensor) -> bool:
-        return wanted() and in_memory(input, self.weight, self.bias) and self._takes(input)
+        return wanted() and in_memory(input, self.weight, self.bias) and self._takes(input, Follow())
 
-    def _takes(self, input: Tensor) -> bool:
-        """Tell whether the settings and shapes are such: what the original refuses is its own to refuse."""
+    def _takes(self, input: Tensor, follow: Follow) -> bool:
+        """Tell whether settings and shapes are such, and native code pays: what PyTorch refuses is its to refuse."""
         if input.dim() not in (3, 4) or input.shape[-3] != self.weight.shape[1] or not has_native_settings(self):
             return False
         window = self._window()
-        return window is not None and min(output_size(input, self.weight, *window)) > 0
+        if window is None:
+            return False
+        out = output_size(input, self.weight, *window)
+        if min(out) < 1:
+            return False
+        if self.training and (self.grid is not None or self.memory is not None):
+            return True  # PyTorch has no form for lists of entries
+        filters, channels, *kernel = self.weight.shape
+        planes = not ((input.dim() == 4 and is_last(input)) or is_last(self.weight))
+        batch, size = input.shape[:-3].numel(), tuple(input.shape[-2:])
+        return pays(Work(batch, channels, filters, tuple(kernel), window.stride, size, out, planes), follow)
 
     @not_compiled
-    def followed(self, input: Tensor, follow: Follow) -> Tensor:
+    def followed(self, input: Tensor, follow: Follow, last: bool | None = None) -> Tensor:
         """Return what a ReLU or a pooling after it makes of the layer's output; where `is_native` alone.
 
         Args:
             input: (B, C_in, H, W).
             follow: the ReLU and the pooling.
+            last: whether the output is to be channels last in memory; None as PyTorch would.
 
         Returns:
             (B, C_out, H_out, W_out), those of the pooling.
         """
         try:
             grid = self.grid if self.training and self._begin() else None
-            return self._natively(input, follow, grid)
+            return self._natively(input, follow, grid, last)
         except Exception as error:
             self._named(error)
             raise
 
-    def _natively(self, input: Tensor, follow: Follow, grid: Grid | EntryMatrix | None) -> Tensor:
+    def _natively(
+        self, input: Tensor, follow: Follow, grid: Grid | EntryMatrix | None, last: bool | None = None
+    ) -> Tensor:
         window = self._window()
         assert window is not None, "has_native_settings has asked"
         lists = None if grid is None else self._lists(input, window, grid)
-        return convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow)
+        return convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow, last)
 
     def _lists(self, input: Tensor, window: _Window, grid: Grid | EntryMatrix) -> Lists | None:
         size = output_size(input, self.weight, window.stride, window.padding, window.dilation)

@@ -1,0 +1,120 @@
+"""Which convolutions native kernels do faster than PyTorch: a rule of their shapes alone.
+
+A rule, not a timing: what computes a layer decides how its sums are rounded, and one seed is to give one result,
+whatever the machine was busy with. Its figures are those of `benchmarks/shapes.py`: milliseconds of a forward and a
+backward pass on one core with AVX-512, fitted to random shapes. Only the ratio of the two sides matters.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from stantune.kernels.blocks import Follow
+
+# Native code is to be faster by so much, or PyTorch does it: the fit errs by about a tenth.
+MARGIN = 0.95
+# For fewer entries the weights are all of the work, and PyTorch leaves them in their order.
+FEWEST = 32
+# Milliseconds for each of a side's `terms`.
+FILTERED = (0.08, 0.0209, 4.3, 1.9, 1.5, 1.1)
+DIRECT = (0.09, 0.0208, 1.8, 2.3, 0.74, 1.15)
+STOCK = (0.13, 0.0183, 2.2, 0.32, 1.08, 0.38)
+STOCK_1X1 = (0.076, 0.0226, 0.79, 0.09, 0.61, 0.72)
+# What PyTorch takes for a ReLU more than native code, for a million numbers.
+RELU = 0.4
+
+
+class Work(NamedTuple):
+    """The shapes of a convolution of one group.
+
+    Attributes:
+        batch: B.
+        channels: C_in.
+        filters: C_out.
+        kernel: its rows and columns.
+        stride: of rows and columns.
+        input: rows and columns.
+        out: rows and columns.
+        planes: whether input and weight are contiguous, not channels last.
+    """
+
+    batch: int
+    channels: int
+    filters: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    input: tuple[int, int]
+    out: tuple[int, int]
+    planes: bool
+
+
+def filtered(work: Work) -> bool:
+    """Tell whether native code does it by minimal filtering: `Winograd::pays` of native/winograd.hpp."""
+    taps, wide = work.kernel
+    if taps not in (3, 5) or work.stride[0] != 1:
+        return False
+    points, length = taps + 3, wide * work.channels
+    rows, columns = work.out
+    tiles = -(-rows // 4)
+    inputs = 2.0 * points * points * work.input[1] * work.channels / (columns * _whole(work.filters))
+    return tiles * (points * (length + 3) + points * 4 + inputs) < rows * (taps * length + 3)
+
+
+def native_terms(work: Work) -> tuple[float, ...]:
+    """Return what native code's time is made of.
+
+    One call; millions of products; of weights, and of those that are turned to channels last; of numbers in input and
+    output, and of those that are turned.
+    """
+    rows = -(-work.out[0] // 4) * (work.kernel[0] + 3) if filtered(work) else work.out[0] * work.kernel[0]
+    products = work.batch * work.out[1] * rows * work.kernel[1] * _whole(work.filters) / 1e6
+    passes = products * work.channels
+    passes += passes + products * _whole(work.channels) if _differentiated(work) else passes
+    return (1.0, passes, *_sizes(work))
+
+
+def stock_terms(work: Work) -> tuple[float, ...]:
+    """Return the same of PyTorch's time."""
+    channels = _whole(work.channels) if _differentiated(work) else work.channels
+    places = work.batch * work.out[0] * work.out[1]
+    products = places * _whole(work.filters) * channels * work.kernel[0] * work.kernel[1] / 1e6
+    return (1.0, products * (3 if _differentiated(work) else 2), *_sizes(work))
+
+
+@lru_cache(maxsize=4096)
+def pays(work: Work, follow: Follow) -> bool:
+    """Tell whether native code is the faster one, with every entry computed.
+
+    What a pooling follows is always native: PyTorch's own poolings take as long as many a convolution.
+    """
+    if follow.pool != "none":
+        return True
+    if work.batch * work.out[0] * work.out[1] < FEWEST:
+        return False
+    native = _time(native_terms(work), FILTERED if filtered(work) else DIRECT)
+    stock = _time(stock_terms(work), STOCK_1X1 if work.kernel == (1, 1) else STOCK)
+    if follow.relu:
+        stock += RELU * work.batch * work.filters * work.out[0] * work.out[1] / 1e6
+    return native < MARGIN * stock
+
+
+def _time(terms: tuple[float, ...], each: tuple[float, ...]) -> float:
+    return sum(term * time for term, time in zip(terms, each, strict=True))
+
+
+def _sizes(work: Work) -> tuple[float, ...]:
+    weights = work.channels * work.filters * work.kernel[0] * work.kernel[1] / 1e6
+    numbers = work.channels * work.input[0] * work.input[1] + work.filters * work.out[0] * work.out[1]
+    numbers *= work.batch / 1e6
+    return weights, weights * work.planes, numbers, numbers * work.planes
+
+
+def _differentiated(work: Work) -> bool:
+    """Images are not differentiated, and have so few channels."""
+    return work.channels > 3
+
+
+def _whole(channels: int) -> int:
+    """Vectors are of 16."""
+    return -(-channels // 16) * 16
