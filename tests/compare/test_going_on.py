@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from stantune.compare.comparison import Comparison
 from stantune.compare.turns import TURN
+from stantune.errors import UsageError
 
 
 class Stop:
@@ -43,7 +49,9 @@ def test_what_is_finished_is_not_trained_again(bench: Any, turns: list[tuple[flo
     turns.clear()
     cut = go(math.inf)
     assert cut is not None
-    assert [stop for _, start, stop in turns if start == 0].count(TURN) == 2, "one seed, two trainings"
+    # Those of the warm-up have 4 iterations.
+    assert not [stop for _, start, stop in turns if start == 0 and stop > 4], "nothing is begun again"
+    assert sum(stop - start for _, start, stop in turns) < 2 * 40, "one seed, and not all of it"
     assert bench.errors(cut.exact) == bench.errors(whole.exact)
     assert bench.errors(cut.arms[0].trainings) == bench.errors(whole.arms[0].trainings)
     assert cut.exact[0].seconds == first["content"]["exact"]["seconds"]
@@ -83,3 +91,90 @@ def test_equal_time_goes_on_too(bench: Any, tmp_path: Path) -> None:
     assert after.exact == before.exact
     assert after.arms[0].equal_time is not None
     assert len(after.arms[0].equal_time.trainings) == 2
+
+
+def weights(directory: Path) -> set[str]:
+    """Return the names of the trainings that are under way."""
+    return {file.name for file in directory.glob("*.pt")}
+
+
+@pytest.mark.usefixtures("errors_are_digests")
+@pytest.mark.parametrize("after", [10, 30, 60, 90, 110])
+def test_a_seed_that_was_cut_goes_on_in_its_middle(
+    bench: Any, turns: list[tuple[float, int, int]], tmp_path: Path, after: int
+) -> None:
+    whole = bench.compared(seeds=1)
+    turns.clear()
+    assert bench.comparer(directory=tmp_path, stop_early=Stop(after)).compare(1) is None
+    assert weights(tmp_path) == {"seed-0-exact.pt", "seed-0-0.5.pt", "seed-0-0.25.pt"}
+    # Those of the warm-up have 4 iterations.
+    trained = sum(stop - start for _, start, stop in turns if stop > 4)
+    turns.clear()
+    cut = bench.compared(seeds=1, directory=tmp_path)
+    assert sum(stop - start for _, start, stop in turns if stop > 4) + trained == 3 * 40
+    assert bench.errors(cut.exact) == bench.errors(whole.exact)
+    for mine, theirs in zip(cut.arms, whole.arms, strict=True):
+        assert bench.errors(mine.trainings) == bench.errors(theirs.trainings)
+        assert [one.kept for one in mine.trainings] == [one.kept for one in theirs.trainings]
+    assert weights(tmp_path) == set(), "what they led to is in the record"
+
+
+# Run in a process of its own: each training is kept after each of its turns, and the process is killed in its middle.
+KILLED = """
+import os, signal, sys
+from stantune.cli import main
+from stantune.compare import turns
+
+turns.SAVE_SECONDS = 0
+kept, times = turns.UnderWay.keep, 0
+
+def keep(*arguments):
+    global times
+    kept(*arguments)
+    times += 1
+    if times == int(os.environ.get("KILL_AT", 0)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+turns.UnderWay.keep = keep
+sys.argv = ["stantune", *sys.argv[1:]]
+main()
+"""
+
+
+def test_killed_in_the_middle_of_a_seed(tmp_path: Path) -> None:
+    tiny = Path(__file__).parents[1] / "tiny_problem.py"
+    options = ("--iterations", "120", "--seeds", "1", "--threads", "1", "--set", "lr=2e-4", "--json", "-")
+    log, out = tmp_path / "log", tmp_path / "out"
+
+    def command(*more: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        words = [sys.executable, "-c", KILLED, "compare", f"{tiny}:problem", *options, *more]
+        return subprocess.run(words, env=os.environ | environment, capture_output=True, timeout=120)
+
+    # After a round of 25 iterations each, and another one, of which one of the two is kept.
+    killed = command("--out", str(out), KILL_AT="3")
+    assert killed.returncode == -signal.SIGKILL
+    assert weights(out) == {"seed-0-exact.pt", "seed-0-0.5.pt"}
+    ended = command("--out", str(out), TINY_LOG=str(log))
+    assert ended.returncode == 0, ended.stderr
+    lines = [line.split() for line in log.read_text().splitlines()]
+    # The numbers of iterations are kept with the weights: 4 of a warm-up, and the rest of what was begun.
+    assert sorted(int(last) for _, _, last in lines if int(last) > 4) == sorted([*range(51, 121), *range(26, 121)])
+    other = command()
+    for arm in ("exact", "stan"):
+        assert json.loads(ended.stdout)[arm]["test_error"] == json.loads(other.stdout)[arm]["test_error"]
+
+
+def test_another_network_is_another_comparison(bench: Any, tmp_path: Path) -> None:
+    bench.compared(seeds=1, directory=tmp_path)
+    other = replace(bench.problem, network=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    with pytest.raises(UsageError, match=r"made-of\.network is .* there and .* here"):
+        bench.comparer(problem=other, directory=tmp_path).compare(1)
+
+
+def test_records_that_do_not_tell_of_the_network_are_gone_on_with(bench: Any, tmp_path: Path) -> None:
+    before = bench.compared(seeds=1, directory=tmp_path)
+    for file in tmp_path.glob("*.json"):
+        record = json.loads(file.read_text())
+        del record["identity"]["made-of"]
+        file.write_text(json.dumps(record))
+    assert bench.compared(seeds=1, directory=tmp_path) == before

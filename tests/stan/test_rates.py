@@ -122,7 +122,7 @@ def test_under_a_rate_of_one_nothing_is_chosen_in_a_state():
     stan = Stan(rate=((0, 0.5), (3, 1.0)), tolerance=0.5)
     handle = accelerate_(network(), stan)
     handle.seek(3)
-    assert handle.state_dict() == {"iteration": 3, "chosen": []}
+    assert handle.state_dict() == {"iteration": 3, "chosen": [], "kept": [0.0, 0]}
     other = accelerate_(network(), stan)
     other.load_state_dict({"iteration": 4, "chosen": []})
     assert other.phase == "exact"

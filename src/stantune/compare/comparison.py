@@ -17,7 +17,9 @@ from pydantic import TypeAdapter
 from stantune.compare.plans import Kept, Planned, plan, plan_words
 from stantune.compare.records import Records, identity_of
 from stantune.compare.turns import Training, train_in_turns, warm_up
+from stantune.compare.under_way import UnderWay
 from stantune.errors import NoEffectWarning, UsageError
+from stantune.images.objective import made_of
 from stantune.images.problems import Problem, Splits
 from stantune.images.schedules import policy_of
 from stantune.seeds import derive
@@ -117,7 +119,8 @@ class Comparer:
         splits: the problem's data, from `problem.load()`; test images among them.
         device: where to train.
         directory: where what is finished is kept, so that the same call goes on from it: the trainings of a seed,
-            which belong together, in one record; each training of equal time in one. None keeps nothing.
+            which belong together, in one record, and until they are finished in a file each; each training of equal
+            time in one. None keeps nothing.
         stop_early: asked after each iteration; when true, `compare` returns None.
         progress: called with a title and a number of iterations before each piece of work; the context that it
             returns is told the iterations done.
@@ -170,6 +173,10 @@ class Comparer:
         planned = self._planned(records)
         stans = {EXACT: None} | {name: planned[name].stan for name in self.stans}
         table = [records.load(f"seed-{seed}", _TRAININGS) for seed in range(seeds)]
+        for seed, kept in enumerate(table):
+            if kept is not None and (under_way := self._under_way(records, seed, stans)) is not None:
+                # A kill came in between.
+                under_way.discard()
         if None in table:
             said = warm_up(self.problem, self.setting, list(stans.values()), self.splits, self.device)
             for name, words in zip(stans, said, strict=True):
@@ -196,6 +203,7 @@ class Comparer:
             "images": len(self.splits.train),
             "test_images": len(self.splits.test),
             **self.problem.identity,
+            **made_of(self.problem),
             "device": self.device,
             "threads": torch.get_num_threads(),
             "stan": {name: stan.identity for name, stan in self.stans.items()},
@@ -214,7 +222,14 @@ class Comparer:
                 self.say(f"{name}: {plan_words(planned[name].stan)}")
         return planned
 
+    def _under_way(self, records: Records, seed: int, stans: Mapping[str, Stan | None]) -> UnderWay | None:
+        if self.directory is None:
+            return None
+        what = {name: {**records.identity, "training": name, "plan": _settled(stan)} for name, stan in stans.items()}
+        return UnderWay.of(self.directory, seed, what)
+
     def _train_seed(self, records: Records, seed: int, stans: Mapping[str, Stan | None]) -> dict[str, Training]:
+        under_way = self._under_way(records, seed, stans)
         with self.progress(f"seed {seed}: {', '.join(stans)}", self.iterations * len(stans)) as watch:
             trainings = train_in_turns(
                 self.problem,
@@ -226,11 +241,14 @@ class Comparer:
                 device=self.device,
                 stop_early=self.stop_early,
                 watch=watch,
+                under_way=under_way,
             )
         if trainings is None:
             raise _InterruptedError
         trained = dict(zip(stans, trainings, strict=True))
         records.save(f"seed-{seed}", trained, _TRAININGS)
+        if under_way is not None:
+            under_way.discard()
         return trained
 
     def _equal_time(self, records: Records, exact: Sequence[Training], arm: Arm) -> EqualTime | None:
@@ -269,6 +287,11 @@ class Comparer:
             raise _InterruptedError
         error = outcome.metrics.get(self.problem.metric_on("test").name)
         return Training(outcome.iterations, outcome.cost.exact_seconds, 1.0, error, outcome.diverged_at)
+
+
+def _settled(stan: Stan | None) -> dict[str, Any] | None:
+    """Return what was decided of STAN's settings before anything was trained; another plan trains otherwise."""
+    return None if stan is None else {"plan": stan.planned, "budget": None if stan.memo is None else stan.memo.budget}
 
 
 def threads_of_records(directory: Path | None) -> int | None:

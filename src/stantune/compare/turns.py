@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from stantune.compare.under_way import UnderWay
 from stantune.errors import NoEffectWarning
 from stantune.images.problems import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
+from stantune.training.train import SAVE_SECONDS
 from stantune.training.trial import Trial
 
 # Iterations of one training before the next one's turn: a second or two of a small network on one core. Long enough
@@ -53,28 +56,47 @@ def train_in_turns(
     device: str = "cpu",
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda done: None,
+    under_way: UnderWay | None = None,
 ) -> list[Training] | None:
     """Train with each of `stans` (None: exactly) from the same weights, in turns; None where it was interrupted.
 
-    In each round the next one goes first. `watch` is told the iterations done by all of them.
+    In each round the next one goes first. `watch` is told the iterations done by all of them. `under_way` keeps each
+    training when it is finished, all where they are interrupted, and else from time to time; it is gone on from there.
     """
     trials = [Trial(problem, setting, splits, seed=derive("train", seed), stan=stan, device=device) for stan in stans]
     diverged_at: dict[int, int] = {}
-    done = 0
+    if under_way is not None:
+        for place, trial in enumerate(trials):
+            if (at := under_way.restore(place, trial)) is not None:
+                diverged_at[place] = at
+
+    def keep(places: Iterable[int]) -> None:
+        for place in places if under_way is not None else ():
+            under_way.keep(place, trials[place], diverged_at.get(place))
+
+    done, saved = sum(trial.iteration for trial in trials), time.monotonic()
     for turn, start in enumerate(range(0, iterations, TURN)):
+        stop = min(start + TURN, iterations)
         for place in range(len(trials)):
             which = (place + turn + seed) % len(trials)
-            if which in diverged_at:
-                continue
             trial = trials[which]
-            diverged, interrupted = trial.train(min(start + TURN, iterations), stop_early, lambda iteration: None)
+            before = trial.iteration
+            if which in diverged_at or before >= stop:
+                continue
+            diverged, interrupted = trial.train(stop, stop_early, lambda iteration: None)
             if interrupted:
+                keep(range(len(trials)))
                 return None
             if diverged:
                 diverged_at[which] = trial.iteration
-            for _ in range(trial.iteration - start):
+            if diverged or stop == iterations:
+                keep([which])
+            for _ in range(trial.iteration - before):
                 done += 1
                 watch(done)
+        if time.monotonic() - saved >= SAVE_SECONDS:
+            keep(range(len(trials)))
+            saved = time.monotonic()
     return [
         Training(
             iterations=trial.iteration,

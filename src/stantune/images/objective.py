@@ -79,8 +79,7 @@ class ProblemObjective:
         """The problem's numbers and STAN's settings."""
         stan = self.stan
         planned = stan and stan.planned
-        made_of = {} if _is_built_in(self.problem) else {"made-of": _made_of(self.problem)}
-        return made_of | {
+        return made_of(self.problem) | {
             "problem": self.problem.name,
             "iterations": self.problem.iterations,
             "batch-size": self.problem.batch_size,
@@ -238,10 +237,16 @@ def _is_built_in(problem: Problem) -> bool:
     return own is not None and replace(problem, stan_layers=own.stan_layers, course=own.course) == own
 
 
-def _made_of(problem: Problem) -> dict[str, Any]:
-    """Return what a user's problem is made of: plain fields by value, functions by a digest of their code."""
+def made_of(problem: Problem) -> dict[str, Any]:
+    """Return what a user's problem is made of, {"made-of": …}: plain fields by value, functions by their code's digest.
+
+    Nothing of a built-in one.
+    """
+    if _is_built_in(problem):
+        return {}
     left_out = ("name", "space", "iterations", "batch_size", "stan_layers", "recordable", "course")
-    return {each.name: _plain(getattr(problem, each.name)) for each in fields(problem) if each.name not in left_out}
+    parts = {each.name: _plain(getattr(problem, each.name)) for each in fields(problem) if each.name not in left_out}
+    return {"made-of": parts}
 
 
 def _plain(value: Any) -> Any:

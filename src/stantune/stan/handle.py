@@ -180,7 +180,7 @@ class StanHandle:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs; under the memo fill that is all that is remembered, too."""
-        state: dict[str, Any] = {"iteration": self.iteration}
+        state: dict[str, Any] = {"iteration": self.iteration, "kept": [self._kept_sum, self._kept_count]}
         if self.stan.chooses:
             # Under a rate of 1 nothing is chosen.
             chosen = [] if self.rate == 1 else self._chosen
@@ -207,6 +207,8 @@ class StanHandle:
             self.rate = rate
         if self._memory is not None:
             self._memory.load_state_dict(state["memory"])
+        # States of before say nothing of it.
+        self._kept_sum, self._kept_count = state.get("kept", (0.0, 0))
         self.seek(state["iteration"])
 
     def _patterns_at(self, rate: float | Literal["auto"]) -> list[tuple[Pattern, ...]]:
