@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from torch import nn
 
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
+from stantune.errors import NoEffectWarning
 from stantune.images import estimate
 from stantune.images.estimate import DRAWN, drawn, estimate_seconds
 from stantune.images.objective import ProblemObjective
@@ -56,6 +58,7 @@ def test_a_network_whose_width_is_searched_is_timed_at_widths_drawn_from_the_spa
     """An iteration of `mlp` takes a second per thousand neurons here, of which a random setting has 4 146."""
 
     def run(problem: Any, setting: Any, checkpoint: Any, start: int, stop: int, **more: Any) -> Any:
+        warnings.warn("said already", NoEffectWarning, stacklevel=2)
         seconds = setting.get("hidden", 500) / 1000
         evaluation = 0.25 * seconds if more["evaluate"] else 0.0
         return SimpleNamespace(cost=Cost(exact=stop, exact_seconds=stop * seconds, evaluation_seconds=evaluation))
@@ -68,7 +71,9 @@ def test_a_network_whose_width_is_searched_is_timed_at_widths_drawn_from_the_spa
     assert len(set(widths)) == DRAWN
     mean = sum(widths) / DRAWN / 1000
     # One trial and one final training of 9 iterations, and three evaluations.
-    assert estimate_seconds(mlp, settings) == pytest.approx((18 + 3 * 0.25) * mean)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert estimate_seconds(mlp, settings) == pytest.approx((18 + 3 * 0.25) * mean)
     assert mean == pytest.approx(4.146, rel=0.3)
     fixed = replace(settings, fixed={"hidden": 8000})
     assert estimate_seconds(mlp, fixed) == pytest.approx((18 + 3 * 0.25) * 8)

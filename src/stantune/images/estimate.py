@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from stantune.errors import NoEffectWarning
 from stantune.images.objective import ProblemObjective
 from stantune.outcome import Cost, total
 from stantune.search.estimate import seconds_of
@@ -115,10 +117,13 @@ def _time(objective: ProblemObjective, settings: SearchSettings, stan: Stan | No
 
     costs = []
     several = drawn(objective, settings)
-    for setting in several:
-        cost(setting, WARM_UP, ())
-        timed = TIMED if len(several) == 1 else TIMED_OF_EACH
-        costs.append(cost(setting, timed, ("validation",) if evaluate else ()))
+    with warnings.catch_warnings():
+        # Said once, where the objective was prepared.
+        warnings.simplefilter("ignore", NoEffectWarning)
+        for setting in several:
+            cost(setting, WARM_UP, ())
+            timed = TIMED if len(several) == 1 else TIMED_OF_EACH
+            costs.append(cost(setting, timed, ("validation",) if evaluate else ()))
     # What diverged all the same was not evaluated.
     evaluations = [one.evaluation_seconds for one in costs if one.evaluation_seconds]
     return replace(total(costs), evaluation_seconds=sum(evaluations) / max(len(evaluations), 1))
