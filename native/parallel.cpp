@@ -35,6 +35,16 @@ void work(void* job) { static_cast<Job*>(job)->work(); }
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 GompParallel gomp_parallel = nullptr;
 
+// Waits to be notified. condition_variable::wait is another symbol since GCC 12: what is built there would ask every other
+// machine for as new a C++ runtime.
+void wait_for(std::condition_variable& what, std::unique_lock<std::mutex>& lock) {
+#ifdef STAN_FORKS
+    pthread_cond_wait(what.native_handle(), lock.mutex()->native_handle());
+#else
+    what.wait(lock);
+#endif
+}
+
 // Threads that wait for jobs; made when first needed, never ended: the process's end takes them.
 class Pool {
   public:
@@ -54,7 +64,7 @@ class Pool {
         job.work();
         std::unique_lock<std::mutex> lock(mutex_);
         helpers_ = 0;
-        ended_.wait(lock, [this] { return busy_ == 0; });
+        while (busy_ != 0) wait_for(ended_, lock);
         job_ = nullptr;
     }
 
@@ -62,7 +72,7 @@ class Pool {
     void wait() {
         std::unique_lock<std::mutex> lock(mutex_);
         for (uint64_t seen = 0;;) {
-            begun_.wait(lock, [&] { return round_ != seen; });
+            while (round_ == seen) wait_for(begun_, lock);
             seen = round_;
             if (helpers_ <= 0) continue;
             --helpers_;
