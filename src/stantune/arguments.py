@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -87,6 +87,20 @@ def text(parameter: str, value: object) -> str:
     """Return a text; raises UsageError where it is none, or empty."""
     if not isinstance(value, str) or not value:
         raise UsageError(f"`{parameter}`={shown(value)} is no text; give one in quotes that is not empty")
+    return value
+
+
+def names(parameter: str, value: object) -> tuple[str, ...]:
+    """Return names as a tuple; raises UsageError where they are one text, or something else."""
+    if not isinstance(value, tuple | list) or not all(isinstance(name, str) for name in value):
+        raise UsageError(f"`{parameter}`={shown(value)} is no tuple of names; give one, such as ('conv*',)")
+    return tuple(value)
+
+
+def one_of(parameter: str, value: object, words: Sequence[str]) -> str:
+    """Return one of these words; raises UsageError where it is none."""
+    if not isinstance(value, str) or value not in words:
+        raise UsageError(f"`{parameter}`={shown(value)} is unknown; give {' or '.join(words)}")
     return value
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 
 # Optuna keeps every number as a double, which holds integers exactly up to here.
@@ -19,6 +20,8 @@ _LARGEST_INTEGER = 2**53
 _OFF_STEP = 1e-8
 # Doubles must tell the multiples of a step apart so much better than that.
 _FINEST_STEP = 1e-9
+# So deep may tuples be in one another; Python itself ends at some hundred.
+_DEEPEST = 20
 _DECIMALS = decimal.Context(prec=50)
 # What the name of a layer's weight decay ends with.
 _OF_LAYERS = "_l2"
@@ -42,7 +45,7 @@ class Float:
 
     def __post_init__(self) -> None:
         """Refuse an empty or endless range, a logarithmic one that is not positive, a step that misses `high`."""
-        for end in ("low", "high"):
+        for end in ("low", "high") if self.step is None else ("low", "high", "step"):
             number, double = _number_of(self, end), _double(_number_of(self, end))
             # A whole number that a double does not hold would be outside of its own range once it is one.
             object.__setattr__(self, end, number if number == double else double)
@@ -51,7 +54,6 @@ class Float:
         if not math.isfinite(float(self.high) - float(self.low)):
             raise UsageError(f"{self} is too wide: high - low is no finite number; give a smaller range, or `log=True`")
         if self.step is not None:
-            object.__setattr__(self, "step", _number_of(self, "step"))
             self._check_step(self.step)
 
     def check(self, name: str, value: object) -> float:
@@ -196,7 +198,11 @@ class Categorical:
             )
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise UsageError(f"the choices are {_shown(given)}: give a list or a tuple of choices")
-        object.__setattr__(self, "choices", tuple(_plain(choice) for choice in given))
+        try:
+            choices = tuple(_plain(choice) for choice in given)
+        except TypeError:  # an array of no dimension
+            raise UsageError(f"the choices are {_shown(given)}: give a list or a tuple of choices") from None
+        object.__setattr__(self, "choices", choices)
         if not self.choices:
             raise UsageError("a categorical parameter needs at least one choice")
         for choice in self.choices:
@@ -228,7 +234,7 @@ class Categorical:
 
     def _unknown(self, name: str, text: str) -> UsageError:
         known = [str(choice) for choice in self.choices]
-        return UsageError(f"{name} is {text!r}, but it is one of {', '.join(known)}{_did_you_mean(text, known)}")
+        return UsageError(f"{name} is {shown(text)}, but it is one of {', '.join(known)}{_did_you_mean(text, known)}")
 
 
 Parameter: TypeAlias = "Float | Integer | Categorical"
@@ -468,10 +474,10 @@ def _values_of(parent: Parameter, values: object) -> tuple[object, ...]:
     return tuple(plain)
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object, depth: int = 0) -> Any:
     """Return a number of NumPy's or PyTorch's, an enumeration's value and the like as Python's own; else `value`.
 
-    An array with dimensions is no number, not even where it holds a single one.
+    An array with dimensions is no number, not even where it holds a single one. Tuples too deep in others stay.
     """
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         value = value.item()
@@ -483,12 +489,16 @@ def _plain(value: object) -> Any:
         return _double(value)
     if isinstance(value, str):
         return str.__str__(value)
-    return tuple(_plain(part) for part in value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple) and depth < _DEEPEST:
+        return tuple(_plain(part, depth + 1) for part in value)
+    return value
 
 
-def _tupled(value: Any) -> Any:
-    """Return lists as tuples, at any depth, and anything else as it is."""
-    return tuple(_tupled(_plain(part)) for part in value) if isinstance(value, list | tuple) else value
+def _tupled(value: Any, depth: int = 0) -> Any:
+    """Return lists as tuples, as deep as choices may be, and anything else as it is."""
+    if isinstance(value, list | tuple) and depth < _DEEPEST:
+        return tuple(_tupled(_plain(part), depth + 1) for part in value)
+    return value
 
 
 def _same(choice: object, value: object) -> bool:
@@ -498,13 +508,15 @@ def _same(choice: object, value: object) -> bool:
     return type(choice) is type(value) and choice == value
 
 
-def _check_choice(choice: object) -> None:
+def _check_choice(choice: object, depth: int = 0) -> None:
     """Refuse what cannot be kept as it is, or is not equal to itself (UsageError)."""
     if isinstance(choice, tuple):
+        if depth == _DEEPEST:
+            raise UsageError(f"a choice has tuples in tuples deeper than {_DEEPEST}: give one that people can read")
         for part in choice:
-            _check_choice(part)
+            _check_choice(part, depth + 1)
     elif isinstance(choice, list):
-        raise UsageError(f"{choice!r} cannot be a choice: give a tuple, {_tupled(choice)!r}")
+        raise UsageError(f"{shown(choice)} cannot be a choice: give a tuple, {shown(_tupled(choice))}")
     elif choice is not None and not isinstance(choice, bool | int | float | str):
         raise UsageError(
             f"{_shown(choice)} cannot be a choice: give texts, numbers, true, false or None, or tuples of these"
@@ -533,8 +545,8 @@ def _shown(value: object) -> str:
     if getattr(value, "shape", ()) != ():
         return f"an array of shape {tuple(getattr(value, 'shape', ()))}"
     plain = _plain(value)
-    text = repr(_printable(plain) if isinstance(plain, int | float) else plain)
-    return text if len(text) < 100 and "\n" not in text else f"a {type(value).__name__}"
+    text = shown(_printable(plain) if isinstance(plain, int | float) else plain)
+    return text if len(text) < 100 else f"a {type(value).__name__}"
 
 
 def _printable(number: float) -> float:

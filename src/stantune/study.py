@@ -157,7 +157,17 @@ def tune(
     if not isinstance(threads, str | None):
         threads = whole("threads", threads, 1, MOST_AT_ONCE)
     storage = None if storage is None else text("storage", storage)
-    side = workers if workers is not None else 1 if executor == "local" else SEVERAL
+    checkpoints = None if checkpoints is None else text("checkpoints", checkpoints)
+    device = text("device", device)
+    if not isinstance(executor, str) and not callable(executor):
+        raise UsageError(f"`executor`={shown(executor)} is none; give local, ray, or what makes one of an Order")
+    for parameter, function in (("say", say), ("watching", watching)):
+        if function is not None and not callable(function):
+            raise UsageError(f"`{parameter}`={shown(function)} is no function; give one, or leave it away")
+    if not isinstance(stop, Stop | None):
+        raise UsageError(f"`stop`={shown(stop)} is no Stop; leave it away")
+    local = isinstance(executor, str) and executor == "local"
+    side = workers if workers is not None else 1 if local else SEVERAL
     what, settings = compose(
         objective,
         space,
@@ -186,7 +196,7 @@ def tune(
     if (note := one_setting(settings, settings.plan())) is not None:
         say(f"note: {note}")
     directory = _directory(path_of(out, what), storage, checkpoints)
-    alone = executor == "local" and side == 1 and limits == Limits()
+    alone = local and side == 1 and limits == Limits()
     with _stopping(stop, seconds) as stopping, _cluster(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else _device(device)
@@ -271,6 +281,8 @@ def compose(
             text(parameter, value)
     if stan is not None and not hasattr(stan, "least_rate"):
         raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
+    if not isinstance(rates, str | list | tuple):
+        raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
     if rates and stan is None:
         stan = _spared_by_rung(objective)
     what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)

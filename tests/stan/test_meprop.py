@@ -448,7 +448,7 @@ def test_a_top_k_that_is_no_number_of_components_is_refused(top_k: int) -> None:
 
 @pytest.mark.parametrize("layers", ["fc1", ()])
 def test_layers_that_are_no_tuple_of_names_are_refused(layers: tuple[str, ...]) -> None:
-    with pytest.raises(UsageError, match="layers="):
+    with pytest.raises(UsageError, match=r"`meprop\.layers`"):
         MeProp(80, layers=layers)
 
 

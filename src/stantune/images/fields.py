@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from stantune.arguments import text, whole
+from stantune.arguments import names, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.images.data import Dataset, Normalise
 from stantune.images.data.catalog import describe
@@ -73,7 +73,7 @@ def _numbers(problem: Any) -> dict[str, Any]:
     found["label_smoothing"] = smoothing = problem.label_smoothing
     is_number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
     if not is_number or not 0 <= float(smoothing) <= 1:
-        raise UsageError(f"`label_smoothing`={smoothing!r} is no share; give a number from 0 to 1")
+        raise UsageError(f"`label_smoothing`={shown(smoothing)} is no share; give a number from 0 to 1")
     return found
 
 
@@ -93,7 +93,7 @@ def _validation(value: Any) -> int | float | None:
 
 def _plain(problem: Any) -> dict[str, Any]:
     if problem.hold_out not in HOW:
-        raise UsageError(f"`hold_out`={problem.hold_out!r} is unknown; give {' or '.join(HOW)}")
+        raise UsageError(f"`hold_out`={shown(problem.hold_out)} is unknown; give {' or '.join(HOW)}")
     kinds: dict[str, tuple[Any, str]] = {
         "space": (Space, "Space({'lr': Float(1e-4, 1, log=True)})"),
         "solver": (Solver, "Solver(lr=0.1)"),
@@ -108,10 +108,7 @@ def _plain(problem: Any) -> dict[str, Any]:
         if not isinstance(value, kind):
             raise UsageError(f"`{field}` is {_kind(value)}; give {remedy}")
     _check_data(problem.data)
-    layers = problem.stan_layers
-    if not isinstance(layers, tuple | list) or not all(isinstance(each, str) for each in layers):
-        raise UsageError(f"`stan_layers`={layers!r} is no tuple of names; give one, such as ('conv*',)")
-    return {"stan_layers": tuple(layers)}
+    return {"stan_layers": names("stan_layers", problem.stan_layers)}
 
 
 def _check_data(data: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.kernels.sgd import Sgd
 
@@ -43,9 +44,9 @@ def kind_of(name: object) -> str:
     """Return the name of an optimizer as KINDS has it, given in any case; raises UsageError where there is none."""
     if isinstance(name, str) and name.lower() in KINDS:
         return name.lower()
-    near = difflib.get_close_matches(str(name).lower(), KINDS, n=1)
+    near = difflib.get_close_matches(name.lower(), KINDS, n=1) if isinstance(name, str) else []
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"There is no optimizer {name!r}{hint}: take {', '.join(KINDS)}.")
+    raise UsageError(f"There is no optimizer {shown(name)}{hint}: take {', '.join(KINDS)}.")
 
 
 def takes(kind: str, argument: str) -> bool:
@@ -60,10 +61,12 @@ def those_that_take(argument: str) -> str:
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an option that the optimizer does not have."""
+    if not isinstance(options, Mapping):
+        raise UsageError(f"The options of {kind} are {shown(options)}: give a dict of names and values.")
     known = [name for name in inspect.signature(KINDS[kind]).parameters if name not in _OWN]
     for name in options:
         if name not in known:
-            raise UsageError(f"{kind} has no option {name!r}: take {', '.join(known)}.")
+            raise UsageError(f"{kind} has no option {shown(name)}: take {', '.join(known)}.")
 
 
 def make(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 
 
@@ -221,6 +223,8 @@ SCHEDULES: Mapping[str, Callable[[], Policy]] = {
 def policy_of(given: str | Policy) -> Policy:
     """Return the schedule of this name, or a policy as it is; raises UsageError where there is none."""
     if not isinstance(given, str):
+        if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in ("factor", "scaled")):
+            raise UsageError(f"{shown(given)} is no schedule: take {', '.join(SCHEDULES)}, or give a policy")
         return given
     if given not in SCHEDULES:
         raise UsageError(f"no schedule is called {given!r}: take {', '.join(SCHEDULES)}, or give a policy")
@@ -252,6 +256,7 @@ def _share(what: str, value: object) -> float:
 
 def number(what: str, value: object) -> float:
     """Return `value` as a float; raise UsageError, naming it as `what`, unless it is finite and 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
-        raise UsageError(f"{what} is {value!r}: take a finite number of 0 or more.")
+    # A whole number may be larger than any double.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= sys.float_info.max:
+        raise UsageError(f"{what} is {shown(value)}: take a finite number of 0 or more.")
     return float(value)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.images.optimizers import KINDS, SettingError, check_options, kind_of, make, takes, those_that_take
 from stantune.images.schedules import (
@@ -107,6 +108,14 @@ class Solver:
         if self.momentum and not takes(self.kind, "momentum"):
             raise UsageError(f"The solver has a momentum of {self.momentum}, but {self.kind} has none: leave it out.")
         check_options(self.kind, self.options)
+        multipliers: object = self.multipliers
+        if not isinstance(multipliers, Mapping) or not all(
+            isinstance(name, str) and isinstance(each, Multiplier) for name, each in multipliers.items()
+        ):
+            raise UsageError(
+                f"The solver's multipliers are {shown(multipliers)}: give a dict of patterns and Multipliers, such as "
+                "{'*.bias': Multiplier(lr=2)}."
+            )
 
     def optimizer(self, model: nn.Module, setting: Mapping[str, Any] | None = None) -> torch.optim.Optimizer:
         """Return a PyTorch optimizer for the model's trainable parameters; see `set_iteration`.

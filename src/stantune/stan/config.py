@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from stantune.arguments import MOST_SEED, names, number, one_of, shown, text, whole
 from stantune.errors import UsageError
 from stantune.stan.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patterns
 from stantune.stan.meprop import MeProp
@@ -41,12 +41,10 @@ class Memo:
 
     def __post_init__(self) -> None:
         for name in ("samples", "epoch", "budget"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"memo's {name}={value} is too small; give at least 1")
-        for name, words in (("dtype", ("bf16", "fp32")), ("positions", ("grid", "changed"))):
-            if getattr(self, name) not in words:
-                raise UsageError(f"memo's {name}={getattr(self, name)!r} is unknown; give {' or '.join(words)}")
+            if name != "budget" or self.budget is not None:
+                object.__setattr__(self, name, whole(f"memo.{name}", getattr(self, name), 1))
+        one_of("memo.dtype", self.dtype, ("bf16", "fp32"))
+        one_of("memo.positions", self.positions, ("grid", "changed"))
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,7 @@ class Stan:
     offset_sets: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if isinstance(self.rate, str):
             if self.rate != "auto":
                 raise UsageError(f'rate={self.rate!r} is unknown; give a share of the entries, such as 0.5, or "auto"')
@@ -132,7 +131,7 @@ class Stan:
                     )
         else:
             choose_patterns(self.pattern, self.rate)
-        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
+        if self.tolerance is not None and self.tolerance <= 0:
             raise UsageError(f"tolerance={self.tolerance} is no relative error; give a number above 0, such as 0.3")
         if self.chooses and self.period is None:
             raise UsageError("patterns are chosen at a refresh, and period=None has none; give a number of iterations")
@@ -152,6 +151,26 @@ class Stan:
                 f"pretrain={self.pretrain} and tail={self.tail} are more than iterations={self.iterations}; give less"
             )
         self.schedule  # noqa: B018  (its own checks, now and not in the first iteration)
+
+    def _check_kinds(self) -> None:
+        """Take each field as what it is for; raises UsageError where it is something else."""
+        for name, least in (("period", 0), ("pretrain", 0), ("tail", 0), ("iterations", 0), ("offset_sets", 1)):
+            value = getattr(self, name)
+            if value is not None or name in ("pretrain", "tail"):
+                object.__setattr__(self, name, whole(name, value, least))
+        object.__setattr__(self, "seed", whole("seed", self.seed, most=MOST_SEED))
+        object.__setattr__(self, "layers", names("layers", self.layers))
+        object.__setattr__(self, "linear", names("linear", self.linear))
+        if self.tolerance is not None:
+            object.__setattr__(self, "tolerance", number("tolerance", self.tolerance))
+        text("pattern", self.pattern)
+        for name, kind in (("memo", Memo), ("meprop", MeProp)):
+            if not isinstance(getattr(self, name), kind | None):
+                raise UsageError(f"`{name}`={shown(getattr(self, name))} is no {kind.__name__}; give one, or None")
+        if self.plan is not None and not (
+            isinstance(self.plan, tuple) and all(isinstance(line, LayerPlan) for line in self.plan)
+        ):
+            raise UsageError(f"`plan`={shown(self.plan)} is no tuple of LayerPlan; leave it to the planner")
 
     @cached_property
     def rates(self) -> tuple[RateFrom, ...]:
@@ -240,8 +259,8 @@ def _checked_rates(rates: Sequence[tuple[int, float]]) -> tuple[RateFrom, ...]:
     remedy = "give pairs of an iteration and a rate, the first from 0 on, such as ((0, 0.25), (1000, 1.0))"
     try:
         checked = tuple(RateFrom(int(start), float(rate)) for start, rate in rates)
-    except (TypeError, ValueError):
-        raise UsageError(f"rate={rates!r} is no course of a rate; {remedy}") from None
+    except Exception:  # of what is no pair of numbers; a tensor or an object of the user's own may raise anything
+        raise UsageError(f"rate={shown(rates)} is no course of a rate; {remedy}") from None
     starts = [each.start for each in checked]
     if not starts or starts[0] or starts != sorted(set(starts)):
         raise UsageError(f"rate={_text(checked)} does not begin at iteration 0 and ascend; {remedy}")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stantune.arguments import names, shown
 from stantune.errors import UsageError
 from stantune.kernels.derivatives import differentiable_once
 from stantune.kernels.gate import ordinary, transformed
@@ -45,13 +46,15 @@ class MeProp:
 
     def __post_init__(self) -> None:
         _check_top_k(self.top_k)
-        if isinstance(self.layers, str) or not self.layers:
-            raise UsageError(f"layers={self.layers!r} of meProp is no tuple of names; give one, such as ('fc1',)")
+        layers = names("meprop.layers", self.layers)
+        if not layers:
+            raise UsageError("`meprop.layers` names none; give one, such as ('fc1',)")
+        object.__setattr__(self, "layers", layers)
 
 
 def _check_top_k(top_k: object) -> None:
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-        raise UsageError(f"top_k={top_k!r} of meProp is not an integer of 0 (off) or more; give how many to keep")
+        raise UsageError(f"top_k={shown(top_k)} of meProp is not an integer of 0 (off) or more; give how many to keep")
 
 
 class MePropLinear(StandIn, nn.Linear):

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stantune.arguments import number, shown
 from stantune.errors import UsageError
 from stantune.images.data.splits import Split, is_tokens
 
@@ -60,9 +61,10 @@ class Normalise:
     std: Kind = "none"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", number("scale", self.scale))
         for name, word in (("mean", self.mean), ("std", self.std)):
-            if word not in ("none", "image", "channel"):
-                raise UsageError(f"{name}={word!r} is not a kind of {name}: choose none, image or channel.")
+            if not isinstance(word, str) or word not in ("none", "image", "channel"):
+                raise UsageError(f"{name}={shown(word)} is not a kind of {name}: choose none, image or channel.")
 
     def fit(self, split: Split) -> Normaliser:
         """The normaliser with mean and deviation of `split`, summed exactly (bytes) and divided in float64.

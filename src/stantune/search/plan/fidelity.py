@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stantune.arguments import number
 from stantune.errors import UsageError
 from stantune.search.plan.hyperband import plan, stops_of
 
@@ -75,13 +76,18 @@ def chosen_rates(rates: str | Sequence[float], max_iterations: int, min_iteratio
     if isinstance(rates, str):
         if rates != AUTO:
             raise UsageError(f"`rates`={rates} is unknown; give auto, or a rate for each rung such as 0.25,0.5,1")
-        rates = automatic_rates(max_iterations, min_iterations, eta)
-    elif len(rates) < 2:
+        return _shortest(automatic_rates(max_iterations, min_iterations, eta))
+    rates = [number("rates", rate) for rate in rates]
+    if len(rates) < 2:
         raise UsageError(f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1")
     for rate in rates:
         if not 0 < rate <= 1:
             raise UsageError(f"`rates`={text_of(rates)}: {rate:g} is no share of the work; give 0.25, 0.5 or 1")
     rates_from(rates, max_iterations, min_iterations, eta)
+    return _shortest(rates)
+
+
+def _shortest(rates: Sequence[float]) -> tuple[float, ...]:
     same = next((place for place, rate in enumerate(rates) if rate != rates[0]), len(rates))
     return tuple(rates[same - 1 :])
 
