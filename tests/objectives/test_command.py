@@ -578,6 +578,30 @@ objective.trainer(Place(threads=1)).train(segment, lambda: False, lambda done: N
         worker.wait()
         assert gone(tmp_path)
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_of_a_search_whose_terminal_is_lost(self, tmp_path, family, workers):
+        (tmp_path / "objective").write_bytes(cloudpickle.dumps(family))
+        code = f"""
+import pickle
+import stantune as st
+from stantune.objectives import groups
+groups.GRACE_SECONDS = 0.3
+st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5, workers={workers},
+        out={str(tmp_path / "out")!r})
+"""
+        search = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+        end = time.monotonic() + 60
+        while not (tmp_path / "own").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        # From the shell and from the system, one after the other.
+        search.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
+        search.send_signal(signal.SIGHUP)
+        _, err = search.communicate(timeout=60)
+        assert err.decode().splitlines()[-1] == "KeyboardInterrupt"
+        assert (tmp_path / "out" / "result.json").exists(), "it ended in good order"
+        assert gone(tmp_path)
+
     def test_a_command_obeys_even_where_its_worker_ignores_signals(self, tmp_path, monkeypatch):
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:

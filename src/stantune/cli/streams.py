@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from stantune.errors import StantuneError
 
@@ -29,16 +29,16 @@ class _Lasting(io.FileIO):
         super().__init__(number, "wb", closefd=False)
         self.fault: str | None = None
 
-    def write(self, data: object) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)  # type: ignore[arg-type]  # bytes, as the buffer has them
+            return super().write(data)
         except OSError as error:
             if error.errno in _GONE:
                 # For good, and so that native code and other programs do not fail at it either.
                 _point(self.fileno(), os.devnull)
             else:
                 self.fault = error.strerror
-            return memoryview(data).nbytes  # type: ignore[arg-type]
+            return memoryview(data).nbytes
 
 
 @contextmanager

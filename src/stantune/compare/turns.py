@@ -71,8 +71,9 @@ def train_in_turns(
                 diverged_at[place] = at
 
     def keep(places: Iterable[int]) -> None:
-        for place in places if under_way is not None else ():
-            under_way.keep(place, trials[place], diverged_at.get(place))
+        if under_way is not None:
+            for place in places:
+                under_way.keep(place, trials[place], diverged_at.get(place))
 
     done, saved = sum(trial.iteration for trial in trials), time.monotonic()
     for turn, start in enumerate(range(0, iterations, TURN)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from stantune.search.plan.values import Final, FinalResult, Job, Training
 from stantune.search.progress import Progress
 from stantune.search.session import HOPELESS, SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.stopping import ENDING
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.watching import Silent
 from stantune.search.workers import workers as workers_module
@@ -356,7 +356,7 @@ def test_no_worker_outlives_a_killed_search(undisturbed: SearchState, tmp_path: 
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDING)
 def test_signals_to_workers_are_the_search_s_business(tmp_path: Path, number: int) -> None:
     sent = 0
 

@@ -1,0 +1,82 @@
+"""What ends a search in good order, and what ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from stantune.search.stopping import ENDING, stoppable
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no system with terminals that are lost")
+
+
+def send(*numbers: int) -> None:
+    """Send this process signals, one after the other."""
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_each_asks_for_the_end_and_is_given_back(number: int) -> None:
+    before = [signal.getsignal(each) for each in ENDING]
+    with stoppable() as stop:
+        assert not stop.asked()
+        send(number)
+        assert stop.asked()
+        assert stop.interrupted
+    assert [signal.getsignal(each) for each in ENDING] == before
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGINT, signal.SIGINT),
+        (signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT),
+        (signal.SIGHUP, signal.SIGINT, signal.SIGTERM),
+    ],
+)
+def test_somebody_who_asks_twice_is_obeyed_at_once(numbers: tuple[int, ...]) -> None:
+    with stoppable():
+        send(*numbers[:-1])
+        with pytest.raises(KeyboardInterrupt):
+            send(numbers[-1])
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        # Shell and system each send one; a session that ends sends one before or after its SIGTERM.
+        (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP),
+        (signal.SIGTERM, signal.SIGHUP),
+        (signal.SIGHUP, signal.SIGTERM),
+    ],
+)
+def test_a_line_that_is_lost_ends_nothing_at_once(numbers: tuple[int, ...]) -> None:
+    with stoppable() as stop:
+        send(*numbers)
+        assert stop.interrupted
+
+
+def test_under_nohup_a_lost_line_is_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stoppable() as stop:
+            send(signal.SIGHUP)
+            assert not stop.asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_caller_s_own_handler_stays() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
+    try:
+        with stoppable() as stop:
+            send(signal.SIGHUP)
+            assert (heard, stop.asked()) == ([signal.SIGHUP], False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
