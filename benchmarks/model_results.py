@@ -74,7 +74,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Relative errors of a step's gradient against float64, all parameters together, and of the worst parameter.
+    """Relative errors of a gradient against float64, of all parameters together and of the worst one; medians.
 
     Attributes:
         stock: of stock PyTorch in float32.

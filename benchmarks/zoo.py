@@ -205,9 +205,9 @@ def build(name: str, seed: int = 0) -> nn.Module:
     return ZOO[name].make().train()
 
 
-def batch_of(size: int) -> tuple[Tensor, Tensor]:
-    """Return random images (size, 3, 64, 64) and labels (size,), always the same."""
-    chance = torch.Generator().manual_seed(size)
+def batch_of(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return random images (size, 3, 64, 64) and labels (size,), always the same of one seed."""
+    chance = torch.Generator().manual_seed(seed)
     images = torch.randn(size, 3, SIDE, SIDE, generator=chance)
     return images, torch.randint(CLASSES, (size,), generator=chance)
 
