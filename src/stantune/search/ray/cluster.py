@@ -151,7 +151,7 @@ class _Job(JobConfig):  # type: ignore[misc]
     """
 
     def _serialize(self) -> Any:
-        self._py_driver_sys_path = []
+        self._py_driver_sys_path: list[str] = []
         return super()._serialize()
 
 
