@@ -13,6 +13,7 @@ from stantune.errors import NoEffectWarning
 from stantune.images.objective import ProblemObjective
 from stantune.outcome import Cost, total
 from stantune.search.estimate import seconds_of
+from stantune.search.plan.hyperband import stops_of
 from stantune.search.propose.given import fixed_values, with_fixed
 from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings
@@ -46,9 +47,11 @@ def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, work
     def training(start: int, stop: int) -> float:
         return exact * (stop - start) - sum(saving.of(start, stop) for saving in savings)
 
-    final = exact * settings.max_resource + 2 * cost.evaluation_seconds
+    plan = settings.plan()
+    # Evaluated on the test images as well as where each rung ends.
+    final = exact * settings.max_resource + (len(stops_of(plan)) + 1) * cost.evaluation_seconds
     rounds = math.ceil(settings.finalists / workers)
-    return seconds_of(settings.plan(), training, cost.evaluation_seconds, workers) + rounds * final
+    return seconds_of(plan, training, cost.evaluation_seconds, workers) + rounds * final
 
 
 class _Saving(NamedTuple):
