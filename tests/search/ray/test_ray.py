@@ -261,9 +261,10 @@ def test_search_with_checkpoints_behind_a_url(
     assert table(state) == table(undisturbed)
     # Its weights are elsewhere, where nothing tells whether they were altered.
     assert costless(state.final) == replace(costless(undisturbed.final), digest=None, best_digest=None)
-    kept = {file.name for file in (plain.path / "checkpoints").iterdir()} | {plain.final().name}
+    kept = {file.name for file in (plain.path / "checkpoints").iterdir()} | {plain.final().name, plain.best().name}
     assert {file.name for file in (tmp_path / "far").iterdir()} == kept
     assert not (directory.path / "checkpoints").exists()
+    assert directory.best().exists()
     weights = [torch.load(each.final())["state"]["model"] for each in (plain, directory)]
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
 
