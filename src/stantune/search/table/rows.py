@@ -147,8 +147,9 @@ def _final(plain: Any, name: str, metric: Metric, rows: Sequence[TrialRow]) -> F
         raise ImpossibleError(f"{name} is of the setting {shown(dict(final.params))}, which no trial has")
     _number(final.iterations, f"the iterations in {name}")
     _cost(plain["cost"], f"the cost in {name}")
-    for at, measured in {None: final.metrics, **final.curve}.items():
-        what = f"the metrics in {name}" if at is None else f"the curve in {name} after {at}"
+    told = {f"the metrics in {name}": final.metrics}
+    told |= {f"the curve in {name} after {at}": measured for at, measured in final.curve.items()}
+    for what, measured in told.items():
         _measured(measured, what)
         if metric.name in measured:
             _value(measured[metric.name], metric, what)
