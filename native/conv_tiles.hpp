@@ -12,6 +12,10 @@ namespace STAN_FORM {
 // Not inlined: among the variables of their callers, the tiles' pointers would not stay in registers.
 #define STAN_OWN_REGISTERS __attribute__((noinline))
 
+// Terms that are added up one after the other; longer sums are sums of such ones. A chain's rounding error grows with its
+// length, that of sums of chains hardly, and PyTorch's does not.
+constexpr int chain = 128;
+
 struct Runs {
     int number;  // kernel_h
     int length;  // kernel_w * channels
@@ -57,7 +61,7 @@ STAN_INLINE inline void over(const Body& body) {
     unrolled<rows>([&](auto r) STAN_INLINE { unrolled<vectors>([&](auto v) STAN_INLINE { body(r, v); }); });
 }
 
-// rows entries x a panel of outputs, of some runs: y = bias + x w for the first ones, y += x w for those after.
+// rows entries x a panel of outputs, of one chain: y = bias + x w for the first one, y += x w for those after.
 template <int vectors>
 struct OutputTile {
     const float* x;
@@ -72,10 +76,7 @@ struct OutputTile {
     STAN_OWN_REGISTERS void run() const {
         const auto row = [this](int r) { return y + static_cast<int64_t>(to ? to[r] : r) * pitch; };
         Vector sum[rows][vectors];
-        if (bias)
-            over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(bias + v * lanes); });
-        else
-            over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = load(row(r) + v * lanes); });
+        over<rows, vectors>([&](auto r, auto v) STAN_INLINE { sum[r][v] = Vector{}; });
         const float* from[rows];
         unrolled<rows>([&](auto r) STAN_INLINE { from[r] = x + at[r]; });
         const float* weight = w;
@@ -92,7 +93,8 @@ struct OutputTile {
         }
         unrolled<rows>([&](auto r) STAN_INLINE {
             float* const end = row(r);
-            unrolled<vectors>([&](auto v) STAN_INLINE { store(end + v * lanes, sum[r][v]); });
+            const float* const before = bias ? bias : end;
+            unrolled<vectors>([&](auto v) STAN_INLINE { store(end + v * lanes, load(before + v * lanes) + sum[r][v]); });
         });
     }
 };
@@ -160,25 +162,25 @@ inline void outputs(
     const float* x, const int32_t* at, int entries, Runs runs, const float* w, const float* bias, float* y, int pitch,
     const int32_t* to = nullptr
 ) {
-    constexpr int weights_cached = 16 * 1024 / sizeof(float);  // half of a first-level cache
     for_panels(pitch / lanes, [&]<int vectors>(int first, Width<vectors>) {
         constexpr int most = most_rows(vectors);
         const float* panel = w + static_cast<int64_t>(first) * lanes * runs.number * runs.length;
-        const int fitting = weights_cached / (runs.length * vectors * lanes);
-        const int together = fitting < 1 ? 1 : fitting;
-        for (int run = 0; run < runs.number; run += together) {
-            const int some = runs.number - run < together ? runs.number - run : together;
-            for (int entry = 0; entry < entries; entry += most)
-                of_rows<most>(
-                    entries - entry,
-                    OutputTile<vectors>{
-                        x + static_cast<int64_t>(run) * runs.apart, at + entry, Runs{some, runs.length, runs.apart},
-                        panel + static_cast<int64_t>(run) * runs.length * vectors * lanes,
-                        run ? nullptr : bias + first * lanes,
-                        y + (to ? 0 : static_cast<int64_t>(entry) * pitch) + first * lanes, to ? to + entry : nullptr,
-                        pitch}
-                );
-        }
+        const int together = runs.length < chain ? chain / runs.length : 1;
+        for (int run = 0; run < runs.number; run += together)
+            for (int k = 0; k < runs.length; k += chain) {
+                const int some = runs.number - run < together ? runs.number - run : together;
+                const int length = runs.length - k < chain ? runs.length - k : chain;
+                for (int entry = 0; entry < entries; entry += most)
+                    of_rows<most>(
+                        entries - entry,
+                        OutputTile<vectors>{
+                            x + static_cast<int64_t>(run) * runs.apart + k, at + entry, Runs{some, length, runs.apart},
+                            panel + (static_cast<int64_t>(run) * runs.length + k) * vectors * lanes,
+                            run || k ? nullptr : bias + first * lanes,
+                            y + (to ? 0 : static_cast<int64_t>(entry) * pitch) + first * lanes,
+                            to ? to + entry : nullptr, pitch}
+                    );
+            }
     });
 }
 
@@ -226,12 +228,16 @@ inline void input_gradients(
             for_panels(vectors_of_run, [&]<int vectors>(int first, Width<vectors>) {
                 constexpr int most = most_rows(vectors);
                 const float* panel = w + (static_cast<int64_t>(run) * vectors_of_run + first) * lanes * filters;
-                for (int some = entry; some < end; some += most)
-                    of_rows<most>(
-                        end - some, InputTile<vectors>{
-                                        dy + static_cast<int64_t>(some) * pitch, pitch, filters, panel,
-                                        dx + static_cast<int64_t>(run) * runs.apart + first * lanes, at + some}
-                    );
+                for (int filter = 0; filter < filters; filter += chain)
+                    for (int some = entry; some < end; some += most)
+                        of_rows<most>(
+                            end - some,
+                            InputTile<vectors>{
+                                dy + static_cast<int64_t>(some) * pitch + filter, pitch,
+                                filters - filter < chain ? filters - filter : chain,
+                                panel + static_cast<int64_t>(filter) * vectors * lanes,
+                                dx + static_cast<int64_t>(run) * runs.apart + first * lanes, at + some}
+                        );
             });
     }
 }

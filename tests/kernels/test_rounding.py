@@ -1,0 +1,88 @@
+"""Rounding errors of native kernels, against double precision and beside stock PyTorch's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stantune.kernels import blocks
+from stantune.kernels.blocks import convolve
+from stantune.kernels.library import WINOGRAD, kernels
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}"),
+]
+
+
+@pytest.fixture(scope="module")
+def rounding() -> ModuleType:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    try:
+        import rounding
+
+        return rounding
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture
+def filtering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return what sets how convolutions are done, one of WINOGRAD."""
+    found = kernels()
+    return lambda way: monkeypatch.setattr(blocks, "kernels", lambda: found._replace(winograd=WINOGRAD.index(way)))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("channels", [16, 256])
+@pytest.mark.parametrize(("way", "most"), [("off", 1.3), ("always", 4.0)])
+def test_a_layers_errors_stay_beside_pytorchs_at_any_number_of_channels(
+    rounding: ModuleType, filtering: Callable[[str], None], kernel: int, channels: int, way: str, most: float
+) -> None:
+    filtering(way)
+    contiguous, _, native = rounding.of_layer(channels, kernel, 8, batch=2)
+    for own, its in zip(native, contiguous, strict=True):
+        assert own <= most * its
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "filters"), [(7, 300), (129, 5), (43, 130), (300, 40)])
+def test_sums_that_end_within_a_chain_are_whole(stride: int, channels: int, filters: int) -> None:
+    torch.manual_seed(0)
+    input = torch.randn(2, channels, 6, 6, requires_grad=True)
+    weight = torch.randn(filters, channels, 3, 3, requires_grad=True)
+    bias = torch.randn(filters, requires_grad=True)
+    leaves = (input, weight, bias)
+    output = convolve(*leaves, (stride, stride), (1, 1, 1, 1))
+    exact = F.conv2d(*(each.double() for each in leaves), stride, 1)
+    upstream = torch.randn_like(output)
+    found = torch.autograd.grad(output, leaves, upstream)
+    its = torch.autograd.grad(exact, leaves, upstream.double())
+    assert rounded(output, exact)
+    assert all(rounded(one, other) for one, other in zip(found, its, strict=True))
+
+
+def rounded(found: torch.Tensor, exact: torch.Tensor) -> bool:
+    return float((found - exact).norm() / exact.norm()) < 2e-6
+
+
+@pytest.mark.parametrize("network", ["SqueezeNet", "VGG-13", "U-Net"])
+def test_a_networks_gradients_are_as_near_to_the_exact_ones_as_pytorchs(rounding: ModuleType, network: str) -> None:
+    errors = rounding.of_network(rounding.NETWORKS[network], 2, 32, seed=0)
+    stock, native = (torch.tensor(list(errors[way].values())) for way in ("stock", "native"))
+    assert native.median() <= 2 * stock.median()
+    assert native.max() <= 3 * stock.max()
+
+
+def test_a_step_that_pytorch_rounds_badly_is_badly_conditioned(rounding: ModuleType) -> None:
+    """Batch norm over two positions: what it divides by is a difference of two numbers."""
+    errors = rounding.of_network(rounding.NETWORKS["ResNet-18"], 2, 32, seed=0)
+    stock, native = (max(errors[way].values()) for way in ("stock", "native"))
+    assert stock > 1e-4  # a thousand times what it is at 64x64, by PyTorch alone
+    assert native <= 10 * stock
