@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,19 @@ def test_other_things_are_refused() -> None:
         from_torch(each for each in range(3))
     with pytest.raises(UsageError, match=r"the samples of list do not make one tensor .*; have each of the same shape"):
         from_torch([(torch.zeros(3), 1), (torch.zeros(4), 1)])
+
+
+def test_an_image_of_400_megapixels_is_told_and_not_unpacked(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    (tmp_path / "a").mkdir()
+    # 50 MB of zeros, 50 KB of a file: black and white, 20 000 x 20 000.
+    rows = zlib.compress(bytes(20_000 * 2_501), 9)
+    header = struct.pack(">2I5B", 20_000, 20_000, 1, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "a/1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(
+        DataError, match=r"1.png is no image that can be read \(Image size \(400000000 pixels\) exceeds"
+    ):
+        ImageFolder(tmp_path, 4)()

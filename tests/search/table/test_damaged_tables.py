@@ -423,3 +423,9 @@ def test_a_study_that_is_deleted_while_its_search_runs(
             with pytest.raises(StoreError, match=f"the study '{NAME}' in .* cannot go on because .* gone") as caught:
                 each()
             assert "begin it anew with `fresh`" in str(caught.value)
+
+
+def test_json_without_end_in_a_journal_is_damage(simulated: ModuleType, journal: Path, tmp_path: Path) -> None:
+    file = fresh_copy(journal, tmp_path)
+    file.write_text(file.read_text() + "[" * 100_000 + "\n")
+    assert "is damaged (RecursionError" in use(simulated, f"journal:///{file}")

@@ -72,7 +72,7 @@ class ImageFolder:
         try:
             with Image.open(file) as image:
                 fitted = ImageOps.fit(image.convert("L" if self.grey else "RGB"), (width, height))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file} is no image that can be read ({error}): repair it, or take it out") from None
         return np.asarray(fitted).reshape(height, width, -1)
 

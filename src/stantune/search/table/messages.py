@@ -50,6 +50,8 @@ def one_sentence(where: str, study_name: str = "", *, reads: bool = False) -> It
             f"the storage {where} needs a database driver that is not installed ({_first_line(error)}): "
             "install it, or leave `storage` away"
         ) from error
+    except RecursionError as error:
+        raise StoreError(damaged_sentence(where, error)) from error
     except (sqlalchemy.exc.SQLAlchemyError, OptunaError, RuntimeError, OSError) as error:
         # Optuna wraps what SQLAlchemy raised, and SQLAlchemy what the driver did: the driver knows best.
         cause: BaseException = error
