@@ -83,7 +83,7 @@ def test_one_form_for_the_same_rates(length: tuple[int, int, int], rates: list[f
         ("fast", "`rates`=fast is unknown; give auto, or a rate for each rung"),
         ((0.25, 2.0), "`rates`=0.25,2: 2 is no share of the work"),
         ((0.0, 1.0), "`rates`=0,1: 0 is no share of the work"),
-        ((0.5, math.nan), "nan is no share of the work"),
+        ((0.5, math.nan), "`rates`=nan is no finite number"),
         ((0.5,), "`rates`=0.5 is one rate for all rungs; give several"),
         ((0.25, 0.5, 0.5, 1), "`rates`=0.25,0.5,0.5,1 has 4 rates, and this search has 3 rungs.*6, 20, 60"),
     ],
