@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stantune.errors import StanWarning
 from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into, is_last
-from stantune.kernels.gate import common_device, in_memory, ordinary, transformed
+from stantune.kernels.gate import DEVICES, common_device, in_memory, ordinary, transformed
 from stantune.kernels.library import suits, wanted
 from stantune.kernels.pays import Work, pays
 from stantune.stan.eligible import as_written
@@ -65,8 +65,8 @@ class _StanLayer(StandIn):
         original: PyTorch's class of such layers.
         sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
             was not, under False; None before any.
-        without_grad: whether the last training pass of each thread, by its number, was without gradients, and so an
-            exact one; under None that of any thread.
+        last: what the last training pass of each thread, by its number, was; under None that of any thread. "reduced"
+            if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for that.
     """
 
     grid: Grid | EntryMatrix | None = None
@@ -75,7 +75,7 @@ class _StanLayer(StandIn):
     passed: Callable[[], None] | None = None
     stan_name: str | None = None
     sizes: dict[bool, tuple[int, int]] | None = None
-    without_grad: dict[int | None, bool]
+    last: dict[int | None, str]
     original: ClassVar[type[nn.Module]]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,15 +89,13 @@ class _StanLayer(StandIn):
         reentrant checkpoint. It is exact, and so is what such a checkpoint computes again in the backward pass: its
         gradients are then those of what the loss has seen.
         """
-        again = torch._C._current_graph_task_id() != -1  # within a backward pass
-        # Other threads may be at this layer, too, such as one that only evaluates.
-        before, thread = self.__dict__.setdefault("without_grad", {}), get_ident()
-        if not again:
-            before[thread] = before[None] = not torch.is_grad_enabled()
-        elif before.get(thread, before.get(None, False)):  # PyTorch's own threads go backward only
-            _say_reentrant()
-            return False
         if not torch.is_grad_enabled():
+            self._took("without gradients")
+            return False
+        last = self._took("reduced")
+        if last == "without gradients":
+            _say_reentrant()
+        if last != "reduced":
             return False
         if self.passed is not None:
             self.passed()
@@ -109,13 +107,22 @@ class _StanLayer(StandIn):
             self.sizes = {}
         self.sizes[fills] = size
 
+    def _took(self, pass_: str) -> str:
+        """Take down what a pass is; return what it has to be, if it is one again: within a backward pass."""
+        # Other threads may be at this layer, too, such as one that only evaluates; PyTorch's own go backward only.
+        last, thread = self.__dict__.setdefault("last", {}), get_ident()
+        if torch._C._current_graph_task_id() != -1:
+            return last.get(thread, last.get(None, pass_))  # type: ignore[no-any-return]
+        last[thread] = last[None] = pass_
+        return pass_
+
     def _named(self, error: Exception) -> None:
         """Add the layer's name to an error of PyTorch's."""
         if self.stan_name is not None:
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "without_grad", "__module__")
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "__module__")
 
 
 @cache
@@ -127,6 +134,10 @@ def _say_reentrant() -> None:
         StanWarning,
         stacklevel=2,
     )
+
+
+# What autocast makes one type of.
+_CAST = {torch.float32, torch.bfloat16, torch.float16}
 
 
 class _Geometry(NamedTuple):
@@ -167,6 +178,7 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         try:
             device = self._device(input)
             if not device:
+                self._took("not plain")
                 return self._exact(input)
             single = input.dim() == self.weight.dim() - 1
             if single and self.padding_mode != "zeros":
@@ -185,9 +197,13 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         if input is None or not as_written(self):
             return ""
         if ordinary():
-            return common_device(input, self.weight, self.bias)
+            device = common_device(input, self.weight, self.bias)
+            both = {input.dtype, self.weight.dtype}
+            cast = device and both <= _CAST and torch.is_autocast_enabled(device.lower())
+            return device if len(both) == 1 or cast else ""
         # Transforms also compute a reduced pass a second time (gradients of each sample), which must be the same pass.
-        reduces = self.memory is None and isinstance(self.grid, Grid) and type(input) is Tensor
+        plain = type(input) is Tensor and input.dtype == self.weight.dtype and input.device.type.upper() in DEVICES
+        reduces = self.memory is None and isinstance(self.grid, Grid) and plain
         return "transformed" if reduces and transformed() else ""
 
     def _native_now(self, input: Tensor) -> bool:
@@ -225,7 +241,7 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         values = self._in_2d(recalled.values).detach()
         output = self._among(plane, geometry, recalled.entries, values, native)
         memory.remember(self._back(output.detach()), recalled.entries)
-        return self._back(output)
+        return self._back(self._laid_out(output, plane, weight))
 
     def _whole(self, input: Tensor, native: bool) -> Tensor:
         """Return every entry."""
@@ -236,7 +252,8 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         convolution = Convolution(plane, *geometry)
         if isinstance(entries, Grid):
             self.note(entries.fills(*convolution.out), convolution.out)
-        return convolve_filled(convolution, entries)
+        output = convolve_filled(convolution, entries)
+        return output if isinstance(entries, Grid) else self._laid_out(output, plane, geometry.weight)
 
     def _among(self, plane: Tensor, geometry: _Geometry, entries: Entries, values: Tensor, native: bool) -> Tensor:
         """Return some computed entries among the remembered ones, all of them in two dimensions."""
@@ -290,6 +307,11 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
             return None
         return input, _Geometry(weight, bias, stride, around, dilation, groups)
 
+    def _laid_out(self, output: Tensor, plane: Tensor, weight: Tensor) -> Tensor:
+        """Return an output in two dimensions in the memory format that the original's would have."""
+        last = is_last(plane) or is_last(weight)
+        return output.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
     def _plane_of(self, entries: Tensor) -> Tensor:
         return entries if self.weight.dim() == 4 else entries.unsqueeze(1)
 
@@ -297,7 +319,7 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
         return tensor if self.weight.dim() == 4 else tensor.unsqueeze(2)
 
     def _back(self, output: Tensor) -> Tensor:
-        return output if self.weight.dim() == 4 else output.squeeze(2)
+        return output if self.weight.dim() == 4 else output.squeeze(2).contiguous()
 
 
 def _hashable(setting: object) -> Any:
