@@ -196,7 +196,7 @@ class Course:
             self._save()
 
     def _measured(self, at: int, metrics: Mapping[str, float]) -> None:
-        """Note what was measured at a point of a final training, and keep its weights where they are the best so far."""
+        """Note what was measured at a point of a final training, and keep its weights if they are the best so far."""
         began = time.perf_counter()
         # What was measured there before, and was better, has its weights in the file.
         both = {0: metrics, 1: self.curve.get(at, {})}
