@@ -110,9 +110,7 @@ def _for_own_pages(application: Application, host: str) -> Application:
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         name, origin = environ.get("HTTP_HOST", ""), environ.get("HTTP_ORIGIN")
         if not _is_own(name, host):
-            reason = (
-                f"{name!r} is no name of this server; look for localhost, an address, or the name that --host gives"
-            )
+            reason = f"{name!r} is no name of this server; give localhost, an address, or the name that it listens on"
         elif origin is not None and origin.partition("://")[2].lower() != name.lower():
             reason = f"{origin!r} is another site than {name!r}"
         else:
