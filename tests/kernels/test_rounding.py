@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,14 +76,16 @@ def rounded(found: torch.Tensor, exact: torch.Tensor) -> bool:
 @pytest.mark.parametrize("network", ["SqueezeNet", "VGG-13", "U-Net"])
 def test_a_networks_gradients_are_as_near_to_the_exact_ones_as_pytorchs(rounding: ModuleType, network: str) -> None:
     errors = rounding.of_network(rounding.NETWORKS[network], 2, 32, seed=0)
-    stock, native = (torch.tensor(list(errors[way].values())) for way in ("stock", "native"))
-    assert native.median() <= 2 * stock.median()
-    assert native.max() <= 3 * stock.max()
+    # The median: a ReLU or a maximum that rounding decides otherwise moves a few parameters a thousand times as far.
+    stock, native = (statistics.median(errors[way].values()) for way in ("stock", "native"))
+    assert native <= 2 * stock
 
 
 def test_a_step_that_pytorch_rounds_badly_is_badly_conditioned(rounding: ModuleType) -> None:
     """Batch norm over two positions: what it divides by is a difference of two numbers."""
-    errors = rounding.of_network(rounding.NETWORKS["ResNet-18"], 2, 32, seed=0)
-    stock, native = (max(errors[way].values()) for way in ("stock", "native"))
-    assert stock > 1e-4  # a thousand times what it is at 64x64, by PyTorch alone
+    found = [rounding.of_network(rounding.NETWORKS["ResNet-18"], 2, 32, seed) for seed in range(4)]
+    stock, native = (
+        statistics.geometric_mean(max(errors[way].values()) for errors in found) for way in ("stock", "native")
+    )
+    assert stock > 3e-4  # a hundred times what it is at 64x64, by PyTorch alone
     assert native <= 10 * stock
