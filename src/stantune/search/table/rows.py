@@ -93,7 +93,7 @@ def row_of(
     for stop, measured in of_rungs(METRICS).items():
         name = f"{METRICS}{stop} of {of}"
         _measured(measured, name)
-        if stop in errors and metric.name and measured.get(metric.name) != metric.loss(errors[stop]):
+        if stop in errors and metric.name and not _same(measured.get(metric.name), metric.loss(errors[stop])):
             raise ImpossibleError(f"{name} has not the intermediate value {metric.loss(errors[stop])!r} in it")
         metrics[stop] = measured
     taken = of_rungs(TAKEN)
@@ -176,6 +176,14 @@ def _value(value: Any, metric: Metric, what: str) -> None:
         raise ImpossibleError(f"{what} is {shown(value)}, and it is a finite number")
     if not low <= value <= high:
         raise ImpossibleError(f"{what} is {value:g}, and the {metric.name} is from {low:g} to {high:g}")
+
+
+def _same(measured: Any, value: float) -> bool:
+    """Tell whether a number is what became this double when it was written."""
+    try:
+        return float(measured) == value
+    except (TypeError, OverflowError):
+        return False
 
 
 def _measured(measured: Any, what: str) -> None:
