@@ -34,9 +34,7 @@ EqualTime = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        "--out", metavar="DIR", help="Keep trainings there; the same command goes on, also after a kill."
-    ),
+    typer.Option("--out", metavar="DIR", help="Keep trainings there; the same command goes on, also after a kill."),
 ]
 
 
