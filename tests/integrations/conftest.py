@@ -74,7 +74,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The examples that a planner which is quick and knows its mind was given: blocks in the last convolution."""
     examples: list[Tensor] = []
 
-    def plan_for(model: nn.Module, stan: Stan, example: Tensor) -> Plan:
+    def plan_for(model: nn.Module, stan: Stan, example: Tensor, loss: None) -> Plan:
         examples.append(example)
         last = [name for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)][-1]
         plan = LayerPlan(last, ("blocks",))

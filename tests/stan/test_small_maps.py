@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stantune import Stan, accelerate_
+from stantune import Stan, accelerate_, restore_
 from stantune.stan.config import Memo
 from stantune.stan.entries import PATTERNS, PERIODS, Grid
 
@@ -92,6 +92,8 @@ def test_the_report_says_what_is_left_alone_and_why_once_a_reduced_iteration_has
     model(images())
     handle.step()
     model(images())
+    assert [bool(line.reason) for line in handle.report] == [False, False, True]
+    restore_(model)
     assert [bool(line.reason) for line in handle.report] == [False, False, True]
 
 

@@ -71,7 +71,7 @@ def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
         return ""
-    if any(is_lazy(parameter) for parameter in module._parameters.values()):
+    if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
         return "it has no weights before its first input; call the model once on a batch, then accelerate_ it"
     kind = next((kind.__name__ for kind in kinds if isinstance(module, kind)), None)
     if kind is None:

@@ -79,6 +79,9 @@ class StanHandle:
         rates: set[float | Literal["auto"]] = {self.rate, *(each.rate for each in stan.rates)}
         self._patterns = {rate: self._patterns_at(rate) for rate in rates}
         self._chosen: list[Pattern | None] = [None] * len(layers)
+        self._sizes: list[dict[bool, tuple[int, int]]] = [{} for _ in layers]
+        for layer, sizes in zip(self._layers, self._sizes, strict=True):
+            layer.sizes = sizes
         self._memory = memory
         self._kept_sum = 0.0
         self._kept_count = 0
@@ -98,7 +101,7 @@ class StanHandle:
         Whether a layer's output is large enough to be filled is known after its first reduced iteration, or before it
         where `accelerate_` was given an example.
         """
-        sizes = {name: self._whole(layer) for name, layer in zip(self._names, self._layers, strict=True)}
+        sizes = {name: self._whole(place) for place, name in enumerate(self._names)}
         return tuple(
             line if size is None else line._replace(patterns=(), reason=too_small(*size))
             for line, size in ((line, sizes.get(line.name)) for line in self._report)
@@ -134,7 +137,7 @@ class StanHandle:
     def step(self) -> None:
         """Go on to the next iteration: call it once per iteration, where a learning-rate scheduler would be."""
         if self.phase is Phase.REDUCED:
-            shares = [self._share(layer) for layer in self._layers]
+            shares = [self._share(place) for place in range(len(self._layers))]
             self._kept_sum += sum(shares) / len(shares)
             self._kept_count += 1
         self.seek(self.iteration + 1)
@@ -160,10 +163,10 @@ class StanHandle:
 
     def note(self, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> None:
         """Take down of layers, by name, what shapes one sample's outputs have: (C, H, W) each, (C, L) of a line."""
-        for place, (name, layer) in enumerate(zip(self._names, self._layers, strict=True)):
+        for place, name in enumerate(self._names):
             for shape in shapes.get(name, ()):
                 height, width = (1, *shape[1:])[-2:]
-                self._fitting(place, layer, (height, width))
+                self._fitting(place, (height, width))
 
     def visit(self, ids: Tensor, inputs: Tensor | None = None) -> None:
         """Say which samples the next forward pass is of; needed under the memo fill alone, once per iteration.
@@ -219,24 +222,23 @@ class StanHandle:
             for layer, patterns in zip(self._layers, found, strict=True)
         ]
 
-    def _share(self, layer: StanConv1d | StanConv2d | StanLinear) -> float:
+    def _share(self, place: int) -> float:
         if self._memory is not None:
             return float(self.rate)
-        if self._whole(layer) is not None:
-            return 1.0
-        return layer.grid.pattern.rate if isinstance(layer.grid, Grid) else 1.0
+        grid = self._layers[place].grid
+        return grid.pattern.rate if isinstance(grid, Grid) and self._whole(place) is None else 1.0
 
-    @staticmethod
-    def _whole(layer: StanConv1d | StanConv2d | StanLinear) -> tuple[int, int] | None:
+    def _whole(self, place: int) -> tuple[int, int] | None:
         """Return (H_out, W_out) of a layer none of whose outputs was large enough to be filled; None of others."""
-        return None if layer.sizes is None or True in layer.sizes else layer.sizes[False]
+        sizes = self._sizes[place]
+        return None if True in sizes else sizes.get(False)
 
-    def _fitting(self, place: int, layer: StanConv1d | StanConv2d | StanLinear, size: tuple[int, int]) -> list[Pattern]:
+    def _fitting(self, place: int, size: tuple[int, int]) -> list[Pattern]:
         """Return which of a layer's patterns an output of this size, (H_out, W_out), can be filled under; note it."""
         patterns = self._patterns[self.rate][place]
         fitting = [pattern for pattern in patterns if Grid(pattern, 0, 0).fills(*size)]
         if patterns:
-            layer.note(bool(fitting), size)
+            self._sizes[place][bool(fitting)] = size
         return fitting
 
     def _grid(self, place: int) -> Grid | None:
@@ -251,7 +253,7 @@ class StanHandle:
         return draw_grid(patterns, self.stan.seed, self.iteration, place, self.stan.offset_sets)
 
     def _choose(self, place: int, exact: Tensor) -> None:
-        candidates = self._fitting(place, self._layers[place], (exact.shape[-2], exact.shape[-1]))
+        candidates = self._fitting(place, (exact.shape[-2], exact.shape[-1]))
         grids = [self._draw((pattern,), place) for pattern in candidates]
         errors = dict(zip(candidates, grid_errors(exact, grids), strict=True))
         if any(math.isnan(error) for error in errors.values()):

@@ -64,7 +64,7 @@ class _StanLayer(StandIn):
         stan_name: the layer's name in the model, for errors.
         original: PyTorch's class of such layers.
         sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
-            was not, under False; None before any.
+            was not, under False; None where nobody asks.
         last: what the last training pass of each thread, by its number, was; under None that of any thread. "reduced"
             if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for that.
     """
@@ -103,9 +103,8 @@ class _StanLayer(StandIn):
 
     def note(self, fills: bool, size: tuple[int, int]) -> None:
         """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
-        if self.sizes is None:
-            self.sizes = {}
-        self.sizes[fills] = size
+        if self.sizes is not None:
+            self.sizes[fills] = size
 
     def _took(self, pass_: str) -> str:
         """Take down what a pass is; return what it has to be, if it is one again: within a backward pass."""
