@@ -18,6 +18,8 @@ MOST_SEED = 2**512
 # So many threads, trainings or rungs are somebody's slip; a process that had them would end.
 MOST_AT_ONCE = 4096
 _SHOWN = 100
+# Of a text that is a name, a word or an address.
+_LONGEST = 2000
 
 
 def digits(text: str) -> int | None:
@@ -87,6 +89,8 @@ def text(parameter: str, value: object) -> str:
     """Return a text; raises UsageError where it is none, or empty."""
     if not isinstance(value, str) or not value:
         raise UsageError(f"`{parameter}`={shown(value)} is no text; give one in quotes that is not empty")
+    if len(value) > _LONGEST:
+        raise UsageError(f"`{parameter}`={shown(value)} is too long a text; give one of at most {_LONGEST} letters")
     return value
 
 

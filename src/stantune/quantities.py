@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -33,7 +34,7 @@ def parse_duration(text: str) -> float:
     """
     # Only a number that stands alone may go without its unit: the 30 of 1h30 would be seconds to us, minutes to many.
     if not re.fullmatch(rf"\s*({_NUMBER}|(?:{_NUMBER}[smhd])+)\s*", text):
-        raise UsageError(f"{text!r} is no length of time; write it as 90s, 30m, 2h or 1h30m")
+        raise UsageError(f"{shown(text)} is no length of time; write it as 90s, 30m, 2h or 1h30m")
     return sum(float(number) * _UNITS[unit or "s"] for number, unit in re.findall(rf"({_NUMBER})([smhd]?)", text))
 
 
@@ -45,5 +46,5 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(rf"\s*({_NUMBER})\s*([kmgt]?)b?\s*", text, re.IGNORECASE)
     if not found:
-        raise UsageError(f"{text!r} is no amount of memory; write it as 800M, 2G or 1.5GB")
+        raise UsageError(f"{shown(text)} is no amount of memory; write it as 800M, 2G or 1.5GB")
     return round(float(found[1]) * _SIZES[found[2].lower()])

@@ -261,7 +261,7 @@ class Space(Mapping[str, Parameter]):
         _check_mapping("the parameters of a space", parameters, "{'lr': Float(1e-4, 1, log=True)}")
         for name, parameter in parameters.items():
             if not isinstance(name, str) or not _is_name(name):
-                raise UsageError(f"{name!r} cannot name a parameter: use letters, digits and underscores")
+                raise UsageError(f"{shown(name)} cannot name a parameter: use letters, digits and underscores")
             if not isinstance(parameter, Float | Integer | Categorical):
                 raise UsageError(f"{name} is {_shown(parameter)}: give a Float, an Integer or a Categorical")
         self._parameters = dict(parameters)

@@ -300,8 +300,11 @@ def compose(
             raise UsageError(f"`{parameter}`={number} is too small; give a whole number of {what.unit}s, 1 or more")
     eta = whole("eta", eta, 2)
     for parameter in ("brackets", "trials", "lag", "finalists"):
-        if others.get(parameter) is not None:
+        if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
             others[parameter] = whole(parameter, others[parameter])
+    for parameter in ("variant", "mode"):
+        if parameter in others:
+            text(parameter, others[parameter])
     if not isinstance(fixed, Mapping | None) or isinstance(enqueue, Mapping | str) or not isinstance(enqueue, Iterable):
         raise UsageError("`fixed` is a dict of parameters and values, and `enqueue` a list of such dicts; give them so")
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from stantune.arguments import names, shown, text, whole
+from stantune.arguments import names, number, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.images.data import Dataset, Normalise
 from stantune.images.data.catalog import describe
@@ -70,9 +70,8 @@ def _numbers(problem: Any) -> dict[str, Any]:
         found[field] = None if value is None else whole(field, value, 1)
     found["validation"] = _validation(problem.validation)
     found["hold_out_seed"] = whole("hold_out_seed", problem.hold_out_seed)
-    found["label_smoothing"] = smoothing = problem.label_smoothing
-    is_number = isinstance(smoothing, numbers.Real) and not isinstance(smoothing, bool)
-    if not is_number or not 0 <= float(smoothing) <= 1:
+    found["label_smoothing"] = smoothing = number("label_smoothing", problem.label_smoothing)
+    if not 0 <= smoothing <= 1:
         raise UsageError(f"`label_smoothing`={shown(smoothing)} is no share; give a number from 0 to 1")
     return found
 

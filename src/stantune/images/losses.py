@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.training.trainable import Criterion
 
@@ -108,7 +109,7 @@ def loss_of(given: str | Callable[..., Any]) -> Loss:
         near = difflib.get_close_matches(given.lower().replace("_", " "), LOSSES, n=1, cutoff=0.4)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UsageError(
-            f"no loss is called {given!r}{hint}: there are {', '.join(LOSSES)}, or give a function (outputs, targets) "
-            "-> scalar"
+            f"no loss is called {shown(given)}{hint}: there are {', '.join(LOSSES)}, or give a function "
+            "(outputs, targets) -> scalar"
         )
     return LOSSES[given]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.images.losses import IGNORED
 from stantune.protocols import Metric
@@ -187,7 +188,7 @@ def measure_of(given: str | Measure | Callable[[Tensor, Tensor], Any], criterion
         near = difflib.get_close_matches(given.replace("_", " "), names, n=1, cutoff=0.4)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UsageError(
-            f"no measure is called {given!r}{hint}: there are {', '.join(names)}, or give a Measure(name, function, "
-            "direction)"
+            f"no measure is called {shown(given)}{hint}: there are {', '.join(names)}, or give a Measure(name, "
+            "function, direction)"
         )
     return MEASURES[given]

@@ -131,7 +131,13 @@ class Problem:
                 f"problem {self.name!r}: network is a {type(self.network).__name__}, and each training calls it for a "
                 "new network; give a function that makes one, network=lambda: …"
             )
-        keywords = inspect.signature(self.network).parameters
+        try:
+            keywords = inspect.signature(self.network).parameters
+        except ValueError:  # of some functions and classes in C nobody knows the parameters
+            raise UsageError(
+                f"problem {self.name!r}: nobody can tell what {_name_of(self.network)} takes; give a function of your "
+                "own that calls it"
+            ) from None
         for keyword in keywords.values():
             named = keyword.kind not in (keyword.VAR_POSITIONAL, keyword.VAR_KEYWORD)
             if named and keyword.default is keyword.empty:
