@@ -128,3 +128,10 @@ def test_places_that_cannot_be_used(tmp_path: Path) -> None:
         Records(tmp_path, {}).load("x", KIND)
     with pytest.raises(StantuneError, match=r"y\.json cannot be written"):
         Records(tmp_path / "missing", {}).save("y", {}, KIND)
+
+
+def test_what_differs_is_named_at_no_length(tmp_path: Path) -> None:
+    Records(tmp_path, {"problem": "9" * 10_000, "x\ny": 1}).save("x", {}, KIND)
+    with pytest.raises(UsageError, match="was written by another command") as refused:
+        Records(tmp_path, {"problem": "a"}).load("x", KIND)
+    assert len(str(refused.value)) < 1000

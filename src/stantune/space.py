@@ -397,7 +397,7 @@ class Space(Mapping[str, Parameter]):
         """Return the conditions of a parameter with their values as tuples."""
         if name not in self._parameters:
             raise UsageError(
-                f"a condition is given for {name!r}, which is no parameter: the space has {', '.join(self)}"
+                f"a condition is given for {shown(name)}, which is no parameter: the space has {', '.join(self)}"
                 f"{_did_you_mean(str(name), list(self))}"
             )
         _check_mapping(f"the condition of {name}", conditions, "{'optimizer': 'sgd'}")
@@ -405,7 +405,7 @@ class Space(Mapping[str, Parameter]):
         for parent, values in conditions.items():
             if parent not in self._parameters:
                 raise UsageError(
-                    f"{name} depends on {parent!r}, which is no parameter: the space has {', '.join(self)}"
+                    f"{name} depends on {shown(parent)}, which is no parameter: the space has {', '.join(self)}"
                     f"{_did_you_mean(str(parent), list(self))}"
                 )
             if isinstance(self[parent], Float):

@@ -7,6 +7,7 @@ from typing import Any
 
 # What is longer says no more, and some databases hold no more.
 _LONGEST = 2000
+_BRIEF = 200
 
 
 def encodable(text: str) -> str:
@@ -23,6 +24,12 @@ def one_line(text: str) -> str:
     line = " ".join(text[: 2 * _LONGEST].split())
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
+
+
+def brief(value: object) -> str:
+    """Return a value as a sentence may name it beside others: its text on a line, cut where it is long."""
+    line = one_line(str(value))
+    return line if len(line) <= _BRIEF else f"{line[:_BRIEF]}…"
 
 
 def plain(value: Any) -> Any:

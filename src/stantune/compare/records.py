@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
+from stantune.texts import brief
 
 VERSION = 1
 _SHOWN = 3
@@ -142,4 +143,4 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
             else:
                 yield f"{name} is {'there' if key in there else 'here'} alone"
     elif there != here:
-        yield f"{path} is {there} there and {here} here"
+        yield f"{path} is {brief(there)} there and {brief(here)} here"

@@ -38,7 +38,7 @@ from stantune.search.table.rows import (
 from stantune.search.table.storage import connect, mend, reading, release
 from stantune.search.table.tables import EndedTrial, tables_for
 from stantune.space import Space
-from stantune.texts import plain
+from stantune.texts import brief, plain
 
 # The names of our attributes in the study and its trials.
 _IDENTITY = "stantune:identity"
@@ -472,4 +472,4 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
                 there.get(key, "nothing"), here.get(key, "nothing"), f"{name}.{key}" if name else key
             )
         ]
-    return [] if there == here else [f"{name}: {there} there, {here} here"]
+    return [] if there == here else [f"{name}: {brief(there)} there, {brief(here)} here"]
