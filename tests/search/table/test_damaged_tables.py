@@ -261,6 +261,7 @@ IMPOSSIBLE: list[tuple[str | None, str | int, Any, str]] = [
     ("diverged", "stantune:diverged_at", 1.5, "stantune:diverged_at of trial {} is 1.5, and it is a whole number"),
     (None, "stantune:final", {"error": -1.0}, "the metrics in stantune:final is -1, and the error is from 0 to 100"),
     (None, "stantune:final", {"loss": 1.0}, "stantune:final has no error, and says that the training did not diverge"),
+    (None, "stantune:final\x07", {"error": 1.0}, "an attribute stantune:final\\x07, and a finalist's rank is a number"),
     (None, "stantune:final:²", {"error": 1.0}, "an attribute stantune:final:², and a finalist's rank is a number"),
 ]
 

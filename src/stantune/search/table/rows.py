@@ -15,7 +15,7 @@ from stantune.protocols import Metric
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
 from stantune.search.propose.sampling import from_optuna
 from stantune.space import Space
-from stantune.texts import one_line
+from stantune.texts import brief, one_line
 
 # The names of our attributes in a study's trials.
 BRACKET = "stantune:bracket"
@@ -84,7 +84,7 @@ def row_of(
             if key.startswith(prefix):
                 at = key.removeprefix(prefix)
                 if not (at.isascii() and at.isdigit()) or (rungs is not None and int(at) not in rungs):
-                    raise ImpossibleError(f"{of} has an attribute {key}, and no rung of its bracket ends there")
+                    raise ImpossibleError(f"{of} has an attribute {brief(key)}, and no rung of its bracket ends there")
                 found[int(at)] = value
         # What was noted of a segment that was cut between its attributes and its error never was.
         return {at: value for at, value in found.items() if diverged_at is not None or at in errors}
@@ -131,7 +131,7 @@ def finals_of(attributes: Mapping[str, Any], metric: Metric, rows: Sequence[Tria
         if name.startswith(FINAL):
             rank = name.removeprefix(FINAL).removeprefix(":") or "0"
             if not (rank.isascii() and rank.isdigit()):
-                raise ImpossibleError(f"the study has an attribute {name}, and a finalist's rank is a number")
+                raise ImpossibleError(f"the study has an attribute {brief(name)}, and a finalist's rank is a number")
             finals[int(rank)] = _final(attributes[name], name, metric, rows)
     return finals
 
