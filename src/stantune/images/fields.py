@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from stantune.arguments import names, number, shown, text, whole
+from stantune.arguments import names, number, one_of, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.images.data import Dataset, Normalise
 from stantune.images.data.catalog import describe
@@ -91,8 +91,7 @@ def _validation(value: Any) -> int | float | None:
 
 
 def _plain(problem: Any) -> dict[str, Any]:
-    if problem.hold_out not in HOW:
-        raise UsageError(f"`hold_out`={shown(problem.hold_out)} is unknown; give {' or '.join(HOW)}")
+    one_of("hold_out", problem.hold_out, HOW)
     kinds: dict[str, tuple[Any, str]] = {
         "space": (Space, "Space({'lr': Float(1e-4, 1, log=True)})"),
         "solver": (Solver, "Solver(lr=0.1)"),

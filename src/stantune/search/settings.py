@@ -15,6 +15,7 @@ from stantune.search.plan.hyperband import Bracket, plan
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampler import Sampler, sampler_of
 from stantune.seeds import derive
+from stantune.texts import brief
 
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
 FEWEST_ITERATIONS = 25
@@ -185,7 +186,7 @@ class SearchSettings:
     def _check_mode(self) -> None:
         """Raise UsageError where there is no such mode, or something is asked for that it does not have."""
         if self.mode not in MODES:
-            raise UsageError(f"`mode`={self.mode} is unknown; give {' or '.join(MODES)}")
+            raise UsageError(f"`mode`={brief(self.mode)} is unknown; give {' or '.join(MODES)}")
         if self.mode == "sync" and self.trials is not None:
             raise UsageError(
                 f"`trials`={self.trials} is for `mode`=async; the numbers of Hyperband's trials follow from "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from stantune.errors import UsageError
 from stantune.search.plan.values import Result
+from stantune.texts import brief
 
 VARIANTS = ("algorithm1", "table1")
 
@@ -67,7 +68,7 @@ def plan(
             f"`min_resource`={min_iterations} is above `max_resource`={max_iterations}; give {max_iterations} or less"
         )
     if variant not in VARIANTS:
-        raise UsageError(f"`variant`={variant} is unknown; give {' or '.join(VARIANTS)}")
+        raise UsageError(f"`variant`={brief(variant)} is unknown; give {' or '.join(VARIANTS)}")
     s_max = 0
     while min_iterations * eta ** (s_max + 1) <= max_iterations:
         s_max += 1
