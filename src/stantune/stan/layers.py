@@ -403,8 +403,8 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
             return True  # PyTorch has no form for lists of entries
         filters, channels, *kernel = self.weight.shape
         planes = not ((input.dim() == 4 and is_last(input)) or is_last(self.weight))
-        batch, size = input.shape[:-3].numel(), tuple(input.shape[-2:])
-        return pays(Work(batch, channels, filters, tuple(kernel), window.stride, size, out, planes), follow)
+        sides = (tuple(kernel), window.stride, tuple(input.shape[-2:]), out)
+        return pays(Work(input.shape[:-3].numel(), channels, filters, *sides, planes), follow)  # type: ignore[arg-type]
 
     @not_compiled
     def followed(self, input: Tensor, follow: Follow, last: bool | None = None) -> Tensor:
