@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -25,15 +26,16 @@ from stantune.search.session import RETRIES
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.stopping import Stop, stoppable
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.log import logging_to
 from stantune.search.table.masking import without_password
 from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store
-from stantune.search.watching import Watcher
+from stantune.search.watching import Silent, Together, Watcher
 from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits, Workers
 from stantune.space import Space
-from stantune.texts import encodable
+from stantune.texts import encodable, one_line
 
 if TYPE_CHECKING:
     from stantune.search.ray.cluster import Cluster
@@ -201,21 +203,28 @@ def tune(
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else _device(device)
         # The stack last: whatever ends a search, its workers end before others may have the directory.
-        with directory.locked(), ExitStack() as stack:
+        heeding = stopping.heeding(directory.asked_to_stop)
+        with directory.locked(), heeding, logging_to(directory.log) as log, ExitStack() as stack:
             if fresh:
                 directory.clear()
+            log.info("process %d begins the search of %s, or goes on with it", os.getpid(), one_line(what.name))
+
+            def tell(line: str) -> None:
+                log.info(one_line(line))
+                say(line)
+
             settings = replace(settings, device=where)
             if start_from is not None:
                 earlier = SearchDirectory.begun(path("start_from", start_from), storage)
                 settings = starting_from(settings, what, directory, earlier)
             beside = not alone and side > 1
             conditions = Conditions(
-                settings.max_resource, settings.seed, threads, where, alone, beside, _begun(directory), say
+                settings.max_resource, settings.seed, threads, where, alone, beside, _begun(directory), tell
             )
             what, of_each = what.prepared(conditions)
             settings = replace(settings, threads=of_each)
             if cluster is None and where == "cpu":
-                _say_of_kernels(what, say)
+                _say_of_kernels(what, tell)
             order = Order(what, Place(threads=of_each, device=where))
             train: Executor
             if cluster is not None:
@@ -229,13 +238,14 @@ def tune(
                 train = InProcess(order(0))
             else:
                 train = stack.enter_context(Workers(order, side, limits))
-            watcher = Lines(say) if watching is None else stack.enter_context(watching())
+            view = Lines(say) if watching is None else stack.enter_context(watching())
+            logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             state = search(
                 what,
                 settings,
                 directory,
                 train,
-                watcher=watcher,
+                watcher=Together([view or Silent(), logged]),
                 stop_early=stopping.asked,
                 retries=retries,
                 accept_changes=accept_changes,
@@ -248,6 +258,9 @@ def tune(
             except StantuneError as error:
                 # It is in the table, and whoever waited for it gets it nevertheless.
                 result = replace(result, unwritten=str(error))
+            for line in str(result).splitlines():
+                log.info(one_line(line))
+            log.info("the search is %s", "complete" if result.complete else "not complete, and ended in good order")
     if stop is None and stopping.interrupted:
         raise KeyboardInterrupt
     return result

@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from stantune.search.stopping import ENDING, stoppable
+from stantune.search import stopping
+from stantune.search.stopping import ENDING, Stop, stoppable
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no system with terminals that are lost")
 
@@ -80,3 +81,25 @@ def test_a_caller_s_own_handler_stays() -> None:
             assert (heard, stop.asked()) == ([signal.SIGHUP], False)
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_request_is_looked_for_now_and_then_and_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked, requested = [100.0], [], False
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+
+    def request() -> bool:
+        asked.append(now[0])
+        return requested
+
+    stop = Stop()
+    with stop.heeding(request):
+        assert not any(stop.asked() for _ in range(1000))
+        assert asked == [100.0], "not at each iteration"
+        requested = True
+        assert not stop.asked()
+        now[0] += stopping.REQUEST_SECONDS
+        assert stop.asked()
+    assert stop.interrupted
+    now[0] += stopping.REQUEST_SECONDS
+    Stop().asked()
+    assert len(asked) == 2

@@ -1,7 +1,8 @@
-"""What a search does, in a line for each rung of each bracket, and for each final training."""
+"""What a search does, in a line for each rung of each bracket, for each final training, and for each minute."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 from stantune.quantities import duration
@@ -9,13 +10,21 @@ from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent
 
+# Who reads lines is to see at least so often that a search goes on.
+LINE_SECONDS = 60.0
+
 
 class Lines(Silent):
-    """Says a line where a rung, or a final training, begins, and where a training fails; see watching.Watcher."""
+    """Says a line where a rung, or a final training, begins, where a training fails, and else each minute.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Have lines said by `say`."""
+    See watching.Watcher.
+    """
+
+    def __init__(self, say: Callable[[str], None], warn: Callable[[str], None] | None = None) -> None:
+        """Have lines said by `say`, and those on failures by `warn`, if that is another one."""
         self._say = say
+        self._warn = say if warn is None else warn
+        self._said = time.monotonic()
         self._begun: set[tuple[int, int]] = set()
 
     def job(self, job: Training, progress: Progress) -> None:
@@ -27,11 +36,25 @@ class Lines(Silent):
                 return
             self._begun.add((job.bracket, job.stop))
             what = f"bracket {job.bracket}, rung of {job.stop} {progress.unit}s"
-        self._say(f"{what}: {'; '.join(_state(progress))}")
+        self._tell(what, progress)
+
+    def iteration(self, progress: Progress) -> None:
+        """Say where the oldest training is, if nothing was said for long."""
+        if time.monotonic() - self._said < LINE_SECONDS:
+            return
+        running = list(progress.running.items())
+        if running:
+            (job, at), more = running[0], len(running) - 1
+            others = f", and {more} more" if more else ""
+            self._tell(f"trial {job.number}, {progress.unit} {at} of {job.stop}{others}", progress)
 
     def failure(self, job: Training, cause: str, for_good: bool) -> None:
         """Say it."""
-        self._say(failure_text(job, cause, for_good))
+        self._warn(failure_text(job, cause, for_good))
+
+    def _tell(self, what: str, progress: Progress) -> None:
+        self._said = time.monotonic()
+        self._say(f"{what}: {'; '.join(_state(progress))}")
 
 
 def counts(progress: Progress) -> tuple[str, str]:

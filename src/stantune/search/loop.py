@@ -57,8 +57,15 @@ def search(
         watcher=watcher,
         retries=retries,
         accept_changes=accept_changes,
+        heeds=True,
     ) as session:
-        stopped = _run(session, executor, stop_early)
+
+        def asked() -> bool:
+            # Trainers ask often, also between iterations that take long.
+            session.beat()
+            return stop_early()
+
+        stopped = _run(session, executor, asked)
         state = session.state
         return state._replace(complete=state.complete and not stopped)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, words_of
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.plan.coordinator import Coordinator
@@ -21,6 +21,7 @@ from stantune.search.progress import Progress
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.last_run import Recorder
 from stantune.search.table.store import Store
 from stantune.search.watching import Silent, Watcher
 from stantune.search.workers.executors import Failure
@@ -78,6 +79,7 @@ def open_session(
     watcher: Watcher | None = None,
     retries: int = RETRIES,
     accept_changes: bool = False,
+    heeds: bool = False,
 ) -> Iterator[Session]:
     """Begin a search, or go on with the one that the directory holds. Call it under `directory.locked()`.
 
@@ -90,6 +92,7 @@ def open_session(
         retries: how often a segment that failed is given again; then its trial has failed for good, and the search goes
             on without it.
         accept_changes: whether it may go on where code has changed since it began.
+        heeds: whether the caller ends where somebody asks the directory for it; noted for those who would ask.
 
     Raises:
         UsageError: the directory holds a search with other settings.
@@ -114,7 +117,15 @@ def open_session(
             for rank in set(range(settings.finalists)) - set(store.finals()):
                 directory.discard(directory.final(rank))
                 directory.discard(directory.best(rank))
-        yield Session(objective, settings, store, directory, places, watcher or Silent(), retries)
+        recorder = Recorder(directory.run, objective, settings.finalists, places, heeds)
+        failure = None
+        try:
+            yield Session(objective, settings, store, directory, places, watcher or Silent(), retries, recorder)
+        except BaseException as error:
+            failure = words_of(error)
+            raise
+        finally:
+            recorder.end(failure)
 
 
 class Session:
@@ -134,6 +145,7 @@ class Session:
         places: int,
         watcher: Watcher,
         retries: int,
+        recorder: Recorder,
     ) -> None:
         # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
         self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finalists}
@@ -148,6 +160,7 @@ class Session:
         self._directory = directory
         self._watcher = watcher
         self._retries = retries
+        self._recorder = recorder
         self._progress = Progress(self._plan, objective.metric, objective.unit)
         # What may be begun now, in this order, and what is running, with the moment from which its time counts.
         self._queue: deque[Training] = deque()
@@ -244,7 +257,12 @@ class Session:
     def moved(self, segment: Segment, done: int) -> None:
         """Take how far a segment is, for those who watch."""
         self._progress.iteration(training_of(segment), done)
+        self.beat()
+
+    def beat(self) -> None:
+        """Have those who watch look again; call it often, also where nothing has moved."""
         self._watcher.iteration(self._progress)
+        self._recorder.beat(self._progress)
 
     def _finish(self, job: Final, result: FinalResult) -> None:
         weights, best = self._directory.final(job.rank), self._directory.best(job.rank)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 # What asks a program to end; the last one, which not every system has, tells that the terminal or the ssh line is lost.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+# How often is looked whether another process has asked for it.
+REQUEST_SECONDS = 1.0
 
 
 class Stop:
@@ -21,10 +24,24 @@ class Stop:
 
     def __init__(self, seconds: float | None = None) -> None:
         self.interrupted = False
+        self._request: Callable[[], bool] | None = None
+        self._next = 0.0
         self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    @contextmanager
+    def heeding(self, request: Callable[[], bool]) -> Iterator[None]:
+        """Take it for an interruption, as long as this lasts, where `request` says so; it is asked every second."""
+        self._request = request
+        try:
+            yield
+        finally:
+            self._request = None
 
     def asked(self) -> bool:
         """Tell whether to end now."""
+        if self._request is not None and time.monotonic() >= self._next:
+            self._next = time.monotonic() + REQUEST_SECONDS
+            self.interrupted |= self._request()
         return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
 
 

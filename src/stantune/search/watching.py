@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from stantune.search.plan.values import Training
@@ -16,7 +17,7 @@ class Watcher(Protocol):
         ...
 
     def iteration(self, progress: Progress) -> None:
-        """Iterations were trained."""
+        """Iterations were trained, or time has passed; called often."""
         ...
 
     def failure(self, job: Training, cause: str, for_good: bool) -> None:
@@ -35,3 +36,26 @@ class Silent:
 
     def failure(self, job: Training, cause: str, for_good: bool) -> None:
         """Draw nothing."""
+
+
+class Together:
+    """Tells several watchers of everything."""
+
+    def __init__(self, watchers: Sequence[Watcher]) -> None:
+        """Tell these, in this order."""
+        self._watchers = watchers
+
+    def job(self, job: Training, progress: Progress) -> None:
+        """See Watcher."""
+        for watcher in self._watchers:
+            watcher.job(job, progress)
+
+    def iteration(self, progress: Progress) -> None:
+        """See Watcher."""
+        for watcher in self._watchers:
+            watcher.iteration(progress)
+
+    def failure(self, job: Training, cause: str, for_good: bool) -> None:
+        """See Watcher."""
+        for watcher in self._watchers:
+            watcher.failure(job, cause, for_good)

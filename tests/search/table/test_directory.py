@@ -39,7 +39,9 @@ def test_half_written_files_of_a_killed_search_are_swept_and_whole_ones_kept(tmp
 def test_what_is_not_the_search_s_is_left_where_it_is_cleared(tmp_path):
     directory = SearchDirectory(tmp_path)
     mine = [directory.checkpoint(1), directory.final(), directory.final(1), directory.final(11), directory.result]
-    others = [tmp_path / name for name in ("final_model.pt", "final-report.pt", "final.txt", "mine.pt")]
+    mine += [directory.run, directory.log, tmp_path / "messages.log.2"]
+    names = ("final_model.pt", "final-report.pt", "final.txt", "mine.pt", "messages.log.old", "last-run.json.mine")
+    others = [tmp_path / name for name in names]
     directory.checkpoint(1).parent.mkdir()
     for file in (*mine, *others):
         file.write_bytes(b"x")
@@ -65,7 +67,20 @@ def test_the_lock_of_a_killed_search_is_waited_for_while_a_worker_that_was_being
 
 
 @pytest.mark.parametrize(
-    "name", ["final.pt", "final-2.pt", "best.pt", "best-2.pt", "checkpoints", "result.json", "trial-000001.pt"]
+    "name",
+    [
+        "final.pt",
+        "final-2.pt",
+        "best.pt",
+        "best-2.pt",
+        "checkpoints",
+        "result.json",
+        "trial-000001.pt",
+        "last-run.json",
+        "messages.log",
+        "messages.log.1",
+        "stop.request",
+    ],
 )
 def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path, name):
     (tmp_path / name).write_bytes(b"mine")
@@ -111,6 +126,39 @@ def test_a_linked_folder_of_checkpoints_is_emptied_and_kept(tmp_path):
         (there / "somebody's").write_bytes(b"x")
         directory.clear()
     assert [path.name for path in there.iterdir()] == ["somebody's"]
+
+
+def test_whether_a_process_works_there_is_seen_without_writing(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path / "search")
+    assert not directory.in_use(), "there is no such directory"
+    with directory.locked():
+        assert directory.in_use()
+        assert directory.in_use(), "those who look are not taken for a search"
+    assert not directory.in_use()
+    with directory.locked():
+        pass
+
+
+def test_what_was_asked_of_an_earlier_run_is_not_asked_of_this_one(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path)
+    directory.ask_to_stop()
+    directory.take_back()
+    with directory.locked():
+        directory.ask_to_stop()
+        assert directory.asked_to_stop()
+    with directory.locked():
+        assert not directory.asked_to_stop()
+
+
+@pytest.mark.parametrize("others", [(), ("notes.txt",)])
+def test_a_deleted_search_leaves_what_is_not_its_own(tmp_path: Path, others: tuple[str, ...]) -> None:
+    directory = SearchDirectory(tmp_path / "search")
+    with directory.locked():
+        for name in ("search.db", "messages.log", "last-run.json", "final.pt", *others):
+            (directory.path / name).write_bytes(b"x")
+        directory.delete()
+    left = [path.name for path in directory.path.iterdir()] if directory.path.exists() else None
+    assert left == (list(others) or None)
 
 
 @pytest.mark.parametrize("note", ["[" * 100_000, '{"storage": ' + "9" * 5000 + "}", "5", "{}", None])

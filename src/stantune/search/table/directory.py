@@ -26,8 +26,11 @@ _STUDY = "search"
 # In a note: whether there was a table. Notes of before have it only where there was.
 _BEGUN = "begun"
 _ASIDE = ".aside"
+_LOCK = ".lock"
+_LOG = "messages.log"
 # Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
 _OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
+_LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
 
@@ -79,6 +82,16 @@ class SearchDirectory:
     def result(self) -> Path:
         """The result, as the JSON contract has it."""
         return self.path / "result.json"
+
+    @property
+    def run(self) -> Path:
+        """What is known of the search's last run, for those who look at it."""
+        return self.path / "last-run.json"
+
+    @property
+    def log(self) -> Path:
+        """What the search has said, with times; older lines are in files beside it."""
+        return self.path / _LOG
 
     def checkpoint(self, number: int) -> Path:
         """Return the checkpoint of a trial."""
@@ -142,6 +155,26 @@ class SearchDirectory:
         except (OSError, ValueError, AttributeError):
             return self._note.exists()
 
+    def in_use(self) -> bool:
+        """Tell whether a process has the directory locked; nothing is written, so that it need not be allowed."""
+        try:
+            return _is_locked(self.path / _LOCK)
+        except OSError:
+            return False
+
+    def ask_to_stop(self) -> None:
+        """Ask whoever runs the search here to end in good order; raises StantuneError where that cannot be written."""
+        self._write(self._request, "")
+
+    def asked_to_stop(self) -> bool:
+        """Tell whether somebody asked for that since the directory was locked."""
+        return self._request.exists()
+
+    def take_back(self) -> None:
+        """Ask for nothing any more."""
+        with contextlib.suppress(OSError):
+            self._request.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the directory if need be and keep other searches out of it; a killed process holds no lock for long.
@@ -152,7 +185,7 @@ class SearchDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
+            lock = FileLock(self.path / _LOCK)
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise StoreError(
@@ -166,6 +199,8 @@ class SearchDirectory:
             self._check_storage()
             self._claim()
             self.sweep_all()
+            # What was asked of an earlier run is over with it.
+            self.take_back()
             yield
         finally:
             lock.release()
@@ -194,13 +229,27 @@ class SearchDirectory:
                 _delete(path)
         with contextlib.suppress(OSError):  # a link, or somebody else's files are in it
             folder.rmdir()
-        self.result.unlink(missing_ok=True)
+        logs = [path for path in self.path.glob(f"{_LOG}*") if _LOGS.fullmatch(path.name)]
+        for path in (self.result, self.run, self._request, *logs):
+            path.unlink(missing_ok=True)
         if self.study == _STUDY:
             for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
             Store.delete(self.url, self.study)
         self._write(self._note, json.dumps({"storage": self._where, _BEGUN: False}))
+
+    def delete(self) -> None:
+        """Delete the search as `clear` does, and the directory, if nothing else is in it; call it under the lock."""
+        self.clear()
+        self._note.unlink(missing_ok=True)
+        (self.path / _LOCK).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's files are in it, or it is a link
+            self.path.rmdir()
+
+    @property
+    def _request(self) -> Path:
+        return self.path / "stop.request"
 
     @property
     def _note(self) -> Path:
@@ -224,7 +273,8 @@ class SearchDirectory:
         if (self.path / _DATABASE).exists():
             return
         for path in sorted(self.path.iterdir()):
-            if path.name in ("checkpoints", self.result.name) or _OURS.fullmatch(path.name):
+            ours = ("checkpoints", self.result.name, self.run.name, self._request.name)
+            if path.name in ours or _OURS.fullmatch(path.name) or _LOGS.fullmatch(path.name):
                 raise UsageError(
                     f"{self.path} holds {path.name}, which no search wrote and a search would overwrite; move it away, "
                     "or choose another directory with `out`"
@@ -251,6 +301,26 @@ class SearchDirectory:
                 f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
                 "storage, or another directory with `out`"
             )
+
+
+def _is_locked(file: Path) -> bool:
+    """Tell whether another process holds a lock file; raises OSError where it is not there or may not be read."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nobody can look without the right to lock
+        lock = FileLock(file)
+        try:
+            with file.open("rb"), lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+    with file.open("rb") as opened:
+        try:
+            # A shared one, so that those who look at the same time do not see one another.
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _delete(path: Path) -> None:

@@ -41,13 +41,13 @@ from stantune.space import Space
 from stantune.texts import brief, plain
 
 # The names of our attributes in the study and its trials.
-_IDENTITY = "stantune:identity"
+IDENTITY = "stantune:identity"
 _NUMBER = "stantune:number"
 _END = "stantune:end"
 _START = "stantune:start"
 # What of the identity was another when the search began, each time that it was taken for the same nevertheless.
 _ACCEPTED = "stantune:accepted"
-_METRIC_NAMES = "study:metric_names"
+METRIC_NAMES = "study:metric_names"
 # What searches compared by before metrics had names.
 BEFORE = "validation error"
 # What may be asked of another search's identity.
@@ -167,7 +167,7 @@ class Store:
             identity: dict[str, Any] | None = None
             if found is not None:
                 storage, study_id = found
-                identity = _ask(storage, lambda: storage.get_study_user_attrs(study_id)).get(_IDENTITY)
+                identity = _ask(storage, lambda: storage.get_study_user_attrs(study_id)).get(IDENTITY)
             return identity
 
     @staticmethod
@@ -175,7 +175,7 @@ class Store:
         """Return what the study's search was started from; None where there is none, or no study. Raises StoreError."""
         with reading(url, study_name) as found:
             attributes = {} if found is None else _ask(found[0], lambda: found[0].get_study_user_attrs(found[1]))
-            if _START not in attributes or _IDENTITY not in attributes:
+            if _START not in attributes or IDENTITY not in attributes:
                 return None
             parts = sorted(key for key in attributes if key.startswith(f"{_START}:"))
             return WarmStart.from_plain(attributes[_START], [trial for key in parts for trial in attributes[key]])
@@ -188,15 +188,15 @@ class Store:
                 return None
             storage, study_id = found
             attributes = _ask(storage, lambda: storage.get_study_user_attrs(study_id))
-            if _IDENTITY not in attributes:
+            if IDENTITY not in attributes:
                 return None
             trials = _ask(storage, lambda: storage.get_all_trials(study_id, deepcopy=False))
-            metric = _ask(storage, lambda: _metric_of(storage, study_id))
+            metric = _ask(storage, lambda: metric_of(storage, study_id))
             rows: list[TrialRow] = []
             for trial in sorted(trials, key=lambda trial: trial.number):
                 if BRACKET in trial.user_attrs:
                     rows.append(row_of(trial, metric, rows))
-            return attributes[_IDENTITY], rows
+            return attributes[IDENTITY], rows
 
     @staticmethod
     def compared_by(url: str, study_name: str) -> tuple[str, str] | None:
@@ -205,8 +205,8 @@ class Store:
             if found is None:
                 return None
             storage, study_id = found
-            names = storage.get_study_system_attrs(study_id).get(_METRIC_NAMES)
-            return (names[0] if names else BEFORE), _metric_of(storage, study_id).direction
+            names = storage.get_study_system_attrs(study_id).get(METRIC_NAMES)
+            return (names[0] if names else BEFORE), metric_of(storage, study_id).direction
 
     @staticmethod
     def delete(url: str, study_name: str) -> bool:
@@ -356,7 +356,7 @@ class Store:
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, extends: Extends, new: bool) -> bool:
         """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
         here = json.loads(json.dumps(identity))
-        there = _ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(_IDENTITY)
+        there = _ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(IDENTITY)
         directions = _ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
         turned = directions != [_DIRECTIONS[self._metric.direction]]
         if there is None:
@@ -366,8 +366,8 @@ class Store:
             if start is not None:
                 self._keep(start)
             # As Optuna itself keeps it: its dashboard and plots then name their axes.
-            self._storage.set_study_system_attr(self._study_id, _METRIC_NAMES, [self._metric.name])
-            self._keep_as(_IDENTITY, here)
+            self._storage.set_study_system_attr(self._study_id, METRIC_NAMES, [self._metric.name])
+            self._keep_as(IDENTITY, here)
             return False
         differences = _differences(there, here)
         if turned:
@@ -376,7 +376,7 @@ class Store:
         if differences and not turned and there.get("space") == here["space"] and extends(there):
             accepted = self._storage.get_study_user_attrs(self._study_id).get(_ACCEPTED, [])
             self._storage.set_study_user_attr(self._study_id, _ACCEPTED, [*accepted, differences])
-            self._keep_as(_IDENTITY, here)
+            self._keep_as(IDENTITY, here)
             return True
         if differences:
             names = {line.partition(":")[0].partition(".")[0] for line in differences}
@@ -456,7 +456,7 @@ def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
     return study_id
 
 
-def _metric_of(storage: BaseStorage, study_id: int) -> Metric:
+def metric_of(storage: BaseStorage, study_id: int) -> Metric:
     """Return a metric with the direction of a study, under no name."""
     maximized = storage.get_study_directions(study_id) == [StudyDirection.MAXIMIZE]
     return Metric("", "maximize" if maximized else "minimize")

@@ -1,0 +1,126 @@
+"""What is known of a search's last run, beside the trial table: which process, whether it ended, what it trains now."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from stantune.files import write_whole
+from stantune.protocols import Objective
+from stantune.search.plan.values import Final
+from stantune.search.progress import Progress
+from stantune.texts import plain
+
+# So often is written down how far trainings are.
+WRITE_SECONDS = 5.0
+
+
+class Now(BaseModel):
+    """A training as it is now.
+
+    Attributes:
+        trial: the trial's number.
+        at: how far it is, in the search's unit.
+        stop: where it ends.
+        final: whether it is a final training.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    trial: int
+    at: int
+    stop: int
+    final: bool
+
+
+class LastRun(BaseModel):
+    """A run of a search: from the call that begins it, or goes on with it, to the end of that process's work.
+
+    Attributes:
+        process: its number, on
+        host: this machine.
+        begun: when, in seconds since 1970; so are all moments here.
+        seen: when this was written.
+        ended: when it ended; None while it runs, and where it was killed.
+        heeds: whether it ends where it is asked to by `SearchDirectory.ask_to_stop`.
+        places: trainings that it had room for at the same time.
+        finalists: final trainings that it was asked for.
+        unit: what iterations are called.
+        metric_unit: of the values of the metric.
+        training: what it trains.
+        failure: what ended it before its time; None where nothing did.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    process: int
+    host: str
+    begun: float
+    seen: float
+    ended: float | None
+    heeds: bool
+    places: int
+    finalists: int
+    unit: str
+    metric_unit: str
+    training: tuple[Now, ...] = ()
+    failure: str | None = None
+
+    @classmethod
+    def read(cls, file: Path) -> LastRun | None:
+        """Return what a file says; None where there is none, or none that can be read: it is no more than a help."""
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+
+class Recorder:
+    """Writes down how a run goes on. Where nothing can be written, the search does without."""
+
+    def __init__(self, file: Path, objective: Objective, finalists: int, places: int, heeds: bool) -> None:
+        now = time.time()
+        self._file = file
+        self._written = time.monotonic()
+        self._run = LastRun(
+            process=os.getpid(),
+            host=socket.gethostname(),
+            begun=now,
+            seen=now,
+            ended=None,
+            heeds=heeds,
+            places=places,
+            finalists=finalists,
+            unit=plain(objective.unit),
+            metric_unit=plain(objective.metric.unit),
+        )
+        self._write()
+
+    def beat(self, progress: Progress) -> None:
+        """Write down what is trained, and how far each is, unless that was done just now."""
+        if time.monotonic() - self._written < WRITE_SECONDS:
+            return
+        self._written = time.monotonic()
+        now = tuple(
+            Now(trial=job.number, at=at, stop=job.stop, final=isinstance(job, Final))
+            for job, at in progress.running.items()
+        )
+        self._run = self._run.model_copy(update={"seen": time.time(), "training": now})
+        self._write()
+
+    def end(self, failure: str | None) -> None:
+        """Write down that the run is over."""
+        now = time.time()
+        self._run = self._run.model_copy(
+            update={"seen": now, "ended": now, "training": (), "failure": None if failure is None else plain(failure)}
+        )
+        self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError):
+            write_whole(self._file, self._run.model_dump_json().encode())
