@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, Protocol
 
 from stantune.outcome import Cost, total
-from stantune.protocols import Objective, compared_value
+from stantune.protocols import Metric, compared_value
 from stantune.search.contract import (
     Best,
     BestEvaluation,
@@ -36,7 +37,31 @@ LEADERS = 5
 VALIDATION, TEST = "validation error", "test error"
 
 
-def summarise(objective: Objective, settings: SearchSettings, state: SearchState) -> SearchSummary:
+class Described(Protocol):
+    """What a result says of what was searched; each Objective tells it, and a trial table by itself, too."""
+
+    @property
+    def name(self) -> str:
+        """See protocols.Objective."""
+        ...
+
+    @property
+    def metric(self) -> Metric:
+        """See protocols.Objective."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """See protocols.Objective."""
+        ...
+
+    @property
+    def rate(self) -> float | Literal["auto"] | None:
+        """See protocols.Objective."""
+        ...
+
+
+def summarise(objective: Described, settings: SearchSettings, state: SearchState) -> SearchSummary:
     """Return the result of a search, complete or not."""
     counts = status(state.plan, state.rows)
     metric = state.metric
@@ -110,7 +135,7 @@ def bracket_results(plan: Sequence[Bracket]) -> list[BracketResult]:
     ]
 
 
-def rate_results(objective: Objective, settings: SearchSettings) -> list[RateResult]:
+def rate_results(objective: Described, settings: SearchSettings) -> list[RateResult]:
     """Return STAN's rates by iteration in the terms of the JSON contract."""
     if objective.rate is None:
         return []

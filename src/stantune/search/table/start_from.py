@@ -37,7 +37,7 @@ def starting_from(
     if there is None:
         raise UsageError(f"`start_from`={earlier.path}: there is no search; give the directory of one")
     identity, rows = there
-    label = _label(identity)
+    label = label_of(identity)
     if kept is not None and kept.label == label:
         return replace(settings, start=kept)
     if identity.get("problem") != objective.name:
@@ -56,7 +56,7 @@ def starting_from(
     return replace(settings, start=warm_start(path, label, rows, identity["space"], objective.space, best))
 
 
-def _label(identity: Mapping[str, Any]) -> str:
+def label_of(identity: Mapping[str, Any]) -> str:
     """Say which search it is: all that its results depend on, in a few letters, wherever it lies."""
     digest = blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=4).hexdigest()
     return f"{identity.get('problem')} with seed {identity.get('seed')} ({digest})"

@@ -1,0 +1,211 @@
+// Draws the pictures, and fills, sorts and filters the tables, from the numbers that are in the page.
+"use strict";
+(async () => {
+  const parsed = (id) => JSON.parse(document.getElementById(id).textContent);
+  const numbers = parsed("numbers");
+  const PAGE = 50;
+
+  // The counterpart of `resolved` in figures.py.
+  const resolved = (part) => {
+    if (Array.isArray(part)) return part.map(resolved);
+    if (part === null || typeof part !== "object") return part;
+    if (!("column" in part)) return Object.fromEntries(Object.entries(part).map(([name, value]) => [name, resolved(value)]));
+    const names = part.column.split(".");
+    let column = names.reduce((found, name) => found[name], numbers);
+    if ("of" in part) {
+      let places = resolved({ column: part.of });
+      if ("where" in part) {
+        const status = resolved({ column: part.status });
+        places = places.filter((place) => status[place] === part.where);
+      }
+      column = names.at(-1) === "sample" ? places : places.map((place) => column[place]);
+    }
+    return part.log ? column.map((value) => Math.log10(value)) : column;
+  };
+
+  const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value));
+  const ofParameter = (parameter, trial) => {
+    const value = parameter.values[trial];
+    return value === null ? null : parameter.kind === "categorical" ? parameter.choices[value] : value;
+  };
+  const setting = (search, trial) =>
+    search.trials.params.filter((each) => each.values[trial] !== null).map((each) => `${each.name}=${shown(ofParameter(each, trial))}`).join(", ");
+
+  function tableOf(search, place) {
+    const host = document.getElementById(`trials-${place}`);
+    const trials = search.trials;
+    const columns = [
+      ["trial", (trial) => trial],
+      ["status", (trial) => trials.status[trial]],
+      ["bracket", (trial) => trials.bracket[trial]],
+      [`${search.summary.unit}s`, (trial) => trials.reached[trial]],
+      [search.summary.metric.name, (trial) => trials.value[trial]],
+      ["seconds", (trial) => trials.seconds[trial]],
+      ...trials.params.map((each) => [each.name, (trial) => ofParameter(each, trial)]),
+    ];
+    const all = trials.status.map((_, trial) => trial);
+    const sign = search.summary.metric.direction === "minimize" ? 1 : -1;
+    let order = { column: 4, sign }, page = 0, chosen = all;
+
+    const tools = document.createElement("p");
+    tools.className = "tools";
+    const search_ = document.createElement("input");
+    search_.type = "search";
+    const status = document.createElement("select");
+    for (const each of ["all", ...new Set(trials.status)]) status.append(new Option(each, each));
+    for (const [text, field] of [["Find ", search_], [" Status ", status]]) {
+      const label = document.createElement("label");
+      label.append(text, field);
+      tools.append(label);
+    }
+    const scroll = document.createElement("div");
+    scroll.className = "scroll";
+    scroll.tabIndex = 0;
+    scroll.setAttribute("role", "region");
+    scroll.setAttribute("aria-label", "trials");
+    const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
+    scroll.append(table);
+    const pager = document.createElement("p"), before = document.createElement("button"), after = document.createElement("button"), where = document.createElement("span");
+    pager.className = "pager";
+    before.textContent = "Previous";
+    after.textContent = "Next";
+    where.setAttribute("aria-live", "polite");
+    pager.append(before, " ", after, " ", where);
+    host.replaceChildren(tools, scroll, pager);
+
+    const heads = columns.map(([name], column) => {
+      const cell = document.createElement("th"), button = document.createElement("button");
+      cell.scope = "col";
+      button.type = "button";
+      button.addEventListener("click", () => {
+        order = { column, sign: order.column === column ? -order.sign : 1 };
+        sort();
+      });
+      cell.append(button);
+      head.append(cell);
+      return [cell, button, name];
+    });
+    const compare = (left, right) => (typeof left === "number" && typeof right === "number" ? left - right : String(left).localeCompare(String(right)));
+    function sort() {
+      const of = columns[order.column][1];
+      // What has no value is last, whichever way.
+      chosen = [...chosen].sort((left, right) => {
+        const [a, b] = [of(left), of(right)];
+        if (a === null || b === null) return (a === null) - (b === null) || left - right;
+        return order.sign * compare(a, b) || left - right;
+      });
+      page = 0;
+      draw();
+    }
+    function filter() {
+      const text = search_.value.trim().toLowerCase();
+      chosen = all.filter(
+        (trial) =>
+          (status.value === "all" || trials.status[trial] === status.value) &&
+          (!text || columns.some(([name, of]) => `${name}=${shown(of(trial))}`.toLowerCase().includes(text))),
+      );
+      sort();
+    }
+    function draw() {
+      heads.forEach(([cell, button, name], column) => {
+        const sorted = order.column === column;
+        cell.setAttribute("aria-sort", sorted ? (order.sign > 0 ? "ascending" : "descending") : "none");
+        button.textContent = sorted ? `${name} ${order.sign > 0 ? "▲" : "▼"}` : name;
+      });
+      body.replaceChildren();
+      for (const trial of chosen.slice(page * PAGE, (page + 1) * PAGE)) {
+        const row = body.insertRow();
+        for (const [, of] of columns) {
+          const value = of(trial), cell = row.insertCell();
+          cell.textContent = shown(value);
+          if (typeof value === "number") cell.className = "number";
+        }
+      }
+      const last = Math.min((page + 1) * PAGE, chosen.length);
+      where.textContent = chosen.length ? `${page * PAGE + 1} to ${last} of ${chosen.length} trials` : "no trial";
+      before.disabled = page === 0;
+      after.disabled = last === chosen.length;
+    }
+    before.addEventListener("click", () => { page -= 1; draw(); });
+    after.addEventListener("click", () => { page += 1; draw(); });
+    search_.addEventListener("input", filter);
+    status.addEventListener("change", filter);
+    sort();
+  }
+  numbers.searches.forEach(tableOf);
+
+  async function library() {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+  const hosts = [...document.querySelectorAll(".picture")];
+  try {
+    await library();
+  } catch (error) {
+    for (const host of hosts) host.textContent = "This browser cannot unpack the pictures; one of 2023 or later can.";
+    return;
+  }
+  const canvas = document.createElement("canvas");
+  const fast = Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
+
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const print = matchMedia("print");
+  const axes = { xaxis: {}, yaxis: {} };
+  function themed(layout) {
+    const night = dark.matches && !print.matches;
+    const ink = night ? "#e6edf3" : "#1b1f24", line = night ? "#353d47" : "#d0d7de";
+    const axis = (own) => ({ automargin: true, gridcolor: line, zerolinecolor: line, linecolor: line, ...own });
+    return {
+      height: 380,
+      margin: { l: 50, r: 10, t: 10, b: 40 },
+      legend: { orientation: "h", y: -0.25 },
+      hovermode: "closest",
+      ...layout,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: night ? "#9aa5b1" : "#57606a", activecolor: ink },
+      font: { color: ink, family: "system-ui, sans-serif" },
+      ...Object.fromEntries(Object.keys(axes).map((name) => [name, axis(layout[name])])),
+    };
+  }
+  const options = { responsive: true, displaylogo: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  const pictures = parsed("pictures");
+  const drawn = [];
+  for (const host of hosts) {
+    const picture = pictures[host.dataset.picture];
+    const data = resolved(picture.data);
+    if (!fast && data.some((trace) => trace.type === "parcoords")) {
+      host.textContent = "This browser has no WebGL, which this picture needs.";
+      continue;
+    }
+    if (!fast || data.every((trace) => (trace.x || []).length < 2000)) for (const trace of data) if (trace.type === "scattergl") trace.type = "scatter";
+    // One after the other, so that the page can be read meanwhile.
+    await new Promise((next) => setTimeout(next));
+    await Plotly.newPlot(host, data, themed(picture.layout), options);
+    drawn.push([host, picture]);
+    const told = host.parentElement.querySelector(".setting");
+    if (told && host.dataset.search !== undefined) {
+      const search = numbers.searches[host.dataset.search];
+      host.on("plotly_hover", (event) => {
+        const trial = event.points[0].customdata;
+        if (typeof trial === "number") told.textContent = `trial ${trial} (${search.trials.status[trial]}): ${setting(search, trial)}`;
+      });
+    }
+    for (const box of host.parentElement.querySelectorAll("input[data-axis]"))
+      box.addEventListener("change", () => Plotly.relayout(host, { [`${box.dataset.axis}.type`]: box.checked ? "log" : "linear", [`${box.dataset.axis}.autorange`]: true }));
+  }
+  const again = () => drawn.forEach(([host]) => {
+    const { font, xaxis, yaxis } = themed({});
+    const colors = { "font.color": font.color };
+    for (const [name, axis] of Object.entries({ xaxis, yaxis }))
+      if (host.layout[name]) for (const part of ["gridcolor", "zerolinecolor", "linecolor"]) colors[`${name}.${part}`] = axis[part];
+    Plotly.relayout(host, colors);
+  });
+  dark.addEventListener("change", again);
+  print.addEventListener("change", again);
+  document.body.dataset.drawn = drawn.length;
+  document.body.dataset.took = Math.round(performance.now());
+})();

@@ -1,0 +1,61 @@
+"""Writes the report page of searches to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stantune.errors import StantuneError, UsageError
+from stantune.files import write_whole
+from stantune.report.page.contract import SearchNumbers
+from stantune.report.page.numbers import report_numbers, search_numbers
+from stantune.report.page.page import MARK, page
+from stantune.search.table.look import look
+from stantune.search.table.recorded import recorded
+
+NAME = "report.html"
+
+
+def write_report(directories: Sequence[Path], out: Path | None = None, storage: str | None = None) -> Path:
+    """Write one page of the searches in these directories, running or not.
+
+    Args:
+        directories: where they are.
+        out: the file, report.html in the first directory by default.
+        storage: the URL of their storage, which is needed where that has a password.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: there is no search, or something else is in the file.
+        StantuneError: Plotly is not installed, a table cannot be read, or the file cannot be written.
+    """
+    searches = []
+    for path in directories:
+        seen = look(path, storage)
+        searches.append(search_numbers(*recorded(seen), path.absolute(), seen.state))
+    return write_page(searches, directories[0] / NAME if out is None else out)
+
+
+def write_page(searches: Sequence[SearchNumbers], file: Path) -> Path:
+    """Write one page of searches to a file, in place of an earlier page; see `write_report`."""
+    text = page(report_numbers(searches))
+    try:
+        _check_ours(file)
+        write_whole(file, text.encode())
+    except OSError as error:
+        raise StantuneError(
+            f"the report cannot be written to {file} ({error.strerror}); name another file with `out`"
+        ) from error
+    return file
+
+
+def _check_ours(file: Path) -> None:
+    """Raise UsageError where there is a file that is no page of ours."""
+    if not file.is_file():
+        return
+    with file.open("rb") as there:
+        head = there.read(200)
+    if head and MARK.encode() not in head:
+        raise UsageError(f"{file} is there, and it is no report; name another file with `out`, or move it away")
