@@ -115,7 +115,10 @@ def square(run: st.Run) -> float:
         ({"checkpoints": 1.0}, "`checkpoints`=1.0 is no text"),
         ({"executor": np.array([1, 2])}, "`executor`=array([1, 2]) is none"),
         ({"watching": "yes"}, "`watching`='yes' is no function"),
+        ({"watching": len}, "`watching`=<built-in function len> cannot be called as it is; give a function that takes"),
         ({"say": True}, "`say`=True is no function"),
+        ({"say": list.append}, "cannot be called as it is; give a function of (line)"),
+        ({"executor": divmod}, "cannot be called as it is; give a function of (order)"),
         ({"stop": 5}, "`stop`=5 is no Stop"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -125,6 +128,20 @@ def test_what_a_search_is_given_beside_its_numbers(given: dict[str, Any], said: 
         st.tune(square, st.Space({"x": st.Float(0, 1)}), minimize="loss", max_resource=3, out=tmp_path / "o", **given)
     assert said in str(refused.value)
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"watching": dict}, "`watching` returned {}; have it return a context manager"),
+        ({"executor": str}, "which is no Executor; see stantune.Executor"),
+    ],
+    ids=["watching", "executor"],
+)
+def test_what_functions_return_to_a_search_is_looked_at(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(st.UsageError) as refused:
+        st.tune(square, st.Space({"x": st.Float(0, 1)}), minimize="loss", max_resource=3, out=tmp_path / "o", **given)
+    assert said in str(refused.value)
 
 
 def test_a_step_beyond_doubles_comes_back_as_it_is() -> None:

@@ -255,7 +255,7 @@ MIXED = Categorical(("sgd", "adamw"))
         ({"hold_out": ["last"]}, r"`hold_out`=\['last'\] is unknown; give stratified or random or last"),
         ({"hold_out_seed": 1.5}, "`hold_out_seed`=1.5 is no whole number"),
         ({"label_smoothing": 1.5}, "`label_smoothing`=1.5 is no share; give a number from 0 to 1"),
-        ({"label_smoothing": True}, "`label_smoothing`=True is no share"),
+        ({"label_smoothing": True}, "`label_smoothing`=True is no finite number"),
         ({"space": {"lr": Float(0, 1)}}, r"`space` is a dict; give Space\("),
         (
             {"space": Space({"label_smoothing": Float(0, 2)})},
@@ -265,6 +265,13 @@ MIXED = Categorical(("sgd", "adamw"))
         ({"normalise": None}, r"`normalise` is None; give Normalise\("),
         ({"recordable": "no"}, "`recordable` is a str; give True or False"),
         ({"augment": 5}, r"`augment` is an int; give a function \(images, ids, generator\) -> images, or None"),
+        (
+            {"augment": len},
+            r"`augment`=<.*len> cannot be called as it is; give a function of \(images, ids, generator\)",
+        ),
+        ({"augment": lambda images, setting: images}, "`augment`=<function .*> cannot be called as it is"),
+        ({"loss": len}, r"`loss`=<.*len> cannot be called as it is; give a function of \(outputs, targets\)"),
+        ({"measure": len}, r"`measure`=<.*len> cannot be called as it is; give a function of \(outputs, targets\)"),
         ({"loss": None}, "`loss` is None; give a loss by name, or a function"),
         ({"measure": 5}, "`measure` is an int; give a measure by name, a Measure, or a function"),
         ({"stan_layers": "conv1"}, r"`stan_layers`='conv1' is no tuple of names; give one, such as \('conv\*',\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -108,6 +109,27 @@ def one_of(parameter: str, value: object, words: Sequence[str]) -> str:
     return value
 
 
+def function(parameter: str, value: object, takes: Sequence[str] = (), **named: object) -> None:
+    """Raise UsageError unless a value can be called with so much.
+
+    Args:
+        parameter: its name.
+        value: what is to be a function.
+        takes: what it is called with, in this order.
+        **named: what it is called with by name.
+    """
+    if not callable(value):
+        raise UsageError(f"`{parameter}`={shown(value)} is no function; give one" + _of(takes))
+    try:
+        inspect.signature(value).bind(*takes, **named)
+    except TypeError:
+        raise UsageError(
+            f"`{parameter}`={shown(value)} cannot be called as it is; give a function" + _of(takes)
+        ) from None
+    except ValueError:  # of some functions and classes in C nobody knows the parameters
+        pass
+
+
 def path(parameter: str, value: object) -> Path:
     """Return a path; raises UsageError where it is none, or empty, which would be the current folder."""
     if not isinstance(value, str | PathLike) or not isinstance(fspath(value), str) or not fspath(value):
@@ -135,3 +157,7 @@ def _double(value: object) -> float:
 
 def _at_least(least: int | None) -> str:
     return "" if least is None else f", {least} or more"
+
+
+def _of(takes: Sequence[str]) -> str:
+    return f" of ({', '.join(takes)})" if takes else " that takes nothing"

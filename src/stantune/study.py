@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, path, shown, text, whole
+from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, function, path, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Conditions, Objective, Place
@@ -161,11 +161,13 @@ def tune(
     storage = None if storage is None else text("storage", storage)
     checkpoints = None if checkpoints is None else text("checkpoints", checkpoints)
     device = text("device", device)
-    if not isinstance(executor, str) and not callable(executor):
-        raise UsageError(f"`executor`={shown(executor)} is none; give local, ray, or what makes one of an Order")
-    for parameter, function in (("say", say), ("watching", watching)):
-        if function is not None and not callable(function):
-            raise UsageError(f"`{parameter}`={shown(function)} is no function; give one, or leave it away")
+    if not isinstance(executor, str):
+        if not callable(executor):
+            raise UsageError(f"`executor`={shown(executor)} is none; give local, ray, or what makes one of an Order")
+        function("executor", executor, ("order",))
+    function("say", say, ("line",))
+    if watching is not None:
+        function("watching", watching)
     if not isinstance(stop, Stop | None):
         raise UsageError(f"`stop`={shown(stop)} is no Stop; leave it away")
     local = isinstance(executor, str) and executor == "local"
@@ -234,11 +236,13 @@ def tune(
             elif callable(executor):
                 made = executor(order)
                 train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+                if not isinstance(train, Executor):
+                    raise UsageError(f"`executor` made {shown(train)}, which is no Executor; see stantune.Executor")
             elif alone:
                 train = InProcess(order(0))
             else:
                 train = stack.enter_context(Workers(order, side, limits))
-            view = Lines(say) if watching is None else stack.enter_context(watching())
+            view = Lines(say) if watching is None else stack.enter_context(_watched(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             state = search(
                 what,
@@ -401,6 +405,14 @@ def _stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
             yield own
     else:
         yield Stop(seconds)
+
+
+def _watched(watching: Callable[[], AbstractContextManager[Watcher | None]]) -> AbstractContextManager[Watcher | None]:
+    """Return what gives a watcher; raises UsageError where that is none."""
+    made = watching()
+    if not isinstance(made, AbstractContextManager):
+        raise UsageError(f"`watching` returned {shown(made)}; have it return a context manager that gives a Watcher")
+    return made
 
 
 @contextmanager

@@ -16,6 +16,14 @@ SEARCH = ("search", "lenet")
 # More digits than Python makes a number of.
 FIVE_THOUSAND = "9" * 5000
 
+FUNCTION = """
+import stantune as st
+
+
+@st.objective(space=st.Space({"x": st.Float(0, 1)}), minimize="loss", max_resource=9)
+def train(run):
+    return run.params["x"]
+"""
 BAD_USE = [
     # what is typed, what the sentence must hold
     (("search", "lenett"), ("'lenett'", "did you mean lenet?", "FILE.py:NAME")),
@@ -58,6 +66,10 @@ BAD_USE = [
     ((*SEARCH, "--accelerate", "stan:auto", "--rate", "0.5"), ("--rate 0.5", "stan:auto", "leave one")),
     ((*SEARCH, "--rate", "0.3"), ("rate=0.3", "0.25")),
     ((*SEARCH, "--rate", "nan"), ("rate=nan", "0.5")),
+    ((*SEARCH, "--accelerate", "none", "--rate", "nonsense"), ("--rate nonsense", "0.5, or auto")),
+    (("train", "lenet", "--accelerate", "none", "--rate", "7"), ("rate=7", "0.5")),
+    (("search", "{function}:train", "--rate", "0.5"), ("--rate", "train says that itself", "leave it away")),
+    (("brackets", "{function}:train", "--accelerate", "nonsense"), ("--accelerate", "train says that itself")),
     ((*SEARCH, "--period", "often"), ("--period often", "none")),
     ((*SEARCH, "--period", "-1"), ("--period -1", "0 or more")),
     # What Python calls digits, and numbers that it does not read.
@@ -105,8 +117,10 @@ def test_one_sentence_and_exit_code_2(
 ) -> None:
     (tmp_path / "notes.txt").write_text("problem = None")
     (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "function.py").write_text(FUNCTION)
     places = {
         "file": tiny_file,
+        "function": tmp_path / "function.py",
         "notes": tmp_path / "notes.txt",
         "broken": tmp_path / "broken.py",
         "directory": tmp_path,

@@ -297,6 +297,38 @@ def test_augmentation_may_see_the_setting() -> None:
     torch.testing.assert_close(moved.inputs, plain.inputs + 2.0)
 
 
+def flipped(inputs: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+    return inputs.flip(9)
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "sentence"),
+    [
+        ("augment", flipped, r"'kind': its augment fails on a training batch \(IndexError: Dimension out of range"),
+        ("augment", int, r"its augment fails on a training batch \(TypeError: int\(\) takes at most 2"),
+        (
+            "augment",
+            lambda inputs, ids, generator: inputs[:1],
+            r"'kind': augment must return inputs for a batch of .*, not \(1, ",
+        ),
+        ("augment", lambda inputs, ids, generator: None, "augment must return inputs for a batch of .*, not NoneType"),
+        ("loss", int, "its loss cannot be called with outputs and targets"),
+        ("measure", int, "its measure cannot be called with outputs and targets"),
+    ],
+)
+def test_functions_that_would_fail_each_trial_are_tried_first(field: str, given: Any, sentence: str) -> None:
+    what = problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), **{field: given})
+    with pytest.raises(UsageError, match=sentence):
+        what.load()
+
+
+def test_an_augmentation_that_needs_the_setting_is_not_blamed_for_it() -> None:
+    def shifted(inputs: Tensor, ids: Tensor, generator: torch.Generator, setting: Mapping[str, Any]) -> Tensor:
+        return inputs + setting["lr"]
+
+    assert problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), augment=shifted).load()
+
+
 def test_validation_is_a_share_drawn_by_class_unless_told() -> None:
     data = halves(TABLE, np.arange(240) % 4 // 3)
     what = problem(lines(2), data, validation=None)

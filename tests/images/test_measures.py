@@ -21,6 +21,20 @@ from stantune.images.measures import MEASURES, Measure, measure_of
 NAN = math.nan
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"name": 5}, "a Measure's `name`=5 is no text"),
+        ({"function": len}, r"a Measure's `function`=.*len> cannot be called as it is; give a function of \(outputs"),
+        ({"function": "mean"}, "a Measure's `function`='mean' is no function"),
+        ({"direction": "up"}, "a Measure's `direction`='up' is unknown; give minimize or maximize"),
+    ],
+)
+def test_a_measure_of_ones_own_is_looked_at(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Measure(**{"name": "mean", "function": lambda outputs, targets: 0.0, **given})
+
+
 def of_batches(measure: Measure, outputs: Tensor, targets: Tensor, size: int) -> float:
     """Return the measure of samples that come in batches."""
     parts = zip(outputs.split(size), targets.split(size), strict=True)

@@ -11,8 +11,8 @@ from torch import nn
 from stantune.errors import CheckpointError, StanWarning, UsageError
 from stantune.objectives.function import FunctionObjective
 from stantune.outcome import Outcome
-from stantune.protocols import Metric
-from stantune.space import Space
+from stantune.protocols import Metric, Place, Segment
+from stantune.space import Float, Space
 from stantune.stan.config import Memo, Stan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -243,3 +243,26 @@ def test_nothing_is_accelerated_once_the_steps_have_begun(trained):
 
     with pytest.raises(UsageError, match="cannot be accelerated once the steps have begun"):
         trained(loop, stan=Stan())
+
+
+def test_stan_that_no_model_is_given_to_is_said_once(trained):
+    def forgets(run):
+        return float(sum(run.steps()))
+
+    objective = FunctionObjective(forgets, Space({"x": Float(0, 1)}), Metric("loss"), stan=Stan(rate=0.5))
+    trainer = objective.trainer(Place(threads=1))
+
+    def segment(number, **more):
+        return Segment(number, {"x": 0.5}, 0, 2, 5, trained.where / f"{number}.pt", **more)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for number in range(3):
+            trainer.train(segment(number, bracket=0), lambda: False, lambda done: None)
+    (only,) = said
+    assert "forgets did not call run.accelerate, so that `stan` changed nothing" in str(only.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        objective.trainer(Place(threads=1)).train(segment(9, finalist=0), lambda: False, lambda done: None)
+        trained(forgets)
+        trained(train, stan=Stan(rate=0.5))

@@ -316,9 +316,8 @@ def stan_of(
         raise UsageError(
             f"--pretrain {pretrain} and --tail {tail} are more than the training's {iterations} iterations; give less"
         )
-    if accelerate == "none":
-        return None
-    return Stan(
+    # All options are looked at, whether they are used or not.
+    stan = Stan(
         rate=rate_of(rate),
         tolerance=tolerance,
         period=reduced,
@@ -327,6 +326,7 @@ def stan_of(
         iterations=iterations,
         layers=problem.stan_layers,
     )
+    return None if accelerate == "none" else stan
 
 
 def brackets_of(text: str) -> int | None:

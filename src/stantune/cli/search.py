@@ -351,6 +351,20 @@ def _stan(
     from stantune.study import BY_RUNG
 
     if not isinstance(objective, ProblemObjective):
+        given = {
+            "--accelerate": None if by_rung or accelerate == "stan" else accelerate,
+            "--rate": rate,
+            "--tolerance": tolerance,
+            "--period": period,
+            "--pretrain": pretrain or None,
+            "--tail": tail or None,
+            "--layers": layers,
+        }
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"{option} says how a Problem is trained, and {objective.name} says that itself; leave it away"
+                )
         return None
     names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
     reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stantune.errors import StanWarning, UsageError, words_of
+from stantune.errors import StantuneError, StanWarning, UsageError, words_of
 from stantune.images.data import Dataset, Normaliser, Split
 from stantune.images.losses import IGNORED, Loss
 from stantune.images.measures import MEASURES, OF_NUMBERS, Measure
@@ -182,6 +182,27 @@ def check_judged_test(
         ) from of_test
 
 
+def check_augment(name: str, batch: Callable[[], object], sees_setting: bool) -> None:
+    """Raise UsageError where a problem's augmentation fails on a batch, or makes none of it.
+
+    Args:
+        name: the problem's.
+        batch: makes an augmented batch, for a setting without parameters.
+        sees_setting: whether the augmentation is given the setting, and so may lack a parameter.
+    """
+    try:
+        with torch.random.fork_rng([]):
+            batch()
+    except StantuneError as error:
+        raise UsageError(f"problem {name!r}: {error}") from None
+    except Exception as error:
+        if sees_setting and isinstance(error, KeyError):
+            return
+        raise UsageError(
+            f"problem {name!r}: its augment fails on a training batch ({one_line(words_of(error))}); mend it"
+        ) from error
+
+
 def _new(name: str, build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
     """Return a new network; raises UsageError where another one would train the same weights."""
     model, other = build({}), build({})
@@ -213,7 +234,13 @@ def _check_scalars(name: str, loss: Loss, measure: Measure, outputs: Any, target
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 value = function(outputs, targets)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TypeError) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
+                # It has not even begun.
+                raise UsageError(
+                    f"problem {name!r}: its {field} cannot be called with outputs and targets "
+                    f"({one_line(words_of(error))}); give a function of these"
+                ) from None
             # A few samples need not be enough for it, and a weight of its own may be on another device.
             continue
         if not (_is_scalar if field == "loss" else _is_number)(value):

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from stantune.arguments import names, number, one_of, shown, text, whole
+from stantune.arguments import function, names, number, one_of, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.images.data import Dataset, Normalise
 from stantune.images.data.catalog import describe
@@ -16,6 +16,9 @@ from stantune.images.data.holding_out import HOW
 from stantune.images.measures import Measure
 from stantune.images.solver import Solver
 from stantune.space import Space
+
+# What an augmentation is called with.
+IMAGES = ("images", "ids", "generator")
 
 
 def checked_fields(problem: Any) -> dict[str, Any]:
@@ -31,6 +34,14 @@ def checked_fields(problem: Any) -> dict[str, Any]:
         return {"name": name, **_numbers(problem), **_plain(problem)}
     except UsageError as error:
         raise UsageError(f"problem {name!r}: {error}") from None
+
+
+def sees_setting(augment: Callable[..., Any]) -> bool:
+    """Tell whether an augmentation has a parameter called `setting`, which it is then given."""
+    try:
+        return "setting" in inspect.signature(augment).parameters
+    except ValueError:  # of some functions in C nobody knows the parameters
+        return False
 
 
 def loaded(name: str, data: Callable[[Any], Any], root: Any) -> Dataset:
@@ -105,6 +116,11 @@ def _plain(problem: Any) -> dict[str, Any]:
         value = getattr(problem, field)
         if not isinstance(value, kind):
             raise UsageError(f"`{field}` is {_kind(value)}; give {remedy}")
+    for field in ("loss", "measure"):
+        if not isinstance(getattr(problem, field), str | Measure | None):
+            function(field, getattr(problem, field), ("outputs", "targets"))
+    if problem.augment is not None:
+        function("augment", problem.augment, IMAGES, **({"setting": {}} if sees_setting(problem.augment) else {}))
     _check_data(problem.data)
     return {"stan_layers": names("stan_layers", problem.stan_layers)}
 

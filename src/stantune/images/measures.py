@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stantune.arguments import shown
+from stantune.arguments import function, one_of, shown, text
 from stantune.errors import UsageError
 from stantune.images.losses import IGNORED
-from stantune.protocols import Metric
+from stantune.protocols import DIRECTIONS, Metric
 
 Direction = Literal["minimize", "maximize"]
 
@@ -36,6 +36,15 @@ class Measure:
     direction: Direction = "minimize"
     unit: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a user's own is none."""
+        try:
+            text("name", self.name)
+            function("function", self.function, ("outputs", "targets"))
+            one_of("direction", self.direction, DIRECTIONS)
+        except UsageError as error:
+            raise UsageError(f"a Measure's {error}") from None
 
     def metric_on(self, split: str) -> Metric:
         """Return what is measured on a split, "validation" or "test"."""

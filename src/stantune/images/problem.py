@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from stantune.errors import UsageError
 from stantune.images import data as datasets
 from stantune.images.checks import (
+    check_augment,
     check_batch_size,
     check_data,
     check_judged_test,
@@ -25,7 +26,7 @@ from stantune.images.checks import (
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
 from stantune.images.data.holding_out import How
 from stantune.images.evaluation import measured
-from stantune.images.fields import checked_fields, loaded
+from stantune.images.fields import checked_fields, loaded, sees_setting
 from stantune.images.losses import Loss, loss_of
 from stantune.images.measures import Measure, measure_of
 from stantune.images.solver import Policy, Solver
@@ -229,7 +230,7 @@ class Problem:
         return int(setting.get("batch_size", self.batch_size))
 
     def _augment_for(self, setting: Mapping[str, Any]) -> Augment | None:
-        if self.augment is not None and "setting" in inspect.signature(self.augment).parameters:
+        if self.augment is not None and sees_setting(self.augment):
             return partial(self.augment, setting=setting)
         return self.augment
 
@@ -242,6 +243,9 @@ class Problem:
         with torch.random.fork_rng([]):
             check_layers(self.name, self.space, inspect.signature(self.network).parameters, self.build, model)
         self.optimizer(model, {})
+        if self.augment is not None:
+            batches = self.batches(splits, {}, 0, "cpu")
+            check_augment(self.name, lambda: batches.at(0), sees_setting(self.augment))
 
     def _loss(self) -> Loss:
         return loss_of(self.loss)

@@ -89,6 +89,11 @@ class Keeper:
         return bool(self._things) or self._has_folder
 
     @property
+    def accelerates(self) -> bool:
+        """Tell whether STAN was put into any model."""
+        return bool(self._accelerations)
+
+    @property
     def directory(self) -> Path:
         """See Run.checkpoint_dir."""
         if not self._has_folder:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import cloudpickle
 import torch
 
+from stantune.arguments import function
 from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.objectives import lightning_checkpoint as checkpoints
@@ -105,6 +106,12 @@ class LightningObjective:
         """Check what can be checked."""
         if self.mode not in MODES:
             raise UsageError(f"`mode`={self.mode!r} is unknown; give min or max")
+        function("module", self.module, ("params",))
+        if self.data is not None:
+            function("data", self.data, ("params",))
+        for field, takes in (("trainer_settings", "params"), ("callbacks", "segment"), ("logger", "segment")):
+            if callable(given := getattr(self, field)):
+                function(field, given, (takes,))
         if self.unit != "epoch":
             raise UsageError(
                 f"`unit`={self.unit!r} is none of Lightning's segments; they end with an epoch: give epoch"

@@ -85,6 +85,11 @@ class FunctionTrainer:
                 f"{self._name} keeps nothing, so that each segment is trained from the beginning; call "
                 "run.keep(model=model, optimizer=optimizer) before run.steps()"
             )
+        if self._stan is not None and not keeper.accelerates and not segment.final:
+            self._say_once(
+                f"{self._name} did not call run.accelerate, so that `stan` changed nothing; call "
+                "run.accelerate(model) before run.steps(), or leave `stan` away"
+            )
         if isinstance(course.ended, Diverged):
             return Outcome(course.done, {}, course.done, False, course.cost, course.curve)
         if isinstance(course.ended, Interrupted):

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from stantune.arguments import function
 from stantune.errors import UsageError
 from stantune.search.plan.values import PastTrial
 from stantune.search.propose.sampling import Model, optuna_quiet, sample, to_distribution, to_optuna, within
@@ -241,6 +242,8 @@ class OptunaSampler:
         Raises:
             UsageError: it makes no sampler of Optuna, or one that must see all its own proposals come back.
         """
+        if callable(make):
+            function("make", make, ("seed",))
         made = make(0) if callable(make) else make
         kind = type(made).__name__
         if not isinstance(made, optuna.samplers.BaseSampler) or not callable(make):
