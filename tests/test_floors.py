@@ -24,7 +24,18 @@ FLOORS = (
     ("protocols",),
     ("stan",),
     ("kernels",),
-    ("code_digest", "files", "module_paths", "seeds", "runtime", "space", "outcome", "quantities", "texts"),
+    (
+        "code_digest",
+        "files",
+        "module_paths",
+        "seeds",
+        "runtime",
+        "space",
+        "outcome",
+        "process_groups",
+        "quantities",
+        "texts",
+    ),
     ("arguments",),
     ("errors",),
 )
@@ -33,6 +44,7 @@ _PROBLEMS = "it tells a Problem from other things, and a built-in one's name; lo
 EXCEPTIONS = {
     ("objectives.choose", "images.problems"): _PROBLEMS,
     ("objectives.choose", "images.objective"): _PROBLEMS,
+    ("search.result", "report.page.writing"): "result.report() is where users look for it; loaded only when called",
 }
 # What the search does not know.
 FOREIGN = ("torch", "torchvision", "typer", "lightning")

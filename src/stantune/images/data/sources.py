@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import threading
@@ -17,10 +16,10 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from stantune.images.data.catalog import DataFile, Description
 from stantune.images.data.formats import write_batch
 from stantune.images.data.unpacking import Pieces, UnsoundError, gunzipped, most_packed, tar_members
+from stantune.process_groups import guarded_group
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -240,18 +240,8 @@ def _run(command: list[str], work: Path, most: int) -> None:
     if program is None:
         raise RefusalError(f"the program {command[0]} is not installed")
     said = work / ".said"
-    with said.open("wb") as output:
-        # In a session of its own, so that it ends with all that it started.
-        process = subprocess.Popen(
-            [program, *command[1:]],
-            cwd=work,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=output,
-            start_new_session=True,
-        )
-    end, code = time.monotonic() + CLIENT_SECONDS, None
-    try:
+    with said.open("wb") as output, _started([program, *command[1:]], work, output) as process:
+        end, code = time.monotonic() + CLIENT_SECONDS, None
         while code is None:
             try:
                 code = process.wait(min(0.5, max(end - time.monotonic(), 0.01)))
@@ -260,9 +250,6 @@ def _run(command: list[str], work: Path, most: int) -> None:
                     raise RefusalError(f"`{shown}` did not end within {CLIENT_SECONDS // 60} minutes") from None
             if _size(work) > most:
                 raise RefusalError(f"`{shown}` brought more than the {most} bytes that the data set can have at most")
-    finally:
-        if code is None:
-            _kill(process)
     if code:
         with said.open("rb") as stream:
             text = stream.read(1 << 16).decode(errors="replace")
@@ -274,6 +261,25 @@ def _run(command: list[str], work: Path, most: int) -> None:
         raise RefusalError(f"`{shown}` failed with exit code {code}{reason}")
 
 
+@contextmanager
+def _started(command: list[str], work: Path, said: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program, and end it in the end; where there are process groups, with all that it started."""
+    with guarded_group() if os.name == "posix" else nullcontext() as guard:
+        process = subprocess.Popen(
+            command,
+            cwd=work,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            process_group=guard.pid if guard else None,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
 def _size(folder: Path) -> int:
     """The bytes of all files below a folder, of those that are there while we look."""
     size = 0
@@ -282,15 +288,6 @@ def _size(folder: Path) -> int:
             with suppress(FileNotFoundError):
                 size += os.lstat(os.path.join(place, name)).st_size
     return size
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a program that is running, with all that it started."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
 
 
 def _gunzip(packed: Path, target: Path, most: int) -> Path:

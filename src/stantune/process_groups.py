@@ -1,0 +1,35 @@
+"""Process groups of which nothing outlives this process, however that ends; POSIX only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Reads from this process until it is gone, however that came about, and then ends the group that it leads. So children
+# of the command's own are ended too, which a parent's death signal would not reach.
+_GUARD = "trap '' TERM INT HUP; read -r line; kill -KILL 0"
+
+
+@contextmanager
+def guarded_group() -> Iterator[subprocess.Popen[bytes]]:
+    """Give the leader of a new process group, whose number is the group's; in the end, all that is in it is killed."""
+    # The guard leads the group, so that the number stays the group's until the guard is waited for.
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", _GUARD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    assert guard.stdin is not None
+    try:
+        yield guard
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(guard.pid, signal.SIGKILL)
+        guard.stdin.close()
+        guard.wait()
