@@ -150,6 +150,57 @@ def test_code_in_a_file_is_not_run(path: Path, tmp_path: Path) -> None:
     assert exploded.exists()  # it would have been run
 
 
+def with_program(path: Path, program: bytes, packed: int = zipfile.ZIP_STORED) -> bytes:
+    """Return a sealed checkpoint whose pickle is another one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", packed) as new:
+        for name in old.namelist():
+            new.writestr(name, program if name.endswith("/data.pkl") else old.read(name))
+    return checkpoint.sealed(buffer.getvalue())
+
+
+# {(((…)))}: each tuple is twice the one before.
+DOUBLED = b")q\x01" + b"h\x01h\x01\x86q\x01" * 60
+SHARED = {
+    "key of a dict": b"\x80\x02}" + DOUBLED + b"K\x01s.",
+    "key of a storage": b"\x80\x02X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    + DOUBLED
+    + b"X\x03\x00\x00\x00cpuK\x06tQ.",
+    "arguments": b"\x80\x02ccollections\nCounter\n" + b"]" + DOUBLED + b"a\x85R.",
+    "a key again and again": b"\x80\x02}((" + b"N" * 10**4 + b"tq\x01" + b"h\x01N" * 10**5 + b"u.",
+}
+
+
+@pytest.mark.parametrize("program", SHARED.values(), ids=SHARED)
+def test_values_that_share_their_parts_are_not_written_out(path: Path, program: bytes) -> None:
+    refused(path, with_program(path, program), "holds what no checkpoint holds")
+
+
+def test_values_that_cannot_be_gone_through_are_refused(path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    doubled: list[Any] = [1]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    for what in (doubled, endless, {"x": doubled}):
+        buffer = io.BytesIO()
+        torch.save({"version": 1, "identity": "trial 3", "state": {"kept": what}}, buffer)
+        refused(path, checkpoint.sealed(buffer.getvalue()), "holds what no checkpoint holds")
+
+
+def test_a_packed_file_is_refused(path: Path) -> None:
+    program = pickle.dumps({"version": 1, "identity": "trial 3", "state": {}}, protocol=2)
+    assert with_program(path, program)
+    refused(path, with_program(path, program, zipfile.ZIP_DEFLATED), "holds what no checkpoint holds")
+
+
+def test_what_a_training_shares_is_read(path: Path) -> None:
+    shared, long = (0.9, 0.999), [0.5] * 10**5
+    kept = {"groups": [{"betas": shared, "other": shared} for _ in range(2000)], "long": [long, long], "set": {1, 2}}
+    checkpoint.save(path, "trial 3", kept)
+    assert checkpoint.load(path, "trial 3") == kept
+
+
 def test_a_sound_file_of_something_else_is_refused(path: Path) -> None:
     buffer = io.BytesIO()
     torch.save([1, 2, 3], buffer)

@@ -66,6 +66,7 @@ def test_nothing_is_kept_without_a_directory(tmp_path: Path, monkeypatch: pytest
         ({**IDENTITY, "stan": {"a": {"period": 4}}}, "stan.a.period is 9 there and 4 here"),
         ({**IDENTITY, "seed": 0}, "(seed is here alone)"),
         ({"problem": "tiny", "rates": (0.5, 0.25)}, "(stan is there alone)"),
+        ({**IDENTITY, "se\x7fed": {"\n": 1}}, "(se\\x7fed is here alone)"),
         ({**IDENTITY, "stan": {"a": {}, "b": {}}}, "(stan.a.period is there alone, stan.b is here alone)"),
         ({str(number): number for number in range(9)}, "(0 is here alone, 1 is here alone, 2 is here alone)"),
     ],

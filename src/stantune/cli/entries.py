@@ -137,14 +137,13 @@ def _read(path: Path, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]
         UsageError: there is no such file, or it is another problem's.
         CheckpointError: it cannot be read, or is cut short or altered.
     """
-    import torch
-
+    from stantune.training import archive
     from stantune.training import checkpoint as checkpoints
 
     if not path.is_file():
         raise UsageError(f"--checkpoint {path} is no file; name a training's, or leave it out")
     try:
-        identity = torch.load(path, map_location="cpu", weights_only=True)["identity"]
+        identity = archive.read(path.read_bytes())["identity"]
         about = jsons.loads(identity)
         name, setting = about["problem"], about["setting"]
     except Exception:

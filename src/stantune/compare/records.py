@@ -137,7 +137,7 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
     """Name the values in which two identities differ."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in {**here, **there}:
-            name = f"{path}.{key}" if path else key
+            name = f"{path}.{brief(key)}" if path else brief(key)
             if key in there and key in here:
                 yield from _differences(there[key], here[key], name)
             else:

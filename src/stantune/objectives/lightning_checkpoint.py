@@ -13,6 +13,7 @@ import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.files import write_whole
+from stantune.training import archive
 from stantune.training.checkpoint import is_sound, sealed
 
 VERSION = 1
@@ -86,7 +87,7 @@ def load_note(path: Path, identity: str) -> dict[str, Any] | None:
     if not is_sound(content):
         raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
     try:
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        saved = archive.read(content)
     except Exception as error:  # torch.load lets many kinds through
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     ours = saved.get(KEY) if isinstance(saved, dict) else None

@@ -11,6 +11,7 @@ import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
 from stantune.files import write_whole
+from stantune.training import archive
 
 VERSION = 1
 # torch.save writes a zip archive, and torch.load checks no sum of it: a flipped bit would become another weight. The
@@ -44,7 +45,7 @@ def save(path: Path, identity: str, state: dict[str, Any]) -> None:
 def load(path: Path, identity: str) -> dict[str, Any] | None:
     """Return the state that was saved under `identity`, or None where there is no such file.
 
-    Nothing in the file is executed, whoever wrote it.
+    Nothing in the file is executed, whoever wrote it; see `archive`.
 
     Raises:
         DamagedCheckpointError: the file is cut short or altered.
@@ -63,7 +64,7 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     if not is_sound(content):
         raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
     try:
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        saved = archive.read(content)
     except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime errors
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     # Of whatever kind they are: not all can be compared.
