@@ -223,7 +223,7 @@ SCHEDULES: Mapping[str, Callable[[], Policy]] = {
 def policy_of(given: str | Policy) -> Policy:
     """Return the schedule of this name, or a policy as it is; raises UsageError where there is none."""
     if not isinstance(given, str):
-        if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in ("factor", "scaled")):
+        if isinstance(given, type) or not callable(getattr(given, "factor", None)):
             raise UsageError(f"{shown(given)} is no schedule: take {', '.join(SCHEDULES)}, or give a policy")
         return given
     if given not in SCHEDULES:
