@@ -143,6 +143,20 @@ class SearchResult:
             rows.append(row | {f"params_{name}": value for name, value in trial.params.items()})
         return pandas.DataFrame(rows)
 
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write a page for a browser, with pictures, tables and how to repeat it, and return the file.
+
+        Args:
+            path: the file; report.html in the search's directory by default.
+
+        Raises:
+            UsageError: something else is in the file.
+            StantuneError: Plotly is not installed, or the file cannot be written.
+        """
+        from stantune.report.page.writing import report_of
+
+        return report_of(self, None if path is None else Path(path))
+
     def __str__(self) -> str:
         """Say in a few lines what was searched and found."""
         metric, best, final = self.objective.metric, self.best, self.final

@@ -160,8 +160,8 @@
     const axis = (own) => ({ automargin: true, gridcolor: line, zerolinecolor: line, linecolor: line, ...own });
     return {
       height: 380,
-      margin: { l: 50, r: 10, t: 10, b: 40 },
-      legend: { orientation: "h", y: -0.25 },
+      margin: { l: 50, r: 10, t: 30, b: 40 },
+      legend: { orientation: "h", y: -0.25, traceorder: "normal" },
       hovermode: "closest",
       ...layout,
       paper_bgcolor: "rgba(0,0,0,0)",
@@ -171,7 +171,12 @@
       ...Object.fromEntries(Object.keys(axes).map((name) => [name, axis(layout[name])])),
     };
   }
-  const options = { responsive: true, displaylogo: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  const options = (data) => ({
+    responsive: true,
+    displaylogo: false,
+    plotlyServerURL: "",
+    modeBarButtons: [data.some((trace) => trace.type === "parcoords") ? ["toImage"] : ["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  });
   const pictures = parsed("pictures");
   const drawn = [];
   for (const host of hosts) {
@@ -184,7 +189,7 @@
     if (!fast || data.every((trace) => (trace.x || []).length < 2000)) for (const trace of data) if (trace.type === "scattergl") trace.type = "scatter";
     // One after the other, so that the page can be read meanwhile.
     await new Promise((next) => setTimeout(next));
-    await Plotly.newPlot(host, data, themed(picture.layout), options);
+    await Plotly.newPlot(host, data, themed(picture.layout), options(data));
     drawn.push([host, picture]);
     const told = host.parentElement.querySelector(".setting");
     if (told && host.dataset.search !== undefined) {

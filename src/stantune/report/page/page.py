@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -61,6 +62,7 @@ def page(numbers: ReportNumbers) -> str:
     )
 
 
+@cache
 def _plotly() -> str:
     """Return Plotly's script, packed, in letters: a third of its size, and the page is to be sent by mail."""
     try:
@@ -90,7 +92,7 @@ def _section(numbers: ReportNumbers, place: int, pictures: list[Picture], severa
     slices = [picture for picture in drawn if picture.name.startswith("slice")]
     parts = (
         ("found", "", _paragraphs(sentences(search)) + _leaders(search)),
-        ("pictures", "Pictures", _figures(large, pictures, place)),
+        ("pictures", "Pictures", _figures(large, pictures, place) + _paragraphs(_left_out(search))),
         ("slices", "Each parameter by itself", _figures(slices, pictures, place, "small") if slices else ""),
         ("failures", "Failures", _failures(search)),
         ("table", "All trials", f'<div id="trials-{place}">{_NO_SCRIPT}</div>'),
@@ -137,6 +139,11 @@ def _figures(drawn: Sequence[Picture], pictures: list[Picture], place: int | Non
 
 def _checked(picture: Picture, axis: str) -> str:
     return " checked" if picture.layout.get(axis, {}).get("type") == "log" else ""
+
+
+def _left_out(search: SearchNumbers) -> list[str]:
+    why = search.without_importance
+    return [] if why is None else [f"How important each parameter is, is not shown: {why}."]
 
 
 def _leaders(search: SearchNumbers) -> str:

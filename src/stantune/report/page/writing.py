@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
@@ -12,6 +14,9 @@ from stantune.report.page.numbers import report_numbers, search_numbers
 from stantune.report.page.page import MARK, page
 from stantune.search.table.look import look
 from stantune.search.table.recorded import recorded
+
+if TYPE_CHECKING:
+    from stantune.search.result import SearchResult
 
 NAME = "report.html"
 
@@ -36,6 +41,16 @@ def write_report(directories: Sequence[Path], out: Path | None = None, storage: 
         seen = look(path, storage)
         searches.append(search_numbers(*recorded(seen), path.absolute(), seen.state))
     return write_page(searches, directories[0] / NAME if out is None else out)
+
+
+def report_of(result: SearchResult, file: Path | None = None) -> Path:
+    """Write the page of a search's result; see `SearchResult.report`."""
+    objective, settings = result.objective, result.settings
+    # In JSON's kinds, as a table has it.
+    identity = json.loads(json.dumps({**settings.identity(objective), "space": objective.space.as_json()}))
+    now: Literal["interrupted", "done"] = "done" if result.complete else "interrupted"
+    search = search_numbers(objective, settings, result.state, identity, result.path, now)
+    return write_page([search], result.path / NAME if file is None else file)
 
 
 def write_page(searches: Sequence[SearchNumbers], file: Path) -> Path:

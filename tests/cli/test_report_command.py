@@ -1,0 +1,40 @@
+"""`stantune report`: writes the page of searches; what is wrong is one sentence."""
+
+from __future__ import annotations
+
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Stantune = Callable[..., Any]
+
+
+def test_the_page_is_in_the_directory_or_where_it_is_asked_for(
+    stantune: Stantune, whole: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
+    file = tmp_path / "page.html"
+    ran = stantune("report", whole.directory, whole.directory, "--out", file, "--open")
+    assert (ran.code, ran.out, ran.err) == (0, f"the report is in {file}\n", "")
+    assert opened == [file.as_uri()]
+    assert "<h1>2 searches</h1>" in file.read_text(encoding="utf-8")
+    ran = stantune("report", whole.directory)
+    assert (ran.code, ran.out) == (0, f"the report is in {whole.directory / 'report.html'}\n")
+    # The time and the words of the summary.
+    assert "validation error" in (whole.directory / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_is_wrong_is_one_sentence(stantune: Stantune, whole: Any, tmp_path: Path) -> None:
+    ran = stantune("report", tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"stantune: there is no search in {tmp_path}; give the directory of one, as --out named it\n"
+    mine = tmp_path / "mine.html"
+    mine.write_text("mine")
+    ran = stantune("report", whole.directory, "--out", mine)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"stantune: {mine} is there, and it is no report; name another file with --out, or move it away\n"
+    assert mine.read_text() == "mine"
