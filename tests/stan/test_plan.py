@@ -19,7 +19,7 @@ from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.cost import IterationTimes, speedup
 from stantune.stan.entries import PATTERNS
 from stantune.stan.meprop import MeProp
-from stantune.stan.plan import NEAR_BEST, PERIODS, WORTHWHILE, decide, fitted, plan_for, predict
+from stantune.stan.plan import GAIN, NEAR_BEST, PERIODS, WORTHWHILE, decide, fitted, plan_for, predict
 from stantune.stan.schedule import Schedule
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
@@ -56,6 +56,20 @@ def test_auto_becomes_numbers():
     assert pickle.loads(pickle.dumps(plan.stan)) == plan.stan
 
 
+def test_what_all_layers_together_hardly_bring_is_left_alone():
+    saved = {"rows": (1.0, 2.0)}
+    enough = decide(times(layer(exact=10.0, **saved), step=20.0), Stan(rate="auto"))
+    assert planned(enough) == {"conv": ("rows",)}
+    assert enough.predicted_speedup >= GAIN
+    plan = decide(times(layer(exact=10.0, **saved), step=100.0)._replace(native_seconds=80.0), Stan(rate="auto"))
+    assert planned(plan) == {}
+    assert plan.stan.rate == 1
+    assert plan.predicted_speedup == 100 / 80
+    assert plan.reasons == {
+        "conv": "of all layers together, a run would be 1.02 times as fast as with every entry, and 1.05 is asked"
+    }
+
+
 def test_a_plan_is_a_pure_function_of_the_times():
     assert decide(times(layer(**GOOD)), Stan(rate="auto")) == decide(times(layer(**GOOD)), Stan(rate="auto"))
 
@@ -74,7 +88,7 @@ def test_a_plan_is_a_pure_function_of_the_times():
 )
 def test_candidates_save_enough_and_more_than_those_that_compute_more(saved, kept):
     assert WORTHWHILE * 30.0 == 7.5
-    plan = decide(times(layer(exact=30.0, **saved)), Stan(rate="auto"))
+    plan = decide(times(layer(exact=30.0, **saved), step=50.0), Stan(rate="auto"))
     assert planned(plan) == {"conv": kept}
     assert plan.stan.rate == min(PATTERNS[name].rate for name in kept)
 

@@ -197,9 +197,10 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
             return ""
         if ordinary():
             device = common_device(input, self.weight, self.bias)
+            if not device or input.dtype == self.weight.dtype:
+                return device
             both = {input.dtype, self.weight.dtype}
-            cast = device and both <= _CAST and torch.is_autocast_enabled(device.lower())
-            return device if len(both) == 1 or cast else ""
+            return device if both <= _CAST and torch.is_autocast_enabled(device.lower()) else ""
         # Transforms also compute a reduced pass a second time (gradients of each sample), which must be the same pass.
         plain = type(input) is Tensor and input.dtype == self.weight.dtype and input.device.type.upper() in DEVICES
         reduces = self.memory is None and isinstance(self.grid, Grid) and plain
@@ -377,9 +378,30 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
 
         In evaluation, and with nothing set on the layer, it is the original's.
         """
-        if not self.training and self.natively_evaluated and self.is_native(input, Follow()):
+        if self.training:
+            return self._named_exact(input) if self._is_idle(input) else self._trained(input)
+        if self.natively_evaluated and self.is_native(input, Follow()):
             return self._natively(input, Follow(), None)
-        return super().forward(input)
+        return self._exact(input)
+
+    def _is_idle(self, input: Tensor) -> bool:
+        """Tell at once whether there is nothing to do here but the original's work: for small layers asking is dear."""
+        return (
+            self.grid is None
+            and self.memory is None
+            and self.watch is None
+            and self.passed is None
+            and type(input) is Tensor
+            and not (input.is_nested or torch.compiler.is_compiling())
+            and not self._takes(input, Follow())
+        )
+
+    def _named_exact(self, input: Tensor) -> Tensor:
+        try:
+            return self._exact(input)
+        except Exception as error:
+            self._named(error)
+            raise
 
     def is_native(self, input: Tensor, follow: Follow) -> bool:
         """Tell whether native kernels are to do what this layer and `follow` now do with an input (B, C_in, H, W)."""
@@ -391,20 +413,11 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
 
     def _takes(self, input: Tensor, follow: Follow) -> bool:
         """Tell whether settings and shapes are such, and native code pays: what PyTorch refuses is its to refuse."""
-        if input.dim() not in (3, 4) or input.shape[-3] != self.weight.shape[1] or not has_native_settings(self):
-            return False
-        window = self._window()
-        if window is None:
-            return False
-        out = output_size(input, self.weight, *window)
-        if min(out) < 1:
-            return False
-        if self.training and (self.grid is not None or self.memory is not None):
-            return True  # PyTorch has no form for lists of entries
-        filters, channels, *kernel = self.weight.shape
-        planes = not ((input.dim() == 4 and is_last(input)) or is_last(self.weight))
-        sides = (tuple(kernel), window.stride, tuple(input.shape[-2:]), out)
-        return pays(Work(input.shape[:-3].numel(), channels, filters, *sides, planes), follow)  # type: ignore[arg-type]
+        # Asked at each pass of each layer, so that all that follows from numbers alone is kept.
+        settings = (_hashable(self.stride), _hashable(self.padding), _hashable(self.dilation), self.groups)
+        listed = self.training and (self.grid is not None or self.memory is not None)
+        planes = input.is_contiguous() and self.weight.is_contiguous()
+        return _is_for_native(input.shape, self.weight.shape, settings, self.padding_mode, follow, listed, planes)
 
     @not_compiled
     def followed(self, input: Tensor, follow: Follow, last: bool | None = None) -> Tensor:
@@ -458,6 +471,49 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
             return super()._among(plane, geometry, entries, values, native)
         weight, bias, stride, padding, *_ = geometry
         return convolve_into(values, plane, weight, bias, stride, padding, lists_among(entries, *values.shape[2:]))
+
+
+@lru_cache(maxsize=4096)
+def _is_for_native(
+    input: torch.Size,
+    weight: torch.Size,
+    settings: tuple[Any, Any, Any, Any],
+    padding_mode: str,
+    follow: Follow,
+    listed: bool,
+    planes: bool,
+) -> bool:
+    """Tell whether native code is to do a convolution.
+
+    Args:
+        input: its shape.
+        weight: its shape.
+        settings: stride, padding, dilation and groups, as the layer has them.
+        padding_mode: the layer's.
+        follow: what follows it.
+        listed: whether only some entries are computed, for which PyTorch has no form.
+        planes: whether input and weight are contiguous, not channels last.
+    """
+    stride, padding, dilation, groups = settings
+    if len(input) not in (3, 4) or padding_mode != "zeros" or groups != 1 or input[-3] != weight[1]:
+        return False
+    try:
+        window = _window_of(weight[2:], stride, padding, dilation)
+    except (TypeError, ValueError):
+        return False
+    if window is None or window.dilation != (1, 1):
+        return False
+    left, right, top, bottom = window.padding
+    rows = (input[-2] + top + bottom - weight[2]) // window.stride[0] + 1
+    columns = (input[-1] + left + right - weight[3]) // window.stride[1] + 1
+    if min(rows, columns) < 1:
+        return False
+    if listed:
+        return True
+    batch = input[0] if len(input) == 4 else 1
+    kernel, size = (weight[2], weight[3]), (input[-2], input[-1])
+    down, across = window.stride
+    return pays(Work(batch, weight[1], weight[0], kernel, (down, across), size, (rows, columns), planes), follow)
 
 
 def has_native_form(layer: nn.Module) -> bool:

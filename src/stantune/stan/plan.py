@@ -22,6 +22,8 @@ NEAR_BEST = 0.9
 # A pattern must save this share of the layer's exact time. Below it lies the noise of the timing, and a layer that
 # skips half of its work or more and saves less than this gives away accuracy for next to nothing.
 WORTHWHILE = 0.25
+# What all of it must bring, as a factor on the speed with every entry computed: for less no accuracy is given away.
+GAIN = 1.05
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
 
     For rate="auto" each layer keeps as candidates the patterns that save at least WORTHWHILE of its exact time and more
     than every pattern that computes more entries; Z is the smallest of PERIODS that reaches NEAR_BEST of the best
-    speed-up; layers of which a cycle then costs more than it saves are left alone (the source's break-even).
+    speed-up; layers of which a cycle then costs more than it saves are left alone (the source's break-even), and all of
+    them where they do not bring GAIN together.
 
     Args:
         times: of `measure`, with the same or more layers than `stan` has.
@@ -141,7 +144,13 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
                     f"saves {_ms(best.saved)} in each of {period} reduced iterations, and a refresh costs {_ms(t_e)}"
                 )
     concrete = _concrete(stan, kept, period)
-    return Plan(concrete, times, predict(times, concrete, iterations), reasons)
+    predicted = predict(times, concrete, iterations)
+    exactly = times.step_seconds / times.exact_seconds
+    if kept and predicted is not None and predicted < GAIN * exactly:
+        together = f"of all layers together, a run would be {predicted / exactly:.2f} times as fast as with every entry"
+        reasons |= {name: f"{together}, and {GAIN} is asked" for name in kept}
+        concrete, predicted = _concrete(stan, {}, period), exactly
+    return Plan(concrete, times, predicted, reasons)
 
 
 def predict(
