@@ -42,8 +42,8 @@ SPACE = st.Space(
 
 def train(run: st.Run) -> dict[str, float]:
     """Diverge at large rates, fail where the width is a multiple of nine, and else come to what the setting says."""
-    for _ in run.steps():
-        run.loss(1.0)
+    for epoch in run.steps():
+        run.loss(1 / (epoch + 1))
     if run.params["width"] % 9 == 0:
         raise ValueError(f"no data {ODD}")
     value = math.nan if run.params["lr"] > 3 else run.params["lr"] + run.params["width"] / 100 + 1 / (epoch + 1)
