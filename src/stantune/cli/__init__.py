@@ -16,6 +16,7 @@ from stantune.cli.data import data
 from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
 from stantune.cli.profile import profile
+from stantune.cli.report import report
 from stantune.cli.search import brackets, search
 from stantune.cli.streams import lasting_streams
 from stantune.cli.train import problems, train
@@ -57,6 +58,7 @@ app.command()(profile)
 app.command()(entries)
 app.command()(doctor)
 app.command()(dashboard)
+app.command()(report)
 app.add_typer(data, name="data")
 
 
