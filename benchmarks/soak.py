@@ -25,7 +25,6 @@ import sys
 import tarfile
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import soaked
+from processes import Process, family, fork, line_of
 
 import stantune as st
 from stantune.search.plan.values import Final, FinalResult, Training
@@ -45,12 +45,6 @@ from stantune.search.watching import Silent
 FINALISTS = 2
 # What a killed search had running has so long to be gone; Ray first has to notice that its driver is.
 LEFT_SECONDS = {"local": 10.0, "ray": 60.0}
-# What processes are, by what stands in their command lines. Ray's own ones are none of these.
-KINDS = {
-    "worker": (b"spawn_main", b"ray::RayWorker"),
-    "command": (soaked.PROGRAM.name.encode(), b"tee\0-a", b"read -r line; kill"),
-    "other": (b"multiprocessing.resource_tracker",),
-}
 
 # Modules that the objectives need besides, by the objective's name.
 NEEDED = {
@@ -190,13 +184,6 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
         update(value if isinstance(value, bytes) else repr(value).encode())
 
 
-class Process(NamedTuple):
-    """A process that a search has started, by its number and when it began, as numbers are used again."""
-
-    number: int
-    began: str
-
-
 class Killer:
     """Kills at random moments, and counts.
 
@@ -210,7 +197,7 @@ class Killer:
         self.killed: Counter[str] = Counter()
         self.finals = self.left = 0
         self._moments = random.Random(seed)
-        self._mark = f"{soaked.OFTEN}={mark}".encode()
+        self._mark = mark
         self._left_seconds = left_seconds
         # What killed searches had running, and until when it has to be gone.
         self._leaving: dict[Process, float] = {}
@@ -251,7 +238,7 @@ class Killer:
     def _kill(self, main: int, place: Path) -> int | None:
         """Kill a process of a search; return how the main one ended, None where it was another one."""
         victims: dict[str, list[Process]] = {"main": []}
-        for process, kind in self._family().items():
+        for process, kind in family(soaked.OFTEN, self._mark).items():
             if kind in ("worker", "command") and process not in self._leaving:
                 victims.setdefault(kind, []).append(process)
         kind = self._moments.choice(list(victims))
@@ -273,64 +260,21 @@ class Killer:
     def _see_off(self, wait: bool) -> None:
         """Have what a search that has ended had running go, now or while the next one begins; count what does not."""
         now = time.monotonic()
-        for process in self._family():
+        for process in family(soaked.OFTEN, self._mark):
             self._leaving.setdefault(process, now + self._left_seconds)
         while self._leaving:
-            alive = self._family()
+            alive = family(soaked.OFTEN, self._mark)
             self._leaving = {process: until for process, until in self._leaving.items() if process in alive}
             for process, until in list(self._leaving.items()):
                 if time.monotonic() > until:
                     self.left += 1
-                    print(f"left over: {_line(process.number)!r}", file=sys.stderr)
+                    print(f"left over: {line_of(process.number)!r}", file=sys.stderr)
                     # It is counted once.
                     os.kill(process.number, signal.SIGKILL)
                     del self._leaving[process]
             if not wait:
                 return
             time.sleep(0.01)
-
-    def _family(self) -> dict[Process, str]:
-        """Return the processes that searches have started, those of Ray's that train for them too, and their kinds."""
-        found: dict[Process, str] = {}
-        for entry in os.scandir("/proc"):
-            if not entry.name.isdigit():
-                continue
-            line = _line(int(entry.name))
-            kind = next((kind for kind, signs in KINDS.items() if any(sign in line for sign in signs)), None)
-            with contextlib.suppress(OSError):
-                if kind is None or not self._is_ours(Path(entry.path), line):
-                    continue
-                stat = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-                if stat[0] not in "ZX":
-                    found[Process(int(entry.name), stat[19])] = kind
-        return found
-
-    def _is_ours(self, process: Path, line: bytes) -> bool:
-        if line.startswith(b"ray::"):
-            # It has written over its environment; its node has not.
-            parent = Path(process, "stat").read_text().rpartition(")")[2].split()[1]
-            process = Path("/proc", parent)
-        return self._mark in Path(process, "environ").read_bytes().split(b"\0")
-
-
-def fork(body: Callable[[], object], said: Path) -> int:
-    """Run something in a child process, and keep what it says: Python speaks of workers whose parent is gone."""
-    process = os.fork()
-    if process == 0:
-        log = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        code = 1
-        try:
-            body()
-            code = 0
-        except BaseException:
-            # Nobody else would say it, as the process ends here.
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return process
 
 
 def undisturbed(call: Call, place: Path) -> Result:
@@ -369,13 +313,6 @@ def checkpoints(place: Path) -> list[tuple[str, int]]:
 
 def _is_written(name: str) -> bool:
     return name.startswith(("trial-", "final"))
-
-
-def _line(process: int) -> bytes:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 @contextmanager

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-def soaked(*options: str) -> list[dict[str, str]]:
+def soaked(*options: str, script: str = "soak.py") -> list[dict[str, str]]:
     """Return the rows of the table that the script prints."""
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *options], capture_output=True, text=True, timeout=900, check=False
+        [sys.executable, str(BENCHMARKS / script), *options], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines())
@@ -28,11 +28,32 @@ def check(told: dict[str, str], kills: int) -> None:
     assert (told["left over"], told["different"]) == ("0", "0")
 
 
+def check_commands(told: dict[str, str], kills: int) -> None:
+    assert int(told["kills"]) == kills
+    assert int(told["came to the end"]) >= 1
+    assert (told["left over"], told["different"]) == ("0", "0")
+
+
 @pytest.mark.parametrize("objective", ["chains", "command"])
 def test_soak_of_a_few_kills(objective: str) -> None:
     (told,) = soaked("--objective", objective, "--kills", "6", "--seed", "3")
     assert told["objective"] == objective
     check(told, 6)
+
+
+@pytest.mark.parametrize("way", ["fetch", "fresh"])
+def test_soak_of_commands_that_are_killed_a_few_times(way: str) -> None:
+    (told,) = soaked("--way", way, "--kills", "4", "--seed", "3", script="soak_command.py")
+    assert told["way"] == way
+    check_commands(told, 4)
+
+
+@pytest.mark.slow
+def test_soak_of_commands_in_every_way() -> None:
+    rows = soaked("--kills", "6", "--seed", "4", script="soak_command.py")
+    assert [told["way"] for told in rows] == ["start", "fresh", "final", "workers", "fetch"]
+    for told in rows:
+        check_commands(told, 6)
 
 
 @pytest.mark.slow
