@@ -130,7 +130,7 @@ def test_numbers_far_from_zero_are_not_taken_for_a_divergence() -> None:
         ({"data": halves(TABLE + np.inf, np.arange(240) % 3)}, "the inputs of train hold values that are no finite"),
         ({"data": halves(TABLE, TABLE[:, :3]), "loss": "binary cross entropy"}, "hold other values than 0 and 1"),
         ({"data": halves(TABLE, TABLE[:, 0]), "loss": "huber"}, r"makes \(2, 3\) .* the loss 'huber' needs \(2,\)"),
-        ({"data": halves(TABLE[:, :3], np.arange(240) % 3)}, r"network fails on inputs of shape \(2, 3\) \(mat1"),
+        ({"data": halves(TABLE[:, :3], np.arange(240) % 3)}, r"inputs of shape \(2, 3\) \(RuntimeError: mat1"),
         ({"data": halves(TABLE[:0], np.arange(0))}, "its data have no training samples; give them some"),
         (
             {"data": lambda root: 5},
@@ -320,6 +320,26 @@ def test_functions_that_would_fail_each_trial_are_tried_first(field: str, given:
     what = problem(lines(3), halves(TABLE, TABLE[:, :3].argmax(1)), **{field: given})
     with pytest.raises(UsageError, match=sentence):
         what.load()
+
+
+class Wrong(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.nothing(inputs)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("network", "sentence"),
+    [
+        (lambda: Wrong(4, 3), r"network fails on inputs of shape \(2, 4\) \(AttributeError: 'Wrong' object has no"),
+        (lambda: {}["width"], r"its network cannot be made \(KeyError: 'width'\); mend that"),
+        (lambda: nn.Linear(4, -3), r"its network cannot be made \(RuntimeError: .*-3.*\); mend that"),
+    ],
+    ids=["forward", "making", "layer"],
+)
+def test_a_network_s_own_mistake_is_a_sentence(network: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        problem(network, halves(TABLE, TABLE[:, :3].argmax(1))).load()
 
 
 def test_an_augmentation_that_needs_the_setting_is_not_blamed_for_it() -> None:

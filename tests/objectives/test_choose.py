@@ -156,6 +156,13 @@ def test_a_problem_of_a_file(file):
     assert (found.name, found.source, found.data) == ("mine", f"{path}:mine", path.parent)
 
 
+def test_a_problem_for_the_file_s_own_use_is_none_to_choose(file):
+    more = "from dataclasses import replace\n_base, mine = mine, replace(mine, name='second')\n"
+    path = file(f"{textwrap.dedent(PROBLEM)}\n{more}")
+    assert find_objective(str(path)).name == "second"
+    assert find_objective(f"{path}:_base").name == "mine"
+
+
 def test_an_objective_of_a_file_travels(file, monkeypatch):
     found = find_objective(str(file(OTHER)))
     assert found.name == "mine"
@@ -175,7 +182,7 @@ def test_an_objective_of_a_file_travels(file, monkeypatch):
             r"own.py:helper is a function and no Problem or Objective; put @stantune.objective\(space=..., ",
         ),
         (ONE, ":FACTOR", r"own.py:FACTOR is a float and no Problem or Objective; name one"),
-        ("x = 1", "", r"own.py is taken where it has one Problem.*, and it has none; give .*own.py:NAME"),
+        ("x = 1", "", r"own.py is taken where it has one Problem.*, and it has none; put @stantune.objective\("),
         ("x = 1", ":y", r"own.py has nothing called 'y'; it has nothing that can be searched"),
         (ONE + PROBLEM, "", r"it has 2 of them \(train, mine\); give .*own.py:NAME"),
         ("1 / 0", "", "own.py cannot be run: ZeroDivisionError: division by zero"),

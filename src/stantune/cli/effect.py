@@ -23,7 +23,7 @@ def check_effect(problem: Problem, setting: Mapping[str, Any], stan: Stan) -> No
     from stantune.stan.surgery import accelerate_
 
     with effective(problem):
-        accelerate_(problem.build(setting), replace(stan, rate=0.5) if stan.rate == "auto" else stan)
+        accelerate_(problem.tried(setting), replace(stan, rate=0.5) if stan.rate == "auto" else stan)
 
 
 @contextmanager

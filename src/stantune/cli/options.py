@@ -389,7 +389,7 @@ def warn_of_no_effect(problem: Problem, stan: Stan | None, console: Console) -> 
         stan = dataclasses.replace(stan, rate=0.5)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NoEffectWarning)
-        accelerate_(problem.build({}), stan)
+        accelerate_(problem.tried({}), stan)
     for warning in caught:
         if issubclass(warning.category, NoEffectWarning):
             console.print(f"note: {warning.message}", soft_wrap=True)

@@ -122,11 +122,12 @@ def check_network(
         model = _new(name, build).eval()
         try:
             outputs = model(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            first = str(error).partition("\n")[0]
+        except StantuneError:
+            raise
+        except Exception as error:
             raise UsageError(
-                f"problem {name!r}: the network fails on inputs of shape {tuple(inputs.shape)} ({first}); have it take "
-                "those"
+                f"problem {name!r}: the network fails on inputs of shape {tuple(inputs.shape)} "
+                f"({one_line(words_of(error))}); have it take those"
             ) from error
         _check_scalars(name, loss, measure, outputs, few.targets)
     if loss.targets == "any":

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from stantune.arguments import function, names, number, one_of, shown, text, whole
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import StantuneError, UsageError, words_of
 from stantune.images.data import Dataset, Normalise
 from stantune.images.data.catalog import describe
 from stantune.images.data.holding_out import HOW
 from stantune.images.measures import Measure
 from stantune.images.solver import Solver
 from stantune.space import Space
+from stantune.texts import one_line
 
 # What an augmentation is called with.
 IMAGES = ("images", "ids", "generator")
@@ -61,9 +62,8 @@ def loaded(name: str, data: Callable[[Any], Any], root: Any) -> Dataset:
     except Exception as error:
         # A mistake of the function, told by its own line: the frame below ours.
         at = traceback.extract_tb(error.__traceback__)[:2][-1]
-        first = str(error).partition("\n")[0]
         raise UsageError(
-            f"problem {name!r}: its data cannot be loaded ({type(error).__name__}: {first}, in {at.filename}, line "
+            f"problem {name!r}: its data cannot be loaded ({one_line(words_of(error))}, in {at.filename}, line "
             f"{at.lineno}); mend that"
         ) from error
     if not isinstance(dataset, Dataset):

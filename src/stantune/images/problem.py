@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stantune.errors import UsageError
+from stantune.errors import StantuneError, UsageError, words_of
 from stantune.images import data as datasets
 from stantune.images.checks import (
     check_augment,
@@ -33,6 +33,7 @@ from stantune.images.solver import Policy, Solver
 from stantune.images.space_checks import check_layers, check_space
 from stantune.protocols import Metric
 from stantune.space import Space
+from stantune.texts import one_line
 from stantune.training.trainable import Criterion
 
 # Where nobody says another one.
@@ -153,6 +154,17 @@ class Problem:
         keywords = inspect.signature(self.network).parameters
         return self.network(**{name: value for name, value in setting.items() if name in keywords})
 
+    def tried(self, setting: Mapping[str, Any]) -> nn.Module:
+        """Return a new network before anything trains: raises UsageError where the user's function fails."""
+        try:
+            return self.build(setting)
+        except StantuneError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"problem {self.name!r}: its network cannot be made ({one_line(words_of(error))}); mend that"
+            ) from error
+
     def load(self, root: Path | None = None, *, full: bool = False) -> Splits:
         """Return the problem's data, split; with `full` nothing is held out and `validation` is empty.
 
@@ -237,7 +249,7 @@ class Problem:
     def _look(self, splits: Splits) -> None:
         """Raise UsageError where the network, the loss, the measure, the solver and the data do not go together."""
         model = check_network(
-            self.name, self.build, self._loss(), self._measure(), splits.normaliser, splits.train, splits.classes
+            self.name, self.tried, self._loss(), self._measure(), splits.normaliser, splits.train, splits.classes
         )
         check_judged_test(self.name, self._measure(), model, splits.normaliser, splits.validation, splits.test)
         with torch.random.fork_rng([]):

@@ -127,10 +127,14 @@ def _loaded(source: str) -> tuple[Any, str]:
         return found, source
     there = _searchable(_module(Path(source)))
     if len(there) != 1:
-        have = f"{len(there)} of them ({', '.join(there)})" if there else "none"
+        have = (
+            f"{len(there)} of them ({', '.join(there)}); give {source}:NAME"
+            if there
+            else "none; put @stantune.objective(space=..., minimize=...) above a function, or make a Problem"
+        )
         raise UsageError(
             f"{source} is taken where it has one Problem, Objective or function with @stantune.objective, and it has "
-            f"{have}; give {source}:NAME"
+            f"{have}"
         )
     ((attribute, found),) = there.items()
     return found, f"{source}:{attribute}"
@@ -141,11 +145,11 @@ def _names_file(source: str) -> bool:
 
 
 def _searchable(module: ModuleType) -> dict[str, Any]:
-    """Return the Problems and Objectives that a module has, each under the first of its names."""
+    """Return the Problems and Objectives that a module has, each under its first name, but for those of its own use."""
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
         new = all(value is not other for other in found.values())
-        if new and not name.startswith("__") and (_as_problem(value) is not None or _is_objective(value)):
+        if new and not name.startswith("_") and (_as_problem(value) is not None or _is_objective(value)):
             found[name] = value
     return found
 

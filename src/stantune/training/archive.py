@@ -47,7 +47,7 @@ def read(content: bytes) -> Any:
 def _check_program(program: bytes, most: int) -> None:
     """Raise UnsoundError where reading a pickle would make or hash a value of more than so many."""
     stack: list[int | None] = []  # how many values each one is, 1 for what cannot be hashed; None for a mark
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
     total = 0
     for opcode, argument, _ in pickletools.genops(program):
         name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
