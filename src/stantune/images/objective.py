@@ -273,7 +273,7 @@ def _say_of_no_effect(problem: Problem, stan: Stan, say: Callable[[str], None]) 
     """Say once, before the first trial, where STAN changes nothing; the trials themselves are silent about it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", NoEffectWarning)
-        accelerate_(problem.build({}), stan)
+        accelerate_(problem.tried({}), stan)
     for warning in caught:
         if issubclass(warning.category, NoEffectWarning):
             say(f"note: {warning.message}")
