@@ -17,6 +17,7 @@ from stantune.report.entries_result import EntriesResult
 from stantune.report.profile import ProfileResult
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.search.contract import SearchSummary
+from stantune.search.operating import ExportResult, ListResult, StatusResult, TrialReport
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, type[BaseModel]] = {
@@ -29,6 +30,10 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "stantune entries": EntriesResult,
     "stantune profile": ProfileResult,
     "stantune doctor": DoctorResult,
+    "stantune status": StatusResult,
+    "stantune list": ListResult,
+    "stantune show": TrialReport,
+    "stantune export": ExportResult,
 }
 WORDS: dict[Any, str] = {
     str: "text",

@@ -13,11 +13,17 @@ from stantune.cli import options
 from stantune.cli.compare import compare
 from stantune.cli.dashboard import dashboard
 from stantune.cli.data import data
+from stantune.cli.delete import delete
 from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
+from stantune.cli.export import export
+from stantune.cli.list import list_searches
 from stantune.cli.profile import profile
 from stantune.cli.report import report
 from stantune.cli.search import brackets, search
+from stantune.cli.show import show
+from stantune.cli.status import status
+from stantune.cli.stop import stop
 from stantune.cli.streams import lasting_streams
 from stantune.cli.train import problems, train
 from stantune.cli.wording import worded
@@ -58,6 +64,12 @@ app.command()(profile)
 app.command()(entries)
 app.command()(doctor)
 app.command()(dashboard)
+app.command()(status)
+app.command("list")(list_searches)
+app.command()(show)
+app.command()(export)
+app.command()(stop)
+app.command()(delete)
 app.command()(report)
 app.add_typer(data, name="data")
 

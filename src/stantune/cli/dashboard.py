@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.directories import Directory, Storage
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="A search's directory, running or not.")]
-Storage = Annotated[
-    str | None, typer.Option("--storage", metavar="URL", help="The search's storage, where its URL has a password.")
-]
 Host = Annotated[str, typer.Option("--host", help="The address to listen on; 0.0.0.0 for all of this machine's.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on; 0 for any that is free.")]
 

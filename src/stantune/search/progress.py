@@ -18,12 +18,14 @@ class Progress:
     Attributes:
         metric: what trials are compared by.
         unit: what iterations are called.
+        begun: trainings that this process has begun.
         retried: trainings that failed and were begun again, by this process.
     """
 
     def __init__(self, plan: Sequence[Bracket], metric: Metric, unit: str = "iteration") -> None:
         self.metric = metric
         self.unit = unit
+        self.begun = 0
         self.retried = 0
         self._plan = plan
         self._rows: Sequence[TrialRow] = ()
@@ -48,6 +50,7 @@ class Progress:
     def begin(self, job: Training, rows: Sequence[TrialRow]) -> None:
         """A job begins."""
         self._rows = rows
+        self.begun += 1
         self._running[job] = None
 
     def iteration(self, job: Training, done: int) -> None:

@@ -365,6 +365,7 @@ class Session:
         self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
+        self._recorder.beat(self._progress)
         params = dict(rows[job.number].params)
         if isinstance(job, Final):
             seed = self._settings.final_seed()

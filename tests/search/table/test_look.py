@@ -8,11 +8,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from numbers_objective import Numbers
+from told import METRIC, NUMBERS, SETTINGS, play
 
 from stantune.errors import StantuneError, UsageError
-from stantune.outcome import Cost, Outcome
-from stantune.protocols import Metric
 from stantune.search.plan.finals import winner_of
 from stantune.search.plan.standings import ranking
 from stantune.search.session import open_session
@@ -24,19 +22,6 @@ from stantune.search.table.last_run import LastRun
 from stantune.search.table.log import logging_to
 from stantune.search.table.look import look
 
-METRIC = Metric("accuracy", "maximize", "%")
-NUMBERS = Numbers(name="numbers", length=None, metric=METRIC, unit="epoch")
-SETTINGS = SearchSettings(seed=1, max_resource=9, min_resource=1, finalists=2)
-
-
-def play(directory: SearchDirectory, settings: SearchSettings = SETTINGS, most: int = 1000) -> None:
-    """Run a search, or so many of its segments."""
-    with directory.locked(), open_session(NUMBERS, settings, directory, places=3) as session:
-        while most and (segment := session.ask()):
-            value = 50.0 + segment.trial % 7 + segment.stop
-            session.tell(segment, Outcome(segment.stop, {METRIC.name: value}, None, False, Cost(exact=segment.stop)))
-            most -= 1
-
 
 def test_each_state_is_told_from_the_others(tmp_path: Path) -> None:
     directory = SearchDirectory(tmp_path / "search")
@@ -44,13 +29,12 @@ def test_each_state_is_told_from_the_others(tmp_path: Path) -> None:
     seen = look(directory.path)
     assert (seen.state, seen.problem, seen.unit, seen.metric) == ("interrupted", "numbers", "epoch", METRIC)
     assert seen.plan == SETTINGS.plan()
-    assert [row.errors for row in seen.rows] == [{1: -(51.0 + number)} for number in range(5)]
+    assert [row.errors for row in seen.rows] == [{1: -51.0}, {1: -52.0}, {1: -53.0}, {}, {1: -55.0}]
     with directory.locked():
         assert look(directory.path).state == "running"
     trials = sum(bracket.rungs[0].trials for bracket in seen.plan)
-    # All trials, and one of two final trainings.
-    while look(directory.path).finals_left > 1:
-        play(directory, most=1)
+    # 17 first trainings, 5 further ones, two more of trial 5, which fails; and one of two final trainings.
+    play(directory, most=17 + 5 + 2 + 1 - 5)
     seen = look(directory.path)
     assert (seen.state, len(seen.rows), seen.trials_over, seen.finals_left) == ("interrupted", trials, True, 1)
     play(directory)
@@ -95,7 +79,8 @@ def test_where_there_is_no_search_none_is_made(tmp_path: Path) -> None:
 
 def test_the_last_run_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = SearchDirectory(tmp_path)
-    monkeypatch.setattr(last_run_module, "WRITE_SECONDS", 0.0)
+    for name in ("WRITE_SECONDS", "CHANGE_SECONDS"):
+        monkeypatch.setattr(last_run_module, name, 0.0)
     opened = open_session(NUMBERS, SETTINGS, directory, places=3)
     with contextlib.suppress(StantuneError), directory.locked(), opened as session:
         segment = session.ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import time
@@ -16,8 +17,8 @@ from stantune.search.plan.values import Final
 from stantune.search.progress import Progress
 from stantune.texts import plain
 
-# So often is written down how far trainings are.
-WRITE_SECONDS = 5.0
+# So often is written down how far trainings are, and so often at most, which they are.
+WRITE_SECONDS, CHANGE_SECONDS = 5.0, 1.0
 
 
 class Now(BaseModel):
@@ -86,7 +87,7 @@ class Recorder:
     def __init__(self, file: Path, objective: Objective, finalists: int, places: int, heeds: bool) -> None:
         now = time.time()
         self._file = file
-        self._written = time.monotonic()
+        self._written, self._begun = -math.inf, 0
         self._run = LastRun(
             process=os.getpid(),
             host=socket.gethostname(),
@@ -103,9 +104,10 @@ class Recorder:
 
     def beat(self, progress: Progress) -> None:
         """Write down what is trained, and how far each is, unless that was done just now."""
-        if time.monotonic() - self._written < WRITE_SECONDS:
+        since = time.monotonic() - self._written
+        if since < CHANGE_SECONDS or (since < WRITE_SECONDS and progress.begun == self._begun):
             return
-        self._written = time.monotonic()
+        self._written, self._begun = time.monotonic(), progress.begun
         now = tuple(
             Now(trial=job.number, at=at, stop=job.stop, final=isinstance(job, Final))
             for job, at in progress.running.items()

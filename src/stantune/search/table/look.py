@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from stantune.errors import StoreError, UsageError
+from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.outcome import Cost, total
 from stantune.protocols import Metric
 from stantune.search.plan.asha import async_plan
 from stantune.search.plan.coordinator import ready_jobs
@@ -64,6 +65,18 @@ class Seen:
         return int(self.identity["max-iterations"])
 
     @property
+    def trials_planned(self) -> int:
+        """Trials of the whole plan."""
+        return sum(bracket.rungs[0].trials for bracket in self.plan)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What all trainings that are in the table took."""
+        return total(
+            [cost for row in self.rows for cost in row.costs.values()] + [f.cost for f in self.finals.values()]
+        )
+
+    @property
     def finalists(self) -> int:
         """How many final trainings there are to be."""
         return self.run.finalists if self.run else 1
@@ -80,7 +93,7 @@ class Seen:
         return not ready_jobs(self.plan, self.rows)
 
     @property
-    def state(self) -> str:
+    def state(self) -> Literal["running", "interrupted", "done"]:
         """Say in a word where it is: "running", "interrupted" (also by a kill), "done"."""
         if self.running:
             return "running"
@@ -99,10 +112,12 @@ def look(path: Path, storage: str | None = None) -> Seen:
         StantuneError: it cannot be read, or holds what no search writes.
     """
     directory = SearchDirectory.begun(path, storage)
-    nothing = UsageError(f"there is no search in {path}; give the directory of one, as `out` named it")
+    nothing: StantuneError = UsageError(f"there is no search in {path}; give the directory of one, as `out` named it")
     if not directory.may_hold_search():
         raise nothing
     run, running = LastRun.read(directory.run), directory.in_use()
+    if running:
+        nothing = StantuneError(f"the search in {path} is beginning and has no table yet; look again in a moment")
     with reading(directory.url, directory.study) as found:
         if found is None:
             raise nothing

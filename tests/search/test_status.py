@@ -1,0 +1,213 @@
+"""Where a search stands, by hand-made numbers; all searches below a folder; a trial; rows for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from told import METRIC, NUMBERS, SETTINGS, outcome, play
+
+from stantune.errors import StantuneError, UsageError
+from stantune.search import exporting
+from stantune.search.exporting import copy_study, csv_of, parquet_of, rows_of
+from stantune.search.session import open_session
+from stantune.search.settings import SearchSettings
+from stantune.search.status import searches_below, status_of
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.look import look
+from stantune.search.trial_report import trial_report
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a search that is done: trial 3 diverged, trial 5 failed three times."""
+    directory = SearchDirectory(tmp_path_factory.mktemp("searches") / "done")
+    play(directory)
+    return directory.path
+
+
+def test_a_search_that_is_done(done: Path) -> None:
+    result = status_of(look(done))
+    assert (result.state, result.problem, result.unit) == ("done", "numbers", "epoch")
+    counts = result.counts
+    assert (counts.trials, counts.promoted, counts.diverged, counts.failed, counts.retries) == (17, 4, 1, 1, 2)
+    assert [[(rung.iterations, rung.trials, rung.done) for rung in bracket.rungs] for bracket in result.brackets] == [
+        [(1, 9, 9), (3, 3, 3), (9, 1, 1)],
+        [(3, 5, 5), (9, 1, 1)],
+        [(9, 3, 3)],
+    ]
+    first = result.brackets[0].rungs[0]
+    assert (first.diverged, first.promoted) == (2, 3)
+    assert (result.finals, result.finals_planned, result.training, result.workers) == (2, 2, [], None)
+    assert [(each.trial, each.iterations, each.for_good) for each in result.failures] == [
+        (5, 1, False),
+        (5, 1, False),
+        (5, 1, True),
+    ]
+    assert result.best is not None
+    # Trial 6 of the first bracket was trained to the end: 50 + 6 + 9.
+    assert (result.best.trial, result.best.value, result.best.iterations) == (6, 65.0, 9)
+    # Of 2 s for each iteration: 9 x 1 (the failed one has no cost), 3 x 2, 6, 5 x 3, 6, 3 x 9, and two final trainings.
+    assert result.seconds.training == 2.0 * (8 + 6 + 6 + 15 + 6 + 27 + 18)
+    assert (result.seconds_left, result.failure) == (None, None)
+    assert result.ended is not None
+
+
+def test_a_search_that_runs(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path)
+    with directory.locked(), open_session(NUMBERS, SETTINGS, directory, places=2) as session:
+        segments = [session.ask() for _ in range(3)]
+        assert segments[0] is not None
+        time.sleep(1.1)
+        for segment in segments[:2]:
+            assert segment is not None
+            session.tell(segment, outcome(segment))
+        assert session.ask() is not None
+        seen = look(tmp_path)
+        result = status_of(seen)
+    assert (result.state, result.workers, result.process) == ("running", 2, os.getpid())
+    assert [(now.trial, now.iterations, now.stop, now.final) for now in result.training] == [
+        (2, 0, 1, False),
+        (3, 0, 1, False),
+    ]
+    assert result.ended is None
+    # 2 of 17 trials, each 1 epoch; what is left of the plan (69 epochs in all) and two final trainings of 9.
+    assert result.seconds_left == pytest.approx((69 - 2 + 18) * result.seconds.total / 2 / 2)
+
+
+def test_what_a_killed_run_was_doing_is_no_news(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path)
+    play(directory, most=4)
+    note = json.loads(directory.run.read_text())
+    training = [{"trial": 4, "at": 0, "stop": 1, "final": False}]
+    directory.run.write_text(json.dumps(note | {"ended": None, "seen": note["begun"] + 7, "training": training}))
+    result = status_of(look(tmp_path))
+    assert (result.state, result.training, result.workers, result.ended) == ("interrupted", [], None, None)
+    assert result.seconds_run == pytest.approx(7)
+
+
+def test_all_searches_below_a_folder(done: Path, tmp_path: Path) -> None:
+    os.symlink(done, tmp_path / "a link")
+    for number, name in enumerate(("old", "deep/er/one", "broken")):
+        play(SearchDirectory(tmp_path / name), most=number + 1)
+    (tmp_path / "broken" / "search.db").write_bytes(b"x" * 5000)
+    (tmp_path / "no search").mkdir()
+    (tmp_path / "no search" / "search.json").write_text(json.dumps({"storage": "search.db", "begun": False}))
+    for path in (tmp_path / "old").iterdir():
+        os.utime(path, (1e9, 1e9))
+    result = searches_below(tmp_path)
+    assert [Path(found.directory).relative_to(tmp_path).as_posix() for found in result.searches] == [
+        "broken",
+        "deep/er/one",
+        "old",
+    ]
+    broken, one, old = result.searches
+    assert (broken.state, broken.problem) == (None, None)
+    assert broken.error is not None
+    assert "cannot be used" in broken.error
+    assert (one.problem, one.state, one.trials, one.trials_planned, one.best) == ("numbers", "interrupted", 2, 17, 52.0)
+    assert (old.changed, old.error) == ("2001-09-09T01:46:40+00:00", None)
+    with pytest.raises(UsageError, match="there is no folder"):
+        searches_below(tmp_path / "nowhere")
+
+
+def test_a_trial(done: Path) -> None:
+    seen = look(done)
+    best = trial_report(seen, 6)
+    assert (best.status, best.iterations, best.cause) == ("finished", 9, None)
+    assert [(rung.iterations, rung.value, rung.metrics) for rung in best.rungs] == [
+        (stop, 56.0 + stop, {METRIC.name: 56.0 + stop, "other": 1.0}) for stop in (1, 3, 9)
+    ]
+    assert [rung.seconds.training for rung in best.rungs if rung.seconds is not None] == [2.0, 4.0, 12.0]
+    assert [(final.rank, final.value) for final in best.finals] == [(0, 65.0)]
+    assert best.checkpoint is None
+    checkpoint = seen.directory.checkpoint(6)
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.write_bytes(b"x")
+    assert trial_report(seen, 6).checkpoint == str(checkpoint)
+    diverged, failed = trial_report(seen, 3), trial_report(seen, 5)
+    assert (diverged.status, diverged.diverged_at) == ("diverged", 0)
+    assert [(rung.iterations, rung.value) for rung in diverged.rungs] == [(1, None)]
+    assert (failed.status, failed.cause) == ("failed", "RuntimeError: [these] shapes do not fit")
+    assert len(failed.failures) == 3
+    for number in (-1, 17):
+        with pytest.raises(UsageError, match=f"there is no trial {number} in .*; its trials are 0 to 16"):
+            trial_report(seen, number)
+
+
+def test_a_row_for_each_trial_and_rung(done: Path) -> None:
+    rows = rows_of(look(done))
+    # 17 first rungs, 3 + 1 and 1 further ones.
+    assert len(rows) == 22
+    assert all(list(row) == list(rows[0]) for row in rows)
+    assert [(row["rung"], row["accuracy"], row["status"]) for row in rows if row["trial"] == 6] == [
+        (1, 57.0, "finished"),
+        (3, 59.0, "finished"),
+        (9, 65.0, "finished"),
+    ]
+    (diverged,), (failed,) = ([row for row in rows if row["trial"] == number] for number in (3, 5))
+    assert (diverged["accuracy"], diverged["resource"], diverged["diverged_at"]) == (None, 0, 0)
+    assert (failed["accuracy"], failed["cause"]) == (None, "RuntimeError: [these] shapes do not fit")
+    read = list(csv.DictReader(io.StringIO(csv_of(rows).decode(), newline="")))
+    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows] == read
+
+
+def test_rows_of_several_kinds_are_a_parquet_file() -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    cells = [1, "one", None, True, 2.5, "(1, 2)"]
+    rows = [
+        {"trial": number, "params_any": cell, "params_none": None, "value": 1.5} for number, cell in enumerate(cells)
+    ]
+    read = pandas.read_parquet(io.BytesIO(parquet_of(rows)))
+    assert list(read["trial"]) == list(range(6))
+    assert [None if pandas.isna(cell) else cell for cell in read["params_any"]] == [
+        None if cell is None else str(cell) for cell in cells
+    ]
+    assert len(pandas.read_parquet(io.BytesIO(parquet_of([])))) == 0
+
+
+def test_a_study_is_copied_whole_or_not_at_all(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, url = SearchDirectory.begun(done), f"sqlite:///{tmp_path / 'others.db'}"
+    with monkeypatch.context() as patch:
+        copy = exporting.optuna.copy_study
+
+        def cut(**options: object) -> None:
+            copy(**options)
+            raise KeyboardInterrupt
+
+        patch.setattr(exporting.optuna, "copy_study", cut)
+        with pytest.raises(KeyboardInterrupt):
+            copy_study(directory, url)
+    assert optuna.get_all_study_names(url) == []
+    name = copy_study(directory, url)
+    study = optuna.load_study(study_name=name, storage=url)
+    assert (len(study.trials), study.best_trial.number, study.best_value) == (17, 6, 65.0)
+    with pytest.raises(UsageError, match=r"holds a study .* already"):
+        copy_study(directory, url)
+    assert optuna.get_all_study_names(url) == [name]
+
+
+def test_an_interrupted_search_has_rows_of_trials_on_their_way(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path)
+    settings = SearchSettings(seed=1, max_resource=9, min_resource=3, brackets=1)
+    play(directory, settings, most=1)
+    with directory.locked(), open_session(NUMBERS, settings, directory) as session:
+        assert session.ask() is not None
+    rows = rows_of(look(tmp_path))
+    assert [(row["trial"], row["rung"], row["accuracy"], row["status"]) for row in rows] == [
+        (0, 3, 53.0, "running"),
+        (1, 3, None, "running"),
+    ], "one waits for its rung's end, and one was being trained"
+
+
+def test_parquet_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(StantuneError, match=r"pip install 'stantune\[parquet\]'"):
+        parquet_of([{"trial": 0}])
