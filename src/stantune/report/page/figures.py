@@ -137,7 +137,8 @@ def _curves(search: SearchNumbers, place: int) -> Picture | None:
         f"Each line is a trial, with a point for each rung that it reached; final trainings are not among them. "
         f"Point at one for its setting.{_rates_in_words(search)}"
     )
-    return Picture("curves", "Learning curves", caption, data, layout, ("yaxis", "xaxis"))
+    values = [value for curves in search.curves for value in curves.value]
+    return Picture("curves", "Learning curves", caption, data, layout, (*_logarithmic(values), "xaxis"))
 
 
 def _rates(search: SearchNumbers, first: int) -> list[dict[str, Any]]:
@@ -208,8 +209,14 @@ def _best(searches: Sequence[SearchNumbers], places: Sequence[int]) -> list[Pict
             else "training, evaluation and all else, added up over workers."
         )
         title = f"Best so far, by {by if by == 'seconds' else f'{drawn[0][0].summary.unit}s'}"
-        pictures.append(Picture(f"best-{by}", title, caption, data, layout, ("yaxis", "xaxis")))
+        values = [value for search, _ in drawn for value in search.best.value]
+        pictures.append(Picture(f"best-{by}", title, caption, data, layout, (*_logarithmic(values), "xaxis")))
     return pictures
+
+
+def _logarithmic(values: Sequence[float | None]) -> tuple[str, ...]:
+    """Return the axis of these values where they have logarithms."""
+    return ("yaxis",) if all(value is None or value > 0 for value in values) else ()
 
 
 def _flow(search: SearchNumbers) -> Picture | None:
@@ -366,4 +373,5 @@ def _slice(search: SearchNumbers, place: int, number: int) -> Picture | None:
         axis["type"] = "log"
     layout = {"xaxis": axis, "yaxis": {"title": {"text": _metric(search)}}, "height": 300}
     never = f" Never tried: {', '.join(each.untried)}." if each.untried else ""
-    return Picture(f"slice-{number}", each.name, f"{_sampled(search).strip()}{never}".strip(), data, layout, ("yaxis",))
+    axes = _logarithmic(search.trials.value)
+    return Picture(f"slice-{number}", each.name, f"{_sampled(search).strip()}{never}".strip(), data, layout, axes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from stantune.protocols import Metric
-from stantune.search.plan.values import WarmStart
+from stantune.search.plan.values import WarmStart, with_tuples
 from stantune.search.propose.sampler import SAMPLERS, Asked, Sampler
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
@@ -83,8 +83,8 @@ def settings_of(identity: Mapping[str, Any]) -> SearchSettings:
         sampler=sampler,
         lag=identity.get("lag", 16),
         start=None if label is None else WarmStart("", label, (), ()),
-        enqueue=tuple(identity.get("enqueue", ())),
-        fixed=identity.get("fixed", {}),
+        enqueue=tuple(map(with_tuples, identity.get("enqueue", ()))),
+        fixed=with_tuples(identity.get("fixed", {})),
         rates=_rates(identity),
         threads=identity.get("threads", 1),
         device=identity.get("device", "cpu"),
