@@ -390,6 +390,25 @@ class Watched(torch.overrides.TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules", "ignore:STAN changes nothing")
+@pytest.mark.parametrize("rate", [1, 0.5, 0.25])
+def test_complex_numbers_are_pytorchs(rate: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).to(torch.complex64)
+    stock = copy.deepcopy(model)
+    images = torch.randn(2, 3, 20, 20, dtype=torch.complex64)
+    handle = accelerate_(model, Stan(rate=rate, period=None))
+    assert (handle.phase == "reduced") == (rate < 1)
+    for order in (torch.contiguous_format, LAST):
+        one, other = (each(images.contiguous(memory_format=order)) for each in (model, stock))
+        assert torch.equal(one, other)
+        for each, output in ((model, one), (stock, other)):
+            each.zero_grad()
+            output.abs().sum().backward()
+        assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), stock.parameters(), strict=True))
+    assert torch.equal(torch.func.vmap(model)(images), torch.func.vmap(stock)(images))
+
+
 @pytest.mark.parametrize("rate", [1, 0.5])
 def test_fake_and_meta_tensors_have_pytorchs_shapes(rate: float) -> None:
     model = reduced(network(), rate)

@@ -274,7 +274,7 @@ class TestMemo:
             Stan(rate="auto", memo=memo)
         with pytest.raises(UsageError, match="no neighbours to copy"):
             Stan(linear=("fc1",))
-        with pytest.raises(UsageError, match="samples=0"):
+        with pytest.raises(UsageError, match="`samples`=0"):
             Memo(samples=0, epoch=1)
         with pytest.raises(UsageError, match="dtype='int8'"):
             Memo(samples=1, epoch=1, dtype="int8")
@@ -303,11 +303,11 @@ def test_a_forgotten_step_is_noticed_and_said_once():
         ({"rate": "fast"}, "rate='fast' is unknown"),
         ({"rate": "auto", "pattern": "rows"}, "pattern='rows' is fixed"),
         ({"tolerance": 0.0}, "tolerance=0.0"),
-        ({"tolerance": float("nan")}, "tolerance=nan"),
+        ({"tolerance": float("nan")}, "`tolerance`=nan"),
         ({"tolerance": 0.3, "period": None}, "period=None has none"),
         ({"pretrain": 8, "tail": 3, "iterations": 10}, "more than iterations=10"),
         ({"offset_sets": 6}, "offset_sets=6 would not .* a multiple of 4"),
-        ({"offset_sets": 0}, "offset_sets=0"),
+        ({"offset_sets": 0}, "`offset_sets`=0"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(setting, sentence):
@@ -323,3 +323,18 @@ def test_restore_takes_everything_off_the_layers():
     restore_(model)
     assert not {"grid", "watch", "memory", "passed"} & set(model[0].__dict__)
     accelerate_(model, Stan())
+
+
+@pytest.mark.parametrize("tolerance", [None, 1.0])
+def test_steps_go_on_where_layers_were_restored(tolerance):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    handle = accelerate_(model, Stan(tolerance=tolerance, period=1))
+    restore_(model[0])
+    for _ in range(4):
+        model(torch.randn(2, 3, 12, 12)).sum().backward()
+        handle.step()
+    assert handle.kept == 0.75
+    restore_(model)
+    handle.step()
+    handle.step()
+    assert not {"grid", "watch"} & {name for layer in model for name in layer.__dict__}

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from stantune import NoEffectWarning, Stan, accelerate_, restore_
-from stantune.errors import UsageError
-from stantune.stan.config import Memo
+from stantune.errors import StanWarning, UsageError
+from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.entries import PATTERNS, draw_grid
 from stantune.stan.layers import StanConv2d
 from stantune.stan.meprop import MeProp, MePropLinear
+from stantune.stan.plan import Plan
 from stantune.stan.schedule import Phase
+from stantune.stan.timing import ModelTimes
 
 
 def network() -> nn.Sequential:
@@ -120,6 +122,47 @@ def test_a_subclass_with_its_own_forward_is_left_alone():
     assert type(model[0]) is Doubled
 
 
+@pytest.mark.parametrize("line", [False, True], ids=["2-d", "1-d"])
+def test_depthwise_convolutions_are_left_alone_unless_they_are_named(line):
+    kind = nn.Conv1d if line else nn.Conv2d
+    model = nn.Sequential(kind(4, 8, 1), kind(8, 8, 3, groups=8), kind(8, 8, 3, groups=4), kind(1, 4, 3))
+    by_default = accelerate_(model, Stan()).report
+    assert [bool(line.patterns) for line in by_default] == [True, False, True, True]
+    assert by_default[1].reason.startswith("a depthwise convolution has so few products")
+    restore_(model)
+    assert [bool(line.patterns) for line in accelerate_(model, Stan(layers=("*", "1"))).report] == [True] * 4
+
+
+def test_an_example_that_the_model_refuses_leaves_it_as_it_was(model):
+    for stan in (Stan(rate=0.5), Stan(rate="auto"), Stan(rate=1)):
+        with pytest.raises(UsageError, match="cannot be called on the example"):
+            accelerate_(model, stan, example=torch.randn(2, 1, 8, 8))
+        assert [type(layer) for layer in model] == [type(layer) for layer in network()]
+    accelerate_(model, Stan())
+
+
+def test_what_is_no_model_and_no_setting_is_refused(model):
+    with pytest.raises(UsageError, match=r"a model, an nn\.Module, not the class Conv2d"):
+        accelerate_(nn.Conv2d, Stan())
+    with pytest.raises(UsageError, match="not a value of dict"):
+        accelerate_({}, Stan())
+    with pytest.raises(UsageError, match=r"such as Stan\(rate=0.5\), not a value of float"):
+        accelerate_(model, 0.5)
+
+
+@pytest.mark.parametrize("predicted", [0.8, 0.99, 1.4, None])
+def test_a_plan_that_is_slower_than_stock_is_said(model, monkeypatch, predicted):
+    stan = Stan(rate=0.5, plan=(LayerPlan("0", ("columns",)),))
+    plan = Plan(stan, ModelTimes((), 1.0, 1), predicted, {})
+    monkeypatch.setattr("stantune.stan.surgery.plan_for", lambda *_, **__: plan)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        accelerate_(model, Stan(rate="auto"), example=torch.randn(2, 3, 8, 8))
+    sentences = [str(each.message) for each in said if each.category is StanWarning]
+    assert len(sentences) == (predicted == 0.8)
+    assert all("would be 0.80 times as fast as with stock PyTorch" in each and "restore_" in each for each in sentences)
+
+
 @pytest.mark.parametrize("model", [nn.Linear(3, 4), nn.Sequential()], ids=["linear", "empty"])
 def test_nothing_to_accelerate_warns(model):
     with pytest.warns(NoEffectWarning, match="it has no convolution"):
@@ -150,7 +193,7 @@ def test_accelerating_twice_is_refused(model):
         ({"rate": 0.3}, "nearest that has one is 0.25"),
         ({"pattern": "spiral"}, "no pattern is called 'spiral'"),
         ({"pattern": "blocks"}, "'blocks' computes 0.25"),
-        ({"period": -1}, "period=-1 is negative"),
+        ({"period": -1}, "`period`=-1 is too small"),
         ({"tail": 5}, "iterations=N"),
     ],
 )

@@ -67,6 +67,11 @@ def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
     if not any(fnmatchcase(name, pattern) for pattern in wanted):
         return f"not among layers={', '.join(wanted)}"
     kinds = (*CONVOLUTIONS, nn.Linear)
+    if _depthwise(module) and not any(fnmatchcase(name, pattern) for pattern in wanted if pattern != "*"):
+        return (
+            "a depthwise convolution has so few products for each entry that the fill costs more than it saves; name "
+            "it in layers= to reduce it all the same"
+        )
     if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
@@ -77,6 +82,11 @@ def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
     if kind is None:
         return f"{type(module).__name__} has no fast form; Conv1d and Conv2d have"
     return f"{type(module).__name__} is not nn.{kind} itself and may compute something else"
+
+
+def _depthwise(module: nn.Module) -> bool:
+    """Tell whether a convolution takes each channel by itself (and there are several)."""
+    return isinstance(module, CONVOLUTIONS) and module.groups == module.in_channels > 1
 
 
 def check_names(what: str, patterns: tuple[str, ...], names: list[str], kind: str) -> None:

@@ -158,6 +158,8 @@ class StanHandle:
             self._memory.begin(iteration)
             return
         for place, layer in enumerate(self._layers):
+            if not isinstance(layer, StanConv1d | StanConv2d | StanLinear):
+                continue  # it was restored meanwhile
             layer.grid = self._grid(place) if phase is Phase.REDUCED else None
             layer.watch = partial(self._choose, place) if phase is Phase.REFRESH and self.stan.chooses else None
 
@@ -225,7 +227,7 @@ class StanHandle:
     def _share(self, place: int) -> float:
         if self._memory is not None:
             return float(self.rate)
-        grid = self._layers[place].grid
+        grid = getattr(self._layers[place], "grid", None)  # none of a layer that was restored meanwhile
         return grid.pattern.rate if isinstance(grid, Grid) and self._whole(place) is None else 1.0
 
     def _whole(self, place: int) -> tuple[int, int] | None:

@@ -197,12 +197,15 @@ class _StanConvolution(_StanLayer, nn.modules.conv._ConvNd):
             return ""
         if ordinary():
             device = common_device(input, self.weight, self.bias)
-            if not device or input.dtype == self.weight.dtype:
+            if not device or not input.dtype.is_floating_point:
+                return ""  # nothing spreads the entries of complex numbers
+            if input.dtype == self.weight.dtype:
                 return device
             both = {input.dtype, self.weight.dtype}
             return device if both <= _CAST and torch.is_autocast_enabled(device.lower()) else ""
         # Transforms also compute a reduced pass a second time (gradients of each sample), which must be the same pass.
         plain = type(input) is Tensor and input.dtype == self.weight.dtype and input.device.type.upper() in DEVICES
+        plain = plain and input.dtype.is_floating_point
         reduces = self.memory is None and isinstance(self.grid, Grid) and plain
         return "transformed" if reduces and transformed() else ""
 

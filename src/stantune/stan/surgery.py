@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from stantune.errors import NoEffectWarning, UsageError
+from stantune.errors import NoEffectWarning, StanWarning, UsageError
 from stantune.stan.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
@@ -29,6 +29,8 @@ SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Sequential: StanSequential,
 }
 ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
+# Below this predicted speed-up a plan is said to be slower than stock: timings err by a few hundredths.
+SLOWER = 0.97
 # Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
 BY_SURGERY = "by_surgery"
 
@@ -68,7 +70,12 @@ def accelerate_(
 
     Warns:
         NoEffectWarning: nothing was changed.
+        StanWarning: the planner measured that STAN makes the model slower than stock PyTorch.
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"accelerate_ takes a model, an nn.Module, not {_kind(model)}")
+    if not isinstance(stan, Stan):
+        raise UsageError(f"stan= takes the settings, such as Stan(rate=0.5), not {_kind(stan)}")
     if any(isinstance(module, tuple(ORIGINAL)) or BY_SURGERY in module.__dict__ for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
     if memory_format is not None:
@@ -98,6 +105,10 @@ def accelerate_(
             line._replace(patterns=(), reason=left_out[line.name]) if line.name in left_out else line for line in report
         ]
         chosen = {name: patterns for name, patterns in chosen.items() if name not in left_out}
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    if example is not None and memory is None and plan is None:
+        # Before anything is changed: an example that the model refuses leaves it as it was.
+        shapes = output_shapes(model, {name: layers[name] for name in chosen}, example)
     swapped: list[tuple[str, StanConv1d | StanConv2d | StanLinear]] = []
     for name in chosen:
         layer = layers[name]
@@ -113,8 +124,15 @@ def accelerate_(
         why = "; ".join(f"{line.name or 'the model'}: {line.reason}" for line in report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=2)
     handle = StanHandle(stan, swapped, tuple(report), memory, plan)
-    if example is not None and memory is None and plan is None:
-        handle.note(output_shapes(model, dict(swapped), example))
+    handle.note(shapes)
+    if plan is not None and plan.predicted_speedup is not None and plan.predicted_speedup < SLOWER:
+        warnings.warn(
+            f"STAN makes this model slower on this machine: a run would be {plan.predicted_speedup:.2f} times as fast "
+            "as with stock PyTorch, as measured on the example; restore_ the model and train it as it is, or try it "
+            "with model and images in channels_last memory",
+            StanWarning,
+            stacklevel=2,
+        )
     return handle
 
 
@@ -129,6 +147,10 @@ def restore_(model: nn.Module) -> None:
             for name in ("top_k", "unified", "__module__"):
                 module.__dict__.pop(name, None)
             module.__class__ = _without_stan(type(module), {MePropLinear: nn.Linear})
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a value of {type(value).__name__}"
 
 
 def _without_stan(kind: type[nn.Module], originals: dict[type[nn.Module], type[nn.Module]]) -> type[nn.Module]:
