@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +19,7 @@ from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
 from stantune.cli.export import export
 from stantune.cli.list import list_searches
+from stantune.cli.panels import PanelledCommand
 from stantune.cli.profile import profile
 from stantune.cli.report import report
 from stantune.cli.search import brackets, search
@@ -49,15 +51,34 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="stantune",
     cls=_Commands,
-    help="Hyper-parameter search in which every trial trains with fewer computations, and the winner is as good.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(search)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"stantune {version('stantune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    shown: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hyper-parameter search in which every trial trains with fewer computations, and the winner is as good.
+
+    Begin with: stantune search lenet --quick, which takes a few minutes; stantune doctor says what runs here.
+    """
+
+
+app.command(cls=PanelledCommand)(search)
 app.command()(train)
-app.command()(brackets)
+app.command(cls=PanelledCommand)(brackets)
 app.command()(problems)
 app.command()(compare)
 app.command()(profile)
