@@ -88,9 +88,7 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
     works = [(Work(*(tuple(v) if isinstance(v, list) else v for v in line["work"])), line) for line in lines]
     groups = {
         "FILTERED": [(native_terms(w), line["native"]) for w, line in works if filtered(w)],
-        "DIRECT": [(native_terms(w), line["native"]) for w, line in works if not filtered(w)],
-        "STOCK": [(stock_terms(w), line["stock"]) for w, line in works if w.kernel != (1, 1)],
-        "STOCK_1X1": [(stock_terms(w), line["stock"]) for w, line in works if w.kernel == (1, 1)],
+        "STOCK": [(stock_terms(w), line["stock"]) for w, line in works if filtered(w)],
     }
     text = [f"{len(works)} shapes"]
     for name, group in groups.items():

@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from stantune.kernels.blocks import Follow
 
+# Rows of the kernels that minimal filtering is there for.
+TAPS = (3, 5)
 # Native code is to take less than this share of PyTorch's time: the fit errs by about a tenth.
 MARGIN = 0.9
 # For fewer entries the weights are all of the work, and PyTorch leaves them in their order.
 FEWEST = 32
 # Milliseconds for each of a side's `terms`.
 FILTERED = (0.108, 0.0219, 3.1, 3.16, 0.829, 0.708)
-DIRECT = (0.106, 0.0204, 1.07, 2.32, 0.741, 0.48)
-STOCK = (0.175, 0.018, 2.08, 0.192, 0.523, 0.166)
-STOCK_1X1 = (0.069, 0.0199, 0.639, 0.287, 0.928, 0.417)
+STOCK = (0.147, 0.0181, 1.64, 0.264, 0.444, 0.338)
 # What PyTorch takes for a ReLU more than native code, for a million numbers.
 RELU = 0.4
 
@@ -49,10 +49,15 @@ class Work(NamedTuple):
     planes: bool
 
 
+def may_pay(kernel_rows: int, stride: int, follow: Follow) -> bool:
+    """Tell whether native code pays for some input, of a kernel of so many rows and a stride from row to row."""
+    return follow.pool != "none" or (kernel_rows in TAPS and stride == 1)
+
+
 def filtered(work: Work) -> bool:
     """Tell whether native code does it by minimal filtering: `Winograd::pays` of native/winograd.hpp."""
     taps, wide = work.kernel
-    if taps not in (3, 5) or work.stride[0] != 1:
+    if taps not in TAPS or work.stride[0] != 1:
         return False
     points, length = taps + 3, wide * work.channels
     rows, columns = work.out
@@ -62,12 +67,12 @@ def filtered(work: Work) -> bool:
 
 
 def native_terms(work: Work) -> tuple[float, ...]:
-    """Return what native code's time is made of.
+    """Return what native code's time for a filtered convolution is made of.
 
     One call; millions of products; of weights, and of those that are turned to channels last; of numbers in input and
     output, and of those that are turned.
     """
-    rows = -(-work.out[0] // 4) * (work.kernel[0] + 3) if filtered(work) else work.out[0] * work.kernel[0]
+    rows = -(-work.out[0] // 4) * (work.kernel[0] + 3)
     products = work.batch * work.out[1] * rows * work.kernel[1] * _whole(work.filters) / 1e6
     passes = products * work.channels
     passes += passes + products * _whole(work.channels) if _differentiated(work) else passes
@@ -86,14 +91,14 @@ def stock_terms(work: Work) -> tuple[float, ...]:
 def pays(work: Work, follow: Follow) -> bool:
     """Tell whether native code is the faster one, with every entry computed.
 
-    What a pooling follows is always native: PyTorch's own poolings take as long as many a convolution.
+    What a pooling follows is always native: PyTorch's own poolings take as long as many a convolution. All else is,
+    where minimal filtering does it: sums as they are written take about as long either way.
     """
     if follow.pool != "none":
         return True
-    if work.batch * work.out[0] * work.out[1] < FEWEST:
+    if not filtered(work) or work.batch * work.out[0] * work.out[1] < FEWEST:
         return False
-    native = _time(native_terms(work), FILTERED if filtered(work) else DIRECT)
-    stock = _time(stock_terms(work), STOCK_1X1 if work.kernel == (1, 1) else STOCK)
+    native, stock = _time(native_terms(work), FILTERED), _time(stock_terms(work), STOCK)
     if follow.relu:
         stock += RELU * work.batch * work.filters * work.out[0] * work.out[1] / 1e6
     return native < MARGIN * stock

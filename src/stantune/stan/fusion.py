@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from stantune.kernels.blocks import Follow, is_last
+from stantune.kernels.pays import may_pay
 from stantune.stan.eligible import called_as_written
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.stand_in import StandIn, stand_in_for_
@@ -59,14 +60,15 @@ def _takes_either(module: nn.Module) -> bool:
 
 
 def make_native_(model: nn.Module) -> list[nn.Module]:
-    """Have every convolution that can be computed natively in training, and what follows it; return what was changed.
+    """Have convolutions that native kernels may do faster in training, and what follows them; return what was changed.
 
     A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential; not so where
     somebody has given one of them a forward method of its own. All of STAN's layers learn their names, for errors.
     """
     changed: list[nn.Module] = []
+    follows = follows_in(model)
     for name, module in model.named_modules():
-        if type(module) is nn.Conv2d and has_native_form(module) and "forward" not in module.__dict__:
+        if type(module) is nn.Conv2d and _may_be_native(module, follows.get(module, Follow())):
             module.__class__ = StanConv2d
             changed.append(module)
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
@@ -81,6 +83,14 @@ def make_native_(model: nn.Module) -> list[nn.Module]:
             module.__class__ = StanSequential
             changed.append(module)
     return changed
+
+
+def _may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
+    """Tell whether a layer has a native form that pays for some input; asking at each pass takes its time, too."""
+    if not has_native_form(layer) or "forward" in layer.__dict__:
+        return False
+    stride = layer.stride[0] if isinstance(layer.stride, tuple) else layer.stride
+    return may_pay(layer.weight.shape[2], stride, follow)
 
 
 def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
