@@ -189,7 +189,8 @@ def test_what_users_named_is_text(text: str) -> None:
     assert ODD in shown
     assert f"no data {ODD}" in shown
     for picture in json.loads(page_.texts["pictures"]):
-        assert "<b>" not in json.dumps(picture)
+        # Plotly takes tags for its own everywhere but at the marks of parallel axes.
+        assert picture["data"][0]["type"] == "parcoords" or "<b>" not in json.dumps(picture)
 
 
 def test_nothing_is_loaded_from_elsewhere(text: str) -> None:

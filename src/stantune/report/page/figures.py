@@ -249,7 +249,6 @@ def _flow(search: SearchNumbers) -> Picture | None:
     layout = {
         "barmode": "stack",
         "height": 130 + _ROW * len(rungs),
-        "xaxis": {"title": {"text": "trials"}},
         "yaxis": {"autorange": "reversed"},
     }
     caption = (
@@ -319,7 +318,8 @@ def _parallel(search: SearchNumbers, place: int) -> Picture | None:
             axis["range"] = [log10(low), log10(high)]
             values["log"] = True
         elif each.choices:
-            axis |= {"tickvals": list(range(len(each.choices))), "ticktext": [label(text) for text in each.choices]}
+            # The one place where Plotly takes a text as it is.
+            axis |= {"tickvals": list(range(len(each.choices))), "ticktext": each.choices}
         dimensions.append(axis)
     value = _of_sample(place, "trials.value")
     dimensions.append({"label": _metric(search), "values": value})

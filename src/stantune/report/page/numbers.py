@@ -115,7 +115,7 @@ def _column(name: str, described: Mapping[str, Any], rows: Sequence[TrialRow]) -
         )
     # As texts: True is not 1, and of a tuple JSON makes a list.
     places = {json.dumps(choice): place for place, choice in enumerate(described["choices"])}
-    texts = [choice if isinstance(choice, str) else json.dumps(choice) for choice in described["choices"]]
+    texts = [str(choice) for choice in described["choices"]]
     found = [places.get(json.dumps(row.params[name])) if name in row.params else None for row in rows]
     tried = set(found)
     return ParameterColumn(
