@@ -24,8 +24,9 @@ FLOORS = (
     ("protocols",),
     ("stan",),
     ("kernels",),
+    ("code_digest",),
+    ("code_globals",),
     (
-        "code_digest",
         "files",
         "module_paths",
         "seeds",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import hashlib
 import inspect
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+from stantune.code_globals import folder_of, given, imported_from
 
 _LENGTH = 16
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -21,14 +25,15 @@ _MOST = 100_000
 
 
 def digest(function: object) -> str:
-    """Return a digest of a function and of the functions and classes of its own module that it names.
+    """Return a digest of a function and of what it names in its own module and in those beside it.
 
-    Comments, docstrings, decorators and the layout do not count. Nor do other modules, data, or values of globals,
-    which may be another one in each run (the time, a folder's name). What it holds itself counts: values in its closure
-    and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are taken as
-    they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.
+    Functions and classes count by their code, other globals by the statements that give them their values: the values
+    may be others in each run (the time, a folder's name). Comments, docstrings, decorators and the layout do not count.
+    Nor do installed modules, data, or what is imported within a function. What it holds itself counts: values in its
+    closure and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are
+    taken as they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.
     """
-    seen = _Seen(_module_of(function))
+    seen = _Seen(*_module_of(function))
     return hashlib.sha256("\n".join(_lines(function, seen)).encode()).hexdigest()[:_LENGTH]
 
 
@@ -37,19 +42,37 @@ class _Seen:
 
     Attributes:
         module: the function's own, whose classes count with their code.
+        folder: from which that is imported; None where it is none of the user's own.
     """
 
-    def __init__(self, module: str | None) -> None:
+    def __init__(self, module: str | None, folder: Path | None) -> None:
         self.module = module
+        self.folder = folder
+        self._globals: set[tuple[str, frozenset[str]]] = set()
+        self._own: dict[str | None, bool] = {module: True}
         self._left = [_MOST]
         # With the things themselves: the address of one that is gone may be another one's.
         self._names: dict[int, tuple[str, object]] = {}
 
     def beside(self) -> _Seen:
         """Return another that has seen the same up to here; both together may look into as many as this one."""
-        other = _Seen(self.module)
-        other._left, other._names = self._left, dict(self._names)
+        other = _Seen(self.module, self.folder)
+        other._left, other._own = self._left, self._own
+        other._names, other._globals = dict(self._names), set(self._globals)
         return other
+
+    def own(self, module: str | None) -> bool:
+        """Tell whether code of a module counts: of the function's own, and of those beside it."""
+        if module not in self._own:
+            there = sys.modules.get(module or "")
+            self._own[module] = self.folder is not None and there is not None and folder_of(vars(there)) == self.folder
+        return self._own[module]
+
+    def first(self, module: str, names: frozenset[str]) -> bool:
+        """Note that those globals of a module are told; tell whether they were not told before."""
+        new = (module, names) not in self._globals
+        self._globals.add((module, names))
+        return new
 
     def look(self) -> bool:
         """Tell whether one more object may be looked into."""
@@ -88,9 +111,11 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
         yield f"function {thing.__name__} {_text(thing.__defaults__)} {_text(thing.__kwdefaults__)}"
         yield from _held((thing.__defaults__, thing.__kwdefaults__), seen, depth)
         yield from _code_of(thing)
-        for name, value in _named(thing):
+        for name, value in _enclosed(thing):
             yield f"name {name}"
             yield from _lines(value, seen, depth + 1)
+        loaded = _loaded(thing.__code__)
+        yield from _globals(_names(thing.__code__), loaded, thing.__globals__, seen, depth)
     elif isinstance(thing, type):
         yield from _class(thing, seen, depth)
     elif type(thing) in _PLAIN or (type(thing) in _CONTAINERS and _is_plain(thing)):
@@ -105,13 +130,13 @@ def _class(thing: type, seen: _Seen, depth: int) -> Iterator[str]:
     seen.add(thing, thing.__qualname__)
     yield f"class {thing.__name__}({', '.join(base.__qualname__ for base in thing.__bases__)})"
     for base in thing.__bases__:
-        if base.__module__ == thing.__module__:
+        if base.__module__ == thing.__module__ or seen.own(base.__module__):
             yield from _lines(base, seen, depth + 1)
     for name, value in vars(thing).items():
         if not name.startswith("__") or callable(value):
             yield f"attribute {name}"
             known = isinstance(value, FunctionType | type | staticmethod | classmethod | property | functools.partial)
-            if known or thing.__module__ == seen.module:
+            if known or seen.own(thing.__module__):
                 yield from _lines(value, seen, depth + 1)
             else:
                 # Libraries keep in their classes what comes up while they are used.
@@ -145,13 +170,13 @@ def _object(thing: Any, seen: _Seen, depth: int) -> Iterator[str]:
     if kind in _CONTAINERS:
         parts = [each for pair in thing.items() for each in pair] if kind is dict else list(thing)
     else:
-        if kind.__module__ == seen.module:
+        if seen.own(kind.__module__):
             yield from _lines(kind, seen, depth + 1)
         parts = _parts(thing)
     yield f"{kind.__qualname__} {len(parts)}"
     for part in parts:
         # Functions and classes by which pickle finds the way back are no code of the user's.
-        foreign = isinstance(part, type | FunctionType) and part.__module__ != seen.module
+        foreign = isinstance(part, type | FunctionType) and not seen.own(part.__module__)
         yield from [part.__qualname__] if foreign else _lines(part, seen, depth + 1)
 
 
@@ -207,33 +232,74 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     return all(_is_plain(each, depth + 1) for each in value)
 
 
-def _module_of(function: Any) -> str | None:
-    """Return the module that a function is of; for an object that is called, that of its class."""
+def _module_of(function: Any) -> tuple[str | None, Path | None]:
+    """Return the module that a function is of and its folder; for an object that is called, that of its class."""
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, MethodType):
         function = function.__self__
     thing = function if isinstance(function, FunctionType | type) else type(function)
-    return getattr(thing, "__module__", None)
+    module = getattr(thing, "__module__", None)
+    if isinstance(thing, FunctionType):
+        return module, folder_of(thing.__globals__)
+    return module, folder_of(vars(sys.modules[module])) if module in sys.modules else None
 
 
-def _named(function: FunctionType) -> Iterator[tuple[str, object]]:
-    """Yield what a function names: what its closure holds, and functions and classes of its module."""
+def _enclosed(function: FunctionType) -> Iterator[tuple[str, object]]:
+    """Yield what a function's closure holds."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
         except ValueError:
             # It holds nothing yet.
             continue
-    for name in sorted(_names(function.__code__)):
-        value = function.__globals__.get(name)
-        if isinstance(value, FunctionType | type) and value.__module__ == function.__module__:
-            yield name, value
 
 
-def _names(code: CodeType) -> set[str]:
+def _globals(
+    names: frozenset[str], loaded: frozenset[str], module: Mapping[str, Any], seen: _Seen, depth: int
+) -> Iterator[str]:
+    """Yield what those globals of a module are.
+
+    Args:
+        names: of functions, classes and modules; of attributes, too, since those of a module count.
+        loaded: the names of all others.
+        module: its globals.
+        seen: what was told before.
+        depth: how deep that is.
+    """
+    called = str(module.get("__name__"))
+    for name in sorted(names & module.keys()):
+        value = module[name]
+        # That of a function with a cache, say.
+        within = inspect.getattr_static(value, "__wrapped__", None)
+        value = within if isinstance(within, FunctionType) else value
+        if isinstance(value, FunctionType | type):
+            if value.__module__ == called or seen.own(value.__module__):
+                yield f"name {name}"
+                yield from _lines(value, seen, depth + 1)
+        elif isinstance(value, ModuleType):
+            if seen.own(value.__name__) and seen.first(value.__name__, names):
+                yield f"module {name}"
+                yield from _globals(names, names, vars(value), seen, depth + 1)
+        elif name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
+            for statement in given(name, module):
+                yield f"global {name}"
+                yield from _dumped(list(statement.parts))
+                yield from _globals(statement.names, statement.names, module, seen, depth + 1)
+            for there, other in imported_from(name, module):
+                yield from _globals(frozenset({there}), frozenset({there}), other, seen, depth + 1)
+
+
+def _names(code: CodeType) -> frozenset[str]:
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*inner)
+    return frozenset(code.co_names).union(*inner)
+
+
+def _loaded(code: CodeType) -> frozenset[str]:
+    """Return the names of globals alone."""
+    inner = [_loaded(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    names = (each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    return frozenset(names).union(*inner)
 
 
 def _code_of(function: FunctionType) -> Iterator[str]:

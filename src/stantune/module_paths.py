@@ -39,7 +39,7 @@ def own_folders() -> Folders:
         real = folder.resolve()
         if _is_installed(real):
             found = last
-        elif real.exists() and not _is_pythons(real):
+        elif real.exists() and is_users(real):
             found.append(str(folder.absolute()))
     return Folders(tuple(first), tuple(last))
 
@@ -49,6 +49,11 @@ def import_from_all(folders: Folders) -> None:
     for folder in reversed(folders.first):
         import_from(folder)
     sys.path += [folder for folder in folders.last if folder not in sys.path]
+
+
+def is_users(real: Path) -> bool:
+    """Tell whether a file or a folder, by its real path, is neither Python's own nor of an installed package."""
+    return not _is_installed(real) and not _is_pythons(real)
 
 
 def _is_installed(real: Path) -> bool:

@@ -6,8 +6,11 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from stantune import Conditions, ProblemObjective, Stan, tune
+from stantune import Conditions, Dataset, Float, Problem, ProblemObjective, Solver, Space, Stan, tune
+from stantune.images.objective import made_of
 
 SOURCE = '''
 """Numbers from numbers."""
@@ -80,3 +83,22 @@ def test_a_search_of_numbers_finds_what_explains_them(
     assert result.objective.metric.name == "validation R2"
     assert result.best.value is not None
     assert 0.9 < result.best.value <= 1.0
+
+
+def test_data_that_are_given_as_they_are_count_by_their_bytes() -> None:
+    def made(row: int) -> dict[str, object]:
+        inputs = torch.zeros(2_000, 3)
+        # In the middle, which the text of a tensor leaves out.
+        inputs[row] = 1.0
+        data = Dataset("numbers", (inputs, torch.arange(2_000) % 2), (inputs, torch.arange(2_000) % 2), 2)
+        space = Space({"lr": Float(1e-3, 1, log=True)})
+        problem = Problem("given", network, data, space, Solver(lr=0.1), iterations=9)
+        parts: dict[str, dict[str, dict[str, object]]] = made_of(problem)["made-of"]
+        return parts["data"]["train"]
+
+    def network() -> nn.Module:
+        return nn.Linear(3, 2)
+
+    assert made(900) == made(900)
+    assert made(900)["inputs"] != made(901)["inputs"]
+    assert len(str(made(900)["inputs"])) < 40

@@ -1,0 +1,151 @@
+"""The digest of code sees what it names in its own file and in the modules beside it, and nothing of installed ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = {
+    "mine.py": """
+import functools, os, time
+import nets
+import parts.heads
+from nets import make, Base
+from nets import SLOPE as STEEP
+from parts.heads import *
+from parts import heads as other
+
+WIDTH: int = 8
+KINDS = {"a": len}
+KINDS["b"] = abs
+DEPTHS, steps = (1, 2), 3
+STARTED = time.time()
+HERE = os.getcwd()
+if WIDTH > 4:
+    BIAS = 1
+else:
+    BIAS = 2
+
+@functools.cache
+def cached(x):
+    return x * 5
+
+class Net(Base):
+    def forward(self, x):
+        return x * WIDTH
+
+def train(run):
+    run.steps(STARTED, HERE)
+    return make(run), nets.half(1), parts.heads.head(2), other.tail(3), Net, cached(1), KINDS, DEPTHS, BIAS, STEEP, STAR
+
+lazy = lambda: nets.half(2)
+
+if __name__ == "__main__":
+    import sys
+    from stantune.code_digest import digest
+    result = [digest(each) for each in (train, lazy)]
+    print(*result)
+""",
+    "nets.py": """
+from math import sqrt
+SLOPE = 0.5
+LIMIT = 7
+UNUSED = 1
+def make(run):
+    return run * LIMIT
+def half(x):
+    return inner(x) / 2
+def inner(x):
+    return x
+def unused(x):
+    return x
+class Base:
+    def shape(self):
+        return 11
+""",
+    "parts/__init__.py": "",
+    "parts/heads.py": """
+from .sizes import SIZE
+STAR = 21
+def head(x):
+    return x + 31
+def tail(x):
+    return x + 41 + SIZE
+""",
+    "parts/sizes.py": "SIZE = 51\n",
+}
+
+
+def digests(folder: Path) -> list[str]:
+    run = [sys.executable, folder / "mine.py"]
+    return subprocess.run(run, capture_output=True, text=True, check=True, cwd=folder.parent).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "parts").mkdir()
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder, digests(folder)
+
+
+def changed(before: tuple[Path, list[str]], file: str, old: str, new: str) -> list[bool]:
+    """Return which digests are others after one change, which is undone."""
+    folder, found = before
+    text = FILES[file]
+    assert old in text
+    (folder / file).write_text(text.replace(old, new))
+    try:
+        return [one != other for one, other in zip(found, digests(folder), strict=True)]
+    finally:
+        (folder / file).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mine.py", "WIDTH: int = 8", "WIDTH: int = 9"),
+        ("mine.py", '["b"] = abs', '["b"] = sum'),
+        ("mine.py", "(1, 2), 3", "(1, 4), 3"),
+        ("mine.py", "WIDTH > 4", "WIDTH > 9"),
+        ("mine.py", "x * 5", "x * 6"),
+        ("nets.py", "SLOPE = 0.5", "SLOPE = 0.6"),
+        ("nets.py", "LIMIT = 7", "LIMIT = 8"),
+        ("nets.py", "return run * LIMIT", "return run + LIMIT"),
+        ("nets.py", "return 11", "return 12"),
+        ("parts/heads.py", "STAR = 21", "STAR = 22"),
+        ("parts/heads.py", "x + 31", "x + 32"),
+        ("parts/heads.py", "x + 41", "x + 42"),
+        ("parts/sizes.py", "51", "52"),
+    ],
+)
+def test_globals_and_modules_beside_count(before: tuple[Path, list[str]], file: str, old: str, new: str) -> None:
+    assert changed(before, file, old, new) == [True, False]
+
+
+def test_a_lambda_counts_with_the_module_that_it_names(before: tuple[Path, list[str]]) -> None:
+    assert changed(before, "nets.py", "inner(x) / 2", "inner(x) / 3") == [True, True]
+    assert changed(before, "nets.py", "    return x\n", "    return -x\n") == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mine.py", "result = ", "other = result = "),
+        ("nets.py", "UNUSED = 1", "UNUSED = 2"),
+        ("nets.py", "def unused(x):\n    return x", "def unused(x):\n    return 1"),
+        ("nets.py", "SLOPE", "# steep\nSLOPE"),
+    ],
+)
+def test_what_is_not_named_does_not_count(before: tuple[Path, list[str]], file: str, old: str, new: str) -> None:
+    assert changed(before, file, old, new) == [False, False]
+
+
+def test_values_that_are_others_in_each_run_do_not_count(before: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, found = before
+    run = [sys.executable, folder / "mine.py"]
+    assert subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split() == found
