@@ -366,7 +366,8 @@ def _slice(search: SearchNumbers, place: int, number: int) -> Picture | None:
                     "hovertemplate": "trial %{customdata}: %{y} at %{x}<extra></extra>",
                 }
             )
-    axis: dict[str, Any] = {"title": {"text": label(each.name)}}
+    # Its name is over the picture.
+    axis: dict[str, Any] = {}
     if each.choices:
         axis |= {"tickvals": list(range(len(each.choices))), "ticktext": [label(text) for text in each.choices]}
     elif each.log:
