@@ -390,6 +390,27 @@ class Watched(torch.overrides.TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize(
+    "following",
+    [(), (nn.ReLU(),), (nn.MaxPool2d(2),), (nn.ReLU(), nn.AvgPool2d(2))],
+    ids=["alone", "relu", "maximum", "average"],
+)
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_what_is_not_finite_is_not_lost(kernel: int, following: tuple) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, kernel), *following)
+    stock = copy.deepcopy(model)
+    accelerate_(model, Stan(rate=1))
+    images = torch.randn(2, 3, 20, 20)
+    images[0, 0, 5, 5], images[1, 1, 3, 3], images[1, 2, 15, 15] = torch.nan, torch.inf, -torch.inf
+    one, other = model(images), stock(images)
+    assert one[~other.isfinite()].isfinite().sum() == 0
+    for output in (one, other):
+        output.sum().backward()
+    for mine, theirs in zip(model.parameters(), stock.parameters(), strict=True):
+        assert mine.grad[~theirs.grad.isfinite()].isfinite().sum() == 0
+
+
 @pytest.mark.filterwarnings("ignore:Complex modules", "ignore:STAN changes nothing")
 @pytest.mark.parametrize("rate", [1, 0.5, 0.25])
 def test_complex_numbers_are_pytorchs(rate: float) -> None:
