@@ -82,7 +82,9 @@ class Float:
         try:
             value = float(text)
         except ValueError:
-            raise UsageError(f"{name} is {text!r}, but it is a number from {self.low:g} to {self.high:g}") from None
+            raise UsageError(
+                f"{name} is {shown(text)}, but it is a number from {self.low:g} to {self.high:g}"
+            ) from None
         return self.check(name, value)
 
     def _multiple(self, steps: int) -> float:

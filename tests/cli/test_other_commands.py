@@ -121,7 +121,7 @@ def test_train_real_lenet(stantune: Stantune, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "planned"),
     [
-        ((), plan(60, 25, 3)),
+        ((), plan(60, 20, 3)),
         (("--min-iterations", 1), plan(60, 1, 3)),
         (("--max-iterations", 27, "--min-iterations", 1, "--variant", "table1"), plan(27, 1, 3, "table1")),
         (("--max-iterations", 16, "--min-iterations", 1, "--eta", 2, "--brackets", 2), plan(16, 1, 2, brackets=2)),

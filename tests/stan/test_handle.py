@@ -274,9 +274,9 @@ class TestMemo:
             Stan(rate="auto", memo=memo)
         with pytest.raises(UsageError, match="no neighbours to copy"):
             Stan(linear=("fc1",))
-        with pytest.raises(UsageError, match="`samples`=0"):
+        with pytest.raises(UsageError, match=r"`memo\.samples`=0"):
             Memo(samples=0, epoch=1)
-        with pytest.raises(UsageError, match="dtype='int8'"):
+        with pytest.raises(UsageError, match=r"`memo\.dtype`='int8'"):
             Memo(samples=1, epoch=1, dtype="int8")
 
 

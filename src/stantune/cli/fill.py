@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stantune.errors import UsageError
+from stantune.texts import brief
 
 if TYPE_CHECKING:
     from stantune.images.problems import Problem, Splits
@@ -20,7 +21,7 @@ Fill = Annotated[str, typer.Option("--fill", metavar="neighbour|memo", help="Wha
 def check_fill(fill: str) -> None:
     """Raise UsageError for a fill that does not exist."""
     if fill not in ("neighbour", "memo"):
-        raise UsageError(f"--fill {fill} is unknown; give neighbour or memo")
+        raise UsageError(f"--fill {brief(fill)} is unknown; give neighbour or memo")
 
 
 def filled(stan: Stan, fill: str, problem: Problem, splits: Splits, setting: Mapping[str, Any]) -> Stan:

@@ -13,6 +13,7 @@ from stantune.arguments import MOST, MOST_AT_ONCE, digits
 from stantune.cli.streams import print_result, reserve_stdout
 from stantune.errors import StantuneError, UsageError
 from stantune.files import check_writable, write_whole
+from stantune.texts import brief
 
 if TYPE_CHECKING:
     # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs neither.
@@ -273,7 +274,7 @@ def setting_of(problem: Problem | Objective, assignments: list[str] | None) -> d
     for assignment in assignments or []:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--set {assignment} is no assignment; write it as NAME=VALUE")
+            raise UsageError(f"--set {brief(assignment)} is no assignment; write it as NAME=VALUE")
         setting[name] = problem.space.parse(name, text)
     return problem.space.check(setting)
 
@@ -285,14 +286,18 @@ def rate_of(text: str) -> float | Literal["auto"]:
     try:
         return float(text)
     except ValueError:
-        raise UsageError(f"--rate {text} is no share of the entries; give a number such as 0.5, or auto") from None
+        raise UsageError(
+            f"--rate {brief(text)} is no share of the entries; give a number such as 0.5, or auto"
+        ) from None
 
 
 def period_of(text: str) -> int | None:
     """Return the value of --period; raises UsageError where it is none."""
     reduced = digits(text)
     if text != "none" and reduced is None:
-        raise UsageError(f"--period {text} is no number of iterations, 0 or more; give one, or none for no exact ones")
+        raise UsageError(
+            f"--period {brief(text)} is no number of iterations, 0 or more; give one, or none for no exact ones"
+        )
     return reduced
 
 
@@ -310,7 +315,7 @@ def stan_of(
     from stantune.stan.config import Stan
 
     if accelerate not in ("stan", "none"):
-        raise UsageError(f"--accelerate {accelerate} is unknown; give stan or none")
+        raise UsageError(f"--accelerate {brief(accelerate)} is unknown; give stan or none")
     reduced = period_of(period)
     if pretrain + tail > iterations:
         raise UsageError(
@@ -333,7 +338,7 @@ def brackets_of(text: str) -> int | None:
     """Return the value of --brackets, None for all; raises UsageError where it is none."""
     number = digits(text)
     if text != "all" and number is None:
-        raise UsageError(f"--brackets {text} is neither all nor a number; give one of them")
+        raise UsageError(f"--brackets {brief(text)} is neither all nor a number; give one of them")
     return number
 
 
@@ -343,15 +348,15 @@ def accelerated_by_rung(accelerate: str) -> tuple[float, ...] | Literal["auto"]:
     if not by_rung:
         return ()
     if kind != "stan":
-        raise UsageError(f"--accelerate {accelerate} is unknown; give stan, stan:auto, stan:0.25,0.5,1 or none")
+        raise UsageError(f"--accelerate {brief(accelerate)} is unknown; give stan, stan:auto, stan:0.25,0.5,1 or none")
     if text == "auto":
         return "auto"
     try:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--accelerate {accelerate} names no rates; give stan:auto, or a rate for each rung from the lowest to "
-            "the top, such as stan:0.25,0.5,1"
+            f"--accelerate {brief(accelerate)} names no rates; give stan:auto, or a rate for each rung from the lowest "
+            "to the top, such as stan:0.25,0.5,1"
         ) from None
     if len(rates) < 2:
         raise UsageError(

@@ -13,6 +13,7 @@ from stantune.cli import options as o
 from stantune.cli.threads import threads_of
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
+from stantune.texts import brief
 
 if TYPE_CHECKING:
     from stantune.protocols import Objective
@@ -386,7 +387,9 @@ def _setting(objective: Objective, text: str) -> dict[str, Any]:
     for assignment in text.split(","):
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise UsageError(f"--enqueue {text} holds {assignment!r}, which is no assignment; write NAME=VALUE,…")
+            raise UsageError(
+                f"--enqueue {brief(text)} holds {brief(assignment)!r}, which is no assignment; write NAME=VALUE,…"
+            )
         setting[name.strip()] = objective.space.parse(name.strip(), value.strip())
     return setting
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stantune.arguments import MOST_AT_ONCE, digits
 from stantune.errors import UsageError
+from stantune.texts import brief
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +23,8 @@ def threads_of(text: str | None) -> int | Literal["auto"] | None:
     threads = digits(text)
     if threads is None or not 1 <= threads <= MOST_AT_ONCE:
         raise UsageError(
-            f"--threads {text} is no number of threads; give 1 or more, {MOST_AT_ONCE} at most, or auto for what is "
-            "fastest here"
+            f"--threads {brief(text)} is no number of threads; give 1 or more, {MOST_AT_ONCE} at most, or auto for "
+            "what is fastest here"
         )
     return threads
 
