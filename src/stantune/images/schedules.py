@@ -227,7 +227,7 @@ def policy_of(given: str | Policy) -> Policy:
             raise UsageError(f"{shown(given)} is no schedule: take {', '.join(SCHEDULES)}, or give a policy")
         return given
     if given not in SCHEDULES:
-        raise UsageError(f"no schedule is called {given!r}: take {', '.join(SCHEDULES)}, or give a policy")
+        raise UsageError(f"no schedule is called {shown(given)}: take {', '.join(SCHEDULES)}, or give a policy")
     return SCHEDULES[given]()
 
 

@@ -109,7 +109,7 @@ def open_session(
         settings.start,
         lambda there: settings.extends(there, objective, accept_changes),
         directory.was_begun(),
-        {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in settings.plan()},
+        settings.plan(),
     ) as store:
         directory.note_storage()
         if store.extended:

@@ -242,7 +242,8 @@ IMPOSSIBLE: list[tuple[str | None, str | int, Any, str]] = [
     ("dropped", 2, 0.0, "trial {} has intermediate values after 1, 2, and its rungs end at 1, 3, 9"),
     ("dropped", 9, 0.0, "trial {} has intermediate values after 1, 9, and its rungs end at 1, 3, 9"),
     ("dropped", -1, 0.0, "trial {} has intermediate values after -1, 1, and its rungs end at 1, 3, 9"),
-    ("dropped", "stantune:bracket", 7, "stantune:bracket of trial {} is 7, and the search has no such bracket"),
+    ("dropped", "stantune:bracket", 7, "stantune:bracket of trial {} is 7, and it begins in bracket 2"),
+    ("dropped", "stantune:bracket", 1, "stantune:bracket of trial {} is 1, and it begins in bracket 2"),
     ("dropped", "stantune:bracket", "2", "stantune:bracket of trial {} is '2', and it is a whole number"),
     ("dropped", "stantune:end", "won", "its trial {} was ended by another program"),
     ("dropped", "stantune:end", "finished", "its trial {} was ended by another program"),
@@ -327,9 +328,8 @@ def write(storage: Any, study: int, number: int, name: str | int, value: Any) ->
 
 def look(simulated: ModuleType, url: str) -> None:
     """Open a table and read all that is in it."""
-    stops = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in PLAN}
     metric = Metric("error", bounds=(0, 100))
-    with Store.open(url, NAME, simulated.IDENTITY, simulated.SPACE, metric, begun=True, stops=stops) as store:
+    with Store.open(url, NAME, simulated.IDENTITY, simulated.SPACE, metric, begun=True, plan=PLAN) as store:
         store.finals()
 
 

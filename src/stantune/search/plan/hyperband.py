@@ -34,6 +34,15 @@ def stops_of(brackets: Sequence[Bracket]) -> tuple[int, ...]:
     return tuple(rung.iterations for rung in brackets[0].rungs)
 
 
+def bracket_of(brackets: Sequence[Bracket], number: int) -> Bracket | None:
+    """Return the bracket that a trial begins in: trials are numbered bracket after bracket; None beyond the plan."""
+    for bracket in brackets:
+        number -= bracket.rungs[0].trials
+        if number < 0:
+            return bracket
+    return None
+
+
 class TrainedIterations(NamedTuple):
     """The iterations of a whole plan: continuing each promoted trial, or training it anew in each rung."""
 

@@ -133,13 +133,12 @@ def look(path: Path, storage: str | None = None) -> Seen:
             brackets = _plan_of(identity)
         except (UsageError, KeyError, TypeError, ValueError) as error:
             raise StoreError(damaged_sentence(without_password(directory.url), error)) from error
-        stops = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in brackets}
         trials = insist(there, lambda again: there.get_all_trials(study, deepcopy=False), begun=False)
         rows: list[TrialRow] = []
         for trial in sorted(trials, key=lambda trial: trial.number):
             # One that is being made has no attributes yet.
             if BRACKET in trial.user_attrs:
-                rows.append(row_of(trial, metric, rows, stops=stops))
+                rows.append(row_of(trial, metric, rows, plan=brackets))
         finals = finals_of(attributes, metric, rows)
     return Seen(directory, identity, brackets, rows, finals, metric, run, running)
 

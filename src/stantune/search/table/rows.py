@@ -12,6 +12,7 @@ from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.outcome import Cost
 from stantune.protocols import Metric
+from stantune.search.plan.hyperband import Bracket, bracket_of
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
 from stantune.search.propose.sampling import from_optuna
 from stantune.space import Space
@@ -28,8 +29,6 @@ TAKEN = "stantune:taken_over_from:"
 STARTED_FROM = "stantune:started_from"
 # And in the study itself.
 FINAL = "stantune:final"
-# Of each bracket by its number, the iterations of its rungs from the lowest up.
-Stops = Mapping[int, Sequence[int]]
 
 
 class ImpossibleError(Exception):
@@ -41,7 +40,7 @@ def row_of(
     metric: Metric,
     rows: Sequence[TrialRow],
     space: Space | None = None,
-    stops: Stops | None = None,
+    plan: Sequence[Bracket] | None = None,
 ) -> TrialRow:
     """Return what a trial of ours holds.
 
@@ -50,7 +49,7 @@ def row_of(
         metric: what trials are compared by.
         rows: the trials before it.
         space: of the settings, and
-        stops: of the search's plan; None where they are not known.
+        plan: the search's brackets; None where they are not known.
 
     Raises:
         ImpossibleError: no search writes this.
@@ -63,9 +62,14 @@ def row_of(
         except UsageError as error:
             raise ImpossibleError(f"the setting of {of} cannot be: {error}") from None
     bracket = _number(attributes[BRACKET], f"{BRACKET} of {of}")
-    if stops is not None and bracket not in stops:
-        raise ImpossibleError(f"{BRACKET} of {of} is {bracket}, and the search has no such bracket")
-    rungs = None if stops is None else list(stops[bracket])
+    rungs = None
+    if plan is not None:
+        # A trial beyond the plan is one more of any bracket.
+        planned = bracket_of(plan, trial.number) or next((each for each in plan if each.s == bracket), None)
+        if planned is None or planned.s != bracket:
+            right = "the search has no such bracket" if planned is None else f"it begins in bracket {planned.s}"
+            raise ImpossibleError(f"{BRACKET} of {of} is {bracket}, and {right}")
+        rungs = [rung.iterations for rung in planned.rungs]
     errors = {}
     for stop, value in sorted(trial.intermediate_values.items()):
         _value(value, metric, f"the intermediate value of {of} after {stop}")

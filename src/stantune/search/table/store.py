@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from stantune.errors import StoreError, UsageError
 from stantune.outcome import Cost
 from stantune.protocols import Metric
+from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
 from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
 from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence
@@ -31,7 +32,6 @@ from stantune.search.table.rows import (
     METRICS,
     STARTED_FROM,
     TAKEN,
-    Stops,
     finals_of,
     row_of,
 )
@@ -103,7 +103,7 @@ class Store:
         start: WarmStart | None = None,
         extends: Extends = lambda there: False,
         begun: bool = False,
-        stops: Stops | None = None,
+        plan: Sequence[Bracket] | None = None,
     ) -> None:
         """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
         self._metric = metric
@@ -127,7 +127,7 @@ class Store:
             new = not trials and not begun
             self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
             for trial in trials:
-                self._load(trial, space, stops)
+                self._load(trial, space, plan)
 
     @classmethod
     def open(
@@ -140,7 +140,7 @@ class Store:
         start: WarmStart | None = None,
         extends: Extends = lambda there: False,
         begun: bool = False,
-        stops: Stops | None = None,
+        plan: Sequence[Bracket] | None = None,
     ) -> Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
@@ -148,14 +148,14 @@ class Store:
         to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`.
         `extends` tells of another identity whether its table is the beginning of this search's, which then takes it
         over. `begun` says that the search was begun before: where its study is gone, no other one is made.
-        `stops` are the rungs of its plan, by bracket, for what trials may hold. Raises
+        `plan` are its brackets, for what trials may hold. Raises
         UsageError where the study was begun with another identity, naming each difference, and StoreError
         where the storage cannot be used or holds what no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
         try:
-            return cls(storage, study_name, identity, space, where, metric, start, extends, begun, stops)
+            return cls(storage, study_name, identity, space, where, metric, start, extends, begun, plan)
         except BaseException:
             release(storage)
             raise
@@ -399,14 +399,14 @@ class Store:
     def _keep_as(self, name: str, value: Any) -> None:
         _ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
 
-    def _load(self, trial: FrozenTrial, space: Space, stops: Stops | None) -> None:
+    def _load(self, trial: FrozenTrial, space: Space, plan: Sequence[Bracket] | None) -> None:
         attributes, number = trial.user_attrs, len(self._rows)
         ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
         if not ours or not _is_of(trial, space):
             raise self._foreign(f"its trial {trial.number} was added by another program")
         if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(_END)):
             raise self._foreign(f"its trial {trial.number} was ended by another program")
-        self._append(row_of(trial, self._metric, self._rows, space, stops))
+        self._append(row_of(trial, self._metric, self._rows, space, plan))
         self._trial_ids.append(trial._trial_id)
         if trial.state != TrialState.RUNNING:
             self._ended.add(number)
