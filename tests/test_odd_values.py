@@ -67,6 +67,7 @@ ODD: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (st.Solver, {"lr": 1, "options": {3: 1}}, "sgd has no option 3"),
     (st.Solver, {"lr": 1, "multipliers": {"*.bias": 2}}, "The solver's multipliers are {'*.bias': 2}: give a dict"),
     (st.Solver, {"lr": 1, "policy": True}, "True is no schedule"),
+    (st.Space, {"parameters": {"a" * 5000: st.Float(0, 1)}}, "is too long a text; give one of at most 2000 letters"),
     (st.Solver, {"lr": 1, "policy": "0" * 5000}, "no schedule is called '000"),
     (st.Solver, {"lr": 1, "policy": st.Solver}, "is no schedule"),
     (Normalise, {"scale": "1"}, "`scale`='1' is no finite number"),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
-from stantune.arguments import shown
+from stantune.arguments import shown, text
 from stantune.errors import UsageError
 
 # Optuna keeps every number as a double, which holds integers exactly up to here.
@@ -264,6 +264,7 @@ class Space(Mapping[str, Parameter]):
         for name, parameter in parameters.items():
             if not isinstance(name, str) or not _is_name(name):
                 raise UsageError(f"{shown(name)} cannot name a parameter: use letters, digits and underscores")
+            text("a parameter's name", name)  # of a length
             if not isinstance(parameter, Float | Integer | Categorical):
                 raise UsageError(f"{name} is {_shown(parameter)}: give a Float, an Integer or a Categorical")
         self._parameters = dict(parameters)
