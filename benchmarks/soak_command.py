@@ -78,7 +78,7 @@ WAYS = {
     "start": Way(None, (0.05, 6.0), bare=True),
     "fresh": Way(ANY, (0.0003, 1.5), fresh=True),
     "final": Way(("final", ".final", "best", ".best", "result", ".result"), (0.0003, 1.0)),
-    "workers": Way(("trial", ".trial"), (0.001, 2.0), ("--workers", "2")),
+    "workers": Way(("trial", ".trial"), (0.001, 2.0), ("--workers", "2"), bare=True),
     "fetch": Way(ANY, (0.0003, 0.5)),
 }
 
@@ -240,7 +240,8 @@ class Soak:
     def run(self, kills: int, made: Callable[[Path], Place]) -> None:
         """Kill so many commands, in directory after directory, and have the last one come to its end."""
         undisturbed = made(self._directory / "undisturbed")
-        if os.waitpid(begin(undisturbed.command, self._said(undisturbed), bare=False), 0)[1]:
+        # Started as the others are: what is forked has other last bits than what a shell starts, workers included.
+        if os.waitpid(begin(undisturbed.command, self._said(undisturbed), self._way.bare), 0)[1]:
             sys.exit(f"{self._said(undisturbed).read_text()}\nan undisturbed command failed")
         self._expected, number = undisturbed.told(undisturbed.path), 0
         while True:
@@ -288,7 +289,7 @@ class Soak:
         self._see_off()
 
     def _to_the_end(self, place: Place) -> None:
-        process = begin((*place.command, *self._way.options), self._said(place), bare=False)
+        process = begin((*place.command, *self._way.options), self._said(place), self._way.bare)
         self._look(place, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
 
     def _look(self, place: Place, code: int) -> None:
