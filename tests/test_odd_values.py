@@ -100,6 +100,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert Normalise(scale=np.float64(0.5)).scale == 0.5
 
 
+DEEP: list[object] = []
+for _ in range(9999):
+    DEEP = [DEEP]
+
+
 def square(run: st.Run) -> float:
     return float(run.params["x"]) ** 2
 
@@ -116,6 +121,7 @@ def square(run: st.Run) -> float:
         ({"device": 3}, "`device`=3 is no text"),
         ({"checkpoints": 1.0}, "`checkpoints`=1.0 is no text"),
         ({"executor": np.array([1, 2])}, "`executor`=array([1, 2]) is none"),
+        ({"enqueue": [DEEP]}, "it is a list; give a dict of parameters and their values"),
         ({"watching": "yes"}, "`watching`='yes' is no function"),
         ({"watching": len}, "`watching`=<built-in function len> cannot be called as it is; give a function that takes"),
         ({"say": True}, "`say`=True is no function"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.search.plan.values import PastTrial
 from stantune.space import Space
@@ -61,7 +62,7 @@ def past_of(left: Space, fixed: Mapping[str, Any], trials: Sequence[PastTrial]) 
 
 def _enqueued(space: Space, fixed: Mapping[str, Any], setting: Mapping[str, object]) -> dict[str, Any]:
     if not isinstance(setting, Mapping):
-        raise UsageError(f"it is {setting!r}; give a dict of parameters and their values")
+        raise UsageError(f"it is {shown(setting)}; give a dict of parameters and their values")
     values = {name: space.check_value(name, value) for name, value in setting.items()}
     for name, value in fixed.items():
         if values.get(name, value) != value:
