@@ -121,6 +121,7 @@ def square(run: st.Run) -> float:
         ({"device": 3}, "`device`=3 is no text"),
         ({"checkpoints": 1.0}, "`checkpoints`=1.0 is no text"),
         ({"executor": np.array([1, 2])}, "`executor`=array([1, 2]) is none"),
+        ({"enqueue": np.array(2.0)}, "`enqueue` a list of such dicts"),
         ({"enqueue": [DEEP]}, "it is a list; give a dict of parameters and their values"),
         ({"watching": "yes"}, "`watching`='yes' is no function"),
         ({"watching": len}, "`watching`=<built-in function len> cannot be called as it is; give a function that takes"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -322,7 +322,7 @@ def compose(
     for parameter in ("variant", "mode"):
         if parameter in others:
             text(parameter, others[parameter])
-    if not isinstance(fixed, Mapping | None) or isinstance(enqueue, Mapping | str) or not isinstance(enqueue, Iterable):
+    if not isinstance(fixed, Mapping | None) or not isinstance(enqueue, list | tuple):
         raise UsageError("`fixed` is a dict of parameters and values, and `enqueue` a list of such dicts; give them so")
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
     held = fixed_values(what.space, fixed or {})
