@@ -102,6 +102,7 @@ BAD_USE = [
     ((*SEARCH, "--max-iterations", "300", "--pretrain", "200", "--tail", "200"), ("--pretrain 200", "--tail 200")),
     ((*SEARCH, "--budget", "soon"), ("'soon'", "1h30m")),
     ((*SEARCH, "--budget", ""), ("''", "1h30m")),
+    ((*SEARCH, "--out", ""), ("--out ''", "name a directory")),
     ((*SEARCH, "--threads", "0"), ("--threads 0", "1 or more", "auto")),
     (("train", "lenet", "--threads", "many"), ("--threads many", "1 or more", "auto")),
     (("profile", "lenet", "--threads", "-1"), ("--threads -1", "1 or more", "auto")),

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _FAILED = 3
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The search's directory (default: runs/PROBLEM).")
+    # A text: an empty one is refused, and as a path it would be the current folder.
+    str | None,
+    typer.Option("--out", metavar="DIR", help="The search's directory (default: runs/PROBLEM)."),
 ]
 Storage = Annotated[
     str | None, typer.Option("--storage", metavar="URL", help="Optuna storage for the trials (default: SQLite in DIR).")
@@ -114,7 +116,7 @@ def search(
     from stantune.report.text import show_search
     from stantune.search.notes import without_winner
     from stantune.search.stopping import stoppable
-    from stantune.study import tune
+    from stantune.study import path_of, tune
 
     asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
@@ -128,7 +130,7 @@ def search(
         data,
     )
     console = o.console_for(json)
-    directory = out if out is not None else Path("runs") / objective.name
+    directory = path_of(out, objective)
     if fresh:
         _confirm(directory, storage, yes)
     with stoppable(seconds) as stop:
