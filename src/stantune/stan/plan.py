@@ -148,7 +148,7 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
     exactly = times.step_seconds / times.exact_seconds
     if kept and predicted is not None and predicted < GAIN * exactly:
         together = f"of all layers together, a run would be {predicted / exactly:.2f} times as fast as with every entry"
-        reasons |= {name: f"{together}, and {GAIN} is asked" for name in kept}
+        reasons |= dict.fromkeys(kept, f"{together}, and {GAIN} is asked")
         concrete, predicted = _concrete(stan, {}, period), exactly
     return Plan(concrete, times, predicted, reasons)
 
