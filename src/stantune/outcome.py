@@ -59,8 +59,8 @@ class Outcome:
         diverged_at: the iteration whose loss told that the trial is lost, or None.
         interrupted: it was asked to end before its last iteration; the checkpoint holds what was reached.
         cost: what it took.
-        curve: of a final training whose best weights are kept (Segment.best): what was measured at each point on the way,
-            and at its end; empty of every other one.
+        curve: of a final training whose best weights are kept (Segment.best): what was measured at each point on the
+            way, and at its end; empty of every other one.
     """
 
     iterations: int

@@ -11,7 +11,7 @@ _BRIEF = 200
 
 
 def encodable(text: str) -> str:
-    """Return a text with an escape, \\\\udcff, in place of what UTF-8 or a database has not: lone surrogates and NUL."""
+    """Return a text with an escape, \\\\udcff, for what UTF-8 or a database has not: lone surrogates and NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:

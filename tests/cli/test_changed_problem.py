@@ -58,3 +58,16 @@ def test_what_changed_is_named_and_may_be_accepted(stantune: Any, tmp_path: Path
         storage, study = found
         [[difference]] = storage.get_study_user_attrs(study)["stantune:accepted"]
     assert difference.startswith(f"made-of.{what}: ")
+
+
+def test_a_training_does_not_go_on_with_another_network(stantune: Any, tmp_path: Path) -> None:
+    file, checkpoint = tmp_path / "mine.py", tmp_path / "w.pt"
+    file.write_text(PROBLEM)
+    command = ("train", f"{file}:problem", "--threads", "1", "--checkpoint", checkpoint, "--iterations")
+    assert stantune(*command, "3").code == 0
+    file.write_text(f"# as before\n{PROBLEM}")
+    assert stantune(*command, "4").code == 0
+    file.write_text(PROBLEM.replace(*CHANGES["network"]))
+    refused = stantune(*command, "6")
+    assert refused.code != 0
+    assert "it was trained with another made-of: undo that change" in refused.err

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stantune.arguments import MOST_AT_ONCE
+from stantune.arguments import MOST_AT_ONCE, path
 from stantune.cli import options as o
 from stantune.cli.fill import Fill, check_fill, filled
 from stantune.cli.threads import threads_of, use_threads
@@ -33,7 +32,8 @@ EqualTime = Annotated[
     bool, typer.Option("--equal-time", help="Also train exactly for only as long as STAN's training took.")
 ]
 Out = Annotated[
-    Path | None,
+    # A text: an empty one is refused, and as a path it would be the current folder.
+    str | None,
     typer.Option("--out", metavar="DIR", help="Keep trainings there; the same command goes on, also after a kill."),
 ]
 
@@ -64,6 +64,7 @@ def compare(
     For each seed all trainings start from the same weights, see the same data and take turns of a few iterations. Do
     not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
     """
+    directory = None if out is None else path("out", out)
     o.say_loading("PyTorch and the problem", json)
     from stantune.compare.comparison import Comparer, threads_of_records
     from stantune.report.compare import compare_result, show_comparison
@@ -91,7 +92,7 @@ def compare(
         natives = (False, True)
         count = use_threads(
             console,
-            threads_of_records(out) or measure_threads(what, setting, splits, natives=natives, device=where),
+            threads_of_records(directory) or measure_threads(what, setting, splits, natives=natives, device=where),
         )
     stans = {name: filled(stan, fill, what, splits, setting) for name, stan in stans.items()}
 
@@ -105,13 +106,13 @@ def compare(
         console.print(line, soft_wrap=True)
 
     with stoppable() as stop:
-        comparer = Comparer(what, setting, stans, length, splits, where, out, stop.asked, progress, say)
+        comparer = Comparer(what, setting, stans, length, splits, where, directory, stop.asked, progress, say)
         comparison = comparer.compare(seeds, equal_time)
     if comparison is None:
         how = (
             "nothing is kept of it without --out"
-            if out is None
-            else f"what was trained is in {out}, and the same command goes on from there"
+            if directory is None
+            else f"what was trained is in {directory}, and the same command goes on from there"
         )
         raise StantuneError(f"interrupted; {how}")
     result = compare_result(what.name, setting, count, comparison)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stantune.arguments import whole
 from stantune.cli import options as o
 from stantune.cli.threads import threads_of
 from stantune.cli.wording import worded
@@ -331,6 +332,8 @@ def _composed(
         raise UsageError(
             f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
         )
+    if max_iterations is not None:
+        max_iterations = whole("max_resource", max_iterations)
     length = max_iterations if max_iterations is not None else objective.length
     stan = _stan(objective, bool(rates), length, *acceleration)
     sizes = {"max_resource": max_iterations, "min_resource": min_iterations, "eta": eta, "rates": rates, "stan": stan}

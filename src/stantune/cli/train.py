@@ -49,6 +49,7 @@ def train(
 ) -> None:
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
     o.say_loading("PyTorch and the problem", json)
+    from stantune.images.objective import made_of
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
     from stantune.report.text import show_training
@@ -99,6 +100,7 @@ def train(
             use_threads=choose,
             stop_early=stop.asked,
             watch=moved,
+            made=made_of(what),
         )
     if outcome.interrupted:
         how = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
 from stantune.files import write_whole
+from stantune.texts import brief
 from stantune.training import archive
 
 VERSION = 1
@@ -70,13 +72,24 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     # Of whatever kind they are: not all can be compared.
     marks = {name: saved.get(name) for name in ("version", "identity")} if isinstance(saved, dict) else {}
     if not all(isinstance(mark, str | int) for mark in marks.values()) or marks != mine:
-        raise CheckpointError(
-            f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
-        )
+        other = f"is another trial's or another version's{_differing(marks.get('identity'), identity)}"
+        raise CheckpointError(f"checkpoint {path} {other}; put the right file back, or {_REMEDY}")
     state = saved.get("state")
     if not isinstance(state, dict):
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}")
     return state
+
+
+def _differing(saved: object, mine: str) -> str:
+    """Return which parts of two identities differ, in brackets, "" where those are no mappings in JSON."""
+    try:
+        one, other = json.loads(saved if isinstance(saved, str) else ""), json.loads(mine)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return ""
+    names = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
+    return f" (it was trained with another {brief(', '.join(names))}: undo that change)" if names else ""
 
 
 def sealed(archive: bytes) -> bytes:

@@ -42,6 +42,7 @@ def run(
     use_threads: Callable[[int | None], None] = lambda before: None,
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda iteration: None,
+    made: Mapping[str, Any] | None = None,
 ) -> Outcome:
     """Train a setting from iteration `start` to `stop` and evaluate it, exactly, at the end.
 
@@ -66,6 +67,7 @@ def run(
             trained with, None where there is none: another number changes the last bits of sums.
         stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
         watch: called after each iteration with the number of iterations done.
+        made: what else the checkpoint is to depend on, such as the problem's code; a search asks for that by itself.
 
     Returns:
         The outcome; a diverged trial's is an ordinary result.
@@ -84,7 +86,7 @@ def run(
     for name in evaluate:
         if name not in EVALUATED or not len(getattr(splits, name)):
             raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
-    identity = _identity(problem, setting, splits, seed, stan)
+    identity = _identity(problem, setting, splits, seed, stan, made or {})
     state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
     if best is not None and checkpoints.load(best.path, identity) is None and state is not None and state.get("curve"):
         # The weights that were best are gone: they can only be trained again.
@@ -216,7 +218,14 @@ class _Training:
         return model
 
 
-def _identity(problem: Trainable, setting: Mapping[str, Any], splits: Splits, seed: int, stan: Stan | None) -> str:
+def _identity(
+    problem: Trainable,
+    setting: Mapping[str, Any],
+    splits: Splits,
+    seed: int,
+    stan: Stan | None,
+    made: Mapping[str, Any],
+) -> str:
     """Return all that a training's result depends on, as text; that of files from before is the same."""
     depends_on: dict[str, Any] = {
         "problem": problem.name,
@@ -226,6 +235,7 @@ def _identity(problem: Trainable, setting: Mapping[str, Any], splits: Splits, se
         "batch_size": problem.batch_size,
         "images": len(splits.train),
         **problem.identity,
+        **made,
     }
     if stan is not None and stan.rates:
         # Beside STAN's settings and not among them, as where a training, and not Stan, had several rates.
