@@ -29,6 +29,7 @@ FLOORS = (
     (
         "files",
         "module_paths",
+        "working_folder",
         "seeds",
         "runtime",
         "space",

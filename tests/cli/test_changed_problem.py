@@ -71,3 +71,30 @@ def test_a_training_does_not_go_on_with_another_network(stantune: Any, tmp_path:
     refused = stantune(*command, "6")
     assert refused.code != 0
     assert "it was trained with another made-of: undo that change" in refused.err
+
+
+def test_a_mistake_that_is_found_before_the_first_training_can_be_mended(stantune: Any, tmp_path: Path) -> None:
+    file, out = tmp_path / "mine.py", tmp_path / "out"
+    file.write_text(PROBLEM.replace("nn.Linear(16, 8)", "nn.Linear(17, 8)"))
+    command = ("search", file, "--max-iterations", "6", "--min-iterations", "2", "--threads", "1", "--out", out)
+    refused = stantune(*command)
+    assert refused.code == 2
+    assert "the network fails on inputs of shape (2, 1, 4, 4)" in refused.err
+    file.write_text(PROBLEM)
+    assert stantune(*command).code == 0
+
+
+def test_a_file_that_changes_the_working_folder_moves_nothing(
+    stantune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "mine.py").write_text(f"import os\nos.chdir({str(elsewhere)!r})\n{PROBLEM}")
+    monkeypatch.chdir(tmp_path)
+    sizes = ("--max-iterations", "2", "--threads", "1")
+    # Workers find the file by its path.
+    found = stantune("search", "mine.py", *sizes, "--workers", "2", "--out", "out", "--json", "found.json")
+    assert found.code == 0, found.err
+    assert stantune("train", "mine.py:problem", "--iterations", "2", "--checkpoint", "w.pt").code == 0
+    assert {each.name for each in tmp_path.iterdir()} >= {"out", "found.json", "w.pt"}
+    assert not list(elsewhere.iterdir())

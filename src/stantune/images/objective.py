@@ -108,6 +108,9 @@ class ProblemObjective:
         """
         if isinstance(self.problem.data, str) and not is_present(self.problem.data, self.data):
             fetch(self.problem.data, self.data, say=conditions.say)
+        if conditions.here and conditions.begun is None:
+            # Looked at before there is a table: what is wrong can be mended, and the same command begins.
+            _ = self.splits
         threads = self._threads(conditions)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource))
         if self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:

@@ -14,6 +14,7 @@ from stantune.images.data import Normalise
 from stantune.images.nets import cifar, lenet, mlp
 from stantune.images.problem import Problem, Splits
 from stantune.space import Float, Integer, Space
+from stantune.working_folder import kept_folder
 
 __all__ = ["BUILT_IN", "Problem", "Splits", "find"]
 
@@ -135,7 +136,8 @@ def _from_file(path: Path, attribute: str) -> Problem:
     # Registered, so that classes defined in the file can be found again (pickle, dataclasses).
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with kept_folder():
+            spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
         del sys.modules[spec.name]
         where = MOVED.get(error.name or "")

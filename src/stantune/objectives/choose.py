@@ -19,6 +19,7 @@ from stantune.objectives.function import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
 from stantune.space import Space
+from stantune.working_folder import kept_folder
 
 if TYPE_CHECKING:
     from stantune.images.objective import ProblemObjective
@@ -166,7 +167,9 @@ def _module(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     import_from(str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        # What was given beside it, relative to here, is looked at later.
+        with kept_folder():
+            spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
         raise UsageError(f"{path} cannot be run: {words_of(error)}") from error

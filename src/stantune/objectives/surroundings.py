@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from stantune.seeds import derive
+from stantune.working_folder import kept_folder
 
 
 def seed_all(seed: int, device: str) -> None:
@@ -50,7 +50,6 @@ def put_back(states: Mapping[str, Any], device: str) -> None:
 def as_it_was(device: str) -> Iterator[None]:
     """Put all back in the end that a training may change for its whole process, so that the next one begins alike."""
     random_before = random_states(device)
-    folder = _folder()
     filters = list(warnings.filters)
     default = torch.get_default_dtype()
     threads = torch.get_num_threads()
@@ -65,13 +64,11 @@ def as_it_was(device: str) -> Iterator[None]:
     gradients = torch.is_grad_enabled()
     anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     errors = np.geterr()
-    with torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext():
+    with kept_folder(), torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext():
         try:
             yield
         finally:
             put_back(random_before, device)
-            if folder is not None:
-                os.chdir(folder)
             torch.set_default_dtype(default)
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
@@ -95,13 +92,6 @@ def flushes_denormals() -> bool:
     """Tell whether denormal numbers count as zero here, which PyTorch can set and not tell."""
     smallest = torch.full((1,), torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu")
     return not bool((smallest / 2).item())
-
-
-def _folder() -> str | None:
-    """Return the working folder, None where it is gone."""
-    with contextlib.suppress(OSError):
-        return os.getcwd()
-    return None
 
 
 def _is_cuda(device: str) -> bool:
