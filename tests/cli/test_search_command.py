@@ -205,7 +205,7 @@ def test_budget(
 ) -> None:
     monkeypatch.setattr(stopping, "time", Clock())
     trained = []
-    for _ in range(10):
+    for _ in range(20):
         part = stantune("search", *tiny, "--out", tmp_path, "--budget", "1m40s", "--json", "-")
         assert part.code == 0
         result = SearchSummary.model_validate_json(part.out)
