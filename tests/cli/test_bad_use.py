@@ -24,6 +24,19 @@ import stantune as st
 def train(run):
     return run.params["x"]
 """
+# In training alone: what fails before is looked at, and refused in a sentence.
+FAILS = """
+
+class Fails(nn.Linear):
+    def forward(self, images):
+        if self.training:
+            raise {error}
+        return super().forward(images.flatten(1))
+
+
+network = lambda: Fails(64, CLASSES)
+problem = Problem('fails', network, images, Space({{'lr': Float(1, 2)}}), Solver(lr=1), 5, validation=60)
+"""
 BAD_USE = [
     # what is typed, what the sentence must hold
     (("search", "lenett"), ("'lenett'", "did you mean lenet?", "FILE.py:NAME")),
@@ -191,10 +204,7 @@ def test_debug_shows_where(stantune: Stantune) -> None:
 
 def test_unexpected_failure_is_one_sentence(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(
-        tiny_file.read_text() + "\n\ndef fails():\n    raise RuntimeError('no\\nway')\n\n"
-        "problem = Problem('fails', fails, images, Space({'lr': Float(1, 2)}), Solver(lr=1), 5, validation=60)\n"
-    )
+    file.write_text(tiny_file.read_text() + FAILS.format(error="RuntimeError('no\\nway')"))
     run = stantune("train", f"{file}:problem", "--threads", 1)
     assert run.code == 1
     assert run.err.splitlines() == [
@@ -205,9 +215,9 @@ def test_unexpected_failure_is_one_sentence(stantune: Stantune, tiny_file: Path,
 def test_error_without_words_is_one_sentence(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
-        tiny_file.read_text() + "\n\nclass Mute(Exception):\n    def __str__(self):\n        raise self\n\n"
-        "def fails():\n    raise Mute\n\n"
-        "problem = Problem('fails', fails, images, Space({'lr': Float(1, 2)}), Solver(lr=1), 5, validation=60)\n"
+        tiny_file.read_text()
+        + "\n\nclass Mute(Exception):\n    def __str__(self):\n        raise self\n"
+        + FAILS.format(error="Mute")
     )
     run = stantune("train", f"{file}:problem", "--threads", 1)
     assert run.code == 1
