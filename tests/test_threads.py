@@ -142,6 +142,9 @@ def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkey
         return dict.fromkeys(counts, 6.0)
 
     monkeypatch.setattr(layers, "convolve", native)
+    # So small a layer is PyTorch's otherwise.
+    monkeypatch.setattr(layers, "_is_for_native", lambda *given: True)
+    monkeypatch.setattr("stantune.stan.fusion.may_pay", lambda *given: True)
     monkeypatch.setattr(threads, "time_by_threads", timed)
     measured = measure_threads(problem, {}, problem.load(), natives=natives)
     assert counted == {"native": natives.count(True), "steps": 1}

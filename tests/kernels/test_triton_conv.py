@@ -36,6 +36,12 @@ GRIDS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _small_outputs_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a few entries, too, which are computed whole in a training."""
+    monkeypatch.setattr("stantune.stan.entries.PERIODS", 1)
+
+
 @pytest.fixture
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small shapes are many blocks."""

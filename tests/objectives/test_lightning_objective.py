@@ -284,7 +284,11 @@ class TestSegments:
         what, asked = objective(), segment(tmp_path, 0, 2)
         first = trained(what, asked)
         content = asked.checkpoint.read_bytes()
-        second = trained(objective(module=None, name="Net"), asked)
+
+        def not_again(params: object) -> None:
+            raise AssertionError("it makes a module")
+
+        second = trained(objective(module=not_again, name="Net"), asked)
         assert (second, second.cost) == (first, first.cost)
         assert asked.checkpoint.read_bytes() == content
 

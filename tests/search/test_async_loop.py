@@ -44,6 +44,7 @@ class Shuffled:
         self.capacity = capacity
         self.trained: list[Segment] = []
         self.idle = 0
+        self.looks = False
         self._directory = directory
         self._dice = random.Random(order)
         self._failing = failing
@@ -54,7 +55,7 @@ class Shuffled:
         self._segments.append(segment)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
-        if stop_early is never:
+        if self.looks:
             self._look()
         segment = self._segments.pop(self._dice.randrange(len(self._segments)))
         if stop_early():
@@ -96,6 +97,7 @@ def run(place: Path, space: Space, settings: SearchSettings, workers: int, order
     options.setdefault("stop_early", never)
     directory = SearchDirectory(place)
     executor = Shuffled(workers, directory, order, options.pop("failing", 0.0))
+    executor.looks = options["stop_early"] is never
     with directory.locked():
         return search(Numbers(space=space), settings, directory, executor, **options), executor
 
