@@ -264,13 +264,9 @@ def test_losses_are_within_where_their_mean_is_no_higher_than_a_seed_of_stock(be
     assert lines[-1] == "- one, auto, seed 2: it died"
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
 def test_a_side_that_fails_leaves_the_others_their_turns(bench: SimpleNamespace) -> None:
     sides = bench.side_by_side
-    works = sides.Side("works", partial(sides.Mixture, [(0.25, nothing), (0.75, nothing)], {"said": 1}))
+    works = sides.Side("works", partial(sides.Mixture, [(0.25, int), (0.75, int)], {"said": 1}))
     fails = sides.Side("fails", partial(int, "x"))
     made = sides.interleave([works, fails], 1, 3, 1, preload=["side_by_side"])
     assert len(made["works"].milliseconds) == 3

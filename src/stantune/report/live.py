@@ -31,6 +31,7 @@ class LiveView(Silent):
     def __init__(self, console: Console) -> None:
         self.live = Live(console=console, transient=True, auto_refresh=False)
         self._drawn = 0.0
+        self._begun = False
 
     def job(self, job: Training, progress: Progress) -> None:
         """Show the new job."""
@@ -45,10 +46,11 @@ class LiveView(Silent):
         self._draw(progress)
 
     def _draw(self, progress: Progress) -> None:
-        # Not more often than the eye can follow: drawing takes time from training.
-        if time.monotonic() - self._drawn < REDRAW_SECONDS:
+        # Not more often than the eye can follow: drawing takes time from training. The first training is shown at once.
+        begun = bool(progress.running) and not self._begun
+        if time.monotonic() - self._drawn < REDRAW_SECONDS and not begun:
             return
-        self._drawn = time.monotonic()
+        self._drawn, self._begun = time.monotonic(), bool(progress.running)
         # What does not fit goes on in the next line, and is not cut.
         table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
         running = list(progress.running.items())
