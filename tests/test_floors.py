@@ -26,6 +26,7 @@ FLOORS = (
     ("kernels",),
     ("code_digest",),
     ("code_globals",),
+    ("user_files",),
     (
         "files",
         "module_paths",

@@ -185,8 +185,8 @@ def test_an_objective_of_a_file_travels(file, monkeypatch):
         ("x = 1", "", r"own.py is taken where it has one Problem.*, and it has none; put @stantune.objective\("),
         ("x = 1", ":y", r"own.py has nothing called 'y'; it has nothing that can be searched"),
         (ONE + PROBLEM, "", r"it has 2 of them \(train, mine\); give .*own.py:NAME"),
-        ("1 / 0", "", "own.py cannot be run: ZeroDivisionError: division by zero"),
-        ("1 +", ":a", "own.py cannot be run: SyntaxError"),
+        ("1 / 0", "", r"own.py cannot be imported: ZeroDivisionError: division by zero \(line 1\)"),
+        ("1 +", ":a", "own.py cannot be imported: SyntaxError"),
     ],
 )
 def test_what_a_file_does_not_have_is_said(file, text, name, sentence):

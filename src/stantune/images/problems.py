@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-from stantune.errors import UsageError, words_of
+from stantune.errors import UsageError
 from stantune.images.data import Normalise
 from stantune.images.nets import cifar, lenet, mlp
 from stantune.images.problem import Problem, Splits
 from stantune.space import Float, Integer, Space
-from stantune.working_folder import kept_folder
+from stantune.user_files import load_file
 
 __all__ = ["BUILT_IN", "Problem", "Splits", "find"]
-
-# Modules that users' files of before import, and where they are now.
-MOVED = {f"stantune.{name}": f"stantune.images.{name}" for name in ("data", "nets", "problems", "solver")}
 
 
 def _logarithmic(low: float, high: float, *names: str) -> dict[str, Float]:
@@ -127,39 +121,9 @@ def find(name: str) -> Problem:
 
 
 def _from_file(path: Path, attribute: str) -> Problem:
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}; give your problem as FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(f"stantune_problem_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file; give your problem as FILE.py:NAME")
-    module = importlib.util.module_from_spec(spec)
-    # Registered, so that classes defined in the file can be found again (pickle, dataclasses).
-    sys.modules[spec.name] = module
-    try:
-        with kept_folder():
-            spec.loader.exec_module(module)
-    except ModuleNotFoundError as error:
-        del sys.modules[spec.name]
-        where = MOVED.get(error.name or "")
-        hint = f"; {error.name} is {where} now, so import from there" if where else ""
-        raise UsageError(f"{path} cannot be imported: ModuleNotFoundError: {error}{hint}") from error
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise UsageError(f"{path} cannot be imported: {words_of(error)}{_line(error, path)}") from error
-    except SystemExit as error:
-        del sys.modules[spec.name]
-        raise UsageError(
-            f"{path} ends the program, by sys.exit or the like, as it is loaded; put what only a script is to do below "
-            "if __name__ == '__main__'"
-        ) from error
+    module = load_file(path, f"stantune_problem_{path.stem}")
     problem = getattr(module, attribute, None)
     if not isinstance(problem, Problem):
         have = [key for key, value in vars(module).items() if isinstance(value, Problem)]
         raise UsageError(f"{path} has no Problem called {attribute!r}; it has {', '.join(have) or 'none'}")
     return problem
-
-
-def _line(error: Exception, path: Path) -> str:
-    """Say on which line of a file it failed: a range that is refused does not know its parameter's name."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f" (line {lines[-1]})" if lines else ""

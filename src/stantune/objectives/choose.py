@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
-from stantune.errors import UsageError, words_of
+from stantune.errors import UsageError
 from stantune.module_paths import import_from
 from stantune.objectives.function import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
 from stantune.space import Space
-from stantune.working_folder import kept_folder
+from stantune.user_files import load_file
 
 if TYPE_CHECKING:
     from stantune.images.objective import ProblemObjective
@@ -156,29 +155,10 @@ def _searchable(module: ModuleType) -> dict[str, Any]:
 
 
 def _module(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}; give yours as FILE.py:NAME")
     path = path.resolve()
-    spec = importlib.util.spec_from_file_location(f"stantune_source_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file; give yours as FILE.py:NAME")
-    module = importlib.util.module_from_spec(spec)
-    # Registered, so that classes defined in the file can be found again (pickle, dataclasses).
-    sys.modules[spec.name] = module
     import_from(str(path.parent))
-    try:
-        # What was given beside it, relative to here, is looked at later.
-        with kept_folder():
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise UsageError(f"{path} cannot be run: {words_of(error)}") from error
-    except SystemExit as error:
-        del sys.modules[spec.name]
-        raise UsageError(
-            f"{path} ends the program, by sys.exit or the like, as it is loaded; put what only a script is to do below "
-            "if __name__ == '__main__'"
-        ) from error
+    # What was given beside it, relative to here, is looked at later.
+    module = load_file(path, f"stantune_source_{path.stem}")
     # No other process finds it by its name.
     cloudpickle.register_pickle_by_value(module)
     return module
