@@ -110,6 +110,11 @@ def report(lines: Sequence[dict[str, Any]]) -> str:
             f"the faster of both {np.exp(np.log(np.minimum(native, stock) / stock).mean()):.3f}; under the rule "
             f"{(ratios > 1.03).mean():.1%} of the shapes are slower by over 3 %, the worst {ratios.max():.2f}"
         )
+        for name, left in (
+            ("1x1", [w.kernel == (1, 1) for w, _ in some]),
+            ("strided", [w.stride[0] > 1 for w, _ in some]),
+        ):
+            text.append(f"  {name} alone, all native: {np.exp(np.log(native[left] / stock[left]).mean()):.3f}")
     return "\n".join(text)
 
 

@@ -92,7 +92,7 @@ def pays(work: Work, follow: Follow) -> bool:
     """Tell whether native code is the faster one, with every entry computed.
 
     What a pooling follows is always native: PyTorch's own poolings take as long as many a convolution. All else is,
-    where minimal filtering does it: sums as they are written take about as long either way.
+    where minimal filtering does it: of other shapes, too many take longer, and no rule told which.
     """
     if follow.pool != "none":
         return True
