@@ -445,7 +445,7 @@ class StanConv2d(_StanConvolution, nn.Conv2d):
         self, input: Tensor, follow: Follow, grid: Grid | EntryMatrix | None, last: bool | None = None
     ) -> Tensor:
         window = self._window()
-        assert window is not None, "has_native_settings has asked"
+        assert window is not None, "_is_for_native has asked"
         lists = None if grid is None else self._lists(input, window, grid)
         return convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow, last)
 
@@ -521,15 +521,10 @@ def _is_for_native(
 
 def has_native_form(layer: nn.Module) -> bool:
     """Tell whether native kernels exist for a layer as it is: a plain 2-D convolution, float32, on a CPU."""
-    return isinstance(layer, nn.Conv2d) and has_native_settings(layer) and suits(layer.weight, layer.bias)
-
-
-def has_native_settings(layer: nn.Conv2d) -> bool:
-    """Tell whether native kernels exist for a layer's settings, whatever its parameters are."""
-    if layer.padding_mode != "zeros" or layer.groups != 1 or not as_written(layer):
+    if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros" or layer.groups != 1 or not as_written(layer):
         return False
     window = _StanConvolution._window(layer)  # type: ignore[arg-type]  # it asks for nothing but settings
-    return window is not None and window.dilation == (1, 1)
+    return window is not None and window.dilation == (1, 1) and suits(layer.weight, layer.bias)
 
 
 class StanLinear(_StanLayer, nn.Linear):
