@@ -53,6 +53,7 @@ def test_looking_on_the_way_leaves_the_weights_what_they_are(
     seen = train(tmp_path / "seen.pt", 0, last, best=best)
     state = what_counts(tmp_path / "seen.pt")
     assert list(state.pop("curve")) == list(case.stops[:-1])
+    assert state.pop("inputs")["shape"] == ((32, 32, 3) if case.name == "alexbn" else (28, 28, 1))
     assert equal(state, what_counts(tmp_path / "unseen.pt"))
     assert (seen.metrics, unseen.curve) == (unseen.metrics, {})
 

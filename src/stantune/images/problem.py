@@ -29,6 +29,7 @@ from stantune.images.evaluation import measured
 from stantune.images.fields import checked_fields, loaded, sees_setting
 from stantune.images.losses import Loss, loss_of
 from stantune.images.measures import Measure, measure_of
+from stantune.images.predictor import Inputs
 from stantune.images.solver import Policy, Solver
 from stantune.images.space_checks import check_layers, check_space
 from stantune.protocols import Metric
@@ -218,6 +219,10 @@ class Problem:
         """See Trainable."""
         value = measured(model, getattr(splits, split), splits.normaliser, self._measure(), device)
         return {self.metric_on(split).name: value}
+
+    def inputs(self, splits: Splits) -> dict[str, Any]:
+        """See Trainable."""
+        return Inputs.of(splits.train.inputs, splits.normaliser, splits.classes).plain()
 
     @property
     def identity(self) -> Mapping[str, Any]:

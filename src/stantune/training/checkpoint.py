@@ -54,27 +54,50 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
         CheckpointError: it cannot be read, or is another trial's.
     """
     try:
-        content = path.read_bytes()
+        saved = _read(path)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial "
-            "is trained again from its first iteration"
-        ) from error
     mine = {"version": VERSION, "identity": identity}
-    if not is_sound(content):
-        raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
-    try:
-        saved = archive.read(content)
-    except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime errors
-        raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     # Of whatever kind they are: not all can be compared.
     marks = {name: saved.get(name) for name in ("version", "identity")} if isinstance(saved, dict) else {}
     if not all(isinstance(mark, str | int) for mark in marks.values()) or marks != mine:
         other = f"is another trial's or another version's{_differing(marks.get('identity'), identity)}"
         raise CheckpointError(f"checkpoint {path} {other}; put the right file back, or {_REMEDY}")
-    state = saved.get("state")
+    return _state_of(saved, path)
+
+
+def load_any(path: Path) -> dict[str, Any]:
+    """Return the state that was saved under any identity; as `load` does.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedCheckpointError: it is cut short or altered, or no checkpoint.
+        CheckpointError: it cannot be read.
+    """
+    return _state_of(_read(path), path)
+
+
+def _read(path: Path) -> Any:
+    """Return what a file holds, found to be as it was written; raises as `load_any` does."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({error.strerror or error}); mend that, or move it away and the trial "
+            "is trained again from its first iteration"
+        ) from error
+    if not is_sound(content):
+        raise DamagedCheckpointError(f"checkpoint {path} is cut short or altered; {_REMEDY}")
+    try:
+        return archive.read(content)
+    except Exception as error:  # torch.load lets many kinds through: zip, pickle, EOF, runtime errors
+        raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
+
+
+def _state_of(saved: Any, path: Path) -> dict[str, Any]:
+    state = saved.get("state") if isinstance(saved, dict) else None
     if not isinstance(state, dict):
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}")
     return state

@@ -115,7 +115,8 @@ def run(
         raise UsageError(
             f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
         )
-    training = _Training(trial, new, checkpoint, identity, best, watch)
+    inputs = {} if best is None else problem.inputs(splits)
+    training = _Training(trial, new, checkpoint, identity, best, watch, inputs)
     training.curve = {} if state is None or best is None else dict(state.get("curve", {}))
 
     def measure(model: nn.Module, names: Sequence[str]) -> dict[str, float]:
@@ -127,7 +128,9 @@ def run(
 
     diverged, interrupted = training.to(stop, stop_early, measure)
     if diverged:
-        return Outcome(trial.iteration, {}, trial.iteration, False, trial.cost, training.curve)
+        return Outcome(
+            trial.iteration, {}, trial.iteration, False, trial.cost, training.curve, losses=trial.losses.curve
+        )
     if checkpoint is not None and trial.moved:
         training.save(checkpoint)
     if interrupted:
@@ -135,7 +138,7 @@ def run(
     metrics = measure(trial.model, evaluate)
     if best is not None:
         training.end(best, stop, metrics, lambda model: measure(model, [name for name in evaluate if name != COMPARED]))
-    return Outcome(trial.iteration, metrics, None, False, trial.cost, training.curve)
+    return Outcome(trial.iteration, metrics, None, False, trial.cost, training.curve, losses=trial.losses.curve)
 
 
 class _Training:
@@ -153,8 +156,9 @@ class _Training:
         identity: str,
         best: Best | None,
         watch: Callable[[int], None],
+        inputs: Mapping[str, Any],
     ) -> None:
-        """Go on with a trial; `new` makes one like it, at its beginning. For all else see `run`."""
+        """Go on with a trial; `new` makes one like it, at its beginning. For all else see `run` and Trainable."""
         self.curve: dict[int, dict[str, float]] = {}
         self._trial = trial
         self._new = new
@@ -162,6 +166,7 @@ class _Training:
         self._identity = identity
         self._best = best
         self._watch = watch
+        self._inputs = inputs
         self._saved = time.monotonic()
 
     def to(
@@ -201,7 +206,8 @@ class _Training:
 
     def save(self, path: Path) -> None:
         """Keep it as it is now."""
-        noted = {} if self._best is None else {"curve": self.curve}
+        # Weights that are to be used lie beside what they were fed.
+        noted = {} if self._best is None else {"curve": self.curve, "inputs": self._inputs}
         checkpoints.save(path, self._identity, self._trial.state() | noted)
 
     def _moved(self, iteration: int) -> None:

@@ -120,3 +120,7 @@ class Trainable(Protocol):
     def evaluate(self, model: nn.Module, splits: Any, split: str, device: str) -> dict[str, float]:
         """Return what is measured on "validation" or "test", exactly, by its name: "validation error"."""
         ...
+
+    def inputs(self, splits: Any) -> Mapping[str, Any]:
+        """Return what the network takes, in plain values and tensors; kept beside weights that are to be used."""
+        ...
