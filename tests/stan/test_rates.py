@@ -43,6 +43,30 @@ def test_pairs_become_the_rates_of_stretches():
     assert Stan(rate=0.5).rate_at(7) == 0.5
 
 
+def test_annealed_is_a_course_of_thirds_of_the_run():
+    stan = Stan(rate="annealed", iterations=10)
+    assert stan.rates == (RateFrom(0, 0.25), RateFrom(4, 0.5), RateFrom(7, 1.0))
+    assert [stan.rate_at(iteration) for iteration in (0, 3, 4, 6, 7, 1000)] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    assert Stan(rate="annealed", iterations=1).rates == (RateFrom(0, 0.25), RateFrom(1, 1.0))
+    assert Stan(rate="annealed", iterations=0).rates == (RateFrom(0, 1.0),)
+    assert (stan.least_rate, stan.chooses) == (0.25, False)
+    assert stan.identity["rates"] == [[0, 0.25], [4, 0.5], [7, 1.0]]
+    same = Stan(rate=stan.rates, iterations=10)
+    assert (same.rates, same.identity) == (stan.rates, stan.identity)
+    model = network()
+    handle, seen = accelerate_(model, stan), []
+    for _ in range(10):
+        seen.append(tuple(grid and grid.pattern for grid in grids(handle, model)))
+        handle.step()
+    quarter, half = PATTERNS["blocks"], PATTERNS["columns"]
+    assert seen == [(quarter,) * 2 if i in (1, 3) else (half,) * 2 if i == 5 else (None,) * 2 for i in range(10)]
+
+
+def test_annealed_needs_the_length_of_the_run():
+    with pytest.raises(UsageError, match=r'rate="annealed" is of a run of known length; give Stan its iterations='):
+        accelerate_(network(), Stan(rate="annealed"))
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
@@ -56,6 +80,8 @@ def test_pairs_become_the_rates_of_stretches():
         ({"rate": ((0, 0.5), (5, 2))}, r"rate=2.0 is not in \(0, 1\]"),
         ({"rate": ((0, 0.5), (5, 0.25)), "pattern": "rows"}, "pattern 'rows' computes 0.5 of the entries, not"),
         ({"rate": ((0, 0.5), (5, 1)), "memo": Memo(9, 3)}, "changes in the course.*; leave out memo, or give one rate"),
+        ({"rate": "annealed", "memo": Memo(9, 3)}, 'rate="annealed" changes in the course.*; leave out memo'),
+        ({"rate": "annealed", "pattern": "rows"}, "pattern='rows' is fixed, and rate=\"annealed\" chooses"),
         ({"rate": ((0, 0.5), (5, 1)), "plan": (LayerPlan("0", ("rows",)),)}, "leave out plan, or give one rate"),
     ],
 )

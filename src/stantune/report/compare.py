@@ -75,7 +75,7 @@ _EQUAL_TIME = Field(
 class ArmResult(Result):
     """One way of training under STAN against exact training."""
 
-    rate: float | Literal["auto"] = Field(description="what was given with --rate")
+    rate: float | Literal["auto", "annealed"] = Field(description="what was given with --rate")
     tolerance: float | None = Field(description="what was given with --tolerance; null where nothing was")
     fill: Literal["neighbour", "memo"] = Field(description="what skipped entries receive")
     period: int | None = Field(
@@ -134,7 +134,7 @@ def compare_result(problem: str, setting: Mapping[str, Any], threads: int, compa
 def _arm(exact: Sequence[Training], arm: Arm) -> ArmResult:
     equal = arm.equal_time
     return ArmResult(
-        rate=arm.asked.least_rate,
+        rate=arm.asked.rate if isinstance(arm.asked.rate, str) else arm.asked.least_rate,
         tolerance=arm.asked.tolerance,
         fill="neighbour" if arm.stan.memo is None else "memo",
         period=arm.stan.period,

@@ -40,7 +40,7 @@ class EntriesResult(Result):
     schema_version: Literal["stantune.entries/1"] = Field(default="stantune.entries/1", description="kind and version")
     problem: str = Field(description="the problem's name")
     seed: int = Field(description="what was given with --seed")
-    rate: float | Literal["auto"] = Field(description="what was given with --rate")
+    rate: float | Literal["auto"] = Field(description="what was given with --rate; the least of several")
     tolerance: float | None = Field(description="what was given with --tolerance; null where nothing was")
     trained: int = Field(description="iterations trained before looking")
     iteration: int = Field(description="the reduced iteration whose entries are drawn, counted from 0")

@@ -52,7 +52,7 @@ class ProfileResult(Result):
     schema_version: Literal["stantune.profile/1"] = Field(default="stantune.profile/1", description="kind and version")
     problem: str = Field(description="the problem's name")
     seed: int = Field(description="what was given with --seed")
-    rate: float | Literal["auto"] = Field(description="what was given with --rate")
+    rate: float | Literal["auto"] = Field(description="what was given with --rate; the least of several")
     batch_size: int = Field(description="images in an iteration")
     threads: int = Field(description="PyTorch's, as used")
     threads_tried: list[ThreadsProfile] | None = Field(

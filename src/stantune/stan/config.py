@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +15,9 @@ from stantune.stan.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patter
 from stantune.stan.meprop import MeProp
 from stantune.stan.schedule import Schedule
 
+# The course of a rate of "annealed": from which share of the run on, which rate (ours). Early iterations can better be
+# spared than late ones, and an exact end wins back much of what they lose: benchmarks/annealing.py.
+ANNEALED = ((Fraction(0), 0.25), (Fraction(1, 3), 0.5), (Fraction(2, 3), 1.0))
 # What a layer may lose in a reduced iteration where the rate is "auto": ||Y - fill(Y)|| / ||Y|| (ours).
 AUTO_TOLERANCE = 0.5
 
@@ -74,13 +79,14 @@ class Stan:
     Attributes:
         rate: share of the entries that a reduced iteration computes: 1/2, 1/4, or 1 for all. "auto" measures the model
             on this machine and lets each layer choose anew at every refresh, under `tolerance`, among what pays there.
+            "annealed" begins with 1/4, goes on with 1/2 and ends exactly, a third of `iterations` each, see ANNEALED.
             Pairs (start, rate) change it in the course of the run, each from its iteration on, the first from 0 on;
             they become a tuple of RateFrom.
         pattern: "rows" or "columns" (1/2), "blocks" (one of each 2x2, 1/4), or "auto": columns at 1/2, blocks at 1/4.
         period: Z, reduced iterations after each exact one (a refresh); None for no refresh. In epochs under `memo`.
         pretrain: p_t, exact iterations at the start.
         tail: exact iterations at the end of a run of `iterations`.
-        iterations: N, length of the run; needed for a tail alone.
+        iterations: N, length of the run; needed for a tail and for "annealed". What trains a problem knows it.
         layers: names of the layers to accelerate, as shell patterns ("features.*"); every convolution by default.
         seed: of the grids' offsets.
         tolerance: at each refresh a layer takes its cheapest pattern, no cheaper than `rate`, whose relative error
@@ -92,12 +98,14 @@ class Stan:
         plan: what the planner decided, layer by layer; layers that it does not name are left alone.
         offset_sets: how many sets of the layers' offsets the iterations draw from, a multiple of 4; None: each layer
             draws by itself. With few sets a deep network's steps can be recorded (`stan.graphs.GraphedStep`).
+        native: whether convolutions that compute every entry are done by native kernels, too, where the rule of shapes
+            says that this pays. The planner says no where the whole model would be hardly faster for it.
 
     Raises:
         UsageError: a value outside its range, or two that contradict each other.
     """
 
-    rate: float | Literal["auto"] | Sequence[tuple[int, float]] = 0.5
+    rate: float | Literal["auto", "annealed"] | Sequence[tuple[int, float]] = 0.5
     pattern: str = "auto"
     period: int | None = 1
     pretrain: int = 0
@@ -111,26 +119,32 @@ class Stan:
     meprop: MeProp | None = None
     plan: tuple[LayerPlan, ...] | None = None
     offset_sets: int | None = None
+    native: bool = True
 
     def __post_init__(self) -> None:
         self._check_kinds()
         if isinstance(self.rate, str):
-            if self.rate != "auto":
-                raise UsageError(f'rate={self.rate!r} is unknown; give a share of the entries, such as 0.5, or "auto"')
+            if self.rate not in ("auto", "annealed"):
+                raise UsageError(
+                    f'rate={self.rate!r} is unknown; give a share of the entries, such as 0.5, or "auto", or "annealed"'
+                )
             if self.pattern != "auto":
-                raise UsageError(f'pattern={self.pattern!r} is fixed, and rate="auto" chooses patterns; leave one out')
+                raise UsageError(
+                    f'pattern={self.pattern!r} is fixed, and rate="{self.rate}" chooses patterns; leave one out'
+                )
         elif not isinstance(self.rate, float | int):
             object.__setattr__(self, "rate", _checked_rates(self.rate))
             for each in self.rates:
                 choose_patterns(self.pattern, each.rate)
+        else:
+            choose_patterns(self.pattern, self.rate)
+        if self.rate != "auto" and not isinstance(self.rate, float | int):
             for name in ("memo", "plan"):
                 if getattr(self, name) is not None:
                     raise UsageError(
-                        f"rate={_text(self.rates)} changes in the course of the run, and {name} is of one rate alone; "
+                        f"rate={_text(self.rate)} changes in the course of the run, and {name} is of one rate alone; "
                         f"leave out {name}, or give one rate"
                     )
-        else:
-            choose_patterns(self.pattern, self.rate)
         if self.tolerance is not None and self.tolerance <= 0:
             raise UsageError(f"tolerance={self.tolerance} is no relative error; give a number above 0, such as 0.3")
         if self.chooses and self.period is None:
@@ -167,6 +181,8 @@ class Stan:
         for name, kind in (("memo", Memo), ("meprop", MeProp)):
             if not isinstance(getattr(self, name), kind | None):
                 raise UsageError(f"`{name}`={shown(getattr(self, name))} is no {kind.__name__}; give one, or None")
+        if not isinstance(self.native, bool):
+            raise UsageError(f"`native`={shown(self.native)} is neither True nor False; give one of them")
         if self.plan is not None and not (
             isinstance(self.plan, tuple) and all(isinstance(line, LayerPlan) for line in self.plan)
         ):
@@ -174,12 +190,19 @@ class Stan:
 
     @cached_property
     def rates(self) -> tuple[RateFrom, ...]:
-        """The rates of the run's stretches, none where one rate holds throughout."""
+        """The rates of the run's stretches, none where one rate holds throughout.
+
+        And none of "annealed" while nobody has said how many iterations there will be.
+        """
+        if self.rate == "annealed":
+            return () if self.iterations is None else annealed(self.iterations)
         return () if isinstance(self.rate, float | int | str) else tuple(RateFrom(*each) for each in self.rate)
 
     @property
     def least_rate(self) -> float | Literal["auto"]:
         """The one rate, or the smallest of several."""
+        if self.rate == "annealed":
+            return min(rate for _, rate in ANNEALED)
         return self.rate if isinstance(self.rate, float | int | str) else min(rate for _, rate in self.rate)
 
     def rate_at(self, iteration: int) -> float | Literal["auto"]:
@@ -211,6 +234,8 @@ class Stan:
         settings = asdict(self)
         if self.offset_sets is None:
             del settings["offset_sets"]
+        if self.native:
+            del settings["native"]
         if self.rates:
             settings |= {"rate": self.least_rate, "rates": [list(each) for each in self.rates]}
         return settings
@@ -221,7 +246,7 @@ class Stan:
         if self.plan is None:
             return None
         plan = {line.layer: list(line.patterns) for line in self.plan}
-        return {"rate": self.rate, "period": self.period, "plan": plan}
+        return {"rate": self.rate, "period": self.period, "plan": plan} | ({} if self.native else {"native": False})
 
     def with_plan(self, planned: Mapping[str, Any]) -> Stan:
         """Return these settings with what was decided before: with another run's `planned`.
@@ -229,7 +254,14 @@ class Stan:
         A plan as pairs of a layer and its patterns, as the callbacks once kept it, is read too.
         """
         plan = tuple(LayerPlan(layer, tuple(patterns)) for layer, patterns in dict(planned["plan"]).items())
-        return replace(self, rate=planned["rate"], period=planned["period"], tolerance=self.allowed_error, plan=plan)
+        return replace(
+            self,
+            rate=planned["rate"],
+            period=planned["period"],
+            tolerance=self.allowed_error,
+            plan=plan,
+            native=bool(planned.get("native", self.native)),
+        )
 
     def patterns_of(self, layer: str, rate: float | Literal["auto"] | None = None) -> tuple[Pattern, ...]:
         """Return the patterns that the layer of this name may use; none where it computes every entry.
@@ -254,6 +286,12 @@ class Stan:
         return tuple(pattern for pattern in wanted if pattern in {PATTERNS[name] for name in names})
 
 
+def annealed(iterations: int) -> tuple[RateFrom, ...]:
+    """Return the rates of ANNEALED in a run of so many iterations; a stretch that would have none is left out."""
+    starts = {math.ceil(share * iterations): rate for share, rate in ANNEALED}
+    return tuple(RateFrom(start, rate) for start, rate in starts.items())
+
+
 def _checked_rates(rates: Sequence[tuple[int, float]]) -> tuple[RateFrom, ...]:
     """Return the rates of a run's stretches; raises UsageError where they are none."""
     remedy = "give pairs of an iteration and a rate, the first from 0 on, such as ((0, 0.25), (1000, 1.0))"
@@ -267,5 +305,7 @@ def _checked_rates(rates: Sequence[tuple[int, float]]) -> tuple[RateFrom, ...]:
     return checked
 
 
-def _text(rates: tuple[RateFrom, ...]) -> str:
+def _text(rates: str | Sequence[tuple[int, float]]) -> str:
+    if isinstance(rates, str):
+        return f'"{rates}"'
     return f"({', '.join(f'({start}, {rate:g})' for start, rate in rates)})"

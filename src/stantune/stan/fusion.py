@@ -59,16 +59,20 @@ def _takes_either(module: nn.Module) -> bool:
     )
 
 
-def make_native_(model: nn.Module) -> list[nn.Module]:
+def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
     """Have convolutions that native kernels may do faster in training, and what follows them; return what was changed.
 
     A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential; not so where
     somebody has given one of them a forward method of its own. All of STAN's layers learn their names, for errors.
+
+    Args:
+        model: any module.
+        exact_ones: whether convolutions become native that are none of STAN's yet, and compute every entry.
     """
     changed: list[nn.Module] = []
     follows = follows_in(model)
     for name, module in model.named_modules():
-        if type(module) is nn.Conv2d and _may_be_native(module, follows.get(module, Follow())):
+        if exact_ones and type(module) is nn.Conv2d and _may_be_native(module, follows.get(module, Follow())):
             module.__class__ = StanConv2d
             changed.append(module)
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):

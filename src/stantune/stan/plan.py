@@ -23,6 +23,7 @@ NEAR_BEST = 0.9
 # skips half of its work or more and saves less than this gives away accuracy for next to nothing.
 WORTHWHILE = 0.25
 # What all of it must bring, as a factor on the speed with every entry computed: for less no accuracy is given away.
+# And what native kernels must bring against stock PyTorch: for less, timings being what they are, it might be a loss.
 GAIN = 1.05
 
 
@@ -107,7 +108,8 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
     For rate="auto" each layer keeps as candidates the patterns that save at least WORTHWHILE of its exact time and more
     than every pattern that computes more entries; Z is the smallest of PERIODS that reaches NEAR_BEST of the best
     speed-up; layers of which a cycle then costs more than it saves are left alone (the source's break-even), and all of
-    them where they do not bring GAIN together.
+    them where they do not bring GAIN together. Where a run would then not be GAIN times as fast as with stock PyTorch,
+    native kernels are left out, too, and the model stays what it was.
 
     Args:
         times: of `measure`, with the same or more layers than `stan` has.
@@ -150,6 +152,10 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
         together = f"of all layers together, a run would be {predicted / exactly:.2f} times as fast as with every entry"
         reasons |= dict.fromkeys(kept, f"{together}, and {GAIN} is asked")
         concrete, predicted = _concrete(stan, {}, period), exactly
+    if times.native_seconds is not None and predicted is not None and predicted < GAIN:
+        hardly = f"a run would be {predicted:.2f} times as fast as with stock PyTorch, and {GAIN} is asked"
+        reasons |= {layer.name: hardly for layer in times.layers if not layer.reason and _wanted(layer, stan)}
+        concrete, predicted = replace(_concrete(stan, {}, period), native=False), 1.0
     return Plan(concrete, times, predicted, reasons)
 
 

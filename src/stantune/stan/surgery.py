@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from stantune.errors import NoEffectWarning, StanWarning, UsageError
+from stantune.errors import NoEffectWarning, UsageError
 from stantune.stan.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
@@ -29,8 +29,8 @@ SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Sequential: StanSequential,
 }
 ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
-# Below this predicted speed-up a plan is said to be slower than stock: timings err by a few hundredths.
-SLOWER = 0.97
+# So many layers are named in a warning.
+NAMED = 3
 # Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
 BY_SURGERY = "by_surgery"
 
@@ -69,8 +69,7 @@ def accelerate_(
             model cannot be trained on it, or what is to be remembered does not fit into memory.
 
     Warns:
-        NoEffectWarning: nothing was changed.
-        StanWarning: the planner measured that STAN makes the model slower than stock PyTorch.
+        NoEffectWarning: nothing was changed; the planner leaves a model alone that would hardly be faster.
     """
     if not isinstance(model, nn.Module):
         raise UsageError(f"accelerate_ takes a model, an nn.Module, not {_kind(model)}")
@@ -85,6 +84,8 @@ def accelerate_(
     if found:
         check_names("layers", stan.layers, list(found), "convolution")
     check_names("linear", stan.linear, list(dense), "nn.Linear")
+    if stan.rate == "annealed" and stan.iterations is None:
+        raise UsageError('rate="annealed" is of a run of known length; give Stan its iterations=, such as 10000')
     plan = None
     if stan.rate == "auto" and stan.plan is None:
         if example is None:
@@ -114,25 +115,17 @@ def accelerate_(
         layer = layers[name]
         layer.__class__ = SWAPPED[type(layer)]
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
-    make_native_(model)
+    make_native_(model, exact_ones=stan.native)
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
     asked = {line.name: line for line in report}
     report = list((asked | {name: line for name, line in sparse.items() if line.top_k or name not in asked}).values())
     if not swapped and not native and not any(line.top_k for line in sparse.values()):
-        why = "; ".join(f"{line.name or 'the model'}: {line.reason}" for line in report) or "it has no convolution"
+        why = _why_nothing(report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=2)
     handle = StanHandle(stan, swapped, tuple(report), memory, plan)
     handle.note(shapes)
-    if plan is not None and plan.predicted_speedup is not None and plan.predicted_speedup < SLOWER:
-        warnings.warn(
-            f"STAN makes this model slower on this machine: a run would be {plan.predicted_speedup:.2f} times as fast "
-            "as with stock PyTorch, as measured on the example; restore_ the model and train it as it is, or try it "
-            "with model and images in channels_last memory",
-            StanWarning,
-            stacklevel=2,
-        )
     return handle
 
 
@@ -167,6 +160,17 @@ def _without_stan(kind: type[nn.Module], originals: dict[type[nn.Module], type[n
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     made: type[nn.Module] = type(kind.__name__.replace(old, names[old]), bases, own)
     return made
+
+
+def _why_nothing(report: Sequence[LayerReport]) -> str:
+    """Return why layers are left alone, each reason once, with the first of the layers that it is of."""
+    layers: dict[str, list[str]] = {}
+    for line in report:
+        layers.setdefault(line.reason, []).append(line.name or "the model")
+    return "; ".join(
+        f"{', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}: {reason}"
+        for reason, names in layers.items()
+    )
 
 
 def _report(name: str, module: nn.Module, stan: Stan, reasons: Mapping[str, str]) -> LayerReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stantune.errors import StantuneError
@@ -63,7 +64,7 @@ def planned_stan(
     seed: int = 0,
     device: str = "cpu",
 ) -> Stan:
-    """Return settings with a plan in place of "auto"; other settings as they are.
+    """Return settings with a plan in place of "auto", and of "annealed" the run's length; other settings as they are.
 
     Timings are not reproducible, so a plan is made once: where there is an earlier one, it is taken.
 
@@ -80,6 +81,8 @@ def planned_stan(
     Raises:
         StantuneError: the setting diverges within the few iterations that the timing takes.
     """
+    if stan.rate == "annealed" and stan.iterations is None:
+        return replace(stan, iterations=iterations)
     if stan.rate != "auto" or stan.plan is not None:
         return stan
     if before is not None:
