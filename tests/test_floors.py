@@ -39,7 +39,7 @@ FLOORS = (
         "quantities",
         "texts",
     ),
-    ("arguments",),
+    ("arguments", "loss_curve"),
     ("errors",),
 )
 # Arrows against the rule, each with its reason; one that is there no longer is to go from here, too.

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stantune.loss_curve import NO_LOSSES, LossCurve
+
 
 @dataclass
 class Cost:
@@ -61,6 +63,7 @@ class Outcome:
         cost: what it took.
         curve: of a final training whose best weights are kept (Segment.best): what was measured at each point on the
             way, and at its end; empty of every other one.
+        losses: its training losses, from its beginning on; without a point where nobody told any.
     """
 
     iterations: int
@@ -69,3 +72,4 @@ class Outcome:
     interrupted: bool
     cost: Cost = field(compare=False)
     curve: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    losses: LossCurve = field(default=NO_LOSSES, kw_only=True)

@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Write a search's trials to files that other programs read, running or not; the search is not changed."""
     from stantune.search.exporting import copy_study, csv_of, parquet_of, rows_of
-    from stantune.search.operating import ExportResult
+    from stantune.search.operating import ExportResult, LossesOf, loss_points
     from stantune.search.status import metric_result
     from stantune.search.table.look import look
 
@@ -52,4 +52,8 @@ def export(
         console.print(f"{len(rows)} rows of {len(seen.rows)} trials in {file}", soft_wrap=True)
     if optuna is not None:
         console.print(f"the study is there as {copy_study(seen.directory, optuna)!r}", soft_wrap=True)
-    o.write_json(ExportResult(problem=seen.problem, metric=metric_result(seen.metric), unit=seen.unit, rows=rows), json)
+    losses = [LossesOf(trial=row.number, losses=loss_points(row.loss_curve)) for row in seen.rows if row.losses]
+    result = ExportResult(
+        problem=seen.problem, metric=metric_result(seen.metric), unit=seen.unit, rows=rows, losses=losses
+    )
+    o.write_json(result, json)

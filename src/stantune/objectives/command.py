@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stantune.errors import StantuneError, UsageError
+from stantune.loss_curve import LossMeans
 from stantune.objectives import groups, packing
 from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.templates import PARAMS, Template
@@ -64,7 +65,8 @@ class CommandObjective:
     in the last line of its stdout that is a JSON object with the metric: `{"loss": 0.31, "accuracy": 0.9}`. A metric
     that is null, NaN or infinite, or `{"diverged": true}`, means that the trial is lost, which is an ordinary result.
     An exit code other than 0 is a failure, after which the segment is tried again. A JSON line with "resource" on the
-    way says how far it is. All that it says is kept in a folder beside the checkpoint.
+    way says how far it is, and with a "loss" in it what the training loss is there, for the trial's curve. All that it
+    says is kept in a folder beside the checkpoint.
 
     Placeholders are the parameters and
 
@@ -214,7 +216,7 @@ class CommandTrainer:
                     state.mkdir(parents=True)
                 else:
                     pack.unpack(state)
-            came = self._run(segment, start, folder, stop_early, watch)
+            came = self._run(segment, note, folder, stop_early, watch)
             if came is None:
                 return Outcome(start, {}, None, True, Cost())
             packing.pack(state, segment.checkpoint, identity, came)
@@ -228,13 +230,21 @@ class CommandTrainer:
             shutil.rmtree(state, ignore_errors=True)
 
     def _run(
-        self, segment: Segment, start: int, folder: Path, stop_early: StopEarly, watch: Callable[[int], None]
+        self,
+        segment: Segment,
+        note: Mapping[str, Any],
+        folder: Path,
+        stop_early: StopEarly,
+        watch: Callable[[int], None],
     ) -> dict[str, Any] | None:
-        """Run the command; return what is noted of how it ended, None where it was ended early."""
-        what = self._what
+        """Run the command; return what is noted of how it ended, None where it was ended early.
+
+        `note` is of the segment before.
+        """
+        what, start = self._what, int(note["done"])
         state = folder / "state"
         words = what.template.fill(self._values(segment, start, state))
-        said = _Said(what.metric.name, start, segment.stop, watch)
+        said = _Said(what.metric.name, start, segment.stop, watch, LossMeans(note.get("losses")))
         if what.metrics != STDOUT:
             # That of the segment before would pass for this one's.
             (state / what.metrics).unlink(missing_ok=True)
@@ -269,7 +279,7 @@ class CommandTrainer:
                     f"there is no JSON object in the file {what.metrics} of the state folder; write one like "
                     f"{json.dumps({what.metric.name: 0.5})}"
                 )
-        return {**said.result(out), "from": start, "seconds": seconds}
+        return {**said.result(out), "from": start, "seconds": seconds, "losses": said.losses.state}
 
     def _values(self, segment: Segment, start: int, state: Path) -> dict[str, Any]:
         return {
@@ -309,10 +319,12 @@ class _Said:
 
     Attributes:
         last: the object that says what it came to, None before there was one.
+        losses: the losses that it told on the way, behind those of the segments before.
     """
 
-    def __init__(self, metric: str, start: int, stop: int, watch: Callable[[int], None]) -> None:
+    def __init__(self, metric: str, start: int, stop: int, watch: Callable[[int], None], losses: LossMeans) -> None:
         self.last: dict[str, Any] | None = None
+        self.losses = losses
         self._other: dict[str, Any] | None = None
         self._metric = metric
         self._start, self._stop = start, stop
@@ -329,6 +341,9 @@ class _Said:
             self._other = said
         done = _number(said.get("resource"))
         if done is not None and self._start <= done <= self._stop:
+            loss = _number(said.get("loss"))
+            if loss is not None and math.isfinite(loss):
+                self.losses.take(loss)
             self._watch(int(done))
 
     def result(self, line: str) -> dict[str, Any]:
@@ -375,7 +390,8 @@ def _device(place: Place) -> str:
 
 def _outcome(note: Mapping[str, Any]) -> Outcome:
     done, cost = int(note["done"]), Cost(exact=note["done"] - note["from"], exact_seconds=note["seconds"])
-    return Outcome(done, dict(note["metrics"]), note["diverged_at"], False, cost)
+    losses = LossMeans(note.get("losses")).curve
+    return Outcome(done, dict(note["metrics"]), note["diverged_at"], False, cost, losses=losses)
 
 
 def _number(value: object) -> float | None:

@@ -19,6 +19,7 @@ import torch
 from stantune.arguments import function
 from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning, UsageError
+from stantune.loss_curve import LossMeans
 from stantune.objectives import lightning_checkpoint as checkpoints
 from stantune.objectives.function import can_be_imported, name_of
 from stantune.objectives.lightning_fit import RESERVED, Fit, Lost, Stopped, quiet, require_lightning
@@ -205,12 +206,13 @@ class LightningTrainer:
             )
         cost = Cost.from_plain(note["cost"]) if note["start"] == segment.start else Cost()
         if note.get("ended") or (note["done"] == segment.stop and note["metrics"] is not None):
-            return self._outcome(segment, note["metrics"], cost)
+            return self._outcome(segment, note["metrics"], cost, LossMeans(note.get("losses")))
         with as_it_was(self._device):
             torch.set_num_threads(self._threads)
             with quiet():
                 warnings.simplefilter("ignore", NoEffectWarning)
-                return self._train(segment, identity, int(note["done"]), cost, stop_early, watch)
+                losses = LossMeans(note.get("losses"))
+                return self._train(segment, identity, int(note["done"]), cost, losses, stop_early, watch)
 
     def _train(
         self,
@@ -218,6 +220,7 @@ class LightningTrainer:
         identity: str,
         done: int,
         cost: Cost,
+        losses: LossMeans,
         stop_early: StopEarly,
         watch: Callable[[int], None],
     ) -> Outcome:
@@ -238,6 +241,7 @@ class LightningTrainer:
                 stop_early,
                 watch,
                 lambda setup: max(SAVE_SECONDS, SAVE_SHARE * setup),
+                losses,
             )
             began = time.perf_counter()
             try:
@@ -245,7 +249,7 @@ class LightningTrainer:
             except Lost:
                 lost = fit.epoch + 1
                 _add(cost, stan, 0, time.perf_counter() - began - fit.evaluation_seconds)
-                return Outcome(lost, {}, lost, False, cost)
+                return Outcome(lost, {}, lost, False, cost, losses=losses.curve)
             except Stopped:
                 return Outcome(done, {}, None, True, cost)
             saved = checkpoints.taken(fit.trainer, segment.checkpoint)
@@ -257,10 +261,17 @@ class LightningTrainer:
             _add(cost, stan, reached - done, seconds)
             cost.evaluation_seconds += fit.evaluation_seconds
             done = reached
-            note = {"done": done, "ended": ended, "metrics": metrics, "start": segment.start, "cost": asdict(cost)}
+            note = {
+                "done": done,
+                "ended": ended,
+                "metrics": metrics,
+                "start": segment.start,
+                "cost": asdict(cost),
+                "losses": losses.state,
+            }
             checkpoints.save(segment.checkpoint, identity, saved, note)
             if metrics is not None:
-                return self._outcome(segment, metrics, cost)
+                return self._outcome(segment, metrics, cost, losses)
 
     def _fit(self, fit: Fit, segment: Segment, stan: Stan | None, done: int) -> None:
         what = self._what
@@ -287,10 +298,10 @@ class LightningTrainer:
             metrics = {**fit.tested(), **metrics}
         return {name: value for name, value in metrics.items() if name == self._what.monitor or math.isfinite(value)}
 
-    def _outcome(self, segment: Segment, metrics: Mapping[str, float], cost: Cost) -> Outcome:
+    def _outcome(self, segment: Segment, metrics: Mapping[str, float], cost: Cost, losses: LossMeans) -> Outcome:
         if not math.isfinite(metrics[self._what.monitor]):
-            return Outcome(segment.stop, {}, segment.stop, False, cost)
-        return Outcome(segment.stop, dict(metrics), None, False, cost)
+            return Outcome(segment.stop, {}, segment.stop, False, cost, losses=losses.curve)
+        return Outcome(segment.stop, dict(metrics), None, False, cost, losses=losses.curve)
 
     def _stan(self, segment: Segment, done: int) -> tuple[Stan | None, int]:
         """Return how it is accelerated from here on, and up to where."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from stantune.errors import StantuneError, UsageError
+from stantune.loss_curve import LossMeans
 from stantune.objectives.surroundings import seed_all
 from stantune.seeds import derive
 from stantune.stan.config import Stan
@@ -88,6 +90,7 @@ class Fit:
         stop_early: asked after each batch.
         watch: told the epochs done, after each batch.
         patience: seconds after which the fit ends at an epoch's end, to be saved.
+        losses: those before, and then the batches' of this fit as well.
         module: the LightningModule.
         loaders: its data.
         trainer: Lightning's.
@@ -106,6 +109,7 @@ class Fit:
     stop_early: Callable[[], bool]
     watch: Callable[[int], None]
     patience: Callable[[float], float]
+    losses: LossMeans
     module: Any = None
     loaders: Loaders = field(default_factory=Loaders)
     trainer: Any = None
@@ -216,7 +220,8 @@ class _Follower:
         self._began = began
         self._sigterm = signal.getsignal(signal.SIGTERM)
         self._evaluating = 0.0
-        self._bad: Tensor | bool = False
+        # On their way from a device.
+        self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if threading.current_thread() is threading.main_thread() and self._sigterm is not None:
@@ -235,7 +240,8 @@ class _Follower:
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            self._bad = self._bad | ~loss.detach().isfinite().all()
+            # Lightning has divided it by that.
+            self._losses.append(loss.detach().float().mean() * trainer.accumulate_grad_batches)
             if loss.device.type == "cpu" or batch_idx % LOOK == 0:
                 self._look()
         self._fit.watch(trainer.current_epoch)
@@ -259,8 +265,13 @@ class _Follower:
             self._fit.validated = trainer.global_step
 
     def _look(self) -> None:
-        if bool(self._bad):
-            raise Lost
+        if not self._losses:
+            return
+        told, self._losses = torch.stack(self._losses).tolist(), []
+        for loss in told:
+            if not math.isfinite(loss):
+                raise Lost
+            self._fit.losses.take(loss)
 
 
 def _follower(package: ModuleType, fit: Fit, began: float) -> Any:

@@ -97,7 +97,7 @@ class Run:
     @property
     def curve(self) -> list[tuple[int, float]]:
         """The losses so far: how many, and their mean since the point before; at most 512 points."""
-        return self._course.losses.curve
+        return self._course.losses.means.points
 
     def keep(self, *unnamed: Never, **things: Any) -> None:
         """Keep things from segment to segment under the names they have here, and put back what they were, now.

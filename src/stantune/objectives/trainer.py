@@ -90,16 +90,17 @@ class FunctionTrainer:
                 f"{self._name} did not call run.accelerate, so that `stan` changed nothing; call "
                 "run.accelerate(model) before run.steps(), or leave `stan` away"
             )
+        losses = course.losses.means.curve
         if isinstance(course.ended, Diverged):
-            return Outcome(course.done, {}, course.done, False, course.cost, course.curve)
+            return Outcome(course.done, {}, course.done, False, course.cost, course.curve, losses=losses)
         if isinstance(course.ended, Interrupted):
             return Outcome(course.done if keeper.keeps else 0, {}, None, True, course.cost)
         metrics = metrics_of(returned, self._metric, self._name)
         if not math.isfinite(metrics[self._metric.name]):
-            return Outcome(segment.stop, {}, segment.stop, False, course.cost, course.curve)
+            return Outcome(segment.stop, {}, segment.stop, False, course.cost, course.curve, losses=losses)
         if segment.final:
             course.returned(metrics)
-        return Outcome(segment.stop, metrics, None, False, course.cost, course.curve)
+        return Outcome(segment.stop, metrics, None, False, course.cost, course.curve, losses=losses)
 
     def _identity_of(self, segment: Segment) -> str:
         """Return all that a training's result depends on, as text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
@@ -16,7 +16,10 @@ from stantune.quantities import duration
 from stantune.report.tables import print_table
 from stantune.report.words import setting_text
 from stantune.search.contract import MetricResult
-from stantune.search.operating import FoundSearch, ListResult, StatusResult, TrialReport
+from stantune.search.operating import FoundSearch, ListResult, LossPoint, StatusResult, TrialReport
+
+BARS = "▁▂▃▄▅▆▇█"
+BARS_WIDE = 40
 
 
 def show_status(console: Console, result: StatusResult) -> None:
@@ -93,6 +96,8 @@ def show_trial(console: Console, result: TrialReport) -> None:
         table.add_row(str(rung.iterations), value, *measured, *times)
     if result.rungs:
         print_table(console, table)
+    if result.losses:
+        console.print(losses_text(result.losses), soft_wrap=True)
     if result.diverged_at is not None:
         console.print(f"diverged at {result.unit} {result.diverged_at}")
     for failure in result.failures:
@@ -103,8 +108,19 @@ def show_trial(console: Console, result: TrialReport) -> None:
         value = f"diverged at {result.unit} {final.iterations}" if final.value is None else metric.text(final.value)
         weights = "" if final.weights is None else f"; weights in {final.weights}"
         console.print(f"final training of its setting: {metric.name} {value}{weights}", soft_wrap=True)
+        if final.losses:
+            console.print(losses_text(final.losses), soft_wrap=True)
     if result.checkpoint is not None:
         console.print(f"checkpoint: {result.checkpoint}", soft_wrap=True)
+
+
+def losses_text(points: Sequence[LossPoint]) -> str:
+    """Say how a training's losses went: the first and the last mean in numbers, those between them as bars."""
+    means = [point.mean for point in points]
+    least, span = min(means), (max(means) - min(means)) or 1.0
+    shown = [means[place * len(means) // BARS_WIDE] for place in range(BARS_WIDE)] if len(means) > BARS_WIDE else means
+    bars = "".join(BARS[min(int((mean - least) / span * len(BARS)), len(BARS) - 1)] for mean in shown)
+    return f"training loss: {means[0]:.4g} {bars} {means[-1]:.4g}, {points[-1].count} losses"
 
 
 def metric_of(result: MetricResult) -> Metric:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stantune.loss_curve import LossCurve
 from stantune.search.contract import PROBLEM, Counts, Leader, MetricResult, Result, Seconds
 
 DIRECTORY = Field(description="the search's directory")
@@ -108,6 +109,21 @@ class ListResult(Result):
     searches: list[FoundSearch] = Field(description="all searches below it, the one that was written last first")
 
 
+class LossPoint(Result):
+    """A point of a training's losses."""
+
+    count: int = Field(description="how many losses there were by then")
+    mean: float = Field(description="the mean of those since the point before")
+
+
+LOSSES = Field(description="the training losses, at most 128 points; empty where the training told none")
+
+
+def loss_points(losses: LossCurve) -> list[LossPoint]:
+    """Return a training's losses as results have them."""
+    return [LossPoint(count=count, mean=mean) for count, mean in losses.points]
+
+
 class RungReached(Result):
     """What a trial came to in a rung."""
 
@@ -135,6 +151,7 @@ class FinalOf(Result):
     value: float | None = Field(description="of the metric; null where the training diverged")
     metrics: dict[str, float] = Field(description="all that was measured at its end; empty where it diverged")
     weights: str | None = Field(description="their file; null where there is none")
+    losses: list[LossPoint] = LOSSES
 
 
 class TrialReport(Result):
@@ -162,6 +179,14 @@ class TrialReport(Result):
     checkpoint: str | None = Field(description="the file; null where there is none any more, or not here")
     seconds: Seconds = Field(description="of all its trainings")
     finals: list[FinalOf] = Field(description="the final trainings of its setting that are over")
+    losses: list[LossPoint] = LOSSES
+
+
+class LossesOf(Result):
+    """The training losses of one trial."""
+
+    trial: int = TRIAL
+    losses: list[LossPoint] = LOSSES
 
 
 class ExportResult(Result):
@@ -174,3 +199,4 @@ class ExportResult(Result):
     rows: list[dict[str, Any]] = Field(
         description="one for each trial and rung, as in the CSV; null where a cell is empty"
     )
+    losses: list[LossesOf] = Field(description="of each trial that told any")

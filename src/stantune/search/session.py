@@ -240,9 +240,9 @@ class Session:
         if isinstance(job, Final):
             self._finish(job, FinalResult.of(segment.params, how, cost))
         elif how.diverged_at is not None:
-            self._store.record_divergence(job.number, job.stop, how.diverged_at, cost)
+            self._store.record_divergence(job.number, job.stop, how.diverged_at, cost, how.losses)
         else:
-            self._store.record(job.number, job.stop, how.metrics, cost)
+            self._store.record(job.number, job.stop, how.metrics, cost, how.losses)
         self._over(job)
 
     def give_up(self, cause: str) -> bool:

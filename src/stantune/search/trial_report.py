@@ -5,7 +5,7 @@ from __future__ import annotations
 from stantune.errors import UsageError
 from stantune.outcome import total
 from stantune.protocols import compared_value
-from stantune.search.operating import FailedOnce, FinalOf, RungReached, TrialReport
+from stantune.search.operating import FailedOnce, FinalOf, RungReached, TrialReport, loss_points
 from stantune.search.plan.finals import last_of
 from stantune.search.plan.standings import ranking, status
 from stantune.search.status import metric_result
@@ -34,6 +34,7 @@ def trial_report(seen: Seen, number: int) -> TrialReport:
                     value=compared_value(metric, final.metrics),
                     metrics=dict(final.metrics),
                     weights=None if weights is None else str(seen.directory.path / weights),
+                    losses=loss_points(final.losses),
                 )
             )
     return TrialReport(
@@ -63,4 +64,5 @@ def trial_report(seen: Seen, number: int) -> TrialReport:
         checkpoint=str(checkpoint) if checkpoint.exists() else None,
         seconds=cost_seconds(total(list(row.costs.values()))),
         finals=finals,
+        losses=loss_points(row.loss_curve),
     )

@@ -398,7 +398,12 @@ def _identity(objective: Objective) -> str:
 def _plain(outcome: Outcome) -> dict[str, Any]:
     """Return what must be equal of two outcomes."""
     where = outcome.iterations if outcome.diverged_at is None else outcome.diverged_at
-    return {"at": where, "metrics": dict(outcome.metrics), "diverged": outcome.diverged_at is not None}
+    return {
+        "at": where,
+        "metrics": dict(outcome.metrics),
+        "diverged": outcome.diverged_at is not None,
+        "losses": outcome.losses.points,
+    }
 
 
 def _shake() -> None:

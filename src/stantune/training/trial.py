@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stantune.kernels.library import plain_pytorch
+from stantune.loss_curve import LossMeans
 from stantune.outcome import Cost
 from stantune.seeds import derive
 from stantune.stan.config import Stan
@@ -54,6 +55,7 @@ class Trial:
         handle: STAN's, None where it trains exactly.
         iteration: iterations done.
         moved: whether any were done since it was made or restored.
+        losses: theirs, those of segments before among them.
         cost: what they took.
     """
 
@@ -95,6 +97,7 @@ class Trial:
         self.optimizer = problem.optimizer(self.model, setting)
         self.batches = problem.batches(splits, setting, derive("data", seed), device)
         self.guard = Guard(problem.chance_loss(splits))
+        self.losses = LossMeans()
         self.stan = stan
         self.handle: StanHandle | None = None
         if stan is not None:
@@ -119,6 +122,7 @@ class Trial:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "guard": self.guard.state,
+            "losses": self.losses.state,
             "random": random.host,
             "random_cuda": random.cuda,
             "stan": None if self.handle is None else self.handle.state_dict(),
@@ -134,6 +138,8 @@ class Trial:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.restore(state.get("guard", _GUARD_OF_BEFORE))
+        # Checkpoints of before kept none.
+        self.losses = LossMeans(state.get("losses", {"begin": self.iteration}))
         self._random = _Random(state["random"], state["random_cuda"])
         if state["start"] == self.start:
             self.cost = Cost.from_plain(state["cost"])
@@ -148,8 +154,10 @@ class Trial:
             while self.iteration < stop and not diverged and not interrupted:
                 if self._stretch.reduced != self._reduced():
                     self._account()
-                diverged = self.guard.diverged(self._step())
+                loss = self._step()
+                diverged = self.guard.diverged(loss)
                 if not diverged:
+                    self.losses.take(loss)
                     self.iteration += 1
                     self.moved = True
                     if self.handle is not None:

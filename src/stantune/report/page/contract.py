@@ -42,6 +42,15 @@ class Curves(Result):
     trial: list[int | None] = Field(description="whose point it is")
 
 
+class LossCurves(Result):
+    """The training losses of trials with one status, one behind the other, with a null between them."""
+
+    status: str = Field(description="the trials'")
+    at: list[int | None] = Field(description="how many losses there were")
+    mean: list[float | None] = Field(description="the mean of those since the point before")
+    trial: list[int | None] = Field(description="whose point it is")
+
+
 class RungFlow(Result):
     """What became of the trials of one rung."""
 
@@ -94,6 +103,10 @@ class SearchNumbers(Result):
     trials: Trials = Field(description="the table")
     sample: list[int] = Field(description="the trials that pictures of settings show: all, or the best and some others")
     curves: list[Curves] = Field(description="one for each status")
+    losses: list[LossCurves] = Field(
+        description="one for each status; of the best trials, some of the others and some that were lost"
+    )
+    losses_shown: int = Field(description="how many trials those are")
     flow: list[RungFlow] = Field(description="every rung that has begun")
     best: BestSoFar = Field(description="each improvement")
     importance: Importance | None = Field(description="null where it cannot be said")

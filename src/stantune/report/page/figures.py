@@ -56,6 +56,7 @@ def pictures_of(numbers: ReportNumbers, place: int) -> list[Picture]:
     search = numbers.searches[place]
     found = [
         _curves(search, place),
+        _losses(search, place),
         *_best([search], (place,)),
         _flow(search),
         _importance(search, place),
@@ -139,6 +140,39 @@ def _curves(search: SearchNumbers, place: int) -> Picture | None:
     )
     values = [value for curves in search.curves for value in curves.value]
     return Picture("curves", "Learning curves", caption, data, layout, (*_logarithmic(values), "xaxis"))
+
+
+def _losses(search: SearchNumbers, place: int) -> Picture | None:
+    if not search.losses:
+        return None
+    data = []
+    for number, losses in enumerate(search.losses):
+        style, at = STYLES[losses.status], f"searches.{place}.losses.{number}"
+        data.append(
+            {
+                "type": "scattergl",
+                "mode": "lines+markers",
+                "name": losses.status,
+                "x": {"column": f"{at}.at"},
+                "y": {"column": f"{at}.mean"},
+                "customdata": {"column": f"{at}.trial"},
+                "line": {"color": style["color"], "dash": style["dash"], "width": 1},
+                "marker": {"symbol": style["symbol"], "color": style["color"], "size": 3},
+                "hovertemplate": f"trial %{{customdata}}: %{{y}} by loss %{{x}}<extra>{losses.status}</extra>",
+            }
+        )
+    axes = _logarithmic([mean for losses in search.losses for mean in losses.mean])
+    layout = {
+        "xaxis": {"title": {"text": "losses"}, "type": "log"},
+        "yaxis": {"title": {"text": "training loss"}, **({"type": "log"} if axes else {})},
+    }
+    all_ = len(search.trials.status)
+    some = "" if search.losses_shown == all_ else f" {search.losses_shown} of {all_} trials are shown."
+    caption = (
+        "Each line is a trial's training; each point is the mean of the losses since the one before it, by how many "
+        f"there were.{some} Point at one for its setting."
+    )
+    return Picture("losses", "Training losses", caption, data, layout, (*axes, "xaxis"))
 
 
 def _rates(search: SearchNumbers, first: int) -> list[dict[str, Any]]:

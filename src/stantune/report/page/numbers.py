@@ -14,6 +14,7 @@ from stantune.protocols import Metric
 from stantune.report.page.contract import (
     BestSoFar,
     Curves,
+    LossCurves,
     ParameterColumn,
     Reduced,
     ReportNumbers,
@@ -33,6 +34,8 @@ from stantune.search.table.start_from import label_of
 
 # Pictures of settings show so many trials: the best ones, and of the others as many as there is room for.
 SAMPLE, BEST_OF_SAMPLE = 1500, 300
+# The picture of losses shows so many trials: the best, and evenly of the others, lost ones among them.
+LOSSES, BEST_OF_LOSSES = 200, 100
 STATUSES = ("dropped", "promoted", "running", "diverged", "failed", "finished")
 # What a table notes of STAN.
 _STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers")
@@ -63,6 +66,7 @@ def search_numbers(
     """
     space = identity.get("space", {})
     standing = status(state.plan, state.rows).trials
+    losing = _with_losses(state)
     important = importance_of(state.rows, space, state.metric)
     return SearchNumbers(
         name=directory.name or str(directory),
@@ -76,6 +80,12 @@ def search_numbers(
             for each in STATUSES
             if (curves := _curves(each, [row for row in state.rows if standing[row.number] == each], state.metric)).at
         ],
+        losses=[
+            losses
+            for each in STATUSES
+            if (losses := _losses(each, [row for row in losing if standing[row.number] == each])).at
+        ],
+        losses_shown=len(losing),
         flow=list(_flow(state)),
         best=_best_so_far(state),
         importance=None if isinstance(important, str) else important,
@@ -150,6 +160,31 @@ def _curves(each: str, rows: Sequence[TrialRow], metric: Metric) -> Curves:
             value += [*(_six(metric.loss(row.errors[stop])) for stop in stops), None]
             trial += [*(row.number for _ in stops), None]
     return Curves(status=each, at=at, value=value, trial=trial)
+
+
+def _with_losses(state: SearchState) -> list[TrialRow]:
+    """Return the trials whose losses are shown."""
+    ranked = [standing.number for standing in ranking(state.rows, state.whole)]
+    counted = set(ranked)
+    order = ranked + [row.number for row in state.rows if row.number not in counted]
+    found = [state.rows[number] for number in order if state.rows[number].losses]
+    if len(found) > LOSSES:
+        others, room = found[BEST_OF_LOSSES:], LOSSES - BEST_OF_LOSSES
+        found = found[:BEST_OF_LOSSES] + [others[place * len(others) // room] for place in range(room)]
+    return sorted(found, key=lambda row: row.number)
+
+
+def _losses(each: str, rows: Sequence[TrialRow]) -> LossCurves:
+    at: list[int | None] = []
+    mean: list[float | None] = []
+    trial: list[int | None] = []
+    for row in rows:
+        points = row.loss_curve.points
+        # The null ends its line.
+        at += [*(count for count, _ in points), None]
+        mean += [*(value for _, value in points), None]
+        trial += [*(row.number for _ in points), None]
+    return LossCurves(status=each, at=at, mean=mean, trial=trial)
 
 
 def _flow(state: SearchState) -> Iterator[RungFlow]:

@@ -25,7 +25,7 @@ _POLICY = (
 )
 # By this a page of ours is known, which a new one may replace.
 MARK = "<!-- stantune.report/1 -->"
-_WIDE = ("curves", "flow", "parallel")
+_WIDE = ("curves", "losses", "flow", "parallel")
 
 
 def page(numbers: ReportNumbers) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from stantune.loss_curve import NO_LOSSES, LossCurve
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment
 
@@ -90,6 +91,7 @@ class FinalResult:
         curve: see Outcome.
         best_kept: whether there are weights of its best evaluation.
         best_digest: of their file, as `digest` is.
+        losses: see Outcome.
     """
 
     params: Mapping[str, Any]
@@ -102,16 +104,30 @@ class FinalResult:
     curve: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     best_kept: bool = False
     best_digest: str | None = None
+    losses: LossCurve = NO_LOSSES
 
     @classmethod
     def of(cls, params: Mapping[str, Any], outcome: Outcome, cost: Cost) -> FinalResult:
         """Return what a training of this setting came to."""
         curve = {point: dict(metrics) for point, metrics in sorted(outcome.curve.items())}
-        return cls(dict(params), outcome.iterations, dict(outcome.metrics), outcome.diverged_at, cost, curve=curve)
+        return cls(
+            dict(params),
+            outcome.iterations,
+            dict(outcome.metrics),
+            outcome.diverged_at,
+            cost,
+            curve=curve,
+            losses=outcome.losses,
+        )
 
     def plain(self) -> dict[str, Any]:
         """Return it in plain values."""
-        return {**asdict(self), "params": dict(self.params), "metrics": dict(self.metrics)}
+        return {
+            **asdict(self),
+            "params": dict(self.params),
+            "metrics": dict(self.metrics),
+            "losses": self.losses.plain(),
+        }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> FinalResult:
@@ -125,6 +141,8 @@ class FinalResult:
         of_weights = {name: plain[name] for name in ("kept", "digest", "best_kept", "best_digest") if name in plain}
         # JSON has no numbers for keys.
         curve = {int(point): measured for point, measured in plain.get("curve", {}).items()}
+        if "losses" in plain:
+            of_weights["losses"] = LossCurve.from_plain(plain["losses"])
         return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost, curve=curve, **of_weights)
 
 
@@ -147,7 +165,8 @@ class TrialRow:
     training diverged. `equals` are earlier trials with the same setting, of each bracket the first, which no other one
     goes beyond; `taken` tells of each result that was taken over from one of them, which one. `started_from` is the
     trial of an earlier search whose setting this one was given. `failures` are the segments that had to be tried again,
-    in order, and `failed` tells why the trial failed for good.
+    in order, and `failed` tells why the trial failed for good. `losses` are those of the training up to each rung, where
+    it told any, and of a diverged trial up to there.
     """
 
     number: int
@@ -162,6 +181,7 @@ class TrialRow:
     failures: tuple[SegmentFailure, ...] = ()
     failed: str | None = None
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    losses: Mapping[int, LossCurve] = field(default_factory=dict)
 
     def result(self, iterations: int) -> Result | None:
         """Return what the trial reached in the rung that ends there; None while that is not known."""
@@ -188,6 +208,11 @@ class TrialRow:
     def trained(self) -> int:
         """Iterations trained for this row."""
         return 0 if self.duplicate else self.reached
+
+    @property
+    def loss_curve(self) -> LossCurve:
+        """The losses of its training, as far as that has come."""
+        return self.losses[max(self.losses)] if self.losses else NO_LOSSES
 
     @property
     def reached(self) -> int:

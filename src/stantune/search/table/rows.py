@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
+from stantune.loss_curve import KEPT, LossCurve
 from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, bracket_of
@@ -23,6 +24,7 @@ BRACKET = "stantune:bracket"
 DIVERGED_AT = "stantune:diverged_at"
 COST = "stantune:cost:"
 METRICS = "stantune:metrics:"
+LOSSES = "stantune:losses:"
 FAILURES = "stantune:failures"
 FAILED = "stantune:failed"
 TAKEN = "stantune:taken_over_from:"
@@ -121,6 +123,7 @@ def row_of(
         failed=None if failed is None else one_line(failed),
         started_from=started_from,
         metrics=metrics,
+        losses={stop: _losses(losses, f"{LOSSES}{stop} of {of}") for stop, losses in of_rungs(LOSSES).items()},
     )
 
 
@@ -161,6 +164,7 @@ def _final(plain: Any, name: str, metric: Metric, rows: Sequence[TrialRow]) -> F
         _number(final.diverged_at, f"the divergence in {name}")
     elif metric.name not in final.metrics:
         raise ImpossibleError(f"{name} has no {metric.name}, and says that the training did not diverge")
+    _losses(final.losses.plain(), f"the losses in {name}")
     for kept, digest in ((final.kept, final.digest), (final.best_kept, final.best_digest)):
         if not isinstance(kept, bool) or not isinstance(digest, str | None):
             raise ImpossibleError(f"{name} is no result of a final training")
@@ -204,6 +208,21 @@ def _cost(plain: Any, what: str) -> Cost:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ImpossibleError(f"{what} has {shown(value)} as its {name or 'value'}, which nothing costs")
     return Cost.from_plain(counts)
+
+
+def _losses(plain: Any, what: str) -> LossCurve:
+    try:
+        curve = LossCurve.from_plain(plain)
+        counts = (curve.every, curve.end, curve.begin)
+        sound = all(type(count) is int for count in counts) and curve.every > 0 and curve.begin >= 0
+        places = -(-(curve.end - curve.begin) // curve.every)
+        numbers = all(type(mean) in (int, float) and math.isfinite(mean) for mean in curve.means)
+        sound = sound and numbers and len(curve.means) == places <= KEPT
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        sound = False
+    if not sound:
+        raise ImpossibleError(f"{what} is {shown(plain)}, which is no curve of losses")
+    return curve
 
 
 def _taken(

@@ -15,6 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stantune.errors import StoreError, UsageError
+from stantune.loss_curve import LossCurve
 from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket
@@ -29,6 +30,7 @@ from stantune.search.table.rows import (
     FAILED,
     FAILURES,
     FINAL,
+    LOSSES,
     METRICS,
     STARTED_FROM,
     TAKEN,
@@ -248,11 +250,19 @@ class Store:
         self._trial_ids.append(trial_id)
         self._append(TrialRow(number, bracket, dict(params), started_from=started_from))
 
-    def record(self, number: int, iterations: int, metrics: Mapping[str, float], cost: Cost | None = None) -> None:
+    def record(
+        self,
+        number: int,
+        iterations: int,
+        metrics: Mapping[str, float],
+        cost: Cost | None = None,
+        losses: LossCurve | None = None,
+    ) -> None:
         """Record what a trial has reached after `iterations`, the end of a rung.
 
         `metrics` holds the value that is compared, and what else was measured. `cost` is what the segment cost; it
-        comes back as `TrialRow.costs[iterations]`. Recording the same again replaces it. Raises StoreError.
+        comes back as `TrialRow.costs[iterations]`. `losses` are those of the training so far. Recording the same again
+        replaces it. Raises StoreError.
         """
         # What else was measured has names of the user's own.
         metrics = plain(metrics)
@@ -260,6 +270,7 @@ class Store:
         assert math.isfinite(value), f"trial {number} has the value {value}: record a divergence"
         row, noted = self._rows[number], cost or Cost()
         attributes: dict[str, Any] = {f"{COST}{iterations}": asdict(noted)}
+        attributes |= _noted_losses(iterations, losses)
         if len(metrics) > 1:
             attributes[f"{METRICS}{iterations}"] = dict(metrics)
         with one_sentence(self.where, self.study_name):
@@ -269,19 +280,27 @@ class Store:
             errors={**row.errors, iterations: self._metric.loss(value)},
             metrics={**row.metrics, iterations: dict(metrics)},
             costs={**row.costs, iterations: noted},
+            losses=_with(row.losses, iterations, losses),
         )
 
-    def record_divergence(self, number: int, iterations: int, at: int, cost: Cost | None = None) -> None:
+    def record_divergence(
+        self, number: int, iterations: int, at: int, cost: Cost | None = None, losses: LossCurve | None = None
+    ) -> None:
         """Record that a trial diverged at iteration `at` on its way to `iterations`, the end of a rung.
 
-        `cost` is as in `record`, and comes back as `TrialRow.costs[iterations]`. Raises StoreError.
+        `cost` and `losses` are as in `record`. Raises StoreError.
         """
         row, noted = self._rows[number], cost or Cost()
         # In this order: where attributes are written one by one, the divergence is what commits.
-        attributes = {f"{COST}{iterations}": asdict(noted), DIVERGED_AT: at}
+        attributes = {f"{COST}{iterations}": asdict(noted), **_noted_losses(iterations, losses), DIVERGED_AT: at}
         with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, None, math.nan)
-        self._rows[number] = replace(row, diverged_at=at, costs={**row.costs, iterations: noted})
+        self._rows[number] = replace(
+            row,
+            diverged_at=at,
+            costs={**row.costs, iterations: noted},
+            losses=_with(row.losses, iterations, losses),
+        )
 
     def take_over(self, take_over: TakeOver) -> None:
         """Record a result that was taken over, as `record` and `record_divergence` do. Raises StoreError."""
@@ -419,6 +438,15 @@ class Store:
 
     def _foreign(self, what: str) -> StoreError:
         return StoreError(foreign_sentence(self.study_name, self.where, what))
+
+
+def _noted_losses(iterations: int, losses: LossCurve | None) -> dict[str, Any]:
+    """Return what is written of a training's losses; nothing where it told none."""
+    return {f"{LOSSES}{iterations}": losses.plain()} if losses is not None and losses.means else {}
+
+
+def _with(noted: Mapping[int, LossCurve], iterations: int, losses: LossCurve | None) -> Mapping[int, LossCurve]:
+    return {**noted, iterations: losses} if losses is not None and losses.means else noted
 
 
 def _state_of(end: Any) -> TrialState | None:
