@@ -26,6 +26,14 @@ def test_importing_it_imports_nothing_heavy() -> None:
     assert "'stantune'" in new
 
 
+def test_a_problem_takes_little_longer_than_pytorch() -> None:
+    # torch._dynamo, with sympy, takes longer than PyTorch itself.
+    new = in_new_process("import sys; from stantune import Problem; print(sorted(sys.modules))")
+    for heavy in ("torch._dynamo", "sympy", "triton", "optuna", "sqlalchemy", "pydantic", "rich", "pandas"):
+        assert f"'{heavy}'" not in new
+    assert "'torch'" in new
+
+
 def test_each_name_is_there() -> None:
     assert stantune.__all__ == sorted(set(stantune.__all__))
     for name in stantune.__all__:

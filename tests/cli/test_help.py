@@ -36,6 +36,13 @@ def test_it_loads_nothing_that_takes_seconds(arguments: tuple[str, ...]) -> None
     assert not loaded & {"torch", "optuna", "sqlalchemy", "numpy", "pandas"}
 
 
+@pytest.mark.parametrize("arguments", [("problems",), ("problems", "mlp", "--json", "-")])
+def test_built_in_problems_are_shown_without_pytorch(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-c", SAY_LOADED, *arguments], capture_output=True, text=True, check=True)
+    assert "top_k" in done.stdout
+    assert not set(done.stderr.split()) & {"torch", "optuna", "sqlalchemy", "numpy", "pandas"}
+
+
 def test_version(stantune: Stantune) -> None:
     run = stantune("--version")
     assert (run.code, run.out, run.err) == (0, f"stantune {version('stantune')}\n", "")

@@ -20,6 +20,7 @@ from stantune.cli.entries import entries
 from stantune.cli.export import export
 from stantune.cli.list import list_searches
 from stantune.cli.panels import PanelledCommand
+from stantune.cli.problems import problems
 from stantune.cli.profile import profile
 from stantune.cli.report import report
 from stantune.cli.search import brackets, search
@@ -27,7 +28,7 @@ from stantune.cli.show import show
 from stantune.cli.status import status
 from stantune.cli.stop import stop
 from stantune.cli.streams import lasting_streams
-from stantune.cli.train import problems, train
+from stantune.cli.train import train
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.texts import one_line

@@ -1,4 +1,4 @@
-"""`stantune train` and `stantune problems`."""
+"""`stantune train`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from stantune.search.stopping import stoppable
 if TYPE_CHECKING:
     from stantune.images.problems import Problem
     from stantune.outcome import Outcome
-    from stantune.report.results import ProblemResult
 
-Named = Annotated[
-    str | None, typer.Argument(metavar="[PROBLEM]", help="A built-in problem, or your own as FILE.py:NAME.")
-]
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="FILE", help="Keep the training there; the same command goes on.")
 ]
@@ -134,28 +130,3 @@ def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: A
         return run(problem, setting, *rest, **options)
     except SettingError as error:
         raise UsageError(str(error)) from error
-
-
-def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
-    """Show problems with their spaces: all that are built in, or the one that is named."""
-    o.say_loading("PyTorch and the problem", json)
-    from stantune.images.problems import BUILT_IN, find
-    from stantune.report.results import ProblemsResult
-    from stantune.report.text import show_problems
-
-    shown = BUILT_IN.values() if problem is None else [find(problem)]
-    result = ProblemsResult(problems=[_describe(one) for one in shown])
-    show_problems(o.console_for(json), result)
-    o.write_json(result, json)
-
-
-def _describe(problem: Problem) -> ProblemResult:
-    from stantune.report.results import ParameterResult, ProblemResult
-
-    return ProblemResult(
-        name=problem.name,
-        data=problem.data if isinstance(problem.data, str) else "its own",
-        iterations=problem.iterations,
-        batch_size=problem.batch_size,
-        space=[ParameterResult(name=name, **described) for name, described in problem.space.as_json().items()],
-    )

@@ -9,7 +9,6 @@ from torch import nn
 
 from stantune.images.data import Normaliser, Split, in_order
 from stantune.images.measures import MEASURES, Measure
-from stantune.stan.fusion import evaluated_natively
 
 EVALUATION_BATCH = 500
 
@@ -26,6 +25,9 @@ def measured(model: nn.Module, split: Split, normaliser: Normaliser, measure: Me
         measure: what is measured.
         device: where the model is.
     """
+    # STAN's layers need torch._dynamo, which takes longer than all else that a Problem imports. Training needs it, too.
+    from stantune.stan.fusion import evaluated_natively
+
     training = model.training
     model.eval()
     kept: list[Any] = []

@@ -1,0 +1,50 @@
+"""`stantune problems`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stantune.cli import options as o
+
+if TYPE_CHECKING:
+    from stantune.images.facts import Facts
+    from stantune.images.problems import Problem
+    from stantune.report.results import ProblemResult
+
+Named = Annotated[
+    str | None, typer.Argument(metavar="[PROBLEM]", help="A built-in problem, or your own as FILE.py:NAME.")
+]
+
+
+def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
+    """Show problems with their spaces: all that are built in, or the one that is named."""
+    # Not the problems themselves, which need PyTorch: it takes seconds.
+    from stantune.images.facts import FACTS
+    from stantune.report.results import ProblemsResult
+    from stantune.report.text import show_problems
+
+    shown = list(FACTS.values()) if problem is None else [FACTS.get(problem) or _found(problem, json)]
+    result = ProblemsResult(problems=[_describe(one) for one in shown])
+    show_problems(o.console_for(json), result)
+    o.write_json(result, json)
+
+
+def _found(name: str, json: str | None) -> Problem:
+    o.say_loading("PyTorch and the problem", json)
+    from stantune.images.problems import find
+
+    return find(name)
+
+
+def _describe(problem: Facts | Problem) -> ProblemResult:
+    from stantune.report.results import ParameterResult, ProblemResult
+
+    return ProblemResult(
+        name=problem.name,
+        data=problem.data if isinstance(problem.data, str) else "its own",
+        iterations=problem.iterations,
+        batch_size=problem.batch_size,
+        space=[ParameterResult(name=name, **described) for name, described in problem.space.as_json().items()],
+    )
