@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stantune.ask_and_tell import OpenSearch, open_search
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, ImageFolder, Normalise, Split, from_torch
+    from stantune.images.loading import load
     from stantune.images.measures import Measure
     from stantune.images.objective import ProblemObjective
     from stantune.images.problems import Problem
@@ -84,6 +85,7 @@ _HOME = {
     "WarmUp": "images.solver",
     "accelerate_": "stan.surgery",
     "from_torch": "images.data",
+    "load": "images.loading",
     "objective": "objectives.function",
     "open_search": "ask_and_tell",
     "restore_": "stan.surgery",
@@ -140,6 +142,7 @@ __all__ = [
     "WarmUp",
     "accelerate_",
     "from_torch",
+    "load",
     "objective",
     "open_search",
     "restore_",
