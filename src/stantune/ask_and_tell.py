@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from stantune.arguments import path
+from stantune.arguments import number, path
 from stantune.errors import UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
@@ -51,23 +51,34 @@ class OpenSearch:
             self._given.add(_key(segment))
         return segment
 
-    def tell(self, segment: Segment, metrics: Mapping[str, float] | float | None, seconds: float = 0.0) -> None:
+    def tell(
+        self,
+        segment: Segment,
+        metrics: Mapping[str, float] | float | None,
+        seconds: float = 0.0,
+        validation_share: float = 1.0,
+    ) -> None:
         """Tell what a segment came to.
 
         Args:
             segment: one that `ask` gave.
             metrics: by name, or the compared one alone; None where the training diverged.
             seconds: what it took.
+            validation_share: by how much of the validation set it was measured; `segment.validation_share` would do.
 
         Raises:
             UsageError: the compared metric is missing or no number, another one is no number, or the segment is not one
                 that is waited for; nothing is written then.
         """
         found = {} if metrics is None else self._metrics(metrics)
+        share = number("validation_share", validation_share)
+        if not 0 < share <= 1:
+            raise UsageError(f"`validation_share`={share:g} is no share of a validation set; give 1 for all of it")
         self._take(segment)
         cost = Cost(exact=segment.stop - segment.start, exact_seconds=seconds)
         diverged = segment.stop if metrics is None else None
-        self._session.tell(segment, Outcome(segment.stop, found, diverged, False, cost))
+        outcome = Outcome(segment.stop, found, diverged, False, cost, validation_share=share)
+        self._session.tell(segment, outcome)
 
     def fail(self, segment: Segment, cause: str) -> None:
         """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""

@@ -64,6 +64,7 @@ class Outcome:
         curve: of a final training whose best weights are kept (Segment.best): what was measured at each point on the
             way, and at its end; empty of every other one.
         losses: its training losses, from its beginning on; without a point where nobody told any.
+        validation_share: by how much of the validation set the metrics were measured.
     """
 
     iterations: int
@@ -73,3 +74,4 @@ class Outcome:
     cost: Cost = field(compare=False)
     curve: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     losses: LossCurve = field(default=NO_LOSSES, kw_only=True)
+    validation_share: float = 1.0

@@ -77,6 +77,7 @@ class Segment:
         length: R, of the longest training of the search, for schedules; None where it is not known.
         points: of a final training, the rungs below R: where it is evaluated on the way.
         best: of a final training, the file for the weights of its best evaluation; a trainer may leave it away.
+        validation_share: of the validation set, how much will do to compare it by; a trainer may take more.
     """
 
     trial: int
@@ -91,6 +92,7 @@ class Segment:
     length: int | None = None
     points: tuple[int, ...] = ()
     best: Path | None = None
+    validation_share: float = 1.0
 
     @property
     def final(self) -> bool:

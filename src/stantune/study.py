@@ -71,6 +71,7 @@ def tune(
     rates: Sequence[float] | Literal["auto"] = (),
     enqueue: Sequence[Mapping[str, Any]] = (),
     fixed: Mapping[str, Any] | None = None,
+    validation: str = "all",
     finalists: int = 1,
     start_from: Path | str | None = None,
     out: Path | str | None = None,
@@ -115,6 +116,7 @@ def tune(
         rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
         enqueue: settings that are tried first.
         fixed: parameters that have one value in all settings.
+        validation: "all" compares trials by the whole validation set; "by-rung" by a part that grows with the rungs.
         finalists: so many of the best settings are trained once more in the end, exactly and from scratch, and the best
             of them wins.
         start_from: the directory of an earlier search, whose results are learned from.
@@ -193,6 +195,7 @@ def tune(
         lag=lag,
         enqueue=enqueue,
         fixed=fixed,
+        validation=validation,
         finalists=finalists,
     )
     if mode == "async" and side > lag:
@@ -319,7 +322,7 @@ def compose(
     for parameter in ("brackets", "trials", "lag", "finalists"):
         if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
             others[parameter] = whole(parameter, others[parameter])
-    for parameter in ("variant", "mode"):
+    for parameter in ("variant", "mode", "validation"):
         if parameter in others:
             text(parameter, others[parameter])
     if not isinstance(fixed, Mapping | None) or not isinstance(enqueue, list | tuple):

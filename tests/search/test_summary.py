@@ -120,6 +120,7 @@ def test_the_best_are_ranked_and_what_diverged_is_none_of_them() -> None:
         "metrics": {"validation error": 12.0},
         "validation_error": 12.0,
         "iterations": 90,
+        "validation_share": 1.0,
     }
     assert result.final is not None
     assert result.final.model_dump() == {

@@ -129,6 +129,14 @@ Lag = Annotated[
     typer.Option("--lag", min=1, help="What models and ASHA see: that of so many workers; give twice yours, or more."),
 ]
 
+Validation = Annotated[
+    str,
+    typer.Option(
+        "--validation",
+        metavar="all|by-rung",
+        help="What trials are compared by: the whole validation set, or a part of it that grows with the rungs.",
+    ),
+]
 Finalists = Annotated[
     int,
     typer.Option(

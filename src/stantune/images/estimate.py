@@ -51,7 +51,12 @@ def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, work
     # Evaluated on the test images as well as where each rung ends.
     final = exact * settings.max_resource + (len(stops_of(plan)) + 1) * cost.evaluation_seconds
     rounds = math.ceil(settings.finalists / workers)
-    return seconds_of(plan, training, cost.evaluation_seconds, workers) + rounds * final
+
+    def evaluation(stop: int) -> float:
+        _, share = objective.compared_by(settings.validation_share(stop))
+        return cost.evaluation_seconds * share
+
+    return seconds_of(plan, training, evaluation, workers) + rounds * final
 
 
 class _Saving(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.data import fetch, is_present
+from stantune.images.data.parts import part_of, samples_of
 from stantune.images.problems import BUILT_IN, Problem, Splits, find
 from stantune.outcome import Outcome
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
@@ -101,6 +102,21 @@ class ProblemObjective:
         with _going_on(self.problem):
             return self.problem.load(self.data)
 
+    def compared_by(self, share: float) -> tuple[Splits, float]:
+        """Return the data with a share of the validation samples, and the share that they are: few are not divided."""
+        whole = self.splits
+        samples = len(whole.validation)
+        count = samples_of(share, samples, whole.classes)
+        if count not in self._parts:
+            part = part_of(whole.validation, count, self.problem.hold_out_seed)
+            self._parts[count] = replace(whole, validation=part)
+        return self._parts[count], count / samples if samples else 1.0
+
+    @cached_property
+    def _parts(self) -> dict[int, Splits]:
+        """The data with the parts of the validation samples that were asked for, by their sizes."""
+        return {}
+
     def prepared(self, conditions: Conditions) -> Prepared:
         """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto".
 
@@ -135,7 +151,7 @@ class ProblemObjective:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the data, and the problem where another process finds it by its source."""
-        state = {name: value for name, value in vars(self).items() if name != "splits"}
+        state = {name: value for name, value in vars(self).items() if name not in ("splits", "_parts")}
         if self.source is not None:
             del state["problem"]
             # What the command line and the search may have changed of the problem that the source names.
@@ -200,12 +216,13 @@ class ProblemTrainer:
             rate = segment.rates or stan.rate
             # Every entry computed, by native kernels where there are some.
             stan = Stan(rate=1) if segment.final else replace(stan, seed=segment.seed, rate=rate)
-        problem, splits = self._objective.problem, self._objective.splits
+        problem = self._objective.problem
+        splits, share = self._objective.compared_by(segment.validation_share)
         best = None if segment.best is None else Best(segment.best, segment.points, problem.metric)
         with warnings.catch_warnings():
             # Said once, where the search began.
             warnings.simplefilter("ignore", NoEffectWarning)
-            return run(
+            outcome = run(
                 problem,
                 segment.params,
                 segment.checkpoint,
@@ -220,6 +237,7 @@ class ProblemTrainer:
                 stop_early=stop_early,
                 watch=watch,
             )
+        return replace(outcome, validation_share=share)
 
 
 @contextmanager

@@ -70,6 +70,9 @@ class Course:
         self.cost: Cost = keeper.cost
         # The step that is being done ends here; None outside of steps.
         self.within: int | None = None
+        self.validation_share = segment.validation_share
+        # Whether the function has looked at that.
+        self.asked_share = False
         self._stop = segment.stop
         self._final = segment.final
         self._metric, self._name = metric, name

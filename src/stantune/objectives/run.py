@@ -95,6 +95,16 @@ class Run:
         return self._course.should_stop
 
     @property
+    def validation_share(self) -> float:
+        """How much of the validation set will do to compare settings here: 1.0 at the end and in a final training.
+
+        Less of it on lower rungs of a search with `validation="by-rung"`. Take the same samples in all trials, of each
+        class alike, and in a higher rung more of them. Who looks at this is taken to measure by so much.
+        """
+        self._course.asked_share = True
+        return self._course.validation_share
+
+    @property
     def curve(self) -> list[tuple[int, float]]:
         """The losses so far: how many, and their mean since the point before; at most 512 points."""
         return self._course.losses.means.points

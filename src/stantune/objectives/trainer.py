@@ -100,7 +100,8 @@ class FunctionTrainer:
             return Outcome(segment.stop, {}, segment.stop, False, course.cost, course.curve, losses=losses)
         if segment.final:
             course.returned(metrics)
-        return Outcome(segment.stop, metrics, None, False, course.cost, course.curve, losses=losses)
+        share = course.validation_share if course.asked_share else 1.0
+        return Outcome(segment.stop, metrics, None, False, course.cost, course.curve, share, losses=losses)
 
     def _identity_of(self, segment: Segment) -> str:
         """Return all that a training's result depends on, as text."""

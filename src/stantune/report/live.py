@@ -13,7 +13,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Column, Table
 
 from stantune.quantities import duration
-from stantune.search.lines import Lines, counts, failure_text
+from stantune.search.lines import Lines, best_text, counts, failure_text
 from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent, Watcher
@@ -61,7 +61,7 @@ class LiveView(Silent):
             table.add_row("", f"and {len(running) - SHOWN} more")
         for label, words in zip(("trials", ""), counts(progress), strict=True):
             table.add_row(label, words)
-        table.add_row(f"best {progress.metric.name}", progress.metric.text(progress.best))
+        table.add_row(f"best {progress.metric.name}", best_text(progress))
         table.add_row("speed", f"{progress.iterations_per_second:.1f} {progress.unit}s/s")
         table.add_row("time left", duration(progress.seconds_left))
         self.live.update(table, refresh=True)

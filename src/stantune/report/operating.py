@@ -17,6 +17,7 @@ from stantune.report.tables import print_table
 from stantune.report.words import setting_text
 from stantune.search.contract import MetricResult
 from stantune.search.operating import FoundSearch, ListResult, LossPoint, StatusResult, TrialReport
+from stantune.search.plan.validation import part_text
 
 BARS = "▁▂▃▄▅▆▇█"
 BARS_WIDE = 40
@@ -86,7 +87,7 @@ def show_trial(console: Console, result: TrialReport) -> None:
     table = Table(f"{result.unit}s", metric.name, *others, "training", "evaluation", "coordination", box=SIMPLE_HEAD)
     _numbers(table, 0)
     for rung in result.rungs:
-        value = "diverged" if rung.value is None else metric.text(rung.value)
+        value = "diverged" if rung.value is None else f"{metric.text(rung.value)}{part_text(rung.validation_share)}"
         measured = [f"{rung.metrics[name]:.4g}" if name in rung.metrics else "" for name in others]
         if rung.seconds is None:
             times = [f"taken over from trial {rung.taken_over_from}", "", ""]
@@ -150,8 +151,8 @@ def _head(result: StatusResult) -> Iterator[str]:
     best = result.best
     if best is not None:
         yield (
-            f"best {metric.name} {metric.text(best.value)}: trial {best.trial} after {best.iterations} "
-            f"{result.unit}s, {setting_text(best.params)}"
+            f"best {metric.name} {metric.text(best.value)}{part_text(best.validation_share)}: trial {best.trial} after "
+            f"{best.iterations} {result.unit}s, {setting_text(best.params)}"
         )
 
 

@@ -13,7 +13,7 @@ from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
 from stantune.report.tables import print_table
-from stantune.report.words import percent, setting_text, value_text
+from stantune.report.words import by_parts, percent, setting_text, value_text
 from stantune.search.contract import BestEvaluation, Final, Leader, RateResult, SearchSummary
 from stantune.space import condition_text
 
@@ -81,7 +81,10 @@ def _best_trials(leaders: Sequence[Leader], metric: Metric, unit: str) -> Table:
     table = Table("best trials", *(f"trial {leader.trial}" for leader in leaders), box=SIMPLE_HEAD)
     _numbers(table, 1)
     table.add_row(metric.name, *(metric.text(leader.value) for leader in leaders))
-    table.add_row(f"{unit}s", *(str(leader.iterations) for leader in leaders), end_section=True)
+    parts = by_parts(leaders)
+    table.add_row(f"{unit}s", *(str(leader.iterations) for leader in leaders), end_section=not parts)
+    if parts:
+        table.add_row("of the validation set", *parts, end_section=True)
     # Conditional parameters exist in some of the settings only.
     for name in dict.fromkeys(name for leader in leaders for name in leader.params):
         table.add_row(name, *(value_text(leader.params[name]) if name in leader.params else "" for leader in leaders))

@@ -97,6 +97,7 @@ class Best(Result):
     metrics: dict[str, float] = Field(description="all that was measured then, by its name")
     validation_error: float | None = Field(description="percent; null where that is not the metric")
     iterations: int = Field(description="iterations trained when that was measured, in the search's unit")
+    validation_share: float = Field(description="by how much of the validation set that was measured; 1 for all of it")
 
 
 class BestEvaluation(Result):

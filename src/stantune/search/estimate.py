@@ -10,12 +10,13 @@ from stantune.search.plan.hyperband import Bracket
 
 
 def seconds_of(
-    plan: Sequence[Bracket], training: Callable[[int, int], float], evaluation: float, workers: int
+    plan: Sequence[Bracket], training: Callable[[int, int], float], evaluation: Callable[[int], float], workers: int
 ) -> float:
     """Return the time of a plan in which training from one iteration to another takes so long, and no trial diverges.
 
     A worker that is free takes the first job in the order of bracket and rung; a rung begins when the one before it is
-    done, an asynchronous one grows with each eta results of it. Every evaluation takes `evaluation` seconds.
+    done, an asynchronous one grows with each eta results of it. An evaluation after so many iterations takes
+    `evaluation` of them.
     """
     # (bracket, rung), once for each trial that may be trained there.
     ready = [(b, 0) for b, bracket in enumerate(plan) for _ in range(bracket.rungs[0].trials)]
@@ -26,7 +27,8 @@ def seconds_of(
         while ready and len(running) < workers:
             b, r = heapq.heappop(ready)
             before = plan[b].rungs[r - 1].iterations if r else 0
-            took = training(before, plan[b].rungs[r].iterations) + evaluation
+            stop = plan[b].rungs[r].iterations
+            took = training(before, stop) + evaluation(stop)
             heapq.heappush(running, (now + took, b, r))
         now, b, r = heapq.heappop(running)
         left[b, r] -= 1

@@ -53,6 +53,7 @@ def rows_of(seen: Seen) -> list[dict[str, Cell]]:
                 "resource": stop if there else row.reached,
                 metric.name: metric.loss(row.errors[stop]) if there else None,
                 **{name: found.get(name) for name in others},
+                "validation_share": row.shares.get(stop, 1.0) if there else None,
                 "seconds_training": spent and spent.training,
                 "seconds_evaluation": spent and spent.evaluation,
                 "seconds_coordination": spent and spent.coordination,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from stantune.quantities import duration
+from stantune.search.plan.validation import part_text
 from stantune.search.plan.values import Final, Training
 from stantune.search.progress import Progress
 from stantune.search.watching import Silent
@@ -72,6 +73,11 @@ def counts(progress: Progress) -> tuple[str, str]:
     )
 
 
+def best_text(progress: Progress) -> str:
+    """Say what the best trial is worth so far."""
+    return f"{progress.metric.text(progress.best)}{part_text(progress.best_share)}"
+
+
 def failure_text(job: Training, cause: str, for_good: bool) -> str:
     """Say which training failed, and what comes of it."""
     if isinstance(job, Final):
@@ -84,6 +90,6 @@ def failure_text(job: Training, cause: str, for_good: bool) -> str:
 def _state(progress: Progress) -> Iterator[str]:
     yield f"trials {', '.join(counts(progress))}"
     if progress.best is not None:
-        yield f"best {progress.metric.name} {progress.metric.text(progress.best)}"
+        yield f"best {progress.metric.name} {best_text(progress)}"
     if progress.seconds_left is not None:
         yield f"{progress.iterations_per_second:.1f} {progress.unit}s/s, about {duration(progress.seconds_left)} left"

@@ -129,6 +129,7 @@ class RungReached(Result):
 
     iterations: int = Field(description="iterations trained when that was measured, in the search's unit")
     value: float | None = Field(description="of the metric; null where the trial diverged on the way here")
+    validation_share: float = Field(description="by how much of the validation set that was measured; 1 for all of it")
     metrics: dict[str, float] = Field(description="all that was measured then, by its name")
     seconds: Seconds | None = Field(description="of the training that led here; null where the result was taken over")
     taken_over_from: int | None = Field(

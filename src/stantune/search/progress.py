@@ -103,6 +103,12 @@ class Progress:
         return None if best is None else self.metric.loss(best.error)
 
     @property
+    def best_share(self) -> float:
+        """By how much of the validation set that was measured."""
+        best = incumbent(self._rows, stops_of(self._plan)[-1])
+        return 1.0 if best is None else best.share
+
+    @property
     def iterations_per_second(self) -> float:
         """Iterations trained by this process and its workers over the time since the first, evaluation and all."""
         return 0.0 if self._began is None else self._trained / max(time.monotonic() - self._began, 1e-9)

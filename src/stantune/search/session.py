@@ -242,7 +242,7 @@ class Session:
         elif how.diverged_at is not None:
             self._store.record_divergence(job.number, job.stop, how.diverged_at, cost, how.losses)
         else:
-            self._store.record(job.number, job.stop, how.metrics, cost, how.losses)
+            self._store.record(job.number, job.stop, how.metrics, cost, how.validation_share, how.losses)
         self._over(job)
 
     def give_up(self, cause: str) -> bool:
@@ -392,6 +392,7 @@ class Session:
             bracket=job.bracket,
             rates=self._rates,
             length=self._settings.max_resource,
+            validation_share=self._settings.validation_share(job.stop),
         )
 
     def _failed(self, job: Training, failure: Failure) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from stantune.errors import UsageError
 from stantune.protocols import Objective
-from stantune.search.plan import fidelity
+from stantune.search.plan import fidelity, validation
 from stantune.search.plan.asha import async_plan
 from stantune.search.plan.hyperband import Bracket, plan
 from stantune.search.plan.values import WarmStart
@@ -61,6 +61,8 @@ class SearchSettings:
         rates: the share of the work that trainings do by rung, in place of the objective's own: the last one is that of
             the way to R, the one before it that of the way to the rung below, the first one's that of all lower rungs;
             none keeps the objective's.
+        validation: "all": every rung compares trials by the whole validation set; "by-rung": by a part that grows with
+            the rungs, the last one by all.
         finalists: so many of the best settings are trained exactly in the end. The trial table does not depend on it.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
@@ -80,6 +82,7 @@ class SearchSettings:
     enqueue: tuple[Mapping[str, Any], ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
+    validation: str = validation.ALL
     finalists: int = 1
     threads: int = 1
     device: str = "cpu"
@@ -112,6 +115,14 @@ class SearchSettings:
                 "leave them out, or say how it is accelerated"
             )
         self.rates_from()
+        if self.validation not in validation.VALIDATION:
+            raise UsageError(
+                f"`validation`={brief(self.validation)} is unknown; give {' or '.join(validation.VALIDATION)}"
+            )
+
+    def validation_share(self, iterations: int) -> float:
+        """Return by how much of the validation set trials are compared after so many iterations."""
+        return 1.0 if self.validation == validation.ALL else validation.share_at(iterations, self.max_resource)
 
     def rates_from(self) -> tuple[tuple[int, float], ...]:
         """Return from which point of a trial each of `rates` holds; raises UsageError where they are too many."""
@@ -136,6 +147,8 @@ class SearchSettings:
         # Named where the result depends on them; so a search begun without them is known again.
         if self.rates:
             identity |= {"accelerate": f"stan:{fidelity.text_of(self.rates)}", "rate": None}
+        if self.validation != validation.ALL:
+            identity["validation"] = self.validation
         if own := dict(sampler_of(self.sampler).identity):
             identity["sampler-settings"] = own
         if self.mode == "async":

@@ -189,6 +189,7 @@ def _best(seen: Seen) -> Leader | None:
         metrics=dict(seen.rows[best.number].metrics.get(best.iterations, {})),
         validation_error=value if seen.metric.name == VALIDATION else None,
         iterations=best.iterations,
+        validation_share=best.share,
     )
 
 

@@ -73,6 +73,7 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
             metrics=dict(state.rows[standing.number].metrics.get(standing.iterations, {})),
             validation_error=metric.loss(standing.error) if metric.name == VALIDATION else None,
             iterations=standing.iterations,
+            validation_share=standing.share,
         )
         for standing in ranking(state.rows, state.whole)[:LEADERS]
     ]

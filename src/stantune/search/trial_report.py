@@ -51,6 +51,7 @@ def trial_report(seen: Seen, number: int) -> TrialReport:
             RungReached(
                 iterations=stop,
                 value=metric.loss(row.errors[stop]) if stop in row.errors else None,
+                validation_share=row.shares.get(stop, 1.0),
                 metrics=dict(row.metrics.get(stop, {})),
                 seconds=cost_seconds(row.costs[stop]) if stop in row.costs else None,
                 taken_over_from=row.taken.get(stop),

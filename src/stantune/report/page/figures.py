@@ -237,10 +237,13 @@ def _best(searches: Sequence[SearchNumbers], places: Sequence[int]) -> list[Pict
             "yaxis": {"title": {"text": _metric(drawn[0][0])}},
             "showlegend": several,
         }
-        caption = "The best value measured so far, in whatever rung, in the order of brackets and rungs; " + (
-            "of all trials together."
-            if by == "iterations"
-            else "training, evaluation and all else, added up over workers."
+        caption = (
+            "The best value by the whole validation set so far, in whatever rung, in the order of brackets and rungs; "
+            + (
+                "of all trials together."
+                if by == "iterations"
+                else "training, evaluation and all else, added up over workers."
+            )
         )
         title = f"Best so far, by {by if by == 'seconds' else f'{drawn[0][0].summary.unit}s'}"
         values = [value for search, _ in drawn for value in search.best.value]

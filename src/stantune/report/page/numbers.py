@@ -220,6 +220,9 @@ def _best_so_far(state: SearchState) -> BestSoFar:
                 end = row.reached if result.diverged else rung.stop
                 iterations += end - trained[number]
                 trained[number] = end
+            if rung.stop in row.shares:
+                # By a part of the validation set: not to be compared with what was measured by all of it.
+                continue
             if result.error is not None and not result.diverged and (lowest is None or result.error < lowest):
                 lowest = result.error
                 _add(best, iterations, seconds, state.metric.loss(lowest), number)

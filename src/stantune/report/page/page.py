@@ -16,7 +16,7 @@ from stantune.quantities import duration
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.report.page.figures import Picture, compared, pictures_of
 from stantune.report.page.sentences import metric_of, sentences
-from stantune.report.words import value_text
+from stantune.report.words import by_parts, value_text
 
 # What the page may load: nothing. Plotly compiles what it draws by WebGL, hence 'unsafe-eval'.
 _POLICY = (
@@ -156,6 +156,8 @@ def _leaders(search: SearchNumbers) -> str:
         [metric.name, *(metric.text(leader.value) for leader in leaders)],
         [f"{summary.unit}s", *(str(leader.iterations) for leader in leaders)],
     ]
+    if parts := by_parts(leaders):
+        rows.append(["of the validation set", *parts])
     for name in dict.fromkeys(name for leader in leaders for name in leader.params):
         rows.append([name, *(value_text(leader.params[name]) if name in leader.params else "" for leader in leaders)])
     return _table(["best trials", *(f"trial {leader.trial}" for leader in leaders)], rows)

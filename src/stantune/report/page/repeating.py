@@ -18,6 +18,7 @@ _DEFAULTS: dict[str, Any] = {
     "sampler": "random",
     "lag": 16,
     "rates": (),
+    "validation": "all",
     "enqueue": (),
     "fixed": {},
     "device": "cpu",

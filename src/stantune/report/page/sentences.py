@@ -7,6 +7,7 @@ from stantune.quantities import duration
 from stantune.report.page.contract import SearchNumbers
 from stantune.report.words import setting_text
 from stantune.search.contract import Final, SearchSummary
+from stantune.search.plan.validation import part_text
 
 
 def sentences(search: SearchNumbers) -> list[str]:
@@ -54,9 +55,10 @@ def _winner(summary: SearchSummary) -> str:
         return "No trial has a result that counts."
     best, metric = summary.leaders[0], metric_of(summary)
     others = _others(best.metrics, metric)
+    value = f"{metric.text(best.value)}{part_text(best.validation_share)}"
     return (
-        f"The best is trial {best.trial}, with {metric.name} {metric.text(best.value)}{others} after {best.iterations} "
-        f"{summary.unit}s: {setting_text(best.params)}."
+        f"The best is trial {best.trial}, with {metric.name} {value}{others} "
+        f"after {best.iterations} {summary.unit}s: {setting_text(best.params)}."
     )
 
 

@@ -14,12 +14,16 @@ from stantune.search.plan.values import TrialRow
 
 @dataclass(frozen=True)
 class Standing:
-    """What a trial is worth: its `error`, the lower the better, after `iterations`, the most that it was trained."""
+    """What a trial is worth: its `error`, the lower the better, after `iterations`, the most that it was trained.
+
+    `share` is how much of the validation set that was measured by.
+    """
 
     number: int
     params: Mapping[str, Any]
     error: float
     iterations: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def ranking(rows: Sequence[TrialRow], whole: int | None = None) -> list[Standing
     The best of those that were trained to `whole`, which is R, comes before all others: of no other one is it known
     what it comes to in the end. So it is for Optuna, to whom only they are complete.
 
+    Results are compared that were measured by as much of the validation set; those by more of it come first.
+
     A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
     a duplicate, whose setting and errors another row has.
     """
@@ -74,8 +80,9 @@ def ranking(rows: Sequence[TrialRow], whole: int | None = None) -> list[Standing
     for row in rows:
         if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
             iterations = max(row.errors)
-            standings.append(Standing(row.number, row.params, row.errors[iterations], iterations))
-    ranked = sorted(standings, key=lambda standing: (standing.error, -standing.iterations, standing.number))
+            share = row.shares.get(iterations, 1.0)
+            standings.append(Standing(row.number, row.params, row.errors[iterations], iterations, share))
+    ranked = sorted(standings, key=lambda one: (-one.share, one.error, -one.iterations, one.number))
     best = next((standing for standing in ranked if standing.iterations == whole), None)
     return ranked if best is None else [best, *(standing for standing in ranked if standing is not best)]
 

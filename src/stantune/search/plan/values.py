@@ -165,8 +165,9 @@ class TrialRow:
     training diverged. `equals` are earlier trials with the same setting, of each bracket the first, which no other one
     goes beyond; `taken` tells of each result that was taken over from one of them, which one. `started_from` is the
     trial of an earlier search whose setting this one was given. `failures` are the segments that had to be tried again,
-    in order, and `failed` tells why the trial failed for good. `losses` are those of the training up to each rung, where
-    it told any, and of a diverged trial up to there.
+    in order, and `failed` tells why the trial failed for good. `shares` tells of each result that was measured by a
+    part of the validation set, by how much. `losses` are those of the training up to each rung, where it told any, and
+    of a diverged trial up to there.
     """
 
     number: int
@@ -181,6 +182,7 @@ class TrialRow:
     failures: tuple[SegmentFailure, ...] = ()
     failed: str | None = None
     metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    shares: Mapping[int, float] = field(default_factory=dict)
     losses: Mapping[int, LossCurve] = field(default_factory=dict)
 
     def result(self, iterations: int) -> Result | None:

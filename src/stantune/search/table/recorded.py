@@ -86,6 +86,7 @@ def settings_of(identity: Mapping[str, Any]) -> SearchSettings:
         enqueue=tuple(map(with_tuples, identity.get("enqueue", ()))),
         fixed=with_tuples(identity.get("fixed", {})),
         rates=_rates(identity),
+        validation=identity.get("validation", "all"),
         threads=identity.get("threads", 1),
         device=identity.get("device", "cpu"),
     )

@@ -25,6 +25,7 @@ DIVERGED_AT = "stantune:diverged_at"
 COST = "stantune:cost:"
 METRICS = "stantune:metrics:"
 LOSSES = "stantune:losses:"
+SHARE = "stantune:validation_share:"
 FAILURES = "stantune:failures"
 FAILED = "stantune:failed"
 TAKEN = "stantune:taken_over_from:"
@@ -102,6 +103,10 @@ def row_of(
         if stop in errors and metric.name and not _same(measured.get(metric.name), metric.loss(errors[stop])):
             raise ImpossibleError(f"{name} has not the intermediate value {metric.loss(errors[stop])!r} in it")
         metrics[stop] = measured
+    shares = of_rungs(SHARE)
+    for stop, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise ImpossibleError(f"{SHARE}{stop} of {of} is {shown(share)}, and it is a share, above 0 and below 1")
     taken = of_rungs(TAKEN)
     for stop, source in taken.items():
         _taken(source, stop, errors.get(stop), diverged_at, params, rows, f"{TAKEN}{stop} of {of}")
@@ -124,6 +129,7 @@ def row_of(
         started_from=started_from,
         metrics=metrics,
         losses={stop: _losses(losses, f"{LOSSES}{stop} of {of}") for stop, losses in of_rungs(LOSSES).items()},
+        shares=shares,
     )
 
 

@@ -32,6 +32,7 @@ from stantune.search.table.rows import (
     FINAL,
     LOSSES,
     METRICS,
+    SHARE,
     STARTED_FROM,
     TAKEN,
     finals_of,
@@ -256,13 +257,14 @@ class Store:
         iterations: int,
         metrics: Mapping[str, float],
         cost: Cost | None = None,
+        share: float = 1.0,
         losses: LossCurve | None = None,
     ) -> None:
         """Record what a trial has reached after `iterations`, the end of a rung.
 
         `metrics` holds the value that is compared, and what else was measured. `cost` is what the segment cost; it
-        comes back as `TrialRow.costs[iterations]`. `losses` are those of the training so far. Recording the same again
-        replaces it. Raises StoreError.
+        comes back as `TrialRow.costs[iterations]`. `share` is how much of the validation set it was measured by.
+        `losses` are those of the training so far. Recording the same again replaces it. Raises StoreError.
         """
         # What else was measured has names of the user's own.
         metrics = plain(metrics)
@@ -273,6 +275,8 @@ class Store:
         attributes |= _noted_losses(iterations, losses)
         if len(metrics) > 1:
             attributes[f"{METRICS}{iterations}"] = dict(metrics)
+        if share < 1:
+            attributes[f"{SHARE}{iterations}"] = share
         with one_sentence(self.where, self.study_name):
             self._tables.record(self._trial_ids[number], attributes, iterations, value)
         self._rows[number] = replace(
@@ -281,6 +285,7 @@ class Store:
             metrics={**row.metrics, iterations: dict(metrics)},
             costs={**row.costs, iterations: noted},
             losses=_with(row.losses, iterations, losses),
+            shares={**row.shares, iterations: share} if share < 1 else row.shares,
         )
 
     def record_divergence(
@@ -312,12 +317,16 @@ class Store:
                 metrics = self._rows[take_over.source].metrics.get(stop, {})
                 if len(metrics) > 1:
                     attributes[f"{METRICS}{stop}"] = dict(metrics)
+                of_source = self._rows[take_over.source].shares
+                shares = {stop: of_source[stop]} if stop in of_source else {}
+                attributes |= {f"{SHARE}{at}": share for at, share in shares.items()}
                 self._tables.record(self._trial_ids[number], attributes, stop, self._metric.loss(take_over.error))
                 self._rows[number] = replace(
                     row,
                     taken=taken,
                     errors={**row.errors, stop: take_over.error},
                     metrics={**row.metrics, stop: metrics},
+                    shares={**row.shares, **shares},
                 )
             else:
                 attributes |= {DIVERGED_AT: take_over.diverged_at}
