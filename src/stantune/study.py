@@ -58,6 +58,7 @@ def tune(
     eta: int = 3,
     brackets: int | None = None,
     variant: str = "algorithm1",
+    plan: str = "hyperband",
     mode: str = "sync",
     trials: int | None = None,
     sampler: str | Sampler = "random",
@@ -101,10 +102,13 @@ def tune(
         min_resource: r, the least length before a trial may be dropped; by default such that there are at most five
             brackets, and two rungs or more where `max_resource` has room for them.
         eta: one of so many trials is promoted in each rung.
-        brackets: how many of Hyperband's brackets are run, from the one that drops most; None for all.
+        plan: "hyperband"; "wide" for one bracket from the lowest rung, with more settings; or "measured" for brackets
+            whose first rung is chosen while searching, by how well low rungs have ordered the trials that went on.
+        brackets: how many of Hyperband's brackets are run, from the one that drops most; None for all. Of a measured
+            plan, how many there are; None for half as many as Hyperband has.
         variant: "algorithm1" or "table1": how the numbers of trials are rounded (Li et al., JMLR 18, 2018).
         mode: "sync" for Hyperband, "async" for ASHA, that waits for no rung's end.
-        trials: how many settings ASHA tries; None for what costs as much as Hyperband.
+        trials: how many settings ASHA or a wide plan tries; None for what costs as much as Hyperband, or half of it.
         sampler: what proposes settings: "random", "tpe", "bohb", or an object of your own (see Sampler).
         lag: what models and ASHA see: what a search by so many workers would see.
         seed: of every random choice.
@@ -192,6 +196,7 @@ def tune(
         mode=mode,
         trials=trials,
         sampler=sampler,
+        plan=plan,
         lag=lag,
         enqueue=enqueue,
         fixed=fixed,
@@ -298,6 +303,7 @@ def compose(
     seed = whole("seed", seed, most=MOST_SEED)
     for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
         if value is not None:
+    plan: str = "hyperband",
             text(parameter, value)
     if stan is not None and not hasattr(stan, "least_rate"):
         raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
@@ -330,7 +336,8 @@ def compose(
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
     held = fixed_values(what.space, fixed or {})
     known = tuple(enqueued_settings(what.space, held, enqueue))
-    settings = SearchSettings(seed, max_resource, least, eta, enqueue=known, fixed=held, **others)
+    plan = text("plan", plan)
+    settings = SearchSettings(seed, max_resource, least, eta, plan, enqueue=known, fixed=held, **others)
     settings.check(what)
     if rates:
         chosen = chosen_rates(rates, max_resource, least, eta)

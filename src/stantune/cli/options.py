@@ -114,6 +114,14 @@ MinIterations = Annotated[
     ),
 ]
 Eta = Annotated[int, typer.Option("--eta", help="One trial of ETA is promoted in each rung.")]
+Plan = Annotated[
+    str,
+    typer.Option(
+        "--plan",
+        metavar="hyperband|wide|measured",
+        help="Hyperband; one wide bracket; or brackets that begin where rungs are found to order settings well.",
+    ),
+]
 Brackets = Annotated[str, typer.Option("--brackets", metavar="all|N", help="How many brackets, from the widest on.")]
 Variant = Annotated[str, typer.Option("--variant", metavar="algorithm1|table1", help="How trials are rounded.")]
 Mode = Annotated[
@@ -121,7 +129,11 @@ Mode = Annotated[
 ]
 Trials = Annotated[
     int | None,
-    typer.Option("--trials", metavar="N", help="Settings that ASHA tries (default: what costs as much as Hyperband)."),
+    typer.Option(
+        "--trials",
+        metavar="N",
+        help="Settings that ASHA tries (default: what costs as much as Hyperband), or --plan wide (half of that).",
+    ),
 ]
 Sampler = Annotated[str, typer.Option("--sampler", metavar="random|tpe|bohb", help="What proposes settings.")]
 Lag = Annotated[

@@ -13,6 +13,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "max_iterations",
         "min_iterations",
         "eta",
+        "plan",
         "brackets",
         "variant",
         "mode",

@@ -81,6 +81,7 @@ def search(
     rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
     period: o.SearchPeriod = None,
+    plan: o.Plan = "hyperband",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
     layers: o.SearchLayers = None,
@@ -148,6 +149,7 @@ def search(
             validation=validation,
             finalists=finalists,
             start_from=start_from,
+            plan=plan,
             enqueue=[_setting(objective, text) for text in enqueue or []],
             fixed=o.setting_of(objective, set),
             seed=seed,
@@ -225,6 +227,7 @@ def brackets(
     period: o.SearchPeriod = None,
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
+    plan: o.Plan = "hyperband",
     layers: o.SearchLayers = None,
     sampler: o.Sampler = "random",
     validation: o.Validation = "all",
@@ -257,6 +260,7 @@ def brackets(
         max_iterations,
         min_iterations,
         eta,
+    from stantune.search.plan.measured import costliest
         (accelerate, rate, tolerance, period, pretrain, tail, layers),
         data,
     )
@@ -273,8 +277,9 @@ def brackets(
         seed=seed,
         device=o.device_of(device),
     )
+        plan=plan,
     console = o.console_for(json)
-    plan = settings.plan()
+    run = settings.plan()
     estimate = None
     if isinstance(what, ProblemObjective) and (
         not isinstance(what.problem.data, str) or is_present(what.problem.data, what.data)
@@ -292,7 +297,7 @@ def brackets(
         assert isinstance(prepared, ProblemObjective), "a problem stays one"
         what, settings = prepared, replace(settings, threads=of_each)
         estimate = estimate_seconds(prepared, settings, workers)
-    iterations = trained_iterations(plan)
+    iterations = trained_iterations(costliest(run))
     result = PlanResult(
         problem=what.name,
         unit=what.unit,
@@ -302,15 +307,16 @@ def brackets(
         max_iterations=settings.max_resource,
         min_iterations=settings.min_resource,
         rates=rate_results(what, settings),
-        brackets=bracket_results(plan),
-        trials=sum(bracket.rungs[0].trials for bracket in plan),
+        brackets=bracket_results(run),
+        trials=sum(bracket.rungs[0].trials for bracket in run),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
+        plan=settings.plan_name,
         final_iterations=settings.finalists * settings.max_resource,
         estimated_seconds=estimate,
     )
     show_plan(console, result)
-    if (note := one_setting(settings, plan)) is not None:
+    if (note := one_setting(settings, run)) is not None:
         console.print(f"note: {worded(note)}", soft_wrap=True)
     o.write_json(result, json)
 

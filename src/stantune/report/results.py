@@ -12,6 +12,7 @@ from stantune.search.contract import (
     MAX_ITERATIONS,
     MIN_ITERATIONS,
     MODE,
+    PLAN,
     PROBLEM,
     RATES,
     SEED,
@@ -47,6 +48,7 @@ class PlanResult(Result):
     )
     problem: str = PROBLEM
     unit: str = Field(description='what iterations are: "iteration", "epoch", or whatever the objective counts')
+    plan: Literal["hyperband", "wide", "measured"] = PLAN
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT
     eta: int = ETA
@@ -54,8 +56,10 @@ class PlanResult(Result):
     min_iterations: int = MIN_ITERATIONS
     rates: list[RateResult] = RATES
     brackets: list[BracketResult] = BRACKETS
-    trials: int = Field(description="trials in all")
-    iterations: int = Field(description="of all trials, continuing from checkpoints, if none diverges")
+    trials: int = Field(description="trials in all; at most, where brackets are chosen while searching")
+    iterations: int = Field(
+        description="of all trials, continuing from checkpoints, if none diverges; at most, as for trials"
+    )
     iterations_restarting: int = Field(description="the same if every rung began from scratch")
     final_iterations: int = Field(description="of the final trainings, which come on top")
     estimated_seconds: float | None = Field(description="from a few timed iterations; null where the data are missing")

@@ -169,20 +169,32 @@ def show_training(console: Console, result: TrainResult) -> None:
 def show_plan(console: Console, result: PlanResult) -> None:
     """Print brackets and rungs, and what they come to."""
     how = "asynchronous" if result.mode == "async" else result.variant
+    if result.plan != "hyperband":
+        how = "one wide bracket" if result.plan == "wide" else f"measured, {how}"
     console.print(f"{result.problem}, {how}, eta {result.eta}", soft_wrap=True)
     _show_rates(console, result.rates, result.unit)
     table = Table("bracket", "rung", f"{result.unit}s", "trials", box=SIMPLE_HEAD)
     _numbers(table, 1)
-    for bracket in result.brackets:
+    known = [bracket for bracket in result.brackets if not bracket.choices]
+    # All that are chosen while searching have the same choices.
+    choices = result.brackets[-1].choices
+    for bracket in [*known, *choices]:
         for place, rung in enumerate(bracket.rungs):
             last = place == len(bracket.rungs) - 1
-            name = f"s = {bracket.s}" if place == 0 else ""
+            name = "" if place else f"s = {bracket.s}" if bracket in known else f"or s = {bracket.s}"
             table.add_row(name, str(place), str(rung.iterations), str(rung.trials), end_section=last)
     print_table(console, table, labels=(0, 1))
+    if choices:
+        console.print(
+            f"brackets in all: {len(result.brackets)}, the first as shown; each other one is chosen when those before "
+            "it are through, by how well their rungs have ordered the trials that went on",
+            soft_wrap=True,
+        )
     several = "s" if result.final_iterations > result.max_iterations else ""
     console.print(
-        f"{result.trials} trials, {result.iterations} {result.unit}s in all ({result.iterations_restarting} if every "
-        f"rung began from scratch), then {result.final_iterations} of the final training{several}",
+        f"{'at most ' if choices else ''}{result.trials} trials, {result.iterations} {result.unit}s in all "
+        f"({result.iterations_restarting} if every rung began from scratch), then {result.final_iterations} of the "
+        f"final training{several}",
         soft_wrap=True,
     )
     console.print(

@@ -27,11 +27,21 @@ class RungResult(Result):
     trials: int = Field(description="trials that reach it, at most: fewer where nearly all diverge")
 
 
-class BracketResult(Result):
-    """One bracket, as planned."""
+class BracketChoice(Result):
+    """What a bracket may be that is chosen while searching."""
 
     s: int = Field(description="how many times the bracket drops trials")
     rungs: list[RungResult] = Field(description="its rungs, in the order in which they are run")
+
+
+class BracketResult(Result):
+    """One bracket, as planned; until it is chosen it is here as the one with most trials."""
+
+    s: int = Field(description="how many times the bracket drops trials")
+    rungs: list[RungResult] = Field(description="its rungs, in the order in which they are run")
+    choices: list[BracketChoice] = Field(
+        default=[], description="what it may be; empty where nothing is left to choose"
+    )
 
 
 class RateResult(Result):
@@ -139,6 +149,9 @@ MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropp
 MIN_ITERATIONS = Field(description="r, the least iterations before a trial may be dropped")
 RATES = Field(description="of a trial under STAN, from its first iteration on; empty where trials train exactly")
 BRACKETS = Field(description="the plan, in the order in which it is run")
+PLAN = Field(
+    default="hyperband", description='"hyperband", "wide" (one bracket) or "measured" (brackets chosen while searching)'
+)
 
 
 class TrialFailure(Result):
@@ -161,6 +174,7 @@ class SearchSummary(Result):
     sampler: str = Field(description='"random", "tpe" or "bohb": what proposed the settings')
     started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
+    plan: Literal["hyperband", "wide", "measured"] = PLAN
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT
     eta: int = ETA

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from stantune.search.plan.asha import AsyncBracket
 from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import OpenBracket, is_open
 
 
 def seconds_of(
@@ -16,8 +17,17 @@ def seconds_of(
 
     A worker that is free takes the first job in the order of bracket and rung; a rung begins when the one before it is
     done, an asynchronous one grows with each eta results of it. An evaluation after so many iterations takes
-    `evaluation` of them.
+    `evaluation` of them. A bracket that is still to be chosen begins when all before it is done, and is the one of its
+    choices that takes longest.
     """
+    if is_open(plan):
+        return sum(
+            max(
+                seconds_of([choice], training, evaluation, workers)
+                for choice in (bracket.choices if isinstance(bracket, OpenBracket) else [bracket])
+            )
+            for bracket in plan
+        )
     # (bracket, rung), once for each trial that may be trained there.
     ready = [(b, 0) for b, bracket in enumerate(plan) for _ in range(bracket.rungs[0].trials)]
     left = {(b, r): rung.trials for b, bracket in enumerate(plan) for r, rung in enumerate(bracket.rungs)}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from stantune.protocols import Metric
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.hyperband import Bracket, stops_of
+from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.standings import Status, incumbent, status
 from stantune.search.plan.values import Job, Training, TrialRow
 
@@ -44,6 +45,7 @@ class Progress:
         Takes time in proportion to the trials, so call it once per rung.
         """
         self._rows = rows
+        self._plan = chosen_plan(self._plan, rows)
         self._left = iterations_left(self._plan, rows) + finals
         self._ended = 0
 
@@ -128,13 +130,13 @@ class Progress:
 
 
 def iterations_left(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> int:
-    """Return the iterations still to be trained if no further trial diverges."""
-    begun = {(state.bracket, state.index): state for state in rungs(plan, rows)}
+    """Return the iterations still to be trained if no further trial diverges; an open bracket counts as its widest."""
+    begun = {(state.place, state.index): state for state in rungs(plan, rows)}
     left = 0
-    for bracket in plan:
+    for place, bracket in enumerate(chosen_plan(plan, rows)):
         before, reach = 0, bracket.rungs[0].trials
         for index, rung in enumerate(bracket.rungs):
-            state = begun.get((bracket.s, index))
+            state = begun.get((place, index))
             reach = min(reach, rung.trials)
             waiting = reach - (0 if state is None else len(state.results))
             left += waiting * (rung.iterations - before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from stantune.search.plan.finals import finals_of, winner_of
 from stantune.search.plan.hyperband import Bracket, stops_of
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
 from stantune.search.progress import Progress
+from stantune.search.plan.measured import chosen_plan
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -38,7 +39,7 @@ class SearchState(NamedTuple):
     """What a search has come to.
 
     Attributes:
-        plan: its brackets.
+        plan: its brackets, as far as they are chosen.
         rows: the trial table.
         finals: what each final training that is over came to, by its finalist's rank.
         metric: what trials are compared by.
@@ -196,7 +197,9 @@ class Session:
     def state(self) -> SearchState:
         """What the search has come to."""
         rows = self._store.rows()
-        return SearchState(self._plan, rows, self.finals, self._metric, self.complete, self.final_failure)
+        return SearchState(
+            chosen_plan(self._plan, rows), rows, self.finals, self._metric, self.complete, self.final_failure
+        )
 
     def ask(self) -> Segment | None:
         """Return a segment to be trained; None where nothing may begin now.

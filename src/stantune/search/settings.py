@@ -10,8 +10,8 @@ from typing import Any
 from stantune.errors import UsageError
 from stantune.protocols import Objective
 from stantune.search.plan import fidelity, validation
-from stantune.search.plan.asha import async_plan
-from stantune.search.plan.hyperband import Bracket, plan
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.plans import plan_of
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampler import Sampler, sampler_of
 from stantune.seeds import derive
@@ -47,10 +47,14 @@ class SearchSettings:
         max_resource: R, the length of a trial that is never dropped, in the objective's unit.
         min_resource: r, the least length before a trial may be dropped.
         eta: one of so many trials is promoted.
-        brackets: how many of the brackets are run, from the one that drops most; None for all.
+        plan_name: "hyperband", "wide" for one bracket from the lowest rung, or "measured" for brackets whose first rung
+            is chosen while searching.
+        brackets: how many of the brackets are run, from the one that drops most; None for all. Under "measured" how
+            many there are in all; None for half as many as Hyperband has.
         variant: "algorithm1" or "table1": how the number of trials is rounded (Li et al., 2018).
         mode: "sync" for Hyperband, "async" for ASHA, which has one bracket.
-        trials: how many settings ASHA tries; None for as many as cost what Hyperband's brackets do.
+        trials: how many settings ASHA and the wide bracket try; None for as many as cost what Hyperband's brackets do,
+            or half of it.
         sampler: what proposes settings: "random", "tpe", "bohb", or one of the user's own.
         lag: what proposals of a model and ASHA's promotions see: what a search by so many workers would see, however
             many there are. Half as many workers hardly ever wait for a result, one never does; more lag means older
@@ -72,6 +76,7 @@ class SearchSettings:
     max_resource: int
     min_resource: int
     eta: int = 3
+    plan_name: str = "hyperband"
     brackets: int | None = None
     variant: str = "algorithm1"
     mode: str = "sync"
@@ -89,9 +94,17 @@ class SearchSettings:
 
     def plan(self) -> tuple[Bracket, ...]:
         """Return the brackets; raises UsageError where the numbers allow none."""
-        if self.mode == "async":
-            return async_plan(self.max_resource, self.min_resource, self.eta, self.lag, self.trials)
-        return plan(self.max_resource, self.min_resource, self.eta, self.variant, self.brackets)
+        return plan_of(
+            self.plan_name,
+            self.mode,
+            self.max_resource,
+            self.min_resource,
+            self.eta,
+            self.variant,
+            self.brackets,
+            self.trials,
+            self.lag,
+        )
 
     def check(self, objective: Objective) -> None:
         """Raise UsageError where these settings cannot be had, of this objective or at all."""
@@ -153,6 +166,10 @@ class SearchSettings:
             identity["sampler-settings"] = own
         if self.mode == "async":
             identity |= {"mode": self.mode, "trials": self.plan()[0].rungs[0].trials}
+        if self.plan_name == "wide":
+            identity |= {"plan": self.plan_name, "trials": self.plan()[0].rungs[0].trials}
+        if self.plan_name == "measured":
+            identity |= {"plan": self.plan_name, "brackets": len(self.plan())}
         if self.mode == "async" or sampler_of(self.sampler).waits:
             identity["lag"] = self.lag
         if self.start is not None:
@@ -193,24 +210,33 @@ class SearchSettings:
         """Raise UsageError where there is no such plan, or one that nobody can go through to its end."""
         trials = sum(bracket.rungs[0].trials for bracket in self.plan())
         if trials > MOST_TRIALS:
-            fewer = "fewer `trials`" if self.mode == "async" and self.trials is not None else "a larger `min_resource`"
+            fewer = "a larger `min_resource`" if self.trials is None else "fewer `trials`"
+            if self.plan_name == "measured" and self.brackets is not None:
+                fewer = "fewer `brackets`"
             raise UsageError(f"this search would have {trials} trials, and {MOST_TRIALS} is the most; give {fewer}")
 
     def _check_mode(self) -> None:
         """Raise UsageError where there is no such mode, or something is asked for that it does not have."""
         if self.mode not in MODES:
             raise UsageError(f"`mode`={brief(self.mode)} is unknown; give {' or '.join(MODES)}")
-        if self.mode == "sync" and self.trials is not None:
+        if self.mode == "async" and self.plan_name != "hyperband":
             raise UsageError(
-                f"`trials`={self.trials} is for `mode`=async; the numbers of Hyperband's trials follow from "
-                "`max_resource`, `min_resource`, `eta` and `brackets`"
+                f"`plan`={brief(self.plan_name)} is for `mode`=sync, and `mode`=async has one wide bracket of its own; "
+                "leave one of them out"
             )
-        if self.mode == "async" and self.brackets is not None:
+        one_bracket = self.mode == "async" or self.plan_name == "wide"
+        if not one_bracket and self.trials is not None:
             raise UsageError(
-                f"`brackets`={self.brackets} is for Hyperband, and `mode`=async has one bracket; leave it out, and say "
-                "with `trials` how many settings are tried"
+                f"`trials`={self.trials} is for `mode`=async and `plan`=wide; the numbers of Hyperband's trials follow "
+                "from `max_resource`, `min_resource`, `eta` and `brackets`"
             )
-        if self.mode == "async" and self.variant != "algorithm1":
+        which = "`mode`=async" if self.mode == "async" else "`plan`=wide"
+        if one_bracket and self.brackets is not None:
             raise UsageError(
-                f"`variant`={self.variant} rounds the numbers of Hyperband's trials; with `mode`=async leave it out"
+                f"`brackets`={self.brackets} is for Hyperband, and {which} has one bracket; leave it out, and say with "
+                "`trials` how many settings are tried"
+            )
+        if one_bracket and self.variant != "algorithm1":
+            raise UsageError(
+                f"`variant`={self.variant} rounds the numbers of Hyperband's trials; with {which} leave it out"
             )

@@ -158,12 +158,12 @@ def _moment(seconds: float) -> str:
 
 
 def _brackets(seen: Seen) -> list[BracketStatus]:
-    begun = {(state.bracket, state.index): state for state in rungs(seen.plan, seen.rows)}
+    begun = {(state.place, state.index): state for state in rungs(seen.plan, seen.rows)}
     brackets = []
-    for bracket in seen.plan:
+    for place, bracket in enumerate(seen.plan):
         told = []
         for index, rung in enumerate(bracket.rungs):
-            state = begun.get((bracket.s, index))
+            state = begun.get((place, index))
             told.append(
                 RungStatus(
                     iterations=rung.iterations,

@@ -10,6 +10,7 @@ from stantune.protocols import Metric, compared_value
 from stantune.search.contract import (
     Best,
     BestEvaluation,
+    BracketChoice,
     BracketResult,
     Counts,
     Final,
@@ -26,6 +27,7 @@ from stantune.search.contract import (
 from stantune.search.notes import notes_of
 from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import OpenBracket
 from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.sampler import sampler_of
@@ -85,6 +87,7 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
         sampler=sampler_of(settings.sampler).name,
         started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if objective.rate is None else "stan",
+        plan=settings.plan_name,
         mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,
@@ -130,10 +133,18 @@ def bracket_results(plan: Sequence[Bracket]) -> list[BracketResult]:
     """Return a plan in the terms of the JSON contract."""
     return [
         BracketResult(
-            s=bracket.s, rungs=[RungResult(iterations=rung.iterations, trials=rung.trials) for rung in bracket.rungs]
+            s=bracket.s,
+            rungs=_rung_results(bracket),
+            choices=[BracketChoice(s=choice.s, rungs=_rung_results(choice)) for choice in bracket.choices]
+            if isinstance(bracket, OpenBracket)
+            else [],
         )
         for bracket in plan
     ]
+
+
+def _rung_results(bracket: Bracket) -> list[RungResult]:
+    return [RungResult(iterations=rung.iterations, trials=rung.trials) for rung in bracket.rungs]
 
 
 def rate_results(objective: Described, settings: SearchSettings) -> list[RateResult]:

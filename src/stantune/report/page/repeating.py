@@ -11,6 +11,7 @@ from stantune.search.settings import SearchSettings
 _STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers")
 _DEFAULTS: dict[str, Any] = {
     "eta": 3,
+    "plan": "hyperband",
     "brackets": None,
     "variant": "algorithm1",
     "mode": "sync",
@@ -29,7 +30,7 @@ def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Pa
     """Return the call of `tune`; what was searched is in it by its name alone."""
     given: dict[str, Any] = {"max_resource": settings.max_resource, "min_resource": settings.min_resource}
     for name, default in _DEFAULTS.items():
-        value = getattr(settings, name)
+        value = getattr(settings, "plan_name" if name == "plan" else name)
         if isinstance(value, list | tuple | dict):
             value = type(default)(value)
         if value != default:

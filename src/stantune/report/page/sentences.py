@@ -26,7 +26,8 @@ def metric_of(summary: SearchSummary) -> Metric:
 
 def _searched(search: SearchNumbers) -> str:
     summary, names = search.summary, [each.name for each in search.trials.params]
-    how = "ASHA" if summary.mode == "async" else "Hyperband"
+    brackets = {"hyperband": "Hyperband", "wide": "One wide bracket", "measured": "Brackets by measured order"}
+    how = "ASHA" if summary.mode == "async" else brackets[summary.plan]
     sampler = {"random": "at random", "tpe": "by TPE", "bohb": "by BOHB"}.get(summary.sampler, f"by {summary.sampler}")
     start = "" if summary.started_from is None else f", starting from {summary.started_from}"
     parameters = "1 parameter" if len(names) == 1 else f"{len(names)} parameters"

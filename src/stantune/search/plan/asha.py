@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stantune.errors import UsageError
-from stantune.search.plan.hyperband import Bracket, Rung, plan
+from stantune.search.plan.hyperband import Bracket, plan, wide_plan
 from stantune.search.plan.values import Result
 
 
@@ -38,19 +37,14 @@ def async_plan(
 ) -> tuple[AsyncBracket]:
     """Return the one bracket of an asynchronous search for R = `max_iterations` and r = `min_iterations`.
 
-    Its rungs are those of Hyperband's bracket with most rungs, s_max + 1 of them, of floor(n / eta^i) trials each. n is
-    `trials`; where None, (s_max + 1) eta^s_max, which come to about as many iterations as all brackets of Hyperband.
-    Raises UsageError.
+    Its rungs are those of `wide_plan`. n is `trials`; where None, (s_max + 1) eta^s_max, which come to about as many
+    iterations as all brackets of Hyperband. Raises UsageError.
     """
-    (widest,) = plan(max_iterations, min_iterations, eta, brackets=1)
-    first = (widest.s + 1) * eta**widest.s if trials is None else trials
-    if first < eta**widest.s:
-        raise UsageError(
-            f"`trials`={trials} is too few: one of {eta**widest.s} gets to {max_iterations} iterations; give that or "
-            "more, or a larger `min_resource`"
-        )
-    rungs = tuple(Rung(rung.iterations, first // eta**i) for i, rung in enumerate(widest.rungs))
-    return (AsyncBracket(widest.s, rungs, eta, lag),)
+    if trials is None:
+        (widest,) = plan(max_iterations, min_iterations, eta, brackets=1)
+        trials = (widest.s + 1) * eta**widest.s
+    wide = wide_plan(max_iterations, min_iterations, eta, trials)
+    return (AsyncBracket(wide.s, wide.rungs, eta, lag),)
 
 
 class Step(NamedTuple):

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from stantune.search.plan.asha import Asha, AsyncBracket
-from stantune.search.plan.hyperband import Bracket, promote
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import Choices, OpenBracket
+from stantune.search.plan.rungs import RungState, rungs_of
 from stantune.search.plan.values import Ending, Job, Result, TakeOver, TrialRow
-
-
-@dataclass(frozen=True)
-class RungState:
-    """A rung that has begun.
-
-    Attributes:
-        bracket: its bracket's s.
-        index: its place in the bracket.
-        start: the iteration at which its trainings begin.
-        stop: the iteration at which they end.
-        last: whether its trials have nowhere to be promoted to.
-        pending: who may be trained, or is being trained.
-        results: what is known.
-        promoted: who goes on.
-        stopped: who will not go on, whatever comes; who diverged may be missing.
-    """
-
-    bracket: int
-    index: int
-    start: int
-    stop: int
-    last: bool
-    pending: tuple[int, ...]
-    results: tuple[Result, ...]
-    promoted: tuple[int, ...]
-    stopped: tuple[int, ...]
 
 
 class Coordinator:
     """Says what a search with this plan runs next.
 
     What it says depends on the table that it is given, and on nothing else. The tables must be those of one search as
-    it grows: it remembers how far it has read them for an asynchronous bracket, so that looking again takes time in
-    proportion to what is new.
+    it grows: it remembers how far it has read them for an asynchronous bracket, and which brackets were chosen, so that
+    looking again takes time in proportion to what is new.
     """
 
     def __init__(self, plan: Sequence[Bracket]) -> None:
-        """Begin with a plan of synchronous brackets, or of one that is asynchronous."""
-        self._plan = plan
+        """Begin with a plan of synchronous brackets, which may be open, or of one that is asynchronous."""
+        self._choices = Choices(plan)
         self._asha = Asha(plan[0]) if isinstance(plan[0], AsyncBracket) else None
         # So many rows are without equals; what a row's are is known from the first.
         self._unequalled = 0
@@ -62,8 +36,9 @@ class Coordinator:
 
         A first rung has begun from the outset, with trials that the table does not hold yet. Where brackets are
         synchronous, another one begins when the one before has all its results; else with the first that is promoted.
+        An open bracket begins when it is chosen: when all trials before it have ended.
         """
-        return _synchronous(self._plan, rows) if self._asha is None else _asynchronous(self._asha, rows)
+        return _synchronous(self._choices.plan(rows), rows) if self._asha is None else _asynchronous(self._asha, rows)
 
     def ready_jobs(self, rows: Sequence[TrialRow]) -> list[Job]:
         """Return every job that can run now; empty when all is done.
@@ -119,7 +94,7 @@ class Coordinator:
     def _open_jobs(self, rows: Sequence[TrialRow]) -> list[Job]:
         """Return what has no result yet of all that has begun."""
         if self._asha is None:
-            states = _synchronous(self._plan, rows)
+            states = _synchronous(self._choices.plan(rows), rows)
             return [Job(number, of.bracket, of.start, of.stop) for of in states for number in of.pending]
         result = results_in(rows, self._asha.bracket)
         self._asha.follow(result)
@@ -146,33 +121,13 @@ def take_overs(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> list[TakeOv
     return Coordinator(plan).take_overs(rows)
 
 
-def _synchronous(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Iterator[RungState]:
-    table = {row.number: row for row in rows}
-    first = 0
-    for bracket in plan:
-        numbers: Sequence[int] = range(first, first + bracket.rungs[0].trials)
-        first = numbers[-1] + 1
-        start = 0
-        for index, rung in enumerate(bracket.rungs):
-            results, pending = [], []
-            for number in numbers:
-                row = table.get(number)
-                assert row is None or row.bracket == bracket.s, f"trial {number} is not of bracket {bracket.s}"
-                result = None if row is None else row.result(rung.iterations)
-                if result is None:
-                    pending.append(number)
-                else:
-                    results.append(result)
-            last = index == len(bracket.rungs) - 1
-            promoted = () if pending or last else promote(results, bracket.rungs[index + 1].trials)
-            going_on = set(promoted)
-            stopped = () if pending else tuple(number for number, _ in results if number not in going_on)
-            yield RungState(
-                bracket.s, index, start, rung.iterations, last, tuple(pending), tuple(results), promoted, stopped
-            )
-            if not promoted:
-                break
-            numbers, start = sorted(promoted), rung.iterations
+def _synchronous(brackets: Sequence[Bracket], rows: Sequence[TrialRow]) -> Iterator[RungState]:
+    table, first = {row.number: row for row in rows}, 0
+    for place, bracket in enumerate(brackets):
+        if isinstance(bracket, OpenBracket):
+            break
+        yield from rungs_of(bracket, place, first, table)
+        first += bracket.rungs[0].trials
 
 
 def _asynchronous(asha: Asha, rows: Sequence[TrialRow]) -> Iterator[RungState]:
@@ -186,7 +141,7 @@ def _asynchronous(asha: Asha, rows: Sequence[TrialRow]) -> Iterator[RungState]:
         last = index == bracket.s
         promoted = () if last else tuple(asha.promoted[index])
         stopped = tuple(number for number, _ in results) if last else tuple(asha.overtaken(index))
-        yield RungState(bracket.s, index, start, rung.iterations, last, pending, results, promoted, stopped)
+        yield RungState(0, bracket.s, index, start, rung.iterations, last, pending, results, promoted, stopped)
         start = rung.iterations
 
 

@@ -1,4 +1,4 @@
-"""Hyperband's brackets, rungs and promotions, in whole numbers (Li et al., JMLR 18(185), 2018)."""
+"""Brackets, rungs and promotions in whole numbers: Hyperband's (Li et al., JMLR 18(185), 2018), and a wide one."""
 
 from __future__ import annotations
 
@@ -34,13 +34,19 @@ def stops_of(brackets: Sequence[Bracket]) -> tuple[int, ...]:
     return tuple(rung.iterations for rung in brackets[0].rungs)
 
 
-def bracket_of(brackets: Sequence[Bracket], number: int) -> Bracket | None:
-    """Return the bracket that a trial begins in: trials are numbered bracket after bracket; None beyond the plan."""
-    for bracket in brackets:
+def place_of(brackets: Sequence[Bracket], number: int) -> int | None:
+    """Return which of the brackets a trial begins in: trials are numbered through them; None beyond the plan."""
+    for place, bracket in enumerate(brackets):
         number -= bracket.rungs[0].trials
         if number < 0:
-            return bracket
+            return place
     return None
+
+
+def bracket_of(brackets: Sequence[Bracket], number: int) -> Bracket | None:
+    """Return the bracket that a trial begins in; None beyond the plan."""
+    place = place_of(brackets, number)
+    return None if place is None else brackets[place]
 
 
 class TrainedIterations(NamedTuple):
@@ -90,6 +96,23 @@ def plan(
         rungs = tuple(Rung(max_iterations // eta ** (s - i), trials // eta**i) for i in range(s + 1))
         planned.append(Bracket(s, rungs))
     return tuple(planned)
+
+
+def wide_plan(max_iterations: int, min_iterations: int, eta: int, trials: int | None = None) -> Bracket:
+    """Return one bracket from the lowest rung, for R = `max_iterations` and r = `min_iterations`.
+
+    Its rungs are those of Hyperband's bracket with most rungs, s_max + 1 of them, of floor(n / eta^i) trials each. n is
+    `trials`; where None, ceil((s_max + 1) / 2) eta^s_max, which come to about half the iterations of Hyperband's
+    brackets. Raises UsageError.
+    """
+    (widest,) = plan(max_iterations, min_iterations, eta, brackets=1)
+    first = (widest.s + 2) // 2 * eta**widest.s if trials is None else trials
+    if first < eta**widest.s:
+        raise UsageError(
+            f"`trials`={trials} is too few: one of {eta**widest.s} gets to {max_iterations} iterations; give that or "
+            "more, or a larger `min_resource`"
+        )
+    return Bracket(widest.s, tuple(Rung(rung.iterations, first // eta**i) for i, rung in enumerate(widest.rungs)))
 
 
 def promote(results: Sequence[Result], keep: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from stantune.search.plan.asha import Asha, AsyncBracket
 from stantune.search.plan.coordinator import results_in
 from stantune.search.plan.hyperband import Bracket, promote
+from stantune.search.plan.measured import Choices, OpenBracket
 from stantune.search.plan.values import Result, TrialRow
 
 
@@ -145,16 +146,15 @@ class ScheduledObservations:
 
     def __init__(self, plan: Sequence[Bracket], workers: int) -> None:
         """Follow the table of a search with this plan; see `schedule` for `workers`."""
-        self._plan = plan
-        self._schedule = schedule(plan, workers)
+        self._choices = Choices(plan)
+        self._workers = workers
+        self._plan: list[Bracket] = []
+        self._schedule = Schedule((), ())
         # Of each bracket and rung, who is in its places; a later rung's is added once it is known.
         self._numbers: dict[tuple[int, int], Sequence[int]] = {}
-        first = 0
-        for b, bracket in enumerate(plan):
-            self._numbers[b, 0] = range(first, first + bracket.rungs[0].trials)
-            first += bracket.rungs[0].trials
         # One for each place that is read; None where a place stays empty because too few trials were promoted.
         self._read: list[Observation | None] = []
+        self._add([bracket for bracket in plan if not isinstance(bracket, OpenBracket)])
 
     def seen_by(self, number: int) -> int:
         """See Observations; places that stay empty count."""
@@ -184,7 +184,24 @@ class ScheduledObservations:
                 left += [number for number in first if number in numbers and number not in members]
         return left
 
+    def _add(self, brackets: Sequence[Bracket]) -> None:
+        """Put brackets on paper, to begin when those before have ended; in the plan's beginning all begin at once."""
+        added, before = schedule(brackets, self._workers), len(self._schedule.ended)
+        first, place = len(self._schedule.seen), len(self._plan)
+        self._schedule = Schedule(
+            (*self._schedule.ended, *(of._replace(bracket=of.bracket + place) for of in added.ended)),
+            (*self._schedule.seen, *(before + seen for seen in added.seen)),
+        )
+        for bracket in brackets:
+            self._numbers[len(self._plan), 0] = range(first, first + bracket.rungs[0].trials)
+            first += bracket.rungs[0].trials
+            self._plan.append(bracket)
+
     def _follow(self, rows: Sequence[TrialRow]) -> None:
+        for bracket in self._choices.plan(rows)[len(self._plan) :]:
+            if isinstance(bracket, OpenBracket):
+                break
+            self._add([bracket])
         while len(self._read) < len(self._schedule.ended):
             place = self._schedule.ended[len(self._read)]
             numbers = self._in_rung(place.bracket, place.rung, rows)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from stantune.search.plan.coordinator import endings, rungs
 from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import TrialRow
 
 
@@ -111,7 +112,7 @@ class Spared(NamedTuple):
 
 def iterations_spared(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> Spared:
     """Add up what stopping diverged trials and not training duplicates spared."""
-    rungs_of = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in plan}
+    rungs_of = {bracket.s: [rung.iterations for rung in bracket.rungs] for bracket in chosen_plan(plan, rows)}
     diverged = duplicates = 0
     for row in rows:
         if row.duplicate:

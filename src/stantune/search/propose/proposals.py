@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stantune.errors import UsageError
+from stantune.search.plan.measured import fewest_trials, is_open
 from stantune.search.plan.observations import observations_of
 from stantune.search.plan.values import PastTrial, TrialRow
 from stantune.search.propose.given import enqueued_settings, fixed_values, past_of, with_fixed
@@ -37,9 +38,11 @@ class Proposals:
         # What is left for the sampler; the space itself where nothing is fixed.
         self._left = space.without(self._fixed) if self._fixed else space
         self._enqueued = enqueued_settings(space, self._fixed, settings.enqueue)
-        if len(self._enqueued) > self._trials:
+        fewest = fewest_trials(self._plan)
+        if len(self._enqueued) > fewest:
             raise UsageError(
-                f"`enqueue` has {len(self._enqueued)} settings, but the search tries {self._trials}; leave some out"
+                f"`enqueue` has {len(self._enqueued)} settings, but the search tries {fewest}"
+                f"{' or more' if is_open(self._plan) else ''}; leave some out"
             )
         self._past: tuple[PastTrial, ...] = ()
         self._given: Sequence[PastTrial] = ()
@@ -86,6 +89,7 @@ class Proposals:
 
     @property
     def _trials(self) -> int:
+        """So many, or fewer where a bracket is open: its widest is counted."""
         return sum(bracket.rungs[0].trials for bracket in self._plan)
 
     def _from_earlier(self, number: int) -> PastTrial | None:

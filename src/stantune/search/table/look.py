@@ -11,9 +11,10 @@ from typing import Any, Literal
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric
-from stantune.search.plan.asha import async_plan
 from stantune.search.plan.coordinator import ready_jobs
-from stantune.search.plan.hyperband import Bracket, plan
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import Choices
+from stantune.search.plan.plans import plan_of
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.table.directory import SearchDirectory
@@ -134,22 +135,30 @@ def look(path: Path, storage: str | None = None) -> Seen:
         except (UsageError, KeyError, TypeError, ValueError) as error:
             raise StoreError(damaged_sentence(without_password(directory.url), error)) from error
         trials = insist(there, lambda again: there.get_all_trials(study, deepcopy=False), begun=False)
-        rows: list[TrialRow] = []
+        rows, choices = list[TrialRow](), Choices(brackets)
         for trial in sorted(trials, key=lambda trial: trial.number):
             # One that is being made has no attributes yet.
             if BRACKET in trial.user_attrs:
-                rows.append(row_of(trial, metric, rows, plan=brackets))
+                rows.append(row_of(trial, metric, rows, plan=choices.plan(rows)))
         finals = finals_of(attributes, metric, rows)
-    return Seen(directory, identity, brackets, rows, finals, metric, run, running)
+    return Seen(directory, identity, choices.plan(rows), rows, finals, metric, run, running)
 
 
 def _plan_of(identity: Mapping[str, Any]) -> tuple[Bracket, ...]:
     """Return the plan of a search, from its identity."""
     most, least, eta = (int(identity[name]) for name in ("max-iterations", "min-iterations", "eta"))
-    if identity.get("mode") == "async":
-        return async_plan(most, least, eta, int(identity["lag"]), int(identity["trials"]))
-    brackets = identity["brackets"]
-    return plan(most, least, eta, identity["variant"], None if brackets == "all" else int(brackets))
+    name, mode, brackets = identity.get("plan", "hyperband"), identity.get("mode", "sync"), identity["brackets"]
+    return plan_of(
+        name,
+        mode,
+        most,
+        least,
+        eta,
+        identity["variant"],
+        None if brackets == "all" else int(brackets),
+        int(identity["trials"]) if mode == "async" or name == "wide" else None,
+        int(identity["lag"]) if mode == "async" else 1,
+    )
 
 
 def _unit_of(metric: str, run: LastRun | None) -> str:

@@ -14,6 +14,7 @@ from stantune.loss_curve import KEPT, LossCurve
 from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, bracket_of
+from stantune.search.plan.measured import OpenBracket
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
 from stantune.search.propose.sampling import from_optuna
 from stantune.space import Space
@@ -52,7 +53,7 @@ def row_of(
         metric: what trials are compared by.
         rows: the trials before it.
         space: of the settings, and
-        plan: the search's brackets; None where they are not known.
+        plan: the search's brackets, as far as `rows` say which they are; None where they are not known.
 
     Raises:
         ImpossibleError: no search writes this.
@@ -69,6 +70,8 @@ def row_of(
     if plan is not None:
         # A trial beyond the plan is one more of any bracket.
         planned = bracket_of(plan, trial.number) or next((each for each in plan if each.s == bracket), None)
+        if isinstance(planned, OpenBracket):
+            raise ImpossibleError(f"{of} is there before those are through by which its bracket is chosen")
         if planned is None or planned.s != bracket:
             right = "the search has no such bracket" if planned is None else f"it begins in bracket {planned.s}"
             raise ImpossibleError(f"{BRACKET} of {of} is {bracket}, and {right}")

@@ -18,7 +18,8 @@ from stantune.errors import StoreError, UsageError
 from stantune.loss_curve import LossCurve
 from stantune.outcome import Cost
 from stantune.protocols import Metric
-from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.hyperband import Bracket, place_of
+from stantune.search.plan.measured import Choices
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
 from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
 from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence
@@ -115,6 +116,7 @@ class Store:
         self._storage = storage
         self._distributions = {name: to_distribution(parameter) for name, parameter in space.items()}
         self._rows: list[TrialRow] = []
+        self._choices = None if plan is None else Choices(plan)
         # Of each setting, the first trial of each bracket that has it.
         self._firsts: dict[str, dict[int, int]] = {}
         self._trial_ids: list[int] = []
@@ -130,7 +132,7 @@ class Store:
             new = not trials and not begun
             self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
             for trial in trials:
-                self._load(trial, space, plan)
+                self._load(trial, space)
 
     @classmethod
     def open(
@@ -427,13 +429,14 @@ class Store:
     def _keep_as(self, name: str, value: Any) -> None:
         _ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
 
-    def _load(self, trial: FrozenTrial, space: Space, plan: Sequence[Bracket] | None) -> None:
+    def _load(self, trial: FrozenTrial, space: Space) -> None:
         attributes, number = trial.user_attrs, len(self._rows)
         ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
         if not ours or not _is_of(trial, space):
             raise self._foreign(f"its trial {trial.number} was added by another program")
         if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(_END)):
             raise self._foreign(f"its trial {trial.number} was ended by another program")
+        plan = None if self._choices is None else self._choices.plan(self._rows)
         self._append(row_of(trial, self._metric, self._rows, space, plan))
         self._trial_ids.append(trial._trial_id)
         if trial.state != TrialState.RUNNING:
@@ -443,7 +446,14 @@ class Store:
         """Add a row, and tell it which earlier trials have the same setting."""
         firsts = self._firsts.setdefault(json.dumps(row.params, sort_keys=True), {})
         self._rows.append(replace(row, equals=tuple(firsts.values())) if firsts else row)
-        firsts.setdefault(row.bracket, row.number)
+        firsts.setdefault(self._place(row), row.number)
+
+    def _place(self, row: TrialRow) -> int:
+        """Return what tells the bracket of a row: its place in the plan, or s where no plan is known."""
+        if self._choices is None:
+            return row.bracket
+        place = place_of(self._choices.plan(self._rows), row.number)
+        return row.bracket if place is None else place
 
     def _foreign(self, what: str) -> StoreError:
         return StoreError(foreign_sentence(self.study_name, self.where, what))
