@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stantune.objectives.run import Run
     from stantune.outcome import Cost, Outcome
     from stantune.protocols import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
+    from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
     from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
     from stantune.search.result import SearchResult, TrialResult
     from stantune.search.workers.executors import Ended, Executor, Failure
@@ -53,6 +54,10 @@ _HOME = {
     "Integer": "space",
     "Inv": "images.solver",
     "LightningObjective": "objectives.lightning",
+    "LoggedSearch": "search.loggers",
+    "LoggedSegment": "search.loggers",
+    "LoggedTraining": "search.loggers",
+    "Logger": "search.loggers",
     "Measure": "images.measures",
     "Metric": "protocols",
     "MultiStep": "images.solver",
@@ -110,6 +115,10 @@ __all__ = [
     "Integer",
     "Inv",
     "LightningObjective",
+    "LoggedSearch",
+    "LoggedSegment",
+    "LoggedTraining",
+    "Logger",
     "Measure",
     "Metric",
     "MultiStep",

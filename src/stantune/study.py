@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, function, path, shown, text, whole
 from stantune.errors import StantuneError, UsageError
+from stantune.integrations.loggers import loggers_of
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Conditions, Objective, Place
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.lines import Lines
+from stantune.search.loggers import Logger
 from stantune.search.loop import search
 from stantune.search.notes import one_setting
 from stantune.search.plan.fidelity import chosen_rates
@@ -56,9 +58,9 @@ def tune(
     max_resource: int | None = None,
     min_resource: int | None = None,
     eta: int = 3,
+    plan: str = "hyperband",
     brackets: int | None = None,
     variant: str = "algorithm1",
-    plan: str = "hyperband",
     mode: str = "sync",
     trials: int | None = None,
     sampler: str | Sampler = "random",
@@ -89,6 +91,7 @@ def tune(
     retries: int = RETRIES,
     trial_timeout: float | str | None = None,
     trial_memory: int | str | None = None,
+    loggers: Sequence[str | Logger] = (),
     say: Callable[[str], None] = lambda line: None,
     watching: Callable[[], AbstractContextManager[Watcher | None]] | None = None,
     stop: Stop | None = None,
@@ -140,6 +143,7 @@ def tune(
         retries: how often a training that failed is tried again, in each rung.
         trial_timeout: seconds, or a text, after which a training that does nothing is ended.
         trial_memory: bytes, or a text like "2G", of a process in which a training is ended (Linux).
+        loggers: what is told of losses and metrics: "csv", "tensorboard", "mlflow", "wandb", or a Logger of your own.
         say: takes lines for the user: what is fetched, measured, planned, and how far the search is; `say=print`.
         watching: gives what is told of all that happens, for as long as the search runs, in place of lines on how far
             it is.
@@ -172,6 +176,7 @@ def tune(
             raise UsageError(f"`executor`={shown(executor)} is none; give local, ray, or what makes one of an Order")
         function("executor", executor, ("order",))
     function("say", say, ("line",))
+    logging = loggers_of(loggers)
     if watching is not None:
         function("watching", watching)
     if not isinstance(stop, Stop | None):
@@ -191,12 +196,12 @@ def tune(
         stan=stan,
         seed=seed,
         eta=eta,
+        plan=plan,
         brackets=brackets,
         variant=variant,
         mode=mode,
         trials=trials,
         sampler=sampler,
-        plan=plan,
         lag=lag,
         enqueue=enqueue,
         fixed=fixed,
@@ -221,6 +226,10 @@ def tune(
 
             def tell(line: str) -> None:
                 log.info(one_line(line))
+                say(line)
+
+            def complain(line: str) -> None:
+                log.warning(line)
                 say(line)
 
             settings = replace(settings, device=where)
@@ -261,6 +270,8 @@ def tune(
                 stop_early=stopping.asked,
                 retries=retries,
                 accept_changes=accept_changes,
+                loggers=logging,
+                say=complain,
             )
             # Workers have ended, and a cluster's weights are here, before anything is said of them.
             stack.close()
@@ -292,6 +303,7 @@ def compose(
     stan: Stan | None = None,
     seed: int = 0,
     eta: int = 3,
+    plan: str = "hyperband",
     enqueue: Sequence[Mapping[str, Any]] = (),
     fixed: Mapping[str, Any] | None = None,
     **others: Any,
@@ -303,7 +315,6 @@ def compose(
     seed = whole("seed", seed, most=MOST_SEED)
     for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
         if value is not None:
-    plan: str = "hyperband",
             text(parameter, value)
     if stan is not None and not hasattr(stan, "least_rate"):
         raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
@@ -325,6 +336,7 @@ def compose(
         if number is not None and number < 1:
             raise UsageError(f"`{parameter}`={number} is too small; give a whole number of {what.unit}s, 1 or more")
     eta = whole("eta", eta, 2)
+    plan = text("plan", plan)
     for parameter in ("brackets", "trials", "lag", "finalists"):
         if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
             others[parameter] = whole(parameter, others[parameter])
@@ -336,7 +348,6 @@ def compose(
     least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
     held = fixed_values(what.space, fixed or {})
     known = tuple(enqueued_settings(what.space, held, enqueue))
-    plan = text("plan", plan)
     settings = SearchSettings(seed, max_resource, least, eta, plan, enqueue=known, fixed=held, **others)
     settings.check(what)
     if rates:

@@ -35,7 +35,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "trial_memory",
         "retries",
     ),
-    "Output": ("out", "storage", "json", "fresh", "accept_changes", "yes", "debug", "help"),
+    "Output": ("out", "storage", "json", "log", "fresh", "accept_changes", "yes", "debug", "help"),
 }
 
 

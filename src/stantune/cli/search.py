@@ -55,6 +55,14 @@ StartFrom = Annotated[
     typer.Option("--start-from", metavar="DIR", help="Learn from an earlier search, and try its best settings first."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        metavar="NAME[=PLACE]",
+        help="Log losses and metrics: csv, tensorboard, mlflow or wandb, and where to; repeatable.",
+    ),
+]
 
 
 Enqueue = Annotated[
@@ -108,6 +116,7 @@ def search(
     trial_timeout: TrialTimeout = None,
     trial_memory: TrialMemory = None,
     retries: Retries = 2,
+    log: Log = None,
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
@@ -164,6 +173,7 @@ def search(
             trial_timeout=trial_timeout,
             trial_memory=trial_memory,
             retries=retries,
+            loggers=log or [],
             threads=asked,
             device=device,
             say=lambda line: console.print(worded(line), soft_wrap=True),

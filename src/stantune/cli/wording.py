@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 
 # Those whose option is not the name with dashes.
-_OPTIONS = {"max_resource": "--max-iterations", "min_resource": "--min-iterations", "fixed": "--set"}
+_OPTIONS = {
+    "max_resource": "--max-iterations",
+    "min_resource": "--min-iterations",
+    "fixed": "--set",
+    "loggers": "--log",
+}
 # What follows the option, where that is not a space.
 _JOINED = {"rates": "--accelerate stan:"}
 

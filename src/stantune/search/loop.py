@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stantune.errors import StantuneError
 from stantune.protocols import Objective
+from stantune.search.loggers import Logger
 from stantune.search.session import RETRIES, SearchState, Session, open_session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -23,6 +24,8 @@ def search(
     stop_early: Callable[[], bool] = lambda: False,
     retries: int = RETRIES,
     accept_changes: bool = False,
+    loggers: Sequence[Logger] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> SearchState:
     """Run a search, or go on with the one that the directory holds, until it is done or told to stop.
 
@@ -38,6 +41,8 @@ def search(
         stop_early: asked often; when true the search ends in good order.
         retries: see `open_session`.
         accept_changes: see `open_session`.
+        loggers: see `open_session`.
+        say: see `open_session`.
 
     Returns:
         What it has come to.
@@ -58,6 +63,8 @@ def search(
         retries=retries,
         accept_changes=accept_changes,
         heeds=True,
+        loggers=loggers,
+        say=say,
     ) as session:
 
         def asked() -> bool:

@@ -13,12 +13,14 @@ from typing import NamedTuple
 from stantune.errors import StantuneError, words_of
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
+from stantune.search.logbook import Logbook
+from stantune.search.loggers import Logger
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.finals import finals_of, winner_of
 from stantune.search.plan.hyperband import Bracket, stops_of
+from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
 from stantune.search.progress import Progress
-from stantune.search.plan.measured import chosen_plan
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -81,6 +83,8 @@ def open_session(
     retries: int = RETRIES,
     accept_changes: bool = False,
     heeds: bool = False,
+    loggers: Sequence[Logger] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Session]:
     """Begin a search, or go on with the one that the directory holds. Call it under `directory.locked()`.
 
@@ -94,6 +98,8 @@ def open_session(
             on without it.
         accept_changes: whether it may go on where code has changed since it began.
         heeds: whether the caller ends where somebody asks the directory for it; noted for those who would ask.
+        loggers: are told what it comes to.
+        say: takes a line where one of them fails.
 
     Raises:
         UsageError: the directory holds a search with other settings.
@@ -119,14 +125,18 @@ def open_session(
                 directory.discard(directory.final(rank))
                 directory.discard(directory.best(rank))
         recorder = Recorder(directory.run, objective, settings.finalists, places, heeds)
-        failure = None
+        failure, logbook = None, Logbook(loggers, directory.logged, say)
         try:
-            yield Session(objective, settings, store, directory, places, watcher or Silent(), retries, recorder)
+            rows, finals = store.rows(), store.finals() if loggers else {}
+            logbook.begin(objective, identity, rows, list(finals.values()))
+            watched = watcher or Silent()
+            yield Session(objective, settings, store, directory, places, watched, retries, recorder, logbook)
         except BaseException as error:
             failure = words_of(error)
             raise
         finally:
             recorder.end(failure)
+            logbook.close()
 
 
 class Session:
@@ -147,6 +157,7 @@ class Session:
         watcher: Watcher,
         retries: int,
         recorder: Recorder,
+        logbook: Logbook,
     ) -> None:
         # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
         self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finalists}
@@ -162,6 +173,7 @@ class Session:
         self._watcher = watcher
         self._retries = retries
         self._recorder = recorder
+        self._logbook = logbook
         self._progress = Progress(self._plan, objective.metric, objective.unit)
         # What may be begun now, in this order, and what is running, with the moment from which its time counts.
         self._queue: deque[Training] = deque()
@@ -246,6 +258,8 @@ class Session:
             self._store.record_divergence(job.number, job.stop, how.diverged_at, cost, how.losses)
         else:
             self._store.record(job.number, job.stop, how.metrics, cost, how.validation_share, how.losses)
+        if isinstance(job, Job):
+            self._logbook.trial(self._store.rows()[job.number])
         self._over(job)
 
     def give_up(self, cause: str) -> bool:
@@ -277,6 +291,7 @@ class Session:
             result = replace(result, best_kept=self._directory.holds(best), best_digest=self._directory.digest(best))
         self._store.set_final(job.rank, result)
         self.finals[job.rank] = result
+        self._logbook.final(result, self._store.rows())
 
     def may_begin(self) -> bool:
         """Tell whether there is something to begin; not where all is done, running, or waits for a result."""
@@ -307,6 +322,7 @@ class Session:
         while found := self._coordinator.take_overs(self._store.rows()):
             for take_over in found:
                 self._store.take_over(take_over)
+                self._logbook.trial(self._store.rows()[take_over.number])
         rows = self._store.rows()
         ready = self._coordinator.ready_jobs(rows)
         self._ending = not ready
@@ -358,6 +374,7 @@ class Session:
             setting, past = self._proposals.propose(job.number, rows), self._proposals.started_from(job.number)
             self._store.create(job.number, setting, job.bracket, past)
             rows = self._store.rows()
+            self._logbook.trial(rows[job.number])
             if rows[job.number].equals:
                 # It may take over what an equal trial has; whether it comes again, the next look tells.
                 self._duplicates = True
@@ -450,6 +467,7 @@ class Session:
         for number in ended.keys() - self._tidied:
             if ended[number] != "finished":
                 self._directory.discard(self._directory.checkpoint(number))
+            self._logbook.ended(rows[number], ended[number])
         self._tidied.update(ended)
 
 

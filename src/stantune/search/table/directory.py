@@ -28,6 +28,7 @@ _BEGUN = "begun"
 _ASIDE = ".aside"
 _LOCK = ".lock"
 _LOG = "messages.log"
+_LOGGED = "logged.jsonl"
 # Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
 _OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
 _LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
@@ -92,6 +93,11 @@ class SearchDirectory:
     def log(self) -> Path:
         """What the search has said, with times; older lines are in files beside it."""
         return self.path / _LOG
+
+    @property
+    def logged(self) -> Path:
+        """What loggers were told."""
+        return self.path / _LOGGED
 
     def checkpoint(self, number: int) -> Path:
         """Return the checkpoint of a trial."""
@@ -230,7 +236,7 @@ class SearchDirectory:
         with contextlib.suppress(OSError):  # a link, or somebody else's files are in it
             folder.rmdir()
         logs = [path for path in self.path.glob(f"{_LOG}*") if _LOGS.fullmatch(path.name)]
-        for path in (self.result, self.run, self._request, *logs):
+        for path in (self.result, self.run, self.logged, self._request, *logs):
             path.unlink(missing_ok=True)
         if self.study == _STUDY:
             for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
@@ -273,7 +279,7 @@ class SearchDirectory:
         if (self.path / _DATABASE).exists():
             return
         for path in sorted(self.path.iterdir()):
-            ours = ("checkpoints", self.result.name, self.run.name, self._request.name)
+            ours = ("checkpoints", self.result.name, self.run.name, self.logged.name, self._request.name)
             if path.name in ours or _OURS.fullmatch(path.name) or _LOGS.fullmatch(path.name):
                 raise UsageError(
                     f"{self.path} holds {path.name}, which no search wrote and a search would overwrite; move it away, "

@@ -1,0 +1,97 @@
+"""A logger for MLflow: an experiment for what is searched, and a run for each training."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from stantune.errors import StantuneError
+from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining
+
+# Tags by which runs are found again.
+SEARCH, TRAINING = "stantune.search", "stantune.training"
+ENDED = "stantune.ended"
+# MLflow's own limits: metrics of one call, and letters of a parameter.
+_MOST = 1000
+_LONGEST = 500
+
+
+class MlflowLogger:
+    """Writes to the tracking server or store that MLflow is set to, or to the URI that it is given."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        """Write to a URI; raises StantuneError where MLflow is not installed."""
+        try:
+            from mlflow import MlflowClient, entities
+        except ImportError as error:
+            raise StantuneError("MLflow is not installed; pip install 'stantune[mlflow]'") from error
+        self.name = "mlflow" if uri is None else f"mlflow={uri}"
+        self._uri, self._client_of, self._entities = uri, MlflowClient, entities
+        self._client: Any = None
+        self._experiment = self._search = ""
+        self._runs: dict[str, str] = {}
+        # Those that another process had begun, whose last points may be there already.
+        self._begun: set[str] = set()
+
+    def begin(self, search: LoggedSearch) -> None:
+        """See Logger."""
+        self._client = self._client_of(tracking_uri=self._uri)
+        found = self._client.get_experiment_by_name(search.name)
+        self._experiment = self._client.create_experiment(search.name) if found is None else found.experiment_id
+        self._search = search.key
+
+    def training(self, training: LoggedTraining) -> None:
+        """See Logger."""
+        run = self._run(training)
+        if run in self._begun:
+            return
+        params = [self._entities.Param(_key(name), str(value)[:_LONGEST]) for name, value in training.params.items()]
+        self._client.log_batch(run, params=params)
+
+    def segment(self, training: LoggedTraining, segment: LoggedSegment) -> None:
+        """See Logger."""
+        run, now = self._run(training), int(1000 * time.time())
+        points = [("loss", count, mean) for count, mean in segment.losses]
+        for iterations, metrics in segment.measured.items():
+            points += [(_key(name), iterations, value) for name, value in metrics.items()]
+        if run in self._begun:
+            there = {
+                (name, point.step)
+                for name in {name for name, _, _ in points}
+                for point in self._client.get_metric_history(run, name)
+            }
+            points = [point for point in points if point[:2] not in there]
+        found = [self._entities.Metric(name, float(value), now, step) for name, step, value in points]
+        for first in range(0, len(found), _MOST):
+            self._client.log_batch(run, metrics=found[first : first + _MOST])
+
+    def ended(self, training: LoggedTraining, how: str) -> None:
+        """See Logger."""
+        run = self._run(training)
+        self._client.set_tag(run, ENDED, how)
+        self._client.set_terminated(run, "FAILED" if how == "failed" else "FINISHED")
+
+    def close(self) -> None:
+        """See Logger."""
+
+    def _run(self, training: LoggedTraining) -> str:
+        """Return the id of a training's run, which is made if need be."""
+        if training.name not in self._runs:
+            found: Sequence[Any] = self._client.search_runs(
+                [self._experiment], f"tags.`{SEARCH}` = '{self._search}' and tags.`{TRAINING}` = '{training.name}'"
+            )
+            if found:
+                run = found[0]
+                self._begun.add(run.info.run_id)
+            else:
+                tags = {SEARCH: self._search, TRAINING: training.name}
+                run = self._client.create_run(self._experiment, tags=tags, run_name=training.name)
+            self._runs[training.name] = run.info.run_id
+        return self._runs[training.name]
+
+
+def _key(name: str) -> str:
+    """Return a name as MLflow allows it."""
+    return re.sub(r"[^\w\-. :/]", "_", name).strip("/. ") or "_"

@@ -1,0 +1,137 @@
+"""Whether a logger does all that a search asks of one: `check_logger(MyLogger)`, or one of `CHECKS` at a time."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from stantune.protocols import Metric
+from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
+
+MakeLogger: TypeAlias = Callable[[Path], Logger]
+
+
+class Point(NamedTuple):
+    """A number that was logged: of which training, its name, after how many losses or iterations."""
+
+    training: str
+    name: str
+    step: int
+    value: float
+
+
+ReadPoints: TypeAlias = Callable[[Path], Sequence[Point]]
+
+# Of the user's own, and with what a format may have a meaning of its own for.
+METRIC = "validation error"
+TRIAL = LoggedTraining("trial-000000", 0, {"lr": 0.1, "act": "relu", "kernel": (3, 3), "deep": True, "none": None}, 2)
+OTHER = LoggedTraining("trial-000001", 1, {"lr": 1e-300}, 2)
+FINAL = LoggedTraining("final-of-000000", 0, dict(TRIAL.params), None)
+FIRST = LoggedSegment(3, {3: {METRIC: 12.5, "top5": 0.0}}, [(1, 2.5), (2, 1e300), (4, 0.25)])
+SECOND = LoggedSegment(9, {9: {METRIC: 1e-30}}, [(8, 0.125), (10, -0.5)])
+LOST = LoggedSegment(3, {}, [(1, 2.0)], diverged_at=3)
+SILENT = LoggedSegment(9, {3: {METRIC: 3.0}, 9: {METRIC: 2.0}})
+
+
+def search_in(folder: Path, key: str = "numbers-0a1b2c3d") -> LoggedSearch:
+    """Return a search in a folder."""
+    return LoggedSearch(key, "numbers", folder, Metric(METRIC, unit="%"), "epoch", {"problem": "numbers", "seed": 0})
+
+
+def check_logger(make_logger: MakeLogger, read: ReadPoints | None = None) -> None:
+    """Check a logger in all that is asked of one.
+
+    Args:
+        make_logger: returns a logger that writes to a folder, each time for the same.
+        read: returns all numbers in what such loggers wrote there: losses under "loss", metrics under their names.
+            Without it only that is checked for which nothing needs to be read.
+
+    Raises:
+        AssertionError: says in a sentence what it does that it should not.
+    """
+    for check in CHECKS:
+        with tempfile.TemporaryDirectory(prefix="stantune-") as folder:
+            check(make_logger, read, Path(folder))
+
+
+def check_name(make_logger: MakeLogger, read: ReadPoints | None, folder: Path) -> None:
+    """Check that it is a Logger, with a name by which it is known again."""
+    one, other = make_logger(folder), make_logger(folder)
+    assert isinstance(one, Logger), f"a {type(one).__name__} is no Logger: it lacks a method or its name"
+    assert isinstance(one.name, str), f"its name is a {type(one.name).__name__}; give a text"
+    assert one.name, "its name is empty, by which a search knows it again"
+    assert one.name == other.name, f"two that write to one place are named {one.name!r} and {other.name!r}"
+
+
+def check_all(make_logger: MakeLogger, read: ReadPoints | None, folder: Path) -> None:
+    """Check that it takes all that there is to tell, and that what was told is there."""
+    logger = make_logger(folder)
+    logger.begin(search_in(folder))
+    for training in (TRIAL, OTHER):
+        logger.training(training)
+    logger.segment(TRIAL, FIRST)
+    logger.segment(OTHER, LOST)
+    logger.ended(OTHER, "diverged")
+    logger.segment(TRIAL, SECOND)
+    logger.ended(TRIAL, "finished")
+    logger.training(FINAL)
+    logger.segment(FINAL, SILENT)
+    logger.ended(FINAL, "finished")
+    logger.close()
+    _same(read, folder, [(TRIAL, FIRST), (OTHER, LOST), (TRIAL, SECOND), (FINAL, SILENT)], "after a whole search")
+
+
+def check_going_on(make_logger: MakeLogger, read: ReadPoints | None, folder: Path) -> None:
+    """Check that another of its kind goes on where one was killed, and that what is told again is there once."""
+    first = make_logger(folder)
+    first.begin(search_in(folder))
+    first.training(TRIAL)
+    first.segment(TRIAL, FIRST)
+    # Killed: neither closed, nor asked any more.
+    second = make_logger(folder)
+    second.begin(search_in(folder))
+    second.segment(TRIAL, FIRST)
+    second.segment(TRIAL, SECOND)
+    second.close()
+    third = make_logger(folder)
+    third.begin(search_in(folder))
+    third.training(TRIAL)
+    third.ended(TRIAL, "finished")
+    third.close()
+    _same(read, folder, [(TRIAL, FIRST), (TRIAL, SECOND)], "where a search was killed and went on")
+
+
+CHECKS: tuple[Callable[[MakeLogger, ReadPoints | None, Path], None], ...] = (check_name, check_all, check_going_on)
+
+
+def _same(
+    read: ReadPoints | None, folder: Path, told: Sequence[tuple[LoggedTraining, LoggedSegment]], when: str
+) -> None:
+    """Check that each number that was told is there once, and none besides."""
+    if read is None:
+        return
+    expected: dict[tuple[str, str, int], float] = {}
+    for training, segment in told:
+        expected |= {(training.name, "loss", count): mean for count, mean in segment.losses}
+        for at, metrics in segment.measured.items():
+            expected |= {(training.name, name, at): value for name, value in metrics.items()}
+    found = read(folder)
+    places = [point[:3] for point in found]
+    for place in places:
+        assert places.count(place) == 1, f"{_words(place)} is logged {places.count(place)} times {when}"
+        assert place in expected, f"{_words(place)} is logged {when}, and nobody told it"
+    for place, value in expected.items():
+        assert place in places, f"{_words(place)} is not logged {when}"
+        there = next(point.value for point in found if point[:3] == place)
+        # Formats of single precision have nothing beyond 3.4e38.
+        huge = abs(value) > 3e38 and math.isinf(there) and (there > 0) == (value > 0)
+        close = math.isclose(there, value, rel_tol=1e-6)
+        assert huge or close, f"{_words(place)} is logged as {there} {when}, and it is {value}"
+
+
+def _words(place: tuple[str, str, int]) -> str:
+    training, name, step = place
+    return f"the {name} of {training} after {step}"

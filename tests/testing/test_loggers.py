@@ -1,0 +1,180 @@
+"""The loggers that there are do all that is asked of one, read back with their own libraries; bad ones are found."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from stantune.integrations.csv_log import CsvLogger
+from stantune.testing import check_logger
+from stantune.testing.loggers import CHECKS, Point, check_all, check_going_on, check_name
+
+
+def csv_points(folder: Path) -> list[Point]:
+    with (folder / "log.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Point(row["training"], row["name"], int(row["step"]), float(row["value"])) for row in rows if row["step"] != ""
+    ]
+
+
+def test_csv():
+    check_logger(lambda folder: CsvLogger(), csv_points)
+
+
+def test_csv_of_several_searches(tmp_path):
+    """In a file of one's own; a line that a kill has cut is written again, and a file of somebody else's let alone."""
+    from stantune.testing.loggers import FIRST, TRIAL, search_in
+
+    file = tmp_path / "logs" / "all.csv"
+    for key in ("a-1", "a-2"):
+        logger = CsvLogger(file)
+        assert logger.name == f"csv={file}"
+        logger.begin(search_in(tmp_path, key))
+        logger.training(TRIAL)
+        logger.segment(TRIAL, FIRST)
+    whole = file.read_bytes()
+    assert whole.count(b"validation error") == 2
+    assert b'a-2,trial-000000,0,params_kernel,,"(3, 3)"\r\n' in whole
+    file.write_bytes(whole[:-20])
+    logger = CsvLogger(file)
+    logger.begin(search_in(tmp_path, "a-2"))
+    logger.segment(TRIAL, FIRST)
+    assert file.read_bytes() == whole
+    file.write_text("my,own\n1,2\n")
+    with pytest.raises(Exception, match=r"^.*all\.csv is no log of ours; move it away, or name another file$"):
+        CsvLogger(file).begin(search_in(tmp_path))
+    assert file.read_text() == "my,own\n1,2\n"
+
+
+def test_tensorboard():
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from stantune.integrations.tensorboard_log import TensorBoardLogger
+
+    def read(folder: Path) -> list[Point]:
+        points = []
+        for run in (folder / "tensorboard").glob("*/*"):
+            events = accumulator.EventAccumulator(str(run))
+            events.Reload()
+            for tag in events.Tags()["scalars"]:
+                points += [Point(run.name, tag.removeprefix("metrics/"), e.step, e.value) for e in events.Scalars(tag)]
+        return points
+
+    check_logger(lambda folder: TensorBoardLogger(), read)
+
+
+def mlflow_points(uri: str) -> list[Point]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    points = []
+    for run in client.search_runs(experiments):
+        for name in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, name)
+            points += [Point(run.data.tags["stantune.training"], name, each.step, each.value) for each in history]
+    return points
+
+
+@pytest.mark.slow
+def test_mlflow(tmp_path):
+    """In a database, whose tables it takes MLflow ten seconds and more to make."""
+    pytest.importorskip("mlflow")
+    from stantune.integrations.mlflow_log import MlflowLogger
+
+    for number, check in enumerate(CHECKS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        uri = f"sqlite:///{folder}/mlflow.db"
+        check(
+            lambda folder: MlflowLogger(f"sqlite:///{folder}/mlflow.db"),
+            lambda folder, uri=uri: mlflow_points(uri),
+            folder,
+        )
+
+
+def test_mlflow_in_files(tmp_path, monkeypatch):
+    """As it was before databases, which is quick: one after the other of what each does."""
+    pytest.importorskip("mlflow")
+    from stantune.integrations.mlflow_log import MlflowLogger
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for number, check in enumerate((check_name, check_all, check_going_on)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        check(
+            lambda folder: MlflowLogger((folder / "runs").as_uri()),
+            lambda folder: mlflow_points((folder / "runs").as_uri()),
+            folder,
+        )
+
+
+@pytest.mark.slow
+def test_wandb(tmp_path, monkeypatch):
+    """Offline; what is in its files only its own server reads."""
+    pytest.importorskip("wandb")
+    from stantune.integrations.wandb_log import WandbLogger
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_CONSOLE": "off", "WANDB_CACHE_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    check_name(lambda folder: WandbLogger(), None, tmp_path)
+    check_all(lambda folder: WandbLogger(), None, tmp_path)
+    runs = [run.name for run in (tmp_path / "wandb").glob("offline-run-*")]
+    assert {name.partition("numbers-0a1b2c3d-")[2] for name in runs} == {
+        "trial-000000",
+        "trial-000001",
+        "final-of-000000",
+    }
+
+
+class Forgetful(CsvLogger):
+    """Does not look at what is there."""
+
+    def begin(self, search):
+        super().begin(search)
+        self._tail = set()
+
+
+class Numbered(CsvLogger):
+    """Has another name each time."""
+
+    made = 0
+
+    def __init__(self):
+        super().__init__()
+        Numbered.made += 1
+        self.name = f"csv-{Numbered.made}"
+
+
+class Lossless(CsvLogger):
+    """Writes no losses."""
+
+    def segment(self, training, segment):
+        rows = [(name, at, value) for at, metrics in segment.measured.items() for name, value in metrics.items()]
+        self._write(training, rows)
+
+
+class Unfinished:
+    """Has no name, and lacks methods."""
+
+    def begin(self, search):
+        """Begin."""
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (Forgetful, "the loss of trial-000000 after 1 is logged 2 times where a search was killed and went on"),
+        (Numbered, "two that write to one place are named 'csv-1' and 'csv-2'"),
+        (Lossless, "the loss of trial-000000 after 1 is not logged after a whole search"),
+        (Unfinished, "a Unfinished is no Logger: it lacks a method or its name"),
+    ],
+)
+def test_what_a_logger_does_wrong_is_found(make, said):
+    with pytest.raises(AssertionError) as raised:
+        check_logger(lambda folder: make(), csv_points)
+    assert str(raised.value).startswith(said)
+    assert os.linesep not in said
