@@ -22,7 +22,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from stantune.outcome import Cost
 from stantune.protocols import Metric
+from stantune.search.plan.values import FinalResult
 from stantune.search.table import dashboard as module
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
@@ -68,7 +70,8 @@ def asked(url: str, method: str = "GET") -> Any:
 @pytest.mark.parametrize("storage", [None, "journal"])
 def test_shows_a_search_that_runs(tmp_path: Path, storage: str | None) -> None:
     directory = SearchDirectory(tmp_path / "search", storage and f"journal:///{tmp_path / 'table.log'}")
-    with directory.locked(), Store.open(directory.url, directory.study, {"seed": 0}, SPACE, Metric("error")) as store:
+    identity = {"problem": "lenet", "unit": "epoch", "max-iterations": 9, "seed": 0}
+    with directory.locked(), Store.open(directory.url, directory.study, identity, SPACE, Metric("error")) as store:
         # As the search's loop does it.
         directory.note_storage()
         for number in range(3):
@@ -93,11 +96,17 @@ def _look_around(directory: SearchDirectory, store: Store, process: subprocess.P
     assert b"<title>Optuna Dashboard</title>" in asked(page)
     _look_as_a_browser_does(f"{page}/trials", directory.path.with_name("browser"))
 
+    # In a storage of several searches, the directory tells them apart.
+    title = "lenet, error, up to 9 epochs, seed 0" + ("" if directory.study == "search" else f", in {directory.path}")
+
+    def look() -> Any:
+        return json.loads(asked(f"{site}/api/studies/{study}"))
+
     def shown() -> list[tuple[int, str, dict[int, float]]]:
         (summary,) = json.loads(asked(f"{site}/api/studies"))["study_summaries"]
-        assert (str(summary["study_id"]), summary["study_name"]) == (study, directory.study)
-        found = json.loads(asked(f"{site}/api/studies/{study}"))
-        assert found["name"] == directory.study
+        assert (str(summary["study_id"]), summary["study_name"]) == (study, title)
+        found = look()
+        assert (found["name"], found["objective_names"]) == (title, ["error"])
         return [
             (trial["number"], trial["state"], {at["step"]: at["value"] for at in trial["intermediate_values"]})
             for trial in found["trials"]
@@ -119,6 +128,18 @@ def _look_around(directory: SearchDirectory, store: Store, process: subprocess.P
     while shown() != expected:
         assert time.monotonic() < end, shown()
         time.sleep(0.2)
+    # A diverged trial is told from a dropped one, as one reads it.
+    attributes = [{each["key"]: each["value"] for each in trial["user_attrs"]} for trial in look()["trials"]]
+    assert [of.get("outcome") for of in attributes] == [None, "dropped", "diverged at epoch 1"]
+    assert {of["bracket"] for of in attributes} == {"2"}
+    before = look()["note"]
+    assert "| seed | 0 |" in before["body"]
+    assert "| lr | " in before["body"]
+    store.set_final(0, FinalResult({"lr": 0.1}, 9, {"error": 12.5}, None, Cost()))
+    after = look()["note"]
+    assert after["version"] > before["version"]
+    assert "**error 12.5** after 9 epochs. Weights: final.pt." in after["body"]
+    assert json.loads(asked(f"{site}/api/studies/{study}/plot/edf"))
 
 
 def _look_as_a_browser_does(page: str, profile: Path) -> None:
@@ -135,6 +156,7 @@ def _look_as_a_browser_does(page: str, profile: Path) -> None:
         timeout=120,
         check=True,
     ).stdout
+    assert "lenet, error, up to 9 epochs, seed 0" in drawn
     assert "3 Trials" in drawn
     assert all(f"Trial {number}" in drawn for number in range(3))
 

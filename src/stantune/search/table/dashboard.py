@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from stantune.errors import StantuneError, UsageError
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.readable import Readable
 from stantune.search.table.storage import reading
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -69,7 +70,9 @@ def serving(path: Path, storage: str | None, host: str, port: int) -> Iterator[D
             raise nothing
         opened, study_id = found
         try:
-            server = make_server(host, port, _for_own_pages(_reading_only(wsgi(opened)), host), _Server, _Quiet)
+            server = make_server(
+                host, port, _for_own_pages(_reading_only(wsgi(Readable(opened))), host), _Server, _Quiet
+            )
         except OSError as error:
             raise StantuneError(
                 f"`host`={host} `port`={port} cannot be listened on ({error.strerror or error}); give another `port`, "

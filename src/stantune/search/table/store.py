@@ -47,7 +47,7 @@ from stantune.texts import brief, plain
 # The names of our attributes in the study and its trials.
 IDENTITY = "stantune:identity"
 _NUMBER = "stantune:number"
-_END = "stantune:end"
+END = "stantune:end"
 _START = "stantune:start"
 # What of the identity was another when the search began, each time that it was taken for the same nevertheless.
 _ACCEPTED = "stantune:accepted"
@@ -361,7 +361,7 @@ class Store:
                     self._trial_ids[number],
                     _STATES[ending],
                     self._metric.loss(row.errors[max(row.errors)]) if has_value else None,
-                    {_END: f"failed: {row.failed}" if ending == "failed" else ending},
+                    {END: f"failed: {row.failed}" if ending == "failed" else ending},
                 )
             )
         if ended:
@@ -434,7 +434,7 @@ class Store:
         ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
         if not ours or not _is_of(trial, space):
             raise self._foreign(f"its trial {trial.number} was added by another program")
-        if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(_END)):
+        if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(END)):
             raise self._foreign(f"its trial {trial.number} was ended by another program")
         plan = None if self._choices is None else self._choices.plan(self._rows)
         self._append(row_of(trial, self._metric, self._rows, space, plan))
