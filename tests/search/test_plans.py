@@ -6,6 +6,7 @@ import random
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -165,11 +166,11 @@ def test_settings_that_cannot_be_had(changes: dict[str, Any], sentence: str) -> 
 
 def test_an_identity_names_the_plan_and_hyperband_s_is_as_it_was() -> None:
     hyperband = replace(WIDE, plan_name="hyperband")
-    assert "plan" not in hyperband.identity(OBJECTIVE)
+    assert "search-plan" not in hyperband.identity(OBJECTIVE)
     assert hyperband.plan() == plan(27, 3, 3)
     wide, measured = WIDE.identity(OBJECTIVE), replace(WIDE, plan_name="measured").identity(OBJECTIVE)
-    assert (wide["plan"], wide["trials"]) == ("wide", 18)
-    assert (measured["plan"], measured["brackets"]) == ("measured", 2)
+    assert (wide["search-plan"], wide["trials"]) == ("wide", 18)
+    assert (measured["search-plan"], measured["brackets"]) == ("measured", 2)
 
 
 def test_enqueued_settings_have_a_place_whatever_is_chosen() -> None:
@@ -187,3 +188,12 @@ def test_the_time_of_what_is_still_to_be_chosen_is_the_longest_that_it_may_take(
         return float(stop - start)
 
     assert seconds_of(run, training, lambda _: 0.0, 1) == trained_iterations(costliest(run)).continued
+
+
+@pytest.mark.parametrize("sampler", ["random", "bohb"])
+def test_whenever_all_is_killed(played: ModuleType, sampler: str) -> None:
+    settings = SearchSettings(seed=3, max_resource=27, min_resource=1, plan_name="measured", sampler=sampler, lag=4)
+    alone = played.play(SPACE, settings)
+    assert len(alone.trained) == len(set(alone.trained))
+    killed = played.play(SPACE, settings, workers=3, order=1, kill=0.2)
+    assert killed.rows == alone.rows
