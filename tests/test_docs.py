@@ -143,6 +143,13 @@ def test_slow_python_runs(page, tmp_path):
     run_all([block for block in PYTHON[page] if block.runs], tmp_path)
 
 
+def test_the_reference_has_every_name_once():
+    import stantune
+
+    names = re.findall(r"^::: stantune\.(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
+    assert sorted(names) == sorted(stantune.__all__)
+
+
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
