@@ -178,6 +178,7 @@ def test_files_that_are_others(copy: Path) -> None:
         st.load(copy / "checkpoints", PROBLEM)
 
 
+@pytest.mark.filterwarnings("ignore::stantune.errors.StanWarning")
 def test_searches_without_a_winner(tmp_path: Path) -> None:
     def train(run: st.Run) -> dict[str, float]:
         for _ in run.steps():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from torch import nn
 
 from stantune import Conditions, Dataset, Float, Problem, ProblemObjective, Solver, Space, Stan, tune
 from stantune.images.objective import made_of
+from stantune.search.settings import SearchSettings
+from stantune.search.table.recorded import settings_of
+from stantune.stan.config import LayerPlan
 
 SOURCE = '''
 """Numbers from numbers."""
@@ -102,3 +106,12 @@ def test_data_that_are_given_as_they_are_count_by_their_bytes() -> None:
     assert made(900) == made(900)
     assert made(900)["inputs"] != made(901)["inputs"]
     assert len(str(made(900)["inputs"])) < 40
+
+
+def test_stan_s_plan_of_layers_and_the_search_s_plan_are_two(objective: ProblemObjective) -> None:
+    settings = SearchSettings(seed=0, max_resource=27, min_resource=3, plan_name="wide")
+    identity = settings.identity(replace(objective, stan=Stan(rate="auto", plan=(LayerPlan("0", ("rows",)),))))
+    assert identity["plan"]
+    assert identity["search-plan"] == "wide"
+    assert settings_of(identity).plan_name == "wide"
+    assert settings_of(SearchSettings(0, 27, 3).identity(objective)).plan_name == "hyperband"

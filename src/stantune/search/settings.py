@@ -166,10 +166,11 @@ class SearchSettings:
             identity["sampler-settings"] = own
         if self.mode == "async":
             identity |= {"mode": self.mode, "trials": self.plan()[0].rungs[0].trials}
+        # "plan" is STAN's, of layers, where an objective has one.
         if self.plan_name == "wide":
-            identity |= {"plan": self.plan_name, "trials": self.plan()[0].rungs[0].trials}
+            identity |= {"search-plan": self.plan_name, "trials": self.plan()[0].rungs[0].trials}
         if self.plan_name == "measured":
-            identity |= {"plan": self.plan_name, "brackets": len(self.plan())}
+            identity |= {"search-plan": self.plan_name, "brackets": len(self.plan())}
         if self.mode == "async" or sampler_of(self.sampler).waits:
             identity["lag"] = self.lag
         if self.start is not None:

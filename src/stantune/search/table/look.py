@@ -147,7 +147,7 @@ def look(path: Path, storage: str | None = None) -> Seen:
 def _plan_of(identity: Mapping[str, Any]) -> tuple[Bracket, ...]:
     """Return the plan of a search, from its identity."""
     most, least, eta = (int(identity[name]) for name in ("max-iterations", "min-iterations", "eta"))
-    name, mode, brackets = identity.get("plan", "hyperband"), identity.get("mode", "sync"), identity["brackets"]
+    name, mode, brackets = identity.get("search-plan", "hyperband"), identity.get("mode", "sync"), identity["brackets"]
     return plan_of(
         name,
         mode,

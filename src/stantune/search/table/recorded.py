@@ -76,7 +76,7 @@ def settings_of(identity: Mapping[str, Any]) -> SearchSettings:
         max_resource=identity["max-iterations"],
         min_resource=identity["min-iterations"],
         eta=identity["eta"],
-        plan_name=identity.get("plan", "hyperband"),
+        plan_name=identity.get("search-plan", "hyperband"),
         brackets=brackets if isinstance(brackets, int) else None,
         variant=identity["variant"],
         mode=identity.get("mode", "sync"),
