@@ -73,7 +73,7 @@ def report() -> None:
         kept(Image.open(Path(folder) / "report.png"), "report.png")
 
 
-def picture(page: Path, file: Path, width: int = 1100, height: int = 1900) -> None:
+def picture(page: Path, file: Path, width: int = 1100, height: int = 1450) -> None:
     """Have a browser without a screen take a picture of a page's beginning."""
     browser = shutil.which("chromium")
     if browser is None:
