@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from stantune.cli import options
 from stantune.cli.compare import compare
+from stantune.cli.configuration import ConfiguredCommand
 from stantune.cli.dashboard import dashboard
 from stantune.cli.data import data
 from stantune.cli.delete import delete
@@ -77,7 +78,7 @@ def common(
     """
 
 
-app.command(cls=PanelledCommand)(search)
+app.command(cls=ConfiguredCommand)(search)
 app.command()(train)
 app.command(cls=PanelledCommand)(brackets)
 app.command()(problems)

@@ -49,6 +49,10 @@ def _check_json(target: str | None) -> str | None:
 
 ProblemName = Annotated[str, typer.Argument(metavar="PROBLEM", help="A built-in problem, or your own as FILE.py:NAME.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True)]
+SearchDebug = Annotated[
+    bool,
+    typer.Option("--debug/--no-debug", help="Show tracebacks.", callback=_set_debug, is_eager=True, show_default=False),
+]
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for stdout.", callback=_check_json),
@@ -102,7 +106,10 @@ Checkpoints = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 
-Quick = Annotated[bool, typer.Option("--quick", help=f"A small search: R = {QUICK_ITERATIONS}.")]
+Quick = Annotated[
+    bool,
+    typer.Option("--quick/--no-quick", help=f"A small search: R = {QUICK_ITERATIONS}.", show_default=False),
+]
 MaxIterations = Annotated[
     int | None,
     typer.Option("--max-iterations", "--max-resource", metavar="R", help="Most iterations of a trial (default: all)."),
@@ -170,10 +177,17 @@ SearchAccelerate = Annotated[
 ]
 SearchRate = Annotated[
     str | None,
-    typer.Option("--rate", metavar="RATE|auto", help="Share of the entries that STAN computes (default: 0.5)."),
+    typer.Option(
+        "--rate", metavar="RATE|auto|annealed", help="Share of the entries that STAN computes (default: 0.5)."
+    ),
 ]
 Rate = Annotated[
-    str, typer.Option("--rate", metavar="RATE|auto", help="Share of the entries that STAN computes: 0.5, 0.25 or auto.")
+    str,
+    typer.Option(
+        "--rate",
+        metavar="RATE|auto|annealed",
+        help="Share of the entries that STAN computes: 0.5, 0.25, auto, or annealed: 1/4, then 1/2, in the end all.",
+    ),
 ]
 Tolerance = Annotated[
     float | None,
@@ -299,15 +313,17 @@ def setting_of(problem: Problem | Objective, assignments: list[str] | None) -> d
     return problem.space.check(setting)
 
 
-def rate_of(text: str) -> float | Literal["auto"]:
+def rate_of(text: str) -> float | Literal["auto", "annealed"]:
     """Return the value of --rate; raises UsageError where it is none."""
     if text == "auto":
         return "auto"
+    if text == "annealed":
+        return "annealed"
     try:
         return float(text)
     except ValueError:
         raise UsageError(
-            f"--rate {brief(text)} is no share of the entries; give a number such as 0.5, or auto"
+            f"--rate {brief(text)} is no share of the entries; give a number such as 0.5, or auto, or annealed"
         ) from None
 
 

@@ -21,7 +21,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "finalists",
         "budget",
     ),
-    "Sampling": ("sampler", "lag", "start_from", "enqueue", "set", "seed"),
+    "Sampling": ("sampler", "lag", "validation", "start_from", "enqueue", "set", "seed"),
     "STAN": ("accelerate", "rate", "tolerance", "period", "pretrain", "tail", "layers"),
     "Where it runs": (
         "workers",
@@ -35,7 +35,19 @@ PANELS: dict[str, tuple[str, ...]] = {
         "trial_memory",
         "retries",
     ),
-    "Output": ("out", "storage", "json", "log", "fresh", "accept_changes", "yes", "debug", "help"),
+    "Output": (
+        "out",
+        "storage",
+        "json",
+        "log",
+        "fresh",
+        "accept_changes",
+        "yes",
+        "config",
+        "show_config",
+        "debug",
+        "help",
+    ),
 }
 
 

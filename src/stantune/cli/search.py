@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +13,21 @@ import typer
 
 from stantune.arguments import whole
 from stantune.cli import options as o
+from stantune.cli.configuration import Config, ShowConfig, all_options, kept_options
 from stantune.cli.threads import threads_of
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
 from stantune.texts import brief
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from stantune.protocols import Objective
+    from stantune.search.plan.values import Training
+    from stantune.search.progress import Progress
     from stantune.search.result import SearchResult
+    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.watching import Watcher
     from stantune.stan.config import Stan
 
 # What the command ends with where it has done all it could, and trials are missing nevertheless.
@@ -35,9 +44,19 @@ Storage = Annotated[
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Delete the directory's search and begin anew, after asking.")]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh/--no-fresh", help="Delete the directory's search and begin anew, after asking.", show_default=False
+    ),
+]
 AcceptChanges = Annotated[
-    bool, typer.Option("--accept-changes", help="Go on although the problem's code has changed since the search began.")
+    bool,
+    typer.Option(
+        "--accept-changes/--no-accept-changes",
+        help="Go on although the problem's code has changed since the search began.",
+        show_default=False,
+    ),
 ]
 TrialTimeout = Annotated[
     str | None,
@@ -54,7 +73,7 @@ StartFrom = Annotated[
     Path | None,
     typer.Option("--start-from", metavar="DIR", help="Learn from an earlier search, and try its best settings first."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes/--no-yes", help="Do not ask.", show_default=False)]
 Log = Annotated[
     list[str] | None,
     typer.Option(
@@ -76,11 +95,15 @@ Fixed = Annotated[
 
 
 def search(
+    ctx: typer.Context,
     problem: o.ProblemName,
+    config: Config = None,
+    show_config: ShowConfig = False,
     quick: o.Quick = False,
     max_iterations: o.MaxIterations = None,
     min_iterations: o.MinIterations = None,
     eta: o.Eta = 3,
+    plan: o.Plan = "hyperband",
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
     mode: o.Mode = "sync",
@@ -89,7 +112,6 @@ def search(
     rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
     period: o.SearchPeriod = None,
-    plan: o.Plan = "hyperband",
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
     layers: o.SearchLayers = None,
@@ -119,15 +141,18 @@ def search(
     log: Log = None,
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
-    debug: o.Debug = False,
+    debug: o.SearchDebug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
+    if show_config:
+        print(all_options(ctx), end="")
+        return
     o.say_loading("PyTorch and the problem", json)
     from stantune.quantities import parse_duration
-    from stantune.report.live import watching
     from stantune.report.text import show_search
     from stantune.search.notes import without_winner
     from stantune.search.stopping import stoppable
+    from stantune.search.table.directory import SearchDirectory
     from stantune.study import path_of, tune
 
     asked = threads_of(threads)
@@ -149,6 +174,7 @@ def search(
         found = tune(
             objective,
             **sizes,
+            plan=plan,
             brackets=o.brackets_of(brackets),
             variant=variant,
             mode=mode,
@@ -158,7 +184,6 @@ def search(
             validation=validation,
             finalists=finalists,
             start_from=start_from,
-            plan=plan,
             enqueue=[_setting(objective, text) for text in enqueue or []],
             fixed=o.setting_of(objective, set),
             seed=seed,
@@ -177,7 +202,7 @@ def search(
             threads=asked,
             device=device,
             say=lambda line: console.print(worded(line), soft_wrap=True),
-            watching=lambda: watching(console),
+            watching=lambda: _watching(console, SearchDirectory(directory, storage), kept_options(ctx)),
             stop=stop,
         )
     # Nothing is in the way of what was found, not even a result.json that cannot be written.
@@ -190,6 +215,24 @@ def search(
     o.write_json(found.summary, json)
     if code:
         raise typer.Exit(code)
+
+
+@contextmanager
+def _watching(console: Console, directory: SearchDirectory, asked: str) -> Iterator[Watcher]:
+    """Give what shows the search, and keeps in its directory, as it first trains, what was asked for."""
+    from stantune.report.live import watching
+    from stantune.search.watching import Silent, Together
+
+    class Keeper(Silent):
+        kept = False
+
+        def job(self, job: Training, progress: Progress) -> None:
+            if not self.kept:
+                directory.write_options(asked)
+                self.kept = True
+
+    with watching(console) as view:
+        yield Together([Keeper(), view])
 
 
 def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float | None, lost: str | None) -> int:
@@ -227,6 +270,7 @@ def brackets(
     max_iterations: o.MaxIterations = None,
     min_iterations: o.MinIterations = None,
     eta: o.Eta = 3,
+    plan: o.Plan = "hyperband",
     brackets: o.Brackets = "all",
     variant: o.Variant = "algorithm1",
     mode: o.Mode = "sync",
@@ -237,7 +281,6 @@ def brackets(
     period: o.SearchPeriod = None,
     pretrain: o.Pretrain = 0,
     tail: o.Tail = 0,
-    plan: o.Plan = "hyperband",
     layers: o.SearchLayers = None,
     sampler: o.Sampler = "random",
     validation: o.Validation = "all",
@@ -260,6 +303,7 @@ def brackets(
     from stantune.report.text import show_plan
     from stantune.search.notes import one_setting
     from stantune.search.plan.hyperband import trained_iterations
+    from stantune.search.plan.measured import costliest
     from stantune.search.summary import bracket_results, rate_results
     from stantune.study import compose
 
@@ -270,13 +314,13 @@ def brackets(
         max_iterations,
         min_iterations,
         eta,
-    from stantune.search.plan.measured import costliest
         (accelerate, rate, tolerance, period, pretrain, tail, layers),
         data,
     )
     what, settings = compose(
         named,
         **sizes,
+        plan=plan,
         brackets=o.brackets_of(brackets),
         variant=variant,
         mode=mode,
@@ -287,7 +331,6 @@ def brackets(
         seed=seed,
         device=o.device_of(device),
     )
-        plan=plan,
     console = o.console_for(json)
     run = settings.plan()
     estimate = None
@@ -311,6 +354,7 @@ def brackets(
     result = PlanResult(
         problem=what.name,
         unit=what.unit,
+        plan=settings.plan_name,
         mode="async" if mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,
@@ -321,7 +365,6 @@ def brackets(
         trials=sum(bracket.rungs[0].trials for bracket in run),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
-        plan=settings.plan_name,
         final_iterations=settings.finalists * settings.max_resource,
         estimated_seconds=estimate,
     )

@@ -90,6 +90,11 @@ class SearchDirectory:
         return self.path / "last-run.json"
 
     @property
+    def options(self) -> Path:
+        """The options of the command that trained here last, to look at and to give again."""
+        return self.path / "search-options.toml"
+
+    @property
     def log(self) -> Path:
         """What the search has said, with times; older lines are in files beside it."""
         return self.path / _LOG
@@ -224,6 +229,10 @@ class SearchDirectory:
         """Keep the result; raises StantuneError where it cannot be written."""
         self._write(self.result, text)
 
+    def write_options(self, text: str) -> None:
+        """Keep what the search was asked for; raises StantuneError where it cannot be written."""
+        self._write(self.options, text)
+
     def clear(self) -> None:
         """Delete the search: its table, checkpoints and results, and nothing else; call it under the lock.
 
@@ -236,7 +245,7 @@ class SearchDirectory:
         with contextlib.suppress(OSError):  # a link, or somebody else's files are in it
             folder.rmdir()
         logs = [path for path in self.path.glob(f"{_LOG}*") if _LOGS.fullmatch(path.name)]
-        for path in (self.result, self.run, self.logged, self._request, *logs):
+        for path in (self.result, self.run, self.options, self.logged, self._request, *logs):
             path.unlink(missing_ok=True)
         if self.study == _STUDY:
             for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
@@ -279,7 +288,8 @@ class SearchDirectory:
         if (self.path / _DATABASE).exists():
             return
         for path in sorted(self.path.iterdir()):
-            ours = ("checkpoints", self.result.name, self.run.name, self.logged.name, self._request.name)
+            files = (self.result, self.run, self.options, self.logged, self._request)
+            ours = ("checkpoints", *(file.name for file in files))
             if path.name in ours or _OURS.fullmatch(path.name) or _LOGS.fullmatch(path.name):
                 raise UsageError(
                     f"{self.path} holds {path.name}, which no search wrote and a search would overwrite; move it away, "
