@@ -29,6 +29,7 @@ FLOORS = (
     ("user_files",),
     (
         "files",
+        "machine",
         "module_paths",
         "working_folder",
         "seeds",

@@ -135,6 +135,32 @@ def test_numbers_are_those_of_the_result(result: st.SearchResult, text: str) -> 
     }
 
 
+def test_losses_are_those_of_the_trainings(result: st.SearchResult, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few trials all; of many the best, and evenly of the others; trials that failed at once have none."""
+
+    def shown(search: dict[str, Any]) -> dict[tuple[str, int], list[tuple[int, float]]]:
+        found: dict[tuple[str, int], list[tuple[int, float]]] = {}
+        for losses in search["losses"]:
+            for at, mean, trial in zip(losses["at"], losses["mean"], losses["trial"], strict=True):
+                if at is not None:
+                    found.setdefault((losses["status"], trial), []).append((at, mean))
+        return found
+
+    [search] = numbers_in(text)["searches"]
+    rows = [row for row in result.state.rows if row.losses]
+    all_ = {(search["trials"]["status"][row.number], row.number): row.loss_curve.points for row in rows}
+    assert shown(search) == all_
+    assert {status for status, _ in all_} == {"dropped", "diverged", "finished"}
+    assert search["losses_shown"] == len(rows) < len(result.state.rows)
+    monkeypatch.setattr(numbers, "LOSSES", 8)
+    monkeypatch.setattr(numbers, "BEST_OF_LOSSES", 4)
+    [search] = numbers_in(result.report().read_text(encoding="utf-8"))["searches"]
+    some = shown(search)
+    assert search["losses_shown"] == len(some) == 8
+    assert all(all_[place] == points for place, points in some.items())
+    assert {leader["trial"] for leader in search["summary"]["leaders"][:4]} <= {trial for _, trial in some}
+
+
 def test_the_directory_tells_what_the_result_does(result: st.SearchResult, text: str, tmp_path: Path) -> None:
     file = write_report([result.path], tmp_path / "again.html")
     assert numbers_in(file.read_text(encoding="utf-8")) == numbers_in(text)
@@ -169,7 +195,7 @@ def test_plotly_takes_every_picture(text: str) -> None:
     report = ReportNumbers.model_validate(plain)
     pictures = [*pictures_of(report, 0), *compared(report)]
     names = [picture.name for picture in pictures]
-    assert names[:6] == ["curves", "best-iterations", "best-seconds", "flow", "importance", "parallel"]
+    assert names[:7] == ["curves", "losses", "best-iterations", "best-seconds", "flow", "importance", "parallel"]
     for picture in pictures:
         data = resolved(picture.data, plain)
         for trace in data:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stantune.images.problems import Problem
-    from stantune.stan.handle import StanHandle
     from stantune.training.trial import Trial
 
 ITERATIONS = 200
@@ -56,12 +55,11 @@ def entries(
 ) -> None:
     """Draw which entries of each layer a reduced iteration computes, and how far the filled ones are from exact."""
     o.say_loading("PyTorch and the problem", json)
-    import torch
-
     from stantune.files import write_whole
     from stantune.report.entries import entries_report
     from stantune.report.entries_picture import draw_entries, png, require_matplotlib
     from stantune.report.entries_result import EntriesResult, entries_title, layer_results, left_alone, show_entries
+    from stantune.report.looking import images_to_show, to_reduced
     from stantune.runtime import tune_process
     from stantune.seeds import derive
     from stantune.stan.config import Stan
@@ -96,9 +94,8 @@ def entries(
     else:
         _restore(trial, what, state, checkpoint)
     trained = trial.iteration
-    handle = _reduced(trial)
-    chosen = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(derive("pictured", seed)))
-    chosen = chosen[:images]
+    handle = to_reduced(trial)
+    chosen = images_to_show(splits, images, seed)
     pixels = splits.train.images[chosen]
     report = entries_report(trial.model, splits.normaliser(pixels).to(where))
     content = png(draw_entries(report, pixels, entries_title(what.name, handle.iteration, trained)))
@@ -156,32 +153,15 @@ def _read(path: Path, problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def _restore(trial: Trial, problem: Problem, state: Mapping[str, Any], path: Path | None) -> None:
-    """Take over weights and iteration; the training may have been an exact one, or under other settings of STAN."""
-    assert trial.handle is not None  # it was given STAN
+    from stantune.report.looking import take_weights
+
     try:
-        trial.model.load_state_dict(state["model"])
-        trial.iteration = state["iteration"]
-        trial.handle.seek(trial.iteration)
+        take_weights(trial, state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"--checkpoint {path} does not fit the network that problem {problem.name!r} has now; undo the change, or "
             "give another file"
         ) from error
-
-
-def _reduced(trial: Trial) -> StanHandle:
-    """Go on to the first reduced iteration after the next refresh; return the handle, which is there."""
-    from stantune.stan.schedule import Phase
-
-    handle = trial.handle
-    assert handle is not None  # it was given STAN
-    while handle.phase is not Phase.REFRESH:
-        handle.step()
-    if handle.stan.chooses:
-        # With gradients, as in training: without them layers are exact, and choose nothing.
-        trial.model(trial.batches.at(handle.iteration).inputs)
-    handle.step()
-    return handle
 
 
 def _train(trial: Trial, iterations: int, console: Console) -> None:

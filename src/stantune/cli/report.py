@@ -19,18 +19,24 @@ Storage = Annotated[
     str | None, typer.Option("--storage", metavar="URL", help="The searches' storage, where its URL has a password.")
 ]
 
+Profile = Annotated[
+    list[Path] | None,
+    typer.Option("--profile", metavar="FILE", help="What `stantune profile --json` wrote, to set beside; repeatable."),
+]
+
 
 def report(
     directories: Directories,
     out: Out = None,
     open: Open = False,
     storage: Storage = None,
+    profile: Profile = None,
     debug: o.Debug = False,
 ) -> None:
     """Write a page about searches, to look at in a browser and to send: pictures, tables, how to repeat them."""
     from stantune.report.page.writing import write_report
 
-    file = write_report(directories, out, storage).absolute()
+    file = write_report(directories, out, storage, profile or ()).absolute()
     print(f"the report is in {file}", flush=True)
     if open and not webbrowser.open(file.as_uri()):
         print("no browser could be started; open the file in one")

@@ -19,6 +19,7 @@ from stantune.images.data.catalog import NAMES, data_root, describe, fetch_comma
 from stantune.kernels.blocks import Follow, convolve
 from stantune.kernels.cuda import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
+from stantune.machine import described_processor, processor_name
 from stantune.report.doctor import BlockTiming, CudaKernels, DataSet, DoctorResult, Extra, NativeKernels, Processor
 from stantune.runtime import keeps_buffers
 
@@ -80,18 +81,11 @@ def diagnose(threads: int, data: Path | None) -> DoctorResult:
 
 def processor() -> Processor:
     """Return what the system says of its processor."""
-    described: dict[str, str] = {}
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""  # another system than Linux
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        described.setdefault(name.strip(), value.strip())
+    described = described_processor()
     flags = (described.get("flags") or described.get("Features") or "").split()
     affinity = getattr(os, "sched_getaffinity", None)
     return Processor(
-        name=described.get("model name") or platform.processor() or platform.machine(),
+        name=processor_name(),
         architecture=platform.machine(),
         vector_instructions=[name for name in VECTORS if name in flags],
         pytorch_uses=torch.backends.cpu.get_cpu_capability(),

@@ -93,6 +93,82 @@ class Reduced(Result):
     settings: dict[str, Any] = Field(description="STAN's, as the table notes them")
 
 
+class Foretold(Result):
+    """What the first trial's pace foretold of the whole search, and what that took; all workers together."""
+
+    trial: int = Field(description="the first trial with a result")
+    iterations: int = Field(description="where it was measured")
+    seconds: float = Field(description="of all trainings and evaluations at its pace, if no trial diverged")
+    taken: float = Field(description="of all trainings and evaluations as they were")
+
+
+class FailureCause(Result):
+    """Trials that failed for good of the same cause."""
+
+    cause: str = Field(description="what happened the last time")
+    trials: list[int] = Field(description="to which, in ascending order")
+    iterations: list[int] = Field(description="on the way to which, in the order of trials")
+
+
+class ProfiledLayer(Result):
+    """One convolution, as `stantune profile` timed it."""
+
+    name: str = Field(description="its name in the network")
+    exact: float | None = Field(description="seconds of its exact forward and backward pass; null where not timed")
+    saved: float | None = Field(description="seconds that a reduced iteration saves there; null where it saves none")
+    patterns: list[str] = Field(description="what reduced iterations use there; empty for every entry")
+    left_alone: str | None = Field(description="why it computes every entry always; null where it does not")
+
+
+class Profiled(Result):
+    """What was predicted of an iteration: a profile of the same problem, set beside what the trials measured."""
+
+    seconds_pytorch: float = Field(description="of an exact iteration in plain PyTorch")
+    seconds_exact: float = Field(description="of an exact iteration under STAN, by native kernels where there are any")
+    seconds_reduced: float = Field(description="of a reduced one: the exact one less what its layers save")
+    predicted_speedup: float | None = Field(description="of a whole run; null where nothing predicts it")
+    layers: list[ProfiledLayer] = Field(description="every convolution")
+
+
+class LayerMaps(Result):
+    """What one layer computes in a reduced iteration, of a few images; maps are bytes in base64, row by row."""
+
+    name: str = Field(description="its name in the network; from its second use on with the use's number")
+    pattern: str = Field(description='"rows", "columns" or "blocks"; "all" where it computes every entry')
+    rows: int = Field(description="of the maps")
+    columns: int = Field(description="of the maps")
+    height: int = Field(description="of the whole output; of a larger one than is drawn the middle is")
+    width: int = Field(description="of the whole output")
+    kept: float = Field(description="share of the entries that are computed, 0 to 1")
+    error: float = Field(description="norm of exact less filled output over that of the exact one")
+    image_errors: list[float] = Field(description="the same of each image alone")
+    brightest: float = Field(description="the norm that 255 stands for in exact and filled")
+    worst: float = Field(description="the error that 255 stands for in errors")
+    computed: list[str] = Field(description="of each image 1 where an entry is computed, 0 where it is filled")
+    exact: list[str] = Field(description="norms over the channels of the exact output")
+    filled: list[str] = Field(description="norms over the channels of the filled output")
+    errors: list[str] = Field(description="norms of the difference, over the root mean square of the image's norms")
+
+
+class Images(Result):
+    """The images that layers are shown of."""
+
+    rows: int = Field(description="of each")
+    columns: int = Field(description="of each")
+    channels: int = Field(description="1 or 3")
+    pixels: list[str] = Field(description="bytes in base64, row by row, the channels of a pixel beside one another")
+
+
+class Entries(Result):
+    """What the network with the winner's weights computes in a reduced iteration."""
+
+    iteration: int = Field(description="the reduced iteration whose entries these are, counted from 0")
+    trained: int = Field(description="iterations that the weights were trained")
+    images: Images | None = Field(description="the training images; null where samples are no images")
+    layers: list[LayerMaps] = Field(description="accelerated layers in the order of the forward pass")
+    more: int = Field(description="accelerated layers beyond those that are drawn")
+
+
 class SearchNumbers(Result):
     """One search."""
 
@@ -112,6 +188,12 @@ class SearchNumbers(Result):
     importance: Importance | None = Field(description="null where it cannot be said")
     without_importance: str | None = Field(description="why not")
     stan: Reduced | None = Field(description="null where trials train exactly")
+    profiled: Profiled | None = Field(description="what was predicted; null where no profile was given")
+    entries: Entries | None = Field(description="what each layer computes; null where that cannot be shown")
+    without_entries: str | None = Field(description="why not; null where there is nothing to say of it")
+    foretold: Foretold | None = Field(description="the estimate; null where the search is not complete")
+    causes: list[FailureCause] = Field(description="why trials failed, what happened most often first")
+    machine: dict[str, str] = Field(description="where it ran last, and with which versions; empty where not noted")
     identity: dict[str, Any] = Field(description="all that the result depends on; code is a digest")
     space: dict[str, Any] = Field(description="the parameters, as the table describes them")
     digest: str = Field(description="of the identity and the space")

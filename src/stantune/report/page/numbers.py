@@ -14,22 +14,27 @@ from stantune.protocols import Metric
 from stantune.report.page.contract import (
     BestSoFar,
     Curves,
+    Entries,
+    FailureCause,
     LossCurves,
     ParameterColumn,
+    Profiled,
     Reduced,
     ReportNumbers,
     RungFlow,
     SearchNumbers,
     Trials,
 )
+from stantune.report.page.foretold import foretold
 from stantune.report.page.importance import importance_of
 from stantune.report.page.repeating import call_of
+from stantune.search.contract import SearchSummary, TrialFailure
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import ranking, status
 from stantune.search.plan.values import TrialRow
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
-from stantune.search.summary import Described, summarise
+from stantune.search.summary import Described
 from stantune.search.table.start_from import label_of
 
 # Pictures of settings show so many trials: the best ones, and of the others as many as there is room for.
@@ -53,6 +58,11 @@ def search_numbers(
     identity: Mapping[str, Any],
     directory: Path,
     now: Literal["running", "interrupted", "done"],
+    *,
+    summary: SearchSummary,
+    machine: Mapping[str, str],
+    profiled: Profiled | None = None,
+    entries: Entries | str | None = None,
 ) -> SearchNumbers:
     """Return the numbers of one search.
 
@@ -63,6 +73,10 @@ def search_numbers(
         identity: all that the table depends on, with the space, in plain values.
         directory: where it is, for people.
         now: where it stands, in a word.
+        summary: as result.json has it.
+        machine: where it ran last, and with which versions.
+        profiled: what was predicted of its iterations.
+        entries: what the winner's layers compute, or why that is not shown.
     """
     space = identity.get("space", {})
     standing = status(state.plan, state.rows).trials
@@ -72,7 +86,7 @@ def search_numbers(
         name=directory.name or str(directory),
         directory=str(directory),
         state=now,
-        summary=summarise(objective, settings, state),
+        summary=summary,
         trials=_trials(state.rows, standing, space, state.metric),
         sample=_sample(state),
         curves=[
@@ -91,6 +105,12 @@ def search_numbers(
         importance=None if isinstance(important, str) else important,
         without_importance=important if isinstance(important, str) else None,
         stan=None if objective.rate is None else _stan(state, identity),
+        profiled=profiled,
+        entries=None if isinstance(entries, str) else entries,
+        without_entries=entries if isinstance(entries, str) else None,
+        foretold=foretold(state),
+        causes=_causes(summary.failures),
+        machine=dict(machine),
         identity={name: value for name, value in identity.items() if name != "space"},
         space=dict(space),
         digest=label_of(identity),
@@ -237,6 +257,15 @@ def _add(best: BestSoFar, iterations: int, seconds: float, value: float, trial: 
     best.seconds.append(_six(seconds))
     best.value.append(value)
     best.trial.append(trial)
+
+
+def _causes(failures: Sequence[TrialFailure]) -> list[FailureCause]:
+    found: dict[str, FailureCause] = {}
+    for each in failures:
+        one = found.setdefault(each.cause, FailureCause(cause=each.cause, trials=[], iterations=[]))
+        one.trials.append(each.trial)
+        one.iterations.append(each.iterations)
+    return sorted(found.values(), key=lambda cause: -len(cause.trials))
 
 
 def _stan(state: SearchState, identity: Mapping[str, Any]) -> Reduced:

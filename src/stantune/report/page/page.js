@@ -134,6 +134,35 @@
   }
   numbers.searches.forEach(tableOf);
 
+  // Cividis: dark is little, light is much, also without colour vision.
+  const SCALE = [[0, 34, 78], [64, 78, 107], [125, 124, 120], [188, 175, 111], [254, 232, 56]];
+  const bright = (level) => {
+    const at = (level / 255) * (SCALE.length - 1), low = Math.min(Math.floor(at), SCALE.length - 2);
+    return SCALE[low].map((part, place) => part + (at - low) * (SCALE[low + 1][place] - part));
+  };
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  // The colour of a place is made of its bytes, one or several.
+  function pixelled(rows, columns, text, color) {
+    const canvas = document.createElement("canvas"), values = bytes(text), each = values.length / (rows * columns);
+    [canvas.width, canvas.height] = [columns, rows];
+    const image = new ImageData(columns, rows);
+    for (let place = 0; place < rows * columns; place += 1)
+      image.data.set([...color(values.subarray(place * each, (place + 1) * each)), 255], 4 * place);
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return canvas;
+  }
+  for (const host of document.querySelectorAll(".maps")) {
+    const entries = numbers.searches[host.dataset.search].entries, layer = entries.layers[host.dataset.layer], images = entries.images;
+    const columns = [
+      ["computed", layer.computed, ([there]) => (there ? [31, 59, 87] : [232, 236, 240])],
+      ...["exact", "filled", "errors"].map((name) => [name, layer[name], ([level]) => bright(level)]),
+    ].map(([name, maps, color]) => [name, maps.map((map) => pixelled(layer.rows, layer.columns, map, color))]);
+    if (images) columns.unshift(["image", images.pixels.map((map) => pixelled(images.rows, images.columns, map, (parts) => (parts.length === 3 ? parts : [parts[0], parts[0], parts[0]])))]);
+    host.style.gridTemplateColumns = `repeat(${columns.length}, minmax(0, 1fr))`;
+    host.append(...columns.map(([name]) => Object.assign(document.createElement("span"), { textContent: name })));
+    for (let row = 0; row < layer.exact.length; row += 1) host.append(...columns.map(([, drawn]) => drawn[row]));
+  }
+
   async function library() {
     const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (letter) => letter.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));

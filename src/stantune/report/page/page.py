@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
-from typing import Any
 
 from stantune.errors import StantuneError
 from stantune.quantities import duration
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.report.page.figures import Picture, compared, pictures_of
 from stantune.report.page.sentences import metric_of, sentences
+from stantune.report.page.stan import stan_section
+from stantune.report.page.tags import paragraphs, plain, table
 from stantune.report.words import by_parts, value_text
 
 # What the page may load: nothing. Plotly compiles what it draws by WebGL, hence 'unsafe-eval'.
@@ -26,6 +27,8 @@ _POLICY = (
 # By this a page of ours is known, which a new one may replace.
 MARK = "<!-- stantune.report/1 -->"
 _WIDE = ("curves", "losses", "flow", "parallel")
+# Of trials that failed alike so many are named.
+NAMED = 20
 
 
 def page(numbers: ReportNumbers) -> str:
@@ -51,7 +54,9 @@ def page(numbers: ReportNumbers) -> str:
             '<link rel="icon" href="data:,">',
             f"<title>{escape(names)}: stantune</title>",
             f"<style>{_own('page.css')}</style></head><body>",
+            f'<a class="skip" href="#{"compared" if several else "s0-found"}">Skip to what was found</a><main>',
             *sections,
+            "</main>",
             _footer(numbers),
             _json("numbers", numbers.model_dump_json()),
             _json("pictures", json.dumps(drawn)),
@@ -91,12 +96,12 @@ def _section(numbers: ReportNumbers, place: int, pictures: list[Picture], severa
     large = [picture for picture in drawn if not picture.name.startswith("slice")]
     slices = [picture for picture in drawn if picture.name.startswith("slice")]
     parts = (
-        ("found", "", _paragraphs(sentences(search)) + _leaders(search)),
-        ("pictures", "Pictures", _figures(large, pictures, place) + _paragraphs(_left_out(search))),
-        ("slices", "Each parameter by itself", _figures(slices, pictures, place, "small") if slices else ""),
+        ("found", "", paragraphs(sentences(search)) + _leaders(search)),
+        ("pictures", "Pictures", _figures(large, pictures, place) + paragraphs(_left_out(search))),
+        ("slices", "Each parameter by itself", _slices(search, slices, pictures, place)),
         ("failures", "Failures", _failures(search)),
         ("table", "All trials", f'<div id="trials-{place}">{_NO_SCRIPT}</div>'),
-        ("stan", "STAN", _stan(search)),
+        ("stan", "STAN", stan_section(search, place)),
         ("again", "To repeat it", _again(search)),
     )
     there = [(name, title, text) for name, title, text in parts if text]
@@ -111,10 +116,6 @@ def _section(numbers: ReportNumbers, place: int, pictures: list[Picture], severa
 
 
 _NO_SCRIPT = "<noscript><p>The table and the pictures need JavaScript.</p></noscript>"
-
-
-def _paragraphs(lines: Iterable[str]) -> str:
-    return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
 def _figures(drawn: Sequence[Picture], pictures: list[Picture], place: int | None, kind: str = "") -> str:
@@ -135,6 +136,17 @@ def _figures(drawn: Sequence[Picture], pictures: list[Picture], place: int | Non
         )
         pictures.append(picture)
     return f'<div class="pictures {kind}">{"".join(found)}</div>'
+
+
+def _slices(search: SearchNumbers, drawn: Sequence[Picture], pictures: list[Picture], place: int) -> str:
+    shown = {picture.title for picture in drawn}
+    # Those that are drawn have it in their captions.
+    never = [
+        f"Never tried of {each.name}: {', '.join(each.untried)}."
+        for each in search.trials.params
+        if each.untried and each.name not in shown and search.trials.status
+    ]
+    return (_figures(drawn, pictures, place, "small") if drawn else "") + paragraphs(never)
 
 
 def _checked(picture: Picture, axis: str) -> str:
@@ -160,7 +172,7 @@ def _leaders(search: SearchNumbers) -> str:
         rows.append(["of the validation set", *parts])
     for name in dict.fromkeys(name for leader in leaders for name in leader.params):
         rows.append([name, *(value_text(leader.params[name]) if name in leader.params else "" for leader in leaders)])
-    return _table(["best trials", *(f"trial {leader.trial}" for leader in leaders)], rows)
+    return table(["best trials", *(f"trial {leader.trial}" for leader in leaders)], rows)
 
 
 def _side_by_side(numbers: ReportNumbers, pictures: list[Picture]) -> str:
@@ -185,64 +197,37 @@ def _side_by_side(numbers: ReportNumbers, pictures: list[Picture]) -> str:
         )
     heads = ["search", "of", "metric", "best trial", "final training", "trials", "trained", "time", "state"]
     alike = len({(search.summary.metric.name, search.summary.unit) for search in searches}) == 1
-    drawn = (
-        _figures(compared(numbers), pictures, None) if alike else _paragraphs(["They compare by different metrics."])
-    )
+    drawn = _figures(compared(numbers), pictures, None) if alike else paragraphs(["They compare by different metrics."])
     links = "".join(f'<a href="#s{number}">{escape(search.name)}</a>' for number, search in enumerate(searches))
-    return f"<h1>{len(searches)} searches</h1><nav>{links}</nav>{_table(heads, rows)}{drawn}"
+    side = f'<div id="compared">{table(heads, rows)}{drawn}</div>'
+    return f"<h1>{len(searches)} searches</h1><nav>{links}</nav>{side}"
 
 
 def _failures(search: SearchNumbers) -> str:
-    failures, unit = search.summary.failures, search.summary.unit
-    if not failures:
+    """Say why trials failed, each cause once."""
+    unit = search.summary.unit
+    if not search.causes:
         return ""
-    rows = [[str(each.trial), str(each.iterations), each.cause] for each in failures]
-    return _table(["trial", f"on the way to {unit}", "cause"], rows)
-
-
-def _stan(search: SearchNumbers) -> str:
-    stan = search.stan
-    if stan is None:
-        return ""
-    text = _table(["setting", "value"], [[name, _plain(value)] for name, value in stan.settings.items()])
-    if stan.layers:
-        text += _table(["layer", "what reduced iterations compute"], [list(each) for each in stan.layers.items()])
-    measured = [
-        ["exact", str(stan.exact), _milliseconds(stan.exact_seconds)],
-        ["reduced", str(stan.reduced), _milliseconds(stan.reduced_seconds)],
-    ]
-    return text + _table(["iterations", "how many", "of one, as measured"], measured)
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{1000 * seconds:.3g} ms"
+    rows = []
+    for cause in search.causes:
+        trials, more = cause.trials[:NAMED], len(cause.trials) - NAMED
+        ways = sorted(set(cause.iterations))
+        named = ", ".join(map(str, trials)) + (f" and {more} more" if more > 0 else "")
+        rows.append([cause.cause, str(len(cause.trials)), named, ", ".join(map(str, ways))])
+    return table(["cause", "trials", "which", f"on the way to {unit}"], rows)
 
 
 def _again(search: SearchNumbers) -> str:
-    rows = [[name, _plain(value)] for name, value in search.identity.items()]
-    space = [[name, _plain(described)] for name, described in search.space.items()]
+    rows = [[name, plain(value)] for name, value in search.identity.items()]
+    space = [[name, plain(described)] for name, described in search.space.items()]
+    where = [["seed", str(search.summary.seed)], ["digest", search.digest], *map(list, search.machine.items())]
     return (
         f"<pre>{escape(search.call)}</pre>"
-        + _paragraphs(
-            [f"{search.digest}. What was searched is in the call by its name, with the code that it was begun with."]
-        )
-        + f"<details><summary>All that the result depends on</summary>{_table(['', ''], rows)}</details>"
-        + f"<details><summary>The space</summary>{_table(['parameter', ''], space)}</details>"
+        + paragraphs(["What was searched is in the call by its name, with the code that it was begun with."])
+        + table(["", "as it ran last" if search.machine else ""], where)
+        + f"<details><summary>All that the result depends on</summary>{table(['', ''], rows)}</details>"
+        + f"<details><summary>The space</summary>{table(['parameter', ''], space)}</details>"
     )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_plain(part)}" for name, part in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return value_text(value)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _footer(numbers: ReportNumbers) -> str:

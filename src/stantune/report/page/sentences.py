@@ -5,6 +5,7 @@ from __future__ import annotations
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.page.contract import SearchNumbers
+from stantune.report.page.times import off_by
 from stantune.report.words import setting_text
 from stantune.search.contract import Final, SearchSummary
 from stantune.search.plan.validation import part_text
@@ -16,6 +17,7 @@ def sentences(search: SearchNumbers) -> list[str]:
     found = [_searched(search), _stands(search), _winner(summary), _final(summary), _cost(summary), *_saved(summary)]
     if search.stan is not None:
         found.append(_stan(search))
+    found += [_profiled(search), _foretold(search)]
     return [sentence for sentence in [*found, *summary.notes] if sentence]
 
 
@@ -133,6 +135,40 @@ def _saved(summary: SearchSummary) -> list[str]:
             "because an equal trial had the result."
         )
     return told
+
+
+def _profiled(search: SearchNumbers) -> str:
+    """Say what native kernels bring, and how far the profile's times were off."""
+    profiled, stan = search.profiled, search.stan
+    if profiled is None or stan is None:
+        return ""
+    told = ""
+    if profiled.seconds_exact < profiled.seconds_pytorch:
+        share = 1 - profiled.seconds_exact / profiled.seconds_pytorch
+        told = f"Native kernels saved about {share:.0%} of an exact iteration against plain PyTorch, as profiled. "
+    off = [
+        f"{off_by(measured, predicted)} for {kind} iterations"
+        for kind, measured, predicted in (
+            ("exact", stan.exact_seconds, profiled.seconds_exact),
+            ("reduced", stan.reduced_seconds, profiled.seconds_reduced),
+        )
+        if measured is not None
+    ]
+    return told + (f"Measured against profiled times: {', '.join(off)}." if off else "")
+
+
+def _foretold(search: SearchNumbers) -> str:
+    """Say how far the estimate was off that one trial gives."""
+    foretold = search.foretold
+    if foretold is None:
+        return ""
+    apart = foretold.taken / foretold.seconds - 1
+    how = "as long" if abs(apart) < 0.005 else f"{abs(apart):.0%} {'less' if apart < 0 else 'more'}"
+    return (
+        f"At the pace of trial {foretold.trial} in its first {foretold.iterations} {search.summary.unit}s, and if no "
+        f"trial diverged, all training and evaluation was to take about {duration(foretold.seconds)}; it took "
+        f"{duration(foretold.taken)}, {how}."
+    )
 
 
 def _stan(search: SearchNumbers) -> str:

@@ -12,6 +12,11 @@ from stantune.files import write_whole
 from stantune.report.page.contract import SearchNumbers
 from stantune.report.page.numbers import report_numbers, search_numbers
 from stantune.report.page.page import MARK, page
+from stantune.report.page.profiled import check_all_used, profile_for, read_profile
+from stantune.report.page.searched import entries_of_result, entries_of_table
+from stantune.search.summary import summarise
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.last_run import LastRun
 from stantune.search.table.look import look
 from stantune.search.table.recorded import recorded
 
@@ -21,25 +26,45 @@ if TYPE_CHECKING:
 NAME = "report.html"
 
 
-def write_report(directories: Sequence[Path], out: Path | None = None, storage: str | None = None) -> Path:
+def write_report(
+    directories: Sequence[Path],
+    out: Path | None = None,
+    storage: str | None = None,
+    profiles: Sequence[Path] = (),
+) -> Path:
     """Write one page of the searches in these directories, running or not.
 
     Args:
         directories: where they are.
         out: the file, report.html in the first directory by default.
         storage: the URL of their storage, which is needed where that has a password.
+        profiles: what `stantune profile --json` wrote of their problems, to set beside what trials measured.
 
     Returns:
         The file.
 
     Raises:
-        UsageError: there is no search, or something else is in the file.
+        UsageError: there is no search, something else is in the file, or a profile is none of theirs.
         StantuneError: Plotly is not installed, a table cannot be read, or the file cannot be written.
     """
+    read = [read_profile(file) for file in profiles]
     searches = []
     for path in directories:
         seen = look(path, storage)
-        searches.append(search_numbers(*recorded(seen), path.absolute(), seen.state))
+        search = recorded(seen)
+        summary = summarise(search.objective, search.settings, search.state)
+        searches.append(
+            search_numbers(
+                *search,
+                path.absolute(),
+                seen.state,
+                summary=summary,
+                machine={} if seen.run is None else seen.run.machine,
+                profiled=profile_for(read, search.identity, str(path)),
+                entries=entries_of_table(search.identity, summary, path),
+            )
+        )
+    check_all_used(read, [search.summary.problem for search in searches])
     return write_page(searches, directories[0] / NAME if out is None else out)
 
 
@@ -49,7 +74,18 @@ def report_of(result: SearchResult, file: Path | None = None) -> Path:
     # In JSON's kinds, as a table has it.
     identity = json.loads(json.dumps({**settings.identity(objective), "space": objective.space.as_json()}))
     now: Literal["interrupted", "done"] = "done" if result.complete else "interrupted"
-    search = search_numbers(objective, settings, result.state, identity, result.path, now)
+    run = LastRun.read(SearchDirectory(result.path).run)
+    search = search_numbers(
+        objective,
+        settings,
+        result.state,
+        identity,
+        result.path,
+        now,
+        summary=result.summary,
+        machine={} if run is None else run.machine,
+        entries=entries_of_result(objective, result.summary, result.path),
+    )
     return write_page([search], result.path / NAME if file is None else file)
 
 

@@ -9,9 +9,10 @@ import socket
 import time
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stantune.files import write_whole
+from stantune.machine import this_machine
 from stantune.protocols import Objective
 from stantune.search.plan.values import Final
 from stantune.search.progress import Progress
@@ -55,6 +56,7 @@ class LastRun(BaseModel):
         metric_unit: of the values of the metric.
         training: what it trains.
         failure: what ended it before its time; None where nothing did.
+        machine: the processor, the system and the versions there, by name; empty where an earlier version wrote it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,6 +73,7 @@ class LastRun(BaseModel):
     metric_unit: str
     training: tuple[Now, ...] = ()
     failure: str | None = None
+    machine: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, file: Path) -> LastRun | None:
@@ -99,6 +102,7 @@ class Recorder:
             finalists=finalists,
             unit=plain(objective.unit),
             metric_unit=plain(objective.metric.unit),
+            machine=this_machine(),
         )
         self._write()
 

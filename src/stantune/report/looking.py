@@ -1,0 +1,45 @@
+"""A training stood at a reduced iteration, to look at what its layers compute there: for `entries` and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stantune.seeds import derive
+from stantune.stan.handle import StanHandle
+from stantune.stan.schedule import Phase
+from stantune.training.trainable import Splits
+from stantune.training.trial import Trial
+
+
+def take_weights(trial: Trial, state: Mapping[str, Any]) -> None:
+    """Take over weights and iteration; the training may have been an exact one, or under other settings of STAN.
+
+    Raises KeyError, TypeError, ValueError or RuntimeError where they do not fit the network.
+    """
+    assert trial.handle is not None  # it was given STAN
+    trial.model.load_state_dict(state["model"])
+    trial.iteration = state["iteration"]
+    trial.handle.seek(trial.iteration)
+
+
+def to_reduced(trial: Trial) -> StanHandle:
+    """Go on to the first reduced iteration after the next refresh; return the handle, which is there."""
+    handle = trial.handle
+    assert handle is not None  # it was given STAN
+    while handle.phase is not Phase.REFRESH:
+        handle.step()
+    if handle.stan.chooses:
+        # With gradients, as in training: without them layers are exact, and choose nothing.
+        trial.model(trial.batches.at(handle.iteration).inputs)
+    handle.step()
+    return handle
+
+
+def images_to_show(splits: Splits, count: int, seed: int) -> Tensor:
+    """Return the places of so many training images, int64 (count,)."""
+    generator = torch.Generator().manual_seed(derive("pictured", seed))
+    return torch.randperm(len(splits.train), generator=generator)[:count]

@@ -1,0 +1,279 @@
+"""What the report page says beside the search itself: the estimate, failures, where it ran, predicted times, layers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import stantune as st
+from stantune.errors import UsageError
+from stantune.machine import this_machine
+from stantune.outcome import Cost
+from stantune.report.page import searched
+from stantune.report.page.contract import ReportNumbers
+from stantune.report.page.entries import SIDE, _middle
+from stantune.report.page.foretold import foretold
+from stantune.report.page.page import page
+from stantune.report.page.profiled import profile_for
+from stantune.report.page.sentences import sentences
+from stantune.report.page.writing import write_report
+from stantune.report.profile import LayerProfile, PatternProfile, ProfileResult
+from stantune.search.plan.hyperband import plan
+from stantune.search.plan.values import FinalResult, TrialRow
+from stantune.search.session import SearchState
+from tests import tiny_problem
+
+
+def numbers_of(file: Path) -> ReportNumbers:
+    text = file.read_text(encoding="utf-8").partition('id="numbers">')[2].partition("</script>")[0]
+    return ReportNumbers.model_validate_json(text)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> st.SearchResult:
+    """A search of a small network under STAN."""
+    return st.tune(
+        tiny_problem.problem,
+        stan=st.Stan(rate=0.5, layers=("*",), tail=5, pretrain=3, iterations=60),
+        max_resource=18,
+        min_resource=6,
+        fixed={"lr": 1e-3, "momentum": 0.5},
+        brackets=1,
+        threads=1,
+        device="cpu",
+        out=tmp_path_factory.mktemp("page") / "tiny",
+    )
+
+
+@pytest.fixture(scope="module")
+def report(result: st.SearchResult) -> Path:
+    """Its page."""
+    return result.report()
+
+
+def test_the_estimate_is_that_of_the_first_trials_pace() -> None:
+    # 9 trials of 1, 3 of 3, 1 of 9 epochs: 9 + 6 + 6 epochs, and 9 of the final training.
+    brackets = plan(9, 1, 3, "algorithm1", 1)
+    first = TrialRow(0, 2, {}, {1: 0.5}, costs={1: Cost(exact=1, exact_seconds=2.0, evaluation_seconds=0.5)})
+    other = TrialRow(1, 2, {}, {}, diverged_at=1, costs={1: Cost(exact=1, exact_seconds=1.0)})
+    final = FinalResult({}, {"cost": 0.4}, 9, None, Cost(exact=9, exact_seconds=9.0, evaluation_seconds=1.0))
+    state = SearchState(brackets, [other, first], {0: final}, st.Metric("cost"), True)
+    found = foretold(state)
+    assert found is not None
+    assert (found.trial, found.iterations) == (0, 1)
+    assert found.seconds == pytest.approx(2.0 * (9 + 6 + 6 + 9) + 0.5 * (9 + 3 + 1 + 3))
+    assert found.taken == pytest.approx(2.5 + 1 + 10)
+    assert foretold(state._replace(complete=False)) is None
+    assert foretold(state._replace(rows=[other])) is None
+
+
+def test_the_estimate_is_said_in_words(report: Path) -> None:
+    [search] = numbers_of(report).searches
+    assert search.foretold is not None
+    seconds = search.summary.seconds
+    assert search.foretold.taken == pytest.approx(seconds.training + seconds.evaluation)
+    for taken, words in ((75.0, "25% less"), (150.0, "50% more"), (100.0, "as long")):
+        told = search.foretold.model_copy(update={"seconds": 100.0, "taken": taken})
+        said = sentences(search.model_copy(update={"foretold": told}))
+        assert any("was to take about 1 min 40 s; it took " in line and f", {words}." in line for line in said), said
+
+
+def test_where_it_ran_is_on_the_page(result: st.SearchResult, report: Path) -> None:
+    [search] = numbers_of(report).searches
+    assert search.machine == this_machine()
+    assert {"processor", "system", "python", "torch", "stantune"} <= search.machine.keys()
+    assert json.loads((result.path / "last-run.json").read_text())["machine"] == search.machine
+    text = report.read_text(encoding="utf-8")
+    for value in (*search.machine.values(), search.digest):
+        assert f"<td>{value}</td>" in text
+
+
+def decoded(maps: list[str]) -> torch.Tensor:
+    return torch.tensor([list(base64.b64decode(each)) for each in maps])
+
+
+def test_layers_are_shown_as_they_compute(report: Path) -> None:
+    [search] = numbers_of(report).searches
+    entries = search.entries
+    assert entries is not None, search.without_entries
+    assert entries.trained == 18
+    assert entries.images is not None
+    assert (entries.images.rows, entries.images.columns, entries.images.channels) == (8, 8, 1)
+    data = tiny_problem.images(None).train.images.flatten(1).tolist()
+    assert all(list(base64.b64decode(pixels)) in data for pixels in entries.images.pixels)
+    [layer] = entries.layers
+    assert (layer.name, layer.rows, layer.columns) == ("1", 8, 8)
+    computed, exact, filled, errors = (
+        decoded(maps) for maps in (layer.computed, layer.exact, layer.filled, layer.errors)
+    )
+    assert computed.shape == (3, 64)
+    assert float(computed.double().mean()) == layer.kept == 0.5
+    assert torch.equal(exact[computed == 1], filled[computed == 1])
+    assert not errors[computed == 1].any()
+    assert int(errors.max()) == 255
+    # The root mean square of an image's map is its relative error.
+    roots = (errors.double() * layer.worst / 255).square().mean(1).sqrt()
+    assert roots.tolist() == pytest.approx(layer.image_errors, rel=0.02)
+    text = report.read_text(encoding="utf-8")
+    assert '<div class="maps" role="img" data-search="0" data-layer="0"' in text
+    assert f"{layer.error:.3f}</td>" in text
+
+
+def test_of_a_large_output_the_middle_is_drawn() -> None:
+    whole = torch.arange(100 * 70).reshape(100, 70)
+    assert torch.equal(_middle(whole), whole[18:82, 3:67])
+    assert _middle(whole[:5, :70]).shape == (5, SIDE)
+
+
+def test_a_problem_of_ones_own_is_not_loaded(result: st.SearchResult, tmp_path: Path) -> None:
+    [search] = numbers_of(write_report([result.path], tmp_path / "page.html")).searches
+    assert search.entries is None
+    assert search.without_entries is not None
+    assert "`SearchResult.report()`, which has it at hand" in search.without_entries
+    assert "What each layer computes is not drawn: the problem is one of your own" in (
+        tmp_path / "page.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_without_the_weights_the_page_says_so(result: st.SearchResult, tmp_path: Path) -> None:
+    weights = result.path / "final.pt"
+    away = weights.rename(tmp_path / "final.pt")
+    try:
+        [search] = numbers_of(result.report(tmp_path / "page.html")).searches
+        assert search.without_entries == "the weights final.pt are no longer there"
+    finally:
+        away.rename(weights)
+
+
+def test_a_plan_without_layers_has_nothing_to_draw(result: st.SearchResult) -> None:
+    exact = replace(result.objective, stan=replace(result.objective.stan, plan=(), rate=1.0))  # type: ignore[type-var, attr-defined]
+    said = searched.entries_of_result(exact, result.summary, result.path)
+    assert said == "every entry is computed, in all layers"
+
+
+def profile(**other: Any) -> ProfileResult:
+    patterns = [
+        PatternProfile(name="rows", t_i=1e-3, t_j=1e-3, error=0.1, planned=True),
+        PatternProfile(name="columns", t_i=2e-3, t_j=2e-3, error=0.1, planned=True),
+        PatternProfile(name="blocks", t_i=9e-3, t_j=9e-3, error=0.1, planned=False),
+    ]
+    told: dict[str, Any] = {
+        "problem": "tiny",
+        "seed": 0,
+        "rate": 0.5,
+        "batch_size": 10,
+        "threads": 1,
+        "threads_tried": None,
+        "device": "cpu",
+        "iterations": 60,
+        "step": 0.02,
+        "native_step": 0.01,
+        "layers": [
+            LayerProfile(name="1", t_f=3e-3, t_b=4e-3, t_e=0.0, patterns=patterns, left_alone=None),
+            LayerProfile(name="<b>2", t_f=None, t_b=None, t_e=None, patterns=[], left_alone="too small"),
+        ],
+        "period": 1,
+        "tolerance": None,
+        "predicted_speedup": 1.2,
+    }
+    return ProfileResult(**(told | other))
+
+
+def test_predicted_times_are_beside_the_measured_ones(result: st.SearchResult, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    file.write_text(profile().model_dump_json())
+    out = write_report([result.path], tmp_path / "page.html", profiles=[file])
+    [search] = numbers_of(out).searches
+    assert search.profiled is not None
+    assert search.profiled.seconds_exact == 0.01
+    assert search.profiled.seconds_reduced == pytest.approx(0.007)
+    assert [layer.saved for layer in search.profiled.layers] == [pytest.approx(0.003), None]
+    assert search.stan is not None
+    assert search.stan.reduced_seconds is not None
+    off = f"{search.stan.reduced_seconds / search.profiled.seconds_reduced - 1:+.0%}"
+    text = out.read_text(encoding="utf-8")
+    assert f"<td>7 ms</td><td>{off}</td>" in text
+    assert "<td>rows or columns</td><td>7 ms</td><td>3 ms</td>" in text
+    assert "&lt;b&gt;2" in text
+    words = " ".join(sentences(search))
+    assert "Native kernels saved about 50% of an exact iteration against plain PyTorch, as profiled." in words
+    assert f"{off} for reduced iterations" in words
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"threads": 2}, "threads: 2, and mine trained with 1"),
+        ({"batch_size": 7}, "images an iteration: 7, and mine trained with 10"),
+    ],
+)
+def test_a_profile_of_other_conditions_is_refused(other: dict[str, Any], says: str) -> None:
+    identity = {"problem": "tiny", "accelerate": "stan", "batch-size": 10, "threads": 1, "device": "cpu"}
+    with pytest.raises(UsageError, match=says):
+        profile_for([profile(**other)], identity, "mine")
+    assert profile_for([profile(**other)], identity | {"accelerate": "none"}, "mine") is None
+    assert profile_for([profile(**other)], identity | {"problem": "lenet"}, "mine") is None
+
+
+def test_a_file_that_is_no_profile_of_the_searches_is_refused(result: st.SearchResult, tmp_path: Path) -> None:
+    file = tmp_path / "profile.json"
+    for content, says in (
+        ("{}", "is no profile; write one with `stantune profile PROBLEM"),
+        (profile(problem="lenet").model_dump_json(), "there is a profile of lenet, and the searches are of tiny"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UsageError, match=says):
+            write_report([result.path], tmp_path / "page.html", profiles=[file])
+    with pytest.raises(UsageError, match="cannot be read"):
+        write_report([result.path], tmp_path / "page.html", profiles=[tmp_path / "none.json"])
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_equal_failures_are_told_once(report: Path) -> None:
+    numbers = numbers_of(report)
+    [search] = numbers.searches
+    failures = [
+        SimpleNamespace(cause=cause, trial=trial, iterations=stop)
+        for trial, (cause, stop) in enumerate([("no <b>", 6), *[("lost", 18)] * 30])
+    ]
+    from stantune.report.page.numbers import _causes
+
+    causes = _causes(failures)  # type: ignore[arg-type]
+    assert [(cause.cause, len(cause.trials)) for cause in causes] == [("lost", 30), ("no <b>", 1)]
+    text = page(numbers.model_copy(update={"searches": [search.model_copy(update={"causes": causes})]}))
+    named = ", ".join(map(str, range(1, 21)))
+    assert f"<td>lost</td><td>30</td><td>{named} and 10 more</td><td>18</td>" in text
+    assert "<td>no &lt;b&gt;</td><td>1</td><td>0</td><td>6</td>" in text
+
+
+def test_choices_that_no_trial_had_are_named_without_a_picture(report: Path) -> None:
+    numbers = numbers_of(report)
+    [search] = numbers.searches
+    column = search.trials.params[0].model_copy(
+        update={"name": "kind", "kind": "categorical", "choices": ["a", "<i>"], "untried": ["<i>"], "values": [0.0] * 3}
+    )
+    trials = search.trials.model_copy(update={"params": [column]})
+    text = page(numbers.model_copy(update={"searches": [search.model_copy(update={"trials": trials})]}))
+    assert "Never tried of kind: &lt;i&gt;." in text
+
+
+def test_script_and_style_are_in_the_package() -> None:
+    for name in ("page.js", "page.css"):
+        assert files("stantune.report.page").joinpath(name).is_file()
+
+
+def test_the_page_can_be_used_by_keyboard(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    body = text.partition("<body>")[2].lstrip()
+    assert body.startswith('<a class="skip" href="#s0-found">')
+    assert 'id="s0-found"' in body
+    assert ":focus-visible { outline:" in text
+    assert '<div class="scroll" tabindex="0">' in body
