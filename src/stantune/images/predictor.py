@@ -63,7 +63,12 @@ class Predictor(nn.Module):
         classes: how many there are, None where the targets are none.
         input_shape: of a sample: (C, H, W), (features,) or (length,).
         input_dtype: in which the data set holds samples.
+        mean: of the normaliser, (C, H, W), (C, 1, 1) or (features,); None where there is none.
+        std: likewise.
     """
+
+    mean: Tensor | None
+    std: Tensor | None
 
     def __init__(
         self, network: nn.Module, inputs: Inputs, setting: Mapping[str, Any], metrics: Mapping[str, float]
