@@ -152,19 +152,29 @@ void add_rows(const float* rows, int number, int pitch, float* sums) {
     }
 }
 
+// The calling thread's memory, which all threads of a call use; the other scratch memory is each thread's own. One for
+// all kinds of products and both passes: transformed weights and their sums are several times as large as the weights.
+struct CallMemory {
+    Memory<float> packed, bias, sums, zeros;
+    Windows windows;
+};
+
+CallMemory& call_memory() {
+    thread_local CallMemory own;
+    return own;
+}
+
 template <class Products>
 void forward_by(const Products& products, const StanBlock& b) {
     const int pitch = pitch_of(b);
-    // The caller's memory, used by all threads: the other scratch memory is each thread's own.
-    thread_local Memory<float> packed_memory, bias_memory;
-    thread_local Windows windows;
-    float* packed = packed_memory.sized(products.output_weights());
-    float* bias = bias_memory.sized(pitch);
+    CallMemory& memory = call_memory();
+    float* packed = memory.packed.sized(products.output_weights());
+    float* bias = memory.bias.sized(pitch);
     products.pack_outputs(packed);
     std::fill_n(bias, pitch, 0.0f);
     if (b.bias) std::copy_n(b.bias, b.filters, bias);
-    if (b.pool && b.shared) windows.make(b, b.sources);
-    const Windows& shared = windows;
+    if (b.pool && b.shared) memory.windows.make(b, b.sources);
+    const Windows& shared = memory.windows;
     const int parts = std::max(1, std::min(b.threads, b.batch));
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
@@ -187,19 +197,18 @@ void backward_by(const Products& products, const StanBlock& b) {
     const int pitch = pitch_of(b);
     const int parts = std::max(1, std::min(b.threads, b.batch));
     const int64_t size = products.weight_sums() + pitch;  // weight gradients, then those of the bias
-    thread_local Memory<float> packed_memory, sums_memory, zeros_memory;
-    thread_local Windows windows;
+    CallMemory& memory = call_memory();
     const int zeros_needed = vectors_of(b.channels) * lanes;
-    float* zeros = zeros_memory.sized(zeros_needed);
+    float* zeros = memory.zeros.sized(zeros_needed);
     std::fill_n(zeros, zeros_needed, 0.0f);
     float* packed = nullptr;
     if (b.input_gradient) {
-        packed = packed_memory.sized(products.input_weights());
+        packed = memory.packed.sized(products.input_weights());
         products.pack_inputs(packed);
     }
-    float* sums = sums_memory.sized(parts * size);
-    if (b.pool && b.shared) windows.make(b, b.sources);
-    const Windows& shared = windows;
+    float* sums = memory.sums.sized(parts * size);
+    if (b.pool && b.shared) memory.windows.make(b, b.sources);
+    const Windows& shared = memory.windows;
     stan::in_parallel(parts, [&](int part) {
         Scratch& own = scratch();
         float* rows = own.rows.sized(static_cast<size_t>(products.together()) * b.entries * pitch);
