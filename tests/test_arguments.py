@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import stantune as st
+from stantune.arguments import typed_number
 
 
 class Mute:
@@ -18,6 +19,29 @@ class Mute:
         raise RuntimeError("no words")
 
     __index__ = __float__ = __repr__  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("10", 10.0),
+        (" -1.5e-3 ", -0.0015),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("+1E2", 100.0),
+        ("-inf", float("-inf")),
+        ("1_0", None),
+        ("1e1_0", None),
+        ("٣", None),
+        ("0x10", None),
+        (".", None),
+        ("e5", None),
+        ("1 0", None),
+        ("", None),
+    ],
+)
+def test_numbers_as_they_are_typed(text: str, number: float | None) -> None:
+    assert typed_number(text) == number
 
 
 SPACE = st.Space({"x": st.Float(-1, 1)})

@@ -6,6 +6,7 @@ import errno
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,6 +19,7 @@ MOST = 2**63 - 1
 MOST_SEED = 2**512
 # So many threads, trainings or rungs are somebody's slip; a process that had them would end.
 MOST_AT_ONCE = 4096
+_DECIMAL = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity|nan)", re.ASCII | re.IGNORECASE)
 _SHOWN = 100
 # Of a text that is a name, a word or an address.
 _LONGEST = 2000
@@ -30,6 +32,14 @@ def digits(text: str) -> int | None:
         return None
     number = int(text.lstrip("0") or "0")
     return number if number <= MOST else None
+
+
+def typed_number(text: str) -> float | None:
+    """Return the number that a text is, as people write them, inf and nan too; None for any other text.
+
+    Python reads 1_0 as ten, and digits of all scripts.
+    """
+    return float(text) if _DECIMAL.fullmatch(text.strip()) else None
 
 
 def shown(value: object) -> str:

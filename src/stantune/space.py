@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeAlias
 
-from stantune.arguments import shown, text
+from stantune.arguments import shown, text, typed_number
 from stantune.errors import UsageError
 
 # Optuna keeps every number as a double, which holds integers exactly up to here.
@@ -79,12 +79,9 @@ class Float:
 
     def parse(self, name: str, text: str) -> float:
         """Read `text` from the command line; raises UsageError as `check` does."""
-        try:
-            value = float(text)
-        except ValueError:
-            raise UsageError(
-                f"{name} is {shown(text)}, but it is a number from {self.low:g} to {self.high:g}"
-            ) from None
+        value = typed_number(text)
+        if value is None:
+            raise UsageError(f"{name} is {shown(text)}, but it is a number from {self.low:g} to {self.high:g}")
         return self.check(name, value)
 
     def _multiple(self, steps: int) -> float:
@@ -165,16 +162,13 @@ class Integer:
 
     def parse(self, name: str, text: str) -> int:
         """Read `text` from the command line ("100" or "1e2"); raises UsageError as `check` does."""
-        value: int | float | str
-        try:
-            value = int(text)
-        except ValueError:
+        value: int | float | str = text
+        number = typed_number(text)
+        if number is not None:
             try:
-                value = float(text)
+                value = int(text)
             except ValueError:
-                value = text
-            else:
-                value = int(value) if value.is_integer() else value
+                value = int(number) if number.is_integer() else number
         return self.check(name, value)
 
     def _multiple(self, number: float, beyond: bool = False) -> int:

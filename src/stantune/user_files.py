@@ -42,7 +42,7 @@ def load_file(path: Path, name: str) -> ModuleType:
         raise UsageError(f"{path} cannot be imported: ModuleNotFoundError: {error}{hint}") from error
     except Exception as error:
         del sys.modules[name]
-        raise UsageError(f"{path} cannot be imported: {words_of(error)}{_line(error, path)}") from error
+        raise UsageError(f"{path} cannot be imported: {_words(error)}{_line(error, path)}") from error
     except SystemExit as error:
         del sys.modules[name]
         raise UsageError(
@@ -50,6 +50,11 @@ def load_file(path: Path, name: str) -> ModuleType:
             "if __name__ == '__main__'"
         ) from error
     return module
+
+
+def _words(error: Exception) -> str:
+    """Return kind and words of an error: names in backticks are Python's here, and no options of a command."""
+    return words_of(error).replace("`", "")
 
 
 def _line(error: Exception, path: Path) -> str:

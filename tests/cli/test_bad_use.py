@@ -50,6 +50,11 @@ BAD_USE = [
     (("train", "lenet", "--set", "lr=10"), ("lr", "10", "5e-05 to 5", "nearest valid value is 5")),
     (("train", "lenet", "--set", "lr=nan"), ("lr", "nan", "5e-05 to 5")),
     (("train", "lenet", "--set", "lr=fast"), ("lr", "'fast'", "5e-05 to 5")),
+    (("train", "lenet", "--set", "lr=0.1", "--set", "lr=0.2"), ("--set lr=0.2 gives lr a second time", "once")),
+    # Python reads these as numbers; who typed them meant something else.
+    (("train", "lenet", "--set", "lr=0_1"), ("lr", "'0_1'", "5e-05 to 5")),
+    (("train", "mlp", "--set", "hidden=1_00"), ("hidden", "'1_00'", "100 to 8192")),
+    (("train", "mlp", "--set", "hidden=١٠٠"), ("hidden", "'١٠٠'", "100 to 8192")),
     (("train", "mlp", "--set", "hidden=100.5"), ("hidden", "100.5", "100 to 8192")),
     (("train", "lenet", "--iterations", "0"), ("--iterations 0", "at least 1")),
     (("train", "lenet", "--iterations", "-5"), ("--iterations -5", "at least 1")),
@@ -78,6 +83,9 @@ BAD_USE = [
     ((*SEARCH, "--quick", "--accelerate", "stan:0.25,0.5,0.5,1"), ("4 rates", "3 rungs (up to 66, 200, 600")),
     ((*SEARCH, "--accelerate", "stan:auto", "--rate", "0.5"), ("--rate 0.5", "stan:auto", "leave one")),
     ((*SEARCH, "--rate", "0.3"), ("rate=0.3", "0.25")),
+    ((*SEARCH, "--rate", "0_5"), ("--rate 0_5", "0.5, or auto")),
+    ((*SEARCH, "--accelerate", "stan:0.5,1_0"), ("--accelerate stan:0.5,1_0", "stan:0.25,0.5,1")),
+    ((*SEARCH, "--enqueue", "lr=0.1, lr=0.2"), ("--enqueue lr=0.1, lr=0.2 gives lr twice", "once")),
     ((*SEARCH, "--rate", "nan"), ("rate=nan", "0.5")),
     ((*SEARCH, "--accelerate", "none", "--rate", "nonsense"), ("--rate nonsense", "0.5, or auto")),
     (("train", "lenet", "--accelerate", "none", "--rate", "7"), ("rate=7", "0.5")),
@@ -193,6 +201,17 @@ def test_problem_that_nothing_takes(stantune: Stantune, tmp_path: Path) -> None:
     assert run.code == 2
     assert "'width'" in run.err
     assert len(run.err.splitlines()) == 1
+
+
+def test_what_a_file_s_code_says_wrong_is_no_option_s(stantune: Stantune, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from stantune import *\n"
+        "problem = Problem('mine', lambda: None, 'mnist', Space({'lr': Float(1, 2)}), Solver(lr=1), 60.5)\n"
+    )
+    run = stantune("brackets", f"{file}:problem")
+    assert run.code == 2
+    assert "problem 'mine': iterations=60.5 is no whole number; give one, 1 or more (line 2)" in run.err
 
 
 def test_debug_shows_where(stantune: Stantune) -> None:

@@ -281,7 +281,7 @@ def test_the_last_of_samples_that_are_sorted_by_class_are_warned_of(classes: Any
         replace(what, hold_out="stratified").load()
     said = [str(each.message) for each in caught if issubclass(each.category, StanWarning)]
     assert len(said) == warned
-    assert all("holds out 1 classes and leaves 2" in each and "give hold_out='stratified'" in each for each in said)
+    assert all("holds out 1 class and leaves 2" in each and "give hold_out='stratified'" in each for each in said)
 
 
 def test_augmentation_may_see_the_setting() -> None:

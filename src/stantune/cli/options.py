@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from stantune.arguments import MOST, MOST_AT_ONCE, digits
+from stantune.arguments import MOST, MOST_AT_ONCE, digits, typed_number
 from stantune.cli.streams import print_result, reserve_stdout
 from stantune.errors import StantuneError, UsageError
 from stantune.files import check_writable, write_whole
@@ -309,6 +309,8 @@ def setting_of(problem: Problem | Objective, assignments: list[str] | None) -> d
         name, equals, text = assignment.partition("=")
         if not equals:
             raise UsageError(f"--set {brief(assignment)} is no assignment; write it as NAME=VALUE")
+        if name in setting:
+            raise UsageError(f"--set {brief(assignment)} gives {brief(name)} a second time; give each parameter once")
         setting[name] = problem.space.parse(name, text)
     return problem.space.check(setting)
 
@@ -319,12 +321,12 @@ def rate_of(text: str) -> float | Literal["auto", "annealed"]:
         return "auto"
     if text == "annealed":
         return "annealed"
-    try:
-        return float(text)
-    except ValueError:
+    rate = typed_number(text)
+    if rate is None:
         raise UsageError(
             f"--rate {brief(text)} is no share of the entries; give a number such as 0.5, or auto, or annealed"
-        ) from None
+        )
+    return rate
 
 
 def period_of(text: str) -> int | None:
@@ -387,13 +389,12 @@ def accelerated_by_rung(accelerate: str) -> tuple[float, ...] | Literal["auto"]:
         raise UsageError(f"--accelerate {brief(accelerate)} is unknown; give stan, stan:auto, stan:0.25,0.5,1 or none")
     if text == "auto":
         return "auto"
-    try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
+    rates = tuple(rate for rate in map(typed_number, text.split(",")) if rate is not None)
+    if len(rates) <= text.count(","):
         raise UsageError(
             f"--accelerate {brief(accelerate)} names no rates; give stan:auto, or a rate for each rung from the lowest "
             "to the top, such as stan:0.25,0.5,1"
-        ) from None
+        )
     if len(rates) < 2:
         raise UsageError(
             f"--accelerate {accelerate} is one rate for all rungs; give --accelerate stan --rate {text}, or several "

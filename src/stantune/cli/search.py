@@ -458,6 +458,8 @@ def _setting(objective: Objective, text: str) -> dict[str, Any]:
             raise UsageError(
                 f"--enqueue {brief(text)} holds {brief(assignment)!r}, which is no assignment; write NAME=VALUE,…"
             )
+        if name.strip() in setting:
+            raise UsageError(f"--enqueue {brief(text)} gives {brief(name.strip())} twice; give each parameter once")
         setting[name.strip()] = objective.space.parse(name.strip(), value.strip())
     return setting
 

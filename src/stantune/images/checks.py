@@ -43,7 +43,7 @@ def warn_of_other_classes(name: str, train: Tensor, validation: Tensor) -> None:
     trained, held = (set(torch.unique(part).tolist()) for part in (train, validation))
     if trained != held:
         warnings.warn(
-            f"problem {name!r}: hold_out='last' holds out {len(held)} classes and leaves {len(trained)} to train on, "
+            f"problem {name!r}: hold_out='last' holds out {_classes(len(held))} and leaves {len(trained)} to train on, "
             f"of which {len(trained & held)} are the same, as where samples are sorted by class; give "
             "hold_out='stratified', or shuffle the samples",
             StanWarning,
@@ -300,3 +300,7 @@ def _check_targets(what: str, loss: Loss, targets: Tensor) -> None:
             raise UsageError(f"{what} hold the class {int(counted.min())}; count classes from 0")
     elif loss.targets == "labels" and not bool(((targets == 0) | (targets == 1)).all()):
         raise UsageError(f"{what} hold other values than 0 and 1, and the loss {loss.name!r} takes those; give 0 and 1")
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"

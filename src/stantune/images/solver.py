@@ -267,7 +267,8 @@ def _layer_decay(setting: Mapping[str, Any], parameter_names: Iterable[str]) -> 
             layer = key.removesuffix(LAYER_DECAY_SUFFIX)
             if layer not in layers:
                 raise UsageError(
-                    f"The setting has {key}, but the model has no layer {layer}: take {', '.join(layers)}."
+                    f"The setting has {key}, but the model has no layer {layer!r}: take "
+                    f"{', '.join(each + LAYER_DECAY_SUFFIX for each in layers)}."
                 )
             decay[layer] = number(f"The setting's {key}", value)
     return decay
