@@ -36,7 +36,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 MARKS = {"not run", "needs", "slow", "theirs", "ours"}
-KINDS = {"", "json", "python", "sh", "text"}
+KINDS = {"", "json", "python", "sh", "text", "toml"}
 NOT_RUN = {"cluster.md": 0, "coming-from.md": 0, "lightning.md": 0, "objectives.md": 0, "own-code.md": 1}
 COUNT = re.compile(r"<!-- count: (?P<of>[^\n]*?) -->(?P<said>.*?)\n\n", re.DOTALL)
 # Runs the blocks of a page one after the other, in one namespace, as a reader would who types them in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable
@@ -137,6 +138,14 @@ def test_bad_files(
     assert done.err.count("\n") == 1
     assert all(part in done.err for part in holds), done.err
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_file_of_the_docs(stantune: Stantune, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    [said] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    done = stantune("search", "--config", written(tmp_path, said), "--show-config")
+    assert (done.code, done.err) == (0, "")
+    assert tomllib.loads(done.out).items() >= {**tomllib.loads(said), "rate": "0.25"}.items()
 
 
 def test_files_that_cannot_be_read(stantune: Stantune, tmp_path: Path) -> None:
