@@ -15,6 +15,7 @@ import torch
 
 import stantune as st
 from stantune.errors import UsageError
+from stantune.images.problems import BUILT_IN
 from stantune.machine import this_machine
 from stantune.outcome import Cost
 from stantune.report.page import searched
@@ -23,12 +24,14 @@ from stantune.report.page.entries import SIDE, _middle
 from stantune.report.page.foretold import foretold
 from stantune.report.page.page import page
 from stantune.report.page.profiled import profile_for
+from stantune.report.page.repeating import call_of
 from stantune.report.page.sentences import sentences
 from stantune.report.page.writing import write_report
 from stantune.report.profile import LayerProfile, PatternProfile, ProfileResult
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.session import SearchState
+from stantune.study import compose
 from tests import tiny_problem
 
 
@@ -94,6 +97,44 @@ def test_where_it_ran_is_on_the_page(result: st.SearchResult, report: Path) -> N
     text = report.read_text(encoding="utf-8")
     for value in (*search.machine.values(), search.digest):
         assert f"<td>{value}</td>" in text
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"stan": st.Stan(rate=0.25, period=2, tail=5, iterations=27, layers=("*",)), "finalists": 2, "mode": "async"},
+        {"stan": st.Stan(period=9, layers=("1",)), "rates": (0.25, 0.5, 1.0), "brackets": 2, "seed": 7},
+        {"fixed": {"momentum": 0.5}, "enqueue": ({"lr": 0.25, "momentum": 0.5},), "sampler": "tpe", "lag": 4},
+    ],
+    ids=["asynchronous", "rates", "exact"],
+)
+def test_the_call_is_that_of_the_search(asked: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"max_resource": 27, "min_resource": 3, **asked}
+    what, settings = compose(tiny_problem.problem, **given)
+    identity = json.loads(json.dumps(settings.identity(what)))
+    call = call_of(settings, identity, Path("there"))
+    *_, last = call.splitlines()
+    assert call.startswith("from stantune import Stan, tune\n" if "stan" in asked else "from stantune import tune\n")
+    found: dict[str, Any] = {}
+    eval(last, {"tune": lambda what, **named: found.update(named), "Stan": st.Stan, "tiny": tiny_problem.problem})
+    assert (found.pop("out"), found.pop("threads")) == ("there", 1)
+    again, repeated = compose(tiny_problem.problem, **found)
+    assert repeated.identity(again) == settings.identity(what)
+    assert repeated.finalists == settings.finalists
+
+
+def test_a_built_in_problem_is_named_in_the_call() -> None:
+    what, settings = compose(BUILT_IN["lenet"], max_resource=27, stan=st.Stan(rate=0.5, layers=("conv2",)))
+    identity = settings.identity(what)
+    assert call_of(settings, identity, Path("a")).splitlines() == [
+        "from stantune import Stan, tune",
+        "from stantune.images.problems import BUILT_IN",
+        "",
+        "tune(BUILT_IN['lenet'], max_resource=27, min_resource=9, stan=Stan(rate=0.5, period=1, pretrain=0, tail=0, "
+        "pattern='auto', layers=('conv2',)), seed=0, threads=1, out='a')",
+    ]
+    planned = call_of(settings, {**identity, "plan": {"conv2": ["rows"]}}, Path("a"))
+    assert "Stan(rate='auto', pretrain=0" in planned
 
 
 def decoded(maps: list[str]) -> torch.Tensor:

@@ -131,7 +131,7 @@ def _figures(drawn: Sequence[Picture], pictures: list[Picture], place: int | Non
         found.append(
             f'<figure{wide}><h3>{escape(picture.title)}</h3><div class="tools">{boxes}</div>'
             f'<div class="picture" role="img" aria-label="{escape(picture.title)}" data-picture="{len(pictures)}"{of} '
-            f'data-name="{picture.name}" style="height:{picture.layout.get("height", 380)}px"></div>'
+            f'data-name="{picture.name}" style="height:{picture.layout.get("height", 380)}px;--axes:{len(picture.data[0].get("dimensions", ()))}"></div>'
             f'<output class="setting"></output><figcaption>{escape(picture.caption)}</figcaption></figure>'
         )
         pictures.append(picture)
@@ -223,7 +223,7 @@ def _again(search: SearchNumbers) -> str:
     where = [["seed", str(search.summary.seed)], ["digest", search.digest], *map(list, search.machine.items())]
     return (
         f"<pre>{escape(search.call)}</pre>"
-        + paragraphs(["What was searched is in the call by its name, with the code that it was begun with."])
+        + paragraphs(["Where it is none of the built-in ones, what was searched is in the call by its name alone."])
         + table(["", "as it ran last" if search.machine else ""], where)
         + f"<details><summary>All that the result depends on</summary>{table(['', ''], rows)}</details>"
         + f"<details><summary>The space</summary>{table(['parameter', ''], space)}</details>"

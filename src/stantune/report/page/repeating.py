@@ -22,12 +22,13 @@ _DEFAULTS: dict[str, Any] = {
     "validation": "all",
     "enqueue": (),
     "fixed": {},
+    "finalists": 1,
     "device": "cpu",
 }
 
 
 def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Path) -> str:
-    """Return the call of `tune`; what was searched is in it by its name alone."""
+    """Return the call of `tune`, with its imports; what was searched is in it by its name, unless it is built in."""
     given: dict[str, Any] = {"max_resource": settings.max_resource, "min_resource": settings.min_resource}
     for name, default in _DEFAULTS.items():
         value = getattr(settings, "plan_name" if name == "plan" else name)
@@ -37,12 +38,35 @@ def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Pa
             given[name] = value if isinstance(value, str | int | tuple | dict) else _Name(getattr(value, "name", ""))
     if settings.start is not None:
         given["start_from"] = _Name(settings.start.label)
-    stan = identity.get("stan") or {name: identity.get(name) for name in _STAN}
-    if identity.get("accelerate") not in (None, "none") and stan:
-        fields = ", ".join(f"{name}={value!r}" for name, value in stan.items() if value is not None)
+    imports = ["from stantune import tune"]
+    if identity.get("accelerate") not in (None, "none") and (stan := _stan(settings, identity)):
+        fields = ", ".join(f"{name}={value!r}" for name, value in stan.items())
         given["stan"] = _Name(f"Stan({fields})")
+        imports = ["from stantune import Stan, tune"]
     given |= {"seed": settings.seed, "threads": settings.threads, "out": str(directory)}
-    return f"tune({identity.get('problem')}, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    what = identity.get("problem")
+    if _of_images(identity) and "made-of" not in identity:
+        what = f"BUILT_IN[{what!r}]"
+        imports.append("from stantune.images.problems import BUILT_IN")
+    call = f"tune({what}, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    return "\n".join([*imports, "", call])
+
+
+def _of_images(identity: Mapping[str, Any]) -> bool:
+    return "pattern" in identity and "batch-size" in identity
+
+
+def _stan(settings: SearchSettings, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of STAN's settings that were given."""
+    fields = dict(identity.get("stan") or {name: identity.get(name) for name in _STAN})
+    if isinstance(identity.get("plan"), Mapping):
+        # The planner's: with a new table it decides anew, with this one the plan is that of before.
+        fields |= {"rate": "auto", "period": None}
+    if fields.get("layers") is not None:
+        fields["layers"] = tuple(fields["layers"])
+    if fields.get("tail"):
+        fields["iterations"] = settings.max_resource
+    return {name: value for name, value in fields.items() if value is not None and name != "plan"}
 
 
 class _Name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -55,7 +56,7 @@ def write_report(
         summary = summarise(search.objective, search.settings, search.state)
         searches.append(
             search_numbers(
-                *search,
+                *search._replace(settings=replace(search.settings, finalists=seen.finalists)),
                 path.absolute(),
                 seen.state,
                 summary=summary,
