@@ -127,11 +127,12 @@ def _figures(drawn: Sequence[Picture], pictures: list[Picture], place: int | Non
             for axis in picture.logarithmic
         )
         of = "" if place is None else f' data-search="{place}"'
+        axes = len(picture.data[0].get("dimensions", ()))
         wide = ' class="wide"' if picture.name in _WIDE else ""
         found.append(
             f'<figure{wide}><h3>{escape(picture.title)}</h3><div class="tools">{boxes}</div>'
             f'<div class="picture" role="img" aria-label="{escape(picture.title)}" data-picture="{len(pictures)}"{of} '
-            f'data-name="{picture.name}" style="height:{picture.layout.get("height", 380)}px;--axes:{len(picture.data[0].get("dimensions", ()))}"></div>'
+            f'data-name="{picture.name}" style="height:{picture.layout.get("height", 380)}px;--axes:{axes}"></div>'
             f'<output class="setting"></output><figcaption>{escape(picture.caption)}</figcaption></figure>'
         )
         pictures.append(picture)
