@@ -71,6 +71,11 @@ class Numbers:
         return Trainer(self)
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """What a template imports, of which workers are then copies; none where NUMBERS_MODULES names none."""
+        return tuple(os.environ.get("NUMBERS_MODULES", "").split())
+
+    @property
     def order(self) -> Order:
         """What worker processes are given."""
         return Order(self, Place())

@@ -102,6 +102,15 @@ class ProblemObjective:
         with _going_on(self.problem):
             return self.problem.load(self.data)
 
+    @property
+    def shares_data(self) -> bool:
+        """Whether `load` runs no code but ours, so that a process may do it once for all workers."""
+        return self.source is not None and self.source in BUILT_IN
+
+    def load(self) -> None:
+        """Have the data in memory."""
+        _ = self.splits
+
     def compared_by(self, share: float) -> tuple[Splits, float]:
         """Return the data with a share of the validation samples, and the share that they are: few are not divided."""
         whole = self.splits

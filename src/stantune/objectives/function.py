@@ -71,6 +71,11 @@ class FunctionObjective:
                 "Stan a number, such as 0.5"
             )
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What its trainer takes long to import."""
+        return ("stantune.objectives.trainer",)
+
     def __call__(self, run: Run) -> object:
         """Call the function."""
         return self.function(run)

@@ -19,6 +19,29 @@ class Order:
     objective: Objective
     place: Place
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """What a process may import beforehand: no code of the user's, which may begin threads."""
+        own = type(self.objective).__module__
+        package = __name__.partition(".")[0]
+        named = (own, *getattr(self.objective, "modules", ()))
+        return tuple(name for name in named if name.partition(".")[0] == package)
+
+    @property
+    def copies(self) -> bool:
+        """Whether workers may be copies of a process that has imported these: not where a device is in use."""
+        return self.place.device == "cpu" and bool(self.modules)
+
+    @property
+    def shares(self) -> bool:
+        """Whether the objective has data that are loaded without the user's code, and by one thread; see `load`."""
+        return self.place.threads == 1 and bool(getattr(self.objective, "shares_data", False))
+
+    def load(self) -> None:
+        """Load what all workers share, as each would."""
+        self(0)
+        self.objective.load()  # type: ignore[attr-defined]  # it says that it has data
+
     def __call__(self, number: int) -> Trainer:
         """Make the trainer of the worker with this number; raises StantuneError where that cannot be."""
         return self.objective.trainer(replace(self.place, number=number))

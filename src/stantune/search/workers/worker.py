@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -53,20 +52,20 @@ class Broken(NamedTuple):
     error: StantuneError
 
 
-def work(connection: Connection, order: bytes, place: int) -> None:
+def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], place: int) -> None:
     """Train what comes over the connection; the body of a worker process.
 
     Args:
         connection: to the process that gives the segments. When that is gone, for whatever reason, this process ends.
-        order: pickled; makes the trainer of the worker with the number that it is given.
+        order: gives what makes the trainer of the worker with the number that it is given.
         place: this worker's number.
     """
     # First of all: from here on there is no way to be left behind.
     inbox = _Inbox(connection)
-    _settle()
+    settle()
     with contextlib.suppress(OSError):  # nobody is there any more
         try:
-            trainer: Trainer = pickle.loads(order)(place)
+            trainer = order()(place)
         except StantuneError as error:
             connection.send(Broken(error))
             return
@@ -112,8 +111,11 @@ class _Inbox:
             os._exit(1)
 
 
-def _settle() -> None:
-    """Make this process one that only its parent ends, and that takes nothing with it."""
+def settle(favourite: bool = True) -> None:
+    """Make this process one that only its parent ends, and that takes nothing with it.
+
+    Where memory runs out, a `favourite` is ended before others.
+    """
     # Ctrl-C and a terminal's end go to all its processes, and a batch system's SIGTERM to all of a job; the parent
     # decides what comes of it. It has started this process with these signals blocked.
     for number in ENDING:
@@ -128,7 +130,8 @@ def _settle() -> None:
             os._exit(1)
         # Where memory runs out, the system is to end this process and not the one that keeps the trial table.
         with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text("500")
+            if favourite:
+                Path("/proc/self/oom_score_adj").write_text("500")
     # What the user's network prints is no part of what the command prints (JSON, perhaps).
     sys.stdout.flush()
     os.dup2(2, 1)

@@ -6,11 +6,13 @@ import collections
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -22,6 +24,7 @@ from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.starting import starting
+from stantune.search.workers.template import Template, TemplateCopy, can_copy
 from stantune.search.workers.worker import Broken, Moved, Over, Ready, Stop, work
 
 POLL_SECONDS = 0.1
@@ -57,7 +60,7 @@ class Limits:
 class _Worker:
     """A process, the connection to it, and what it is at; `heard` is when it last gave a sign of life."""
 
-    process: SpawnProcess
+    process: SpawnProcess | TemplateCopy
     connection: Connection
     ready: bool = False
     segment: Segment | None = None
@@ -77,6 +80,10 @@ class Workers:
         # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch;
         # and by cloudpickle, which knows what to do with functions of scripts and notebooks.
         self._order = cloudpickle.dumps(order)
+        self._template: Template | None = None
+        # Of one worker there is nothing to share.
+        self._copies = count > 1 and can_copy() and bool(getattr(order, "copies", False))
+        self._modules, self._shares = getattr(order, "modules", ()), bool(getattr(order, "shares", False))
         self._limits = limits or Limits()
         self._places: list[_Worker | None] = [None] * count
         self._stillborn = 0
@@ -103,6 +110,9 @@ class Workers:
             worker.process.kill()
             worker.process.join()
         self._places = [None] * self.capacity
+        if self._template is not None:
+            self._template.close()
+            self._template = None
 
     def submit(self, segment: Segment) -> None:
         """See Executor."""
@@ -209,20 +219,42 @@ class Workers:
 
     def _start(self, place: int, segment: Segment) -> None:
         ours, theirs = _SPAWN.Pipe()
-        # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
-        process = _SPAWN.Process(target=work, args=(theirs, self._order, place), name=f"stantune worker {place}")
-        with starting():
-            try:
-                process.start()
-            except OSError as error:
-                raise StantuneError(
-                    f"worker process {place} of {self.capacity} cannot be started ({error.strerror or error}); give "
-                    "fewer `workers`"
-                ) from error
+        process: SpawnProcess | TemplateCopy
+        try:
+            process = self._copy(theirs, place) or self._spawned(theirs, place)
+        except OSError as error:
+            raise StantuneError(
+                f"worker process {place} of {self.capacity} cannot be started ({error.strerror or error}); give "
+                "fewer `workers`"
+            ) from error
         theirs.close()
         worker = self._places[place] = _Worker(process, ours, segment=segment)
         # Where it is dead already, that is noticed in its turn.
         _give(worker, segment)
+
+    def _spawned(self, connection: Connection, place: int) -> SpawnProcess:
+        """Start a worker's process anew; raises OSError."""
+        # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
+        give = partial(pickle.loads, self._order)
+        process = _SPAWN.Process(target=work, args=(connection, give, place), name=f"stantune worker {place}")
+        with starting():
+            process.start()
+        return process
+
+    def _copy(self, connection: Connection, place: int) -> TemplateCopy | None:
+        """Start a worker's process as a copy; None where there are none, or that was tried in vain. Raises OSError."""
+        if not self._copies or self._stillborn:
+            return None
+        if self._template is not None and not self._template.usable:
+            self._template.close()
+            self._template = None
+        if self._template is None:
+            self._template = Template(self._order, self._modules, self._shares)
+        try:
+            return self._template.start(connection, place)
+        except OSError:
+            # It was killed just now.
+            return None
 
     def _bury(self, place: int, patience: float = 0.0) -> str:
         """End a worker that has not ended within `patience` seconds; return how it ended."""
@@ -251,7 +283,7 @@ def _give(worker: _Worker, segment: Segment) -> bool:
     return True
 
 
-def _resident(process: SpawnProcess) -> int:
+def _resident(process: SpawnProcess | TemplateCopy) -> int:
     """Return the bytes of memory that a process uses; 0 where it is gone."""
     try:
         pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])

@@ -1,0 +1,145 @@
+"""Workers that are copies of one process: really copies, and nothing else is another for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from numbers_objective import Numbers
+
+from stantune.images.objective import ProblemObjective
+from stantune.images.problems import find
+from stantune.protocols import Place, Segment
+from stantune.search.loop import search
+from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import InProcess
+from stantune.search.workers.order import Order
+from stantune.search.workers.template import Template, TemplateCopy
+from stantune.search.workers.workers import Workers
+from stantune.stan.config import Stan
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are copies on Linux alone")
+SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
+
+
+@pytest.fixture
+def copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBERS_MODULES", "stantune.errors")
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("copied")
+def test_workers_are_copies_of_one_process_and_it_may_be_killed(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    directory = SearchDirectory(plain)
+    with directory.locked():
+        undisturbed = search(Numbers(plain), SETTINGS, directory, InProcess(Numbers(plain).order(0)))
+    place = tmp_path / "copies"
+    place.mkdir()
+    templates: list[int] = []
+    numbers = Numbers(place, pause=0.005)
+    directory = SearchDirectory(place)
+    with directory.locked(), Workers(numbers.order, 2) as workers:
+
+        def kill_template() -> bool:
+            living = [worker.process for worker in workers._living() if worker.ready]
+            if len(living) == 2 and not templates:
+                assert all(isinstance(process, TemplateCopy) for process in living)
+                [template] = {parent(process.pid) for process in living if process.pid}
+                assert parent(template) == os.getpid()
+                templates.append(template)
+                os.kill(template, signal.SIGKILL)
+            return False
+
+        state = search(numbers, SETTINGS, directory, workers, stop_early=kill_template)
+    assert templates
+    assert state.complete
+    assert [row.errors for row in state.rows] == [row.errors for row in undisturbed.rows]
+    causes = {failure.cause for row in state.rows for failure in row.failures}
+    assert causes == {"its worker process was killed by SIGKILL"}
+
+
+@pytest.fixture
+def template() -> Iterator[Callable[[list[str]], Template]]:
+    made: list[Template] = []
+
+    def make(modules: list[str]) -> Template:
+        made.append(Template(cloudpickle.dumps(Order(Numbers(), Place())), modules, shares=False))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(("modules", "copied"), [([], True), (["no_such_module"], True), (["begins_a_thread"], False)])
+def test_only_what_has_one_thread_is_copied(
+    template: Callable[[list[str]], Template], modules: list[str], copied: bool
+) -> None:
+    ours, theirs = get_context("spawn").Pipe()
+    copy = template(modules).start(theirs, 0)
+    theirs.close()
+    wait_for(lambda: copy.pid is not None or not copy.is_alive())
+    assert (copy.pid is not None) == copied
+    # It leaves as the other side does.
+    ours.close()
+    copy.join(20)
+    assert copy.exitcode == 1
+
+
+def test_killed_before_it_is_there(template: Callable[[list[str]], Template]) -> None:
+    _, theirs = get_context("spawn").Pipe()
+    copy = template([]).start(theirs, 0)
+    copy.kill()
+    copy.join(0)
+    assert not copy.is_alive()
+
+
+def test_what_is_copied_of_what() -> None:
+    built_in = ProblemObjective(find("lenet"), source="lenet")
+    order = Order(built_in, Place(threads=1))
+    assert (order.copies, order.shares) == (True, True)
+    # Others might begin threads, or draw numbers otherwise than one thread does.
+    assert not Order(ProblemObjective(find("lenet")), Place(threads=1)).shares
+    assert not Order(built_in, Place(threads=2)).shares
+    assert not Order(built_in, Place(threads=1, device="cuda")).copies
+    assert not Order(Numbers(), Place()).copies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copies", [True, False])
+def test_bits_do_not_depend_on_how_workers_start(tmp_path: Path, copies: bool) -> None:
+    objective = ProblemObjective(find("lenet"), Stan(rate=0.5), source="lenet")
+    segments = [
+        Segment(number, {"lr": 0.05}, 0, 3, 7 + number, tmp_path / f"{number}.pt", bracket=0) for number in range(2)
+    ]
+    with Workers(Order(objective, Place(threads=1)), 2) as workers:
+        workers._copies = copies
+        for segment in segments:
+            workers.submit(segment)
+        ended = [*workers.finished(lambda: False, lambda segment, done: None)]
+        while len(ended) < 2:
+            ended += workers.finished(lambda: False, lambda segment, done: None)
+    alone = objective.trainer(Place(threads=1))
+    for segment, how in sorted(ended, key=lambda each: each.segment.trial):
+        other = Segment(**{**vars(segment), "checkpoint": tmp_path / f"alone-{segment.trial}.pt"})
+        assert alone.train(other, lambda: False, lambda done: None) == how
