@@ -113,7 +113,7 @@ def test_extras_are_told_with_versions_or_the_install_line(monkeypatch: pytest.M
     for field, value in (
         ("Provides-Extra", "there"),
         ("Provides-Extra", "half"),
-        ("Provides-Extra", "test"),
+        *(("Provides-Extra", name) for name in ("dev", "docs", "docs-test", "models", "test")),
         ("Requires-Dist", "torch>=2"),
         ("Requires-Dist", "torch>=2.2; extra == 'there'"),
         ("Requires-Dist", 'torch; extra == "half"'),

@@ -25,7 +25,7 @@ from stantune.runtime import keeps_buffers
 
 PACKAGE = "stantune"
 # Extras for the package's own developers.
-FOR_DEVELOPERS = ("dev", "test")
+FOR_DEVELOPERS = ("dev", "docs", "docs-test", "models", "test")
 # Vector instructions by the names that Linux has for them, in the order in which processors got them.
 VECTORS = (
     "sse2",
