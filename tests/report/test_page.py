@@ -26,6 +26,7 @@ from stantune.report.page.sentences import sentences
 from stantune.report.page.writing import write_report
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
+from tests import tiny_problem
 
 ODD = "</script><script>document.title='taken'</script><b>x</b>"
 SPACE = st.Space(
@@ -393,3 +394,24 @@ def test_a_browser_draws_it_all_without_a_complaint(
     assert cells[0] == str(best.number)
     assert float(cells[4]) == float(f"{best.value:.6g}")
     assert "&lt;b&gt;x&lt;/b&gt;" in "".join(rows)
+
+
+def test_a_browser_draws_the_maps_of_layers(
+    tmp_path: Path, browsed: Callable[[Path], tuple[_Scripts, str, str]]
+) -> None:
+    found = st.tune(
+        tiny_problem.problem,
+        stan=st.Stan(rate=0.5),
+        max_resource=6,
+        min_resource=2,
+        fixed={"lr": 1e-3, "momentum": 0.5},
+        brackets=1,
+        device="cpu",
+        out=tmp_path / "tiny",
+    )
+    _, dom, said = browsed(found.report())
+    assert said == ""
+    # Of three images the image itself, what is computed, the exact and the filled output, and the errors.
+    drawn = dom.partition('<div class="maps"')[2].partition("<figcaption>")[0]
+    assert re.findall(r'<canvas width="(\d+)" height="(\d+)"', drawn) == [("8", "8")] * 15
+    assert re.findall("<span>(.*?)</span>", drawn) == ["image", "computed", "exact", "filled", "errors"]
