@@ -70,6 +70,13 @@ def test_what_is_typed_is_shown_as_a_file_would_say_it(stantune: Stantune, tmp_p
     assert "# trials = N\n" in by_file.out
 
 
+def test_it_is_on_standard_output_also_where_the_result_would_be(stantune: Stantune) -> None:
+    shown = stantune("search", "lenet", "--json", "-", "--show-config")
+    assert (shown.code, shown.err) == (0, "")
+    assert tomllib.loads(shown.out)["json"] == "-"
+    assert shown.out.replace('json = "-"', "# json = FILE") == stantune("search", "lenet", "--show-config").out
+
+
 def test_the_command_line_wins(stantune: Stantune, tmp_path: Path) -> None:
     text = 'problem = "lenet"\nset = ["lr=0.1"]\nquick = true\nseed = 3\neta = 4'
     file = written(tmp_path, text)
@@ -119,6 +126,11 @@ REFUSED = [
     ('json = "/no/such/folder/x.json"', (), ("--json", "cannot be written", "says json = ")),
     ('problem = "lenett"', None, ("'lenett'", "did you mean lenet?", 'says problem = "lenett")')),
     ('problem = "cq"', (), ('search.toml says problem = "cq"', "the command lenet", "leave one of them out")),
+    (
+        'checkpoints = "s3://me:secret@host/db"',
+        (),
+        ("--checkpoints s3://me:***@host/db is for a Ray cluster", 'says checkpoints = "s3://me:***@host/db")'),
+    ),
     # No such files.
     ("max-iterations = ", (), ("--config", "is no TOML", "Invalid value", "max-iterations = 600")),
     ("seed = 1\nseed = 2", (), ("is no TOML", "overwrite a value")),
@@ -137,6 +149,7 @@ def test_bad_files(
     assert done.out == ""
     assert done.err.count("\n") == 1
     assert all(part in done.err for part in holds), done.err
+    assert "secret" not in done.err
     assert list(tmp_path.iterdir()) == [file]
 
 

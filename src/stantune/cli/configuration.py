@@ -108,7 +108,7 @@ def read_options(file: Path, keys: Mapping[str, Key]) -> dict[str, Any]:
 def options_text(
     values: Mapping[str, Any], keys: Mapping[str, Key], head: str, left_out: Collection[str] = (), shared: bool = False
 ) -> str:
-    """Return options as a TOML file that `read_options` reads as they are.
+    """Return options as the lines of a TOML file that `read_options` reads as they are.
 
     Args:
         values: by parameters; None for what has none.
@@ -123,7 +123,7 @@ def options_text(
     for parameter, key in by_parameter.items():
         sections[panels.get(parameter, "")].append(_line(key, values.get(parameter), shared))
     titled = ["\n".join([f"# {panel}", *lines] if panel else lines) for panel, lines in sections.items() if lines]
-    return "\n\n".join([f"# {head}", *titled]) + "\n"
+    return "\n\n".join([f"# {head}", *titled])
 
 
 class ConfiguredCommand(PanelledCommand):
@@ -241,18 +241,18 @@ def _line(key: Key, value: Any, shared: bool) -> str:
     texts = [str(one) for one in (value if isinstance(value, Sequence) and not isinstance(value, str) else [value])]
     if any(encodable(text) != text for text in "\n".join(texts).split("\0")):
         return f"# {key.name} has a value that is no text in UTF-8"
-    if shared and _are_secret(texts):
+    if shared and any(_masked(text) != text for text in texts):
         return f"# {key.name} has a password, which is kept nowhere"
     return f"{key.name} = {_toml(value)}"
 
 
-def _are_secret(texts: Sequence[str]) -> bool:
-    urls = [text for text in texts if "://" in text]
-    if not urls:
-        return False
+def _masked(text: str) -> str:
+    """Return a text without its password, if it is a URL that has one."""
+    if "://" not in text:
+        return text
     from stantune.search.table.masking import without_password
 
-    return any(without_password(url) != url for url in urls)
+    return without_password(text)
 
 
 def _toml(value: Any) -> str:
@@ -267,7 +267,9 @@ def _toml(value: Any) -> str:
 
 
 def _written(value: Any) -> str:
-    """Return a value of a file as it stands there, or nearly so."""
+    """Return a value of a file as it stands there, or nearly so; without a password."""
+    if isinstance(value, str):
+        value = _masked(value)
     plain = isinstance(value, str | bool | int | float) or (
         isinstance(value, list) and all(isinstance(one, str | bool | int | float) for one in value)
     )

@@ -251,9 +251,12 @@ def write_json(result: BaseModel, target: str | None) -> None:
     Raises:
         StantuneError: the file cannot be written.
     """
-    if target is None:
-        return
-    text = result.model_dump_json(indent=2)
+    if target is not None:
+        write_text(result.model_dump_json(indent=2), target)
+
+
+def write_text(text: str, target: str) -> None:
+    """Write a text where --json says; raises StantuneError where it cannot be written."""
     try:
         if target == "-":
             print_result(text)

@@ -145,7 +145,11 @@ def search(
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
     if show_config:
-        print(all_options(ctx), end="")
+        if json == "-":
+            # Standard output is free, since nothing is run; all other prints go to standard error by now.
+            o.write_text(all_options(ctx), json)
+        else:
+            print(all_options(ctx))
         return
     o.say_loading("PyTorch and the problem", json)
     from stantune.quantities import parse_duration
@@ -228,7 +232,7 @@ def _watching(console: Console, directory: SearchDirectory, asked: str) -> Itera
 
         def job(self, job: Training, progress: Progress) -> None:
             if not self.kept:
-                directory.write_options(asked)
+                directory.write_options(f"{asked}\n")
                 self.kept = True
 
     with watching(console) as view:
