@@ -134,7 +134,7 @@ def test_a_problem_of_ones_own_is_given(searched: Path, tmp_path: Path, monkeypa
         st.load(searched, 7)  # type: ignore[arg-type]
     with pytest.raises(st.UsageError, match=r"there is no file nowhere\.py"):
         st.load(searched, "nowhere.py:problem")
-    with pytest.raises(st.UsageError, match="`weights`='last' are none; give final or best"):
+    with pytest.raises(st.UsageError, match="`weights`='last' is neither final nor best"):
         st.load(searched, PROBLEM, weights="last")  # type: ignore[arg-type]
     # A built-in one is known by its name; that of a name alone might be any.
     monkeypatch.setitem(BUILT_IN, "squares", PROBLEM)

@@ -58,7 +58,7 @@ def load(
         StantuneError: the search has no winner yet, or none at all.
     """
     if weights not in ("final", "best"):
-        raise UsageError(f"`weights`={shown(weights)} are none; give final or best")
+        raise UsageError(f"`weights`={shown(weights)} is neither final nor best; give one of the two")
     seen = look(checked_path("directory", directory), storage)
     identity, trained = seen.identity, _trained(seen, weights)
     if "batch-size" not in identity:

@@ -30,6 +30,7 @@ IDENTITY: dict[str, Any] = {
     "max-iterations": 9,
     "sampler-settings": {"startup": 7},
     "rate": None,
+    "layers": ["conv1", "conv*"],
     "code": "0123",
 }
 NOTE, VERSION = "dashboard:note_str:0", "dashboard:note_ver"
@@ -79,8 +80,8 @@ def test_the_study_and_its_note(store: Store) -> None:
     assert study.system_attrs == shown.get_study_system_attrs(0)
     assert study.system_attrs[NOTE] == (
         "# lenet\n\nTrials are compared by their accuracy.\n\n## Settings\n\n| setting | value |\n|---|---|\n"
-        "| max-iterations | 9 |\n| sampler-settings.startup | 7 |\n| seed | 3 |\n\n## Space\n\n"
-        "| parameter | values |\n|---|---|\n"
+        "| layers | conv1, conv\\* |\n| max-iterations | 9 |\n| sampler-settings.startup | 7 |\n| seed | 3 |\n\n"
+        "## Space\n\n| parameter | values |\n|---|---|\n"
         "| lr | float, 0.001 to 1, logarithmic |\n| act | one of relu, tanh |\n"
         "| width | integer, 2 to 8, in steps of 2, where act is relu |"
     )

@@ -136,6 +136,8 @@ def _words(parameter: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return _plain(", ".join(map(str, value)))
     return _plain(f"{value:.6g}" if isinstance(value, float) else value)
 
 
