@@ -38,7 +38,7 @@ def _in_turn(targets: Tensor, seed: int) -> Tensor:
     drawn = targets[order]
     # The k-th of the n of a class stands at (k + 1/2) / n of the way.
     way = torch.empty(len(drawn), dtype=torch.float64)
-    for each in drawn.unique():
+    for each in sorted(set(drawn.tolist())):
         places = (drawn == each).nonzero().squeeze(1)
         way[places] = (torch.arange(len(places), dtype=torch.float64) + 0.5) / len(places)
     return order[way.argsort(stable=True)]

@@ -182,6 +182,7 @@ def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares:
                     if copy is None:
                         connection.send(_Over(message.name, 1))
                     else:
+                        assert copy.pid is not None, "it was started"
                         copies[message.name] = copy
                         connection.send(_Began(message.name, copy.pid))
             for name, copy in list(copies.items()):
