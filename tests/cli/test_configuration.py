@@ -129,7 +129,7 @@ REFUSED = [
     (
         'checkpoints = "s3://me:secret@host/db"',
         (),
-        ("--checkpoints s3://me:***@host/db is for a Ray cluster", 'says checkpoints = "s3://me:***@host/db")'),
+        ("--checkpoints s3://me:***@host/db ", 'says checkpoints = "s3://me:***@host/db")'),
     ),
     # No such files.
     ("max-iterations = ", (), ("--config", "is no TOML", "Invalid value", "max-iterations = 600")),
@@ -200,7 +200,7 @@ def test_what_is_no_text_and_what_is_secret_is_left_out() -> None:
 
 def test_it_is_kept_beside_the_search(stantune: Stantune, tiny: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "search"
-    said = f'problem = "{tiny[0]}"\nmin-iterations = 6\nthreads = 1\nfinalists = 2\nout = "{out}"'
+    said = f'problem = "{tiny[0]}"\nmin-iterations = 6\nmax-iterations = 18\nthreads = 1\nfinalists = 2\nout = "{out}"'
     file = written(tmp_path, said)
     first = stantune("search", "--config", file, "--fresh", "--yes", "--seed", "5")
     assert first.code == 0, first.err
