@@ -141,12 +141,14 @@ def test_a_new_logger_is_told_all_of_a_complete_search(whole, tmp_path):
 def test_one_that_fails_is_said_once_and_told_later(whole, tmp_path):
     _, noting = whole
     out, lines = tmp_path / "run", []
-    bad, good = Noting("bad", raises_at=5), Noting("good")
-    assert tuned(out, loggers=[bad, good], say=lines.append).complete
+    bad, good, gone = Noting("bad", raises_at=5), Noting("good"), Noting("gone", raises_at=3, error=SystemExit)
+    assert tuned(out, loggers=[bad, good, gone], say=lines.append).complete
     said = [line for line in lines if line.startswith("logger ")]
     assert said == [
+        "logger gone failed and is told nothing more (SystemExit: the server is down); the search goes on, and the "
+        "same call tells it later what it missed",
         "logger bad failed and is told nothing more (ValueError: the server is down); the search goes on, and the same "
-        "call tells it later what it missed"
+        "call tells it later what it missed",
     ]
     log = (out / "messages.log").read_text()
     assert log.count(" WARNING logger bad failed") == log.count("logger bad ") == 1
@@ -188,6 +190,7 @@ def test_notes_that_are_cut_or_strange(whole, tmp_path):
         (["csv", "csv"], "`loggers` has csv twice; leave one of them out"),
         ([3], "`loggers` has 3, which is no Logger; give one, or csv, tensorboard, mlflow or wandb"),
         ([Noting], "which is no Logger; give one, or csv, tensorboard, mlflow or wandb"),
+        ([Noting("")], "`loggers` has a Noting whose name is ''; give it a text, by which a search knows it again"),
     ],
 )
 def test_bad_loggers(given, said, tmp_path):

@@ -33,6 +33,11 @@ def logger_of(given: object) -> Logger:
     if not isinstance(given, str):
         if isinstance(given, type) or not isinstance(given, Logger):
             raise UsageError(f"`loggers` has {shown(given)}, which is no Logger; give one, or {_names()}")
+        if not isinstance(given.name, str) or not given.name:
+            raise UsageError(
+                f"`loggers` has a {type(given).__name__} whose name is {shown(given.name)}; give it a text, by which a "
+                "search knows it again"
+            )
         return given
     name, equals, place = given.partition("=")
     if name not in NAMES or (equals and not place):

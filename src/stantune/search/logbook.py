@@ -122,7 +122,7 @@ class Logbook:
         """Call a logger; where that fails, it is said, and the logger told nothing more."""
         try:
             call(logger)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._loggers.remove(logger)
             self._say(
                 one_line(

@@ -170,7 +170,7 @@ def _losses(search: SearchNumbers, place: int) -> Picture | None:
     some = "" if search.losses_shown == all_ else f" {search.losses_shown} of {all_} trials are shown."
     caption = (
         "Each line is a trial's training; each point is the mean of the losses since the one before it, by how many "
-        f"there were.{some} Point at one for its setting."
+        f"there were; final trainings are not among them.{some} Point at one for its setting."
     )
     return Picture("losses", "Training losses", caption, data, layout, (*axes, "xaxis"))
 
