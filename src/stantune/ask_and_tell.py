@@ -130,6 +130,7 @@ def open_search(
     fresh: bool = False,
     retries: int = RETRIES,
     rates: Sequence[float] | Literal["auto"] = (),
+    plan: str = "hyperband",
     start_from: Path | str | None = None,
     **others: Any,
 ) -> Iterator[OpenSearch]:
@@ -138,7 +139,7 @@ def open_search(
     What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
     `result.json` is written.
     """
-    refused = sorted(others.keys() - {field.name for field in fields(SearchSettings)})
+    refused = sorted(others.keys() - {field.name for field in fields(SearchSettings)} | others.keys() & {"plan_name"})
     if refused:
         raise UsageError(
             f"`{refused[0]}` is nothing that a search by ask and tell has: your own program trains; leave it away"
@@ -153,6 +154,7 @@ def open_search(
         minimize=minimize,
         maximize=maximize,
         name=name,
+        plan=plan,
         **others,
     )
     directory = SearchDirectory(path_of(out, what), storage)

@@ -35,3 +35,12 @@ def test_nothing_is_silent_for_longer_than_a_minute(monkeypatch: pytest.MonkeyPa
     assert said[-1].startswith("trial 0, epoch 4 of 10, and 1 more: trials 2 of 3; 2 training, 0 waiting")
     lines.failure(jobs[0], "it was killed", True)
     assert (len(said), warned) == (4, ["trial 0, on its way to 10, failed (it was killed): given up"])
+
+
+def test_a_second_bracket_with_the_same_rungs_is_said_as_well() -> None:
+    said: list[str] = []
+    progress, lines = Progress((*PLAN, *PLAN), Metric("error"), "epoch"), Lines(said.append)
+    for number in (0, 1, 3, 4):
+        progress.begin(Job(number, 1, 0, 10), ROWS)
+        lines.job(Job(number, 1, 0, 10), progress)
+    assert [line.partition(",")[0] for line in said] == ["bracket 1", "bracket 1 (2)"]

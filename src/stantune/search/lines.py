@@ -26,17 +26,18 @@ class Lines(Silent):
         self._say = say
         self._warn = say if warn is None else warn
         self._said = time.monotonic()
-        self._begun: set[tuple[int, int]] = set()
+        self._begun: set[tuple[str, int]] = set()
 
     def job(self, job: Training, progress: Progress) -> None:
         """Say where another rung begins."""
         if isinstance(job, Final):
             what = f"final training of trial {job.number}"
         else:
-            if (job.bracket, job.stop) in self._begun:
+            bracket = progress.bracket_of(job)
+            if (bracket, job.stop) in self._begun:
                 return
-            self._begun.add((job.bracket, job.stop))
-            what = f"bracket {job.bracket}, rung of {job.stop} {progress.unit}s"
+            self._begun.add((bracket, job.stop))
+            what = f"bracket {bracket}, rung of {job.stop} {progress.unit}s"
         self._tell(what, progress)
 
     def iteration(self, progress: Progress) -> None:

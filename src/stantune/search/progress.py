@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from stantune.protocols import Metric
 from stantune.search.plan.coordinator import rungs
-from stantune.search.plan.hyperband import Bracket, stops_of
+from stantune.search.plan.hyperband import Bracket, place_of, stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.standings import Status, incumbent, status
 from stantune.search.plan.values import Job, Training, TrialRow
@@ -72,6 +72,11 @@ class Progress:
         """A running job has failed, and is to be begun again."""
         del self._running[job]
         self.retried += 1
+
+    def bracket_of(self, job: Job) -> str:
+        """Return a name for the bracket of a trial: its s, and of several with that s which one, from the second on."""
+        before = sum(bracket.s == job.bracket for bracket in self._plan[: place_of(self._plan, job.number)])
+        return f"{job.bracket} ({before + 1})" if before else str(job.bracket)
 
     @property
     def running(self) -> Mapping[Training, int]:

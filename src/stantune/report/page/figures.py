@@ -260,7 +260,12 @@ def _flow(search: SearchNumbers) -> Picture | None:
     rungs = [rung for rung in search.flow if _members(rung)]
     if not rungs:
         return None
-    names = [f"bracket {rung.bracket}, {rung.iterations}" for rung in rungs]
+    names = list[str]()
+    for rung in rungs:
+        name = f"bracket {rung.bracket}, {rung.iterations}"
+        # A measured plan may have several brackets with the same rungs.
+        before = sum(name in (other, other.partition(" (")[0]) for other in names)
+        names.append(f"{name} ({before + 1})" if before else name)
     data = []
     for kind in ("promoted", "finished", "dropped", "diverged", "failed", "open"):
         counts = [getattr(rung, kind) for rung in rungs]
