@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
+import zipfile
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -309,6 +312,16 @@ def test_choices_that_no_trial_had_are_named_without_a_picture(report: Path) -> 
 def test_script_and_style_are_in_the_package() -> None:
     for name in ("page.js", "page.css"):
         assert files("stantune.report.page").joinpath(name).is_file()
+
+
+@pytest.mark.slow
+def test_a_wheel_has_script_and_style(tmp_path: Path) -> None:
+    # Without the native library, which takes minutes; the build backend comes from the package index.
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-C", "wheel.cmake=false", "-w", str(tmp_path)]
+    subprocess.run([*command, str(Path(__file__).parents[2])], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"stantune/report/page/{name}" for name in ("page.js", "page.css", "page.py")} <= names
 
 
 def test_the_page_can_be_used_by_keyboard(report: Path) -> None:
