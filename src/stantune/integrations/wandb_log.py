@@ -41,7 +41,7 @@ class WandbLogger:
         last = max(logged, default=0)
         for iterations, metrics in segment.measured.items():
             # Where losses are told by their number, what was measured stands beside the last of them.
-            step = last if logged and iterations == segment.iterations else iterations
+            step = last if segment.losses and iterations == segment.iterations else iterations
             logged.setdefault(step, {}).update({**metrics, self._search.unit: iterations})
         with self._open(training) as run:
             for step in sorted(logged):
