@@ -29,6 +29,7 @@ from stantune.report.page.page import page
 from stantune.report.page.profiled import profile_for
 from stantune.report.page.repeating import call_of
 from stantune.report.page.sentences import sentences
+from stantune.report.page.times import off_by
 from stantune.report.page.writing import write_report
 from stantune.report.profile import LayerProfile, PatternProfile, ProfileResult
 from stantune.search.plan.hyperband import plan
@@ -86,7 +87,7 @@ def test_the_estimate_is_said_in_words(report: Path) -> None:
     assert search.foretold is not None
     seconds = search.summary.seconds
     assert search.foretold.taken == pytest.approx(seconds.training + seconds.evaluation)
-    for taken, words in ((75.0, "25% less"), (150.0, "50% more"), (100.0, "as long")):
+    for taken, words in ((75.0, "25% less"), (150.0, "50% more"), (100.0, "as long"), (1234.0, "12.3 times as long")):
         told = search.foretold.model_copy(update={"seconds": 100.0, "taken": taken})
         said = sentences(search.model_copy(update={"foretold": told}))
         assert any("was to take about 1 min 40 s; it took " in line and f", {words}." in line for line in said), said
@@ -242,7 +243,7 @@ def test_predicted_times_are_beside_the_measured_ones(result: st.SearchResult, t
     assert [layer.saved for layer in search.profiled.layers] == [pytest.approx(0.003), None]
     assert search.stan is not None
     assert search.stan.reduced_seconds is not None
-    off = f"{search.stan.reduced_seconds / search.profiled.seconds_reduced - 1:+.0%}"
+    off = off_by(search.stan.reduced_seconds, search.profiled.seconds_reduced)
     text = out.read_text(encoding="utf-8")
     assert f"<td>7 ms</td><td>{off}</td>" in text
     assert "<td>rows or columns</td><td>7 ms</td><td>3 ms</td>" in text
@@ -279,6 +280,16 @@ def test_a_file_that_is_no_profile_of_the_searches_is_refused(result: st.SearchR
     with pytest.raises(UsageError, match="cannot be read"):
         write_report([result.path], tmp_path / "page.html", profiles=[tmp_path / "none.json"])
     assert not (tmp_path / "page.html").exists()
+
+
+def test_how_far_a_time_is_off() -> None:
+    assert [off_by(measured, 0.01) for measured in (0.01, 0.0075, 0.0125, 0.1, None)] == [
+        "+0%",
+        "-25%",
+        "+25%",
+        "10 times as long",
+        "–",
+    ]
 
 
 def test_equal_failures_are_told_once(report: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.page.contract import SearchNumbers
-from stantune.report.page.times import off_by
+from stantune.report.page.times import MANY, off_by
 from stantune.report.words import setting_text
 from stantune.search.contract import Final, SearchSummary
 from stantune.search.plan.validation import part_text
@@ -162,12 +162,15 @@ def _foretold(search: SearchNumbers) -> str:
     foretold = search.foretold
     if foretold is None:
         return ""
-    apart = foretold.taken / foretold.seconds - 1
-    how = "as long" if abs(apart) < 0.005 else f"{abs(apart):.0%} {'less' if apart < 0 else 'more'}"
+    ratio = foretold.taken / foretold.seconds
+    if ratio >= MANY:
+        how = f"{ratio:.3g} times as long"
+    else:
+        how = "as long" if abs(ratio - 1) < 0.005 else f"{abs(ratio - 1):.0%} {'less' if ratio < 1 else 'more'}"
+    first = f"first {foretold.iterations} {search.summary.unit}s" if foretold.iterations > 1 else "first rung"
     return (
-        f"At the pace of trial {foretold.trial} in its first {foretold.iterations} {search.summary.unit}s, and if no "
-        f"trial diverged, all training and evaluation was to take about {duration(foretold.seconds)}; it took "
-        f"{duration(foretold.taken)}, {how}."
+        f"At the pace of trial {foretold.trial} in its {first}, and if no trial diverged, all training and "
+        f"evaluation was to take about {duration(foretold.seconds)}; it took {duration(foretold.taken)}, {how}."
     )
 
 

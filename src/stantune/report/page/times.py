@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+# Beyond it percents are hard to read.
+MANY = 3
+
 
 def off_by(measured: float | None, predicted: float) -> str:
     """Say how far a measured time is from the predicted one."""
     if measured is None or predicted <= 0:
         return "–"
-    return f"{measured / predicted - 1:+.0%}"
+    ratio = measured / predicted
+    return f"{ratio - 1:+.0%}" if ratio < MANY else f"{ratio:.3g} times as long"
 
 
 def milliseconds(seconds: float | None) -> str:
