@@ -99,6 +99,11 @@ class Segment:
         """Tell whether this is a final training, whose weights are kept."""
         return self.finalist is not None
 
+    @property
+    def continued(self) -> bool:
+        """Tell whether this final training is the trial's own training as it is, which its checkpoint holds."""
+        return self.final and self.start > 0
+
 
 StopEarly = Callable[[], bool]
 

@@ -21,6 +21,7 @@ from stantune.search.loggers import Logger
 from stantune.search.loop import search
 from stantune.search.notes import one_setting
 from stantune.search.plan.fidelity import chosen_rates
+from stantune.search.plan.finals import CONTINUE, SCRATCH
 from stantune.search.propose.given import enqueued_settings, fixed_values
 from stantune.search.propose.sampler import Sampler
 from stantune.search.result import SearchResult
@@ -76,6 +77,7 @@ def tune(
     fixed: Mapping[str, Any] | None = None,
     validation: str = "all",
     finalists: int = 1,
+    final: str = "scratch",
     start_from: Path | str | None = None,
     out: Path | str | None = None,
     storage: str | None = None,
@@ -126,6 +128,8 @@ def tune(
         validation: "all" compares trials by the whole validation set; "by-rung" by a part that grows with the rungs.
         finalists: so many of the best settings are trained once more in the end, exactly and from scratch, and the best
             of them wins.
+        final: "scratch"; "continue" takes the best trial's weights as they are, where it ended exactly; "none" trains
+            nobody in the end.
         start_from: the directory of an earlier search, whose results are learned from.
         out: the search's directory, runs/NAME by default.
         storage: URL of an Optuna storage for the trials; SQLite in `out` by default.
@@ -207,7 +211,12 @@ def tune(
         fixed=fixed,
         validation=validation,
         finalists=finalists,
+        final=final,
     )
+    if checkpoints is not None and settings.final == CONTINUE:
+        raise UsageError(
+            "`final`=continue needs the trials' checkpoints in `out`; leave `checkpoints` away, or give scratch"
+        )
     if mode == "async" and side > lag:
         say(f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are {side}")
     if (note := one_setting(settings, settings.plan())) is not None:
@@ -249,7 +258,7 @@ def tune(
             if cluster is not None:
                 from stantune.search.ray.run import trainings_on
 
-                train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, finalists))
+                train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, settings.finals))
             elif callable(executor):
                 made = executor(order)
                 train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
@@ -340,7 +349,7 @@ def compose(
     for parameter in ("brackets", "trials", "lag", "finalists"):
         if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
             others[parameter] = whole(parameter, others[parameter])
-    for parameter in ("variant", "mode", "validation"):
+    for parameter in ("variant", "mode", "validation", "final"):
         if parameter in others:
             text(parameter, others[parameter])
     if not isinstance(fixed, Mapping | None) or not isinstance(enqueue, list | tuple):
@@ -349,7 +358,8 @@ def compose(
     held = fixed_values(what.space, fixed or {})
     known = tuple(enqueued_settings(what.space, held, enqueue))
     settings = SearchSettings(seed, max_resource, least, eta, plan, enqueue=known, fixed=held, **others)
-    settings.check(what)
+    # Whether weights may be taken as they are depends on the rates, which are chosen below.
+    (replace(settings, final=SCRATCH) if rates else settings).check(what)
     if rates:
         chosen = chosen_rates(rates, max_resource, least, eta)
         if stan is not None:

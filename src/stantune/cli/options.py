@@ -156,6 +156,14 @@ Validation = Annotated[
         help="What trials are compared by: the whole validation set, or a part of it that grows with the rungs.",
     ),
 ]
+Final = Annotated[
+    str,
+    typer.Option(
+        "--final",
+        metavar="scratch|continue|none",
+        help="The best setting is trained anew; its trial, if it ended exactly, is taken as it is; or neither.",
+    ),
+]
 Finalists = Annotated[
     int,
     typer.Option(

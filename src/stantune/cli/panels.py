@@ -19,6 +19,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "mode",
         "trials",
         "finalists",
+        "final",
         "budget",
     ),
     "Sampling": ("sampler", "lag", "validation", "start_from", "enqueue", "set", "seed"),

@@ -119,6 +119,7 @@ def search(
     lag: o.Lag = 16,
     validation: o.Validation = "all",
     finalists: o.Finalists = 1,
+    final: o.Final = "scratch",
     start_from: StartFrom = None,
     enqueue: Enqueue = None,
     set: Fixed = None,
@@ -187,6 +188,7 @@ def search(
             lag=lag,
             validation=validation,
             finalists=finalists,
+            final=final,
             start_from=start_from,
             enqueue=[_setting(objective, text) for text in enqueue or []],
             fixed=o.setting_of(objective, set),
@@ -289,6 +291,7 @@ def brackets(
     sampler: o.Sampler = "random",
     validation: o.Validation = "all",
     finalists: o.Finalists = 1,
+    final: o.Final = "scratch",
     seed: o.Seed = 0,
     data: o.Data = None,
     json: o.Json = None,
@@ -306,6 +309,7 @@ def brackets(
     from stantune.report.results import PlanResult
     from stantune.report.text import show_plan
     from stantune.search.notes import one_setting
+    from stantune.search.plan.finals import CONTINUE
     from stantune.search.plan.hyperband import trained_iterations
     from stantune.search.plan.measured import costliest
     from stantune.search.summary import bracket_results, rate_results
@@ -332,6 +336,7 @@ def brackets(
         sampler=sampler,
         validation=validation,
         finalists=finalists,
+        final=final,
         seed=seed,
         device=o.device_of(device),
     )
@@ -369,7 +374,7 @@ def brackets(
         trials=sum(bracket.rungs[0].trials for bracket in run),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
-        final_iterations=settings.finalists * settings.max_resource,
+        final_iterations=0 if settings.final == CONTINUE else settings.finals * settings.max_resource,
         estimated_seconds=estimate,
     )
     show_plan(console, result)

@@ -13,6 +13,7 @@ from stantune.errors import NoEffectWarning
 from stantune.images.objective import ProblemObjective
 from stantune.outcome import Cost, total
 from stantune.search.estimate import seconds_of
+from stantune.search.plan.finals import CONTINUE
 from stantune.search.plan.hyperband import stops_of
 from stantune.search.propose.given import fixed_values, with_fixed
 from stantune.search.propose.sampling import sample
@@ -50,7 +51,9 @@ def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, work
     plan = settings.plan()
     # Evaluated on the test images as well as where each rung ends.
     final = exact * settings.max_resource + (len(stops_of(plan)) + 1) * cost.evaluation_seconds
-    rounds = math.ceil(settings.finalists / workers)
+    if settings.final == CONTINUE:
+        final = 2 * cost.evaluation_seconds
+    rounds = math.ceil(settings.finals / workers)
 
     def evaluation(stop: int) -> float:
         _, share = objective.compared_by(settings.validation_share(stop))

@@ -49,6 +49,7 @@ class ProblemObjective:
     data: Path | None = None
     source: str | None = None
     unit: str = field(default="iteration", init=False)
+    can_continue: bool = field(default=True, init=False)
 
     @property
     def name(self) -> str:
@@ -219,12 +220,14 @@ class ProblemTrainer:
         self._device = device
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer. A final training is exact, from scratch, to the maximum."""
+        """See objective.Trainer. A final training is exact, from scratch, to the maximum, or has been trained."""
         stan = self._objective.stan
         if stan is not None:
             rate = segment.rates or stan.rate
             # Every entry computed, by native kernels where there are some.
-            stan = Stan(rate=1) if segment.final else replace(stan, seed=segment.seed, rate=rate)
+            stan = (
+                Stan(rate=1) if segment.final and not segment.continued else replace(stan, seed=segment.seed, rate=rate)
+            )
         problem = self._objective.problem
         splits, share = self._objective.compared_by(segment.validation_share)
         best = None if segment.best is None else Best(segment.best, segment.points, problem.metric)

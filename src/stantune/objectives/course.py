@@ -74,7 +74,7 @@ class Course:
         # Whether the function has looked at that.
         self.asked_share = False
         self._stop = segment.stop
-        self._final = segment.final
+        self._final = segment.final and not segment.continued
         self._metric, self._name = metric, name
         self._keeper = keeper
         self._stop_early = stop_early

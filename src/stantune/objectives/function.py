@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +53,7 @@ class FunctionObjective:
     name: str = ""
     stan: Stan | None = None
     source: str | None = None
+    can_continue: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         _check_function(self.function)

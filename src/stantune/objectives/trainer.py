@@ -56,7 +56,8 @@ class FunctionTrainer:
         stan = self._stan
         if stan is not None:
             # Every entry computed, by native kernels where there are some.
-            stan = Stan(rate=1, seed=segment.seed) if segment.final else replace(stan, seed=segment.seed)
+            exact = segment.final and not segment.continued
+            stan = Stan(rate=1, seed=segment.seed) if exact else replace(stan, seed=segment.seed)
         with as_it_was(self._device):
             torch.set_num_threads(self._threads)
             seed_all(segment.seed, self._device)
@@ -108,7 +109,7 @@ class FunctionTrainer:
         # Not the code: whether changed code may go on is the search's to decide, and it decides before it trains.
         depends_on = {name: value for name, value in self._identity.items() if name != "code"}
         depends_on |= {"params": dict(segment.params), "seed": segment.seed, "rates": segment.rates}
-        if segment.final:
+        if segment.final and not segment.continued:
             depends_on["final"] = True
         return json.dumps(depends_on, sort_keys=True)
 

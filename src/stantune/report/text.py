@@ -97,16 +97,17 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
         _show_finalists(console, result, final, directory)
     elif final is None:
         why = "every trial diverged" if result.complete else "the search is not complete"
+        why = "none was asked for" if result.complete and result.final_training == "none" else why
         why = why if result.final_failure is None else "it failed"
         console.print(f"no final training: {why}", soft_wrap=True)
     elif final.value is None:
         console.print(
-            f"final training of the best setting (exact, from scratch): diverged at {result.unit} {final.iterations}",
+            f"final training of the best setting ({_how(result)}): diverged at {result.unit} {final.iterations}",
             soft_wrap=True,
         )
     else:
         console.print(
-            f"final training of the best setting (exact, from scratch, {final.iterations} {result.unit}s):",
+            f"final training of the best setting ({_how(result)}, {final.iterations} {result.unit}s):",
             soft_wrap=True,
         )
         console.print(f"  {_measured(result, final)}{_weights(directory, final)}", soft_wrap=True)
@@ -117,6 +118,11 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
             f"{_weights(directory, best)}",
             soft_wrap=True,
         )
+
+
+def _how(result: SearchSummary) -> str:
+    """Say how final trainings were done."""
+    return "its trial's own, which ended exactly" if result.final_training == "continue" else "exact, from scratch"
 
 
 def _measured(result: SearchSummary, final: Final | BestEvaluation) -> str:
@@ -135,7 +141,7 @@ def _show_finalists(console: Console, result: SearchSummary, winner: Final, dire
     finalists, metric = result.finalists, _metric(result)
     iterations = max(final.iterations for final in finalists)
     console.print(
-        f"final trainings of the best {len(finalists)} settings (exact, from scratch, {iterations} {result.unit}s):",
+        f"final trainings of the best {len(finalists)} settings ({_how(result)}, {iterations} {result.unit}s):",
         soft_wrap=True,
     )
     for final in finalists:

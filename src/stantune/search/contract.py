@@ -197,6 +197,9 @@ class SearchSummary(Result):
         description="five: the best trained to max_iterations, then the best others by their last values"
     )
     failures: list[TrialFailure] = Field(description="the trials that failed for good")
+    final_training: Literal["scratch", "continue", "none"] = Field(
+        description="whether final trainings begin anew, are the best trials' own, or are left out"
+    )
     finalists: list[Final] = Field(description="the final trainings that are over, in the order of their trials' ranks")
     final: Final | None = Field(
         description="the one with the best value; null where the search is not complete or found nothing"

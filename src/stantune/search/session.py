@@ -16,7 +16,7 @@ from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.logbook import Logbook
 from stantune.search.loggers import Logger
 from stantune.search.plan.coordinator import Coordinator
-from stantune.search.plan.finals import finals_of, winner_of
+from stantune.search.plan.finals import CONTINUE, finals_of, winner_of
 from stantune.search.plan.hyperband import Bracket, stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
@@ -121,10 +121,10 @@ def open_session(
         directory.note_storage()
         if store.extended:
             # What was begun for whoever was the best may not be gone on with for another.
-            for rank in set(range(settings.finalists)) - set(store.finals()):
+            for rank in set(range(settings.finals)) - set(store.finals()):
                 directory.discard(directory.final(rank))
                 directory.discard(directory.best(rank))
-        recorder = Recorder(directory.run, objective, settings.finalists, places, heeds)
+        recorder = Recorder(directory.run, objective, settings.finals, places, heeds)
         failure, logbook = None, Logbook(loggers, directory.logged, say)
         try:
             rows, finals = store.rows(), store.finals() if loggers else {}
@@ -160,7 +160,7 @@ class Session:
         logbook: Logbook,
     ) -> None:
         # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
-        self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finalists}
+        self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finals}
         self.final_failure: str | None = None
         self._metric = objective.metric
         self._settings = settings
@@ -330,8 +330,9 @@ class Session:
         left: list[Training] = [*ready, *finals]
         if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
             self._tidy(rows)
-            several = self._settings.finalists if ready else len(finals)
-            self._progress.update(rows, several * self._settings.max_resource)
+            each = 0 if self._settings.final == CONTINUE else self._settings.max_resource
+            several = self._settings.finals if ready else len(finals)
+            self._progress.update(rows, several * each)
             self._done_since, self._done_before = 0, self._done_before + self._done_since
         self._open = Counter(map(_rung, ready))
         self._queue = deque(job for job in left if job not in self._running)
@@ -339,7 +340,8 @@ class Session:
 
     def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
         """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
-        finals = finals_of(rows, self._settings.finalists, self._settings.max_resource)
+        settings = self._settings
+        finals = finals_of(rows, settings.finals, settings.max_resource, settings.final)
         for final in finals:
             kept = self.finals.get(final.rank)
             if kept is None:
@@ -387,6 +389,20 @@ class Session:
         self._watcher.job(job, self._progress)
         self._recorder.beat(self._progress)
         params = dict(rows[job.number].params)
+        if isinstance(job, Final) and job.start:
+            # Under another name: what a search keeps of its winner is there where its trials' checkpoints are not.
+            self._directory.copy(self._directory.checkpoint(job.number), checkpoint)
+            return Segment(
+                job.number,
+                params,
+                job.start,
+                job.stop,
+                self._settings.trial_seed(job.number),
+                checkpoint,
+                finalist=job.rank,
+                rates=self._rates,
+                length=self._settings.max_resource,
+            )
         if isinstance(job, Final):
             seed = self._settings.final_seed()
             return Segment(

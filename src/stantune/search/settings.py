@@ -9,7 +9,7 @@ from typing import Any
 
 from stantune.errors import UsageError
 from stantune.protocols import Objective
-from stantune.search.plan import fidelity, validation
+from stantune.search.plan import fidelity, finals, validation
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.plans import plan_of
 from stantune.search.plan.values import WarmStart
@@ -68,6 +68,8 @@ class SearchSettings:
         validation: "all": every rung compares trials by the whole validation set; "by-rung": by a part that grows with
             the rungs, the last one by all.
         finalists: so many of the best settings are trained exactly in the end. The trial table does not depend on it.
+        final: "scratch": they begin anew; "continue": the trials' own trainings are taken as they are; "none": there
+            are no final trainings. The trial table does not depend on it.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
     """
@@ -89,6 +91,7 @@ class SearchSettings:
     rates: tuple[float, ...] = ()
     validation: str = validation.ALL
     finalists: int = 1
+    final: str = finals.SCRATCH
     threads: int = 1
     device: str = "cpu"
 
@@ -128,6 +131,7 @@ class SearchSettings:
                 "leave them out, or say how it is accelerated"
             )
         self.rates_from()
+        self._check_final(objective)
         if self.validation not in validation.VALIDATION:
             raise UsageError(
                 f"`validation`={brief(self.validation)} is unknown; give {' or '.join(validation.VALIDATION)}"
@@ -160,6 +164,9 @@ class SearchSettings:
         # Named where the result depends on them; so a search begun without them is known again.
         if self.rates:
             identity |= {"accelerate": f"stan:{fidelity.text_of(self.rates)}", "rate": None}
+        if self.final == finals.CONTINUE:
+            # Its weights are others than those of a training from scratch.
+            identity["final"] = self.final
         if self.validation != validation.ALL:
             identity["validation"] = self.validation
         if own := dict(sampler_of(self.sampler).identity):
@@ -206,6 +213,34 @@ class SearchSettings:
     def final_seed(self) -> int:
         """Return the seed of the final trainings, which begin from scratch; one for all, which compares settings."""
         return derive("final", self.seed)
+
+    @property
+    def finals(self) -> int:
+        """How many final trainings there are at most."""
+        return 0 if self.final == finals.NONE else self.finalists
+
+    def _check_final(self, objective: Objective) -> None:
+        """Raise UsageError where there are no such final trainings, or no weights to be taken as they are."""
+        if self.final not in finals.FINAL:
+            raise UsageError(f"`final`={brief(self.final)} is unknown; give {', '.join(finals.FINAL[:-1])} or none")
+        if self.final == finals.NONE and self.finalists > 1:
+            raise UsageError(
+                f"`finalists`={self.finalists} asks for final trainings, and `final`=none for none; leave one away"
+            )
+        if self.final != finals.CONTINUE:
+            return
+        if not getattr(objective, "can_continue", False):
+            raise UsageError(
+                f"`final`=continue takes the weights of a trial's checkpoint, and what {objective.name} keeps there "
+                "only its own program knows; give scratch or none"
+            )
+        rate = self.rates[-1] if self.rates else objective.rate
+        if rate not in (None, 1):
+            raise UsageError(
+                f"`final`=continue takes the best trial's weights as they are, and the way to `max_resource`="
+                f"{self.max_resource} is not trained exactly but at a rate of {rate}; give rates by rung, the last of "
+                "which is 1, or a rate of 1, or `final`=scratch"
+            )
 
     def _check_size(self) -> None:
         """Raise UsageError where there is no such plan, or one that nobody can go through to its end."""

@@ -122,6 +122,7 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
             for row in state.rows
             if row.failed is not None
         ],
+        final_training=settings.final,  # type: ignore[arg-type]  # it was checked
         finalists=[_final(state, rank) for rank in sorted(state.finals)],
         final=None if state.winner is None else _final(state, state.winner),
         final_failure=state.final_failure,

@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "enqueue": (),
     "fixed": {},
     "finalists": 1,
+    "final": "scratch",
     "device": "cpu",
 }
 

@@ -72,7 +72,8 @@ def _final(summary: SearchSummary) -> str:
     if final is None:
         return ""
     several = f", the best of {len(summary.finalists)}," if len(summary.finalists) > 1 else ""
-    head = f"The final training of trial {final.trial}{several or ','} exactly and from scratch, "
+    how = "its own as a trial" if summary.final_training == "continue" else "exactly and from scratch"
+    head = f"The final training of trial {final.trial}{several or ','} {how}, "
     if final.value is None:
         return f"{head}diverged at {summary.unit} {final.iterations}."
     weights = "" if final.weights is None else f"; its weights are in {final.weights}"

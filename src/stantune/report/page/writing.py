@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
@@ -54,9 +54,10 @@ def write_report(
         seen = look(path, storage)
         search = recorded(seen)
         summary = summarise(search.objective, search.settings, search.state)
+        asked: dict[str, Any] = {"finalists": seen.finalists} if seen.finalists else {"final": "none"}
         searches.append(
             search_numbers(
-                *search._replace(settings=replace(search.settings, finalists=seen.finalists)),
+                *search._replace(settings=replace(search.settings, **asked)),
                 path.absolute(),
                 seen.state,
                 summary=summary,

@@ -20,12 +20,22 @@ def best_weights_of(rank: int) -> str:
     return f"best-{rank + 1}.pt" if rank else "best.pt"
 
 
-def finals_of(rows: Sequence[TrialRow], count: int, stop: int) -> list[Final]:
+SCRATCH, CONTINUE, NONE = FINAL = ("scratch", "continue", "none")
+
+
+def finals_of(rows: Sequence[TrialRow], count: int, stop: int, how: str = SCRATCH) -> list[Final]:
     """Return the final trainings of a search whose trials are all over: of its best settings, `count` at most.
 
-    `stop` is R, where they end.
+    `stop` is R, where they end. With "continue" they are what trials that got there have in their checkpoints.
     """
-    return [Final(rank, standing.number, stop) for rank, standing in enumerate(ranking(rows, stop)[:count])]
+    if how == NONE:
+        return []
+    start = stop if how == CONTINUE else 0
+    return [
+        Final(rank, standing.number, stop, start)
+        for rank, standing in enumerate(ranking(rows, stop)[:count])
+        if how == SCRATCH or standing.iterations == stop
+    ]
 
 
 class Evaluation(NamedTuple):

@@ -26,7 +26,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Final:
-    """Train the setting of trial `number`, the finalist of this rank (0 is the best), from scratch to `stop`."""
+    """Train the setting of trial `number`, the finalist of this rank (0 is the best), to `stop`.
+
+    From scratch, or from the trial's own checkpoint, which is there already.
+    """
 
     rank: int
     number: int
@@ -41,7 +44,7 @@ Training: TypeAlias = Job | Final
 def training_of(segment: Segment) -> Training:
     """Return the training that a segment is of."""
     if segment.finalist is not None:
-        return Final(segment.finalist, segment.trial, segment.stop)
+        return Final(segment.finalist, segment.trial, segment.stop, segment.start)
     assert segment.bracket is not None, "a training on the way to a rung is of a bracket"
     return Job(segment.trial, segment.bracket, segment.start, segment.stop)
 

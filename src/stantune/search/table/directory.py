@@ -136,6 +136,14 @@ class SearchDirectory:
         except OSError:
             return None
 
+    def copy(self, checkpoint: Path, to: Path) -> None:
+        """Have a checkpoint under another name, too, where there is one.
+
+        Raises StantuneError where it cannot be written.
+        """
+        if checkpoint.exists():
+            write_whole(to, checkpoint.read_bytes())
+
     def discard(self, checkpoint: Path) -> None:
         """Delete a checkpoint if there is one."""
         checkpoint.unlink(missing_ok=True)

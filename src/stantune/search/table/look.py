@@ -11,11 +11,11 @@ from typing import Any, Literal
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric
+from stantune.search.plan import finals
 from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.plans import plan_of
-from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
@@ -85,7 +85,10 @@ class Seen:
     @property
     def finals_left(self) -> int:
         """How many final trainings are not over; they begin when all trials are."""
-        asked = min(self.finalists, len(ranking(self.rows))) if self.trials_over else self.finalists
+        asked = self.finalists
+        if self.trials_over:
+            how = self.identity.get("final", finals.SCRATCH)
+            asked = len(finals.finals_of(self.rows, self.finalists, self.whole, how))
         return max(asked - len(self.finals), 0)
 
     @cached_property

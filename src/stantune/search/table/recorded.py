@@ -88,6 +88,7 @@ def settings_of(identity: Mapping[str, Any]) -> SearchSettings:
         fixed=with_tuples(identity.get("fixed", {})),
         rates=_rates(identity),
         validation=identity.get("validation", "all"),
+        final=identity.get("final", "scratch"),
         threads=identity.get("threads", 1),
         device=identity.get("device", "cpu"),
     )
