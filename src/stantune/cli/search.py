@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stantune.protocols import Objective
+    from stantune.search.plan.plans import PlanName
     from stantune.search.plan.values import Training
     from stantune.search.progress import Progress
     from stantune.search.result import SearchResult
@@ -363,7 +364,7 @@ def brackets(
     result = PlanResult(
         problem=what.name,
         unit=what.unit,
-        plan=settings.plan_name,
+        plan=cast("PlanName", settings.plan_name),
         mode="async" if mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,

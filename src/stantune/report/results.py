@@ -22,6 +22,7 @@ from stantune.search.contract import (
     Result,
     Seconds,
 )
+from stantune.search.plan.plans import PlanName
 
 
 class TrainResult(Result):
@@ -48,7 +49,7 @@ class PlanResult(Result):
     )
     problem: str = PROBLEM
     unit: str = Field(description='what iterations are: "iteration", "epoch", or whatever the objective counts')
-    plan: Literal["hyperband", "wide", "measured"] = PLAN
+    plan: PlanName = PLAN
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT
     eta: int = ETA

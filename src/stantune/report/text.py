@@ -14,7 +14,15 @@ from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
 from stantune.report.tables import print_table
 from stantune.report.words import by_parts, percent, setting_text, value_text
-from stantune.search.contract import BestEvaluation, Final, Leader, RateResult, SearchSummary
+from stantune.search.contract import (
+    BestEvaluation,
+    BracketChoice,
+    BracketResult,
+    Final,
+    Leader,
+    RateResult,
+    SearchSummary,
+)
 from stantune.space import condition_text
 
 
@@ -184,7 +192,8 @@ def show_plan(console: Console, result: PlanResult) -> None:
     known = [bracket for bracket in result.brackets if not bracket.choices]
     # All that are chosen while searching have the same choices.
     choices = result.brackets[-1].choices
-    for bracket in [*known, *choices]:
+    shown: list[BracketResult | BracketChoice] = [*known, *choices]
+    for bracket in shown:
         for place, rung in enumerate(bracket.rungs):
             last = place == len(bracket.rungs) - 1
             name = "" if place else f"s = {bracket.s}" if bracket in known else f"or s = {bracket.s}"

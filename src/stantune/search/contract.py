@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stantune.search.plan.plans import PlanName
 from stantune.texts import plain
 
 
@@ -149,7 +150,7 @@ MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropp
 MIN_ITERATIONS = Field(description="r, the least iterations before a trial may be dropped")
 RATES = Field(description="of a trial under STAN, from its first iteration on; empty where trials train exactly")
 BRACKETS = Field(description="the plan, in the order in which it is run")
-PLAN = Field(
+PLAN: Any = Field(
     default="hyperband", description='"hyperband", "wide" (one bracket) or "measured" (brackets chosen while searching)'
 )
 
@@ -174,7 +175,7 @@ class SearchSummary(Result):
     sampler: str = Field(description='"random", "tpe" or "bohb": what proposed the settings')
     started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
-    plan: Literal["hyperband", "wide", "measured"] = PLAN
+    plan: PlanName = PLAN
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT
     eta: int = ETA

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric, compared_value
@@ -28,6 +28,7 @@ from stantune.search.notes import notes_of
 from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.measured import OpenBracket
+from stantune.search.plan.plans import PlanName
 from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.sampler import sampler_of
@@ -87,7 +88,7 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
         sampler=sampler_of(settings.sampler).name,
         started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if objective.rate is None else "stan",
-        plan=settings.plan_name,
+        plan=cast(PlanName, settings.plan_name),
         mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,
         eta=settings.eta,

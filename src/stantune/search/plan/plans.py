@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 from stantune.errors import UsageError
 from stantune.search.plan.asha import async_plan
 from stantune.search.plan.hyperband import Bracket, plan, wide_plan
 from stantune.search.plan.measured import measured_plan
 from stantune.texts import brief
 
-PLANS = ("hyperband", "wide", "measured")
+PlanName: TypeAlias = Literal["hyperband", "wide", "measured"]
+PLANS: tuple[PlanName, ...] = get_args(PlanName)
 
 
 def plan_of(
