@@ -80,7 +80,7 @@ def _savings(objective: ProblemObjective, settings: SearchSettings, exact: float
     stan = objective.stan
     if stan is None:
         return []
-    rates = settings.rates_from()
+    rates = settings.rates_from() or stan.rates
     starts = [start for start, _ in rates] or [0]
     stans = [replace(stan, rate=rate) for _, rate in rates] or [stan]
     savings = []

@@ -94,6 +94,8 @@ class ProblemObjective:
             "period": stan and stan.period,
             "pretrain": stan and stan.pretrain,
             "tail": stan and stan.tail,
+            # What came later is named only where it is set, so that searches from before are known again.
+            **({"rates": [list(each) for each in stan.rates]} if stan and stan.rates else {}),
             **self.problem.identity,
         }
 
@@ -141,6 +143,8 @@ class ProblemObjective:
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource))
         if self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
             ready = replace(ready, stan=self._planned(self.stan, conditions))
+        elif self.stan is not None and self.stan.rate == "annealed" and self.stan.iterations is None:
+            ready = replace(ready, stan=replace(self.stan, iterations=conditions.max_resource))
         if "splits" in vars(self):
             # What was loaded for timing is there for training.
             vars(ready)["splits"] = self.splits
