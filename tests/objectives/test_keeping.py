@@ -72,6 +72,7 @@ def test_values_come_back_as_they_were(tmp_path, value):
         np.arange(6, dtype=np.uint32).reshape(2, 3),
         np.ones((2, 2), np.float64).T[::-1],
         np.array(3, np.int16),
+        np.array(2**64 - 1, np.uint64),
         np.zeros((0, 2), np.complex64),
         np.array([True, False]),
     ],

@@ -48,12 +48,16 @@ def plain(value: Any, where: str) -> Any:
     if kind is Counter:
         return {_KIND: "counter", "value": plain(dict(value), where)}
     if isinstance(value, np.ndarray | np.generic) and kind in (np.ndarray, value.dtype.type):
+        # A copy: it may be read-only, or backwards.
+        array = np.array(value, order="C")
+        unsigned = array.dtype.kind == "u" and array.itemsize > 1 and array.dtype.isnative
         try:
-            # A copy: it may be read-only, or backwards.
-            tensor = torch.from_numpy(np.array(value, order="C"))
+            # With the same bits as a signed number: PyTorch 2.4 saves no wider unsigned ones than bytes.
+            tensor = torch.from_numpy(array.view(f"i{array.itemsize}") if unsigned else array)
         except TypeError:
             raise _refusal(value, where, f"array of {value.dtype}") from None
-        return {_KIND: "array" if kind is np.ndarray else "scalar", "value": tensor}
+        made = {_KIND: "array" if kind is np.ndarray else "scalar", "value": tensor}
+        return {**made, "dtype": array.dtype.str} if unsigned else made
     raise _refusal(value, where, kind.__name__)
 
 
@@ -75,10 +79,10 @@ def restored(value: Any, device: str = "cpu") -> Any:
             return inner.to(device)
         case "counter":
             return Counter(restored(inner, device))
-        case "array":
-            return inner.numpy()
-        case _:
-            return inner.numpy()[()]
+    array = inner.numpy()
+    if "dtype" in value:
+        array = array.view(value["dtype"])
+    return array if value[_KIND] == "array" else array[()]
 
 
 def _refusal(value: object, where: str, kind: str) -> UsageError:
