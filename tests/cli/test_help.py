@@ -33,7 +33,7 @@ def test_it_loads_nothing_that_takes_seconds(arguments: tuple[str, ...]) -> None
     done = subprocess.run([sys.executable, "-c", SAY_LOADED, *arguments], capture_output=True, text=True, check=True)
     loaded = set(done.stderr.split())
     assert "typer" in loaded
-    assert not loaded & {"torch", "optuna", "sqlalchemy", "numpy", "pandas"}
+    assert not loaded & {"torch", "optuna", "sqlalchemy", "numpy", "pandas", "rich"}
 
 
 @pytest.mark.parametrize("arguments", [("problems",), ("problems", "mlp", "--json", "-")])

@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -144,14 +143,20 @@ class ConfiguredCommand(PanelledCommand):
 
 def all_options(ctx: typer.Context) -> str:
     """Return the options of a command as it was given, those of its file and the default ones too."""
-    head = f"All options of `{ctx.command_path}`, as `--config FILE` takes them; stantune {version('stantune')}."
+    head = f"All options of `{ctx.command_path}` with {_version()}, as `--config FILE` takes them."
     return options_text(ctx.params, keys_of(ctx.command), head)
 
 
 def kept_options(ctx: typer.Context) -> str:
     """Return them as they are kept beside a search: without passwords, and without what was asked of one call."""
-    head = f"The options of the last `{ctx.command_path}` that trained here, for `--config`; {version('stantune')}."
+    head = f"The options of the last `{ctx.command_path}` that trained here, with {_version()}; for `--config FILE`."
     return options_text(ctx.params, keys_of(ctx.command), head, _OF_ONE_CALL, shared=True)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"stantune {version('stantune')}"
 
 
 def _use(ctx: typer.Context, file: Path | None) -> Path | None:

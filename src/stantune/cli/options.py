@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from stantune.arguments import MOST, MOST_AT_ONCE, digits, typed_number
 from stantune.cli.streams import print_result, reserve_stdout
@@ -16,8 +15,9 @@ from stantune.files import check_writable, write_whole
 from stantune.texts import brief
 
 if TYPE_CHECKING:
-    # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs neither.
+    # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs none of them.
     from pydantic import BaseModel
+    from rich.console import Console
 
     from stantune.images.problems import Problem, Splits
     from stantune.protocols import Objective
@@ -242,6 +242,8 @@ FullTrain = Annotated[bool, typer.Option("--full-train", help="Train on all trai
 
 def console_for(json: str | None) -> Console:
     """Return where people read: standard output, or standard error where that is taken by JSON."""
+    from rich.console import Console
+
     # Paths and values are printed as they are: no [markup] and no :emoji: in them.
     return Console(stderr=json == "-", highlight=False, markup=False, emoji=False)
 

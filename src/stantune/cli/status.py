@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from stantune.cli import options as o
 from stantune.cli.directories import Directory, Storage
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
     from stantune.search.operating import StatusResult
 
 # How often is looked again on a terminal, and elsewhere.
@@ -41,6 +41,9 @@ def status(
 
 def _watched(console: Console, directory: Path, storage: str | None) -> StatusResult:
     """Show it again and again; return what was seen last."""
+    from rich.live import Live
+    from rich.text import Text
+
     from stantune.report.operating import show_status
     from stantune.search.status import status_of
     from stantune.search.table.look import look
