@@ -88,8 +88,9 @@ def test_brackets_and_settings() -> None:
                 {"iterations": 30, "trials": 2},
                 {"iterations": 90, "trials": 1},
             ],
+            "choices": [],
         },
-        {"s": 0, "rungs": [{"iterations": 90, "trials": 2}]},
+        {"s": 0, "rungs": [{"iterations": 90, "trials": 2}], "choices": []},
     ]
 
 
