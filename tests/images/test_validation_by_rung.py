@@ -27,17 +27,17 @@ from stantune.search.table.look import look
 from stantune.search.trial_report import trial_report
 from stantune.training.trial import Trial
 
-# Rungs of 1, 3 and 9 iterations, by 1 000, 1 000 and 1 800 of as many samples; of 9 iterations 3 would be 600.
+# Rungs of 1, 3 and 9 iterations, by 2 000, 2 000 and all 3 600 samples: a third of these would be 1 200.
 SIZES = {"max_resource": 9, "min_resource": 1, "threads": 1, "seed": 3}
-SHARES = {1: 1000 / 1800, 3: 1000 / 1800}
+SHARES = {1: 2000 / 3600, 3: 2000 / 3600}
 
 
 def blobs(root: Path | None) -> Dataset:
     """Return samples of three classes that overlap."""
     generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(3, (2400,), generator=generator)
-    inputs = torch.randn(2400, 4, generator=generator)
-    inputs[torch.arange(2400), targets] += 1
+    targets = torch.randint(3, (4600,), generator=generator)
+    inputs = torch.randn(4600, 4, generator=generator)
+    inputs[torch.arange(4600), targets] += 1
     return Dataset("blobs", Split(inputs, targets), Split(inputs[:50], targets[:50]), 3)
 
 
@@ -49,7 +49,7 @@ PROBLEM = st.Problem(
     solver=st.Solver(lr=0.1),
     iterations=9,
     batch_size=20,
-    validation=1800,
+    validation=3600,
 )
 
 
@@ -69,15 +69,15 @@ def test_each_rung_is_judged_by_its_part_and_the_top_by_all(found: st.SearchResu
         trial = Trial(PROBLEM, row.params, splits, seed=found.settings.trial_seed(row.number), stan=None)
         for stop, error in row.errors.items():
             trial.train(stop, lambda: False, lambda iteration: None)
-            part = part_of(splits.validation, 1800 if stop == 9 else 1000, PROBLEM.hold_out_seed)
+            part = part_of(splits.validation, 3600 if stop == 9 else 2000, PROBLEM.hold_out_seed)
             assert error_percent(trial.model, part, splits.normaliser) == error
             judged += 1
         assert row.shares == {stop: share for stop, share in SHARES.items() if stop in row.errors}
     assert judged > 20
     assert found.final is not None
     assert found.final.value is not None
-    # A 1 800th of 100 %, and not a 1 000th.
-    assert found.final.value * 18 == pytest.approx(round(found.final.value * 18))
+    # A 3 600th of 100 %, and not a 2 000th.
+    assert found.final.value * 36 == pytest.approx(round(found.final.value * 36))
 
 
 def test_a_value_by_a_part_is_not_the_best_beside_one_by_the_whole(found: st.SearchResult) -> None:
@@ -127,7 +127,7 @@ def test_it_is_told(found: st.SearchResult, capsys: pytest.CaptureFixture[str]) 
 
     part = next(row for row in found.state.rows if list(row.errors) == [1])
     told = trial_report(look(found.path), part.number)
-    assert told.rungs[0].validation_share == 1000 / 1800
+    assert told.rungs[0].validation_share == 2000 / 3600
     first = found.summary.leaders[0]
     assert first.validation_share == 1
     show_search(Console(), found.summary, found.path)
@@ -137,7 +137,7 @@ def test_it_is_told(found: st.SearchResult, capsys: pytest.CaptureFixture[str]) 
     assert re.search(r"of the validation set +all +25 %", capsys.readouterr().out)
     progress = Progress(found.state.plan, found.objective.metric)
     progress.update([part], 0)
-    assert progress.best_share == 1000 / 1800
+    assert progress.best_share == 2000 / 3600
 
 
 def test_few_samples_are_not_divided() -> None:

@@ -117,12 +117,14 @@ class ProblemObjective:
     def compared_by(self, share: float) -> tuple[Splits, float]:
         """Return the data with a share of the validation samples, and the share that they are: few are not divided."""
         whole = self.splits
+        if share == 1:
+            return whole, share
         samples = len(whole.validation)
         count = samples_of(share, samples, whole.classes)
         if count not in self._parts:
             part = part_of(whole.validation, count, self.problem.hold_out_seed)
             self._parts[count] = replace(whole, validation=part)
-        return self._parts[count], count / samples if samples else 1.0
+        return self._parts[count], count / samples
 
     @cached_property
     def _parts(self) -> dict[int, Splits]:

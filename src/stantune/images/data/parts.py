@@ -9,7 +9,7 @@ from stantune.images.data.splits import Split
 from stantune.seeds import derive
 
 # Fewer samples, or fewer of a class, order settings by luck.
-FEWEST = 1000
+FEWEST = 2000
 FEWEST_OF_CLASS = 20
 
 
