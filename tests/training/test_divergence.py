@@ -51,7 +51,10 @@ def test_what_diverges_is_noticed_within_twenty_iterations(
     assert fact is not None, "this setting does not diverge"
     assert outcome.diverged_at is not None
     assert fact <= outcome.diverged_at < fact + 20
-    assert outcome == Outcome(outcome.diverged_at, {}, outcome.diverged_at, False, outcome.cost)
+    curve = outcome.losses
+    assert outcome == Outcome(outcome.diverged_at, {}, outcome.diverged_at, False, outcome.cost, losses=curve)
+    assert (curve.every, curve.means) == (1, tuple(pytest.approx(loss, rel=1e-5) for loss in losses[: curve.end]))
+    assert curve.end == outcome.diverged_at
     assert len(losses) == outcome.diverged_at + 1  # it cost nothing more
 
 
