@@ -339,7 +339,7 @@ def main() -> None:
     # What commands import sooner or later, so that those that are forked live on their work.
     for module in ("cli.data", "cli.search", "images.objective", "objectives.choose", "report.live", "report.text"):
         importlib.import_module(f"stantune.{module}")
-    importlib.import_module("stantune.study")
+    importlib.import_module("stantune.tuning")
     importlib.import_module("torch._dynamo")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     register(arguments.seed)

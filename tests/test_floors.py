@@ -16,7 +16,7 @@ FLOORS = (
     ("report",),
     ("compare",),
     ("ask_and_tell",),
-    ("study", "testing"),
+    ("tuning", "testing"),
     ("images", "objectives"),
     ("training",),
     ("integrations",),

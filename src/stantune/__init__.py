@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from stantune.space import Categorical, Float, Integer, Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
-    from stantune.study import tune
     from stantune.training.train import run
+    from stantune.tuning import tune
 
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
 _HOME = {
@@ -95,7 +95,7 @@ _HOME = {
     "open_search": "ask_and_tell",
     "restore_": "stan.surgery",
     "run": "training.train",
-    "tune": "study",
+    "tune": "tuning",
 }
 __all__ = [
     "Asked",

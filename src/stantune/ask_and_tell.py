@@ -20,7 +20,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.workers.executors import Failure
 from stantune.space import Space
-from stantune.study import compose, path_of
+from stantune.tuning import compose, path_of
 
 
 class OpenSearch:

@@ -27,7 +27,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 LONG = """
 import sys
 from numbers_objective import Numbers
-from stantune.study import tune
+from stantune.tuning import tune
 tune(Numbers(pause=0.05, length=1000), max_resource=1000, out=sys.argv[1])
 """
 

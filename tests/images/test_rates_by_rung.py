@@ -25,8 +25,8 @@ from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 from stantune.stan.config import Stan
-from stantune.study import compose
 from stantune.training.trial import Trial
+from stantune.tuning import compose
 
 TESTS = Path(__file__).parents[1]
 TINY = f"{TESTS / 'tiny_problem.py'}:problem"

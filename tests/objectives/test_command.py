@@ -23,8 +23,8 @@ from stantune.objectives.templates import Template
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.executors import Failure, attempt
 from stantune.space import Categorical, Float, Integer, Space
-from stantune.study import tune
 from stantune.testing import check_objective
+from stantune.tuning import tune
 
 SPACE = Space({"lr": Float(0.001, 1, log=True)})
 TRAIN = """

@@ -30,8 +30,8 @@ from stantune.objectives.lightning import LightningObjective, MetricError
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Memo, Stan
-from stantune.study import tune
 from stantune.testing import check_objective
+from stantune.tuning import tune
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 SPACE = Space({"lr": Float(0.001, 1, log=True), "width": Integer(2, 32)})

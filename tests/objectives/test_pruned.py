@@ -9,7 +9,7 @@ import pytest
 
 from stantune.objectives.run import Run
 from stantune.space import Integer, Space
-from stantune.study import tune
+from stantune.tuning import tune
 
 
 def train(run: Run) -> float:

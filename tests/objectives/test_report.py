@@ -16,7 +16,7 @@ from stantune.objectives.run import Run
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Place, Segment
 from stantune.space import Float, Space
-from stantune.study import tune
+from stantune.tuning import tune
 
 SPACE = Space({"x": Float(0, 1)})
 

@@ -15,8 +15,8 @@ from stantune.search.result import SearchResult
 from stantune.search.stopping import Stop
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Stan
-from stantune.study import tune
 from stantune.testing import check_objective
+from stantune.tuning import tune
 
 pytest.importorskip("sklearn")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table.py"

@@ -35,7 +35,7 @@ from stantune.report.profile import LayerProfile, PatternProfile, ProfileResult
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.session import SearchState
-from stantune.study import compose
+from stantune.tuning import compose
 from tests import tiny_problem
 
 

@@ -17,7 +17,7 @@ from stantune.search.progress import Progress
 from stantune.search.result import SearchResult
 from stantune.search.watching import Silent, Watcher
 from stantune.space import Integer, Space
-from stantune.study import tune
+from stantune.tuning import tune
 
 # By setting: what it is worth after how many epochs. Three settings are begun with one epoch, the best of them goes on
 # to three; two more are trained for three at once.

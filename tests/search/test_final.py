@@ -122,7 +122,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_an_exact_top_rung_is_enough() -> None:
-    from stantune.study import compose
+    from stantune.tuning import compose
 
     _, settings = compose(PROBLEM, **{"max_resource": 9, "min_resource": 1}, rates="auto", final="continue")
     assert settings.rates[-1] == 1

@@ -16,7 +16,7 @@ from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.space import Float, Space
-from stantune.study import tune
+from stantune.tuning import tune
 
 SETTINGS = SearchSettings(0, 90, 30)
 ERROR = Metric("error", unit="%")

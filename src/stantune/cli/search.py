@@ -159,7 +159,7 @@ def search(
     from stantune.search.notes import without_winner
     from stantune.search.stopping import stoppable
     from stantune.search.table.directory import SearchDirectory
-    from stantune.study import path_of, tune
+    from stantune.tuning import path_of, tune
 
     asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
@@ -314,7 +314,7 @@ def brackets(
     from stantune.search.plan.hyperband import trained_iterations
     from stantune.search.plan.measured import costliest
     from stantune.search.summary import bracket_results, rate_results
-    from stantune.study import compose
+    from stantune.tuning import compose
 
     asked = threads_of(threads)
     named, sizes = _composed(
@@ -427,7 +427,7 @@ def _stan(
 ) -> Stan | None:
     """Return STAN's settings as the options say them; None for exact training, or as the objective has it."""
     from stantune.images.objective import ProblemObjective
-    from stantune.study import BY_RUNG
+    from stantune.tuning import BY_RUNG
 
     if not isinstance(objective, ProblemObjective):
         given = {
