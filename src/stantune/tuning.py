@@ -78,6 +78,7 @@ def tune(
     validation: str = "all",
     finalists: int = 1,
     final: str = "scratch",
+    final_resource: int | None = None,
     start_from: Path | str | None = None,
     out: Path | str | None = None,
     storage: str | None = None,
@@ -130,6 +131,7 @@ def tune(
             of them wins.
         final: "scratch"; "continue" takes the best trial's weights as they are, where it ended exactly; "none" trains
             nobody in the end.
+        final_resource: how long final trainings are, where that is longer than `max_resource`.
         start_from: the directory of an earlier search, whose results are learned from.
         out: the search's directory, runs/NAME by default.
         storage: URL of an Optuna storage for the trials; SQLite in `out` by default.
@@ -212,6 +214,7 @@ def tune(
         validation=validation,
         finalists=finalists,
         final=final,
+        final_resource=final_resource,
     )
     if checkpoints is not None and settings.final == CONTINUE:
         raise UsageError(
@@ -346,7 +349,7 @@ def compose(
             raise UsageError(f"`{parameter}`={number} is too small; give a whole number of {what.unit}s, 1 or more")
     eta = whole("eta", eta, 2)
     plan = text("plan", plan)
-    for parameter in ("brackets", "trials", "lag", "finalists"):
+    for parameter in ("brackets", "trials", "lag", "finalists", "final_resource"):
         if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
             others[parameter] = whole(parameter, others[parameter])
     for parameter in ("variant", "mode", "validation", "final"):

@@ -71,7 +71,7 @@ def test_the_estimate_is_that_of_the_first_trials_pace() -> None:
     brackets = plan(9, 1, 3, "algorithm1", 1)
     first = TrialRow(0, 2, {}, {1: 0.5}, costs={1: Cost(exact=1, exact_seconds=2.0, evaluation_seconds=0.5)})
     other = TrialRow(1, 2, {}, {}, diverged_at=1, costs={1: Cost(exact=1, exact_seconds=1.0)})
-    final = FinalResult({}, {"cost": 0.4}, 9, None, Cost(exact=9, exact_seconds=9.0, evaluation_seconds=1.0))
+    final = FinalResult({}, 9, {"cost": 0.4}, None, Cost(exact=9, exact_seconds=9.0, evaluation_seconds=1.0))
     state = SearchState(brackets, [other, first], {0: final}, st.Metric("cost"), True)
     found = foretold(state)
     assert found is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from stantune.errors import UsageError
 from stantune.images.data import Dataset, Split
 from stantune.search.table.look import look
 from stantune.stan.config import Stan
+from stantune.training.train import run
 
 SIZES: dict[str, Any] = {"max_resource": 9, "min_resource": 3, "threads": 1}
 
@@ -126,3 +128,49 @@ def test_an_exact_top_rung_is_enough() -> None:
 
     _, settings = compose(PROBLEM, **{"max_resource": 9, "min_resource": 1}, rates="auto", final="continue")
     assert settings.rates[-1] == 1
+
+
+def test_a_final_training_may_be_longer_than_any_trial(tmp_path: Path) -> None:
+    def noted(run: st.Run) -> dict[str, float]:
+        return trains(run) | {"length": run.length}
+
+    sizes = {"max_resource": 9, "min_resource": 3, "final_resource": 20}
+    for _ in range(2):
+        found = st.tune(noted, SPACE, minimize="value", out=tmp_path, **sizes)
+    assert found.final is not None
+    assert found.best is not None
+    assert found.final.resource == 20
+    assert found.final.value == pytest.approx(20 * found.best.params["x"])
+    assert found.final.metrics["length"] == 20
+    assert {trial.metrics["length"] for trial in found.trials()} == {9}
+    assert look(tmp_path).final_length == 20
+    assert look(tmp_path).state == "done"
+    with pytest.raises(UsageError, match="final-iterations: 20 there, nothing here"):
+        st.tune(noted, SPACE, minimize="value", out=tmp_path, **{**sizes, "final_resource": None})
+
+
+def test_its_schedule_is_of_its_own_length(tmp_path: Path) -> None:
+    problem = replace(PROBLEM, solver=st.Solver(lr=0.1, policy="cosine"), iterations=20)
+    found = st.tune(problem, out=tmp_path, final_resource=18, **SIZES)
+    assert found.final is not None
+    # Where trials were evaluated, and at its end.
+    assert list(found.final.curve) == [3, 9, 18]
+    alone = run(
+        problem.lasting(18), found.final.params, None, 0, 18, splits=problem.load(), seed=found.settings.final_seed()
+    )
+    assert alone.metrics["validation error"] == found.final.value
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"final_resource": 5}, r"`final_resource`=5 is less than `max_resource`=9"),
+        ({"final_resource": 0}, r"`final_resource`=0 is less than `max_resource`=9"),
+        ({"final_resource": 10}, r"`final_resource`=10 is out of reach: a training of blobs is 9 iterations long"),
+        ({"final_resource": 9, "final": "none"}, r"`final_resource`=9 is of final trainings from scratch"),
+    ],
+)
+def test_a_length_that_cannot_be(tmp_path: Path, others: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        st.tune(PROBLEM, out=tmp_path / "refused", **{**SIZES, **others})
+    assert not (tmp_path / "refused").exists()

@@ -164,6 +164,12 @@ Final = Annotated[
         help="The best setting is trained anew; its trial, if it ended exactly, is taken as it is; or neither.",
     ),
 ]
+FinalIterations = Annotated[
+    int | None,
+    typer.Option(
+        "--final-iterations", "--final-resource", metavar="N", help="Iterations of a final training (default: R)."
+    ),
+]
 Finalists = Annotated[
     int,
     typer.Option(

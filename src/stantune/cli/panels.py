@@ -20,6 +20,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "trials",
         "finalists",
         "final",
+        "final_iterations",
         "budget",
     ),
     "Sampling": ("sampler", "lag", "validation", "start_from", "enqueue", "set", "seed"),

@@ -121,6 +121,7 @@ def search(
     validation: o.Validation = "all",
     finalists: o.Finalists = 1,
     final: o.Final = "scratch",
+    final_iterations: o.FinalIterations = None,
     start_from: StartFrom = None,
     enqueue: Enqueue = None,
     set: Fixed = None,
@@ -190,6 +191,7 @@ def search(
             validation=validation,
             finalists=finalists,
             final=final,
+            final_resource=final_iterations,
             start_from=start_from,
             enqueue=[_setting(objective, text) for text in enqueue or []],
             fixed=o.setting_of(objective, set),
@@ -293,6 +295,7 @@ def brackets(
     validation: o.Validation = "all",
     finalists: o.Finalists = 1,
     final: o.Final = "scratch",
+    final_iterations: o.FinalIterations = None,
     seed: o.Seed = 0,
     data: o.Data = None,
     json: o.Json = None,
@@ -338,6 +341,7 @@ def brackets(
         validation=validation,
         finalists=finalists,
         final=final,
+        final_resource=final_iterations,
         seed=seed,
         device=o.device_of(device),
     )
@@ -375,7 +379,7 @@ def brackets(
         trials=sum(bracket.rungs[0].trials for bracket in run),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
-        final_iterations=0 if settings.final == CONTINUE else settings.finals * settings.max_resource,
+        final_iterations=0 if settings.final == CONTINUE else settings.finals * settings.final_length,
         estimated_seconds=estimate,
     )
     show_plan(console, result)

@@ -8,6 +8,7 @@ import re
 _OPTIONS = {
     "max_resource": "--max-iterations",
     "min_resource": "--min-iterations",
+    "final_resource": "--final-iterations",
     "fixed": "--set",
     "loggers": "--log",
 }

@@ -49,8 +49,9 @@ def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, work
         return exact * (stop - start) - sum(saving.of(start, stop) for saving in savings)
 
     plan = settings.plan()
-    # Evaluated on the test images as well as where each rung ends.
-    final = exact * settings.max_resource + (len(stops_of(plan)) + 1) * cost.evaluation_seconds
+    # Evaluated on the test images as well as where each rung ends, and at its own end.
+    evaluations = len({*stops_of(plan), settings.final_length}) + 1
+    final = exact * settings.final_length + evaluations * cost.evaluation_seconds
     if settings.final == CONTINUE:
         final = 2 * cost.evaluation_seconds
     rounds = math.ceil(settings.finals / workers)

@@ -235,6 +235,9 @@ class ProblemTrainer:
                 Stan(rate=1) if segment.final and not segment.continued else replace(stan, seed=segment.seed, rate=rate)
             )
         problem = self._objective.problem
+        if segment.final and not segment.continued and segment.length is not None:
+            # Which may be longer than what the trials' schedules are for.
+            problem = problem.lasting(segment.length)
         splits, share = self._objective.compared_by(segment.validation_share)
         best = None if segment.best is None else Best(segment.best, segment.points, problem.metric)
         with warnings.catch_warnings():
@@ -283,14 +286,16 @@ def made_of(problem: Problem) -> dict[str, Any]:
     """
     if _is_built_in(problem):
         return {}
-    left_out = ("name", "space", "iterations", "batch_size", "stan_layers", "recordable", "course")
+    left_out = ("name", "space", "iterations", "batch_size", "stan_layers", "recordable", "course", "edition")
     parts = {each.name: _plain(getattr(problem, each.name)) for each in fields(problem) if each.name not in left_out}
     return {"made-of": parts}
 
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        held = {each.name: getattr(value, each.name) for each in fields(value)}
+        # What came later is named only where it is set, so that searches from before are known again.
+        return {name: _plain(one) for name, one in held.items() if name != "clip" or one is not None}
     if isinstance(value, Mapping):
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, tuple | list):

@@ -286,7 +286,7 @@ class CommandTrainer:
             **segment.params,
             "start": start,
             "stop": segment.stop,
-            "length": self._what.whole or self._what.length,
+            "length": segment.length or self._what.whole or self._what.length,
             "dir": str(state.absolute()),
             "seed": derive("run", segment.seed) >> 32,
             "trial": segment.trial,
@@ -309,7 +309,7 @@ class CommandTrainer:
             "command": what.template.text,
             "params": dict(segment.params),
             "seed": segment.seed,
-            "length": what.whole or what.length,
+            "length": segment.length or what.whole or what.length,
         }
         return json.dumps(depends_on, sort_keys=True)
 

@@ -235,7 +235,7 @@ class LightningTrainer:
                 segment.seed,
                 done,
                 until,
-                max(self._what.whole or self._what.length or segment.stop, segment.stop),
+                max(segment.length or self._what.whole or self._what.length or segment.stop, segment.stop),
                 self._device,
                 segment.checkpoint.parent / segment.checkpoint.stem,
                 stop_early,
@@ -319,7 +319,7 @@ class LightningTrainer:
         # Not the code: whether changed code may go on is the search's to decide, and it decides before it trains.
         depends_on = {name: value for name, value in self._what.identity.items() if name != "code"}
         depends_on |= {"params": dict(segment.params), "seed": segment.seed, "rates": segment.rates}
-        depends_on |= {"length": self._what.whole or self._what.length, "final": segment.final}
+        depends_on |= {"length": segment.length or self._what.whole or self._what.length, "final": segment.final}
         return json.dumps(depends_on, sort_keys=True)
 
 

@@ -125,7 +125,7 @@ class Final(Result):
 
     trial: int = Field(description="the number of the trial whose setting it is")
     params: dict[str, Any] = Field(description="each parameter's value")
-    iterations: int = Field(description="iterations trained; fewer than max_iterations where it diverged")
+    iterations: int = Field(description="iterations trained; fewer than asked for where it diverged")
     value: float | None = Field(description="of the metric; null where the training diverged")
     metrics: dict[str, float] = Field(description="all that was measured at its end; empty where it diverged")
     validation_error: float | None = Field(description="percent; null where it diverged, or was not measured")

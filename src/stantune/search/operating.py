@@ -148,7 +148,7 @@ class FinalOf(Result):
     """A final training of a trial's setting."""
 
     rank: int = Field(description="the trial's rank among the finalists, 0 for the best")
-    iterations: int = Field(description="iterations trained; fewer than max_iterations where it diverged")
+    iterations: int = Field(description="iterations trained; fewer than asked for where it diverged")
     value: float | None = Field(description="of the metric; null where the training diverged")
     metrics: dict[str, float] = Field(description="all that was measured at its end; empty where it diverged")
     weights: str | None = Field(description="their file; null where there is none")

@@ -330,7 +330,7 @@ class Session:
         left: list[Training] = [*ready, *finals]
         if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
             self._tidy(rows)
-            each = 0 if self._settings.final == CONTINUE else self._settings.max_resource
+            each = 0 if self._settings.final == CONTINUE else self._settings.final_length
             several = self._settings.finals if ready else len(finals)
             self._progress.update(rows, several * each)
             self._done_since, self._done_before = 0, self._done_before + self._done_since
@@ -341,7 +341,7 @@ class Session:
     def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
         """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
         settings = self._settings
-        finals = finals_of(rows, settings.finals, settings.max_resource, settings.final)
+        finals = finals_of(rows, settings.finals, settings.max_resource, settings.final, settings.final_resource)
         for final in finals:
             kept = self.finals.get(final.rank)
             if kept is None:
@@ -414,7 +414,7 @@ class Session:
                 checkpoint,
                 finalist=job.rank,
                 length=job.stop,
-                points=stops_of(self._plan)[:-1],
+                points=tuple(stop for stop in stops_of(self._plan) if stop < job.stop),
                 best=self._directory.best(job.rank),
             )
         seed = self._settings.trial_seed(job.number)

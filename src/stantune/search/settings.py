@@ -70,6 +70,7 @@ class SearchSettings:
         finalists: so many of the best settings are trained exactly in the end. The trial table does not depend on it.
         final: "scratch": they begin anew; "continue": the trials' own trainings are taken as they are; "none": there
             are no final trainings. The trial table does not depend on it.
+        final_resource: how long final trainings are, where that is longer than R; None for R.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
     """
@@ -92,6 +93,7 @@ class SearchSettings:
     validation: str = validation.ALL
     finalists: int = 1
     final: str = finals.SCRATCH
+    final_resource: int | None = None
     threads: int = 1
     device: str = "cpu"
 
@@ -167,6 +169,8 @@ class SearchSettings:
         if self.final == finals.CONTINUE:
             # Its weights are others than those of a training from scratch.
             identity["final"] = self.final
+        if self.final_length != self.max_resource:
+            identity["final-iterations"] = self.final_length
         if self.validation != validation.ALL:
             identity["validation"] = self.validation
         if own := dict(sampler_of(self.sampler).identity):
@@ -219,6 +223,11 @@ class SearchSettings:
         """How many final trainings there are at most."""
         return 0 if self.final == finals.NONE else self.finalists
 
+    @property
+    def final_length(self) -> int:
+        """How long a final training is."""
+        return self.final_resource or self.max_resource
+
     def _check_final(self, objective: Objective) -> None:
         """Raise UsageError where there are no such final trainings, or no weights to be taken as they are."""
         if self.final not in finals.FINAL:
@@ -227,6 +236,7 @@ class SearchSettings:
             raise UsageError(
                 f"`finalists`={self.finalists} asks for final trainings, and `final`=none for none; leave one away"
             )
+        self._check_final_length(objective)
         if self.final != finals.CONTINUE:
             return
         if not getattr(objective, "can_continue", False):
@@ -240,6 +250,27 @@ class SearchSettings:
                 f"`final`=continue takes the best trial's weights as they are, and the way to `max_resource`="
                 f"{self.max_resource} is not trained exactly but at a rate of {rate}; give rates by rung, the last of "
                 "which is 1, or a rate of 1, or `final`=scratch"
+            )
+
+    def _check_final_length(self, objective: Objective) -> None:
+        """Raise UsageError where final trainings of this length cannot be had."""
+        length = self.final_resource
+        if length is None:
+            return
+        if self.final != finals.SCRATCH:
+            raise UsageError(
+                f"`final_resource`={length} is of final trainings from scratch, and `final`={self.final} has none; "
+                "leave one away"
+            )
+        if length < self.max_resource:
+            raise UsageError(
+                f"`final_resource`={length} is less than `max_resource`={self.max_resource}, and the winner is trained "
+                "as long as any trial; give at least that"
+            )
+        if objective.length is not None and length > objective.length:
+            raise UsageError(
+                f"`final_resource`={length} is out of reach: a training of {objective.name} is {objective.length} "
+                f"{objective.unit}s long; give at most that"
             )
 
     def _check_size(self) -> None:

@@ -201,7 +201,7 @@ def _seconds_left(seen: Seen) -> float | None:
     spent = cost_seconds(seen.cost).total
     if not trained or not spent:
         return None
-    left = iterations_left(seen.plan, seen.rows) + seen.finals_left * seen.whole
+    left = iterations_left(seen.plan, seen.rows) + seen.finals_left * seen.final_length
     for each in seen.run.training if seen.run is not None and seen.running else ():
         reached = [] if each.final or each.trial >= len(seen.rows) else seen.rows[each.trial].errors
         before = max((stop for stop in reached if stop < each.stop), default=0)

@@ -30,9 +30,10 @@ def foretold(state: SearchState) -> Foretold | None:
     cost = row.costs[stop]
     pace, evaluation = cost.training_seconds / stop, cost.evaluation_seconds
     rungs = [rung for bracket in state.plan for rung in bracket.rungs]
-    # A final training is evaluated wherever a trial may be.
-    points = len({rung.iterations for rung in rungs})
-    iterations = trained_iterations(state.plan).continued + len(state.finals) * state.whole
+    length = max([state.whole, *(final.iterations for final in state.finals.values())])
+    # A final training is evaluated wherever a trial may be, and at its end.
+    points = len({rung.iterations for rung in rungs} | {length})
+    iterations = trained_iterations(state.plan).continued + len(state.finals) * length
     evaluations = sum(rung.trials for rung in rungs) + len(state.finals) * points
     taken = total([cost for row in state.rows for cost in row.costs.values()] + [f.cost for f in state.finals.values()])
     return Foretold(

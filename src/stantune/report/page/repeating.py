@@ -24,6 +24,7 @@ _DEFAULTS: dict[str, Any] = {
     "fixed": {},
     "finalists": 1,
     "final": "scratch",
+    "final_resource": None,
     "device": "cpu",
 }
 

@@ -23,18 +23,21 @@ def best_weights_of(rank: int) -> str:
 SCRATCH, CONTINUE, NONE = FINAL = ("scratch", "continue", "none")
 
 
-def finals_of(rows: Sequence[TrialRow], count: int, stop: int, how: str = SCRATCH) -> list[Final]:
+def finals_of(
+    rows: Sequence[TrialRow], count: int, whole: int, how: str = SCRATCH, length: int | None = None
+) -> list[Final]:
     """Return the final trainings of a search whose trials are all over: of its best settings, `count` at most.
 
-    `stop` is R, where they end. With "continue" they are what trials that got there have in their checkpoints.
+    `whole` is R. They end there, or at `length`. With "continue" they are what trials that got to R have in their
+    checkpoints.
     """
     if how == NONE:
         return []
-    start = stop if how == CONTINUE else 0
+    start, stop = (whole if how == CONTINUE else 0), length or whole
     return [
         Final(rank, standing.number, stop, start)
-        for rank, standing in enumerate(ranking(rows, stop)[:count])
-        if how == SCRATCH or standing.iterations == stop
+        for rank, standing in enumerate(ranking(rows, whole)[:count])
+        if how == SCRATCH or standing.iterations == whole
     ]
 
 

@@ -66,6 +66,11 @@ class Seen:
         return int(self.identity["max-iterations"])
 
     @property
+    def final_length(self) -> int:
+        """How long a final training is."""
+        return int(self.identity.get("final-iterations", self.whole))
+
+    @property
     def trials_planned(self) -> int:
         """Trials of the whole plan."""
         return sum(bracket.rungs[0].trials for bracket in self.plan)

@@ -89,6 +89,7 @@ def settings_of(identity: Mapping[str, Any]) -> SearchSettings:
         rates=_rates(identity),
         validation=identity.get("validation", "all"),
         final=identity.get("final", "scratch"),
+        final_resource=identity.get("final-iterations"),
         threads=identity.get("threads", 1),
         device=identity.get("device", "cpu"),
     )
