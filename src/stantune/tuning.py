@@ -226,11 +226,11 @@ def tune(
         say(f"note: {note}")
     directory = _directory(path_of(out, what), storage, checkpoints)
     alone = local and side == 1 and limits == Limits()
-    with _stopping(stop, seconds) as stopping, _cluster(executor, address, checkpoints) as cluster:
+    with stopping(stop, seconds) as asks, _cluster(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else _device(device)
         # The stack last: whatever ends a search, its workers end before others may have the directory.
-        heeding = stopping.heeding(directory.asked_to_stop)
+        heeding = asks.heeding(directory.asked_to_stop)
         with directory.locked(), heeding, logging_to(directory.log) as log, ExitStack() as stack:
             if fresh:
                 directory.clear()
@@ -279,7 +279,7 @@ def tune(
                 directory,
                 train,
                 watcher=Together([view or Silent(), logged]),
-                stop_early=stopping.asked,
+                stop_early=asks.asked,
                 retries=retries,
                 accept_changes=accept_changes,
                 loggers=logging,
@@ -287,7 +287,7 @@ def tune(
             )
             # Workers have ended, and a cluster's weights are here, before anything is said of them.
             stack.close()
-            result = SearchResult(what, settings, state, directory.path, stopping.asked() and not state.complete)
+            result = SearchResult(what, settings, state, directory.path, asks.asked() and not state.complete)
             try:
                 directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
             except StantuneError as error:
@@ -296,7 +296,7 @@ def tune(
             for line in str(result).splitlines():
                 log.info(one_line(line))
             log.info("the search is %s", "complete" if result.complete else "not complete, and ended in good order")
-    if stop is None and stopping.interrupted:
+    if stop is None and asks.interrupted:
         raise KeyboardInterrupt
     return result
 
@@ -430,7 +430,7 @@ def _device(asked: str) -> str:
 
 
 @contextmanager
-def _stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
+def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
     """Give what tells whether to end: the caller's, or signals and the budget; signals reach the main thread alone."""
     if stop is not None:
         yield stop
