@@ -52,31 +52,40 @@ class Normalise:
     """How inputs are normalised: less the training mean, by the training set's standard deviation, times `scale`.
 
     `mean` and `std` are "none", "image" (one per position and channel, Caffe's mean file) or "channel"; in a table
-    either word means one per feature. Where all samples are the same the deviation counts as 1. Raises UsageError for
-    another word.
+    either word means one per feature. Instead of the training mean, `mean` may be known numbers, one per channel
+    (Caffe's mean_value). Where all samples are the same the deviation counts as 1. Raises UsageError for another word.
     """
 
     scale: float = 1.0
-    mean: Kind = "none"
+    mean: Kind | tuple[float, ...] = "none"
     std: Kind = "none"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", number("scale", self.scale))
-        for name, word in (("mean", self.mean), ("std", self.std)):
+        if isinstance(self.mean, tuple | list):
+            object.__setattr__(self, "mean", tuple(number("mean", each) for each in self.mean))
+        for name, word in (("mean", "none" if isinstance(self.mean, tuple) else self.mean), ("std", self.std)):
             if not isinstance(word, str) or word not in ("none", "image", "channel"):
                 raise UsageError(f"{name}={shown(word)} is not a kind of {name}: choose none, image or channel.")
 
     def fit(self, split: Split) -> Normaliser:
         """The normaliser with mean and deviation of `split`, summed exactly (bytes) and divided in float64.
 
-        Raises UsageError where a mean is wanted of no samples.
+        Raises UsageError where a mean is wanted of no samples, or there is not one of the known ones per channel.
         """
+        if isinstance(self.mean, tuple) and len(self.mean) != split.inputs.shape[-1]:
+            raise UsageError(
+                f"`mean` has {len(self.mean)} numbers, and a sample {split.inputs.shape[-1]} channels; give one for each"
+            )
         if self.mean == self.std == "none" or is_tokens(split.inputs):
             return Normaliser(None, self.scale)
         if not len(split):
             raise UsageError("a mean image needs at least one training sample, and the split has none.")
         first = self._mean_of(split, 1)
-        mean = None if self.mean == "none" else _per(self.mean, first).float()
+        if isinstance(self.mean, tuple):
+            mean: Tensor | None = torch.tensor(self.mean, dtype=torch.float32)
+        else:
+            mean = None if self.mean == "none" else _per(self.mean, first).float()
         if self.std == "none":
             return Normaliser(mean, self.scale)
         spread = _per(self.std, self._mean_of(split, 2)) - _per(self.std, first).square()

@@ -37,11 +37,13 @@ def gaussian_(weight: Tensor, std: float) -> Tensor:
     return nn.init.normal_(weight, 0.0, std)
 
 
-def filled(layer: Layer, filler: Callable[[Tensor], Tensor]) -> Layer:
-    """Return `layer` with its weight filled by `filler` and its bias, if any, zero (Caffe's default bias)."""
+def filled(
+    layer: Layer, filler: Callable[[Tensor], Tensor], bias: Callable[[Tensor], Tensor] = nn.init.zeros_
+) -> Layer:
+    """Return `layer` with its weight filled by `filler` and its bias, if any, by `bias`: zero, Caffe's default."""
     filler(layer.weight)
     if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+        bias(layer.bias)
     return layer
 
 

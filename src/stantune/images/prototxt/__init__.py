@@ -1,0 +1,1 @@
+"""Caffe's files, a network and its solver: read as a problem, and written as Python."""
