@@ -17,7 +17,7 @@ from torch import nn
 
 from stantune.errors import UsageError
 from stantune.images.data import Dataset, Normalise, Split
-from stantune.images.problems import BUILT_IN, Problem, find
+from stantune.images.problems import BUILT_IN, Problem, find, options_of
 from stantune.images.solver import Solver
 from stantune.space import Categorical, Float, Integer, Space
 
@@ -62,7 +62,8 @@ def test_the_spaces_are_those_of_the_source() -> None:
     found = {
         name: {key: as_printed(value) for key, value in problem.space.items()} for name, problem in BUILT_IN.items()
     }
-    assert found == TABLES
+    assert found.keys() - TABLES.keys() == {"meprop"}
+    assert {name: found[name] for name in TABLES} == TABLES
 
 
 @pytest.mark.parametrize("name", LENGTHS)
@@ -109,6 +110,61 @@ def test_splits_are_those_of_the_study(full: bool, data_dir: Path, cifar10: Data
     mean = cifar10.train.images[: 50_000 - held_out].double().mean(0)
     assert splits.normaliser.mean is not None
     torch.testing.assert_close(splits.normaliser.mean.double(), mean, rtol=1e-6, atol=1e-5)
+
+
+def test_meprop_trains_what_its_authors_do(data_dir: Path) -> None:
+    problem = find("meprop")
+    splits = problem.load(data_dir)
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (55_000, 5_000, 10_000)
+    assert splits.validation.ids.tolist() == list(range(5_000))
+    assert (problem.batch_size, problem.iterations) == (100, 20 * 55_000 // 100)
+    # The loss is summed and the measure an error.
+    scores, targets = torch.randn(8, 10), torch.arange(8)
+    wanted = -scores.log_softmax(1)[range(8), range(8)].sum()
+    torch.testing.assert_close(problem.criterion({})(scores, targets), wanted)
+    assert problem.metric.name == "validation error"
+
+
+OPTIONS = "activation=sigmoid,order=caffe"
+
+
+def test_options_make_a_problem_of_another_name() -> None:
+    problem = find("alexbn:order=caffe,activation=sigmoid")
+    assert problem is find(f"alexbn:{OPTIONS}")
+    assert problem.name == f"alexbn:{OPTIONS}"
+    assert replace(problem, name="alexbn", network=find("alexbn").network) == find("alexbn")
+    kinds = [type(layer).__name__ for layer in problem.build({})][:4]
+    assert kinds == ["Conv2d", "MaxPool2d", "CaffeBatchNorm2d", "Sigmoid"]
+    assert find("alexbn:activation=relu,order=source") is find("alexbn")
+    network = find("meprop:unified=True,dropout=0.25").build({"hidden": 20, "hidden_layers": 1})
+    assert (network.fc1.unified, network.fc1.sparse_bias, network.dropout1.p) == (True, False, 0.25)
+    assert options_of(find("mlp")) == {"unified": False, "sparse_bias": False}
+
+
+def test_options_draw_nothing_from_the_random_state() -> None:
+    before = torch.random.get_rng_state()
+    find("mlp:unified=true,sparse_bias=true")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lenet:width=3", "lenet has no option 'width'; it has none: lenet alone"),
+        ("alexbn:norm=none", "alexbn has no option 'norm'; take activation, order, each as NAME=VALUE"),
+        ("alexbn:activation=tanh", "activation of alexbn is 'tanh': take relu or sigmoid"),
+        ("alexbn:order=none", "order of alexbn is 'none': take source or caffe"),
+        ("alexbn:order=caffe,order=source", "alexbn is given order twice"),
+        ("mlp:unified=1", "mlp's unified=1 is neither true nor false"),
+        ("mlp:hidden=300", "hidden is a parameter of mlp and no option"),
+        ("meprop:dropout=much", "meprop's dropout=much is no number"),
+        ("meprop:dropout=", "meprop's dropout= is no number"),
+        ("alexbn:=", "alexbn has no option ''"),
+    ],
+)
+def test_options_that_are_none_are_named(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find(name)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +308,7 @@ MIXED = Categorical(("sgd", "adamw"))
         ({"validation": "a fifth"}, "`validation`='a fifth' is no whole number"),
         ({"full_iterations": 0}, "`full_iterations`=0 is too small"),
         ({"course": [9]}, r"`course`=\[9\] is no whole number"),
-        ({"hold_out": ["last"]}, r"`hold_out`=\['last'\] is unknown; give stratified or random or last"),
+        ({"hold_out": ["last"]}, r"`hold_out`=\['last'\] is unknown; give stratified or random or first or last"),
         ({"hold_out_seed": 1.5}, "`hold_out_seed`=1.5 is no whole number"),
         ({"label_smoothing": 1.5}, "`label_smoothing`=1.5 is no share; give a number from 0 to 1"),
         ({"label_smoothing": True}, "`label_smoothing`=True is no finite number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -298,3 +299,33 @@ def test_a_step_depends_on_the_rate_unless_it_follows() -> None:
 def test_solvers_are_values() -> None:
     assert Solver(lr=1.0) == Solver(lr=1.0) != Solver(lr=2.0)
     assert hash(CQ_SOLVER) == hash(CQ_SOLVER)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_components_of_gradients_are_clipped_before_each_step(kind: str) -> None:
+    model, other = tiny(), tiny()
+    solver = Solver(lr=0.05, kind=kind, clip=0.03)
+    optimizer = solver.optimizer(model)
+    plain = replace(solver, clip=None).optimizer(other)
+    for iteration in range(5):
+        step(solver, optimizer, model, iteration)
+        plain.zero_grad()
+        other.loss(iteration).backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in other.parameters() if parameter.grad is not None]
+        assert any((gradient.abs() > 0.03).any() for gradient in gradients)
+        for gradient in gradients:
+            gradient.copy_(
+                torch.tensor([max(-0.03, min(0.03, g)) for g in gradient.flatten().tolist()]).view_as(gradient)
+            )
+        plain.step()
+    for mine, its in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [(0.0, "clip is 0 and leaves no gradient"), (-1.0, "clip"), (math.nan, "clip"), ("5", "clip")],
+)
+def test_a_clip_that_bounds_nothing_is_refused(clip: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Solver(lr=0.1, clip=clip)

@@ -40,7 +40,7 @@ problem = Problem('fails', network, images, Space({{'lr': Float(1, 2)}}), Solver
 BAD_USE = [
     # what is typed, what the sentence must hold
     (("search", "lenett"), ("'lenett'", "did you mean lenet?", "FILE.py:NAME")),
-    (("train", "cifar"), ("'cifar'", "lenet, cq, alexlrn, alexbn, mlp")),
+    (("train", "cifar"), ("'cifar'", "lenet, cq, alexlrn, alexbn, mlp, meprop")),
     (("brackets", "nothing.py:problem"), ("nothing.py", "FILE.py:NAME")),
     (("search", "{file}:problm"), ("'problm'", "problem, hopeless, flat")),
     (("search", "{notes}:problem"), ("notes.txt", "FILE.py:NAME")),

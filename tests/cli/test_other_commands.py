@@ -168,7 +168,7 @@ def test_problems(stantune: Stantune) -> None:
     run = stantune("problems", "--json", "-")
     assert run.code == 0
     result = ProblemsResult.model_validate_json(run.out)
-    assert [problem.name for problem in result.problems] == ["lenet", "cq", "alexlrn", "alexbn", "mlp"]
+    assert [problem.name for problem in result.problems] == ["lenet", "cq", "alexlrn", "alexbn", "mlp", "meprop"]
     for problem in result.problems:
         assert {parameter.name for parameter in problem.space} == set(BUILT_IN[problem.name].space)
         assert f"{problem.name}: {problem.data}, {problem.iterations} iterations" in run.err

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stantune.errors import UsageError
 from stantune.images.data import Split, hold_out
-from stantune.images.data.holding_out import MOST
+from stantune.images.data.holding_out import HOW, MOST
 
 
 def of(targets: list[int] | torch.Tensor) -> Split:
@@ -19,7 +19,7 @@ def of(targets: list[int] | torch.Tensor) -> Split:
 classes = st.lists(st.integers(0, 4), min_size=2, max_size=60)
 
 
-@given(targets=classes, data=st.data(), seed=st.integers(0, 99), how=st.sampled_from(("stratified", "random", "last")))
+@given(targets=classes, data=st.data(), seed=st.integers(0, 99), how=st.sampled_from(HOW))
 def test_each_sample_is_in_one_part_and_in_order(targets: list[int], data: st.DataObject, seed: int, how: str) -> None:
     count = data.draw(st.integers(0, len(targets) - 1))
     train, held = hold_out(of(targets), count, how, seed)
@@ -47,6 +47,7 @@ def test_seeds_draw_others() -> None:
         drawn = {tuple(hold_out(of(targets), 20, how, seed)[1].ids.tolist()) for seed in range(5)}
         assert len(drawn) == 5
     assert hold_out(of(targets), 20)[1].ids.tolist() == list(range(180, 200))
+    assert hold_out(of(targets), 20, "first")[1].ids.tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(

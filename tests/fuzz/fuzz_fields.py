@@ -28,7 +28,7 @@ SPACE = st.Space({"x": st.Float(-1, 1), "n": st.Integer(1, 9), "k": st.Categoric
 KNOWN: dict[str, tuple[Any, ...]] = {
     "loss": ("cross entropy", "binary cross entropy", "mean squared error", "huber", lambda outputs, targets: 0),
     "measure": ("error", "accuracy", "loss", "macro F1", "mean IoU", "R2", lambda outputs, targets: "x"),
-    "hold_out": ("stratified", "random", "last"),
+    "hold_out": ("stratified", "random", "first", "last"),
     "kind": ("sgd", "adam", "adamw", "rmsprop", "lbfgs", "adagrad", "SGD"),
     "policy": ("fixed", "cosine", "one-cycle", "step", "warm-up", data.Normalise(), st.Solver),
     "data": ("mnist", "mnits", tiny_problem.images, lambda root: (1, 2), lambda root: None, lambda: None),

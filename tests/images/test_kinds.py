@@ -366,7 +366,7 @@ def test_validation_is_a_share_drawn_by_class_unless_told() -> None:
     ("change", "message"),
     [
         ({"validation": 1.5}, "`validation`=1.5 is no share of the samples; give one above 0 and below 1"),
-        ({"hold_out": "first"}, "`hold_out`='first' is unknown; give stratified or random or last"),
+        ({"hold_out": "middle"}, "`hold_out`='middle' is unknown; give stratified or random or first or last"),
         ({"label_smoothing": 0.1, "loss": "huber"}, "the loss 'huber' has no label_smoothing; leave that out"),
         ({"space": Space({"optimizer": Categorical(("sgd", "adagard"))})}, "no optimizer 'adagard'"),
         ({"space": Space({"schedule": Categorical(("cosine", "linear"))})}, "no schedule is called 'linear'"),

@@ -1,4 +1,4 @@
-"""The five networks against the sizes, fillers and solvers of their Caffe models."""
+"""The networks against the sizes, fillers and solvers of their Caffe models, and of the meProp study."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stantune.errors import UsageError
 from stantune.images.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
 from stantune.images.nets.cifar import ALEXBN_SOLVER, ALEXLRN_SOLVER, CQ_SOLVER, alexbn, alexlrn, cq
 from stantune.images.nets.lenet import LENET_SOLVER, lenet
+from stantune.images.nets.meprop import MEPROP_SOLVER, meprop
 from stantune.images.nets.mlp import MLP_SOLVER, mlp
 from stantune.images.solver import Fixed, Solver
 from stantune.stan.meprop import MePropLinear
@@ -23,6 +24,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...], Solver]]
     "alexlrn": (alexlrn, CIFAR, ALEXLRN_SOLVER),
     "alexbn": (alexbn, CIFAR, ALEXBN_SOLVER),
     "mlp": (mlp, MNIST, MLP_SOLVER),
+    "meprop": (meprop, MNIST, MEPROP_SOLVER),
 }
 
 
@@ -35,6 +37,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...], Solver]]
         ("alexlrn", {"conv1": 2_432, "conv2": 25_632, "conv3": 51_264, "fc1": 10_250}),
         ("alexbn", {"conv1": 2_400, "conv2": 25_600, "conv3": 51_200, "fc1": 10_250}),
         ("mlp", {"fc1": 392_500, "fc2": 5_010}),
+        ("meprop", {"fc1": 392_500, "fc2": 250_500, "fc3": 5_010}),
     ],
 )
 def test_parameter_counts(name: str, sizes: dict[str, int]) -> None:
@@ -93,6 +96,8 @@ def test_first_pooling_is_a_maximum_and_the_others_are_averages(name: str) -> No
         ("cq", {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc1": 0.1, "fc2": 0.1}),
         ("alexlrn", {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc1": 0.01}),
         ("alexbn", {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc1": 0.01}),
+        # meProp's authors: a normal distribution of variance 6 / (inputs + outputs).
+        ("meprop", {"fc1": (6 / 1284) ** 0.5, "fc2": (6 / 1000) ** 0.5, "fc3": (6 / 510) ** 0.5}),
     ],
 )
 def test_fillers(name: str, deviations: dict[str, float]) -> None:
@@ -143,6 +148,7 @@ def test_channels_last_changes_nothing_but_the_memory(name: str) -> None:
         ),
         ("alexbn", {"": 1e-3}, {"": 0.0}),
         ("mlp", {"": 1e-3}, {"": 0.0}),
+        ("meprop", {"": 1e-3}, {"": 0.0}),
     ],
 )
 def test_solvers_give_each_parameter_its_rate_and_decay(
@@ -189,12 +195,33 @@ def test_arguments_reach_the_layers() -> None:
     sparse = [m for m in network.modules() if isinstance(m, MePropLinear)]
     assert [(m.out_features, m.top_k) for m in sparse] == [(30, 7)]
     assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.25]
+    network = meprop(hidden=30, hidden_layers=3, dropout=0.5, top_k=7, unified=True, sparse_bias=True)
+    sparse = [m for m in network.modules() if isinstance(m, MePropLinear)]
+    assert [(m.in_features, m.top_k, m.unified, m.sparse_bias) for m in sparse] == [
+        (784, 7, True, True),
+        (30, 7, True, True),
+        (30, 7, True, True),
+    ]
+    assert [m.p for m in network.modules() if isinstance(m, nn.Dropout)] == [0.5] * 3
+    assert type(network[-1]) is nn.Linear
+
+
+def test_meprop_s_weights_are_normally_distributed() -> None:
+    torch.manual_seed(0)
+    weight = dict(meprop().named_parameters())["fc1.weight"].detach()
+    deviation = (6 / 1284) ** 0.5
+    # A normal distribution has 4.55 % of its mass beyond two standard deviations; a uniform one has none.
+    assert float((weight.abs() > 2 * deviation).double().mean()) == pytest.approx(0.0455, abs=0.002)
 
 
 @pytest.mark.parametrize(
     ("build", "named"),
     [
         (lambda: alexbn("tanh"), "tanh"),
+        (lambda: alexbn(order="Caffe"), "order of alexbn is 'Caffe': take source or caffe"),
+        (lambda: meprop(hidden=0), "0 neurons"),
+        (lambda: meprop(hidden_layers=0), "0 hidden layers"),
+        (lambda: meprop(dropout=-0.1), "-0.1"),
         (lambda: alexlrn(lrn_power=-1.0), "-1.0"),
         (lambda: mlp(hidden=0), "0 neurons"),
         (lambda: mlp(dropout=1.0), "1.0"),

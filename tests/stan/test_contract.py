@@ -170,7 +170,7 @@ def linears(draw: st.DrawFn) -> tuple[Made, tuple[int, ...]]:
 
     def choose(layer: nn.Module) -> None:
         layer.__class__ = MePropLinear
-        layer.top_k = 3
+        layer.top_k, layer.sparse_bias = 3, True
 
     return Made(layer, lambda exact: Chosen.apply(exact, 3), choose), shape
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from stantune.errors import UsageError
+from stantune.stan.config import Stan
 from stantune.stan.meprop import MeProp, MePropLinear, largest, linear_unified
 
 both_forms = pytest.mark.parametrize("unified", [False, True], ids=["per example", "unified"])
@@ -52,6 +53,9 @@ def check(layer: MePropLinear, plain: nn.Linear, x: Tensor, grad: Tensor) -> Non
     assert torch.equal(y, expected)
     y.backward(grad)
     expected.backward(oracle(grad, layer.top_k, layer.unified))
+    if not layer.sparse_bias and plain.bias is not None and plain.bias.grad is not None:
+        # Whole: that of ordinary back propagation.
+        plain.bias.grad = grad.reshape(-1, grad.shape[-1]).sum(0)
     for got, wanted in ((mine, its), (layer.weight, plain.weight), (layer.bias, plain.bias)):
         if wanted is not None:
             assert (got.grad is None) == (wanted.grad is None)
@@ -66,14 +70,23 @@ def check(layer: MePropLinear, plain: nn.Linear, x: Tensor, grad: Tensor) -> Non
     outputs=st.integers(2, 30),
     bias=st.booleans(),
     unified=st.booleans(),
+    sparse_bias=st.booleans(),
     seed=st.integers(0, 99),
     data=st.data(),
 )
 def test_gradients_follow_from_the_kept_components(
-    leading: list[int], inputs: int, outputs: int, bias: bool, unified: bool, seed: int, data: st.DataObject
+    leading: list[int],
+    inputs: int,
+    outputs: int,
+    bias: bool,
+    unified: bool,
+    sparse_bias: bool,
+    seed: int,
+    data: st.DataObject,
 ) -> None:
     top_k = data.draw(st.integers(1, outputs - 1), label="top_k")
     layer, plain = made(inputs, outputs, top_k, unified, bias)
+    layer.sparse_bias = sparse_bias
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(*leading, inputs, dtype=torch.float64, generator=generator, requires_grad=True)
     grad = torch.randn(*leading, outputs, dtype=torch.float64, generator=generator)
@@ -185,8 +198,10 @@ def test_unified_examples_share_the_choice_of_the_largest_sum_of_magnitudes() ->
     layer, _ = made(1, 3, 1, unified=True)
     # Column sums of magnitudes 4, 3.5, 5; plain sums 2, 3.5, -1; the largest component is in column 0.
     layer(torch.ones(2, 1)).backward(torch.tensor([[3.0, 1.5, 2.0], [-1.0, 2.0, -3.0]]))
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.flatten().tolist() == [0.0, 0.0, -1.0]
     assert layer.bias.grad is not None
-    assert layer.bias.grad.tolist() == [0.0, 0.0, -1.0]
+    assert layer.bias.grad.tolist() == [2.0, 3.5, -1.0]
 
 
 @given(
@@ -245,8 +260,8 @@ def test_a_diverged_gradient_stays_visible(lost: int, top_k: int, unified: bool)
     layer(torch.ones(2, 3)).backward(grad)
     assert layer.weight.grad is not None
     assert layer.bias.grad is not None
-    for gradient in (layer.bias.grad, layer.weight.grad[:, 0]):
-        assert int(gradient[:lost].isnan().sum()) == min(top_k, lost)
+    for gradient, shown in ((layer.bias.grad, lost), (layer.weight.grad[:, 0], min(top_k, lost))):
+        assert int(gradient[:lost].isnan().sum()) == shown
         assert not gradient[lost:].isnan().any()
 
 
@@ -265,6 +280,7 @@ def test_autocast_gives_what_it_gives_a_plain_layer(inside: bool, top_k: int, un
         with torch.autocast("cpu", enabled=inside):
             y.backward(grad)
             expected.backward(oracle(grad, top_k, unified))
+    plain.bias.grad = grad.float().sum(0)
     for got, wanted in ((mine, its), (layer.weight, plain.weight), (layer.bias, plain.bias)):
         assert got.grad is not None
         assert got.grad.dtype == torch.float32
@@ -297,7 +313,7 @@ def test_a_tied_weight_keeps_the_gradient_of_its_other_use_under_autocast(unifie
 def test_sums_of_half_precision_do_not_overflow() -> None:
     x = torch.zeros(4, 1, dtype=torch.float16)
     bias = torch.zeros(3, dtype=torch.float16, requires_grad=True)
-    y = linear_unified(x, torch.zeros(3, 1, dtype=torch.float16), bias, 1)
+    y = linear_unified(x, torch.zeros(3, 1, dtype=torch.float16), bias, 1, sparse_bias=True)
     # Both sums are above the greatest number of half precision, 65504.
     y.backward(torch.tensor([[3e4, 4e4, 1.0], [3e4, 4e4, 1.0], [-3e4, -4e4, 0.0], [0.0, 0.0, 0.0]]).half())
     assert bias.grad is not None
@@ -435,7 +451,7 @@ def test_copies_keep_the_settings(through: Callable[[MePropLinear], MePropLinear
     for module in (layer, other):
         module(x).square().sum().backward()
     assert_same_gradients(layer, other)
-    assert f"top_k=2, unified={unified}" in repr(other)
+    assert f"top_k=2, unified={unified}, sparse_bias=False" in repr(other)
 
 
 @pytest.mark.parametrize("top_k", [-2, 1.5, True])
@@ -452,8 +468,15 @@ def test_layers_that_are_no_tuple_of_names_are_refused(layers: tuple[str, ...]) 
         MeProp(80, layers=layers)
 
 
+def test_what_was_made_when_biases_were_always_sparse_is_known_again() -> None:
+    before = {"top_k": 3, "unified": False, "layers": ("*",)}
+    assert MeProp(3, sparse_bias=True).identity == before
+    assert MeProp(3).identity == before | {"sparse_bias": False}
+    assert Stan(meprop=MeProp(3)).identity["meprop"] == MeProp(3).identity
+
+
 def test_settings_are_values() -> None:
     settings = MeProp(0)
-    assert settings == MeProp(0, unified=False, layers=("*",))
+    assert settings == MeProp(0, unified=False, layers=("*",), sparse_bias=False)
     with pytest.raises(FrozenInstanceError):
         settings.top_k = 1  # type: ignore[misc]

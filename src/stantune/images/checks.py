@@ -36,15 +36,15 @@ def check_measure(name: str, measure: Measure, loss: Loss) -> None:
     )
 
 
-def warn_of_other_classes(name: str, train: Tensor, validation: Tensor) -> None:
+def warn_of_other_classes(name: str, how: str, train: Tensor, validation: Tensor) -> None:
     """Warn where validation has other classes than what is trained on, as it has where samples are sorted by class."""
     if train.dim() != 1 or not len(validation):
         return
     trained, held = (set(torch.unique(part).tolist()) for part in (train, validation))
     if trained != held:
         warnings.warn(
-            f"problem {name!r}: hold_out='last' holds out {_classes(len(held))} and leaves {len(trained)} to train on, "
-            f"of which {len(trained & held)} are the same, as where samples are sorted by class; give "
+            f"problem {name!r}: hold_out={how!r} holds out {_classes(len(held))} and leaves {len(trained)} to train "
+            f"on, of which {len(trained & held)} are the same, as where samples are sorted by class; give "
             "hold_out='stratified', or shuffle the samples",
             StanWarning,
             stacklevel=3,

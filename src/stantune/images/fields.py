@@ -75,7 +75,9 @@ def loaded(name: str, data: Callable[[Any], Any], root: Any) -> Dataset:
 
 
 def _numbers(problem: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {field: whole(field, getattr(problem, field), 1) for field in ("iterations", "batch_size")}
+    found: dict[str, Any] = {
+        field: whole(field, getattr(problem, field), 1) for field in ("iterations", "batch_size", "edition")
+    }
     for field in ("full_iterations", "course"):
         value = getattr(problem, field)
         found[field] = None if value is None else whole(field, value, 1)

@@ -14,7 +14,7 @@ from stantune.arguments import shown
 from stantune.errors import CheckpointError, StantuneError, UsageError
 from stantune.images.objective import made_of
 from stantune.images.predictor import Inputs, Predictor
-from stantune.images.problems import BUILT_IN, Problem, find
+from stantune.images.problems import Problem, built_in, find
 from stantune.search.plan.finals import Evaluation, best_of, last_of
 from stantune.search.table.look import Seen, look
 from stantune.search.table.recorded import recorded
@@ -137,12 +137,13 @@ def _problem(identity: Mapping[str, Any], given: Problem | str | None, path: Pat
     """Return the problem that was searched, from what the caller gives or by its name among the built-in ones."""
     name = identity.get("problem")
     if given is None:
-        if "made-of" in identity or name not in BUILT_IN:
+        own = built_in(str(name)) if "made-of" not in identity else None
+        if own is None:
             raise UsageError(
                 f"the search in {path} is of your own problem {shown(name)}, and only its code can make the network; "
                 "give it as well: load(directory, problem), or its place, FILE.py:NAME"
             )
-        return BUILT_IN[name]
+        return own
     made = find(given) if isinstance(given, str) else given
     if not isinstance(made, Problem):
         raise UsageError(f"`problem`={shown(given)} is no Problem; give one, or FILE.py:NAME")

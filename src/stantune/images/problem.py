@@ -77,7 +77,7 @@ class Problem:
         normalise: from samples as they are held to what the network sees.
         validation: how many training samples a search holds out, or which share of them (below 1); None: a fifth,
             10 000 at most.
-        hold_out: which ones: "stratified": drawn, as many of each class as it has of all; "random"; or "last".
+        hold_out: which ones: "stratified": drawn, as many of each class as it has of all; "random"; "first"; or "last".
         hold_out_seed: of the drawing.
         full_iterations: length of a training with nothing held out, where that differs from N.
         augment: (images (B, C, H, W), ids (B,), generator) -> images, on training batches alone; with a parameter
@@ -93,6 +93,8 @@ class Problem:
             error", "root mean squared error", "mean absolute error", "R2", a Measure, or a function of all outputs and
             targets that is the better the lower it is. None: what suits the loss.
         label_smoothing: of the cross entropy in training, where the setting does not say.
+        edition: a number to raise where the same name, space and fields come to train something else than before, so
+            that searches and checkpoints from before are not gone on with.
         course: iterations that schedules without times of their own (cosine, one-cycle …) take; None: `iterations`.
 
     Raises:
@@ -120,6 +122,7 @@ class Problem:
     hold_out: How = "stratified"
     hold_out_seed: int = 0
     course: int | None = None
+    edition: int = 1
 
     def __post_init__(self) -> None:
         for name, value in checked_fields(self).items():
@@ -179,8 +182,8 @@ class Problem:
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
         check_batch_size(self.name, self.space.get("batch_size"), len(train))
         self._look(splits)
-        if self.hold_out == "last" and self._loss().targets == "classes":
-            warn_of_other_classes(self.name, train.targets, validation.targets)
+        if self.hold_out in ("first", "last") and self._loss().targets == "classes":
+            warn_of_other_classes(self.name, self.hold_out, train.targets, validation.targets)
         return splits
 
     @property
@@ -230,6 +233,8 @@ class Problem:
         depends_on: dict[str, Any] = {}
         if self.hold_out != "last":
             depends_on["hold_out"] = [self.hold_out, self.hold_out_seed]
+        if self.edition > 1:
+            depends_on["edition"] = self.edition
         if self.solver.is_relative(self.space):
             depends_on["course"] = self.course or self.iterations
         return depends_on

@@ -9,11 +9,12 @@ from typing import Any
 from stantune.errors import UsageError
 from stantune.images.data import Normalise
 from stantune.images.facts import FACTS
-from stantune.images.nets import cifar, lenet, mlp
+from stantune.images.nets import cifar, lenet, meprop, mlp
+from stantune.images.options import options_of, with_options
 from stantune.images.problem import Problem, Splits
 from stantune.user_files import load_file
 
-__all__ = ["BUILT_IN", "Problem", "Splits", "find"]
+__all__ = ["BUILT_IN", "Problem", "Splits", "built_in", "find", "options_of"]
 
 
 # The second convolution of these networks does more than half of the arithmetic, and its entries can best be spared:
@@ -23,8 +24,11 @@ _LESS_MEAN_IMAGE = Normalise(mean="image")
 
 
 def _built_in(name: str, **others: Any) -> Problem:
-    """Return a built-in problem of its facts and the other fields; its last images are held out, as in the source."""
-    return Problem(**vars(FACTS[name]), validation=10_000, hold_out="last", recordable=True, **others)
+    """Return a built-in problem of its facts and the other fields.
+
+    Unless these say otherwise its last images are held out, as in the source.
+    """
+    return Problem(**vars(FACTS[name]), **{"validation": 10_000, "hold_out": "last", "recordable": True, **others})
 
 
 BUILT_IN: dict[str, Problem] = {
@@ -52,19 +56,43 @@ BUILT_IN: dict[str, Problem] = {
             normalise=_LESS_MEAN_IMAGE,
             stan_layers=_MOST_ARITHMETIC,
         ),
-        _built_in("mlp", network=mlp.mlp, solver=mlp.MLP_SOLVER, normalise=Normalise(scale=1 / 255)),
+        _built_in("mlp", network=mlp.mlp, solver=mlp.MLP_SOLVER, normalise=Normalise(scale=1 / 255), edition=2),
+        _built_in(
+            "meprop",
+            network=meprop.meprop,
+            solver=meprop.MEPROP_SOLVER,
+            normalise=Normalise(scale=1 / 255),
+            loss=meprop.summed_cross_entropy,
+            measure="error",
+            validation=5_000,
+            hold_out="first",
+        ),
     )
 }
 
 
+def built_in(name: str) -> Problem | None:
+    """Return the built-in problem `NAME`, or `NAME:OPTION=VALUE,…`, always the same object; None where there is none.
+
+    Raises:
+        UsageError: an option that it does not have, or a value that its network does not take.
+    """
+    plain, _, options = name.partition(":")
+    problem = BUILT_IN.get(plain)
+    if problem is None or "=" not in options:
+        return BUILT_IN.get(name)
+    return with_options(problem, options)
+
+
 def find(name: str) -> Problem:
-    """Return the built-in problem called `name`, or the one that `FILE.py:ATTRIBUTE` defines.
+    """Return the built-in problem called `name`, which may have options, or the one that `FILE.py:ATTRIBUTE` defines.
 
     Raises:
         UsageError: there is none; the message names the nearest.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    found = built_in(name)
+    if found is not None:
+        return found
     file, colon, attribute = name.rpartition(":")
     if not colon:
         near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ class Solver:
     one-cycle, step, warm-up: each over the whole run) or a policy; `warmup` is the first share of the run, in which the
     rate rises to that of the policy.
 
+    `clip` is a bound: before each step every component of the gradients is cut to ±clip; None cuts nothing.
+
     `multipliers` maps a glob over parameter names ("*.bias") to a Multiplier; of the globs that match a name
     the first counts, and a name that none matches has 1 and 1.
 
@@ -99,6 +102,7 @@ class Solver:
     multipliers: Mapping[str, Multiplier] = field(default_factory=dict, hash=False)
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     warmup: float = 0.0
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", kind_of(self.kind))
@@ -107,6 +111,8 @@ class Solver:
             number(f"The solver's {name}", getattr(self, name))
         if self.momentum and not takes(self.kind, "momentum"):
             raise UsageError(f"The solver has a momentum of {self.momentum}, but {self.kind} has none: leave it out.")
+        if self.clip is not None and not number("The solver's clip", self.clip):
+            raise UsageError("The solver's clip is 0 and leaves no gradient: take a bound above 0, or None.")
         check_options(self.kind, self.options)
         multipliers: object = self.multipliers
         if not isinstance(multipliers, Mapping) or not all(
@@ -166,7 +172,10 @@ class Solver:
         if kind == "sgd" and not options.get("nesterov"):
             for group in param_groups:
                 group["initial_momentum"] = momentum
-        return make(kind, param_groups, lr, momentum, options)
+        made = make(kind, param_groups, lr, momentum, options)
+        if self.clip is not None:
+            made.register_step_pre_hook(partial(_clip_gradients, self.clip))
+        return made
 
     def course(self, setting: Mapping[str, Any], length: int) -> Policy:
         """Return the course of the learning rate in a run of `length` iterations.
@@ -215,6 +224,12 @@ class Solver:
             if fnmatchcase(name, pattern):
                 return multiplier
         return Multiplier()
+
+
+def _clip_gradients(bound: float, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+    """Cut the components of all gradients to ±bound, in place: a hook before an optimizer's step."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    nn.utils.clip_grad_value_(parameters, bound)
 
 
 @contextmanager

@@ -236,6 +236,8 @@ class Stan:
             del settings["offset_sets"]
         if self.native:
             del settings["native"]
+        if self.meprop is not None:
+            settings["meprop"] = self.meprop.identity
         if self.rates:
             settings |= {"rate": self.least_rate, "rates": [list(each) for each in self.rates]}
         return settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class MeProp:
             ordinary back propagation.
         unified: one choice for all examples of a batch, by the sum of the magnitudes over them.
         layers: names of the linear layers, as shell patterns ("fc1"); every nn.Linear by default.
+        sparse_bias: the bias's gradient, too, follows from the kept components alone (ours). By default it is that of
+            ordinary back propagation, as in both of the authors' programs.
 
     Raises:
         UsageError: top_k is negative or no integer, or `layers` is one string or none at all.
@@ -43,6 +45,7 @@ class MeProp:
     top_k: int
     unified: bool = False
     layers: tuple[str, ...] = ("*",)
+    sparse_bias: bool = False
 
     def __post_init__(self) -> None:
         _check_top_k(self.top_k)
@@ -50,6 +53,17 @@ class MeProp:
         if not layers:
             raise UsageError("`meprop.layers` names none; give one, such as ('fc1',)")
         object.__setattr__(self, "layers", layers)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All settings as plain values, to know again what a file was made with.
+
+        Files from before `sparse_bias` was a choice do not have it: it was always so.
+        """
+        settings = asdict(self)
+        if self.sparse_bias:
+            del settings["sparse_bias"]
+        return settings
 
 
 def _check_top_k(top_k: object) -> None:
@@ -62,10 +76,10 @@ class MePropLinear(StandIn, nn.Linear):
 
     Of the gradient with respect to this layer's output (its last dimension) the `top_k` components of largest
     magnitude are kept, of each example its own or (unified) the same of all, and the others are zero; the gradients of
-    weight, bias and input all follow from what is left (the authors' PyTorch code leaves the bias's whole). Each call
-    of the layer chooses anew. Of components of equal magnitude exactly as many are kept as fit, always the same ones
-    for the same gradient. The forward pass is nn.Linear's. top_k = 0, or >= out_features, is ordinary back
-    propagation, and so is that of a layer in evaluation mode.
+    weight and input follow from what is left, and with `sparse_bias` the bias's too, which else is whole. Each call of
+    the layer chooses anew. Of components of equal magnitude exactly as many are kept as fit, always the same ones for
+    the same gradient. The forward pass is nn.Linear's. top_k = 0, or >= out_features, is ordinary back propagation, and
+    so is that of a layer in evaluation mode.
 
     An nn.Linear becomes one by a change of its class: the settings' defaults belong to the class, and there is no
     other state.
@@ -73,9 +87,17 @@ class MePropLinear(StandIn, nn.Linear):
 
     top_k: int = 0
     unified: bool = False
+    sparse_bias: bool = False
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, top_k: int = 0, unified: bool = False
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        top_k: int = 0,
+        unified: bool = False,
+        sparse_bias: bool = False,
     ) -> None:
         """Make a new layer, its weights as nn.Linear's; raise UsageError for a top_k below 0."""
         _check_top_k(top_k)
@@ -83,17 +105,18 @@ class MePropLinear(StandIn, nn.Linear):
         stand_in_for_(self, nn.Linear)
         self.top_k = top_k
         self.unified = unified
+        self.sparse_bias = sparse_bias
 
     def forward(self, input: Tensor) -> Tensor:
         """Map input (..., in_features) to (..., out_features)."""
         if not self.training or not 0 < self.top_k < self.out_features or not _goes_backward(input):
             return super().forward(input)
         linear = linear_unified if self.unified else linear_per_example
-        return linear(input, self.weight, self.bias, self.top_k)
+        return linear(input, self.weight, self.bias, self.top_k, self.sparse_bias)
 
     def extra_repr(self) -> str:
         """Give the settings for the module's printed form."""
-        return f"{super().extra_repr()}, top_k={self.top_k}, unified={self.unified}"
+        return f"{super().extra_repr()}, top_k={self.top_k}, unified={self.unified}, sparse_bias={self.sparse_bias}"
 
 
 def _goes_backward(input: Tensor) -> bool:
@@ -117,7 +140,9 @@ def _goes_backward(input: Tensor) -> bool:
 _exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
-def linear_per_example(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int) -> Tensor:
+def linear_per_example(
+    input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, sparse_bias: bool = False
+) -> Tensor:
     """Apply F.linear; backward, each example keeps its own largest components (Sun et al., 2017).
 
     Args:
@@ -125,34 +150,37 @@ def linear_per_example(input: Tensor, weight: Tensor, bias: Tensor | None, top_k
         weight: (outputs, inputs).
         bias: (outputs,) or None.
         top_k: components that are kept, 1 to outputs.
+        sparse_bias: whether the bias's gradient follows from them, too.
 
     Returns:
         (..., outputs). It can be differentiated once; a second time raises RuntimeError.
     """
-    return _Linear.apply(input, weight, bias, top_k, False)  # type: ignore[no-untyped-call, no-any-return]
+    return _Linear.apply(input, weight, bias, top_k, False, sparse_bias)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def linear_unified(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int) -> Tensor:
+def linear_unified(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, sparse_bias: bool = False) -> Tensor:
     """Apply F.linear; backward, the outputs of largest sum of magnitudes over all examples are kept.
 
     This is the authors' simple unified top-k: its products are dense and as small as top_k. Arguments and result
     are those of `linear_per_example`.
     """
-    return _Linear.apply(input, weight, bias, top_k, True)  # type: ignore[no-untyped-call, no-any-return]
+    return _Linear.apply(input, weight, bias, top_k, True, sparse_bias)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class _Linear(torch.autograd.Function):
     """F.linear with one of meProp's backward passes."""
 
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, unified: bool) -> Tensor:
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor | None, top_k: int, unified: bool, sparse_bias: bool
+    ) -> Tensor:
         # Autocast keeps its casts of Parameters for their next use. In older PyTorch one made in here, where no graph
         # is recorded, would cut off the gradient of that use; of a detached tensor it keeps none.
         return F.linear(input, weight.detach(), None if bias is None else bias.detach())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, ctx.top_k, ctx.unified = inputs
+        input, weight, _, ctx.top_k, ctx.unified, ctx.sparse_bias = inputs
         wanted = ctx.needs_input_grad
         ctx.save_for_backward(input if wanted[1] else None, weight if wanted[0] else None)
         ctx.input_shape = input.shape
@@ -168,8 +196,12 @@ class _Linear(torch.autograd.Function):
         if weight is not None:
             weight = weight.conj()
         back = _unified if ctx.unified else _per_example
-        of_input, of_weight, of_bias = back(rows, input, weight, ctx.needs_input_grad[2], ctx.top_k)
-        return None if of_input is None else of_input.reshape(ctx.input_shape), of_weight, of_bias, None, None
+        sparse_bias = ctx.needs_input_grad[2] and ctx.sparse_bias
+        of_input, of_weight, of_bias = back(rows, input, weight, sparse_bias, ctx.top_k)
+        if ctx.needs_input_grad[2] and not sparse_bias:
+            of_bias = rows.sum(0)
+        of_input = None if of_input is None else of_input.reshape(ctx.input_shape)
+        return of_input, of_weight, of_bias, None, None, None
 
 
 _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -182,7 +214,7 @@ def _unified(grad: Tensor, input: Tensor | None, weight: Tensor | None, bias: bo
         grad: of the output, (n, outputs).
         input: (n, inputs), None where the weight's gradient is not wanted.
         weight: (outputs, inputs), None where the input's gradient is not wanted.
-        bias: whether the bias's gradient is wanted.
+        bias: whether the bias's gradient is wanted, of the kept components.
         top_k: outputs that are kept.
     """
     # Sums of half precision would tie, and overflow.

@@ -137,7 +137,7 @@ def restore_(model: nn.Module) -> None:
                 module.__dict__.pop(name, None)
             module.__class__ = _without_stan(type(module), ORIGINAL)
         elif module.__dict__.pop(BY_SURGERY, False):
-            for name in ("top_k", "unified", "__module__"):
+            for name in ("top_k", "unified", "sparse_bias", "__module__"):
                 module.__dict__.pop(name, None)
             module.__class__ = _without_stan(type(module), {MePropLinear: nn.Linear})
 
@@ -208,7 +208,8 @@ def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> 
         if reason:
             continue
         module.__class__ = MePropLinear
-        module.__dict__.update({"top_k": meprop.top_k, "unified": meprop.unified, BY_SURGERY: True})
+        settings = {"top_k": meprop.top_k, "unified": meprop.unified, "sparse_bias": meprop.sparse_bias}
+        module.__dict__.update(settings | {BY_SURGERY: True})
         stand_in_for_(module, nn.Linear)
         whose = "the whole batch's" if meprop.unified else "each example's"
         reason = f"meProp shortens its backward pass alone, to {meprop.top_k} of {width} components of {whose} gradient"

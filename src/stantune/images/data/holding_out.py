@@ -1,4 +1,4 @@
-"""Which training samples a search compares settings by: drawn by class and by a seed, or the last ones."""
+"""Which training samples a search compares settings by: drawn by class and by a seed, or the first or the last ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stantune.errors import UsageError
 from stantune.images.data.splits import Split
 from stantune.seeds import derive
 
-How = Literal["stratified", "random", "last"]
+How = Literal["stratified", "random", "first", "last"]
 HOW: tuple[str, ...] = get_args(How)
 # Where nobody says how many: a fifth, and no more than tell settings apart well.
 SHARE = 0.2
@@ -19,13 +19,13 @@ MOST = 10_000
 
 
 def hold_out(train: Split, validation: int | float | None, how: How = "last", seed: int = 0) -> tuple[Split, Split]:
-    """Return (training, validation), each in the order of `train`; "last" shares its memory.
+    """Return (training, validation), each in the order of `train`; "first" and "last" share its memory.
 
     Args:
         train: all training samples.
         validation: how many to hold out, or which share (a float below 1); None: a fifth, 10 000 at most.
         how: "stratified": drawn, as many of each class as the share of that class in all; where targets are no classes
-            of samples, and for "random": drawn; "last": the last ones.
+            of samples, and for "random": drawn; "first" and "last": those of the file's two ends.
         seed: of the drawing.
 
     Raises UsageError unless 0 <= validation < n: something must be left to train on.
@@ -36,6 +36,8 @@ def hold_out(train: Split, validation: int | float | None, how: How = "last", se
     if how == "last" or not count:
         cut = len(train) - count
         return train.take(0, cut), train.take(cut, len(train))
+    if how == "first":
+        return train.take(count, len(train)), train.take(0, count)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(derive("hold out", seed)))
     by_class = how == "stratified" and train.targets.dim() == 1 and train.targets.dtype == torch.int64
     held = torch.zeros(len(train), dtype=torch.bool)

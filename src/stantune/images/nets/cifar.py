@@ -92,35 +92,42 @@ def alexlrn(lrn_scale: float = 5e-5, lrn_power: float = 0.75) -> nn.Sequential:
     )
 
 
-def alexbn(activation: str = "relu") -> nn.Sequential:
+def alexbn(activation: str = "relu", order: str = "source") -> nn.Sequential:
     """Return a new "CIFAR-10 full" network with batch norm: images (B, 3, 32, 32) to scores (B, 10).
 
-    Pixels as for `cq`. Batch norm closes each of the three blocks, after activation and pooling; `activation`
-    is "relu", or "sigmoid" as in Caffe's file. The convolutions have no bias. Weights are drawn from torch's
-    global generator. Raises UsageError for another activation.
+    Pixels as for `cq`. The convolutions have no bias. Weights are drawn from torch's global generator.
+
+    Args:
+        activation: "relu", or "sigmoid" as in Caffe's file.
+        order: "source": batch norm closes each of the three blocks, after activation and pooling; "caffe": it stands
+            before the activation, as in Caffe's file, which pools before both in the first block and after both in
+            the others.
+
+    Raises UsageError for another activation or order.
     """
-    activations: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
-    if activation not in activations:
-        raise UsageError(f"The activation of alexbn is {activation!r}: take relu or sigmoid.")
-    active = activations[activation]
-    return nn.Sequential(
-        OrderedDict(
-            conv1=_conv(3, 32, std=1e-4, bias=False),
-            pool1=max_pool(3, 2),
-            act1=active(),
-            norm1=CaffeBatchNorm2d(32),
-            conv2=_conv(32, 32, std=0.01, bias=False),
-            act2=active(),
-            pool2=average_pool(3, 2),
-            norm2=CaffeBatchNorm2d(32),
-            conv3=_conv(32, 64, std=0.01, bias=False),
-            act3=active(),
-            pool3=average_pool(3, 2),
-            norm3=CaffeBatchNorm2d(64),
-            flatten=nn.Flatten(),
-            fc1=_linear(64 * 4 * 4, 10, std=0.01),
-        )
-    )
+    if activation not in _ACTIVATIONS:
+        raise UsageError(f"The activation of alexbn is {activation!r}: take {' or '.join(_ACTIVATIONS)}.")
+    if order not in _ORDERS:
+        raise UsageError(f"The order of alexbn is {order!r}: take {' or '.join(_ORDERS)}.")
+    pools = (max_pool(3, 2), average_pool(3, 2), average_pool(3, 2))
+    channels = (3, 32, 32, 64)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (pool, behind, std) in enumerate(zip(pools, _ORDERS[order], (1e-4, 0.01, 0.01), strict=True), 1):
+        inputs, outputs = channels[number - 1 : number + 1]
+        layers[f"conv{number}"] = _conv(inputs, outputs, std, bias=False)
+        made = {"pool": pool, "act": _ACTIVATIONS[activation](), "norm": CaffeBatchNorm2d(outputs)}
+        layers |= {f"{kind}{number}": made[kind] for kind in behind}
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = _linear(64 * 4 * 4, 10, std=0.01)
+    return nn.Sequential(layers)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+# What stands behind each of alexbn's three convolutions.
+_ORDERS = {
+    "source": (("pool", "act", "norm"), ("act", "pool", "norm"), ("act", "pool", "norm")),
+    "caffe": (("pool", "norm", "act"), ("norm", "act", "pool"), ("norm", "act", "pool")),
+}
 
 
 def _conv(inputs: int, outputs: int, std: float, bias: bool = True) -> nn.Conv2d:

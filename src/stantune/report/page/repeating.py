@@ -48,8 +48,8 @@ def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Pa
     given |= {"seed": settings.seed, "threads": settings.threads, "out": str(directory)}
     what = identity.get("problem")
     if _of_images(identity) and "made-of" not in identity:
-        what = f"BUILT_IN[{what!r}]"
-        imports.append("from stantune.images.problems import BUILT_IN")
+        what = f"find({what!r})"
+        imports.append("from stantune.images.problems import find")
     call = f"tune({what}, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
     return "\n".join([*imports, "", call])
 

@@ -33,9 +33,9 @@ def entries_of_table(identity: Mapping[str, Any], summary: SearchSummary, direct
         return "the problem is one of your own; `SearchResult.report()`, which has it at hand, shows them"
     from stantune.images.data import is_present
     from stantune.images.objective import ProblemObjective
-    from stantune.images.problems import BUILT_IN
+    from stantune.images.problems import built_in
 
-    problem = BUILT_IN.get(summary.problem)
+    problem = built_in(summary.problem)
     if problem is None:
         return f"this version knows no problem {summary.problem}"
     if isinstance(problem.data, str) and not is_present(problem.data):
