@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stantune.images.measures import Measure
     from stantune.images.objective import ProblemObjective
     from stantune.images.problems import Problem
+    from stantune.images.prototxt.reading import from_caffe
     from stantune.images.solver import Cosine, Fixed, Inv, Multiplier, MultiStep, OneCycle, Solver, Step, WarmUp
     from stantune.objectives.command import CommandObjective
     from stantune.objectives.function import FunctionObjective, objective
@@ -89,6 +90,7 @@ _HOME = {
     "UsageError": "errors",
     "WarmUp": "images.solver",
     "accelerate_": "stan.surgery",
+    "from_caffe": "images.prototxt.reading",
     "from_torch": "images.data",
     "load": "images.loading",
     "objective": "objectives.function",
@@ -150,6 +152,7 @@ __all__ = [
     "UsageError",
     "WarmUp",
     "accelerate_",
+    "from_caffe",
     "from_torch",
     "load",
     "objective",

@@ -18,6 +18,7 @@ from stantune.cli.delete import delete
 from stantune.cli.doctor import doctor
 from stantune.cli.entries import entries
 from stantune.cli.export import export
+from stantune.cli.import_ import import_caffe
 from stantune.cli.list import list_searches
 from stantune.cli.panels import PanelledCommand
 from stantune.cli.problems import problems
@@ -83,6 +84,7 @@ app.command(cls=ConfiguredCommand)(search)
 app.command()(train)
 app.command(cls=PanelledCommand)(brackets)
 app.command()(problems)
+app.command("import")(import_caffe)
 app.command()(compare)
 app.command()(profile)
 app.command()(entries)

@@ -40,6 +40,9 @@ Out = Annotated[
 
 def compare(
     problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
     seeds: Seeds = 3,
     iterations: o.Iterations = None,
     rate: Rates = None,
@@ -73,7 +76,7 @@ def compare(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    what = o.problem_of(problem, layers)
+    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
     setting = o.setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations
     if iterations is not None:

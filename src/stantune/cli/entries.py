@@ -38,6 +38,9 @@ Out = Annotated[
 
 def entries(
     problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
     images: Images = 4,
     rate: o.Rate = "0.5",
     pattern: Pattern = "auto",
@@ -66,7 +69,7 @@ def entries(
     from stantune.training.planning import planned_stan
     from stantune.training.trial import Trial
 
-    what = o.problem_of(problem, layers)
+    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
     picture = _check_picture(out or Path(f"{what.name}-entries.png"))
     if not 1 <= images <= MOST_IMAGES:
         raise UsageError(f"--images {images} cannot be drawn; give 1 to {MOST_IMAGES}")

@@ -47,7 +47,24 @@ def _check_json(target: str | None) -> str | None:
     return target
 
 
-ProblemName = Annotated[str, typer.Argument(metavar="PROBLEM", help="A built-in problem, or your own as FILE.py:NAME.")]
+ProblemName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROBLEM", help="A built-in problem, your own as FILE.py:NAME, or Caffe's, a network's FILE.prototxt."
+    ),
+]
+CaffeSolver = Annotated[
+    Path | None, typer.Option("--solver", metavar="FILE", help="Caffe's solver for a network's FILE.prototxt.")
+]
+CaffeDataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="The built-in data set that FILE.prototxt trains on.")
+]
+CaffeBatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", help="Images in an iteration of FILE.prototxt (default: as its data layer says)."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", callback=_set_debug, is_eager=True)]
 SearchDebug = Annotated[
     bool,
@@ -308,7 +325,30 @@ def device_of(text: str) -> str:
     return device_named(text)
 
 
-def problem_of(name: str, layers: list[str] | None) -> Problem:
+def named(name: str, solver: Path | None, dataset: str | None, batch_size: int | None = None) -> str | Problem:
+    """Return the problem that Caffe's files are, where the name is that of one; the name itself for any other.
+
+    Raises UsageError where an option for Caffe's files is missing, or given for another problem.
+    """
+    if not name.lower().endswith(".prototxt"):
+        for option, value in (("--solver", solver), ("--dataset", dataset), ("--batch-size", batch_size)):
+            if value is not None:
+                raise UsageError(
+                    f"{option} {brief(value)} is for Caffe's files, and {brief(name) or 'nothing'} is none; leave it "
+                    "out, or give a network's FILE.prototxt"
+                )
+        return name
+    missing = f"{brief(name)} is Caffe's file of a network"
+    if solver is None:
+        raise UsageError(f"{missing}, and --solver is missing; give its solver's file")
+    if dataset is None:
+        raise UsageError(f"{missing}, and --dataset is missing; give the data set, such as mnist")
+    from stantune.images.prototxt.reading import from_caffe
+
+    return from_caffe(name, solver, dataset, batch_size=batch_size)
+
+
+def problem_of(what: str | Problem, layers: list[str] | None) -> Problem:
     """Return the problem of this name, with the --layers that are given as those that STAN reduces.
 
     Raises UsageError where there is none such; what is wrong with the layers shows where they are looked for.
@@ -317,7 +357,7 @@ def problem_of(name: str, layers: list[str] | None) -> Problem:
 
     from stantune.images.problems import find
 
-    problem = find(name)
+    problem = find(what) if isinstance(what, str) else what
     return problem if layers is None else dataclasses.replace(problem, stan_layers=tuple(layers))
 
 

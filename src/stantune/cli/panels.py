@@ -8,6 +8,7 @@ from typer.core import TyperCommand
 
 # By parameters of the command. What is in none of them comes first.
 PANELS: dict[str, tuple[str, ...]] = {
+    "Caffe's files": ("solver", "dataset", "batch_size"),
     "Size": (
         "quick",
         "max_iterations",

@@ -14,28 +14,46 @@ if TYPE_CHECKING:
     from stantune.report.results import ProblemResult
 
 Named = Annotated[
-    str | None, typer.Argument(metavar="[PROBLEM]", help="A built-in problem, or your own as FILE.py:NAME.")
+    str | None,
+    typer.Argument(
+        metavar="[PROBLEM]", help="A built-in problem, your own as FILE.py:NAME, or Caffe's, a network's FILE.prototxt."
+    ),
 ]
 
 
-def problems(problem: Named = None, json: o.Json = None, debug: o.Debug = False) -> None:
+def problems(
+    problem: Named = None,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
+    json: o.Json = None,
+    debug: o.Debug = False,
+) -> None:
     """Show problems with their spaces: all that are built in, or the one that is named."""
     # Not the problems themselves, which need PyTorch: it takes seconds.
     from stantune.images.facts import FACTS
     from stantune.report.results import ProblemsResult
     from stantune.report.text import show_problems
 
-    shown = list(FACTS.values()) if problem is None else [FACTS.get(problem) or _found(problem, json)]
+    # Without a problem, too: its options are refused then.
+    what = o.named(problem or "", solver, dataset, batch_size)
+    shown = list(FACTS.values()) if problem is None else [_found(what, json)]
     result = ProblemsResult(problems=[_describe(one) for one in shown])
     show_problems(o.console_for(json), result)
     o.write_json(result, json)
 
 
-def _found(name: str, json: str | None) -> Problem:
+def _found(what: str | Problem, json: str | None) -> Facts | Problem:
+    from stantune.images.facts import FACTS
+
+    if not isinstance(what, str):
+        return what
+    if what in FACTS:
+        return FACTS[what]
     o.say_loading("PyTorch and the problem", json)
     from stantune.images.problems import find
 
-    return find(name)
+    return find(what)
 
 
 def _describe(problem: Facts | Problem) -> ProblemResult:

@@ -33,6 +33,8 @@ Iterations = Annotated[
 
 def profile(
     problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
     rate: o.Rate = "auto",
     tolerance: o.Tolerance = None,
     layers: o.Layers = None,
@@ -56,7 +58,7 @@ def profile(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    what = o.problem_of(problem, layers)
+    what = o.problem_of(o.named(problem, solver, dataset), layers)
     for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
         if value is not None and value < 1:
             raise UsageError(f"{option} {value} is too small; give at least 1")

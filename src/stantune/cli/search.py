@@ -22,6 +22,7 @@ from stantune.texts import brief
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from stantune.images.problems import Problem
     from stantune.protocols import Objective
     from stantune.search.plan.plans import PlanName
     from stantune.search.plan.values import Training
@@ -100,6 +101,9 @@ def search(
     problem: o.ProblemName,
     config: Config = None,
     show_config: ShowConfig = False,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
     quick: o.Quick = False,
     max_iterations: o.MaxIterations = None,
     min_iterations: o.MinIterations = None,
@@ -165,7 +169,7 @@ def search(
     asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
     objective, sizes = _composed(
-        problem,
+        o.named(problem, solver, dataset, batch_size),
         quick,
         max_iterations,
         min_iterations,
@@ -275,6 +279,9 @@ def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float 
 
 def brackets(
     problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
     quick: o.Quick = False,
     max_iterations: o.MaxIterations = None,
     min_iterations: o.MinIterations = None,
@@ -321,7 +328,7 @@ def brackets(
 
     asked = threads_of(threads)
     named, sizes = _composed(
-        problem,
+        o.named(problem, solver, dataset, batch_size),
         quick,
         max_iterations,
         min_iterations,
@@ -389,7 +396,7 @@ def brackets(
 
 
 def _composed(
-    name: str,
+    what: str | Problem,
     quick: bool,
     max_iterations: int | None,
     min_iterations: int | None,
@@ -400,7 +407,7 @@ def _composed(
     """Return the objective that the options name, and its sizes as `tune` takes them; raises UsageError."""
     from stantune.objectives.choose import find_objective
 
-    objective = find_objective(name, data=data)
+    objective = find_objective(what, data=data)
     if max_iterations is None and quick and objective.length is not None:
         max_iterations = min(o.QUICK_ITERATIONS, objective.length)
     accelerate, rate = acceleration[:2]

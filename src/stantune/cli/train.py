@@ -24,6 +24,9 @@ Checkpoint = Annotated[
 
 def train(
     problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
     set: o.Set = None,
     iterations: o.Iterations = None,
     full_train: o.FullTrain = False,
@@ -57,7 +60,7 @@ def train(
 
     asked = threads_of(threads)
     o.check_checkpoint(checkpoint)
-    what = o.problem_of(problem, layers)
+    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
     setting = o.setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations
     if iterations is not None:

@@ -72,12 +72,12 @@ def objective_of(
     return FunctionObjective(thing, space, metric, unit or "epoch", name=what, stan=stan)
 
 
-def find_objective(source: str, stan: Stan | None = None, data: Path | None = None) -> Objective:
+def find_objective(source: str | Problem, stan: Stan | None = None, data: Path | None = None) -> Objective:
     """Return the objective that is called so on the command line.
 
     Args:
         source: a built-in problem's name, FILE.py:NAME, or FILE.py where the file has just one: a Problem, an
-            Objective, or a function with `@stantune.objective`.
+            Objective, or a function with `@stantune.objective`; or a Problem that was made already, of Caffe's files.
         stan: how it is accelerated; None as it says itself, and for a Problem not at all.
         data: where a Problem's data sets are kept.
 
@@ -86,6 +86,8 @@ def find_objective(source: str, stan: Stan | None = None, data: Path | None = No
     """
     # Absolute, so that processes with other working folders find the same.
     data = data and data.absolute()
+    if not isinstance(source, str):
+        return _of_problem(source, stan, data)
     if not _names_file(source):
         return _of_problem(_built_in(source), stan, data, source)
     found, source = _loaded(source)

@@ -75,7 +75,8 @@ class Normalise:
         """
         if isinstance(self.mean, tuple) and len(self.mean) != split.inputs.shape[-1]:
             raise UsageError(
-                f"`mean` has {len(self.mean)} numbers, and a sample {split.inputs.shape[-1]} channels; give one for each"
+                f"`mean` has {len(self.mean)} numbers, and the samples {split.inputs.shape[-1]} channels; give one for "
+                "each"
             )
         if self.mean == self.std == "none" or is_tokens(split.inputs):
             return Normaliser(None, self.scale)

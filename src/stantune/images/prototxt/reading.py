@@ -29,7 +29,6 @@ from stantune.space import Float, Space
 
 # As the built-in problems, and the source's study.
 HELD_OUT = 10_000
-_SUFFIX = ".prototxt"
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,6 @@ class Network:
 def is_chain(steps: Iterable[Step]) -> bool:
     """Tell whether each step takes the result of the one before it alone."""
     return all(step.inputs == (place - 1,) for place, step in enumerate(steps))
-
-
-def is_caffe(name: str) -> bool:
-    """Tell whether a problem's name is that of Caffe's file of a network."""
-    return name.lower().endswith(_SUFFIX)
 
 
 def from_caffe(
@@ -160,7 +154,7 @@ def read_files(
 def _text_of(path: Path) -> str:
     try:
         if not path.is_file():
-            raise UsageError(f"there is no file {path}; give one of Caffe's, FILE{_SUFFIX}")
+            raise UsageError(f"there is no file {path}; give one of Caffe's, FILE.prototxt")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
