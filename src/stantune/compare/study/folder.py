@@ -1,0 +1,119 @@
+"""A study's folder: its result, a folder for each search, and a lock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
+from stantune.compare.study.numbers import searched, summary_of, waiting
+from stantune.compare.study.ways import Way
+from stantune.errors import StantuneError, UsageError
+from stantune.files import read_json, write_whole
+from stantune.search.table.look import look
+
+RESULT = "study.json"
+_LOCK = ".study.lock"
+
+
+def holds_study(folder: Path) -> bool:
+    """Tell whether there is a study in this folder."""
+    return (folder / RESULT).is_file()
+
+
+def directory_of(problem: str, way: Way, seed: int) -> str:
+    """Return the name of a search's folder."""
+    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', problem).strip('-.') or 'problem'}-{way.folder}-seed-{seed}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder if need be and keep other studies out of it.
+
+    Raises StantuneError where it cannot be used, or another study is running in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(timeout=1)
+    except Timeout:
+        raise StantuneError(
+            f"another study is running in {folder}; wait for it, end it, or choose another folder with `out`"
+        ) from None
+    except OSError as error:
+        raise StantuneError(
+            f"the folder {folder} cannot be written to ({error.strerror or error}); choose another with `out`"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def written(folder: Path) -> StudySummary | None:
+    """Return the study's result as it was written last; None where there is none.
+
+    Raises StantuneError where it cannot be read, UsageError where it is no study's.
+    """
+    file = folder / RESULT
+    try:
+        return StudySummary.model_validate(read_json(file))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StantuneError(f"{file} cannot be read ({error.strerror or error}); mend that, or move it away") from error
+    except (ValueError, ValidationError):
+        raise UsageError(
+            f"{file} is no study's result, or one of another version; move it away, and the same command writes it "
+            "anew from what the searches in their folders came to"
+        ) from None
+
+
+def write(folder: Path, summary: StudySummary) -> None:
+    """Write the study's result; raises StantuneError where that cannot be."""
+    file = folder / RESULT
+    try:
+        write_whole(file, f"{summary.model_dump_json(indent=2)}\n".encode())
+    except OSError as error:
+        raise StantuneError(f"{file} cannot be written ({error.strerror or error}); make room, and go on") from error
+
+
+def looked_at(folder: Path, begun: StudiedSearch) -> StudiedSearch:
+    """Return what a search has come to by now, as its folder has it; a failure that was noted stays one."""
+    try:
+        seen = look(folder / begun.directory)
+    except StantuneError as error:
+        # Not begun, or just beginning; or its table cannot be read.
+        there = (folder / begun.directory).is_dir() and not isinstance(error, UsageError)
+        return begun.model_copy(update={"state": "failed", "failure": str(error)}) if there else begun
+    failure = begun.failure if seen.state == "interrupted" else None
+    return searched(begun, seen, failure)
+
+
+def searches_of(
+    folder: Path, problems: Sequence[StudiedProblem], ways: Sequence[Way], seeds: Sequence[int]
+) -> list[StudiedSearch]:
+    """Return all searches of a study as they are now, in the order in which they are run."""
+    return [
+        looked_at(folder, waiting(problem.name, way.name, seed, directory_of(problem.name, way, seed)))
+        for seed in seeds
+        for problem in problems
+        for way in ways
+    ]
+
+
+def study_in(folder: Path) -> StudySummary:
+    """Return where the study in this folder stands now, as its searches' tables have it; nothing is written.
+
+    Raises UsageError where there is none.
+    """
+    before = written(folder)
+    if before is None:
+        raise UsageError(f"there is no study in {folder}; give the folder of one, as `out` named it")
+    searches = [looked_at(folder, search) for search in before.searches]
+    return summary_of(before.problems, before.ways, before.seeds, searches)

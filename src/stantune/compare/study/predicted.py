@@ -1,0 +1,87 @@
+"""What the speed-up equation says of each way beforehand, from layers that are timed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from stantune.compare.study.ways import STOCK, Way
+from stantune.errors import StantuneError
+from stantune.images.objective import ProblemObjective
+from stantune.search.plan.fidelity import chosen_rates
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.settings import SearchSettings
+from stantune.stan.config import Stan, annealed
+from stantune.stan.plan import predict
+from stantune.stan.timing import ModelTimes
+from stantune.training.planning import times_of
+
+
+def predicted_speedups(
+    objective: ProblemObjective, ways: Sequence[Way], settings: SearchSettings
+) -> dict[str, float | None]:
+    """Time the problem's layers here and now; return of each way how many times faster than stock a trial trains.
+
+    Nothing is predicted of memo and meProp, and of no way where the network's own setting diverges at once.
+    """
+    stans: dict[str, tuple[Stan, Way]] = {}
+    for way in ways:
+        stan = getattr(way.applied(objective, objective.splits).objective, "stan", None)
+        if stan is not None:
+            stans[way.name] = stan, way
+    layers = tuple(dict.fromkeys(name for stan, _ in stans.values() for name in stan.layers))
+    found: dict[str, float | None] = {way.name: 1.0 if way.name == STOCK else None for way in ways}
+    try:
+        times = times_of(objective.problem, {}, layers, objective.splits, device=settings.device) if stans else None
+        for name, (stan, way) in stans.items():
+            assert times is not None
+            found[name] = predicted(times, stan, rates_of(stan, way, settings), settings)
+    except StantuneError:
+        # The setting diverges, or the times contradict each other, as those of a tiny network on a busy machine may.
+        pass
+    return found
+
+
+def rates_of(stan: Stan, way: Way, settings: SearchSettings) -> tuple[tuple[int, float], ...]:
+    """Return from which iteration of a trial each rate holds; none where one holds throughout."""
+    if stan.rate == "annealed":
+        return annealed(settings.max_resource)
+    if not way.rates:
+        return ()
+    chosen = chosen_rates(way.rates, settings.max_resource, settings.min_resource, settings.eta)
+    return replace(settings, rates=chosen).rates_from()
+
+
+def predicted(
+    times: ModelTimes, stan: Stan, rates: Sequence[tuple[int, float]], settings: SearchSettings
+) -> float | None:
+    """Return how many times faster than stock trials train, those of all rungs together, if none diverges.
+
+    Args:
+        times: of the layers.
+        stan: the way's settings.
+        rates: see `rates_of`.
+        settings: the search's.
+    """
+    if not rates:
+        return predict(times, stan, settings.max_resource)
+    share = trained_at(settings.plan(), [start for start, _ in rates])
+    taken = 0.0
+    for start, rate in rates:
+        faster = predict(times, replace(stan, rate=rate))
+        if faster is None:
+            return None
+        taken += share[start] / faster
+    return sum(share.values()) / taken
+
+
+def trained_at(plan: Sequence[Bracket], starts: Sequence[int]) -> Mapping[int, int]:
+    """Return the iterations that a plan trains from each of these points of a trial to the next, of all trials."""
+    trained = dict.fromkeys(starts, 0)
+    for bracket in plan:
+        before = 0
+        for rung in bracket.rungs:
+            for start, stop in zip(starts, [*starts[1:], rung.iterations], strict=True):
+                trained[start] += rung.trials * max(min(stop, rung.iterations) - max(start, before), 0)
+            before = rung.iterations
+    return trained

@@ -1,0 +1,333 @@
+"""study(): problems, ways and seeds to searches, one after the other, each in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from stantune.arguments import MOST_AT_ONCE, amount, digits, function, path, shown, text, whole
+from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
+from stantune.compare.study.folder import directory_of, locked, looked_at, searches_of, write, written
+from stantune.compare.study.numbers import summary_of, test_of
+from stantune.compare.study.predicted import predicted_speedups
+from stantune.compare.study.result import StudyResult
+from stantune.compare.study.ways import STOCK, Way, ways_of
+from stantune.errors import StantuneError, UsageError
+from stantune.images.objective import ProblemObjective
+from stantune.objectives.choose import find_objective, objective_of
+from stantune.protocols import Objective
+from stantune.quantities import parse_duration
+from stantune.runtime import device_named, tune_process
+from stantune.search.contract import MetricResult
+from stantune.search.plan.finals import CONTINUE, SCRATCH
+from stantune.search.session import RETRIES
+from stantune.search.settings import SearchSettings
+from stantune.search.stopping import Stop
+from stantune.search.watching import Watcher
+from stantune.search.workers.executors import Executor
+from stantune.search.workers.order import Order
+from stantune.search.workers.workers import Workers
+from stantune.texts import one_line
+from stantune.tuning import compose, stopping, tune
+
+WAYS = (STOCK, "native", "stan")
+Length = int | str | None
+
+
+def study(
+    objectives: object,
+    *,
+    ways: str | Sequence[str] = WAYS,
+    seeds: int | Sequence[int] = 3,
+    max_resource: Length = None,
+    min_resource: int | None = None,
+    eta: int = 3,
+    brackets: int | None = None,
+    validation: str = "all",
+    finalists: int = 1,
+    final: str = SCRATCH,
+    final_resource: Length = None,
+    fixed: Mapping[str, Any] | None = None,
+    out: Path | str = "runs/study",
+    data: Path | str | None = None,
+    accept_changes: bool = False,
+    workers: int = 1,
+    threads: int | Literal["auto"] | None = None,
+    device: str = "auto",
+    budget: float | str | None = None,
+    retries: int = RETRIES,
+    say: Callable[[str], None] = lambda line: None,
+    watching: Callable[[], AbstractContextManager[Watcher | None]] | None = None,
+    stop: Stop | None = None,
+) -> StudyResult:
+    """Search each problem in each way with each seed, and compare; the same call goes on where it was.
+
+    With one seed all ways try the same settings, those of a random search, so that they are compared in pairs. The
+    searches run one after the other (by seed, then problem, then way), so that whatever changes on a machine meets all
+    ways; each trains in processes of its own. What is done is not trained again.
+
+    Args:
+        objectives: what is searched, one or several: names of built-in problems, FILE.py:NAME, Problems, Objectives.
+        ways: how is trained, a list or one text with commas: "none" (stock PyTorch), "native" (all entries, by native
+            kernels), "native:no-winograd", "stan" with ":RATE", ":annealed", by rung ":auto" or ":RATE,…", "memo",
+            "meprop:K", "meprop:unified:K", "stan+meprop"; stan and memo with "/Z" and "@LAYERS" behind them.
+        seeds: how many, from 0 on; or which.
+        max_resource: R of each search: a number, or a share of the problem's own length such as "1/10"; None for all.
+        min_resource: see `tune`; so are all others that are not explained here.
+        eta: of the searches.
+        brackets: of the searches.
+        validation: of the searches.
+        finalists: of the searches.
+        final: of the searches.
+        final_resource: how long final trainings are, as `max_resource` says it: "1/1" for the problem's own length.
+        fixed: parameters that have one value in all settings.
+        out: the study's folder.
+        data: where data sets are kept.
+        accept_changes: go on although code has changed.
+        workers: trainings side by side.
+        threads: of each training.
+        device: where to train.
+        budget: seconds, or a text like "2h", after which it ends in good order.
+        retries: how often a training that failed is tried again.
+        say: takes lines for the user.
+        watching: gives what is told of all that happens in a search, in place of lines on how far it is.
+        stop: whether to end in good order; without one Ctrl-C and SIGTERM do that, and then raise KeyboardInterrupt.
+
+    Returns:
+        What the study has come to.
+
+    Raises:
+        UsageError: something that was asked for cannot be done as asked, or a folder holds another search.
+        StantuneError: the folder cannot be used. A search that cannot go on is noted, and the others are run.
+        KeyboardInterrupt: it was asked for; all that was trained is kept, and the same call goes on.
+    """
+    seconds = None if budget is None else amount("budget", budget, parse_duration)
+    folder = path("out", out)
+    function("say", say, ("line",))
+    workers = whole("workers", workers, 1, MOST_AT_ONCE)
+    given: dict[str, Any] = {"min_resource": min_resource, "eta": eta, "brackets": brackets, "validation": validation}
+    given |= {"finalists": finalists, "final": final, "fixed": fixed}
+    where = device_named(text("device", device))
+    asked = ways_of(ways)
+    found = [
+        _problem(one, given, max_resource, final_resource, None if data is None else path("data", data), where)
+        for one in _each(objectives)
+    ]
+    running = {"workers": workers, "threads": threads, "device": where, "retries": retries}
+    run = _Study(folder, found, asked, _seeds(seeds), running | {"accept_changes": accept_changes}, say, watching)
+    run.check()
+    with stopping(stop, seconds) as asks, locked(folder):
+        summary = run.run(asks)
+    if stop is None and asks.interrupted:
+        raise KeyboardInterrupt
+    return StudyResult(folder, summary, asks.asked() and not summary.complete)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One of the problems: what is searched, and the settings of its searches as `tune` takes them."""
+
+    objective: Objective
+    told: StudiedProblem
+    settings: Mapping[str, Any]
+
+
+@dataclass
+class _Study:
+    """What is studied, and where; `run` does it."""
+
+    folder: Path
+    problems: Sequence[_Problem]
+    ways: Sequence[Way]
+    seeds: Sequence[int]
+    running: Mapping[str, Any]
+    say: Callable[[str], None]
+    watching: Callable[[], AbstractContextManager[Watcher | None]] | None
+    searches: list[StudiedSearch] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Raise UsageError, before anything is trained, where a search cannot be had, or two would share a folder."""
+        places = dict[str, str]()
+        for problem in self.problems:
+            for way in self.ways:
+                self._composed(problem, way)
+                place, name = directory_of(problem.told.name, way, self.seeds[0]), problem.told.name
+                if place in places:
+                    raise UsageError(
+                        f"two problems are called {name} and {places[place]}, and would share the folder {place}; "
+                        "rename one of them"
+                    )
+                places[place] = name
+
+    def run(self, stop: Stop) -> StudySummary:
+        """Run what is not done, and return the study's result; it is written after each search."""
+        before = written(self.folder)
+        kept = {} if before is None else {problem.name: problem.predicted for problem in before.problems}
+        for problem in self.problems:
+            problem.told.predicted.update(kept.get(problem.told.name, {}))
+        told = [problem.told for problem in self.problems]
+        self.searches = searches_of(self.folder, told, self.ways, self.seeds)
+        self._write()
+        for place, (seed, problem, way) in enumerate(self._cells()):
+            if stop.asked():
+                break
+            if self.searches[place].state != "done":
+                self.say(f"search {place + 1} of {len(self.searches)}: {problem.told.name}, {way.name}, seed {seed}")
+            if any(each.name not in problem.told.predicted for each in self.ways):
+                self._predict(problem)
+            begun = self.searches[place]
+            failure = self._search(problem, way, seed, self.folder / begun.directory, stop)
+            self.searches[place] = looked_at(self.folder, begun.model_copy(update={"failure": failure}))
+            if failure is not None:
+                self.say(f"it failed ({failure}); the same call tries it again")
+                self.searches[place] = self.searches[place].model_copy(update={"state": "failed", "failure": failure})
+            self._write()
+        return self._summary()
+
+    def _cells(self) -> Iterator[tuple[int, _Problem, Way]]:
+        for seed in self.seeds:
+            for problem in self.problems:
+                for way in self.ways:
+                    yield seed, problem, way
+
+    def _composed(self, problem: _Problem, way: Way) -> SearchSettings:
+        applied = way.applied(problem.objective)
+        # Trials in some ways are not exact: no weights could be taken as they are.
+        _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **problem.settings)
+        return settings
+
+    def _predict(self, problem: _Problem) -> None:
+        """Have the problem's layers timed, once in a study: the times of another moment would be others."""
+        missing = {way.name: None for way in self.ways if way.name not in problem.told.predicted}
+        if isinstance(problem.objective, ProblemObjective):
+            self.say(f"{problem.told.name}: layers are timed")
+            threads = self.running["threads"]
+            tune_process(threads if isinstance(threads, int) else None)
+            plain = next((way for way in self.ways if way.stan is None), self.ways[0])
+            missing |= predicted_speedups(problem.objective, self.ways, self._composed(problem, plain))
+            # Processes that train have their own.
+            vars(problem.objective).pop("splits", None)
+        problem.told.predicted.update({n: v for n, v in missing.items() if n not in problem.told.predicted})
+        self._write()
+
+    def _search(self, problem: _Problem, way: Way, seed: int, out: Path, stop: Stop) -> str | None:
+        """Run a search, or go on with it; return why it cannot go on, None where nothing is in its way."""
+        workers = self.running["workers"]
+
+        def processes(order: Order) -> Executor:
+            return Workers(order, workers)
+
+        splits = problem.objective.splits if way.remembers and isinstance(problem.objective, ProblemObjective) else None
+        applied = way.applied(problem.objective, splits)
+        try:
+            with _environment(way.environment):
+                found = tune(
+                    applied.objective,
+                    rates=applied.rates,
+                    seed=seed,
+                    out=out,
+                    # Also of one training at a time: so all begin alike, and have the environment of their way.
+                    executor=processes,
+                    say=self.say,
+                    watching=self.watching,
+                    stop=stop,
+                    **problem.settings,
+                    **self.running,
+                )
+        except UsageError:
+            raise
+        except StantuneError as error:
+            return one_line(str(error))
+        return found.state.final_failure
+
+    def _summary(self) -> StudySummary:
+        return summary_of(
+            [problem.told for problem in self.problems], [way.name for way in self.ways], self.seeds, self.searches
+        )
+
+    def _write(self) -> None:
+        write(self.folder, self._summary())
+
+
+def _each(objectives: object) -> list[object]:
+    several = list(objectives) if isinstance(objectives, list | tuple) else [objectives]
+    if not several:
+        raise UsageError("`objectives` names none; give one, such as lenet")
+    return several
+
+
+def _seeds(seeds: int | Sequence[int]) -> list[int]:
+    if isinstance(seeds, list | tuple | range):
+        found = [whole("seeds", seed, 0) for seed in seeds]
+        if not found or len(set(found)) < len(found):
+            raise UsageError(f"`seeds`={shown(seeds)} names none, or one twice; give each once, or how many there are")
+        return found
+    return list(range(whole("seeds", seeds, 1, MOST_AT_ONCE)))
+
+
+def _problem(
+    thing: object, given: Mapping[str, Any], most: Length, final: Length, data: Path | None, device: str
+) -> _Problem:
+    """Return one of the problems with the settings of its searches; raises UsageError."""
+    source = thing if isinstance(thing, str) else None
+    objective = find_objective(source, data=data) if source is not None else objective_of(thing)
+    settings = {
+        **given,
+        "max_resource": _length("max_resource", most, objective),
+        "final_resource": _length("final_resource", final, objective),
+    }
+    _, composed = compose(objective, **({**settings, "final": SCRATCH} if given["final"] == CONTINUE else settings))
+    metric = objective.metric
+    told = StudiedProblem(
+        name=objective.name,
+        source=source,
+        metric=MetricResult(name=metric.name, direction=metric.direction, unit=metric.unit),
+        test=test_of(metric),
+        unit=objective.unit,
+        max_iterations=composed.max_resource,
+        min_iterations=composed.min_resource,
+        final_iterations=composed.final_length,
+        predicted={},
+    )
+    return _Problem(objective, told, settings)
+
+
+def _length(parameter: str, given: Length, objective: Objective) -> int | None:
+    """Return a length that is given as a number, or as a share of the objective's own; raises UsageError."""
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        return whole(parameter, given, 1)
+    over, slash, under = given.partition("/")
+    upper, lower = digits(over), digits(under) if slash else 1
+    if not upper or not lower:
+        raise UsageError(
+            f"`{parameter}`={shown(given)} is no length; give a number, or a share of the problem's own such as 1/10"
+        )
+    if not slash:
+        return upper
+    if objective.length is None:
+        raise UsageError(
+            f"`{parameter}`={given} is a share of a problem's length, and {objective.name} has none; give a number"
+        )
+    return max(1, int(Fraction(upper, lower) * objective.length))
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Have processes that are started meanwhile find these in their environment."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,195 @@
+"""Ways of training that a study compares, as texts: "none", "native", "stan:0.25/9@conv2", "meprop:unified:80"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from stantune.arguments import digits, shown, typed_number
+from stantune.errors import UsageError
+from stantune.images.objective import ProblemObjective
+from stantune.images.problems import Splits
+from stantune.kernels.library import WINOGRAD_SWITCH
+from stantune.objectives.choose import objective_of
+from stantune.protocols import Objective
+from stantune.stan.config import Memo, Stan
+from stantune.stan.meprop import MeProp
+from stantune.texts import brief
+from stantune.tuning import BY_RUNG
+
+STOCK, NATIVE = "none", "native"
+# What a memory may hold. A number, and not a share of what happens to be free: each training must give the same layers
+# one. Checkpoints hold it, too.
+MEMO_BYTES = 2**30
+# Components that meProp keeps where nothing else is said: its authors' for a layer of 500.
+TOP_K = 80
+_REMEDY = (
+    "give none, native, native:no-winograd, stan, stan:0.25, stan:annealed, stan:auto, stan:0.25,0.5,1, memo, "
+    "meprop:80, meprop:unified:80, or stan+meprop; stan and memo with /Z and @LAYERS"
+)
+
+
+class Applied(NamedTuple):
+    """What is searched in a way, and the rates by rung that `tune` takes beside it."""
+
+    objective: Objective
+    rates: Sequence[float] | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of training, as data.
+
+    Attributes:
+        name: as it is asked for.
+        stan: what is set of STAN's settings; None for stock PyTorch.
+        rates: by rung.
+        remembers: whether the fill is memo.
+        winograd: whether native kernels may convolve by minimal filtering; not is the control of its rounding.
+    """
+
+    name: str
+    stan: Mapping[str, Any] | None = field(default_factory=dict)
+    rates: tuple[float, ...] | Literal["auto"] = ()
+    remembers: bool = False
+    winograd: bool = True
+
+    @property
+    def folder(self) -> str:
+        """The name as a part of a folder's."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.name.replace("*", "all").lower()).strip("-")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes that train have in their environment."""
+        return {} if self.winograd else {WINOGRAD_SWITCH: "off"}
+
+    def applied(self, objective: Objective, splits: Splits | None = None) -> Applied:
+        """Return what is searched in this way.
+
+        Args:
+            objective: of what kind it trains itself does not count.
+            splits: a problem's data, for memo; None while nothing is trained yet.
+
+        Raises:
+            UsageError: this cannot be trained so.
+        """
+        if isinstance(objective, ProblemObjective):
+            return self._of_problem(objective, splits)
+        given = self.stan
+        if given is not None and (self.remembers or given.get("rate") == "annealed"):
+            raise UsageError(
+                f"`ways`={self.name} is for problems, whose samples and iterations are known, and {objective.name} is "
+                "none; leave it out, or study that apart"
+            )
+        if getattr(objective, "stan", None) is None and given is None:
+            return Applied(objective, ())
+        if given is None:
+            return Applied(replace(objective, stan=None), ())  # type: ignore[type-var]  # it has such a field
+        return Applied(objective_of(objective, stan=Stan(**(self._by_rung | given))), self.rates)
+
+    @property
+    def _by_rung(self) -> dict[str, Any]:
+        return BY_RUNG if self.rates else {}
+
+    def _of_problem(self, objective: ProblemObjective, splits: Splits | None) -> Applied:
+        problem, given = objective.problem, self.stan
+        if given is None:
+            return Applied(replace(objective, stan=None), ())
+        settings = {"layers": problem.stan_layers, **self._by_rung, **given}
+        if self.remembers:
+            if "batch_size" in problem.space:
+                raise UsageError(
+                    f"`ways`={self.name} counts in epochs, and settings of {problem.name} differ in their batch_size; "
+                    "leave it out, or hold batch_size at a value with `fixed`"
+                )
+            # Samples are known by their ids, which have gaps where others were held out.
+            samples = 1 if splits is None else int(splits.train.ids.max()) + 1
+            epoch = 1 if splits is None else max(len(splits.train) // problem.batch_size, 1)
+            settings["memo"] = Memo(samples=samples, epoch=epoch, budget=MEMO_BYTES)
+        return Applied(replace(objective, stan=Stan(**settings)), self.rates)
+
+
+def ways_of(given: object) -> tuple[Way, ...]:
+    """Return ways by their texts, a list of them or one text with commas between; raises UsageError."""
+    if isinstance(given, str):
+        # A comma before a number is between the rates of one way.
+        given = re.split(r",(?=\s*[a-zA-Z])", given)
+    if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str) for each in given):
+        raise UsageError(f"`ways`={shown(given)} is no list of ways; {_REMEDY}")
+    ways = tuple(way_of(each.strip()) for each in given)
+    seen = dict[str, str]()
+    for way in ways:
+        if way.folder in seen:
+            raise UsageError(
+                f"`ways` has {seen[way.folder]} and {way.name}, which would share a folder; give one of them"
+            )
+        seen[way.folder] = way.name
+    return ways
+
+
+def way_of(text: str) -> Way:
+    """Return the way of a text; raises UsageError where it is none."""
+    if text == STOCK:
+        return Way(text, None)
+    if text in (NATIVE, f"{NATIVE}:no-winograd"):
+        return Way(text, {"rate": 1}, winograd=text == NATIVE)
+    first, plus, second = text.partition("+")
+    if first.partition(":")[0] == "meprop" and not plus:
+        return Way(text, {"rate": 1, "meprop": _meprop(text, first)})
+    way = _thinned(text, first)
+    if plus:
+        way = replace(way, stan={**(way.stan or {}), "meprop": _meprop(text, second)})
+    return way
+
+
+def _thinned(name: str, text: str) -> Way:
+    """Return the way of what stands for STAN's settings: KIND[:RATE][/Z][@LAYERS]."""
+    what, at, layers = text.partition("@")
+    what, slash, period = what.partition("/")
+    kind, colon, rate = what.partition(":")
+    if kind not in ("stan", "memo"):
+        raise _unknown(name, f"nothing is called {kind!r}" if kind else "it is empty")
+    given: dict[str, Any] = {}
+    if at:
+        if not layers:
+            raise _unknown(name, "there are no layers behind the @")
+        given["layers"] = (layers,)
+    if slash:
+        reduced = digits(period)
+        if reduced is None and period != "none":
+            raise _unknown(name, f"/{period} is no number of reduced iterations")
+        given["period"] = reduced
+    rates: tuple[float, ...] | Literal["auto"] = ()
+    if kind == "stan" and rate == "auto":
+        rates = "auto"
+    elif kind == "stan" and rate == "annealed":
+        given["rate"] = rate
+    elif colon:
+        numbers = [typed_number(each) for each in rate.split(",")]
+        if None in numbers or (kind == "memo" and len(numbers) > 1):
+            raise _unknown(name, f"{rate!r} is no rate")
+        found = tuple(number for number in numbers if number is not None)
+        if len(found) > 1:
+            rates = found
+        else:
+            [given["rate"]] = found
+    return Way(name, given, rates, kind == "memo")
+
+
+def _meprop(name: str, text: str) -> MeProp:
+    kind, *options = text.split(":")
+    if kind != "meprop":
+        raise _unknown(name, f"{text!r} is no meprop")
+    unified = options[:1] == ["unified"]
+    options = options[unified:]
+    top_k = digits(options[0]) if len(options) == 1 else TOP_K
+    if len(options) > 1 or not top_k:
+        raise _unknown(name, f"{text!r} does not say how many components are kept")
+    return MeProp(top_k, unified)
+
+
+def _unknown(name: str, why: str) -> UsageError:
+    return UsageError(f"`ways`={brief(name)} is no way of training: {why}; {_REMEDY}")
