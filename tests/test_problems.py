@@ -230,7 +230,7 @@ def test_a_problem_in_a_file_is_found(tmp_path: Path) -> None:
         ("from stantune.data import Split", "mine", "stantune.data is stantune.images.data now"),
         ("import stantune.solver", "mine", "stantune.solver is stantune.images.solver now, so import from there"),
         ("from stantune.nets.caffe import LRN", "mine", "stantune.nets is stantune.images.nets now"),
-        (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': `iterations`=0 is too small"),
+        (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': iterations=0 is too small"),
     ],
 )
 def test_a_file_without_the_problem_says_what_is_wrong(

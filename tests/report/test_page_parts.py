@@ -132,9 +132,9 @@ def test_a_built_in_problem_is_named_in_the_call() -> None:
     identity = settings.identity(what)
     assert call_of(settings, identity, Path("a")).splitlines() == [
         "from stantune import Stan, tune",
-        "from stantune.images.problems import BUILT_IN",
+        "from stantune.images.problems import find",
         "",
-        "tune(BUILT_IN['lenet'], max_resource=27, min_resource=9, stan=Stan(rate=0.5, period=1, pretrain=0, tail=0, "
+        "tune(find('lenet'), max_resource=27, min_resource=9, stan=Stan(rate=0.5, period=1, pretrain=0, tail=0, "
         "pattern='auto', layers=('conv2',)), seed=0, threads=1, out='a')",
     ]
     planned = call_of(settings, {**identity, "plan": {"conv2": ["rows"]}}, Path("a"))
