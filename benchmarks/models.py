@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from stantune.kernels.library import plain_pytorch
 from stantune.runtime import tune_process
+from stantune.stan.plan import GAIN
 from stantune.stan.schedule import Phase
 from stantune.stan.timing import clock_for
 
@@ -136,6 +137,9 @@ def measure(network: str, batch: int, ways: Sequence[str], asked: argparse.Names
         why = f"{type(error).__name__}: {error}"
         return [Record(*key, setting(asked.threads), failed=why) for key in keys.values()]
     layout = {who: min(found, key=lambda each: found[each]) for who, found in trial.items()}
+    if trial["1"][layout["1"]] * GAIN > trial[STOCK][layout[STOCK]]:
+        # Nobody lays a model out anew for a way that brings nothing.
+        layout["1"] = layout[STOCK]
     sides = {}
     for best in (True, False):
         for way in (None, *ways):
