@@ -10,30 +10,37 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from quality_results import Found
 
-from stantune.images.data import Batches
 from stantune.images.evaluation import error_percent
 from stantune.images.problems import find
 from stantune.kernels.library import plain_pytorch
 from stantune.runtime import tune_process
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.seeds import derive
-from stantune.space import Float
+from stantune.space import Categorical, Integer, Parameter
 from stantune.training.train import run
 
+if TYPE_CHECKING:
+    import optuna
+
 ETA = 3
+# Trials that TPE begins with, Optuna's own number.
+STARTUP = 10
 # Seconds that a process waits for the database while the other one writes.
 PATIENCE = 100
 
 
 @dataclass(frozen=True)
 class OptunaOrder:
-    """What a process of the Optuna side needs; `began` is time.time() at the side's start, `budget` in seconds."""
+    """What a process of the Optuna side needs; `began` is time.time() at the side's start.
+
+    `budget` and `most` are in seconds: between them the side goes on until TPE has learnt in every bracket.
+    """
 
     problem: str
     iterations: int
@@ -41,6 +48,7 @@ class OptunaOrder:
     url: str
     began: float
     budget: float
+    most: float
     reports: str
 
     @property
@@ -60,8 +68,11 @@ class OptunaOrder:
         return any(done == self.least * ETA**power for power in range(done.bit_length()))
 
 
-def optimize(order: OptunaOrder, place: int) -> list[tuple[float, float, int]]:
-    """Work on the study, as process number `place`, until time is up; return (seconds, error, trial) of each report."""
+def optimize(order: OptunaOrder, place: int) -> tuple[list[tuple[float, float, int]], bool]:
+    """Work on the study, as process number `place`, until time is up.
+
+    Return (seconds, error, trial) of each report, and whether TPE has learnt in every bracket.
+    """
     import optuna
     from optuna.pruners import HyperbandPruner
     from optuna.samplers import TPESampler
@@ -74,19 +85,15 @@ def optimize(order: OptunaOrder, place: int) -> list[tuple[float, float, int]]:
     reported: list[tuple[float, float, int]] = []
 
     def objective(trial: optuna.Trial) -> float:
-        setting = {}
-        for name, parameter in problem.space.items():
-            assert isinstance(parameter, Float), "the spaces compared here have no others"
-            setting[name] = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+        setting = {name: suggested(trial, name, parameter) for name, parameter in problem.space.items()}
         torch.manual_seed(derive("optuna", order.seed, trial.number))
         model = problem.build(setting).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        optimizer = problem.solver.optimizer(model, setting)
-        seed = derive("optuna data", order.seed, trial.number)
-        batches = Batches(splits.train, problem.batch_size, seed, splits.normaliser, problem.augment, "cpu")
+        optimizer = problem.optimizer(model, setting)
+        batches = problem.batches(splits, setting, derive("optuna data", order.seed, trial.number), "cpu")
         error = math.nan
         for iteration in range(order.iterations):
             batch = batches.at(iteration)
-            problem.solver.set_iteration(optimizer, iteration)
+            problem.set_iteration(optimizer, setting, iteration)
             loss = F.cross_entropy(model(batch.inputs), batch.targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -97,7 +104,7 @@ def optimize(order: OptunaOrder, place: int) -> list[tuple[float, float, int]]:
             if order.is_reported(done):
                 error = error_percent(model, splits.validation, splits.normaliser)
             seconds = time.time() - order.began
-            if seconds > order.budget:
+            if seconds > order.most:
                 trial.study.stop()
                 raise optuna.TrialPruned
             if order.is_reported(done):
@@ -107,15 +114,46 @@ def optimize(order: OptunaOrder, place: int) -> list[tuple[float, float, int]]:
                     raise optuna.TrialPruned
         return error
 
+    pruner = HyperbandPruner(min_resource=order.least, max_resource=order.iterations, reduction_factor=ETA)
+
+    def end(study: optuna.Study, _: object) -> None:
+        if time.time() - order.began > order.budget and min(ended_by_bracket(study, pruner)) >= STARTUP:
+            study.stop()
+
     study = optuna.load_study(
         study_name=order.study,
         storage=RDBStorage(order.url, engine_kwargs={"connect_args": {"timeout": PATIENCE}}),
-        sampler=TPESampler(seed=derive("optuna sampler", order.seed, place) % 2**32),
-        pruner=HyperbandPruner(min_resource=order.least, max_resource=order.iterations, reduction_factor=ETA),
+        sampler=TPESampler(n_startup_trials=STARTUP, seed=derive("optuna sampler", order.seed, place) % 2**32),
+        pruner=pruner,
     )
     with plain_pytorch():
-        study.optimize(objective)
-    return reported
+        study.optimize(objective, callbacks=[end])
+    return reported, min(ended_by_bracket(study, pruner)) >= STARTUP
+
+
+def suggested(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+    """Return what Optuna proposes for a parameter."""
+    if isinstance(parameter, Categorical):
+        return trial.suggest_categorical(name, list[Any](parameter.choices))
+    assert parameter.step in (None, 1), "the spaces compared here have no steps"
+    if isinstance(parameter, Integer):
+        return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.log)
+    return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+
+
+def ended_by_bracket(study: optuna.Study, pruner: optuna.pruners.HyperbandPruner) -> list[int]:
+    """Return how many trials of each of the pruner's brackets have ended.
+
+    TPE learns from those of a trial's own bracket alone, and proposes at random while they are fewer than STARTUP.
+    Which bracket that is only the pruner knows, by a method that is not public.
+    """
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    if pruner._n_brackets is None:  # not known before the first trial is reported
+        return [0]
+    brackets = [pruner._get_bracket_id(study, trial) for trial in trials]
+    return [brackets.count(each) for each in range(pruner._n_brackets)]
 
 
 def train_finally(problem: str, iterations: int, seed: int, params: Mapping[str, Any]) -> tuple[float | None, float]:
@@ -128,18 +166,26 @@ def train_finally(problem: str, iterations: int, seed: int, params: Mapping[str,
     return outcome.metrics.get("test error"), time.perf_counter() - began
 
 
-def search_optuna(problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str) -> Found:
-    """Have Optuna search for `budget` seconds."""
+def search_optuna(
+    problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str, patience: float = 1.0
+) -> Found:
+    """Have Optuna search for `budget` seconds.
+
+    With a `patience` above 1 it goes on, for so many times the budget at the most, until as many trials as TPE begins
+    with have ended in every bracket; Found.started says whether they have.
+    """
     import optuna
 
+    most = patience * budget
     with tempfile.TemporaryDirectory() as path:
         url = f"sqlite:///{Path(path) / 'study.db'}"
-        order = OptunaOrder(problem, iterations, seed, url, time.time(), budget, reports)
+        order = OptunaOrder(problem, iterations, seed, url, time.time(), budget, most, reports)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(storage=url, study_name=order.study)
         with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
             futures = [pool.submit(optimize, order, place) for place in range(workers)]
-            reported = sorted(report for future in futures for report in future.result())
+            told = [future.result() for future in futures]
+        reported = sorted(report for reports, _ in told for report in reports)
         if not reported:
             raise SystemExit(
                 f"{problem}, {iterations} iterations, seed {seed}: Optuna reported no error in {budget:.0f} s"
@@ -149,4 +195,6 @@ def search_optuna(problem: str, iterations: int, seed: int, workers: int, budget
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         test_error, final_seconds = pool.submit(train_finally, problem, iterations, seed, params).result()
     points = [(seconds, error) for seconds, error, _ in reported]
-    return Found(points, budget, final_seconds, len(trials), params, test_error)
+    seconds = budget if patience == 1 else min(most, max(budget, points[-1][0]))
+    started = any(started for _, started in told)
+    return Found(points, seconds, final_seconds, len(trials), params, test_error, started)

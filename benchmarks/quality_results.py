@@ -30,6 +30,7 @@ class Found:
         trials: begun.
         params: the best setting.
         test_error: of the winner's final training, percent; None where it diverged.
+        started: of Optuna's, whether TPE has learnt in every bracket; of others None.
     """
 
     points: list[tuple[float, float]]
@@ -38,6 +39,7 @@ class Found:
     trials: int
     params: dict[str, Any]
     test_error: float | None
+    started: bool | None = None
 
 
 class Kept:

@@ -32,88 +32,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from optuna_side import ETA, search_optuna
+from optuna_side import search_optuna
+from ours_side import search_ours, searched_by
 from quality_results import EXACT, OPTUNA, Found, Kept, best, draw, tables
-from ways import Searched, name_of, searched, with_way
+from ways import Searched, name_of
 
 from stantune.errors import UsageError
 from stantune.files import write_whole
 from stantune.images.problems import find
-from stantune.outcome import Outcome
-from stantune.protocols import Place, Segment, StopEarly
-from stantune.search.loop import search
-from stantune.search.settings import SearchSettings, default_min_resource
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.workers.executors import Ended, Executor, Watch
-from stantune.search.workers.order import Order
-from stantune.search.workers.workers import Workers
-
-
-def searched_by(problem: str, iterations: int, seed: int, side: str, finalists: int = 1) -> Searched:
-    """Return what our search of a side searches, and how."""
-    least = default_min_resource(iterations, ETA)
-    settings = SearchSettings(seed, iterations, least, ETA, finalists=finalists)
-    if side in (EXACT, OPTUNA):
-        return searched(problem, settings, None)
-    if not side.startswith(("native", "stan")):
-        raise UsageError(f"--sides {side}: there are {EXACT}, {OPTUNA}, native, stan, stan:auto, stan:RATE,…, stan/Z")
-    return with_way(settings, problem, "1" if side == "native" else side)
-
-
-class Timed:
-    """An executor that notes when results come in; see stantune.search.workers.executors.Executor."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._began = time.perf_counter()
-        self.points: list[tuple[float, float]] = []
-        self.seconds = 0.0
-        self.final_seconds = 0.0
-
-    @property
-    def capacity(self) -> int:
-        """See Executor."""
-        return self._executor.capacity
-
-    def submit(self, segment: Segment) -> None:
-        """See Executor."""
-        self._executor.submit(segment)
-
-    def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
-        """See Executor."""
-        over = self._executor.finished(stop_early, watch)
-        now = time.perf_counter() - self._began
-        for segment, how in over:
-            if not isinstance(how, Outcome):
-                raise SystemExit(f"a training failed, and its time with it: {how.cause}")
-            if segment.final:
-                self.final_seconds = now - self.seconds
-            else:
-                self.seconds = now
-                if how.diverged_at is None:
-                    self.points.append((now, how.metrics["validation error"]))
-        return over
-
-
-def search_ours(problem: str, iterations: int, seed: int, side: str, workers: int, finalists: int) -> Found:
-    """Run a whole Hyperband of ours."""
-    objective, settings = searched_by(problem, iterations, seed, side, finalists)
-    order = Order(objective, Place(threads=1))
-    with tempfile.TemporaryDirectory() as path:
-        directory = SearchDirectory(Path(path))
-        with directory.locked(), Workers(order, workers) as executor:
-            timed = Timed(executor)
-            state = search(objective, settings, directory, timed)
-    final = state.final
-    if final is None:
-        raise SystemExit(f"{problem}, {iterations} iterations, seed {seed}, {side}: every trial diverged; give more")
-    points, test_error = timed.points, final.metrics.get("test error")
-    return Found(points, timed.seconds, timed.final_seconds, len(state.rows), dict(final.params), test_error)
 
 
 def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[str, list[Found]]:
@@ -130,7 +59,7 @@ def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[st
                     budget = options.budget or (exact.seconds if exact else math.nan)
                     what = search_optuna(options.problem, iterations, seed, options.workers, budget, options.reports)
                 else:
-                    what = search_ours(options.problem, iterations, seed, side, options.workers, options.finalists)
+                    what = search_ours(_searched(options, iterations, seed, side), options.workers)
                 kept.put(key, what)
                 print(f"{time.strftime('%H:%M:%S')} {key}: {what.seconds:.0f} s, {best(what):.2f} %", flush=True)
             exact = what if side == EXACT else exact
@@ -138,11 +67,17 @@ def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[st
     return found
 
 
+def _searched(options: argparse.Namespace, iterations: int, seed: int, side: str) -> Searched:
+    """Return what is searched, and how; of Optuna's side what it is compared with."""
+    name = EXACT if side == OPTUNA else side
+    return searched_by(options.problem, iterations, seed, name, options.finalists)
+
+
 def _name(options: argparse.Namespace, iterations: int, side: str) -> str:
     """Return the side with all that its result depends on."""
     if side == OPTUNA:
         return f"{side}, reports {options.reports}"
-    found = searched_by(options.problem, iterations, 0, side)
+    found = _searched(options, iterations, 0, side)
     name = side if side in (EXACT, "native") else name_of(found, side)
     return name if options.finalists == 1 else f"{name}, {options.finalists} finalists"
 
@@ -169,7 +104,7 @@ def main() -> None:
     iterations = options.max_iterations or find(options.problem).iterations
     try:
         for side in options.sides:
-            objective, settings = searched_by(options.problem, iterations, 0, side, options.finalists)
+            objective, settings = _searched(options, iterations, 0, side)
             settings.check(objective)
     except UsageError as error:
         parser.error(str(error))
