@@ -48,6 +48,7 @@ _PROBLEMS = "it tells a Problem from other things, and a built-in one's name; lo
 EXCEPTIONS = {
     ("objectives.choose", "images.problems"): _PROBLEMS,
     ("objectives.choose", "images.objective"): _PROBLEMS,
+    ("compare.study.result", "report.page.writing"): "as with a search's result",
     ("search.result", "report.page.writing"): "result.report() is where users look for it; loaded only when called",
 }
 # What the search does not know.

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stantune.ask_and_tell import OpenSearch, open_search
+    from stantune.compare.study.result import StudyResult
+    from stantune.compare.study.study import study
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, ImageFolder, Normalise, Split, from_torch
     from stantune.images.loading import load
@@ -85,6 +87,7 @@ _HOME = {
     "Stan": "stan.config",
     "StantuneError": "errors",
     "Step": "images.solver",
+    "StudyResult": "compare.study.result",
     "Trainer": "protocols",
     "TrialResult": "search.result",
     "UsageError": "errors",
@@ -97,6 +100,7 @@ _HOME = {
     "open_search": "ask_and_tell",
     "restore_": "stan.surgery",
     "run": "training.train",
+    "study": "compare.study.study",
     "tune": "tuning",
 }
 __all__ = [
@@ -147,6 +151,7 @@ __all__ = [
     "Stan",
     "StantuneError",
     "Step",
+    "StudyResult",
     "Trainer",
     "TrialResult",
     "UsageError",
@@ -159,6 +164,7 @@ __all__ = [
     "open_search",
     "restore_",
     "run",
+    "study",
     "tune",
 ]
 

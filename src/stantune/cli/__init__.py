@@ -29,6 +29,7 @@ from stantune.cli.show import show
 from stantune.cli.status import status
 from stantune.cli.stop import stop
 from stantune.cli.streams import lasting_streams
+from stantune.cli.study import study
 from stantune.cli.train import train
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError, words_of
@@ -86,6 +87,7 @@ app.command(cls=PanelledCommand)(brackets)
 app.command()(problems)
 app.command("import")(import_caffe)
 app.command()(compare)
+app.command()(study)
 app.command()(profile)
 app.command()(entries)
 app.command()(doctor)

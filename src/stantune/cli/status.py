@@ -10,6 +10,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.directories import Directory, Storage
+from stantune.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,12 +26,23 @@ Watch = Annotated[bool, typer.Option("--watch", help="Look again every few secon
 def status(
     directory: Directory, watch: Watch = False, storage: Storage = None, json: o.Json = None, debug: o.Debug = False
 ) -> None:
-    """Show where a search stands, while it runs or afterwards; nothing is changed."""
+    """Show where a search or a study stands, while it runs or afterwards; nothing is changed."""
+    from stantune.compare.study.folder import holds_study, study_in
     from stantune.report.operating import show_status
+    from stantune.report.study import show_study
     from stantune.search.status import status_of
     from stantune.search.table.look import look
 
     console = o.console_for(json)
+    if holds_study(directory):
+        study = study_in(directory)
+        if watch:
+            running = next((each.directory for each in study.searches if each.state == "running"), None)
+            which = "none of its searches is running" if running is None else f"give {directory / running}"
+            raise UsageError(f"--watch looks at one search, and {directory} is a study's folder; {which}")
+        show_study(console, study)
+        o.write_json(study, json)
+        return
     if watch:
         result = _watched(console, directory, storage)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
-from stantune.images.problems import BUILT_IN, Problem, Splits, find
+from stantune.images.problems import Problem, Splits, built_in, find
 from stantune.outcome import Outcome
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.runtime import tune_process
@@ -96,8 +97,14 @@ class ProblemObjective:
             "tail": stan and stan.tail,
             # What came later is named only where it is set, so that searches from before are known again.
             **({"rates": [list(each) for each in stan.rates]} if stan and stan.rates else {}),
+            **({name: self._plain_of(name) for name in ("memo", "meprop") if getattr(stan, name)} if stan else {}),
             **self.problem.identity,
         }
+
+    def _plain_of(self, setting: str) -> Any:
+        # In JSON's kinds, since it is compared with what was read from JSON.
+        assert self.stan is not None
+        return json.loads(json.dumps(self.stan.identity[setting]))
 
     @cached_property
     def splits(self) -> Splits:
@@ -108,7 +115,7 @@ class ProblemObjective:
     @property
     def shares_data(self) -> bool:
         """Whether `load` runs no code but ours, so that a process may do it once for all workers."""
-        return self.source is not None and self.source in BUILT_IN
+        return self.source is not None and built_in(self.source) is not None
 
     def load(self) -> None:
         """Have the data in memory."""
@@ -152,7 +159,8 @@ class ProblemObjective:
             vars(ready)["splits"] = self.splits
         if not conditions.here:
             vars(ready).pop("splits", None)
-        if ready.stan is not None:
+        if ready.stan is not None and ready.stan.memo is None:
+            # A memory would be made for it, of all samples.
             with _going_on(self.problem):
                 _say_of_no_effect(self.problem, ready.stan, conditions.say)
         return Prepared(ready, threads)
@@ -274,7 +282,10 @@ def _going_on(problem: Problem) -> Iterator[None]:
 
 
 def _is_built_in(problem: Problem) -> bool:
-    own = BUILT_IN.get(problem.name)
+    try:
+        own = built_in(problem.name)
+    except UsageError:  # a user's, by a name that only looks like one
+        return False
     # What a search itself sets.
     return own is not None and replace(problem, stan_layers=own.stan_layers, course=own.course) == own
 

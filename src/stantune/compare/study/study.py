@@ -16,7 +16,7 @@ from stantune.compare.study.folder import directory_of, locked, looked_at, searc
 from stantune.compare.study.numbers import summary_of, test_of
 from stantune.compare.study.predicted import predicted_speedups
 from stantune.compare.study.result import StudyResult
-from stantune.compare.study.ways import STOCK, Way, ways_of
+from stantune.compare.study.ways import STOCK, Applied, Way, ways_of
 from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.objectives.choose import find_objective, objective_of
@@ -85,7 +85,7 @@ def study(
         finalists: of the searches.
         final: of the searches.
         final_resource: how long final trainings are, as `max_resource` says it: "1/1" for the problem's own length.
-        fixed: parameters that have one value in all settings.
+        fixed: parameters that have one value in all settings, of the problems that have them.
         out: the study's folder.
         data: where data sets are kept.
         accept_changes: go on although code has changed.
@@ -111,14 +111,19 @@ def study(
     function("say", say, ("line",))
     workers = whole("workers", workers, 1, MOST_AT_ONCE)
     given: dict[str, Any] = {"min_resource": min_resource, "eta": eta, "brackets": brackets, "validation": validation}
-    given |= {"finalists": finalists, "final": final, "fixed": fixed}
+    given |= {"finalists": finalists, "final": final, "fixed": fixed or {}}
     where = device_named(text("device", device))
     asked = ways_of(ways)
+    if not isinstance(fixed, Mapping | None):
+        raise UsageError(f"`fixed`={shown(fixed)} is no dict of parameters and values; give one")
     found = [
         _problem(one, given, max_resource, final_resource, None if data is None else path("data", data), where)
         for one in _each(objectives)
     ]
     running = {"workers": workers, "threads": threads, "device": where, "retries": retries}
+    for name in fixed or {}:
+        if all(name not in problem.objective.space for problem in found):
+            raise UsageError(f"`fixed` names {name}, which no problem has; leave it out")
     run = _Study(folder, found, asked, _seeds(seeds), running | {"accept_changes": accept_changes}, say, watching)
     run.check()
     with stopping(stop, seconds) as asks, locked(folder):
@@ -197,8 +202,8 @@ class _Study:
 
     def _composed(self, problem: _Problem, way: Way) -> SearchSettings:
         applied = way.applied(problem.objective)
-        # Trials in some ways are not exact: no weights could be taken as they are.
-        _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **problem.settings)
+        given = _with_fixed(problem, applied)
+        _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
 
     def _predict(self, problem: _Problem) -> None:
@@ -236,7 +241,7 @@ class _Study:
                     say=self.say,
                     watching=self.watching,
                     stop=stop,
-                    **problem.settings,
+                    **_with_fixed(problem, applied),
                     **self.running,
                 )
         except UsageError:
@@ -252,6 +257,11 @@ class _Study:
 
     def _write(self) -> None:
         write(self.folder, self._summary())
+
+
+def _with_fixed(problem: _Problem, applied: Applied) -> dict[str, Any]:
+    """Return the settings of a search, with what the way holds at a value."""
+    return {**problem.settings, "fixed": {**problem.settings["fixed"], **applied.fixed}}
 
 
 def _each(objectives: object) -> list[object]:
@@ -278,6 +288,7 @@ def _problem(
     objective = find_objective(source, data=data) if source is not None else objective_of(thing)
     settings = {
         **given,
+        "fixed": {name: value for name, value in given["fixed"].items() if name in objective.space},
         "max_resource": _length("max_resource", most, objective),
         "final_resource": _length("final_resource", final, objective),
     }

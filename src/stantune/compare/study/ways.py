@@ -25,6 +25,8 @@ STOCK, NATIVE = "none", "native"
 MEMO_BYTES = 2**30
 # Components that meProp keeps where nothing else is said: its authors' for a layer of 500.
 TOP_K = 80
+# A parameter of this name says the same of a network that does meProp by itself, as the built-in mlp.
+_TOP_K = "top_k"
 _REMEDY = (
     "give none, native, native:no-winograd, stan, stan:0.25, stan:annealed, stan:auto, stan:0.25,0.5,1, memo, "
     "meprop:80, meprop:unified:80, or stan+meprop; stan and memo with /Z and @LAYERS"
@@ -32,10 +34,11 @@ _REMEDY = (
 
 
 class Applied(NamedTuple):
-    """What is searched in a way, and the rates by rung that `tune` takes beside it."""
+    """What is searched in a way, and what `tune` takes beside it: rates by rung, and parameters that have one value."""
 
     objective: Objective
-    rates: Sequence[float] | Literal["auto"]
+    rates: Sequence[float] | Literal["auto"] = ()
+    fixed: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,9 @@ class Way:
                 "none; leave it out, or study that apart"
             )
         if getattr(objective, "stan", None) is None and given is None:
-            return Applied(objective, ())
+            return Applied(objective)
         if given is None:
-            return Applied(replace(objective, stan=None), ())  # type: ignore[type-var]  # it has such a field
+            return Applied(replace(objective, stan=None))  # type: ignore[type-var]  # it has such a field
         return Applied(objective_of(objective, stan=Stan(**(self._by_rung | given))), self.rates)
 
     @property
@@ -96,9 +99,19 @@ class Way:
 
     def _of_problem(self, objective: ProblemObjective, splits: Splits | None) -> Applied:
         problem, given = objective.problem, self.stan
+        settings = {"layers": problem.stan_layers, **self._by_rung, **(given or {})}
+        fixed = {}
+        if _TOP_K in problem.space:
+            # The network does meProp itself, as its setting says: plainly in all ways but meProp's.
+            meprop = settings.pop("meprop", None)
+            if meprop is not None and meprop.unified:
+                raise UsageError(
+                    f"`ways`={self.name}: the network of {problem.name} has a `top_k` of its own, each example's; give "
+                    f"meprop:{meprop.top_k}"
+                )
+            fixed[_TOP_K] = 0 if meprop is None else meprop.top_k
         if given is None:
-            return Applied(replace(objective, stan=None), ())
-        settings = {"layers": problem.stan_layers, **self._by_rung, **given}
+            return Applied(replace(objective, stan=None), (), fixed)
         if self.remembers:
             if "batch_size" in problem.space:
                 raise UsageError(
@@ -109,7 +122,7 @@ class Way:
             samples = 1 if splits is None else int(splits.train.ids.max()) + 1
             epoch = 1 if splits is None else max(len(splits.train) // problem.batch_size, 1)
             settings["memo"] = Memo(samples=samples, epoch=epoch, budget=MEMO_BYTES)
-        return Applied(replace(objective, stan=Stan(**settings)), self.rates)
+        return Applied(replace(objective, stan=Stan(**settings)), self.rates, fixed)
 
 
 def ways_of(given: object) -> tuple[Way, ...]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stantune.compare.study.contract import StudySummary
 from stantune.search.contract import Result, SearchSummary
 
 
@@ -206,3 +207,4 @@ class ReportNumbers(Result):
     schema_version: Literal["stantune.report/1"] = Field(default="stantune.report/1", description="kind and version")
     versions: dict[str, str] = Field(description="of what made the page")
     searches: list[SearchNumbers] = Field(description="in the order in which they were given")
+    study: StudySummary | None = Field(default=None, description="the study whose searches these are; null where none")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from stantune.compare.study.contract import StudySummary
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric
 from stantune.report.page.contract import (
@@ -46,9 +47,9 @@ STATUSES = ("dropped", "promoted", "running", "diverged", "failed", "finished")
 _STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers")
 
 
-def report_numbers(searches: Sequence[SearchNumbers]) -> ReportNumbers:
-    """Return the numbers of a page of several searches, side by side."""
-    return ReportNumbers(versions=_versions(), searches=list(searches))
+def report_numbers(searches: Sequence[SearchNumbers], study: StudySummary | None = None) -> ReportNumbers:
+    """Return the numbers of a page of several searches, side by side, and of the study that they are of."""
+    return ReportNumbers(versions=_versions(), searches=list(searches), study=study)
 
 
 def search_numbers(

@@ -10,6 +10,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
+from stantune.compare.study.contract import StudySummary
 from stantune.errors import StantuneError
 from stantune.quantities import duration
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
@@ -17,6 +18,7 @@ from stantune.report.page.figures import Picture, compared, pictures_of
 from stantune.report.page.sentences import metric_of, sentences
 from stantune.report.page.stan import stan_section
 from stantune.report.page.tags import paragraphs, plain, table
+from stantune.report.study import study_sentences, study_tables
 from stantune.report.words import by_parts, value_text
 
 # What the page may load: nothing. Plotly compiles what it draws by WebGL, hence 'unsafe-eval'.
@@ -40,7 +42,8 @@ def page(numbers: ReportNumbers) -> str:
     pictures: list[Picture] = []
     names = ", ".join(search.name for search in numbers.searches)
     several = len(numbers.searches) > 1
-    sections = [_side_by_side(numbers, pictures)] if several else []
+    sections = [] if numbers.study is None else [_study(numbers.study)]
+    sections += [_side_by_side(numbers, pictures)] if several else []
     sections += [_section(numbers, place, pictures, several) for place in range(len(numbers.searches))]
     drawn = [{"data": picture.data, "layout": picture.layout} for picture in pictures]
     return "\n".join(
@@ -202,6 +205,12 @@ def _side_by_side(numbers: ReportNumbers, pictures: list[Picture]) -> str:
     links = "".join(f'<a href="#s{number}">{escape(search.name)}</a>' for number, search in enumerate(searches))
     side = f'<div id="compared">{table(heads, rows)}{drawn}</div>'
     return f"<h1>{len(searches)} searches</h1><nav>{links}</nav>{side}"
+
+
+def _study(study: StudySummary) -> str:
+    """Say what a study came to, a table for each problem."""
+    tables = "".join(f"<h2>{escape(each.title)}</h2>{table(each.heads, each.rows)}" for each in study_tables(study))
+    return f'<section id="study"><h1>A study</h1>{paragraphs(study_sentences(study))}{tables}</section>'
 
 
 def _failures(search: SearchNumbers) -> str:

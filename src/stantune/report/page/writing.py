@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stantune.compare.study.contract import StudySummary
+from stantune.compare.study.folder import holds_study, study_in
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
 from stantune.report.page.contract import SearchNumbers
@@ -36,7 +38,7 @@ def write_report(
     """Write one page of the searches in these directories, running or not.
 
     Args:
-        directories: where they are.
+        directories: where they are; or a study's folder alone, for all of its searches.
         out: the file, report.html in the first directory by default.
         storage: the URL of their storage, which is needed where that has a password.
         profiles: what `stantune profile --json` wrote of their problems, to set beside what trials measured.
@@ -49,7 +51,14 @@ def write_report(
         StantuneError: Plotly is not installed, a table cannot be read, or the file cannot be written.
     """
     read = [read_profile(file) for file in profiles]
-    searches = []
+    searches, study = [], None
+    if len(directories) == 1 and holds_study(directories[0]):
+        study = study_in(directories[0])
+        begun = [search for search in study.searches if search.seconds is not None]
+        if not begun:
+            raise UsageError(f"no search of the study in {directories[0]} has begun; there is nothing to show")
+        out = directories[0] / NAME if out is None else out
+        directories = [directories[0] / search.directory for search in begun]
     for path in directories:
         seen = look(path, storage)
         search = recorded(seen)
@@ -63,11 +72,12 @@ def write_report(
                 summary=summary,
                 machine={} if seen.run is None else seen.run.machine,
                 profiled=profile_for(read, search.identity, str(path)),
-                entries=entries_of_table(search.identity, summary, path),
+                # Of a study's many searches that would take minutes.
+                entries=None if study is not None else entries_of_table(search.identity, summary, path),
             )
         )
     check_all_used(read, [search.summary.problem for search in searches])
-    return write_page(searches, directories[0] / NAME if out is None else out)
+    return write_page(searches, directories[0] / NAME if out is None else out, study)
 
 
 def report_of(result: SearchResult, file: Path | None = None) -> Path:
@@ -91,9 +101,9 @@ def report_of(result: SearchResult, file: Path | None = None) -> Path:
     return write_page([search], result.path / NAME if file is None else file)
 
 
-def write_page(searches: Sequence[SearchNumbers], file: Path) -> Path:
+def write_page(searches: Sequence[SearchNumbers], file: Path, study: StudySummary | None = None) -> Path:
     """Write one page of searches to a file, in place of an earlier page; see `write_report`."""
-    text = page(report_numbers(searches))
+    text = page(report_numbers(searches, study))
     try:
         _check_ours(file)
         write_whole(file, text.encode())
