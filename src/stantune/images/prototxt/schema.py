@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,8 @@ _WANTED = {
     "bool": "true or false",
     "string": "a text in quotes",
 }
+# As whole numbers in base 8 or 16 begin, and no float.
+_NOT_DECIMAL = re.compile(r"-?0[0-9xX]")
 _INFINITE = ("inf", "infinity", "nan")
 
 
@@ -156,7 +159,7 @@ def _whole(value: Scalar) -> int | None:
 
 
 def _real(value: Scalar) -> float | None:
-    if value.kind == "text" or "x" in value.text.lower():
+    if value.kind == "text" or _NOT_DECIMAL.match(value.text):
         return None
     if value.kind == "word" and value.text.lower().lstrip("-") not in _INFINITE:
         return None
