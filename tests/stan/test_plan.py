@@ -19,7 +19,7 @@ from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.cost import IterationTimes, speedup
 from stantune.stan.entries import PATTERNS
 from stantune.stan.meprop import MeProp
-from stantune.stan.plan import GAIN, NEAR_BEST, PERIODS, WORTHWHILE, decide, fitted, plan_for, predict
+from stantune.stan.plan import GAIN, NEAR_BEST, PERIODS, WORTHWHILE, checked, decide, fitted, plan_for, predict
 from stantune.stan.schedule import Schedule
 from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
@@ -68,6 +68,26 @@ def test_what_all_layers_together_hardly_bring_is_left_alone():
     assert plan.reasons == {
         "conv": "of all layers together, a run would be 1.02 times as fast as with every entry, and 1.05 is asked"
     }
+
+
+@pytest.mark.parametrize(
+    ("refresh", "reduced", "native", "kept", "speedup"),
+    [
+        (12.0, 6.0, 10.0, True, 2.0 * 15.0 / (12.0 + 6.0)),
+        (11.0, 9.9, 10.0, False, 15.0 / 10.0),
+        (11.0, 9.9, 14.5, True, 2.0 * 15.0 / (14.5 + 9.9)),
+        (30.0, 14.4, 14.5, False, 1.0),
+    ],
+)
+def test_whole_iterations_decide_what_layers_alone_seemed_to_bring(refresh, reduced, native, kept, speedup):
+    found = ModelTimes((layer(exact=8.0, rows=(2.0, 4.0)),), 15.0, 5, native_seconds=native)
+    plan = replace(decide(found, Stan(rate="auto")), reasons={})
+    plan = replace(plan, stan=replace(plan.stan, period=1, native=True))
+    seen = checked(plan, refresh, reduced)
+    assert planned(seen) == ({"conv": ("rows",)} if kept else {})
+    assert seen.predicted_speedup == pytest.approx(speedup)
+    assert seen.stan.native is (speedup != 1.0)
+    assert set(seen.reasons) == (set() if kept else {"conv"})
 
 
 def test_a_plan_is_a_pure_function_of_the_times():

@@ -146,17 +146,43 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
                     f"saves {_ms(best.saved)} in each of {period} reduced iterations, and a refresh costs {_ms(t_e)}"
                 )
     concrete = _concrete(stan, kept, period)
-    predicted = predict(times, concrete, iterations)
+    return _settled(Plan(concrete, times, predict(times, concrete, iterations), reasons))
+
+
+def checked(plan: Plan, refresh: float, reduced: float, iterations: int | None = None) -> Plan:
+    """Return a plan with what its whole iterations really take, and without what then does not pay: a pure function.
+
+    Layers are timed one by one. Where an iteration is short, what goes on between them counts, too.
+
+    Args:
+        plan: of `decide`, for rate="auto", with layers to reduce.
+        refresh: seconds of an iteration that chooses entries.
+        reduced: seconds of one that computes no others.
+        iterations: N; by default the settings', and a long run where that is None too.
+    """
+    times, stan = plan.times, plan.stan
+    cycle = IterationTimes(
+        times.exact_seconds, max(refresh - times.exact_seconds, 0.0), times.exact_seconds - reduced, 0.0
+    )
+    run = speedup(cycle, stan.schedule, stan.iterations if iterations is None else iterations)
+    return _settled(replace(plan, predicted_speedup=run * times.step_seconds / times.exact_seconds))
+
+
+def _settled(plan: Plan) -> Plan:
+    """Return a plan without reduced layers that do not bring GAIN, and without native ones that do not."""
+    stan, times, predicted, reasons = plan.stan, plan.times, plan.predicted_speedup, dict(plan.reasons)
+    if predicted is None:
+        return plan
     exactly = times.step_seconds / times.exact_seconds
-    if kept and predicted is not None and predicted < GAIN * exactly:
+    if stan.plan and predicted < GAIN * exactly:
         together = f"of all layers together, a run would be {predicted / exactly:.2f} times as fast as with every entry"
-        reasons |= dict.fromkeys(kept, f"{together}, and {GAIN} is asked")
-        concrete, predicted = _concrete(stan, {}, period), exactly
-    if times.native_seconds is not None and predicted is not None and predicted < GAIN:
+        reasons |= {line.layer: f"{together}, and {GAIN} is asked" for line in stan.plan}
+        stan, predicted = replace(stan, rate=1.0, plan=()), exactly
+    if times.native_seconds is not None and predicted < GAIN:
         hardly = f"a run would be {predicted:.2f} times as fast as with stock PyTorch, and {GAIN} is asked"
         reasons |= {layer.name: hardly for layer in times.layers if not layer.reason and _wanted(layer, stan)}
-        concrete, predicted = replace(_concrete(stan, {}, period), native=False), 1.0
-    return Plan(concrete, times, predicted, reasons)
+        stan, predicted = replace(stan, rate=1.0, plan=(), native=False), 1.0
+    return Plan(stan, times, predicted, reasons)
 
 
 def predict(

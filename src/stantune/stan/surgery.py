@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,13 +14,15 @@ from stantune.stan.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
 from stantune.stan.entries import Pattern
-from stantune.stan.example import Example, Loss
+from stantune.stan.example import Example, Loss, device_of, differentiate
 from stantune.stan.fusion import StanSequential, make_native_, order_
 from stantune.stan.handle import LayerReport, StanHandle
 from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
 from stantune.stan.meprop import MePropLinear
-from stantune.stan.plan import plan_for
+from stantune.stan.plan import checked, plan_for
+from stantune.stan.schedule import Phase
 from stantune.stan.stand_in import stand_in_for_
+from stantune.stan.timing import clock_for, typical, untouched
 
 # What a layer's class becomes, and what `restore_` makes of it again.
 SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
@@ -29,6 +32,8 @@ SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Sequential: StanSequential,
 }
 ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
+# A plan is checked by whole iterations where one takes less than so many seconds; for so many seconds of them.
+SHORT, CHECKED_SECONDS = 0.2, 0.5
 # So many layers are named in a warning.
 NAMED = 3
 # Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
@@ -91,6 +96,8 @@ def accelerate_(
         if example is None:
             raise UsageError('rate="auto" measures the model; give accelerate_ a batch of inputs as example=images')
         plan = plan_for(model, stan, example, loss=loss)
+        if plan.stan.plan and plan.times.step_seconds < SHORT:
+            plan = checked(plan, *_cycle_seconds(model, plan.stan, example, loss))
         stan = plan.stan
     reasons = {} if plan is None else plan.reasons
     report = [_report(name, module, stan, reasons) for name, module in found.items()]
@@ -140,6 +147,26 @@ def restore_(model: nn.Module) -> None:
             for name in ("top_k", "unified", "sparse_bias", "__module__"):
                 module.__dict__.pop(name, None)
             module.__class__ = _without_stan(type(module), {MePropLinear: nn.Linear})
+
+
+def _cycle_seconds(model: nn.Module, stan: Stan, example: Example, loss: Loss | None) -> tuple[float, float]:
+    """Return the seconds of a refresh and of a reduced iteration of the whole model under planned settings."""
+    clock = clock_for(device_of(example))
+    seconds: dict[Phase, list[float]] = {Phase.REFRESH: [], Phase.REDUCED: []}
+    with untouched(model), torch.enable_grad():
+        model.train()
+        handle = accelerate_(model, replace(stan, pretrain=0, tail=0), example)
+        try:
+            began = clock()
+            while len(seconds[Phase.REDUCED]) < 2 or clock() - began < CHECKED_SECONDS:
+                started = clock()
+                differentiate(model, example, loss)
+                seconds[handle.phase].append(clock() - started)
+                # Of a long cycle one reduced iteration, then the next refresh.
+                handle.seek(handle.iteration + (1 if handle.phase is Phase.REFRESH else stan.period or 1))
+        finally:
+            restore_(model)
+    return typical(seconds[Phase.REFRESH]), typical(seconds[Phase.REDUCED])
 
 
 def _kind(value: object) -> str:

@@ -173,7 +173,7 @@ def measure(
             calls = _capture(model, eligible, passes)
         timed = {bench.name: bench.times(calls[bench.name]) for bench in benches}
     layers = tuple(timed.get(name, LayerTimes(name, reason=reason)) for name, reason in reasons.items())
-    return ModelTimes(layers, _typical(steps), rounds - 1, _typical(native_steps) if native_steps else None)
+    return ModelTimes(layers, typical(steps), rounds - 1, typical(native_steps) if native_steps else None)
 
 
 def _timed(clock: Clock, work: Callable[[], object]) -> float:
@@ -374,17 +374,17 @@ class _Bench:
                 line=self.line,
                 reason="it is computed without gradients (torch.no_grad, a reentrant checkpoint), and so exactly",
             )
-        t_f, t_b = _typical(self.exact.forward), _typical(self.exact.backward)
+        t_f, t_b = typical(self.exact.forward), typical(self.exact.backward)
         patterns = tuple(
             PatternTimes(
                 name,
-                t_f - _typical(sample.forward),
-                t_b - _typical(sample.backward),
+                t_f - typical(sample.forward),
+                t_b - typical(sample.backward),
                 statistics.fmean(self._error(call, self.patterns[name]) for call in calls),
             )
             for name, sample in self.reduced.items()
         )
-        return LayerTimes(self.name, t_f, t_b, _typical(self.measuring), patterns, self.line)
+        return LayerTimes(self.name, t_f, t_b, typical(self.measuring), patterns, self.line)
 
     def _error(self, call: _Call, pattern: Pattern) -> float:
         """Return the mean over the pattern's offsets."""
@@ -398,7 +398,7 @@ def _plane(output: Tensor, line: bool) -> Tensor:
     return output if output.dim() == 4 else output.unsqueeze(0)
 
 
-def _typical(seconds: Sequence[float]) -> float:
+def typical(seconds: Sequence[float]) -> float:
     """Return the mean of the fastest three quarters of all rounds but the first, which warms up."""
     taken = sorted(seconds[1:])
     return statistics.fmean(taken[: len(taken) - len(taken) // 4])
