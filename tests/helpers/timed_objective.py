@@ -2,11 +2,15 @@
 
 An iteration takes 4000 s in stock PyTorch, 2000 s with every entry computed, half of it with half of them; by so many
 seconds longer as the seed of the search is. The error is ten times the parameter. `log` has a line for each segment.
+At the rate `broken` nothing can be trained, and the segment of a trial (rate, trial) that `kills` names kills the
+process that runs the study, once.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +34,7 @@ class Timed:
     stan: Any = None
     pace: float = 0.0
     broken: float | None = None
+    kills: tuple[float | None, int] | None = None
     said: float | None = None
     seed: int = 0
     space: Space = field(default_factory=lambda: Space({"x": Float(0.1, 1.0)}))
@@ -64,6 +69,11 @@ class Timed:
             winograd = os.environ.get("STANTUNE_WINOGRAD", "")
             trained = f"{segment.trial} {segment.stop} {segment.final}"
             log.write(f"{self.name} {self.said} {self.seed} {trained} {winograd}\n")
+        killed = self.log.with_name("killed")
+        if self.kills == (self.said, segment.trial) and not killed.exists():
+            killed.touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
         iterations = segment.stop - segment.start
         cost = Cost(exact=iterations, exact_seconds=(self.pace + self.seed) * iterations, evaluation_seconds=EVALUATION)
         segment.checkpoint.parent.mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ def status(
     directory: Directory, watch: Watch = False, storage: Storage = None, json: o.Json = None, debug: o.Debug = False
 ) -> None:
     """Show where a search or a study stands, while it runs or afterwards; nothing is changed."""
-    from stantune.compare.study.folder import holds_study, study_in
+    from stantune.compare.study.folder import holds_study, running_in, study_in
     from stantune.report.operating import show_status
     from stantune.report.study import show_study
     from stantune.search.status import status_of
@@ -37,9 +37,7 @@ def status(
     if holds_study(directory):
         study = study_in(directory)
         if watch:
-            running = next((each.directory for each in study.searches if each.state == "running"), None)
-            which = "none of its searches is running" if running is None else f"give {directory / running}"
-            raise UsageError(f"--watch looks at one search, and {directory} is a study's folder; {which}")
+            raise UsageError(f"--watch looks at one search, and {directory} is a study's; give {running_in(directory)}")
         show_study(console, study)
         o.write_json(study, json)
         return

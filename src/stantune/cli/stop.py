@@ -13,13 +13,16 @@ LOOK_SECONDS = 0.2
 
 
 def stop(directory: Directory, storage: Storage = None, json: o.Json = None, debug: o.Debug = False) -> None:
-    """End a running search in good order, as Ctrl-C does, from wherever its directory can be written to, and wait."""
+    """End a running search or study in good order, as Ctrl-C does, from wherever its folder can be written to; wait."""
+    from stantune.compare.study.folder import holds_study, running_in
     from stantune.report.operating import show_status
     from stantune.search.status import status_of
     from stantune.search.table.directory import SearchDirectory
     from stantune.search.table.last_run import LastRun
     from stantune.search.table.look import look
 
+    if holds_study(directory):
+        directory = running_in(directory)
     there, console = SearchDirectory.begun(directory, storage), o.console_for(json)
     if there.in_use():
         run = LastRun.read(there.run)

@@ -9,8 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from stantune.compare.study.contract import Interval, StudiedProblem, StudySummary, WayResult
-from stantune.compare.study.ways import NATIVE, STOCK
+from stantune.compare.study.contract import NATIVE, STOCK, Interval, StudiedProblem, StudySummary, WayResult
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.operating import metric_of

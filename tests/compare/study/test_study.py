@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from io import StringIO
 from pathlib import Path
@@ -232,3 +234,8 @@ def test_a_file_that_is_no_study_s(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StantuneError, match="cannot be written to"):
         st.study(timed(tmp_path), ways="none", out=tmp_path / "file" / "below", **SIZES)
+
+
+def test_who_only_looks_needs_no_pytorch() -> None:
+    code = "import sys, stantune.compare.study.folder, stantune.report.study; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

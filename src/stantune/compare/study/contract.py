@@ -8,6 +8,9 @@ from pydantic import Field
 
 from stantune.search.contract import MetricResult, Result, Seconds
 
+# The ways that others are compared with.
+STOCK, NATIVE = "none", "native"
+
 
 class StudiedProblem(Result):
     """One of the problems, and the settings of its searches."""

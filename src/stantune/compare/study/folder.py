@@ -6,16 +6,20 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.numbers import searched, summary_of, waiting
-from stantune.compare.study.ways import Way
 from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
 from stantune.search.table.look import look
+
+if TYPE_CHECKING:
+    # It loads PyTorch, which those who only look do without.
+    from stantune.compare.study.ways import Way
 
 RESULT = "study.json"
 _LOCK = ".study.lock"
@@ -117,3 +121,11 @@ def study_in(folder: Path) -> StudySummary:
         raise UsageError(f"there is no study in {folder}; give the folder of one, as `out` named it")
     searches = [looked_at(folder, search) for search in before.searches]
     return summary_of(before.problems, before.ways, before.seeds, searches)
+
+
+def running_in(folder: Path) -> Path:
+    """Return the directory of the search that the study in this folder runs now; raises UsageError where none runs."""
+    running = [search.directory for search in study_in(folder).searches if search.state == "running"]
+    if not running:
+        raise UsageError(f"no search of the study in {folder} is running")
+    return folder / running[0]

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from stantune.compare.study.contract import Interval, StudiedProblem, StudiedSearch, StudySummary, WayResult
+from stantune.compare.study.contract import (
+    NATIVE,
+    STOCK,
+    Interval,
+    StudiedProblem,
+    StudiedSearch,
+    StudySummary,
+    WayResult,
+)
 from stantune.compare.study.intervals import interval, ratios
-from stantune.compare.study.ways import NATIVE, STOCK
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric, compared_value
 from stantune.search.plan.finals import winner_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stantune.compare.study.ways import STOCK, Way
+from stantune.compare.study.contract import STOCK
+from stantune.compare.study.ways import Way
 from stantune.errors import StantuneError
 from stantune.images.objective import ProblemObjective
 from stantune.search.plan.fidelity import chosen_rates

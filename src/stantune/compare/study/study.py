@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stantune.arguments import MOST_AT_ONCE, amount, digits, function, path, shown, text, whole
-from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
+from stantune.compare.study.contract import STOCK, StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.folder import directory_of, locked, looked_at, searches_of, write, written
 from stantune.compare.study.numbers import summary_of, test_of
 from stantune.compare.study.predicted import predicted_speedups
 from stantune.compare.study.result import StudyResult
-from stantune.compare.study.ways import STOCK, Applied, Way, ways_of
+from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.objectives.choose import find_objective, objective_of
@@ -208,7 +208,7 @@ class _Study:
 
     def _predict(self, problem: _Problem) -> None:
         """Have the problem's layers timed, once in a study: the times of another moment would be others."""
-        missing = {way.name: None for way in self.ways if way.name not in problem.told.predicted}
+        missing: dict[str, float | None] = {way.name: None for way in self.ways}
         if isinstance(problem.objective, ProblemObjective):
             self.say(f"{problem.told.name}: layers are timed")
             threads = self.running["threads"]
@@ -217,7 +217,8 @@ class _Study:
             missing |= predicted_speedups(problem.objective, self.ways, self._composed(problem, plain))
             # Processes that train have their own.
             vars(problem.objective).pop("splits", None)
-        problem.told.predicted.update({n: v for n, v in missing.items() if n not in problem.told.predicted})
+        before = dict(problem.told.predicted)
+        problem.told.predicted.update({**missing, **before})
         self._write()
 
     def _search(self, problem: _Problem, way: Way, seed: int, out: Path, stop: Stop) -> str | None:

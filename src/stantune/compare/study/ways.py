@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from stantune.arguments import digits, shown, typed_number
+from stantune.compare.study.contract import NATIVE, STOCK
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problems import Splits
@@ -19,7 +20,6 @@ from stantune.stan.meprop import MeProp
 from stantune.texts import brief
 from stantune.tuning import BY_RUNG
 
-STOCK, NATIVE = "none", "native"
 # What a memory may hold. A number, and not a share of what happens to be free: each training must give the same layers
 # one. Checkpoints hold it, too.
 MEMO_BYTES = 2**30
@@ -91,7 +91,7 @@ class Way:
             return Applied(objective)
         if given is None:
             return Applied(replace(objective, stan=None))  # type: ignore[type-var]  # it has such a field
-        return Applied(objective_of(objective, stan=Stan(**(self._by_rung | given))), self.rates)
+        return Applied(objective_of(objective, stan=Stan(**{**self._by_rung, **given})), self.rates)
 
     @property
     def _by_rung(self) -> dict[str, Any]:
