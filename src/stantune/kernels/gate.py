@@ -18,8 +18,8 @@ _ORDINARY = {"BackendSelect", "ADInplaceOrView"}
 _INFERENCE = {"BackendSelect"}
 
 # What was found out about keys: states by their two sets, tensors by theirs. Both hold a few in a process.
-_states: dict[tuple[int | str, int | str], bool] = {}
-_devices: dict[int | str, str] = {}
+_states: dict[tuple[int, int], bool] = {}
+_devices: dict[int, str] = {}
 
 # Asked for by each layer in each pass, so that their names are not looked up again.
 _keys_of, _included, _excluded = (
@@ -27,8 +27,6 @@ _keys_of, _included, _excluded = (
     torch._C._dispatch_tls_local_include_set,
     torch._C._dispatch_tls_local_exclude_set,
 )
-# A set of keys as something that a dict can hold: a number, which PyTorch 2.4 does not tell yet.
-_raw = getattr(torch._C.DispatchKeySet, "raw_repr", repr)
 _functions = torch._C._len_torch_function_stack
 _float32 = torch.float32
 
@@ -39,7 +37,7 @@ def ordinary() -> bool:
     Grad modes, inference mode, autocast and a default device are ordinary.
     """
     include, exclude = _included(), _excluded()
-    key = _raw(include), _raw(exclude)
+    key = include.raw_repr(), exclude.raw_repr()
     known = _states.get(key)
     if known is None:
         known = _states[key] = _is_ordinary(_names(include), _names(exclude))
@@ -89,7 +87,7 @@ def device_of(tensor: Tensor) -> str:
     if kind is not Tensor and kind is not nn.Parameter:
         return ""
     keys = _keys_of(tensor)
-    raw = _raw(keys)
+    raw = keys.raw_repr()
     known = _devices.get(raw)
     if known is None:
         known = _devices[raw] = _device(_names(keys))

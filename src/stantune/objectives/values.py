@@ -48,16 +48,12 @@ def plain(value: Any, where: str) -> Any:
     if kind is Counter:
         return {_KIND: "counter", "value": plain(dict(value), where)}
     if isinstance(value, np.ndarray | np.generic) and kind in (np.ndarray, value.dtype.type):
-        # A copy: it may be read-only, or backwards.
-        array = np.array(value, order="C")
-        unsigned = array.dtype.kind == "u" and array.itemsize > 1 and array.dtype.isnative
         try:
-            # With the same bits as a signed number: PyTorch 2.4 saves no wider unsigned ones than bytes.
-            tensor = torch.from_numpy(array.view(f"i{array.itemsize}") if unsigned else array)
+            # A copy: it may be read-only, or backwards.
+            tensor = torch.from_numpy(np.array(value, order="C"))
         except TypeError:
             raise _refusal(value, where, f"array of {value.dtype}") from None
-        made = {_KIND: "array" if kind is np.ndarray else "scalar", "value": tensor}
-        return {**made, "dtype": array.dtype.str} if unsigned else made
+        return {_KIND: "array" if kind is np.ndarray else "scalar", "value": tensor}
     raise _refusal(value, where, kind.__name__)
 
 
@@ -79,10 +75,10 @@ def restored(value: Any, device: str = "cpu") -> Any:
             return inner.to(device)
         case "counter":
             return Counter(restored(inner, device))
-    array = inner.numpy()
-    if "dtype" in value:
-        array = array.view(value["dtype"])
-    return array if value[_KIND] == "array" else array[()]
+        case "array":
+            return inner.numpy()
+        case _:
+            return inner.numpy()[()]
 
 
 def _refusal(value: object, where: str, kind: str) -> UsageError:

@@ -173,7 +173,7 @@ def unobserved(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        # By their names: PyTorch's own _has_any_global_hook is younger than 2.4.
+        # By their names: PyTorch's own _has_any_global_hook is younger than 2.7.
         or _global_forward_hooks
         or _global_forward_pre_hooks
         or _global_backward_hooks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,15 +128,11 @@ def _goes_backward(input: Tensor) -> bool:
     if not isinstance(input, Tensor):  # a tracer's
         return False
     if torch.compiler.is_compiling():
-        return not _exporting()
+        return not torch.compiler.is_exporting()
     if torch._C._functorch.peek_interpreter_stack() is None:
         return ordinary()
     levels = torch._C._functorch.get_interpreter_stack() or []
     return len(levels) == 1 and levels[0].key() == torch._C._functorch.TransformType.Grad and transformed()
-
-
-# Older versions of PyTorch do not tell.
-_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def linear_per_example(
