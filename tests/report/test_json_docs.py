@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from stantune.compare.study.contract import StudySummary
 from stantune.report.compare import CompareResult
 from stantune.report.doctor import DoctorResult
 from stantune.report.entries_result import EntriesResult
@@ -27,6 +28,7 @@ COMMANDS: dict[str, type[BaseModel]] = {
     "stantune problems": ProblemsResult,
     "stantune data fetch": DataResult,
     "stantune compare": CompareResult,
+    "stantune study": StudySummary,
     "stantune entries": EntriesResult,
     "stantune profile": ProfileResult,
     "stantune doctor": DoctorResult,

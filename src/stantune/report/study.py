@@ -64,7 +64,8 @@ def show_study(console: Console, summary: StudySummary) -> None:
         for column in drawn.columns[1:]:
             column.justify = "right"
         for row in table.rows:
-            drawn.add_row(*row)
+            # A number and its unit stay together.
+            drawn.add_row(*(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row))
         print_table(console, drawn)
     running = [search for search in summary.searches if search.state == "running"]
     for search in running:
