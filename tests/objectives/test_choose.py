@@ -47,6 +47,17 @@ def test_a_problem():
     assert objective_of(BUILT_IN["mlp"], stan=Stan()) == ProblemObjective(BUILT_IN["mlp"], Stan())
 
 
+def test_a_built_in_problem_with_options_is_found_by_name_in_other_processes_too():
+    found = find_objective("mlp:sparse_bias=true,unified=true")
+    assert found.name == "mlp:unified=true,sparse_bias=true"
+    assert found.shares_data
+    assert "made-of" not in found.identity
+    assert found.identity != find_objective("mlp").identity
+    there = cloudpickle.loads(cloudpickle.dumps(found))
+    assert there.problem == found.problem
+    assert there.identity == found.identity
+
+
 def test_an_objective():
     assert objective_of(OBJECTIVE) is OBJECTIVE
     assert objective_of(OBJECTIVE, stan=Stan()) == replace(OBJECTIVE, stan=Stan())

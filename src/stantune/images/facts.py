@@ -78,3 +78,9 @@ FACTS: dict[str, Facts] = {
         ),
     )
 }
+
+
+def names_built_in(name: str) -> bool:
+    """Tell whether this is a built-in problem's name, NAME or NAME:OPTION=VALUE,…, and not a file's."""
+    plain, colon, options = name.partition(":")
+    return plain in FACTS and (not colon or "=" in options)

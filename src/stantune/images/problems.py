@@ -8,7 +8,7 @@ from typing import Any
 
 from stantune.errors import UsageError
 from stantune.images.data import Normalise
-from stantune.images.facts import FACTS
+from stantune.images.facts import FACTS, names_built_in
 from stantune.images.nets import cifar, lenet, meprop, mlp
 from stantune.images.options import options_of, with_options
 from stantune.images.problem import Problem, Splits
@@ -77,11 +77,10 @@ def built_in(name: str) -> Problem | None:
     Raises:
         UsageError: an option that it does not have, or a value that its network does not take.
     """
+    if not names_built_in(name):
+        return None
     plain, _, options = name.partition(":")
-    problem = BUILT_IN.get(plain)
-    if problem is None or "=" not in options:
-        return BUILT_IN.get(name)
-    return with_options(problem, options)
+    return with_options(BUILT_IN[plain], options) if options else BUILT_IN[plain]
 
 
 def find(name: str) -> Problem:

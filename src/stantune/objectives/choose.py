@@ -143,7 +143,9 @@ def _loaded(source: str) -> tuple[Any, str]:
 
 
 def _names_file(source: str) -> bool:
-    return source.endswith(".py") or ":" in source
+    from stantune.images.facts import names_built_in
+
+    return not names_built_in(source) and (source.endswith(".py") or ":" in source)
 
 
 def _searchable(module: ModuleType) -> dict[str, Any]:
@@ -177,10 +179,11 @@ def _as_problem(thing: object) -> Problem | None:
 
 
 def _built_in(name: str) -> Problem:
-    from stantune.images.problems import BUILT_IN
+    from stantune.images.problems import BUILT_IN, built_in
 
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    found = built_in(name)
+    if found is not None:
+        return found
     near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
     hint = f" (did you mean {near[0]}?)" if near else ""
     raise UsageError(
