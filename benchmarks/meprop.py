@@ -90,9 +90,16 @@ def records_in(file: Path) -> Kept[Record]:
 
 
 def cells(settings: Sequence[str], forms: Sequence[str], kept: Sequence[int]) -> list[tuple[str, str, int]]:
-    """Return (setting, form, top_k) of all that is asked for; plain training once in each setting."""
+    """Return (setting, form, top_k) of all that is asked for; plain training once in each setting.
+
+    Without what a setting's space does not have: ours ends at 100.
+    """
     found = [
-        (setting, PLAIN if top_k == 0 else form, top_k) for top_k in kept for form in forms for setting in settings
+        (setting, PLAIN if top_k == 0 else form, top_k)
+        for top_k in kept
+        for form in forms
+        for setting in settings
+        if top_k <= find(SETTINGS[setting]).space["top_k"].high  # type: ignore[union-attr]
     ]
     return list(dict.fromkeys(found))
 
