@@ -61,7 +61,7 @@ from stantune.training.trial import Trial
 HERE = Path(__file__).parent
 ITERATIONS = {"cq": 5000, "alexbn": 6000, "alexlrn": 6000, "residual8": 3000}
 RESIZED = ("residual8",)
-LENGTHS = tuple(Fraction(tenths, 10) for tenths in (5, 6, 7, 8, 9))
+LENGTHS = tuple(Fraction(tenths, 10) for tenths in (4, 5, 6, 7, 8, 9))
 SIDE = 32
 # Of --time: iterations in a turn (whole cycles of two), and turns. A kind that is timed trains by its rate throughout.
 TURN, TURNS = 6, 10

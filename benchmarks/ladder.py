@@ -204,6 +204,8 @@ def names_of(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def resources(text: str) -> list[int]:
     """Read numbers of iterations that commas separate; an argparse type."""
+    if not all(each.isdecimal() for each in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} are no numbers of iterations; give 400, or 400,1000")
     return [int(each) for each in text.split(",")]
 
 
