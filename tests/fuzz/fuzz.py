@@ -1,6 +1,7 @@
 """Tries inputs that nobody would think of: a script for test_fuzz, and for you.
 
-Usage: fuzz.py KIND COUNT [FIRST]. KIND is options, fields, files, cells or journals; fuzz_KIND.py says what it tries.
+Usage: fuzz.py KIND COUNT [FIRST]. KIND is options, fields, files, cells, journals or caffe; fuzz_KIND.py says what it
+tries.
 Input n of a kind is the same each time, whatever was tried before it: FIRST goes on where an earlier run ended, and
 `fuzz.py KIND 1 N` tries input N alone. It prints what became of the inputs, the longest time that one took and the
 memory that all took, and each fault: what raised anything but a sentence of ours, ended the process, took more than

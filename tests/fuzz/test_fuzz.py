@@ -23,7 +23,8 @@ def fuzz(kind: str, count: int, first: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("options", 20), ("fields", 150), ("files", 200), ("cells", 15), ("journals", 30)]
+    ("kind", "count"),
+    [("options", 20), ("fields", 150), ("files", 200), ("cells", 15), ("journals", 30), ("caffe", 400)],
 )
 def test_a_few_of_each_kind(kind: str, count: int) -> None:
     assert " 0 faults; " in fuzz(kind, count, 0)
@@ -32,7 +33,14 @@ def test_a_few_of_each_kind(kind: str, count: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("options", 30_000), ("fields", 30_000), ("files", 20_000), ("cells", 10_000), ("journals", 10_000)],
+    [
+        ("options", 30_000),
+        ("fields", 30_000),
+        ("files", 20_000),
+        ("cells", 10_000),
+        ("journals", 10_000),
+        ("caffe", 100_000),
+    ],
 )
 def test_a_hundred_thousand(kind: str, count: int) -> None:
     assert " 0 faults; " in fuzz(kind, count, 1000)

@@ -248,10 +248,10 @@ class _Wiring:
         self.blobs[top] = blob
 
     def _step(self, name: str, call: Call, inputs: tuple[int, ...], layer: Layer | None) -> None:
-        word = _word(name)
+        word = plain = _word(name)
         number = 2
         while word in self.names:
-            word = f"{_word(name)}_{number}"
+            word = f"{plain}_{number}"
             number += 1
         self.names.add(word)
         self.steps.append(Step(word, call, inputs))

@@ -162,8 +162,9 @@ def _is_met(rule: Node, phase: str) -> bool:
 
 def _check_phases(layers: Sequence[Layer]) -> None:
     """Raise RefusalError where the network that is trained is another than the one that is tested."""
+    # What is in both phases is alike in both.
     lists = {
-        phase: [layer for layer in layers if phase in layer.phases and layer.type not in _OF_ONE_PHASE]
+        phase: [layer for layer in layers if layer.phases == {phase} and layer.type not in _OF_ONE_PHASE]
         for phase in _PHASES
     }
     for phase, other in (_PHASES, _PHASES[::-1]):
