@@ -105,6 +105,7 @@ def test_what_is_missing_is_told_by_the_exit_code(tmp_path: Path, stantune: Stan
         (("lenet", "lenet"), "two problems are called lenet and lenet"),
         (("lenet", "--brackets", "none"), "--brackets none is neither all nor a number"),
         (("mlp", "--ways", "meprop:160"), "top_k"),
+        (("lenet", "--ways", "native,stan@conv9"), "conv9"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, stantune: Stantune, arguments: tuple[str, ...], words: str) -> None:

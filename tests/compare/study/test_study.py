@@ -192,6 +192,10 @@ def test_a_budget_ends_it_between_searches(tmp_path: Path) -> None:
         ({"fixed": 3}, "`fixed`=3 is no dict"),
         ({"workers": 0}, "`workers`=0"),
         ({"out": ""}, "`out`"),
+        ({"threads": "many"}, "`threads`='many'"),
+        ({"retries": -1}, "`retries`=-1"),
+        ({"watching": 3}, "`watching`=3 is no function"),
+        ({"stop": 3}, "`stop`=3 is no Stop"),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, others: dict[str, Any], words: str) -> None:
@@ -206,6 +210,8 @@ def test_problems_that_cannot_be(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="`objectives` names none"):
         studied([])
+    with pytest.raises(UsageError, match="`objectives` names none"):
+        studied(None)
     with pytest.raises(UsageError, match="two problems are called timed and timed, and would share"):
         studied([timed(tmp_path), timed(tmp_path)])
     with pytest.raises(UsageError, match="no problem is called 'lenett'"):

@@ -80,7 +80,7 @@ class WayResult(Result):
     seeds: int = Field(description="how many of its searches are done")
     seconds: Interval = Field(description="of a whole search")
     faster_than_stock: Interval = Field(description=f"how many times faster than way none a search was, {_PAIRED}")
-    faster_than_native: Interval = Field(description=f"the same against way native")
+    faster_than_native: Interval = Field(description="the same against way native")
     training_faster: Interval = Field(
         description=f"how many times faster than in way none trials trained, by their mean iteration, {_PAIRED}"
     )

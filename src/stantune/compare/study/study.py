@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from stantune.compare.study.numbers import summary_of, test_of
 from stantune.compare.study.predicted import predicted_speedups
 from stantune.compare.study.result import StudyResult
 from stantune.compare.study.ways import Applied, Way, ways_of
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.objectives.choose import find_objective, objective_of
 from stantune.protocols import Objective
@@ -32,6 +33,7 @@ from stantune.search.watching import Watcher
 from stantune.search.workers.executors import Executor
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
+from stantune.stan.surgery import accelerate_
 from stantune.texts import one_line
 from stantune.tuning import compose, stopping, tune
 
@@ -109,7 +111,14 @@ def study(
     seconds = None if budget is None else amount("budget", budget, parse_duration)
     folder = path("out", out)
     function("say", say, ("line",))
+    if watching is not None:
+        function("watching", watching)
+    if not isinstance(stop, Stop | None):
+        raise UsageError(f"`stop`={shown(stop)} is no Stop; leave it away")
     workers = whole("workers", workers, 1, MOST_AT_ONCE)
+    retries = whole("retries", retries, 0)
+    if threads is not None and threads != "auto":
+        threads = whole("threads", threads, 1, MOST_AT_ONCE)
     given: dict[str, Any] = {"min_resource": min_resource, "eta": eta, "brackets": brackets, "validation": validation}
     given |= {"finalists": finalists, "final": final, "fixed": fixed or {}}
     where = device_named(text("device", device))
@@ -161,6 +170,7 @@ class _Study:
         for problem in self.problems:
             for way in self.ways:
                 self._composed(problem, way)
+                _check_layers(problem, way)
                 place, name = directory_of(problem.told.name, way, self.seeds[0]), problem.told.name
                 if place in places:
                     raise UsageError(
@@ -260,6 +270,19 @@ class _Study:
         write(self.folder, self._summary())
 
 
+def _check_layers(problem: _Problem, way: Way) -> None:
+    """Raise UsageError where a way names layers that the network does not have."""
+    objective = way.applied(problem.objective).objective
+    if not isinstance(objective, ProblemObjective) or objective.stan is None:
+        return
+    # A memory would want all samples.
+    stan = replace(objective.stan, memo=None, iterations=problem.told.max_iterations)
+    with warnings.catch_warnings():
+        # Said where the search begins.
+        warnings.simplefilter("ignore", NoEffectWarning)
+        accelerate_(objective.problem.tried({}), stan)
+
+
 def _with_fixed(problem: _Problem, applied: Applied) -> dict[str, Any]:
     """Return the settings of a search, with what the way holds at a value."""
     return {**problem.settings, "fixed": {**problem.settings["fixed"], **applied.fixed}}
@@ -267,7 +290,7 @@ def _with_fixed(problem: _Problem, applied: Applied) -> dict[str, Any]:
 
 def _each(objectives: object) -> list[object]:
     several = list(objectives) if isinstance(objectives, list | tuple) else [objectives]
-    if not several:
+    if not several or None in several:
         raise UsageError("`objectives` names none; give one, such as lenet")
     return several
 

@@ -1,0 +1,73 @@
+"""Studies of problems: what was predicted of each way, memo and meProp in whole searches that are known again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import stantune as st
+from stantune.compare.study.predicted import predicted, rates_of, trained_at
+from stantune.compare.study.ways import way_of
+from stantune.search.plan.hyperband import plan
+from stantune.search.settings import SearchSettings
+from stantune.search.table.look import look
+from stantune.stan.config import Stan
+from stantune.stan.plan import predict
+from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.training import planning
+
+TINY = f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem"
+# Half of the entries save 2 of 10 seconds and a quarter 4; stock PyTorch takes 20.
+LAYER = LayerTimes(
+    "conv", 3.0, 5.0, 0.0, (PatternTimes("columns", 1.0, 1.0, 0.1), PatternTimes("blocks", 2.0, 2.0, 0.2))
+)
+TIMES = ModelTimes((LAYER,), 20.0, 5, native_seconds=10.0)
+
+
+def test_a_memory_and_meprop_in_whole_searches(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"ways": "memo,meprop:2", "seeds": 1, "out": tmp_path / "out", "threads": 1}
+    given |= {"max_resource": 6, "min_resource": 6}
+    with mock.patch.object(planning, "SECONDS", 0.05):
+        found = st.study(TINY, **given)
+    assert found.complete, found.summary.searches
+    memo, meprop = (look(tmp_path / "out" / search.directory).identity for search in found.summary.searches)
+    # 240 training images in batches of 10.
+    assert memo["memo"] == {"samples": 240, "epoch": 24, "budget": 2**30, "dtype": "bf16", "positions": "grid"}
+    assert (meprop["meprop"]["top_k"], meprop["rate"], "memo" in meprop) == (2, 1, False)
+    assert found.summary.problems[0].predicted == {"memo": None, "meprop:2": None}
+    # The same searches, by what their tables say.
+    assert st.study(TINY, **given).summary == found.summary
+
+
+def test_iterations_of_each_stretch() -> None:
+    # 9 trials to 1, 3 to 3, 1 to 9; 5 to 3, 1 to 9; 3 to 9.
+    brackets = plan(9, 1, 3)
+    sizes = [[(rung.trials, rung.iterations) for rung in bracket.rungs] for bracket in brackets]
+    assert sizes == [[(9, 1), (3, 3), (1, 9)], [(5, 3), (1, 9)], [(3, 9)]]
+    found = trained_at(brackets, [0, 1, 3])
+    assert found == Counter({0: 9 + 5 + 3, 1: 3 * 2 + 5 * 2 + 3 * 2, 3: 6 + 6 + 3 * 6})
+    assert trained_at(brackets, [0]) == {0: 9 + 6 + 6 + 15 + 6 + 27}
+
+
+def test_a_rate_throughout_is_the_equation_s() -> None:
+    settings = SearchSettings(0, 1000, 100)
+    # Every second iteration takes 8 of 10 seconds.
+    assert predicted(TIMES, Stan(rate=0.5), (), settings) == pytest.approx(20 / 9)
+    assert predicted(TIMES, Stan(rate=1), (), settings) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("text", ["stan:auto", "stan:annealed"])
+def test_rates_that_change_count_by_the_iterations_that_have_them(text: str) -> None:
+    settings, way = SearchSettings(0, 9, 1), way_of(text)
+    stan = Stan(**{"period": 1, **(way.stan or {})})
+    rates = rates_of(stan, way, settings)
+    # R is 9: rates of 1/4 to iteration 1, of 1/2 to 3, and all of them; or a third of it each.
+    assert rates == (((0, 0.25), (1, 0.5), (3, 1.0)) if text == "stan:auto" else ((0, 0.25), (3, 0.5), (6, 1.0)))
+    share = trained_at(settings.plan(), [start for start, _ in rates])
+    alone = {start: predict(TIMES, Stan(rate=rate)) for start, rate in rates}
+    seconds = sum(count * 20 / (alone[start] or 0) for start, count in share.items())
+    assert predicted(TIMES, stan, rates, settings) == pytest.approx(20 * sum(share.values()) / seconds)
