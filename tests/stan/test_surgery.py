@@ -261,20 +261,22 @@ def test_auto_at_one_half_computes_columns_at_both_offsets_alike(model):
 
 
 @pytest.mark.parametrize("rate", [1, 0.5])
-@pytest.mark.parametrize("unified", [False, True])
-def test_meprop_goes_in_and_out_alone_and_together_with_stan(model, rate, unified):
+@pytest.mark.parametrize(("unified", "sparse_bias"), [(False, True), (True, False)])
+def test_meprop_goes_in_and_out_alone_and_together_with_stan(model, rate, unified, sparse_bias):
     model.append(nn.ReLU())
     model.append(MePropLinear(10, 4, top_k=1))
     before = [type(layer) for layer in model]
-    accelerate_(model, Stan(rate=rate, period=None, meprop=MeProp(3, unified=unified, layers=("4",))))
+    meprop = MeProp(3, unified=unified, layers=("4",), sparse_bias=sparse_bias)
+    accelerate_(model, Stan(rate=rate, period=None, meprop=meprop))
     assert (getattr(model[0], "grid", None) is None) == (rate == 1)
     assert (type(model[4]), model[4].top_k, model[4].unified) == (MePropLinear, 3, unified)
     images = torch.randn(1, 3, 8, 8)
     model(images).sum().backward()
     assert 1 <= int((model[4].weight.grad.abs().sum(1) > 0).sum()) <= 3
+    assert (int((model[4].bias.grad != 0).sum()) <= 3) == sparse_bias
     restore_(model)
     assert [type(layer) for layer in model] == before
-    assert not {"top_k", "unified"} & set(model[4].__dict__)
+    assert not {"top_k", "unified", "sparse_bias"} & set(model[4].__dict__)
     assert model[6].top_k == 1
     with pytest.raises(UsageError, match=r"matches no nn\.Linear"):
         accelerate_(model, Stan(meprop=MeProp(3, layers=("fc9",))))
