@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import stantune as st
 from stantune.compare.study.predicted import predicted, rates_of, trained_at
 from stantune.compare.study.ways import way_of
+from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
 from stantune.search.table.look import look
@@ -39,8 +41,19 @@ def test_a_memory_and_meprop_in_whole_searches(tmp_path: Path) -> None:
     assert memo["memo"] == {"samples": 240, "epoch": 24, "budget": 2**30, "dtype": "bf16", "positions": "grid"}
     assert (meprop["meprop"]["top_k"], meprop["rate"], "memo" in meprop) == (2, 1, False)
     assert found.summary.problems[0].predicted == {"memo": None, "meprop:2": None}
+    calls = [search.call for search in _numbers(found.report())]
+    assert "memo=Memo(samples=240, epoch=24, budget=1073741824, dtype='bf16', positions='grid')" in calls[0]
+    assert "from stantune.stan.config import Memo" in calls[0]
+    assert "meprop=MeProp(top_k=2" in calls[1]
     # The same searches, by what their tables say.
     assert st.study(TINY, **given).summary == found.summary
+
+
+def _numbers(page: Path) -> list[SearchNumbers]:
+    text = page.read_text()
+    found = re.search(r'<script type="application/json" id="numbers">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return ReportNumbers.model_validate_json(found[1]).searches
 
 
 def test_iterations_of_each_stretch() -> None:

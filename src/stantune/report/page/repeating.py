@@ -8,7 +8,9 @@ from typing import Any
 
 from stantune.search.settings import SearchSettings
 
-_STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers")
+_STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers", "memo", "meprop")
+# Of those that are objects themselves: their class, and where it is.
+_PARTS = {"memo": ("Memo", "stantune.stan.config"), "meprop": ("MeProp", "stantune.stan.meprop")}
 _DEFAULTS: dict[str, Any] = {
     "eta": 3,
     "plan": "hyperband",
@@ -45,6 +47,7 @@ def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Pa
         fields = ", ".join(f"{name}={value!r}" for name, value in stan.items())
         given["stan"] = _Name(f"Stan({fields})")
         imports = ["from stantune import Stan, tune"]
+        imports += [f"from {home} import {kind}" for part, (kind, home) in _PARTS.items() if part in stan]
     given |= {"seed": settings.seed, "threads": settings.threads, "out": str(directory)}
     what = identity.get("problem")
     if _of_images(identity) and "made-of" not in identity:
@@ -64,6 +67,10 @@ def _stan(settings: SearchSettings, identity: Mapping[str, Any]) -> dict[str, An
     if isinstance(identity.get("plan"), Mapping):
         # The planner's: with a new table it decides anew, with this one the plan is that of before.
         fields |= {"rate": "auto", "period": None}
+    for part, (kind, _) in _PARTS.items():
+        if (inner := fields.get(part)) is not None:
+            given = {name: tuple(value) if isinstance(value, list) else value for name, value in inner.items()}
+            fields[part] = _Name(f"{kind}({', '.join(f'{name}={value!r}' for name, value in given.items())})")
     if fields.get("layers") is not None:
         fields["layers"] = tuple(fields["layers"])
     if fields.get("tail"):
