@@ -16,9 +16,10 @@ from unittest import mock
 import torch
 from typer.main import get_command
 
-from stantune import errors, study
+from stantune import errors, tuning
 from stantune.cli import app, main, options
 from stantune.compare import comparison
+from stantune.compare.study import study
 from stantune.images import estimate, objective
 from stantune.report import diagnosis
 from stantune.search.table import dashboard
@@ -72,6 +73,8 @@ LIKELY = {
     "--checkpoint": ("c.pt", "s/c.pt", "a" * 300),
     "--start-from": ("s", "t", "a" * 300),
     "--data": ("d", "~nosuchuser", "~", "a" * 300),
+    "--ways": ("none", "none,native,stan:auto", "stan:0.25,0.5,1/9@*,memo", "meprop:²", "stan+meprop:80", "stan:1e400"),
+    "--final-iterations": ("1/1", "1/2", "²/1", "1/" + "9" * 5000, "60"),
     "--layers": ("conv*", "conv2", "1"),
     "--checkpoints": ("s3://b/x", "file:///tmp", "c"),
 }
@@ -107,7 +110,8 @@ def without_trainings() -> contextlib.ExitStack:
     replace(objective, "fetch")
     replace(diagnosis, "diagnose")
     replace(dashboard, "make_server")
-    replace(study, "Workers")
+    replace(tuning, "Workers")
+    replace(study._Study, "run")
     replace(torch, "set_num_threads", lambda count: None)
     from stantune.images import data
     from stantune.search.ray import cluster
