@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -221,6 +222,13 @@ def test_inputs_of_another_shape(searched: Path, shape: tuple[int, ...]) -> None
     net = st.load(searched, PROBLEM)
     with pytest.raises(st.UsageError, match=r"inputs are of shape \(.*\); give \(B, 3, 8, 8\)"):
         net(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("inputs", [np.zeros((2, 3, 8, 8), np.uint8), [[0]], None], ids=["array", "list", "none"])
+def test_inputs_that_are_no_tensor(searched: Path, inputs: object) -> None:
+    net = st.load(searched, PROBLEM)
+    with pytest.raises(st.UsageError, match=r"inputs are no tensor but of type \w+; give a tensor, such as torch\.as"):
+        net(inputs)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,10 @@ class Predictor(nn.Module):
         self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return what the network says of samples, (B, ...); raises UsageError where they have another shape."""
+        """Return what the network says of samples, (B, ...); raises UsageError where they are not of its shape."""
+        if not isinstance(inputs, Tensor):
+            kind = type(inputs).__name__
+            raise UsageError(f"inputs are no tensor but of type {kind}; give a tensor, such as torch.as_tensor(array)")
         fits = inputs.dim() == 1 + len(self.input_shape)
         if not fits or not (self._tokens or tuple(inputs.shape[1:]) == self.input_shape):
             wanted = ", ".join(map(str, ("B", *self.input_shape)))
