@@ -39,8 +39,9 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Put the examples into the site."""
-    for path in sorted(EXAMPLES.glob("*.py")):
-        files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
+    for path in sorted([*EXAMPLES.glob("*.py"), *EXAMPLES.glob("caffe/*.prototxt")]):
+        place = path.relative_to(EXAMPLES.parent).as_posix()
+        files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
 
 

@@ -138,5 +138,7 @@ def test_the_batch_size_is_the_files_unless_another_is_given(
     assert stantune("problems", *files, "--batch-size", 30, "--json", "-").json["problems"][0]["batch_size"] == 30
     assert "give a --batch-size of 1 to 50000" in stantune("problems", *files, "--batch-size", 50_001).err
     net = tmp_path / "net.prototxt"
+    net.write_text(SMALL.replace("20", "60000"))
+    assert f"{net} says batch_size: 60000, more than the 50000" in stantune("problems", *files).err
     net.write_text(SMALL.replace("batch_size: 20", ""))
     assert f"{net} says no batch_size" in stantune("problems", *files).err

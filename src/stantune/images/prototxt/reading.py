@@ -144,10 +144,10 @@ def read_files(
         raise UsageError(f"{path}, line {error.line}: {error.words}") from None
     asked = found.batch_size if batch_size is None else whole("batch_size", batch_size, 1)
     if asked is None or asked > there:
-        where = (
-            f"{net} says no batch_size" if asked is None else f"`batch_size`={asked} is more than the {there} images"
-        )
-        raise UsageError(f"{where}; give a `batch_size` of 1 to {there}")
+        own = f"{net} says no batch_size" if asked is None else f"{net} says batch_size: {asked}"
+        said = own if batch_size is None else f"`batch_size`={asked}"
+        more = "" if asked is None else f", more than the {there} training images"
+        raise UsageError(f"{said}{more}; give a `batch_size` of 1 to {there}")
     return CaffeFiles(_name_of(net), dataset, size, found, how, asked, _space(found, how))
 
 
