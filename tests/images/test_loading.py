@@ -166,7 +166,7 @@ def test_files_that_are_others(copy: Path) -> None:
     final = copy / "final.pt"
     content = final.read_bytes()
     final.write_bytes(content[:500] + b"x" + content[501:])
-    with pytest.raises(st.StantuneError, match=r"final\.pt is cut short or altered"):
+    with pytest.raises(st.StantuneError, match=r"final\.pt is cut short or altered; put it back, or give the search"):
         st.load(copy, PROBLEM)
     shutil.copy(next((copy / "checkpoints").glob("*.pt"), copy / "best.pt"), final)
     checkpoint.save(final, "", checkpoint.load_any(final) | {"iteration": 7})

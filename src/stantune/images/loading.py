@@ -11,7 +11,7 @@ import torch
 
 from stantune.arguments import path as checked_path
 from stantune.arguments import shown
-from stantune.errors import CheckpointError, StantuneError, UsageError
+from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.images.objective import made_of
 from stantune.images.predictor import Inputs, Predictor
 from stantune.images.problems import Problem, built_in, find
@@ -128,6 +128,9 @@ def _state(seen: Seen, trained: _Trained) -> dict[str, Any]:
         state = load_any(trained.file)
     except FileNotFoundError:
         raise CheckpointError(f"{trained.file} is not there any more; {remedy}") from None
+    except DamagedCheckpointError as error:
+        # What else is said there is of trials that go on from their checkpoints.
+        raise CheckpointError(f"{trained.file} is cut short or altered; {remedy}") from error
     if trained.digest is not None and seen.directory.digest(trained.file) != trained.digest:
         raise CheckpointError(f"{trained.file} is another file than the search has written; {remedy}")
     return state
