@@ -18,9 +18,9 @@ The rungs; from `native` on each has all that those above it have, and `wide` an
 
 Same seeds: all but Optuna and the plans try the same settings, from the same weights, on the same data. A search has a
 process of its own, and workers of one thread each. Times are of the search and its final training (the best setting,
-exact, from scratch, to R), the process's start and import of PyTorch not counted: processor time of all its processes,
-and wall time. A share is the ratio of times of a rung and of the one before it (of `wide` and `measured`: of
-`start-up`) with the same seed; means of ratios are geometric, intervals Student's of 95 %.
+exact, from scratch, to R), without the start of the search's own process but with that of its workers: processor time
+of all its processes, and wall time. A share is the ratio of times of a rung and of the one before it (of `wide` and
+`measured`: of `start-up`) with the same seed; means of ratios are geometric, intervals Student's of 95 %.
 
 To Optuna's quality: its lowest validation error, whenever it found it, and the time until it did; how many times sooner
 a rung has an error as low, of a trial that was judged by the whole validation set. That time is the processor's, read
