@@ -117,6 +117,11 @@ class ProblemObjective:
         """Whether `load` runs no code but ours, so that a process may do it once for all workers."""
         return self.source is not None and built_in(self.source) is not None
 
+    def fetch(self, say: Callable[[str], None]) -> None:
+        """Have a built-in data set on the disk."""
+        if isinstance(self.problem.data, str) and not is_present(self.problem.data, self.data):
+            fetch(self.problem.data, self.data, say=say)
+
     def load(self) -> None:
         """Have the data in memory."""
         _ = self.splits
@@ -143,8 +148,7 @@ class ProblemObjective:
 
         Schedules of the learning rate that have no times of their own take as long as the search trains.
         """
-        if isinstance(self.problem.data, str) and not is_present(self.problem.data, self.data):
-            fetch(self.problem.data, self.data, say=conditions.say)
+        self.fetch(conditions.say)
         if conditions.here and conditions.begun is None:
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
             _ = self.splits

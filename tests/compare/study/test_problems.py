@@ -13,6 +13,8 @@ import pytest
 import stantune as st
 from stantune.compare.study.predicted import predicted, rates_of, trained_at
 from stantune.compare.study.ways import way_of
+from stantune.errors import DataError
+from stantune.images import objective
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
@@ -47,6 +49,21 @@ def test_a_memory_and_meprop_in_whole_searches(tmp_path: Path) -> None:
     assert "meprop=MeProp(top_k=2" in calls[1]
     # The same searches, by what their tables say.
     assert st.study(TINY, **given).summary == found.summary
+
+
+def test_data_are_fetched_before_layers_are_timed(tmp_path: Path) -> None:
+    fetched = list[str]()
+
+    def fetch(name: str, *_: object, **__: object) -> None:
+        fetched.append(name)
+        raise DataError("there is no network here; fetch them elsewhere")
+
+    with mock.patch.object(objective, "fetch", fetch):
+        found = st.study(["lenet", "cq"], ways="memo", seeds=1, data=tmp_path / "none", out=tmp_path / "out")
+    assert fetched == ["mnist", "mnist", "cifar10", "cifar10"]
+    assert [search.state for search in found.summary.searches] == ["failed", "failed"]
+    assert found.summary.searches[0].failure == "there is no network here; fetch them elsewhere"
+    assert found.summary.problems[0].predicted == {}
 
 
 def _numbers(page: Path) -> list[SearchNumbers]:

@@ -218,17 +218,22 @@ class _Study:
 
     def _predict(self, problem: _Problem) -> None:
         """Have the problem's layers timed, once in a study: the times of another moment would be others."""
-        missing: dict[str, float | None] = {way.name: None for way in self.ways}
+        found: dict[str, float | None] = {way.name: None for way in self.ways}
         if isinstance(problem.objective, ProblemObjective):
             self.say(f"{problem.told.name}: layers are timed")
             threads = self.running["threads"]
             tune_process(threads if isinstance(threads, int) else None)
             plain = next((way for way in self.ways if way.stan is None), self.ways[0])
-            missing |= predicted_speedups(problem.objective, self.ways, self._composed(problem, plain))
-            # Processes that train have their own.
-            vars(problem.objective).pop("splits", None)
-        before = dict(problem.told.predicted)
-        problem.told.predicted.update({**missing, **before})
+            try:
+                problem.objective.fetch(self.say)
+                found |= predicted_speedups(problem.objective, self.ways, self._composed(problem, plain))
+            except StantuneError:
+                # Its data cannot be had: the search itself tells.
+                return
+            finally:
+                # Processes that train have their own.
+                vars(problem.objective).pop("splits", None)
+        problem.told.predicted.update({**found, **problem.told.predicted})
         self._write()
 
     def _search(self, problem: _Problem, way: Way, seed: int, out: Path, stop: Stop) -> str | None:
@@ -238,9 +243,12 @@ class _Study:
         def processes(order: Order) -> Executor:
             return Workers(order, workers)
 
-        splits = problem.objective.splits if way.remembers and isinstance(problem.objective, ProblemObjective) else None
-        applied = way.applied(problem.objective, splits)
         try:
+            splits = None
+            if way.remembers and isinstance(problem.objective, ProblemObjective):
+                problem.objective.fetch(self.say)
+                splits = problem.objective.splits
+            applied = way.applied(problem.objective, splits)
             with _environment(way.environment):
                 found = tune(
                     applied.objective,
