@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -37,6 +38,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 both_rates = pytest.mark.parametrize("rate", [1, 0.5])
+# PyTorch 2.7 takes no reason from us: it names the method that it may not compile.
+TAKES_REASONS = "reason" in signature(torch.compiler.disable).parameters
+WHAT_TO_DO = r"restore_\(model\)" if TAKES_REASONS else "_trained"
 
 
 def network() -> nn.Sequential:
@@ -132,8 +136,14 @@ def test_an_export_in_training_is_exact_or_says_what_to_do() -> None:
     stock = torch.export.export(network(), (images(),))
     for accelerated in (reduced, all_kinds):
         assert str(torch.export.export(accelerated(network()), (images(),)).graph) == str(stock.graph)
-        with pytest.raises(Exception, match=r"restore_\(model\)"):
-            torch.export.export(accelerated(network()), (images(),), strict=True)
+        if TAKES_REASONS:
+            with pytest.raises(Exception, match=WHAT_TO_DO):
+                torch.export.export(accelerated(network()), (images(),), strict=True)
+        else:
+            found, expected = (
+                torch.export.export(each, (images(),), strict=True) for each in (accelerated(network()), network())
+            )
+            assert str(found.graph) == str(expected.graph)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -148,7 +158,7 @@ def test_one_program_of_a_training_step_is_refused_with_what_to_do() -> None:
     for model in (reduced(network()), all_kinds(nn.Sequential(*network()))[3:4]):
         torch._dynamo.reset()
         input = images() if isinstance(model[0], nn.Sequential) else torch.randn(4, 96)
-        with pytest.raises(Exception, match=r"restore_\(model\)"):
+        with pytest.raises(Exception, match=WHAT_TO_DO):
             torch.compile(model, backend="eager", fullgraph=True)(input)
         agree(torch.compile(model.eval(), backend="eager", fullgraph=True)(input), model(input))
 
