@@ -1,1 +1,1 @@
-"""The five built-in networks, each in its module with the solver that its source gives it."""
+"""The built-in networks, each in its module with the solver that its source gives it."""
