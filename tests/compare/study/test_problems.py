@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
 import stantune as st
+from stantune.compare.study import predicted as predicting
 from stantune.compare.study.predicted import predicted, rates_of, trained_at
-from stantune.compare.study.ways import way_of
+from stantune.compare.study.ways import way_of, ways_of
 from stantune.errors import DataError
 from stantune.images import objective
+from stantune.images.data import Dataset, Split
+from stantune.images.objective import ProblemObjective
+from stantune.images.problems import BUILT_IN
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
@@ -49,6 +55,21 @@ def test_a_memory_and_meprop_in_whole_searches(tmp_path: Path) -> None:
     assert "meprop=MeProp(top_k=2" in calls[1]
     # The same searches, by what their tables say.
     assert st.study(TINY, **given).summary == found.summary
+
+
+def test_nothing_predicts_meprop_and_kernels_that_are_not_here() -> None:
+    data = Split(torch.zeros(4, 28, 28, 1, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), torch.arange(4))
+    problem = replace(BUILT_IN["mlp"], data=Dataset("few", data, data, 10), validation=2)
+    ways = ways_of("none,native,native:no-winograd,meprop:40,stan+meprop:40")
+    with mock.patch.object(predicting, "times_of", return_value=TIMES):
+        found = predicting.predicted_speedups(ProblemObjective(problem), ways, SearchSettings(0, 9, 1))
+    assert found == {
+        "none": 1.0,
+        "native": pytest.approx(2.0),
+        "native:no-winograd": None,
+        "meprop:40": None,
+        "stan+meprop:40": None,
+    }
 
 
 def test_data_are_fetched_before_layers_are_timed(tmp_path: Path) -> None:

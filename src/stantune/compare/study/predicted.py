@@ -28,8 +28,9 @@ def predicted_speedups(
     stans: dict[str, tuple[Stan, Way]] = {}
     for way in ways:
         stan = getattr(way.applied(objective, objective.splits).objective, "stan", None)
-        # The kernels that this process has are those that convolve by minimal filtering.
-        if stan is not None and way.winograd:
+        # The kernels that this process has are those that convolve by minimal filtering; and a network that does meProp
+        # by itself is not asked for it by STAN's settings.
+        if stan is not None and way.winograd and "meprop" not in (way.stan or {}):
             stans[way.name] = stan, way
     layers = tuple(dict.fromkeys(name for stan, _ in stans.values() for name in stan.layers))
     found: dict[str, float | None] = {way.name: 1.0 if way.name == STOCK else None for way in ways}
