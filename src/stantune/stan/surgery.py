@@ -33,7 +33,7 @@ SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
 }
 ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
 # A plan is checked by whole iterations where one takes less than so many seconds; for so many seconds of them.
-SHORT, CHECKED_SECONDS = 0.2, 0.5
+SHORT, CHECKED_SECONDS = 0.5, 0.5
 # So many layers are named in a warning.
 NAMED = 3
 # Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
