@@ -112,7 +112,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         tuned(final="anew")
     with pytest.raises(UsageError, match=r"`finalists`=2 asks for final trainings, and `final`=none for none"):
         tuned(final="none", finalists=2)
-    with pytest.raises(UsageError, match=r"is not trained exactly throughout, but partly at a rate of 0\.5; give rates by rung"):
+    with pytest.raises(UsageError, match=r"not trained exactly throughout, but partly at a rate of 0\.5; give"):
         tuned(final="continue", stan=Stan(rate=0.5))
     command = st.CommandObjective(["true", "{x}"], SPACE, minimize="value")
     with pytest.raises(UsageError, match=r"what true keeps there only its own program knows; give scratch or none"):

@@ -248,8 +248,8 @@ class SearchSettings:
         if rate not in (None, 1):
             raise UsageError(
                 f"`final`=continue takes the best trial's weights as they are, and the way to `max_resource`="
-                f"{self.max_resource} is not trained exactly throughout, but partly at a rate of {rate}; give rates by rung, the last of "
-                "which is 1, or a rate of 1, or `final`=scratch"
+                f"{self.max_resource} is not trained exactly throughout, but partly at a rate of {rate}; give rates by "
+                "rung, the last of which is 1, or a rate of 1, or `final`=scratch"
             )
 
     def _check_final_length(self, objective: Objective) -> None:

@@ -212,7 +212,8 @@ class SearchDirectory:
             ) from None
         except OSError as error:
             raise StantuneError(
-                f"directory {self.path} cannot be written to ({error.strerror or error}); make it writable, or choose another with `out`"
+                f"directory {self.path} cannot be written to ({error.strerror or error}); make it writable, or choose "
+                "another with `out`"
             ) from error
         try:
             self._check_storage()
