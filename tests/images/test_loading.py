@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import stantune as st
+from stantune.images.facts import FACTS
 from stantune.images.problems import BUILT_IN
 from stantune.training import checkpoint
 
@@ -139,6 +140,7 @@ def test_a_problem_of_ones_own_is_given(searched: Path, tmp_path: Path, monkeypa
         st.load(searched, PROBLEM, weights="last")  # type: ignore[arg-type]
     # A built-in one is known by its name; that of a name alone might be any.
     monkeypatch.setitem(BUILT_IN, "squares", PROBLEM)
+    monkeypatch.setitem(FACTS, "squares", FACTS["lenet"])
     with pytest.raises(st.UsageError, match="is of your own problem 'squares'"):
         st.load(searched)
     st.tune(st.ProblemObjective(PROBLEM), max_resource=2, min_resource=1, threads=1, out=tmp_path / "built-in")
