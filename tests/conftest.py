@@ -25,6 +25,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # What shells start in the background ignores Ctrl-C, and so would the commands that tests send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And what nohup starts ignores a lost terminal.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A time limit per example would only tell how busy the machine is.
 hypothesis.settings.register_profile("stantune", deadline=None)

@@ -94,8 +94,6 @@ def _take_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # Where the tests run under nohup, which a program rightly inherits.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @contextmanager
