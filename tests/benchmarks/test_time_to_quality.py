@@ -102,11 +102,14 @@ def test_what_is_run_when(
     done: list[tuple[Any, ...]] = []
     cut_at = 6
 
-    def ours(problem: str, iterations: int, seed: int, side: str, workers: int, finalists: int) -> Any:
+    def ours(searched: Any, workers: int) -> Any:
         if len(done) == cut_at:
             raise KeyboardInterrupt
-        done.append((seed, side))
-        return found(results, (10, 50), seconds=70.0 + seed)
+        objective, settings = searched
+        rate = None if objective.stan is None else objective.stan.rate
+        side = "stan:auto" if settings.rates else {None: "exact", 1: "native", 0.5: "stan"}[rate]
+        done.append((settings.seed, side))
+        return found(results, (10, 50), seconds=70.0 + settings.seed)
 
     def optuna(problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str) -> Any:
         done.append((seed, "optuna", budget, reports))
@@ -140,7 +143,7 @@ def test_what_is_run_when(
     [
         (("optuna", "exact"), "name exact before it"),
         (("exact", "stan:0.3,1"), "rate=0.3"),
-        (("exact", "fast"), "--sides fast"),
+        (("exact", "fast"), "there is no side fast: there are exact, native"),
         (("stan:auto:1",), "stan:auto:1"),
     ],
 )
@@ -158,10 +161,11 @@ def test_bad_use(
 
 
 def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours_side = importlib.import_module("ours_side")
     # The default is no less than 25, which leaves so short a training but one rung.
-    monkeypatch.setattr(quality, "default_min_resource", lambda maximum, eta: 6)
+    monkeypatch.setattr(ours_side, "default_min_resource", lambda maximum, eta: 6)
     began = time.perf_counter()
-    run = quality.search_ours(TINY, 60, 0, "stan:auto", 1, 2)
+    run = ours_side.search_ours(ours_side.searched_by(TINY, 60, 0, "stan:auto", 2), 1)
     took = time.perf_counter() - began
     planned = plan(60, 6, 3)
     assert run.trials == sum(bracket.rungs[0].trials for bracket in planned) == 17
@@ -179,17 +183,18 @@ def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(optuna_side, "time", types.SimpleNamespace(time=lambda: next(ticks) / 100))
 
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    order = optuna_side.OptunaOrder(TINY, 60, 0, url, 0.0, 3.0, "all")
+    order = optuna_side.OptunaOrder(TINY, 60, 0, url, 0.0, 3.0, 3.0, "all")
     optuna.create_study(storage=url, study_name=order.study)
     threads = torch.get_num_threads()
     try:
-        reported = optuna_side.optimize(order, 0)
+        reported, started = optuna_side.optimize(order, 0)
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
     trials = optuna.load_study(study_name=order.study, storage=url).trials
+    assert not started, "TPE's ten trials of every bracket take longer"
     # The last one was cut.
-    assert 5 < len(trials) < 50
+    assert 3 < len(trials) < 50
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     # Reported at 20, 40 and 60 iterations, the same in the study and here.
     steps = {step for trial in trials for step in trial.intermediate_values}
@@ -201,9 +206,9 @@ def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_where_optuna_s_trials_are_evaluated(optuna_side: ModuleType) -> None:
-    order = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "rungs")
+    order = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, 0.0, "rungs")
     assert [done for done in range(1, 4001) if order.is_reported(done)] == [49, 147, 441, 1323, 3969, 4000]
-    every = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, "all")
+    every = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, 0.0, "all")
     assert [done for done in range(1, 4001) if every.is_reported(done)] == [*range(49, 4000, 49), 4000]
 
 

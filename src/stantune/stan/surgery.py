@@ -96,7 +96,7 @@ def accelerate_(
         if example is None:
             raise UsageError('rate="auto" measures the model; give accelerate_ a batch of inputs as example=images')
         plan = plan_for(model, stan, example, loss=loss)
-        if plan.stan.plan and plan.times.step_seconds < SHORT:
+        if plan.stan.plan and 0 < plan.times.exact_seconds < SHORT:
             plan = checked(plan, *_cycle_seconds(model, plan.stan, example, loss))
         stan = plan.stan
     reasons = {} if plan is None else plan.reasons

@@ -103,7 +103,7 @@ def test_only_what_has_one_thread_is_copied(
     # It leaves as the other side does.
     ours.close()
     copy.join(20)
-    assert copy.exitcode == 1
+    assert copy.exitcode in (0, 1), "by whether it was waiting already"
 
 
 def test_killed_before_it_is_there(template: Callable[[list[str]], Template]) -> None:
