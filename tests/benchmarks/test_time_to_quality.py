@@ -183,7 +183,7 @@ def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(optuna_side, "time", types.SimpleNamespace(time=lambda: next(ticks) / 100))
 
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    order = optuna_side.OptunaOrder(TINY, 60, 0, url, 0.0, 3.0, 3.0, "all")
+    order = optuna_side.OptunaOrder(TINY, 60, 0, url, 0.0, 4.0, 4.0, "all")
     optuna.create_study(storage=url, study_name=order.study)
     threads = torch.get_num_threads()
     try:
@@ -194,14 +194,14 @@ def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch,
     trials = optuna.load_study(study_name=order.study, storage=url).trials
     assert not started, "TPE's ten trials of every bracket take longer"
     # The last one was cut.
-    assert 3 < len(trials) < 50
+    assert 5 < len(trials) < 50
     assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     # Reported at 20, 40 and 60 iterations, the same in the study and here.
     steps = {step for trial in trials for step in trial.intermediate_values}
     assert steps == {20, 40, 60}
     in_study = sorted(error for trial in trials for error in trial.intermediate_values.values())
     assert sorted(error for _, error, _ in reported) == in_study
-    assert all(seconds <= 3.0 for seconds, _, _ in reported)
+    assert all(seconds <= 4.0 for seconds, _, _ in reported)
     assert all(0 <= error <= 100 for _, error, _ in reported)
 
 
