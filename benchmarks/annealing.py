@@ -51,8 +51,8 @@ from torch import Tensor
 from stantune.compare.comparison import scaled
 from stantune.errors import NoEffectWarning
 from stantune.images.data import Batches
-from stantune.images.problems import Problem, Splits, find
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import Problem, Splits, find
+from stantune.process.runtime import tune_process
 from stantune.seeds import derive
 from stantune.stan.config import ANNEALED, Stan
 from stantune.training.train import run

@@ -22,10 +22,10 @@ from side_by_side import Times, table
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
-from stantune.images.problems import BUILT_IN
-from stantune.kernels.cuda import choices, cuda_path
+from stantune.images.problem.built_in import BUILT_IN
+from stantune.kernels.cuda.ways import choices, cuda_path
 from stantune.stan.graphs import GraphedStep
-from stantune.stan.timing import clock_for
+from stantune.stan.planning.timing import clock_for
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 STOCK = "stock"

@@ -32,9 +32,9 @@ from torch import nn
 
 from stantune import Float, Problem, Solver, Space
 from stantune.errors import NoEffectWarning
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import BUILT_IN, Splits
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import BUILT_IN, Splits
+from stantune.images.solving.evaluation import error_percent
+from stantune.process.runtime import tune_process
 from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan

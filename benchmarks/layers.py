@@ -16,9 +16,9 @@ from pathlib import Path
 
 from side_by_side import table
 
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import find
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import find
+from stantune.images.solving.evaluation import error_percent
+from stantune.process.runtime import tune_process
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.trial import Trial

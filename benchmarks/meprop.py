@@ -33,9 +33,9 @@ from model_results import RESULTS, Kept
 from side_by_side import table
 from torch import nn
 
-from stantune.images.problems import Problem, find
+from stantune.images.problem.built_in import Problem, find
+from stantune.process.runtime import tune_process
 from stantune.protocols import best_point
-from stantune.runtime import tune_process
 from stantune.seeds import derive
 from stantune.training.best import Best
 from stantune.training.train import run

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from stantune import Stan, accelerate_
 from stantune.kernels.library import plain_pytorch
 from stantune.stan.handle import StanHandle
+from stantune.stan.planning.timing import clock_for
 from stantune.stan.schedule import Phase
-from stantune.stan.timing import clock_for
 
 # What is compared with stock PyTorch. A further way is one more line here.
 WAYS = {"1": Stan(rate=1), "0.5": Stan(rate=0.5), "auto": Stan(rate="auto")}

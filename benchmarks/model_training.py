@@ -24,7 +24,7 @@ from torch import Tensor
 
 from stantune.images.data import Normalise, Normaliser, Split, load
 from stantune.kernels.library import plain_pytorch
-from stantune.runtime import tune_process
+from stantune.process.runtime import tune_process
 
 STOCK = "stock"
 STEPS, BATCH, HELD_OUT = 30, 16, 128

@@ -30,10 +30,10 @@ from side_by_side import Side, Times, interleave, setting
 from torch import Tensor, nn
 
 from stantune.kernels.library import plain_pytorch
-from stantune.runtime import tune_process
-from stantune.stan.plan import GAIN
+from stantune.process.runtime import tune_process
+from stantune.stan.planning.plan import GAIN
+from stantune.stan.planning.timing import clock_for
 from stantune.stan.schedule import Phase
-from stantune.stan.timing import clock_for
 
 STOCK = "stock"
 BEST, USER = "best", "user"

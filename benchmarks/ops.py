@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from stantune.images.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
 from stantune.kernels.blocks import Follow, convolve
 from stantune.kernels.library import plain_pytorch
-from stantune.stan.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.lists import lists_of
+from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
+from stantune.stan.entries.lists import lists_of
 
 BATCH = 100
 NOTHING = Follow()

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from quality_results import Found
 
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
+from stantune.images.solving.evaluation import error_percent
 from stantune.kernels.library import plain_pytorch
-from stantune.runtime import tune_process
+from stantune.process.runtime import tune_process
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.seeds import derive
 from stantune.space import Categorical, Integer, Parameter

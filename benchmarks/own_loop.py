@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stantune.objectives.function import FunctionObjective
-from stantune.objectives.run import Run
+from stantune.objectives.function.objective import FunctionObjective
+from stantune.objectives.function.run import Run
 from stantune.protocols import Metric, Place, Segment
 from stantune.space import Space
 from stantune.stan.config import Stan

@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import Splits, find
-from stantune.images.solver import MultiStep
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import Splits, find
+from stantune.images.solving.evaluation import error_percent
+from stantune.images.solving.solver import MultiStep
+from stantune.process.runtime import tune_process
 from stantune.seeds import derive
-from stantune.stan.entries import PATTERNS, Grid, Pattern, draw_grid
-from stantune.stan.fill import nearest_computed, spread
-from stantune.stan.strided import conv2d_on_grid
+from stantune.stan.entries.entries import PATTERNS, Grid, Pattern, draw_grid
+from stantune.stan.entries.fill import nearest_computed, spread
+from stantune.stan.entries.strided import conv2d_on_grid
 from stantune.training.trial import Trial
 
 LAYERS = ("conv1", "conv2", "conv3")

@@ -39,9 +39,9 @@ from ways import Searched, name_of, with_way
 
 from stantune.errors import NoEffectWarning
 from stantune.files import write_whole
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import Splits, find
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import Splits, find
+from stantune.images.solving.evaluation import error_percent
+from stantune.process.runtime import tune_process
 from stantune.search.plan import fidelity
 from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings, default_min_resource

@@ -28,7 +28,7 @@ from stantune import Stan, accelerate_
 from stantune.errors import StanWarning
 from stantune.kernels.blocks import convolve
 from stantune.kernels.library import WINOGRAD_SWITCH
-from stantune.runtime import tune_process
+from stantune.process.runtime import tune_process
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "SqueezeNet": squeezenet,

@@ -19,8 +19,8 @@ from side_by_side import Side, interleave, plot, setting, several, table
 from torch import Tensor
 
 from stantune.kernels.blocks import Follow, convolve
-from stantune.stan.entries import PLANE, Grid
-from stantune.stan.lists import lists_of
+from stantune.stan.entries.entries import PLANE, Grid
+from stantune.stan.entries.lists import lists_of
 
 # (batch, image, channels) around a common middle.
 SHAPES = [

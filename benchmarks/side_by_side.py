@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from stantune.kernels.library import kernels
-from stantune.runtime import tune_process
-from stantune.stan.timing import clock_for
+from stantune.process.runtime import tune_process
+from stantune.stan.planning.timing import clock_for
 
 Work = Callable[[], object]
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
 from stantune.errors import StanWarning
-from stantune.images.problems import Splits, find
-from stantune.runtime import tune_process
-from stantune.stan import entries
+from stantune.images.problem.built_in import Splits, find
+from stantune.process.runtime import tune_process
+from stantune.stan.entries import entries
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"ResNet-18": resnet18, "VGG-13": vgg, "U-Net": UNet}
 RATES = (0.5, 0.25)

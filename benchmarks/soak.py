@@ -37,10 +37,10 @@ from processes import Process, family, fork, line_of
 
 import stantune as st
 from stantune.search.plan.values import Final, FinalResult, Training
-from stantune.search.progress import Progress
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
-from stantune.search.watching import Silent
+from stantune.search.telling.progress import Progress
+from stantune.search.telling.watching import Silent
 
 FINALISTS = 2
 # What a killed search had running has so long to be gone; Ray first has to notice that its driver is.
@@ -49,9 +49,9 @@ LEFT_SECONDS = {"local": 10.0, "ray": 60.0}
 # Modules that the objectives need besides, by the objective's name.
 NEEDED = {
     "problem": ("images.objective", "training.train"),
-    "loop": ("objectives.trainer",),
-    "lightning": ("objectives.lightning",),
-    "command": ("objectives.command",),
+    "loop": ("objectives.function.trainer",),
+    "lightning": ("objectives.lightning.objective",),
+    "command": ("objectives.command.objective",),
 }
 
 

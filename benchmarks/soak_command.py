@@ -41,8 +41,8 @@ from processes import Process, family, fork, line_of
 from soak import content_of
 
 from stantune.cli import main as stantune
-from stantune.images.data import catalog
-from stantune.search.table.storage import sqlite_url
+from stantune.images.data.fetching import catalog
+from stantune.search.table.storages.opening import sqlite_url
 
 PROBLEM = Path(__file__).parents[1] / "tests" / "tiny_problem.py"
 SEARCH = ("search", f"{PROBLEM}:problem", "--finalists", "2", "--max-iterations", "27", "--min-iterations", "3")
@@ -337,9 +337,16 @@ def main() -> None:
     arguments = parser.parse_args()
     mark = os.environ[soaked.OFTEN] = secrets.token_hex(8)
     # What commands import sooner or later, so that those that are forked live on their work.
-    for module in ("cli.data", "cli.search", "images.objective", "objectives.choose", "report.live", "report.text"):
+    for module in (
+        "cli.data",
+        "cli.training.search",
+        "images.objective",
+        "objectives.choose",
+        "report.live",
+        "report.text",
+    ):
         importlib.import_module(f"stantune.{module}")
-    importlib.import_module("stantune.tuning")
+    importlib.import_module("stantune.tuning.tune")
     importlib.import_module("torch._dynamo")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     register(arguments.seed)

@@ -177,7 +177,7 @@ def train(run: st.Run) -> dict[str, float]:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from stantune.objectives import course
+    from stantune.objectives.function import course
 
     if OFTEN in os.environ:
         course.SAVE_SECONDS = 0.0
@@ -220,7 +220,7 @@ def module(params: dict[str, Any]) -> Any:
     from lightning.pytorch import LightningModule
     from torch import nn
 
-    from stantune.objectives import lightning as ours
+    from stantune.objectives.lightning import objective as ours
 
     if OFTEN in os.environ:
         ours.SAVE_SECONDS, ours.SAVE_SHARE = 0.0, 0

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from side_by_side import table
 
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.protocols import Place, Segment
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from side_by_side import Side, interleave, plot, setting, several, table, thread_count
 
 from stantune import Stan, accelerate_
-from stantune.images.problems import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN
 from stantune.kernels.library import plain_pytorch
 
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}

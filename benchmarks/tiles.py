@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 import torch
 import triton
 
-from stantune.kernels.cuda_rows import Window
-from stantune.kernels.triton_conv import Tiles, _Job
-from stantune.stan.entries import PATTERNS, Grid
-from stantune.stan.filled import _rows_of_grid
+from stantune.kernels.cuda.rows import Window
+from stantune.kernels.cuda.triton_conv import Tiles, _Job
+from stantune.stan.entries.entries import PATTERNS, Grid
+from stantune.stan.entries.filled import _rows_of_grid
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SHAPES = "64-64-3-32,128-128-3-16,256-256-3-8,512-512-3-4,3-32-5-32,32-32-5-16,32-64-5-8"

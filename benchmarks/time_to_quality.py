@@ -42,7 +42,7 @@ from ways import Searched, name_of
 
 from stantune.errors import UsageError
 from stantune.files import write_whole
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 
 
 def compute(options: argparse.Namespace, iterations: int, kept: Kept) -> dict[str, list[Found]]:

@@ -38,16 +38,16 @@ from torch import Tensor, nn
 from stantune.errors import NoEffectWarning
 from stantune.images.data import in_order
 from stantune.images.data.parts import part_of, samples_of
-from stantune.images.evaluation import EVALUATION_BATCH, error_percent
-from stantune.images.problems import Problem, Splits, find
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import Problem, Splits, find
+from stantune.images.solving.evaluation import EVALUATION_BATCH, error_percent
+from stantune.process.runtime import tune_process
 from stantune.search.plan.hyperband import plan as plan_of
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.plan.validation import share_at
 from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.stan.config import Stan
-from stantune.stan.fusion import evaluated_natively
+from stantune.stan.layers.fusion import evaluated_natively
 from stantune.training.trial import Trial
 
 SIZES = (250, 500, 1000, 2000, 3334, 5000)

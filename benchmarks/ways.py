@@ -8,12 +8,12 @@ from typing import NamedTuple
 from stantune.cli.options import PERIOD, SEARCH_RATE, accelerated_by_rung
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.objectives.choose import find_objective
 from stantune.search.plan import fidelity
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
-from stantune.tuning import BY_RUNG
+from stantune.tuning.tune import BY_RUNG
 
 
 class Searched(NamedTuple):

@@ -22,13 +22,13 @@ from typing import NamedTuple
 from side_by_side import table
 
 from stantune.errors import StanWarning
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import Splits, find
-from stantune.images.solver import MultiStep
-from stantune.runtime import tune_process
+from stantune.images.problem.built_in import Splits, find
+from stantune.images.solving.evaluation import error_percent
+from stantune.images.solving.solver import MultiStep
+from stantune.process.runtime import tune_process
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.entries import PLANE
+from stantune.stan.entries.entries import PLANE
 from stantune.training.trial import Trial
 
 # No pattern is within it, so that a training measures them all at its refreshes and computes every entry.

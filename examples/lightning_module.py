@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import stantune as st
 from stantune.images.data import fetch, load
-from stantune.objectives.lightning import LightningObjective
+from stantune.objectives.lightning.objective import LightningObjective
 
 IMAGES, VALIDATION = 2_000, 1_000
 

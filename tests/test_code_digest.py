@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from stantune.code_digest import digest
+from stantune.user_code.digest import digest
 
 numbers = itertools.count()
 
@@ -120,7 +120,7 @@ def test_a_lambdas_own_code_counts(loaded):
 
 def test_other_processes_have_the_same_digest(tmp_path):
     path = tmp_path / "script.py"
-    path.write_text(BASE + "\nfrom stantune.code_digest import digest\nprint(digest(train), digest(shifted))")
+    path.write_text(BASE + "\nfrom stantune.user_code.digest import digest\nprint(digest(train), digest(shifted))")
     said = {
         subprocess.run(
             [sys.executable, str(path)], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
@@ -291,7 +291,7 @@ def test_other_processes_have_the_same_digest_of_what_is_held(tmp_path):
 import functools, logging, random, re, threading, types
 import numpy as np, torch
 from pathlib import Path
-from stantune.code_digest import digest
+from stantune.user_code.digest import digest
 
 class Holder:
     def __init__(self, *held): self.held = held

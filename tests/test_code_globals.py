@@ -45,7 +45,7 @@ lazy = lambda: nets.half(2)
 
 if __name__ == "__main__":
     import sys
-    from stantune.code_digest import digest
+    from stantune.user_code.digest import digest
     result = [digest(each) for each in (train, lazy)]
     print(*result)
 """,

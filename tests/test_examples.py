@@ -12,7 +12,7 @@ import torch
 
 from stantune.errors import StantuneError
 from stantune.images.data import Dataset, Normalise, fetch, load
-from stantune.images.problems import Problem, Splits, find
+from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.space import Categorical, Integer, Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_

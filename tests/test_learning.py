@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stantune.images.problems import Splits, find
+from stantune.images.problem.built_in import Splits, find
 from stantune.stan.config import Stan
 from stantune.training.train import run
 

@@ -13,7 +13,7 @@ import torch
 import stantune as st
 from stantune.images.data import Normalise
 from stantune.stan.config import Memo
-from stantune.stan.meprop import MeProp
+from stantune.stan.layers.meprop import MeProp
 
 
 class Mute:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from stantune import Stan, accelerate_
 from stantune.errors import StanWarning
 from stantune.images.data import Split
-from stantune.images.problems import Splits, find
-from stantune.kernels.cuda import cuda_path
-from stantune.stan.entries import PATTERNS, Grid
+from stantune.images.problem.built_in import Splits, find
+from stantune.kernels.cuda.ways import cuda_path
+from stantune.stan.entries.entries import PATTERNS, Grid
 from stantune.stan.graphs import GraphedStep
 from stantune.training.trial import Trial
 

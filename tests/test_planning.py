@@ -9,13 +9,13 @@ import pytest
 
 from stantune import Stan
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.kernels.library import kernels
 from stantune.protocols import Conditions
-from stantune.stan import layers
 from stantune.stan.config import LayerPlan
-from stantune.stan.fusion import natively
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.stan.layers import layers
+from stantune.stan.layers.fusion import natively
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.training import planning
 from stantune.training.train import run
 from stantune.training.trial import Trial
@@ -92,7 +92,7 @@ def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatc
     monkeypatch.setattr(layers, "convolve", lambda *given: calls.append(given) or convolve(*given))
     # So small a layer is PyTorch's otherwise.
     monkeypatch.setattr(layers, "_is_for_native", lambda *given: True)
-    monkeypatch.setattr("stantune.stan.fusion.may_pay", lambda *given: True)
+    monkeypatch.setattr("stantune.stan.layers.fusion.may_pay", lambda *given: True)
 
     def step() -> None:
         trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)

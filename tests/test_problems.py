@@ -17,8 +17,8 @@ from torch import nn
 
 from stantune.errors import UsageError
 from stantune.images.data import Dataset, Normalise, Split
-from stantune.images.problems import BUILT_IN, Problem, find, options_of
-from stantune.images.solver import Solver
+from stantune.images.problem.built_in import BUILT_IN, Problem, find, options_of
+from stantune.images.solving.solver import Solver
 from stantune.space import Categorical, Float, Integer, Space
 
 # Tables 1 to 5 of the source, as printed: (scale, min, max).
@@ -228,7 +228,12 @@ def test_a_problem_in_a_file_is_found(tmp_path: Path) -> None:
         ("def f(:", "mine", "cannot be imported: SyntaxError"),
         ("import nothing_of_that_name", "mine", "cannot be imported: ModuleNotFoundError: No module named 'nothing"),
         ("from stantune.data import Split", "mine", "stantune.data is stantune.images.data now"),
-        ("import stantune.solver", "mine", "stantune.solver is stantune.images.solver now, so import from there"),
+        (
+            "import stantune.solver",
+            "mine",
+            "stantune.solver is stantune.images.solving.solver now, so import from there",
+        ),
+        ("import stantune.images.solver", "mine", "stantune.images.solver is stantune.images.solving.solver now, so"),
         ("from stantune.nets.caffe import LRN", "mine", "stantune.nets is stantune.images.nets now"),
         (SOURCE.replace("iterations=50", "iterations=0"), "mine", "problem 'mine': iterations=0 is too small"),
     ],
@@ -414,6 +419,9 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
 
 
 def test_importing_the_problems_loads_no_data_and_no_search() -> None:
-    code = "import sys, stantune.images.problems; print([m for m in ('optuna', 'PIL', 'rich') if m in sys.modules])"
+    code = (
+        "import sys, stantune.images.problem.built_in;"
+        "print([name for name in ('optuna', 'PIL', 'rich') if name in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

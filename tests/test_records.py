@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from stantune.compare.records import Records
 from stantune.errors import StantuneError, UsageError
 from stantune.stan.config import LayerPlan, Memo, Stan
-from stantune.stan.meprop import MeProp
+from stantune.stan.layers.meprop import MeProp
 
 KIND = TypeAdapter(dict[str, float])
 IDENTITY = {"problem": "tiny", "rates": (0.5, 0.25), "stan": {"a": {"period": 9}}}

@@ -8,16 +8,16 @@ import sys
 
 import pytest
 
-from stantune.runtime import keeps_buffers
+from stantune.process.runtime import keeps_buffers
 
 ROUNDS = """
 import resource
 import torch
 from stantune import Stan
 from stantune.images.data import Split
-from stantune.images.problems import BUILT_IN, Splits
-from stantune.runtime import tune_process
-from stantune.images.evaluation import error_percent
+from stantune.images.problem.built_in import BUILT_IN, Splits
+from stantune.process.runtime import tune_process
+from stantune.images.solving.evaluation import error_percent
 from stantune.training.trial import Trial
 
 tune_process(1)

@@ -16,8 +16,8 @@ from torch import nn
 
 from stantune.errors import StantuneError, UsageError
 from stantune.images.nets.cifar import ALEXLRN_SOLVER, CQ_SOLVER, alexlrn, cq
-from stantune.images.optimizers import SettingError
-from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
+from stantune.images.solving.optimizers import SettingError
+from stantune.images.solving.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
 from stantune.kernels.sgd import Sgd
 from stantune.training.steps import numbers_of
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.kernels.library import kernels
-from stantune.stan import layers
+from stantune.stan.layers import layers
 from stantune.training import threads
 from stantune.training.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
 
@@ -144,7 +144,7 @@ def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkey
     monkeypatch.setattr(layers, "convolve", native)
     # So small a layer is PyTorch's otherwise.
     monkeypatch.setattr(layers, "_is_for_native", lambda *given: True)
-    monkeypatch.setattr("stantune.stan.fusion.may_pay", lambda *given: True)
+    monkeypatch.setattr("stantune.stan.layers.fusion.may_pay", lambda *given: True)
     monkeypatch.setattr(threads, "time_by_threads", timed)
     measured = measure_threads(problem, {}, problem.load(), natives=natives)
     assert counted == {"native": natives.count(True), "steps": 1}

@@ -10,98 +10,98 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from stantune.ask_and_tell import OpenSearch, open_search
     from stantune.compare.study.result import StudyResult
     from stantune.compare.study.study import study
     from stantune.errors import NoEffectWarning, StantuneError, UsageError
     from stantune.images.data import Dataset, ImageFolder, Normalise, Split, from_torch
     from stantune.images.loading import load
-    from stantune.images.measures import Measure
     from stantune.images.objective import ProblemObjective
-    from stantune.images.problems import Problem
+    from stantune.images.problem.built_in import Problem
     from stantune.images.prototxt.reading import from_caffe
-    from stantune.images.solver import Cosine, Fixed, Inv, Multiplier, MultiStep, OneCycle, Solver, Step, WarmUp
-    from stantune.objectives.command import CommandObjective
-    from stantune.objectives.function import FunctionObjective, objective
-    from stantune.objectives.lightning import LightningObjective
-    from stantune.objectives.run import Run
+    from stantune.images.solving.measures import Measure
+    from stantune.images.solving.solver import Cosine, Fixed, Inv, Multiplier, MultiStep, OneCycle, Solver, Step, WarmUp
+    from stantune.objectives.command.objective import CommandObjective
+    from stantune.objectives.function.objective import FunctionObjective, objective
+    from stantune.objectives.function.run import Run
+    from stantune.objectives.lightning.objective import LightningObjective
     from stantune.outcome import Cost, Outcome
     from stantune.protocols import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
-    from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
     from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
     from stantune.search.result import SearchResult, TrialResult
+    from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
     from stantune.search.workers.executors import Ended, Executor, Failure
     from stantune.search.workers.order import Order
     from stantune.space import Categorical, Float, Integer, Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
     from stantune.training.train import run
-    from stantune.tuning import tune
+    from stantune.tuning.ask_and_tell import OpenSearch, open_search
+    from stantune.tuning.tune import tune
 
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
 _HOME = {
     "Asked": "search.propose.sampler",
     "Categorical": "space",
-    "CommandObjective": "objectives.command",
+    "CommandObjective": "objectives.command.objective",
     "Conditions": "protocols",
-    "Cosine": "images.solver",
+    "Cosine": "images.solving.solver",
     "Cost": "outcome",
     "Dataset": "images.data",
     "Ended": "search.workers.executors",
     "Executor": "search.workers.executors",
     "Failure": "search.workers.executors",
-    "Fixed": "images.solver",
+    "Fixed": "images.solving.solver",
     "Float": "space",
-    "FunctionObjective": "objectives.function",
+    "FunctionObjective": "objectives.function.objective",
     "ImageFolder": "images.data",
     "Integer": "space",
-    "Inv": "images.solver",
-    "LightningObjective": "objectives.lightning",
-    "LoggedSearch": "search.loggers",
-    "LoggedSegment": "search.loggers",
-    "LoggedTraining": "search.loggers",
-    "Logger": "search.loggers",
-    "Measure": "images.measures",
+    "Inv": "images.solving.solver",
+    "LightningObjective": "objectives.lightning.objective",
+    "LoggedSearch": "search.telling.loggers",
+    "LoggedSegment": "search.telling.loggers",
+    "LoggedTraining": "search.telling.loggers",
+    "Logger": "search.telling.loggers",
+    "Measure": "images.solving.measures",
     "Metric": "protocols",
-    "MultiStep": "images.solver",
-    "Multiplier": "images.solver",
+    "MultiStep": "images.solving.solver",
+    "Multiplier": "images.solving.solver",
     "NoEffectWarning": "errors",
     "Normalise": "images.data",
     "Objective": "protocols",
-    "OneCycle": "images.solver",
-    "OpenSearch": "ask_and_tell",
+    "OneCycle": "images.solving.solver",
+    "OpenSearch": "tuning.ask_and_tell",
     "OptunaSampler": "search.propose.sampler",
     "Order": "search.workers.order",
     "Outcome": "outcome",
     "Place": "protocols",
     "Prepared": "protocols",
-    "Problem": "images.problems",
+    "Problem": "images.problem.built_in",
     "ProblemObjective": "images.objective",
-    "Run": "objectives.run",
+    "Run": "objectives.function.run",
     "Sampler": "search.propose.sampler",
     "SearchResult": "search.result",
     "Segment": "protocols",
-    "Solver": "images.solver",
+    "Solver": "images.solving.solver",
     "Space": "space",
     "Split": "images.data",
     "Stan": "stan.config",
     "StantuneError": "errors",
-    "Step": "images.solver",
+    "Step": "images.solving.solver",
     "StudyResult": "compare.study.result",
     "Trainer": "protocols",
     "TrialResult": "search.result",
     "UsageError": "errors",
-    "WarmUp": "images.solver",
+    "WarmUp": "images.solving.solver",
     "accelerate_": "stan.surgery",
     "from_caffe": "images.prototxt.reading",
     "from_torch": "images.data",
     "load": "images.loading",
-    "objective": "objectives.function",
-    "open_search": "ask_and_tell",
+    "objective": "objectives.function.objective",
+    "open_search": "tuning.ask_and_tell",
     "restore_": "stan.surgery",
     "run": "training.train",
     "study": "compare.study.study",
-    "tune": "tuning",
+    "tune": "tuning.tune",
 }
 __all__ = [
     "Asked",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stantune.images.data import Split
-from stantune.images.problems import BUILT_IN, Problem, Splits, find
+from stantune.images.problem.built_in import BUILT_IN, Problem, Splits, find
 from stantune.images.prototxt.reading import from_caffe
 from stantune.images.prototxt.writing import as_python
 from stantune.stan.config import Stan

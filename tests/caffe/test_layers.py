@@ -10,11 +10,11 @@ import torch
 from caffe_files import layer, read
 from torch import Tensor, nn
 
-from stantune.images.prototxt.fillers import fan_xavier_, msra_, unit_ball_
-from stantune.images.prototxt.modules import Eltwise
+from stantune.images.prototxt.layers.fillers import fan_xavier_, msra_, unit_ball_
+from stantune.images.prototxt.layers.modules import Eltwise
 from stantune.images.prototxt.net import Net
 from stantune.images.prototxt.reading import Network
-from stantune.images.prototxt.text import RefusalError
+from stantune.images.prototxt.syntax.text import RefusalError
 
 
 def built(net: Net, **keywords: float) -> nn.Module:

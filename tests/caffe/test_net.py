@@ -12,7 +12,7 @@ from caffe_files import layer as of
 
 from stantune.images.prototxt.net import read_net
 from stantune.images.prototxt.reading import Network, is_chain
-from stantune.images.prototxt.text import RefusalError
+from stantune.images.prototxt.syntax.text import RefusalError
 
 FILES = Path(__file__).parents[2] / "examples" / "caffe"
 CONV = "convolution_param { num_output: 4 kernel_size: 3 }"

@@ -15,7 +15,7 @@ from stantune.errors import UsageError
 from stantune.images.prototxt.policies import Exponential, Logistic, Polynomial, Steps
 from stantune.images.prototxt.reading import from_caffe
 from stantune.images.prototxt.solver_file import read_solver
-from stantune.images.prototxt.text import RefusalError
+from stantune.images.prototxt.syntax.text import RefusalError
 
 
 def moves(text: str, gradients: list[Tensor]) -> Tensor:

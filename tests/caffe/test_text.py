@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from stantune.images.prototxt.messages import NET, SOLVER
-from stantune.images.prototxt.schema import Enum, Node, Shape, read
-from stantune.images.prototxt.text import DEEPEST, Message, RefusalError, Scalar, parse
+from stantune.images.prototxt.syntax.messages import NET, SOLVER
+from stantune.images.prototxt.syntax.schema import Enum, Node, Shape, read
+from stantune.images.prototxt.syntax.text import DEEPEST, Message, RefusalError, Scalar, parse
 
 FILES = Path(__file__).parents[2] / "examples" / "caffe"
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from stantune.images.problem import Problem
+from stantune.images.problem.problem import Problem
 from stantune.search.contract import SearchSummary
 
 Stantune = Callable[..., Any]

@@ -10,7 +10,7 @@ import pytest
 from caffe_files import layer, network, write
 
 from stantune.images.objective import made_of
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.images.prototxt.reading import from_caffe
 
 Stantune = Callable[..., Any]

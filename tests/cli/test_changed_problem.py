@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.storage import reading
+from stantune.search.table.storages.opening import reading
 
 PROBLEM = """
 import torch

@@ -12,7 +12,7 @@ import pytest
 import stantune.compare.plans
 from stantune.report.compare import CompareResult
 from stantune.stan.config import Memo
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 
 Stantune = Callable[..., Any]
 

@@ -94,7 +94,7 @@ def test_each_flag_can_be_taken_back() -> None:
 
 def test_it_needs_no_pytorch(stantune: Stantune, tmp_path: Path) -> None:
     # Nothing is looked at but the options.
-    with mock.patch.dict(sys.modules, {"stantune.tuning": None, "stantune.objectives.choose": None}):
+    with mock.patch.dict(sys.modules, {"stantune.tuning.tune": None, "stantune.objectives.choose": None}):
         assert stantune("search", "lenet", "--show-config").code == 0
 
 

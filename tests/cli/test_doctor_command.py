@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.kernels.cuda import cuda_path
+from stantune.kernels.cuda.ways import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
 from stantune.report import diagnosis
 from stantune.report.doctor import DoctorResult, doctor_lines

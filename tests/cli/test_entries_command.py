@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stantune.report.entries_result import EntriesResult
+from stantune.report.stan.entries_result import EntriesResult
 from stantune.seeds import derive
 
 Stantune = Callable[..., Any]
@@ -32,8 +32,8 @@ def entries(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> Callable[...
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares the drawing, which takes longer than all else."""
-    monkeypatch.setattr("stantune.report.entries_picture.draw_entries", lambda *arguments: None)
-    monkeypatch.setattr("stantune.report.entries_picture.png", lambda figure: b"")
+    monkeypatch.setattr("stantune.report.stan.entries_picture.draw_entries", lambda *arguments: None)
+    monkeypatch.setattr("stantune.report.stan.entries_picture.png", lambda figure: b"")
 
 
 def test_picture_and_figures(entries: Callable[..., Any], tmp_path: Path) -> None:

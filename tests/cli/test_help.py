@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stantune.cli.panels import PANELS
-from stantune.cli.search import brackets, search
+from stantune.cli.training.search import brackets, search
 
 Stantune = Callable[..., Any]
 SAY_LOADED = """

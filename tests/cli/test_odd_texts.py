@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 
-from stantune.search.table.storage import connect, release, sqlite_url
+from stantune.search.table.storages.opening import connect, release, sqlite_url
 
 Stantune = Callable[..., Any]
 ODD = """

@@ -17,7 +17,7 @@ import optuna
 import pytest
 from told import play
 
-from stantune.search.operating import ExportResult, ListResult, StatusResult, TrialReport
+from stantune.search.operating.told import ExportResult, ListResult, StatusResult, TrialReport
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
 
@@ -27,7 +27,7 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 LONG = """
 import sys
 from numbers_objective import Numbers
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 tune(Numbers(pause=0.05, length=1000), max_resource=1000, out=sys.argv[1])
 """
 
@@ -97,8 +97,8 @@ def test_a_killed_search_is_said_to_be_that(tmp_path: Path, stantune: Stantune) 
 
 
 def test_one_that_asks_and_tells_is_not_asked_to_stop(tmp_path: Path, stantune: Stantune) -> None:
-    from stantune.ask_and_tell import open_search
     from stantune.space import Float, Space
+    from stantune.tuning.ask_and_tell import open_search
 
     with open_search(Space({"lr": Float(0.1, 1.0)}), max_resource=9, minimize="error", out=tmp_path / "mine"):
         refused = stantune("stop", tmp_path / "mine")
@@ -121,7 +121,7 @@ def test_watching_ends_with_the_search(done: Path, stantune: Stantune, monkeypat
     assert stantune("status", done, "--watch").out == once.out, "it does not run"
     looks: list[float] = []
     # The package has the command under this name.
-    module = sys.modules["stantune.cli.status"]
+    module = sys.modules["stantune.cli.operating.status"]
 
     def sleep(seconds: float) -> None:
         looks.append(seconds)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stantune.cli.options import PERIOD, QUICK_ITERATIONS, period_of
-from stantune.images.problems import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.search.plan.hyperband import plan, trained_iterations
 from stantune.search.summary import bracket_results

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stantune.report.profile import ProfileResult
+from stantune.report.stan.profile import ProfileResult
 
 Stantune = Callable[..., Any]
 

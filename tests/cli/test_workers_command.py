@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stantune.search.contract import SearchSummary
-from stantune.search.table import retry
+from stantune.search.table.storages import retry
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]

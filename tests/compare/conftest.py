@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-import stantune.images.problem
+import stantune.images.problem.problem
 import stantune.training.planning
 from stantune.compare.comparison import Comparer, Comparison
 from stantune.compare.turns import Training
 from stantune.images.data import Dataset, Split
-from stantune.images.problems import Problem
-from stantune.images.solver import MultiStep, Solver
+from stantune.images.problem.built_in import Problem
+from stantune.images.solving.solver import MultiStep, Solver
 from stantune.outcome import Cost
 from stantune.seeds import derive
 from stantune.space import Float, Space
@@ -103,7 +103,7 @@ def digest(model: nn.Module) -> float:
 @pytest.fixture
 def errors_are_digests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the error of a model the digest of its weights, bit for bit."""
-    monkeypatch.setattr(stantune.images.problem, "measured", lambda model, *rest: digest(model))
+    monkeypatch.setattr(stantune.images.problem.problem, "measured", lambda model, *rest: digest(model))
 
 
 class Timed(Trial):

@@ -20,8 +20,8 @@ from stantune.compare.comparison import (
     spread,
 )
 from stantune.compare.turns import Training
-from stantune.images.problems import Problem
-from stantune.images.solver import Fixed, MultiStep, Solver
+from stantune.images.problem.built_in import Problem
+from stantune.images.solving.solver import Fixed, MultiStep, Solver
 from stantune.seeds import derive
 from stantune.training.train import run
 

@@ -11,9 +11,9 @@ import pytest
 
 import stantune.compare.plans
 from stantune.errors import UsageError
-from stantune.images.problems import Problem, Splits
+from stantune.images.problem.built_in import Problem, Splits
 from stantune.stan.config import LayerPlan, Memo, Stan
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 
 TIMES = ModelTimes(
     (

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from stantune.errors import StantuneError, UsageError
-from stantune.images.solver import Solver
+from stantune.images.solving.solver import Solver
 from stantune.stan.config import Stan
 
 

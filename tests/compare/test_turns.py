@@ -12,8 +12,8 @@ from stantune.compare.comparison import Spread, error_difference, speedup
 from stantune.compare.turns import TURN, WARM_UP, train_in_turns
 from stantune.errors import StantuneError
 from stantune.images.data import Dataset
-from stantune.images.problems import Splits, find
-from stantune.images.solver import Inv, Solver
+from stantune.images.problem.built_in import Splits, find
+from stantune.images.solving.solver import Inv, Solver
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.train import run

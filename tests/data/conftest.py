@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stantune.images.data import catalog
-from stantune.images.data.catalog import DataFile, Description
-from stantune.images.data.formats import write_batch
+from stantune.images.data.fetching import catalog
+from stantune.images.data.fetching.catalog import DataFile, Description
+from stantune.images.data.reading.formats import write_batch
 
 
 @dataclass

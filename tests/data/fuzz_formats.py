@@ -32,10 +32,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stantune.images.data import sources
-from stantune.images.data.catalog import DataFile, Description
-from stantune.images.data.formats import UnsoundError, read
-from stantune.images.data.sources import RefusalError
+from stantune.images.data.fetching import sources
+from stantune.images.data.fetching.catalog import DataFile, Description
+from stantune.images.data.fetching.sources import RefusalError
+from stantune.images.data.reading.formats import UnsoundError, read
 
 SECONDS = 10
 ADDRESS_SPACE = 1 << 30

@@ -19,10 +19,12 @@ import pytest
 from filelock import FileLock
 
 from stantune.errors import DataError, UsageError
-from stantune.images.data import catalog, fetch, fetching, load
-from stantune.images.data.catalog import DataFile, Description, describe
-from stantune.images.data.fetching import source_order
-from stantune.images.data.sources import SOURCES, RefusalError
+from stantune.images.data import fetch, load
+from stantune.images.data.fetching import catalog
+from stantune.images.data.fetching.catalog import DataFile, Description, describe
+from stantune.images.data.fetching.fetch import fetch as fetching
+from stantune.images.data.fetching.fetch import source_order
+from stantune.images.data.fetching.sources import SOURCES, RefusalError
 
 
 class Stub:
@@ -212,7 +214,8 @@ def test_ctrl_c_leaves_whole_files_only(tiny: Any, stub: Any, tmp_path: Path) ->
 
 SCRIPT = """
 import dataclasses, pickle, sys
-from stantune.images.data import catalog, fetch
+from stantune.images.data import fetch
+from stantune.images.data.fetching import catalog
 description = dataclasses.replace(pickle.load(open(sys.argv[1], "rb")), official=sys.argv[3])
 catalog.DATASETS[description.name] = description
 print("started", flush=True)
@@ -263,7 +266,9 @@ def test_kill_9_leaves_whole_files_and_the_next_fetch_cleans_up(
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from stantune.images.data import catalog, fetch, sources
+from stantune.images.data import fetch
+from stantune.images.data.fetching import catalog
+from stantune.images.data.fetching import sources
 catalog.DATASETS["tiny"] = pickle.load(open(sys.argv[1], "rb"))
 left = 0
 

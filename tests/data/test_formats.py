@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.images.data.catalog import DataFile
-from stantune.images.data.formats import UnsoundError, read, write_batch
+from stantune.images.data.fetching.catalog import DataFile
+from stantune.images.data.reading.formats import UnsoundError, read, write_batch
 
 
 @given(shape=st.lists(st.integers(1, 7), min_size=3, max_size=3), seed=st.integers(0, 2**32 - 1))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from stantune.errors import DataError, UsageError
 from stantune.images.data import ImageFolder, from_torch
-from stantune.images.data import torch_data as module
+from stantune.images.data.reading import torch_data as module
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (6, 4)) -> None:

@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stantune.images.data import catalog, sources
-from stantune.images.data.formats import read
-from stantune.images.data.sources import RefusalError
+from stantune.images.data.fetching import catalog, sources
+from stantune.images.data.fetching.sources import RefusalError
+from stantune.images.data.reading.formats import read
 
 
 def tar(members: dict[str, bytes]) -> bytes:

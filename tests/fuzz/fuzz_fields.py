@@ -169,7 +169,7 @@ TARGETS: list[tuple[Callable[..., Any], dict[str, Any], tuple[str, ...], Callabl
 
 def prepare(place: Path) -> Make:
     """Have arguments made; what is written is in `place`."""
-    from stantune import tuning
+    from stantune.tuning.tune import tune as tuning
 
     mock.patch.object(tuning, "search", reached).start()
     mock.patch.object(tuning, "Workers", reached).start()

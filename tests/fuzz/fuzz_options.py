@@ -16,14 +16,15 @@ from unittest import mock
 import torch
 from typer.main import get_command
 
-from stantune import errors, tuning
+from stantune import errors
 from stantune.cli import app, main, options
 from stantune.compare import comparison
 from stantune.compare.study import study
 from stantune.images import estimate, objective
 from stantune.report import diagnosis
-from stantune.search.table import dashboard
+from stantune.search.table.looking import dashboard
 from stantune.training import planning, threads, train
+from stantune.tuning.tune import tune as tuning
 
 from fuzz import Make  # isort: skip
 from values import text  # isort: skip

@@ -17,8 +17,8 @@ from numbers_objective import LENGTH, Numbers
 
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.search.table import storage
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.storages import opening as storage
 from stantune.search.workers.workers import Workers
 
 

@@ -26,7 +26,7 @@ from killing import kill_after
 
 from stantune.cli import main
 from stantune.protocols import Metric
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Space
 

@@ -18,7 +18,7 @@ import simulated
 from killing import kill_after
 
 from stantune.search.plan.hyperband import plan
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 PLAN = plan(27, 1, 3)

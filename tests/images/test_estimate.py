@@ -15,7 +15,7 @@ from stantune.errors import NoEffectWarning
 from stantune.images import estimate
 from stantune.images.estimate import DRAWN, drawn, estimate_seconds
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stantune.images.predictor import Inputs, Predictor
-from stantune.images.problems import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN
 
 BATCH = torch.export.Dim("batch")
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import stantune as st
-from stantune.images.facts import FACTS
-from stantune.images.problems import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN
+from stantune.images.problem.facts import FACTS
 from stantune.training import checkpoint
 
 PAGE = Path(__file__).parents[2] / "docs" / "predicting.md"

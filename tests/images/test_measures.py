@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.images.data import Normalise, Split
-from stantune.images.evaluation import measured
-from stantune.images.losses import IGNORED, LOSSES, loss_of
-from stantune.images.measures import MEASURES, Measure, measure_of
+from stantune.images.solving.evaluation import measured
+from stantune.images.solving.losses import IGNORED, LOSSES, loss_of
+from stantune.images.solving.measures import MEASURES, Measure, measure_of
 
 NAN = math.nan
 

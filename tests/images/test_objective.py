@@ -13,7 +13,7 @@ from torch import nn
 from stantune import Conditions, Dataset, Float, Problem, ProblemObjective, Solver, Space, Stan, tune
 from stantune.images.objective import made_of
 from stantune.search.settings import SearchSettings
-from stantune.search.table.recorded import settings_of
+from stantune.search.table.looking.recorded import settings_of
 from stantune.stan.config import LayerPlan
 
 SOURCE = '''
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def objective(tmp_path: Path) -> ProblemObjective:
-    from stantune.images.problems import find
+    from stantune.images.problem.built_in import find
 
     path = tmp_path / "numbers_problem.py"
     path.write_text(SOURCE)

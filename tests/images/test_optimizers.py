@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from stantune.errors import UsageError
-from stantune.images.optimizers import KINDS, SettingError
-from stantune.images.solver import Multiplier, Solver
+from stantune.images.solving.optimizers import KINDS, SettingError
+from stantune.images.solving.solver import Multiplier, Solver
 from stantune.training.steps import can_be_recorded
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from stantune.cli.options import accelerated_by_rung
-from stantune.cli.search import _composed
+from stantune.cli.training.search import _composed
 from stantune.errors import UsageError
-from stantune.images.evaluation import error_percent
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import Problem, Splits, find
+from stantune.images.problem.built_in import Problem, Splits, find
+from stantune.images.solving.evaluation import error_percent
 from stantune.protocols import Place
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
@@ -26,7 +26,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 from stantune.stan.config import Stan
 from stantune.training.trial import Trial
-from stantune.tuning import compose
+from stantune.tuning.tune import compose
 
 TESTS = Path(__file__).parents[1]
 TINY = f"{TESTS / 'tiny_problem.py'}:problem"

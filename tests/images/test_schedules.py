@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stantune.errors import UsageError
-from stantune.images.schedules import SCHEDULES, Cosine, Fixed, Inv, MultiStep, OneCycle, Step, WarmUp, over
-from stantune.images.solver import Solver
+from stantune.images.solving.schedules import SCHEDULES, Cosine, Fixed, Inv, MultiStep, OneCycle, Step, WarmUp, over
+from stantune.images.solving.solver import Solver
 
 relative = st.sampled_from([Cosine(), Cosine(0.1), OneCycle(), OneCycle(0.5, 0.1, 0.01), Step(), Step(0.25, 0.5)])
 relative |= st.builds(WarmUp, st.floats(0, 0.9), st.sampled_from([Fixed(), Cosine(), Step(), MultiStep((3,), 0.5)]))

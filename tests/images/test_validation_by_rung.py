@@ -15,16 +15,16 @@ import stantune as st
 from stantune.errors import UsageError
 from stantune.images.data import Dataset, Split
 from stantune.images.data.parts import part_of
-from stantune.images.evaluation import error_percent
 from stantune.images.objective import ProblemObjective
+from stantune.images.solving.evaluation import error_percent
 from stantune.objectives.choose import find_objective
 from stantune.report.text import show_search
+from stantune.search.operating.trial_report import trial_report
 from stantune.search.plan.standings import incumbent, ranking
 from stantune.search.plan.values import TrialRow
-from stantune.search.progress import Progress
 from stantune.search.stopping import Stop
-from stantune.search.table.look import look
-from stantune.search.trial_report import trial_report
+from stantune.search.table.looking.look import look
+from stantune.search.telling.progress import Progress
 from stantune.training.trial import Trial
 
 # Rungs of 1, 3 and 9 iterations, by 2 000, 2 000 and all 3 600 samples: a third of these would be 1 200.

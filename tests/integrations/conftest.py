@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 from stantune import Stan, accelerate_
 from stantune.stan import surgery
 from stantune.stan.config import LayerPlan
-from stantune.stan.plan import Plan
-from stantune.stan.timing import ModelTimes
+from stantune.stan.planning.plan import Plan
+from stantune.stan.planning.timing import ModelTimes
 
 
 class Task:

@@ -11,9 +11,9 @@ from triton import compile as triton_compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from stantune.kernels import triton_conv, triton_kernels
-from stantune.stan.entries import PATTERNS, Grid
-from stantune.stan.filled import Convolution, by_triton
+from stantune.kernels.cuda import triton_conv, triton_kernels
+from stantune.stan.entries.entries import PATTERNS, Grid
+from stantune.stan.entries.filled import Convolution, by_triton
 
 # The least that a device of compute capability 8 or 9 has for one program, in bytes.
 SHARED = 99 * 1024

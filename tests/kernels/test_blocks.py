@@ -18,9 +18,9 @@ from stantune.kernels import blocks as blocks_module
 from stantune.kernels import library
 from stantune.kernels.blocks import Follow, convolve, convolve_into
 from stantune.kernels.library import FORMS, WINOGRAD, kernels
-from stantune.stan.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.fill import memo_of_exact, neighbour_of_exact
-from stantune.stan.lists import lists_among, lists_of
+from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
+from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
+from stantune.stan.entries.lists import lists_among, lists_of
 
 NATIVE = kernels().library
 pytestmark = pytest.mark.skipif(NATIVE is None, reason=f"no native library: {kernels().reason}")

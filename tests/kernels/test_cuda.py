@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stantune.errors import StanWarning
-from stantune.kernels import cuda
-from stantune.kernels.cuda import EXACT, WAYS, WORTHWHILE, CudaPath, choices, choose, cuda_path, faster
+from stantune.kernels.cuda import ways as cuda
+from stantune.kernels.cuda.ways import EXACT, WAYS, WORTHWHILE, CudaPath, choices, choose, cuda_path, faster
 
 SECONDS = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=9)
 
@@ -239,7 +239,8 @@ def test_garbage_is_collected_again_after_a_recording() -> None:
 
 def test_importing_stantune_imports_no_triton() -> None:
     code = (
-        "import sys, stantune, stantune.stan.filled; print(any(name.split('.')[0] == 'triton' for name in sys.modules))"
+        "import sys, stantune, stantune.stan.entries.filled;"
+        "print(any(name.split('.')[0] == 'triton' for name in sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"

@@ -21,8 +21,8 @@ from stantune.kernels import batch_norm, gate, lrn
 from stantune.kernels.blocks import Follow, convolve, convolve_into
 from stantune.kernels.library import kernels, plain_pytorch, suits
 from stantune.kernels.sgd import Sgd
-from stantune.stan.entries import PLANE, Grid
-from stantune.stan.lists import lists_among, lists_of
+from stantune.stan.entries.entries import PLANE, Grid
+from stantune.stan.entries.lists import lists_among, lists_of
 
 pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
 LAST = torch.channels_last

@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stantune.kernels.cuda_rows import Rows, Window, rows_of
-from stantune.stan.entries import PATTERNS, Entries, EntryMatrix, Grid
-from stantune.stan.fill import neighbour_of_exact
-from stantune.stan.filled import Convolution, by_triton, has_triton_form
+from stantune.kernels.cuda.rows import Rows, Window, rows_of
+from stantune.stan.entries.entries import PATTERNS, Entries, EntryMatrix, Grid
+from stantune.stan.entries.fill import neighbour_of_exact
+from stantune.stan.entries.filled import Convolution, by_triton, has_triton_form
 
 pytest.importorskip("triton")
-from stantune.kernels import triton_conv
-from stantune.kernels.triton_conv import INTERPRETED, Tiles, convolve_rows
+from stantune.kernels.cuda import triton_conv
+from stantune.kernels.cuda.triton_conv import INTERPRETED, Tiles, convolve_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # TRITON_INTERPRET=0 pytest tests/kernels/test_triton_conv.py runs them on a device.
@@ -39,7 +39,7 @@ GRIDS = [
 @pytest.fixture(autouse=True)
 def _small_outputs_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of a few entries, too, which are computed whole in a training."""
-    monkeypatch.setattr("stantune.stan.entries.PERIODS", 1)
+    monkeypatch.setattr("stantune.stan.entries.entries.PERIODS", 1)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 
 Array = NDArray[np.float64]
 Back = Callable[[Array], Array]

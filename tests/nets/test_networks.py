@@ -14,8 +14,8 @@ from stantune.images.nets.cifar import ALEXBN_SOLVER, ALEXLRN_SOLVER, CQ_SOLVER,
 from stantune.images.nets.lenet import LENET_SOLVER, lenet
 from stantune.images.nets.meprop import MEPROP_SOLVER, meprop
 from stantune.images.nets.mlp import MLP_SOLVER, mlp
-from stantune.images.solver import Fixed, Solver
-from stantune.stan.meprop import MePropLinear
+from stantune.images.solving.solver import Fixed, Solver
+from stantune.stan.layers.meprop import MePropLinear
 
 MNIST, CIFAR = (2, 1, 28, 28), (2, 3, 32, 32)
 NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...], Solver]] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stantune.objectives.function import FunctionObjective
+from stantune.objectives.function.objective import FunctionObjective
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Place, Segment
 from stantune.space import Float, Space

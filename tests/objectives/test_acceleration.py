@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, StanWarning, UsageError
-from stantune.objectives.function import FunctionObjective
+from stantune.objectives.function.objective import FunctionObjective
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Place, Segment
 from stantune.space import Float, Space

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from stantune.objectives import course
-from stantune.objectives.function import FunctionObjective
-from stantune.objectives.run import Run
+from stantune.objectives.function import course
+from stantune.objectives.function.objective import FunctionObjective
+from stantune.objectives.function.run import Run
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Place, Segment
 from stantune.search.workers.executors import Failure

@@ -11,9 +11,9 @@ import pytest
 
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN
 from stantune.objectives.choose import find_objective, load_source, objective_of
-from stantune.objectives.function import FunctionObjective
+from stantune.objectives.function.objective import FunctionObjective
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Metric
 from stantune.space import Float, Space
@@ -95,7 +95,7 @@ def test_what_is_missing_or_too_much_is_said(thing, given, sentence):
 
 
 ONE = """
-    import stantune.objectives.function as f
+    import stantune.objectives.function.objective as f
     from sister import FACTOR
     from stantune.space import Float, Space
 
@@ -110,7 +110,7 @@ ONE = """
 """
 PROBLEM = """
     from dataclasses import replace
-    from stantune.images.problems import BUILT_IN
+    from stantune.images.problem.built_in import BUILT_IN
     mine = replace(BUILT_IN["mlp"], name="mine")
 """
 OTHER = """

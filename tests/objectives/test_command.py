@@ -17,14 +17,14 @@ import cloudpickle
 import pytest
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
-from stantune.objectives import groups, packing
-from stantune.objectives.command import CommandError, CommandObjective
-from stantune.objectives.templates import Template
+from stantune.objectives.command import groups, packing
+from stantune.objectives.command.objective import CommandError, CommandObjective
+from stantune.objectives.command.templates import Template
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.executors import Failure, attempt
 from stantune.space import Categorical, Float, Integer, Space
 from stantune.testing import check_objective
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 SPACE = Space({"lr": Float(0.001, 1, log=True)})
 TRAIN = """
@@ -584,7 +584,7 @@ objective.trainer(Place(threads=1)).train(segment, lambda: False, lambda done: N
         code = f"""
 import pickle
 import stantune as st
-from stantune.objectives import groups
+from stantune.objectives.command import groups
 groups.GRACE_SECONDS = 0.3
 st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5, workers={workers},
         out={str(tmp_path / "out")!r})
@@ -688,7 +688,7 @@ def test_no_torch_is_loaded(tmp_path):
 import sys
 from pathlib import Path
 from stantune.protocols import Conditions, Place, Segment
-from stantune.objectives.command import CommandObjective
+from stantune.objectives.command.objective import CommandObjective
 from stantune.space import Float, Space
 command = ["printf", "%s{{lr}}", '{{{{"loss": 1}}}}\\n']
 objective = CommandObjective(command, Space({{"lr": Float(0, 1)}}), minimize="loss")

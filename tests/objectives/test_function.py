@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from stantune.errors import UsageError
-from stantune.objectives.function import FunctionObjective, objective
+from stantune.objectives.function.objective import FunctionObjective, objective
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.order import Order
@@ -219,7 +219,7 @@ def test_making_one_imports_no_torch():
     code = """
         import sys
         from stantune.objectives.choose import objective_of
-        from stantune.objectives.run import Run
+        from stantune.objectives.function.run import Run
         from stantune.space import Float, Space
         def train(run: Run): return 1.0
         objective_of(train, Space({"x": Float(0, 1)}), minimize="loss").identity
@@ -236,7 +236,7 @@ def test_a_script_is_the_same_objective_each_time_and_travels(tmp_path):
             import sys
             from pathlib import Path
             import torch
-            import stantune.objectives.function as f
+            import stantune.objectives.function.objective as f
             from stantune.protocols import Metric, Place, Segment
             from stantune.search.workers.order import Order
             from stantune.search.workers.workers import Workers

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stantune.objectives import groups
+from stantune.objectives.command import groups
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
 

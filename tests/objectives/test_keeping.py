@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, StantuneError, UsageError
-from stantune.objectives import folder
+from stantune.objectives.command import folder
 from stantune.objectives.values import plain, restored
 from stantune.training import checkpoint as checkpoints
 

@@ -25,13 +25,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
-from stantune.objectives import lightning as objectives
-from stantune.objectives.lightning import LightningObjective, MetricError
+from stantune.objectives.lightning import objective as objectives
+from stantune.objectives.lightning.objective import LightningObjective, MetricError
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Memo, Stan
 from stantune.testing import check_objective
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 SPACE = Space({"lr": Float(0.001, 1, log=True), "width": Integer(2, 32)})
@@ -339,7 +339,7 @@ import pickle, signal, os, time
 import torch
 torch.set_num_threads(1)
 from stantune.protocols import Place
-from stantune.objectives import lightning
+from stantune.objectives.lightning import objective as lightning
 lightning.SAVE_SECONDS = lightning.SAVE_SHARE = 0.0
 objective, segment = pickle.load(open({str(tmp_path / "order")!r}, "rb"))
 batches = []
@@ -486,7 +486,7 @@ class TestCheckpoints:
         def full(path, content):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("stantune.objectives.lightning_checkpoint.write_whole", full)
+        monkeypatch.setattr("stantune.objectives.lightning.checkpoint.write_whole", full)
         with pytest.raises(StantuneError, match=r"cannot be written \(No space left on device\); make room"):
             trained(objective(), segment(tmp_path, 0, 1))
 
@@ -684,7 +684,7 @@ def test_code_that_no_other_process_finds_by_its_name_travels(tmp_path):
 import cloudpickle, sys
 sys.path.insert(0, {str(tmp_path)!r})
 from stantune.objectives.choose import load_source
-from stantune.objectives.lightning import LightningObjective
+from stantune.objectives.lightning.objective import LightningObjective
 from stantune.space import Space
 parts = [load_source({str(tmp_path / "mine.py")!r} + ":" + name) for name in ("Mine", "data")]
 sys.stdout.buffer.write(cloudpickle.dumps(LightningObjective(*parts, Space({{}}))))

@@ -12,7 +12,7 @@ import pytest
 
 import stantune as st
 from stantune.protocols import Metric, Place, Segment
-from stantune.search.table.look import look
+from stantune.search.table.looking.look import look
 from stantune.search.table.rows import ImpossibleError, row_of
 
 SPACE = st.Space({"x": st.Float(0, 1)})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.objectives.losses import FIRST, MULTIPLE, PATIENCE, Losses
+from stantune.objectives.function.losses import FIRST, MULTIPLE, PATIENCE, Losses
 
 
 def verdict(losses, state=None):

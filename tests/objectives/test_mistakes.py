@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from stantune.errors import UsageError
-from stantune.objectives.function import FunctionObjective
+from stantune.objectives.function.objective import FunctionObjective
 from stantune.protocols import Metric, Place, Segment
 from stantune.search.workers.executors import Failure, attempt
 from stantune.search.workers.order import Order

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
-from stantune.objectives import packing
+from stantune.objectives.command import packing
 
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200
@@ -241,5 +241,5 @@ def test_any_bytes_with_a_right_digest_are_refused_in_a_sentence(body):
 
 
 def test_no_torch_is_loaded():
-    code = "import sys, stantune.objectives.packing; assert 'torch' not in sys.modules"
+    code = "import sys, stantune.objectives.command.packing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from stantune.objectives.run import Run
+from stantune.objectives.function.run import Run
 from stantune.space import Integer, Space
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 
 def train(run: Run) -> float:

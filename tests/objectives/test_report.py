@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.objectives.function import FunctionObjective
+from stantune.objectives.function.objective import FunctionObjective
+from stantune.objectives.function.run import Run
 from stantune.objectives.returned import ReturnError
-from stantune.objectives.run import Run
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Place, Segment
 from stantune.space import Float, Space
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 SPACE = Space({"x": Float(0, 1)})
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, StanWarning, UsageError
-from stantune.objectives import course
+from stantune.objectives.function import course
 from stantune.objectives.returned import LossError, ReturnError
 from stantune.protocols import Metric
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from stantune.objectives.choose import find_objective
-from stantune.objectives.run import Run
+from stantune.objectives.function.run import Run
 from stantune.search.result import SearchResult
 from stantune.search.stopping import Stop
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Stan
 from stantune.testing import check_objective
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 pytest.importorskip("sklearn")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table.py"

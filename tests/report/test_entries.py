@@ -12,8 +12,8 @@ from torch import nn
 
 from stantune import Stan, accelerate_
 from stantune.errors import UsageError
-from stantune.report.entries import entries_report, layer_entries
-from stantune.stan.entries import PATTERNS, EntryMatrix, Grid
+from stantune.report.stan.entries import entries_report, layer_entries
+from stantune.stan.entries.entries import PATTERNS, EntryMatrix, Grid
 
 
 def norms(output: torch.Tensor) -> torch.Tensor:

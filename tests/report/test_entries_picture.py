@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from stantune.errors import StantuneError
-from stantune.report.entries import EntriesReport, layer_entries
-from stantune.report.entries_picture import KINDS, draw_entries, png
-from stantune.stan.entries import PATTERNS, Grid
+from stantune.report.stan.entries import EntriesReport, layer_entries
+from stantune.report.stan.entries_picture import KINDS, draw_entries, png
+from stantune.stan.entries.entries import PATTERNS, Grid
 
 pytest.importorskip("matplotlib", minversion="3.8")
 TITLE = "tiny: entries of STAN in reduced iteration 201, after 200 iterations of training"

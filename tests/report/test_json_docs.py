@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from stantune.compare.study.contract import StudySummary
 from stantune.report.compare import CompareResult
 from stantune.report.doctor import DoctorResult
-from stantune.report.entries_result import EntriesResult
-from stantune.report.profile import ProfileResult
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
+from stantune.report.stan.entries_result import EntriesResult
+from stantune.report.stan.profile import ProfileResult
 from stantune.search.contract import SearchSummary
-from stantune.search.operating import ExportResult, ListResult, StatusResult, TrialReport
+from stantune.search.operating.told import ExportResult, ListResult, StatusResult, TrialReport
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, type[BaseModel]] = {

@@ -12,7 +12,7 @@ from stantune.protocols import Metric
 from stantune.report.live import Lines, LiveView, training_progress, watching
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import Final, Job, TrialRow
-from stantune.search.progress import Progress
+from stantune.search.telling.progress import Progress
 
 METRIC = Metric("validation error", unit="%")
 PLAN = plan(27, 3, 3)

@@ -18,24 +18,24 @@ import torch
 
 import stantune as st
 from stantune.errors import UsageError
-from stantune.images.problems import BUILT_IN
-from stantune.machine import this_machine
+from stantune.images.problem.built_in import BUILT_IN
 from stantune.outcome import Cost
-from stantune.report.page import searched
+from stantune.process.machine import this_machine
 from stantune.report.page.contract import ReportNumbers
-from stantune.report.page.entries import SIDE, _middle
-from stantune.report.page.foretold import foretold
 from stantune.report.page.page import page
-from stantune.report.page.profiled import profile_for
-from stantune.report.page.repeating import call_of
-from stantune.report.page.sentences import sentences
+from stantune.report.page.sections import searched
+from stantune.report.page.sections.entries import SIDE, _middle
+from stantune.report.page.sections.foretold import foretold
+from stantune.report.page.sections.profiled import profile_for
+from stantune.report.page.sections.repeating import call_of
+from stantune.report.page.sections.sentences import sentences
 from stantune.report.page.times import off_by
 from stantune.report.page.writing import write_report
-from stantune.report.profile import LayerProfile, PatternProfile, ProfileResult
+from stantune.report.stan.profile import LayerProfile, PatternProfile, ProfileResult
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.session import SearchState
-from stantune.tuning import compose
+from stantune.tuning.tune import compose
 from tests import tiny_problem
 
 
@@ -132,7 +132,7 @@ def test_a_built_in_problem_is_named_in_the_call() -> None:
     identity = settings.identity(what)
     assert call_of(settings, identity, Path("a")).splitlines() == [
         "from stantune import Stan, tune",
-        "from stantune.images.problems import find",
+        "from stantune.images.problem.built_in import find",
         "",
         "tune(find('lenet'), max_resource=27, min_resource=9, stan=Stan(rate=0.5, period=1, pretrain=0, tail=0, "
         "pattern='auto', layers=('conv2',)), seed=0, threads=1, out='a')",

@@ -7,11 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from stantune.images.problems import BUILT_IN
-from stantune.report.profile import plan_sentences, profile_result, show_profile
+from stantune.images.problem.built_in import BUILT_IN
+from stantune.report.stan.profile import plan_sentences, profile_result, show_profile
 from stantune.stan.config import Stan
-from stantune.stan.plan import decide
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.stan.planning.plan import decide
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.training.threads import Measured
 
 CQ = BUILT_IN["cq"]

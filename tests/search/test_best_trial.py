@@ -11,13 +11,13 @@ from pathlib import Path
 import optuna
 import pytest
 
-from stantune.objectives.run import Run
+from stantune.objectives.function.run import Run
 from stantune.search.plan.values import Training
-from stantune.search.progress import Progress
 from stantune.search.result import SearchResult
-from stantune.search.watching import Silent, Watcher
+from stantune.search.telling.progress import Progress
+from stantune.search.telling.watching import Silent, Watcher
 from stantune.space import Integer, Space
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 # By setting: what it is worth after how many epochs. Three settings are begun with one epoch, the best of them goes on
 # to three; two more are trained for three at once.

@@ -13,7 +13,7 @@ from torch import nn
 import stantune as st
 from stantune.errors import UsageError
 from stantune.images.data import Dataset, Split
-from stantune.search.table.look import look
+from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
 from stantune.training.train import run
 
@@ -124,7 +124,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_an_exact_top_rung_is_enough() -> None:
-    from stantune.tuning import compose
+    from stantune.tuning.tune import compose
 
     _, settings = compose(PROBLEM, **{"max_resource": 9, "min_resource": 1}, rates="auto", final="continue")
     assert settings.rates[-1] == 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from stantune.protocols import Metric
-from stantune.search import lines as module
-from stantune.search.lines import LINE_SECONDS, Lines
 from stantune.search.plan.hyperband import Bracket, Rung
 from stantune.search.plan.values import Job, TrialRow
-from stantune.search.progress import Progress
+from stantune.search.telling import lines as module
+from stantune.search.telling.lines import LINE_SECONDS, Lines
+from stantune.search.telling.progress import Progress
 
 PLAN = (Bracket(1, (Rung(10, 3), Rung(30, 1))),)
 ROWS = [TrialRow(0, 1, {}), TrialRow(1, 1, {})]

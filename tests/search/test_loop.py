@@ -16,11 +16,11 @@ from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.plan.values import Final, FinalResult, Job, Training, training_of
-from stantune.search.progress import Progress, iterations_left
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.watching import Silent
+from stantune.search.telling.progress import Progress, iterations_left
+from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import InProcess
 
 NUMBERS = Numbers()

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from stantune.objectives.run import Run
+from stantune.objectives.function.run import Run
 from stantune.outcome import Cost
 from stantune.protocols import Metric
-from stantune.search.notes import notes_of, one_setting
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings, default_min_resource
+from stantune.search.telling.notes import notes_of, one_setting
 from stantune.space import Float, Space
-from stantune.tuning import tune
+from stantune.tuning.tune import tune
 
 SETTINGS = SearchSettings(0, 90, 30)
 ERROR = Metric("error", unit="%")

@@ -16,17 +16,17 @@ from stantune.errors import StoreError, UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.search.estimate import seconds_of
 from stantune.search.loop import search
+from stantune.search.operating.status import status_of
 from stantune.search.plan.hyperband import plan, trained_iterations
 from stantune.search.plan.measured import OpenBracket, costliest
 from stantune.search.plan.values import training_of
-from stantune.search.progress import iterations_left
 from stantune.search.propose.proposals import Proposals
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
-from stantune.search.status import status_of
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.look import look
-from stantune.search.table.recorded import settings_of
+from stantune.search.table.looking.look import look
+from stantune.search.table.looking.recorded import settings_of
+from stantune.search.telling.progress import iterations_left
 from stantune.search.workers.executors import Ended
 from stantune.space import Categorical, Float, Space
 

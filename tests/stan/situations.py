@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from stantune import Stan, accelerate_
 from stantune.kernels.library import loaded
-from stantune.stan import layers
 from stantune.stan.handle import StanHandle
+from stantune.stan.layers import layers
 
 SECONDS = 0.7  # of those situations that last
 LONG = 40  # seconds until a child that hangs is ended

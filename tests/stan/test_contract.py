@@ -26,12 +26,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from stantune.kernels.library import kernels
-from stantune.stan.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.fill import memo_of_exact, neighbour_of_exact
-from stantune.stan.fusion import make_native_
-from stantune.stan.layers import Recollection, StanConv1d, StanConv2d, StanLinear
-from stantune.stan.linear import neuron_block
-from stantune.stan.meprop import MePropLinear, largest
+from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
+from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
+from stantune.stan.layers.fusion import make_native_
+from stantune.stan.layers.layers import Recollection, StanConv1d, StanConv2d, StanLinear
+from stantune.stan.layers.linear import neuron_block
+from stantune.stan.layers.meprop import MePropLinear, largest
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from stantune.stan.entries import PATTERNS, Entries, EntryMatrix, Grid
-from stantune.stan.fill import (
+from stantune.stan.entries.entries import PATTERNS, Entries, EntryMatrix, Grid
+from stantune.stan.entries.fill import (
     memo_at,
     memo_of_exact,
     nearest_computed,
@@ -21,9 +21,9 @@ from stantune.stan.fill import (
     neighbour_of_exact,
     spread,
 )
-from stantune.stan.layers import StanConv1d, StanConv2d
-from stantune.stan.positions import conv2d_at
-from stantune.stan.strided import conv2d_on_grid
+from stantune.stan.entries.positions import conv2d_at
+from stantune.stan.entries.strided import conv2d_on_grid
+from stantune.stan.layers.layers import StanConv1d, StanConv2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

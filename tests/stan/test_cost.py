@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stantune.stan.cost import IterationTimes, pays, run_time, speedup
+from stantune.stan.planning.cost import IterationTimes, pays, run_time, speedup
 from stantune.stan.schedule import Phase, Schedule
 
 schedules = st.builds(

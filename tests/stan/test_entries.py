@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stantune.errors import UsageError
 from stantune.seeds import derive
-from stantune.stan.entries import (
+from stantune.stan.entries.entries import (
     PATTERNS,
     PLANE,
     ROUND,

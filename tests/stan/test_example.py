@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
-import stantune.stan.plan as planning
+import stantune.stan.planning.plan as planning
 from stantune import NoEffectWarning, Stan, accelerate_
 from stantune.errors import UsageError
-from stantune.stan.batch_memory import output_shapes
-from stantune.stan.example import to_device
-from stantune.stan.layers import StanConv2d
-from stantune.stan.plan import plan_for
-from stantune.stan.timing import measure
+from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.memo.batch_memory import output_shapes
+from stantune.stan.planning.example import to_device
+from stantune.stan.planning.plan import plan_for
+from stantune.stan.planning.timing import measure
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stantune.stan.entries import PATTERNS, EntryMatrix, Grid, Pattern
-from stantune.stan.fill import (
+from stantune.stan.entries.entries import PATTERNS, EntryMatrix, Grid, Pattern
+from stantune.stan.entries.fill import (
     memo_at,
     memo_of_exact,
     nearest_computed,

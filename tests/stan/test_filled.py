@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
-from stantune.kernels import cuda
-from stantune.kernels.cuda import CudaPath, choices
-from stantune.stan import filled
-from stantune.stan.entries import PATTERNS, Entries, EntryMatrix, Grid
-from stantune.stan.fill import neighbour_of_exact
-from stantune.stan.layers import StanConv1d, StanConv2d
+from stantune.kernels.cuda import ways as cuda
+from stantune.kernels.cuda.ways import CudaPath, choices
+from stantune.stan.entries import filled
+from stantune.stan.entries.entries import PATTERNS, Entries, EntryMatrix, Grid
+from stantune.stan.entries.fill import neighbour_of_exact
+from stantune.stan.layers.layers import StanConv1d, StanConv2d
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("one_thread", "no_kernels")

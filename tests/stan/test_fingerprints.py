@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stantune.errors import UsageError
-from stantune.stan.fingerprints import Fingerprints
+from stantune.stan.memo.fingerprints import Fingerprints
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from torch import nn
 from stantune import Stan, accelerate_, restore_
 from stantune.kernels.blocks import Follow
 from stantune.kernels.library import kernels
-from stantune.stan import layers
-from stantune.stan.fusion import StanSequential, evaluated_natively, follow_of
-from stantune.stan.layers import StanConv2d
+from stantune.stan.layers import layers
+from stantune.stan.layers.fusion import StanSequential, evaluated_natively, follow_of
+from stantune.stan.layers.layers import StanConv2d
 
 needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
 

@@ -27,11 +27,11 @@ from stantune import Stan, accelerate_, restore_
 from stantune.errors import UsageError
 from stantune.kernels.blocks import is_last
 from stantune.kernels.library import kernels, plain_pytorch
-from stantune.stan import layers
 from stantune.stan.config import Memo
-from stantune.stan.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.layers import StanConv2d
-from stantune.stan.meprop import MePropLinear
+from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
+from stantune.stan.layers import layers
+from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.layers.meprop import MePropLinear
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

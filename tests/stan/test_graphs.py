@@ -13,7 +13,7 @@ from stantune import Stan, accelerate_
 from stantune.errors import StanWarning
 from stantune.stan import graphs
 from stantune.stan.config import Memo
-from stantune.stan.entries import EntryMatrix
+from stantune.stan.entries.entries import EntryMatrix
 from stantune.stan.graphs import GraphedStep, Step
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_kernels")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from stantune import Stan, accelerate_, restore_
 from stantune.errors import StanWarning, UsageError
 from stantune.stan.config import LayerPlan, Memo
-from stantune.stan.entries import PATTERNS, Grid
-from stantune.stan.fill import memo_of_exact, neighbour_of_exact
+from stantune.stan.entries.entries import PATTERNS, Grid
+from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
 from stantune.stan.handle import FORGOTTEN
-from stantune.stan.layers import StanConv2d, StanLinear
+from stantune.stan.layers.layers import StanConv2d, StanLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

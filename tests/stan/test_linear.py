@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stantune.stan.linear import linear_in_block, neuron_block
+from stantune.stan.layers.linear import linear_in_block, neuron_block
 
 
 @given(neurons=st.integers(1, 40), parts=st.integers(1, 9), first=st.integers(0, 10**6))

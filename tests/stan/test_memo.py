@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
-from stantune.stan.memo import MemoStore, largest
-from stantune.stan.memo_budget import LayerSpace
+from stantune.stan.memo.budget import LayerSpace
+from stantune.stan.memo.memo import MemoStore, largest
 
 SPACES = (LayerSpace("conv", (2, 3, 2)), LayerSpace("line", (3, 4)), LayerSpace("linear", (5,)))
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
-from stantune.stan import memo_budget
-from stantune.stan.memo_budget import LayerSpace, bytes_per_sample, choose_layers, free_memory
+from stantune.stan.memo import budget as memo_budget
+from stantune.stan.memo.budget import LayerSpace, bytes_per_sample, choose_layers, free_memory
 
 CQ = (LayerSpace("conv1", (32, 32, 32)), LayerSpace("conv2", (32, 16, 16)), LayerSpace("conv3", (64, 8, 8)))
 

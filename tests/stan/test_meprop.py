@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stantune.errors import UsageError
 from stantune.stan.config import Stan
-from stantune.stan.meprop import MeProp, MePropLinear, largest, linear_unified
+from stantune.stan.layers.meprop import MeProp, MePropLinear, largest, linear_unified
 
 both_forms = pytest.mark.parametrize("unified", [False, True], ids=["per example", "unified"])
 

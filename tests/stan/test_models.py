@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_, restore_
-from stantune.stan.entries import EntryMatrix
-from stantune.stan.fill import neighbour_of_exact
-from stantune.stan.layers import StanConv1d, StanConv2d
+from stantune.stan.entries.entries import EntryMatrix
+from stantune.stan.entries.fill import neighbour_of_exact
+from stantune.stan.layers.layers import StanConv1d, StanConv2d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

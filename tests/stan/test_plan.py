@@ -14,14 +14,14 @@ from torch import nn
 from stantune import NoEffectWarning, Stan, accelerate_
 from stantune.errors import UsageError
 from stantune.images.nets.lenet import lenet
-from stantune.stan.choice import Choice
 from stantune.stan.config import LayerPlan, Memo
-from stantune.stan.cost import IterationTimes, speedup
-from stantune.stan.entries import PATTERNS
-from stantune.stan.meprop import MeProp
-from stantune.stan.plan import GAIN, NEAR_BEST, PERIODS, WORTHWHILE, checked, decide, fitted, plan_for, predict
+from stantune.stan.entries.choice import Choice
+from stantune.stan.entries.entries import PATTERNS
+from stantune.stan.layers.meprop import MeProp
+from stantune.stan.planning.cost import IterationTimes, speedup
+from stantune.stan.planning.plan import GAIN, NEAR_BEST, PERIODS, WORTHWHILE, checked, decide, fitted, plan_for, predict
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.stan.schedule import Schedule
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
 ROWS, COLUMNS, BLOCKS = (PATTERNS[name] for name in ("rows", "columns", "blocks"))
 

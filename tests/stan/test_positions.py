@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from stantune.stan import positions
-from stantune.stan.positions import conv2d_at
+from stantune.stan.entries import positions
+from stantune.stan.entries.positions import conv2d_at
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

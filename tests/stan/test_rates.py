@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from stantune import Stan, accelerate_
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.stan.config import LayerPlan, Memo, RateFrom
-from stantune.stan.entries import PATTERNS
+from stantune.stan.entries.entries import PATTERNS
 from stantune.stan.handle import StanHandle
-from stantune.stan.plan import predict
-from stantune.stan.timing import ModelTimes
+from stantune.stan.planning.plan import predict
+from stantune.stan.planning.timing import ModelTimes
 
 RATES = ((0, 0.25), (4, 0.5), (8, 1), (10, 0.25))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stantune import Stan, accelerate_, restore_
 from stantune.stan.config import Memo
-from stantune.stan.entries import PATTERNS, PERIODS, Grid
+from stantune.stan.entries.entries import PATTERNS, PERIODS, Grid
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,11 +15,11 @@ from torch import nn
 from stantune import NoEffectWarning, Stan, accelerate_, restore_
 from stantune.errors import UsageError
 from stantune.stan.config import Memo
-from stantune.stan.entries import PATTERNS, draw_grid
-from stantune.stan.layers import StanConv2d
-from stantune.stan.meprop import MeProp, MePropLinear
+from stantune.stan.entries.entries import PATTERNS, draw_grid
+from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.layers.meprop import MeProp, MePropLinear
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.stan.schedule import Phase
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
 
 
 def network() -> nn.Sequential:
@@ -156,7 +156,7 @@ def test_a_model_that_would_hardly_be_faster_stays_what_it_was_and_that_is_said(
         if isinstance(module, nn.Conv2d)
     )
     times = ModelTimes(layers, 1.0, 1, native_seconds=2.0)
-    monkeypatch.setattr("stantune.stan.plan.measure", lambda *_, **__: times)
+    monkeypatch.setattr("stantune.stan.planning.plan.measure", lambda *_, **__: times)
     kinds = [type(module) for module in model.modules()]
     with pytest.warns(NoEffectWarning, match=r"0, 2: a run would be 0\.\d\d times as fast as with stock PyTorch"):
         handle = accelerate_(model, Stan(rate="auto"), example=torch.randn(2, 3, 8, 8))

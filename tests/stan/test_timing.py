@@ -10,12 +10,12 @@ from torch import nn
 
 from stantune.kernels.blocks import Follow
 from stantune.kernels.library import kernels
-from stantune.stan import timing
-from stantune.stan.entries import Grid, Pattern
-from stantune.stan.fill import neighbour_of_exact
-from stantune.stan.fusion import StanSequential
-from stantune.stan.layers import StanConv1d, StanConv2d
-from stantune.stan.timing import clock_for, measure
+from stantune.stan.entries.entries import Grid, Pattern
+from stantune.stan.entries.fill import neighbour_of_exact
+from stantune.stan.layers.fusion import StanSequential
+from stantune.stan.layers.layers import StanConv1d, StanConv2d
+from stantune.stan.planning import timing
+from stantune.stan.planning.timing import clock_for, measure
 
 # What is counted does not depend on who computes; native kernels have tests of their own below.
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from stantune.images.data import Dataset
-from stantune.images.problems import Problem, Splits, find
+from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 from stantune.training.train import run

@@ -12,10 +12,10 @@ import torch
 from states import equal, what_counts
 from torch import Tensor, nn
 
-import stantune.images.losses
+import stantune.images.solving.losses
 import stantune.training.train
 from stantune.errors import CheckpointError, DamagedCheckpointError
-from stantune.images.problems import Problem
+from stantune.images.problem.built_in import Problem
 from stantune.protocols import Metric
 from stantune.training.best import Best
 
@@ -181,7 +181,7 @@ def test_what_diverges_keeps_what_it_was_before(
             calls += 1
         return found * (math.nan if calls > 20 else 1.0)
 
-    monkeypatch.setattr(stantune.images.losses.F, "cross_entropy", loss)
+    monkeypatch.setattr(stantune.images.solving.losses.F, "cross_entropy", loss)
     outcome = quick(tmp_path / "final.pt", 0, ALL, best=best)
     assert (outcome.diverged_at, outcome.metrics, list(outcome.curve)) == (20, {}, [6, 18])
     assert what_counts(best.path)["iteration"] == best.at(outcome.curve)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import stantune.images.losses
+import stantune.images.solving.losses
 import stantune.training.train
 from stantune import Float, Problem, Solver, Space
-from stantune.images.problems import Splits, find
+from stantune.images.problem.built_in import Splits, find
 from stantune.outcome import Outcome
 from stantune.training import checkpoint
 from stantune.training.guard import MULTIPLE, PATIENCE
@@ -72,7 +72,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, script: list[float] | None = None)
         losses.append(loss.item())
         return loss
 
-    monkeypatch.setattr(stantune.images.losses.F, "cross_entropy", loss_of)
+    monkeypatch.setattr(stantune.images.solving.losses.F, "cross_entropy", loss_of)
     return losses
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.images.evaluation import error_percent
-from stantune.images.problems import Splits, find
+from stantune.images.problem.built_in import Splits, find
+from stantune.images.solving.evaluation import error_percent
 
 
 @pytest.mark.parametrize("name", ["lenet-stan", "cq-stan"])

@@ -6,7 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 
-from stantune.images.problems import Problem, Splits, find
+from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.stan.config import Stan
 from stantune.training.trial import Trial
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, UsageError
-from stantune.images.problems import Problem, Splits, find
-from stantune.images.solver import Solver
+from stantune.images.problem.built_in import Problem, Splits, find
+from stantune.images.solving.solver import Solver
 from stantune.outcome import Outcome
 from stantune.space import Float, Space
 from stantune.stan.config import Stan

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import stantune.training.train
 import stantune.training.trial
-from stantune.images.problems import Splits, find
+from stantune.images.problem.built_in import Splits, find
 from stantune.outcome import Outcome
 from stantune.stan.config import Stan
 from stantune.training.train import run

@@ -10,27 +10,27 @@ import typer
 from typer.core import TyperGroup
 
 from stantune.cli import options
-from stantune.cli.compare import compare
 from stantune.cli.configuration import ConfiguredCommand
-from stantune.cli.dashboard import dashboard
 from stantune.cli.data import data
-from stantune.cli.delete import delete
 from stantune.cli.doctor import doctor
-from stantune.cli.entries import entries
-from stantune.cli.export import export
 from stantune.cli.import_ import import_caffe
-from stantune.cli.list import list_searches
+from stantune.cli.operating.dashboard import dashboard
+from stantune.cli.operating.delete import delete
+from stantune.cli.operating.export import export
+from stantune.cli.operating.list import list_searches
+from stantune.cli.operating.report import report
+from stantune.cli.operating.show import show
+from stantune.cli.operating.status import status
+from stantune.cli.operating.stop import stop
 from stantune.cli.panels import PanelledCommand
 from stantune.cli.problems import problems
-from stantune.cli.profile import profile
-from stantune.cli.report import report
-from stantune.cli.search import brackets, search
-from stantune.cli.show import show
-from stantune.cli.status import status
-from stantune.cli.stop import stop
+from stantune.cli.stan.entries import entries
+from stantune.cli.stan.profile import profile
 from stantune.cli.streams import lasting_streams
-from stantune.cli.study import study
-from stantune.cli.train import train
+from stantune.cli.training.compare import compare
+from stantune.cli.training.search import brackets, search
+from stantune.cli.training.study import study
+from stantune.cli.training.train import train
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.texts import one_line

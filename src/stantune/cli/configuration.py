@@ -255,7 +255,7 @@ def _masked(text: str) -> str:
     """Return a text without its password, if it is a URL that has one."""
     if "://" not in text:
         return text
-    from stantune.search.table.masking import without_password
+    from stantune.search.table.storages.masking import without_password
 
     return without_password(text)
 

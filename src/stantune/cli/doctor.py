@@ -8,9 +8,9 @@ from stantune.cli import options as o
 def doctor(data: o.Data = None, json: o.Json = None, threads: o.Threads = None, debug: o.Debug = False) -> None:
     """Say what is installed and found here, which native kernels run and why, and how fast one block is."""
     o.say_loading("PyTorch", json)
+    from stantune.process.runtime import tune_process
     from stantune.report.diagnosis import diagnose
     from stantune.report.doctor import show_doctor
-    from stantune.runtime import tune_process
 
     console = o.console_for(json)
     result = diagnose(tune_process(threads), data)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
-    from stantune.images.problems import Problem, Splits
+    from stantune.images.problem.built_in import Problem, Splits
     from stantune.protocols import Objective
     from stantune.stan.config import Stan
 
@@ -320,7 +320,7 @@ def check_checkpoint(path: Path | None) -> None:
 
 def device_of(text: str) -> str:
     """Return the device to train on; raises UsageError where there is none such."""
-    from stantune.runtime import device_named
+    from stantune.process.runtime import device_named
 
     return device_named(text)
 
@@ -355,7 +355,7 @@ def problem_of(what: str | Problem, layers: list[str] | None) -> Problem:
     """
     import dataclasses
 
-    from stantune.images.problems import find
+    from stantune.images.problem.built_in import find
 
     problem = find(what) if isinstance(what, str) else what
     return problem if layers is None else dataclasses.replace(problem, stan_layers=tuple(layers))

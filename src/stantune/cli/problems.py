@@ -9,8 +9,8 @@ import typer
 from stantune.cli import options as o
 
 if TYPE_CHECKING:
-    from stantune.images.facts import Facts
-    from stantune.images.problems import Problem
+    from stantune.images.problem.built_in import Problem
+    from stantune.images.problem.facts import Facts
     from stantune.report.results import ProblemResult
 
 Named = Annotated[
@@ -31,7 +31,7 @@ def problems(
 ) -> None:
     """Show problems with their spaces: all that are built in, or the one that is named."""
     # Not the problems themselves, which need PyTorch: it takes seconds.
-    from stantune.images.facts import FACTS
+    from stantune.images.problem.facts import FACTS
     from stantune.report.results import ProblemsResult
     from stantune.report.text import show_problems
 
@@ -44,14 +44,14 @@ def problems(
 
 
 def _found(what: str | Problem, json: str | None) -> Facts | Problem:
-    from stantune.images.facts import FACTS
+    from stantune.images.problem.facts import FACTS
 
     if not isinstance(what, str):
         return what
     if what in FACTS:
         return FACTS[what]
     o.say_loading("PyTorch and the problem", json)
-    from stantune.images.problems import find
+    from stantune.images.problem.built_in import find
 
     return find(what)
 

@@ -20,8 +20,8 @@ from stantune.compare.turns import Training, train_in_turns, warm_up
 from stantune.compare.under_way import UnderWay
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.objective import made_of
-from stantune.images.problems import Problem, Splits
-from stantune.images.schedules import policy_of
+from stantune.images.problem.built_in import Problem, Splits
+from stantune.images.solving.schedules import policy_of
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.train import run

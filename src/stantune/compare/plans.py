@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel, model_validator
 
 from stantune.errors import StantuneError
-from stantune.images.problems import Problem, Splits
+from stantune.images.problem.built_in import Problem, Splits
 from stantune.stan.config import Stan
-from stantune.stan.memo_budget import free_memory
-from stantune.stan.plan import decide
+from stantune.stan.memo.budget import free_memory
+from stantune.stan.planning.plan import decide
 from stantune.training.planning import times_of
 
 

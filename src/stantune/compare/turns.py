@@ -12,7 +12,7 @@ from torch import nn
 
 from stantune.compare.under_way import UnderWay
 from stantune.errors import NoEffectWarning
-from stantune.images.problems import Problem, Splits
+from stantune.images.problem.built_in import Problem, Splits
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.train import SAVE_SECONDS

@@ -14,10 +14,10 @@ from stantune.arguments import shown
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.images.objective import made_of
 from stantune.images.predictor import Inputs, Predictor
-from stantune.images.problems import Problem, built_in, find
+from stantune.images.problem.built_in import Problem, built_in, find
 from stantune.search.plan.finals import Evaluation, best_of, last_of
-from stantune.search.table.look import Seen, look
-from stantune.search.table.recorded import recorded
+from stantune.search.table.looking.look import Seen, look
+from stantune.search.table.looking.recorded import recorded
 from stantune.texts import brief
 from stantune.training.checkpoint import load_any
 

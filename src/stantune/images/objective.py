@@ -13,14 +13,13 @@ from typing import Any, Literal
 
 import torch
 
-from stantune.code_digest import digest
 from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
-from stantune.images.problems import Problem, Splits, built_in, find
+from stantune.images.problem.built_in import Problem, Splits, built_in, find
 from stantune.outcome import Outcome
+from stantune.process.runtime import tune_process
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
-from stantune.runtime import tune_process
 from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
@@ -28,6 +27,7 @@ from stantune.training.best import Best
 from stantune.training.planning import planned_stan
 from stantune.training.threads import measure_threads
 from stantune.training.train import run
+from stantune.user_code.digest import digest
 
 # Fields of a problem that are set after it was found.
 _CHANGED = ("stan_layers", "course")

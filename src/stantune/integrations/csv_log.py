@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stantune.errors import StantuneError
-from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining
+from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 FILE = "log.csv"
 COLUMNS = ("search", "training", "trial", "name", "step", "value")

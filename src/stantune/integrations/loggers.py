@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
-from stantune.search.loggers import Logger
+from stantune.search.telling.loggers import Logger
 from stantune.texts import brief
 
 NAMES = ("csv", "tensorboard", "mlflow", "wandb")

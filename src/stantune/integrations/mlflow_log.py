@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining
+from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 # Tags by which runs are found again.
 SEARCH, TRAINING = "stantune.search", "stantune.training"

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.stan.config import Stan
-from stantune.stan.example import Example, tensors_in, to_device
 from stantune.stan.handle import StanHandle
+from stantune.stan.planning.example import Example, tensors_in, to_device
 from stantune.stan.surgery import accelerate_, restore_
 
 # A batch is whatever the user's data loader makes.

@@ -11,7 +11,7 @@ from typing import Any
 
 from stantune.errors import StantuneError
 from stantune.files import write_whole
-from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining
+from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 FOLDER = "tensorboard"
 # Values that it knows; all others are written as texts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining
+from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 
 class WandbLogger:

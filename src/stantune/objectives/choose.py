@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, cast
 import cloudpickle
 
 from stantune.errors import UsageError
-from stantune.module_paths import import_from
-from stantune.objectives.function import FunctionObjective, compared, name_of
+from stantune.objectives.function.objective import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
 from stantune.space import Space
-from stantune.user_files import load_file
+from stantune.user_code.files import load_file
+from stantune.user_code.module_paths import import_from
 
 if TYPE_CHECKING:
     from stantune.images.objective import ProblemObjective
-    from stantune.images.problems import Problem
+    from stantune.images.problem.built_in import Problem
     from stantune.stan.config import Stan
 
 
@@ -143,7 +143,7 @@ def _loaded(source: str) -> tuple[Any, str]:
 
 
 def _names_file(source: str) -> bool:
-    from stantune.images.facts import names_built_in
+    from stantune.images.problem.facts import names_built_in
 
     return not names_built_in(source) and (source.endswith(".py") or ":" in source)
 
@@ -174,12 +174,12 @@ def _is_objective(thing: object) -> bool:
 
 def _as_problem(thing: object) -> Problem | None:
     # Where nobody has imported them, it is none.
-    problems = sys.modules.get("stantune.images.problems")
+    problems = sys.modules.get("stantune.images.problem.built_in")
     return thing if problems is not None and isinstance(thing, problems.Problem) else None
 
 
 def _built_in(name: str) -> Problem:
-    from stantune.images.problems import BUILT_IN, built_in
+    from stantune.images.problem.built_in import BUILT_IN, built_in
 
     found = built_in(name)
     if found is not None:

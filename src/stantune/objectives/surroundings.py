@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from stantune.seeds import derive
-from stantune.working_folder import kept_folder
+from stantune.user_code.working_folder import kept_folder
 
 
 def seed_all(seed: int, device: str) -> None:

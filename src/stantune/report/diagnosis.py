@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stantune.images.data.catalog import NAMES, data_root, describe, fetch_command, is_present
+from stantune.images.data.fetching.catalog import NAMES, data_root, describe, fetch_command, is_present
 from stantune.kernels.blocks import Follow, convolve
-from stantune.kernels.cuda import cuda_path
+from stantune.kernels.cuda.ways import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
-from stantune.machine import described_processor, processor_name
+from stantune.process.machine import described_processor, processor_name
+from stantune.process.runtime import keeps_buffers
 from stantune.report.doctor import BlockTiming, CudaKernels, DataSet, DoctorResult, Extra, NativeKernels, Processor
-from stantune.runtime import keeps_buffers
 
 PACKAGE = "stantune"
 # Extras for the package's own developers.

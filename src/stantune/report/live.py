@@ -13,10 +13,10 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Column, Table
 
 from stantune.quantities import duration
-from stantune.search.lines import Lines, best_text, counts, failure_text
 from stantune.search.plan.values import Final, Training
-from stantune.search.progress import Progress
-from stantune.search.watching import Silent, Watcher
+from stantune.search.telling.lines import Lines, best_text, counts, failure_text
+from stantune.search.telling.progress import Progress
+from stantune.search.telling.watching import Silent, Watcher
 
 REDRAW_SECONDS = 0.25
 # Trainings that the view has room for.

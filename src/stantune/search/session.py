@@ -13,20 +13,20 @@ from typing import NamedTuple
 from stantune.errors import StantuneError, words_of
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
-from stantune.search.logbook import Logbook
-from stantune.search.loggers import Logger
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.finals import CONTINUE, finals_of, winner_of
 from stantune.search.plan.hyperband import Bracket, stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
-from stantune.search.progress import Progress
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import Recorder
 from stantune.search.table.store import Store
-from stantune.search.watching import Silent, Watcher
+from stantune.search.telling.logbook import Logbook
+from stantune.search.telling.loggers import Logger
+from stantune.search.telling.progress import Progress
+from stantune.search.telling.watching import Silent, Watcher
 from stantune.search.workers.executors import Failure
 from stantune.texts import one_line
 

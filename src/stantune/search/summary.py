@@ -24,7 +24,6 @@ from stantune.search.contract import (
     Seconds,
     TrialFailure,
 )
-from stantune.search.notes import notes_of
 from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.measured import OpenBracket
@@ -34,6 +33,7 @@ from stantune.search.plan.values import TrialRow
 from stantune.search.propose.sampler import sampler_of
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.telling.notes import notes_of
 
 LEADERS = 5
 # Metrics that the contract has fields for: those of the built-in problems.

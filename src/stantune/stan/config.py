@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 from stantune.arguments import MOST_SEED, names, number, one_of, shown, text, whole
 from stantune.errors import UsageError
-from stantune.stan.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patterns
-from stantune.stan.meprop import MeProp
+from stantune.stan.entries.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patterns
+from stantune.stan.layers.meprop import MeProp
 from stantune.stan.schedule import Schedule
 
 # The course of a rate of "annealed": from which share of the run on, which rate (ours). An exact end wins back much of

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from stantune.errors import StanWarning
-from stantune.kernels.cuda import no_collection, replayed
-from stantune.stan.entries import EntryMatrix
-from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear
+from stantune.kernels.cuda.ways import no_collection, replayed
+from stantune.stan.entries.entries import EntryMatrix
+from stantune.stan.layers.layers import StanConv1d, StanConv2d, StanLinear
 
 Step = Callable[..., Tensor]
 LAYERS = (StanConv1d, StanConv2d, StanLinear)

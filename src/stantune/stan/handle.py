@@ -12,15 +12,15 @@ from torch import Tensor
 
 from stantune.errors import StanWarning, UsageError
 from stantune.kernels import library
-from stantune.stan.choice import Choice, cheapest, grid_errors
 from stantune.stan.config import Stan
-from stantune.stan.entries import Grid, Pattern, along_line, draw_grid, too_small
-from stantune.stan.layers import StanConv1d, StanConv2d, StanLinear
+from stantune.stan.entries.choice import Choice, cheapest, grid_errors
+from stantune.stan.entries.entries import Grid, Pattern, along_line, draw_grid, too_small
+from stantune.stan.layers.layers import StanConv1d, StanConv2d, StanLinear
 from stantune.stan.schedule import Phase
 
 if TYPE_CHECKING:
-    from stantune.stan.batch_memory import BatchMemory
-    from stantune.stan.plan import Plan
+    from stantune.stan.memo.batch_memory import BatchMemory
+    from stantune.stan.planning.plan import Plan
 
 # So many training passes of one layer in one iteration are no accumulation of gradients any more.
 FORGOTTEN = 200

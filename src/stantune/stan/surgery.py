@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from stantune.errors import NoEffectWarning, UsageError
-from stantune.stan.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
-from stantune.stan.entries import Pattern
-from stantune.stan.example import Example, Loss, device_of, differentiate
-from stantune.stan.fusion import StanSequential, make_native_, order_
+from stantune.stan.entries.entries import Pattern
 from stantune.stan.handle import LayerReport, StanHandle
-from stantune.stan.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
-from stantune.stan.meprop import MePropLinear
-from stantune.stan.plan import checked, plan_for
+from stantune.stan.layers.fusion import StanSequential, make_native_, order_
+from stantune.stan.layers.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.layers.meprop import MePropLinear
+from stantune.stan.layers.stand_in import stand_in_for_
+from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
+from stantune.stan.planning.example import Example, Loss, device_of, differentiate
+from stantune.stan.planning.plan import checked, plan_for
+from stantune.stan.planning.timing import clock_for, typical, untouched
 from stantune.stan.schedule import Phase
-from stantune.stan.stand_in import stand_in_for_
-from stantune.stan.timing import clock_for, typical, untouched
 
 # What a layer's class becomes, and what `restore_` makes of it again.
 SWAPPED: dict[type[nn.Module], type[nn.Module]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from stantune.protocols import Metric
-from stantune.search.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
+from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
 
 MakeLogger: TypeAlias = Callable[[Path], Logger]
 

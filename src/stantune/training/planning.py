@@ -9,8 +9,8 @@ from typing import Any
 from stantune.errors import StantuneError
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.plan import decide
-from stantune.stan.timing import ModelTimes, measure
+from stantune.stan.planning.plan import decide
+from stantune.stan.planning.timing import ModelTimes, measure
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 

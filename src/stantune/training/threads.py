@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from stantune.seeds import derive
-from stantune.stan.fusion import natively
+from stantune.stan.layers.fusion import natively
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 

@@ -20,14 +20,14 @@ from stantune.errors import DataError
 from stantune.images import objective
 from stantune.images.data import Dataset, Split
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
-from stantune.search.table.look import look
+from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
-from stantune.stan.plan import predict
-from stantune.stan.timing import LayerTimes, ModelTimes, PatternTimes
+from stantune.stan.planning.plan import predict
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.training import planning
 
 TINY = f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem"

@@ -22,7 +22,7 @@ from stantune.compare.study.intervals import quantile
 from stantune.errors import StantuneError, UsageError
 from stantune.report.study import show_study
 from stantune.search.stopping import Stop
-from stantune.search.table.look import look
+from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
 
 # Three trials of 3 iterations, of which one goes on to 9, and two of 9.

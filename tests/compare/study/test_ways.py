@@ -13,11 +13,11 @@ from stantune.compare.study.folder import directory_of
 from stantune.compare.study.ways import MEMO_BYTES, Way, way_of, ways_of
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
-from stantune.objectives.command import CommandObjective
+from stantune.images.problem.built_in import find
+from stantune.objectives.command.objective import CommandObjective
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Memo, Stan
-from stantune.stan.meprop import MeProp
+from stantune.stan.layers.meprop import MeProp
 
 LENET = ProblemObjective(find("cq"), source="cq")
 DEFAULT = find("cq").stan_layers

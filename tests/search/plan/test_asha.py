@@ -19,7 +19,7 @@ from stantune.search.plan.hyperband import plan, trained_iterations
 from stantune.search.plan.observations import AsyncObservations
 from stantune.search.plan.standings import status
 from stantune.search.plan.values import Result, TrialRow
-from stantune.search.progress import iterations_left
+from stantune.search.telling.progress import iterations_left
 
 Outcome = Callable[[int, int], float | None]
 

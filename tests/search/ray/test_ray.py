@@ -22,17 +22,17 @@ from traps import COMMAND, INSTALLED, PYTHONS, set_traps, sprung
 
 from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.objectives.choose import find_objective
 from stantune.outcome import Cost
 from stantune.protocols import Place
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Training
-from stantune.search.progress import Progress
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.watching import Silent
+from stantune.search.telling.progress import Progress
+from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits

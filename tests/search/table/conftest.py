@@ -11,7 +11,7 @@ import pytest
 from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.values import TrialRow
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Categorical, Float, Integer, Space
 

@@ -24,7 +24,7 @@ from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 PLAN = plan(9, 1, 3)

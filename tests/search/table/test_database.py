@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from stantune.errors import StoreError, UsageError
-from stantune.search.table import retry, storage
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages import opening as storage
+from stantune.search.table.storages import retry
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 

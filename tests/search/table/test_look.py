@@ -20,7 +20,7 @@ from stantune.search.table import log as log_module
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
 from stantune.search.table.log import logging_to
-from stantune.search.table.look import look
+from stantune.search.table.looking.look import look
 
 
 def test_each_state_is_told_from_the_others(tmp_path: Path) -> None:

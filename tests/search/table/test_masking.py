@@ -11,7 +11,7 @@ import sqlalchemy
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.masking import discreet, without_password
+from stantune.search.table.storages.masking import discreet, without_password
 from stantune.search.table.store import Store
 
 # All have SECRET in them where a password stands, is meant to stand, or may stand.

@@ -18,8 +18,9 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from stantune.errors import StoreError
-from stantune.search.table import retry, storage
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages import opening as storage
+from stantune.search.table.storages import retry
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 LOCK = """

@@ -97,7 +97,7 @@ def test_a_search_that_was_killed(folder: Path) -> None:
 
 def test_one_that_looks_sees_what_is_written_meanwhile(folder: Path) -> None:
     """Also where it began to look when nobody had the table open."""
-    from stantune.search.table.storage import reading
+    from stantune.search.table.storages.opening import reading
 
     directory = SearchDirectory(folder / "search")
     with directory.locked():

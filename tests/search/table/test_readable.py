@@ -13,8 +13,8 @@ from optuna.study import StudyDirection
 from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.values import FinalResult, SegmentFailure
-from stantune.search.table.notes import study_note, study_title, trial_attributes
-from stantune.search.table.readable import Readable
+from stantune.search.table.looking.notes import study_note, study_title, trial_attributes
+from stantune.search.table.looking.readable import Readable
 from stantune.search.table.store import METRIC_NAMES, Store
 from stantune.space import Categorical, Float, Integer, Space
 

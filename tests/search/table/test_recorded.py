@@ -10,8 +10,8 @@ import pytest
 
 import stantune as st
 from stantune.search.summary import summarise
-from stantune.search.table.look import look
-from stantune.search.table.recorded import recorded, settings_of
+from stantune.search.table.looking.look import look
+from stantune.search.table.looking.recorded import recorded, settings_of
 
 SPACE = st.Space({"x": st.Float(0.0, 1.0), "y": st.Categorical(("a", (1, 2)))})
 

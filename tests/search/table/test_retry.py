@@ -17,8 +17,9 @@ import sqlalchemy
 
 from stantune.errors import StoreError
 from stantune.search.plan.hyperband import plan
-from stantune.search.table import retry, storage
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages import opening as storage
+from stantune.search.table.storages import retry
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 PLAN = plan(27, 3, 3)

@@ -21,7 +21,7 @@ from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, PastTrial, TakeOver, TrialRow, WarmStart
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Integer, Space
 

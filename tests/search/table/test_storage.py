@@ -13,9 +13,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from stantune.errors import StoreError, UsageError
 from stantune.search.plan.hyperband import plan
-from stantune.search.table import retry, storage
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages import opening as storage
+from stantune.search.table.storages import retry
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 PLAN = plan(9, 1, 3)

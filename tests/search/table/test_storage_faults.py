@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")

@@ -16,7 +16,7 @@ from optuna.storages import InMemoryStorage
 
 from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 SECOND = Cost(exact=3, exact_seconds=1.0)

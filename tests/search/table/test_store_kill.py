@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stantune.search.plan.hyperband import plan
-from stantune.search.table.storage import sqlite_url
+from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 
 

@@ -15,7 +15,7 @@ import pytest
 from numbers_objective import Numbers
 
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import find
+from stantune.images.problem.built_in import find
 from stantune.protocols import Place, Segment
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings

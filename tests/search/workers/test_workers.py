@@ -21,12 +21,12 @@ from stantune.outcome import Cost
 from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Job, Training
-from stantune.search.progress import Progress
 from stantune.search.session import HOPELESS, SearchState
 from stantune.search.settings import SearchSettings
 from stantune.search.stopping import ENDING
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.watching import Silent
+from stantune.search.telling.progress import Progress
+from stantune.search.telling.watching import Silent
 from stantune.search.workers import workers as workers_module
 from stantune.search.workers.executors import InProcess
 from stantune.search.workers.workers import Limits, Workers

@@ -15,7 +15,7 @@ from stantune.compare.study.contract import StudiedProblem, StudiedSearch, Study
 from stantune.compare.study.numbers import searched, summary_of, waiting
 from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
-from stantune.search.table.look import look
+from stantune.search.table.looking.look import look
 
 if TYPE_CHECKING:
     # It loads PyTorch, which those who only look do without.

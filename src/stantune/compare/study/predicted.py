@@ -13,8 +13,8 @@ from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan, annealed
-from stantune.stan.plan import predict
-from stantune.stan.timing import ModelTimes
+from stantune.stan.planning.plan import predict
+from stantune.stan.planning.timing import ModelTimes
 from stantune.training.planning import times_of
 
 

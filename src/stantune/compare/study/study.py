@@ -21,21 +21,21 @@ from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.objectives.choose import find_objective, objective_of
+from stantune.process.runtime import device_named, tune_process
 from stantune.protocols import Objective
 from stantune.quantities import parse_duration
-from stantune.runtime import device_named, tune_process
 from stantune.search.contract import MetricResult
 from stantune.search.plan.finals import CONTINUE, SCRATCH
 from stantune.search.session import RETRIES
 from stantune.search.settings import SearchSettings
 from stantune.search.stopping import Stop
-from stantune.search.watching import Watcher
+from stantune.search.telling.watching import Watcher
 from stantune.search.workers.executors import Executor
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
 from stantune.stan.surgery import accelerate_
 from stantune.texts import one_line
-from stantune.tuning import compose, stopping, tune
+from stantune.tuning.tune import compose, stopping, tune
 
 WAYS = (STOCK, "native", "stan")
 Length = int | str | None

@@ -11,14 +11,14 @@ from stantune.arguments import digits, shown, typed_number
 from stantune.compare.study.contract import NATIVE, STOCK
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
-from stantune.images.problems import Splits
+from stantune.images.problem.built_in import Splits
 from stantune.kernels.library import WINOGRAD_SWITCH
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Objective
 from stantune.stan.config import Memo, Stan
-from stantune.stan.meprop import MeProp
+from stantune.stan.layers.meprop import MeProp
 from stantune.texts import brief
-from stantune.tuning import BY_RUNG
+from stantune.tuning.tune import BY_RUNG
 
 # What a memory may hold. A number, and not a share of what happens to be free: each training must give the same layers
 # one. Checkpoints hold it, too.

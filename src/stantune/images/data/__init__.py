@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from stantune.images.data.batches import Augment, Batch, Batches, in_order
-from stantune.images.data.catalog import NAMES, data_root, is_present
 from stantune.images.data.datasets import load
-from stantune.images.data.fetching import fetch
-from stantune.images.data.folders import ImageFolder
+from stantune.images.data.fetching.catalog import NAMES, data_root, is_present
+from stantune.images.data.fetching.fetch import fetch
 from stantune.images.data.holding_out import hold_out
 from stantune.images.data.normalising import Normalise, Normaliser
+from stantune.images.data.reading.folders import ImageFolder
+from stantune.images.data.reading.torch_data import from_torch
 from stantune.images.data.splits import Dataset, Split
-from stantune.images.data.torch_data import from_torch
 
 __all__ = [
     "NAMES",

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from stantune.errors import DataError
-from stantune.images.data.catalog import Description, data_root, describe, fetch_command, locate
-from stantune.images.data.formats import UnsoundError, read
+from stantune.images.data.fetching.catalog import Description, data_root, describe, fetch_command, locate
+from stantune.images.data.reading.formats import UnsoundError, read
 from stantune.images.data.splits import Dataset, Split
 
 

@@ -16,7 +16,7 @@ from stantune.images.nets.caffe import (
     gaussian_,
     max_pool,
 )
-from stantune.images.solver import Multiplier, MultiStep, Solver
+from stantune.images.solving.solver import Multiplier, MultiStep, Solver
 
 CQ_SOLVER = Solver(
     lr=1e-3,

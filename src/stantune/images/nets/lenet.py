@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from stantune.images.nets.caffe import filled, max_pool, xavier_
-from stantune.images.solver import Inv, Multiplier, Solver
+from stantune.images.solving.solver import Inv, Multiplier, Solver
 
 LENET_SOLVER = Solver(
     lr=0.01,

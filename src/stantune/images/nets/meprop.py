@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from stantune.errors import UsageError
 from stantune.images.nets.caffe import filled, gaussian_
-from stantune.images.solver import Solver
-from stantune.stan.meprop import MePropLinear
+from stantune.images.solving.solver import Solver
+from stantune.stan.layers.meprop import MePropLinear
 
 MEPROP_SOLVER = Solver(kind="adam", lr=1e-3, clip=5.0)
 """Their Adam, whose numbers are the customary ones; each component of the gradient is cut to ±5 before its step."""

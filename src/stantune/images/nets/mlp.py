@@ -7,8 +7,8 @@ from collections import OrderedDict
 from torch import nn
 
 from stantune.errors import UsageError
-from stantune.images.solver import Solver
-from stantune.stan.meprop import MePropLinear
+from stantune.images.solving.solver import Solver
+from stantune.stan.layers.meprop import MePropLinear
 
 MLP_SOLVER = Solver(kind="adam", lr=1e-3)
 """Adam with its customary settings, as in the meProp study (Sun et al., 2017)."""

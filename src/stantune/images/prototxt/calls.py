@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import nn
 
 from stantune.images.nets import caffe
-from stantune.images.prototxt import fillers, modules
+from stantune.images.prototxt.layers import fillers, modules
 
 
 class _Home(NamedTuple):

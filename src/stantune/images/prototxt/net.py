@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from stantune.images.prototxt.calls import Call
-from stantune.images.prototxt.layer import Layer, Multipliers
-from stantune.images.prototxt.layers import DECAYED, KINDS, MOST_VALUES, MOST_WEIGHTS, Size, learned_by
+from stantune.images.prototxt.layers.layer import Layer, Multipliers
+from stantune.images.prototxt.layers.types import DECAYED, KINDS, MOST_VALUES, MOST_WEIGHTS, Size, learned_by
 from stantune.images.prototxt.net_layers import DATA, LOSS, layers_of
-from stantune.images.prototxt.text import RefusalError
+from stantune.images.prototxt.syntax.text import RefusalError
 from stantune.texts import brief
 
 # What a data layer may be told to make of images.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from stantune.images.prototxt.layer import Layer, Multipliers
-from stantune.images.prototxt.layers import KINDS, learned_by
-from stantune.images.prototxt.messages import NET, OLD_TYPES
-from stantune.images.prototxt.schema import Node, read
-from stantune.images.prototxt.text import RefusalError, parse
+from stantune.images.prototxt.layers.layer import Layer, Multipliers
+from stantune.images.prototxt.layers.types import KINDS, learned_by
+from stantune.images.prototxt.syntax.messages import NET, OLD_TYPES
+from stantune.images.prototxt.syntax.schema import Node, read
+from stantune.images.prototxt.syntax.text import RefusalError, parse
 from stantune.texts import brief
 
 MOST_LAYERS = 2000

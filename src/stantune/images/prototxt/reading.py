@@ -15,16 +15,16 @@ from stantune.arguments import path as checked_path
 from stantune.arguments import text, whole
 from stantune.errors import UsageError
 from stantune.images.data import Normalise
-from stantune.images.data.catalog import describe
-from stantune.images.facts import FACTS
-from stantune.images.problem import Problem
+from stantune.images.data.fetching.catalog import describe
+from stantune.images.problem.facts import FACTS
+from stantune.images.problem.problem import Problem
 from stantune.images.prototxt.calls import carried_out, chosen_in
-from stantune.images.prototxt.layers import LRN_POWER, LRN_SCALE
-from stantune.images.prototxt.modules import Graph
+from stantune.images.prototxt.layers.modules import Graph
+from stantune.images.prototxt.layers.types import LRN_POWER, LRN_SCALE
 from stantune.images.prototxt.net import Learned, Net, Step, read_net
 from stantune.images.prototxt.solver_file import SolverFile, read_solver
-from stantune.images.prototxt.text import MOST_BYTES, RefusalError
-from stantune.images.solver import LAYER_DECAY_SUFFIX, Multiplier
+from stantune.images.prototxt.syntax.text import MOST_BYTES, RefusalError
+from stantune.images.solving.solver import LAYER_DECAY_SUFFIX, Multiplier
 from stantune.space import Float, Space
 
 # As the built-in problems, and the source's study.

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stantune.images.prototxt.messages import SOLVER
 from stantune.images.prototxt.policies import Exponential, Logistic, Polynomial, Steps
-from stantune.images.prototxt.schema import Node, read
-from stantune.images.prototxt.text import RefusalError, parse
-from stantune.images.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
+from stantune.images.prototxt.syntax.messages import SOLVER
+from stantune.images.prototxt.syntax.schema import Node, read
+from stantune.images.prototxt.syntax.text import RefusalError, parse
+from stantune.images.solving.solver import Fixed, Inv, Multiplier, MultiStep, Policy, Solver
 from stantune.texts import brief
 
 _OLD_TYPES = {

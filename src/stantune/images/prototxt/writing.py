@@ -12,7 +12,7 @@ from stantune.images.prototxt import policies
 from stantune.images.prototxt.calls import Call, Value, chosen_in, imports_of, quoted, written
 from stantune.images.prototxt.net import Step
 from stantune.images.prototxt.reading import HELD_OUT, CaffeFiles, is_chain, read_files
-from stantune.images.solver import Multiplier, Solver
+from stantune.images.solving.solver import Multiplier, Solver
 from stantune.space import Space
 from stantune.texts import brief
 

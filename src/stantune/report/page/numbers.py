@@ -26,9 +26,9 @@ from stantune.report.page.contract import (
     SearchNumbers,
     Trials,
 )
-from stantune.report.page.foretold import foretold
 from stantune.report.page.importance import importance_of
-from stantune.report.page.repeating import call_of
+from stantune.report.page.sections.foretold import foretold
+from stantune.report.page.sections.repeating import call_of
 from stantune.search.contract import SearchSummary, TrialFailure
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import ranking, status

@@ -15,8 +15,8 @@ from stantune.errors import StantuneError
 from stantune.quantities import duration
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.report.page.figures import Picture, compared, pictures_of
-from stantune.report.page.sentences import metric_of, sentences
-from stantune.report.page.stan import stan_section
+from stantune.report.page.sections.sentences import metric_of, sentences
+from stantune.report.page.sections.stan import stan_section
 from stantune.report.page.tags import paragraphs, plain, table
 from stantune.report.study import study_sentences, study_tables
 from stantune.report.words import by_parts, value_text

@@ -15,7 +15,6 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from stantune.errors import StantuneError, UsageError
-from stantune.module_paths import own_folders
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.places import Sign
@@ -23,6 +22,7 @@ from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, versi
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import GRACE_SECONDS, MOST_STILLBORN, POLL_SECONDS, Limits
+from stantune.user_code.module_paths import own_folders
 
 SURVEY_SECONDS = 1.0
 # How long a cluster may be without any node that has room for a training.

@@ -14,7 +14,7 @@ from typing import TypeVar
 import fsspec
 
 from stantune.errors import StantuneError, UsageError
-from stantune.search.table.masking import discreet, without_password
+from stantune.search.table.storages.masking import discreet, without_password
 
 # What stores files elsewhere may be gone for a while.
 PATIENCE_SECONDS = 60.0

@@ -13,12 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from stantune.errors import StantuneError
-from stantune.module_paths import Folders, import_from_all
 from stantune.protocols import Segment, Trainer
 from stantune.search.ray.places import Sign
 from stantune.search.workers.executors import cause_of
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import Limits, Workers
+from stantune.user_code.module_paths import Folders, import_from_all
 
 # A result depends on their versions.
 _PACKAGES = ("stantune", "torch")

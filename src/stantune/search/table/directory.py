@@ -17,7 +17,7 @@ from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import read_json, write_whole
 from stantune.search.plan.finals import best_weights_of, weights_of
 from stantune.search.plan.values import Final, Job
-from stantune.search.table.storage import sqlite_url, without_password
+from stantune.search.table.storages.opening import sqlite_url, without_password
 from stantune.search.table.store import Store
 from stantune.texts import encodable, one_line
 

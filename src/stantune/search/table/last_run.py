@@ -12,10 +12,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from stantune.files import write_whole
-from stantune.machine import this_machine
+from stantune.process.machine import this_machine
 from stantune.protocols import Objective
 from stantune.search.plan.values import Final
-from stantune.search.progress import Progress
+from stantune.search.telling.progress import Progress
 from stantune.texts import plain
 
 # So often is written down how far trainings are, and so often at most, which they are.

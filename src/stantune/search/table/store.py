@@ -22,8 +22,6 @@ from stantune.search.plan.hyperband import Bracket, place_of
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
 from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
-from stantune.search.table.messages import foreign_sentence, gone_sentence, one_sentence
-from stantune.search.table.retry import RetryingTables, insist
 from stantune.search.table.rows import (
     BRACKET,
     COST,
@@ -39,7 +37,9 @@ from stantune.search.table.rows import (
     finals_of,
     row_of,
 )
-from stantune.search.table.storage import connect, mend, reading, release
+from stantune.search.table.storages.messages import foreign_sentence, gone_sentence, one_sentence
+from stantune.search.table.storages.opening import connect, mend, reading, release
+from stantune.search.table.storages.retry import RetryingTables, insist
 from stantune.search.table.tables import EndedTrial, tables_for
 from stantune.space import Space
 from stantune.texts import brief, plain

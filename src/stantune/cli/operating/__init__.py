@@ -1,0 +1,1 @@
+"""Commands that look at searches in their directories, and act on them."""

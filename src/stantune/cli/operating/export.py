@@ -1,0 +1,59 @@
+"""`stantune export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stantune.cli import options as o
+from stantune.cli.operating.directories import Directory, Storage
+from stantune.errors import StantuneError, UsageError
+from stantune.files import write_whole
+
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="A row for each trial and rung, as CSV.")]
+Parquet = Annotated[
+    Path | None, typer.Option("--parquet", metavar="FILE", help="The same as Parquet; needs pandas and pyarrow.")
+]
+Study = Annotated[str | None, typer.Option("--optuna", metavar="URL", help="Copy the study into this Optuna storage.")]
+
+
+def export(
+    directory: Directory,
+    csv: Csv = None,
+    parquet: Parquet = None,
+    json: o.Json = None,
+    optuna: Study = None,
+    storage: Storage = None,
+    debug: o.Debug = False,
+) -> None:
+    """Write a search's trials to files that other programs read, running or not; the search is not changed."""
+    from stantune.search.operating.exporting import copy_study, csv_of, parquet_of, rows_of
+    from stantune.search.operating.status import metric_result
+    from stantune.search.operating.told import ExportResult, LossesOf, loss_points
+    from stantune.search.table.looking.look import look
+
+    if csv is None and parquet is None and json is None and optuna is None:
+        raise UsageError("nothing says what to write; give --csv FILE, --parquet FILE, --json FILE or --optuna URL")
+    for option, file in (("--csv", csv), ("--parquet", parquet)):
+        if file is not None:
+            o.check_file(option, file)
+    seen, console = look(directory, storage), o.console_for(json)
+    rows = rows_of(seen)
+    for option, file, write in (("--csv", csv, csv_of), ("--parquet", parquet, parquet_of)):
+        if file is None:
+            continue
+        content = write(rows)
+        try:
+            write_whole(file, content)
+        except OSError as error:
+            raise StantuneError(f"{option} {file} cannot be written ({error.strerror}); name another file") from error
+        console.print(f"{len(rows)} rows of {len(seen.rows)} trials in {file}", soft_wrap=True)
+    if optuna is not None:
+        console.print(f"the study is there as {copy_study(seen.directory, optuna)!r}", soft_wrap=True)
+    losses = [LossesOf(trial=row.number, losses=loss_points(row.loss_curve)) for row in seen.rows if row.losses]
+    result = ExportResult(
+        problem=seen.problem, metric=metric_result(seen.metric), unit=seen.unit, rows=rows, losses=losses
+    )
+    o.write_json(result, json)

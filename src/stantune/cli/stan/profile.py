@@ -1,0 +1,92 @@
+"""`stantune profile`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from stantune.arguments import MOST
+from stantune.cli import options as o
+from stantune.cli.stan.effect import check_effect
+from stantune.cli.training.threads import threads_of, use_threads
+from stantune.errors import UsageError
+
+Period = Annotated[
+    str | None,
+    typer.Option(
+        "--period",
+        metavar="Z|none",
+        help="Reduced iterations after each exact one; none: no exact ones (default: 9, or the planner's).",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", max=MOST, help="Images in an iteration (default: the problem's own number)."),
+]
+Iterations = Annotated[
+    int | None,
+    typer.Option("--iterations", max=MOST, help="N of the run to predict (default: the problem's own number)."),
+]
+
+
+def profile(
+    problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    rate: o.Rate = "auto",
+    tolerance: o.Tolerance = None,
+    layers: o.Layers = None,
+    period: Period = None,
+    batch_size: BatchSize = None,
+    iterations: Iterations = None,
+    seed: o.Seed = 0,
+    data: o.Data = None,
+    json: o.Json = None,
+    threads: o.AnyThreads = None,
+    device: o.Device = "auto",
+    debug: o.Debug = False,
+) -> None:
+    """Time a problem's layers on this machine, and say what STAN would do with them and how fast the run would be."""
+    o.say_loading("PyTorch and the problem", json)
+    from stantune.process.runtime import tune_process
+    from stantune.report.stan.profile import profile_result, show_profile
+    from stantune.stan.config import Stan
+    from stantune.stan.planning.plan import decide
+    from stantune.training.planning import times_of
+    from stantune.training.threads import measure_threads
+
+    asked = threads_of(threads)
+    what = o.problem_of(o.named(problem, solver, dataset), layers)
+    for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option} {value} is too small; give at least 1")
+    if rate == "auto" and period is not None:
+        raise UsageError(f"--period {period} is fixed, and --rate auto chooses it; leave one of them out")
+    if batch_size is not None:
+        what = replace(what, batch_size=batch_size)
+    length = what.iterations if iterations is None else iterations
+    what = what.lasting(length)
+    stan = Stan(
+        rate=o.rate_of(rate),
+        tolerance=tolerance,
+        period=o.period_of(period or o.PERIOD),
+        iterations=length,
+        layers=what.stan_layers,
+        seed=seed,
+    )
+    check_effect(what, {}, stan)
+    where = o.device_of(device)
+    count = tune_process(None if asked == "auto" else asked)
+    console = o.console_for(json)
+    splits = o.load_splits(what, data, console)
+    measured = None
+    if asked == "auto":
+        measured = measure_threads(what, {}, splits, device=where)
+        count = use_threads(console, measured)
+    times = times_of(what, {}, stan.layers, splits, seed=seed, device=where)
+    plan = decide(times, stan, length)
+    result = profile_result(what, stan.least_rate, length, count, where, seed, plan, measured)
+    show_profile(console, result)
+    o.write_json(result, json)

@@ -1,0 +1,1 @@
+"""Commands that train: searches, studies, comparisons, single trainings."""

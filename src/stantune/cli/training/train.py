@@ -1,0 +1,135 @@
+"""`stantune train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stantune.cli import options as o
+from stantune.cli.training.fill import Fill, check_fill, filled
+from stantune.cli.training.threads import threads_of, use_threads
+from stantune.errors import StantuneError, UsageError
+from stantune.search.stopping import stoppable
+
+if TYPE_CHECKING:
+    from stantune.images.problem.built_in import Problem
+    from stantune.outcome import Outcome
+
+Checkpoint = Annotated[
+    Path | None, typer.Option("--checkpoint", metavar="FILE", help="Keep the training there; the same command goes on.")
+]
+
+
+def train(
+    problem: o.ProblemName,
+    solver: o.CaffeSolver = None,
+    dataset: o.CaffeDataset = None,
+    batch_size: o.CaffeBatchSize = None,
+    set: o.Set = None,
+    iterations: o.Iterations = None,
+    full_train: o.FullTrain = False,
+    accelerate: o.Accelerate = "none",
+    rate: o.Rate = "0.5",
+    fill: Fill = "neighbour",
+    tolerance: o.Tolerance = None,
+    period: o.Period = o.PERIOD,
+    pretrain: o.Pretrain = 0,
+    tail: o.Tail = 0,
+    layers: o.Layers = None,
+    seed: o.Seed = 0,
+    checkpoint: Checkpoint = None,
+    data: o.Data = None,
+    json: o.Json = None,
+    threads: o.AnyThreads = None,
+    device: o.Device = "auto",
+    debug: o.Debug = False,
+) -> None:
+    """Train one setting of a problem, exactly unless told otherwise, and print its error."""
+    o.say_loading("PyTorch and the problem", json)
+    from stantune.images.objective import made_of
+    from stantune.process.runtime import tune_process
+    from stantune.report.live import training_progress
+    from stantune.report.results import TrainResult
+    from stantune.report.text import show_training
+    from stantune.search.summary import cost_seconds
+    from stantune.seeds import derive
+    from stantune.stan.config import Stan
+    from stantune.training.threads import measure_threads
+
+    asked = threads_of(threads)
+    o.check_checkpoint(checkpoint)
+    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
+    setting = o.setting_of(what, set)
+    length = (full_train and what.full_iterations) or what.iterations
+    if iterations is not None:
+        length = iterations
+    if length < 1:
+        raise UsageError(f"--iterations {length} is too small; give at least 1")
+    what = what.lasting(length)
+    check_fill(fill)
+    stan: Stan | None = o.stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
+    where = o.device_of(device)
+    tune_process(None if asked == "auto" else asked)
+    console = o.console_for(json)
+    splits = o.load_splits(what, data, console, full_train)
+    o.warn_of_no_effect(what, stan, console)
+    if stan is not None:
+        o.warn_of_no_kernels(where, console)
+        stan = filled(stan, fill, what, splits, setting)
+
+    def choose(before: int | None) -> None:
+        if asked == "auto":
+            natives = (stan is not None,)
+            use_threads(console, before or measure_threads(what, setting, splits, natives=natives, device=where))
+
+    with stoppable() as stop, training_progress(console, length) as moved:
+        outcome = _trained(
+            what,
+            setting,
+            checkpoint,
+            0,
+            length,
+            splits=splits,
+            seed=derive("train", seed),
+            stan=stan,
+            evaluate=[split for split in ("validation", "test") if len(getattr(splits, split))],
+            device=where,
+            use_threads=choose,
+            stop_early=stop.asked,
+            watch=moved,
+            made=made_of(what),
+        )
+    if outcome.interrupted:
+        how = (
+            "nothing is kept of it without --checkpoint"
+            if checkpoint is None
+            else "the same command goes on from there"
+        )
+        raise StantuneError(f"interrupted at iteration {outcome.iterations}; {how}")
+    result = TrainResult(
+        problem=what.name,
+        seed=seed,
+        accelerate="none" if stan is None else "stan",
+        params=setting,
+        iterations=outcome.iterations,
+        validation_error=outcome.metrics.get("validation error"),
+        test_error=outcome.metrics.get("test error"),
+        metrics=dict(outcome.metrics),
+        seconds=cost_seconds(outcome.cost),
+        diverged_at=outcome.diverged_at,
+    )
+    show_training(console, result)
+    o.write_json(result, json)
+
+
+def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: Any) -> Outcome:
+    """Train; a setting that cannot be trained is bad use here, where it is the only one."""
+    from stantune.images.solving.optimizers import SettingError
+    from stantune.training.train import run
+
+    try:
+        return run(problem, setting, *rest, **options)
+    except SettingError as error:
+        raise UsageError(str(error)) from error

@@ -1,0 +1,1 @@
+"""How built-in data sets come to this machine."""

@@ -1,0 +1,1 @@
+"""Caffe's layers as PyTorch's modules."""

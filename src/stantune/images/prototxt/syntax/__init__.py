@@ -1,0 +1,1 @@
+"""Protobuf's text format and Caffe's messages in it."""

@@ -1,0 +1,1 @@
+"""How networks of image problems are trained and measured."""

@@ -1,0 +1,1 @@
+"""Reduced convolutions on CUDA devices."""

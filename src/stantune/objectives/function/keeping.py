@@ -1,0 +1,271 @@
+"""Keeper: what a function keeps from segment to segment, in one file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stantune.errors import CheckpointError, StantuneError, UsageError
+from stantune.objectives.command import folder
+from stantune.objectives.surroundings import put_back, random_states
+from stantune.objectives.values import plain, restored
+from stantune.outcome import Cost
+from stantune.protocols import Segment
+from stantune.training import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    from stantune.objectives.function.acceleration import Acceleration
+    from stantune.stan.config import Stan
+
+_REMEDY = "call run.keep as it was when the file was written, or delete the file and the trial is trained again"
+
+
+class Keeper:
+    """Keeps a function's state in the segment's checkpoint.
+
+    Attributes:
+        done: how far the training is, in the objective's unit.
+        curve: what was reported of a final training, by how far it was.
+        losses: the state of Losses.
+        cost: what the segment took before.
+    """
+
+    def __init__(
+        self, segment: Segment, identity: str, stan: Stan | None, device: str, say: Callable[[str], None]
+    ) -> None:
+        """Read the segment's checkpoint.
+
+        Args:
+            segment: the segment.
+            identity: all that the training depends on.
+            stan: STAN's settings, None for none.
+            device: where is trained.
+            say: is told what the user should know once.
+
+        Raises:
+            CheckpointError: it is damaged or another trial's, or further than the segment goes.
+        """
+        self._path, self._identity, self._device = segment.checkpoint, identity, device
+        self._best = segment.best
+        self._stan, self._rates, self._say = stan, segment.rates, say
+        state: Mapping[str, Any] = checkpoints.load(self._path, identity) or {}
+        best = None if segment.best is None else checkpoints.load(segment.best, identity)
+        if best is None and state.get("curve"):
+            # The weights that were best are gone: they can only be trained again.
+            state = {}
+        self.curve: dict[int, dict[str, float]] = dict(state.get("curve", {}))
+        self.done: int = state.get("done", 0)
+        if self.done > segment.stop:
+            raise CheckpointError(
+                f"checkpoint {self._path} is at {self.done}, beyond {segment.stop}, where the segment ends; delete it "
+                "to train anew"
+            )
+        self.losses: Mapping[str, Any] = state.get("losses", {})
+        # What was done for an earlier segment is in that one's cost.
+        same = state.get("start") == segment.start
+        self.cost = Cost.from_plain(state["cost"]) if same else Cost()
+        self._start = segment.start
+        self._saved: Mapping[str, Any] | None = state or None
+        self._things: dict[str, Any] = {}
+        self._accelerations: list[Acceleration] = []
+        self._own = self._path.with_name(f"{self._path.stem}.checkpoint")
+        self._has_folder = False
+        if state.get("files") is not None:
+            folder.unpack(state["files"], self._own)
+            self._has_folder = True
+
+    @property
+    def keeps(self) -> bool:
+        """Tell whether anything is kept, so that a later segment can go on."""
+        return bool(self._things) or self._has_folder
+
+    @property
+    def accelerates(self) -> bool:
+        """Tell whether STAN was put into any model."""
+        return bool(self._accelerations)
+
+    @property
+    def directory(self) -> Path:
+        """See Run.checkpoint_dir."""
+        if not self._has_folder:
+            # What is there is of a process that was killed before it had saved anything.
+            folder.unpack({}, self._own)
+            self._has_folder = True
+        return self._own
+
+    def add(self, things: Mapping[str, Any]) -> None:
+        """See Run.keep."""
+        for name, thing in things.items():
+            if name in self._things:
+                raise UsageError(f"something is kept as {name!r} already; call run.keep with another name")
+            if self._saved is None:
+                # Now, and not after an hour.
+                _state_of(thing, name)
+            else:
+                self._put_back(thing, name, self._saved["kept"])
+            self._things[name] = thing
+            if isinstance(thing, Optimizer):
+                for acceleration in self._accelerations:
+                    acceleration.attach(thing)
+
+    def accelerate(self, model: nn.Module, example: Tensor | None, changes: Mapping[str, Any]) -> Acceleration | None:
+        """See Run.accelerate."""
+        if self._stan is None:
+            return None
+        # STAN's layers are imported where there are some.
+        from stantune.objectives.function.acceleration import Acceleration
+
+        stan = replace(self._stan, **changes) if self._stan.rate != 1 else self._stan
+        made = Acceleration(model, stan, self._rates, self.done, example, self._say)
+        if self._saved is not None:
+            states = self._saved["stan"]
+            if len(states) <= len(self._accelerations):
+                raise self._misfit(f"is of {len(states)} accelerated models, and here are more")
+            made.load(states[len(self._accelerations)])
+        for thing in self._things.values():
+            if isinstance(thing, Optimizer):
+                made.attach(thing)
+        self._accelerations.append(made)
+        return made
+
+    def begin(self) -> None:
+        """Put back what is put back last, the random states; raises CheckpointError as `check` does."""
+        if self._saved is None:
+            return
+        self.check()
+        put_back(restored(self._saved["random"]), self._device)
+        # It may be large, and nobody needs it any more.
+        self._saved = None
+
+    def check(self) -> None:
+        """Raise CheckpointError where the checkpoint has what nobody has asked for."""
+        if self._saved is None:
+            return
+        if left := self._saved["kept"].keys() - self._things.keys():
+            raise self._misfit(f"holds {', '.join(sorted(left))}, and here nobody has called run.keep for that")
+        if len(self._saved["stan"]) > len(self._accelerations):
+            raise self._misfit("is of an accelerated model, and here run.accelerate was not called")
+
+    def reach(self, done: int) -> bool:
+        """Note how far the training is; tell whether any iteration since the last time was reduced."""
+        self.done = done
+        followed = [acceleration.follow(done) for acceleration in self._accelerations]
+        return any(followed)
+
+    def save(self, losses: Mapping[str, Any], cost: Cost) -> None:
+        """Write the checkpoint; where nothing is kept, nothing is written."""
+        self._write(self._path, self.done, losses, cost)
+
+    def save_best(self, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
+        """Write the file of the best weights, as they are after so much training; as `save` does."""
+        if self._best is not None:
+            self._write(self._best, done, losses, cost)
+
+    def close(self) -> None:
+        """Let go of everything, so that a model's memory is free."""
+        for acceleration in self._accelerations:
+            acceleration.detach()
+        self._things.clear()
+        self._accelerations.clear()
+        self._saved = None
+        if self._has_folder:
+            shutil.rmtree(self._own, ignore_errors=True)
+
+    def _write(self, path: Path, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
+        if not self.keeps:
+            return
+        state = {
+            "done": done,
+            "start": self._start,
+            "kept": {name: _state_of(thing, name) for name, thing in self._things.items()},
+            "random": plain(random_states(self._device), "the random states"),
+            "stan": [plain(made.state, "STAN's state") for made in self._accelerations],
+            "losses": dict(losses),
+            "cost": asdict(cost),
+            "files": folder.packed(self._own) if self._has_folder else None,
+        }
+        if self._best is not None:
+            state["curve"] = self.curve
+        checkpoints.save(path, self._identity, state)
+
+    def _put_back(self, thing: Any, name: str, states: Mapping[str, Any]) -> None:
+        if name not in states:
+            raise self._misfit(f"has nothing called {name!r}")
+        try:
+            _load(thing, restored(states[name], self._device))
+        except StantuneError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            raise self._misfit(f"has another {name!r} than the one that is kept now ({said})") from error
+
+    def _misfit(self, how: str) -> CheckpointError:
+        return CheckpointError(f"checkpoint {self._path} {how}; {_REMEDY}")
+
+
+def _state_of(thing: Any, name: str) -> Any:
+    """Return what a kept thing is now; raises UsageError where it cannot be kept."""
+    what = f"what is kept as {name!r}"
+    if callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None)):
+        return plain(thing.state_dict(), what)
+    if isinstance(thing, torch.Generator):
+        return thing.get_state()
+    if isinstance(thing, np.random.Generator):
+        return plain(thing.bit_generator.state, what)
+    if isinstance(thing, np.random.RandomState):
+        return plain(thing.get_state(legacy=False), what)
+    if isinstance(thing, random.Random) and type(thing) is not random.SystemRandom:
+        return thing.getstate()
+    if type(thing) in (list, dict):
+        return plain(thing, what)
+    if isinstance(thing, Tensor):
+        return thing.detach()
+    if isinstance(thing, np.ndarray):
+        return plain(np.asarray(thing), what)
+    raise UsageError(
+        f"{what} is a {type(thing).__name__}, which cannot be put back in its place; keep what has state_dict and "
+        "load_state_dict, a random generator, a tensor, or a list or dict that holds plain values"
+    )
+
+
+def _load(thing: Any, state: Any) -> None:
+    """Make a kept thing what it was."""
+    if callable(getattr(thing, "load_state_dict", None)):
+        thing.load_state_dict(state)
+    elif isinstance(thing, torch.Generator):
+        thing.set_state(state)
+    elif isinstance(thing, np.random.Generator):
+        thing.bit_generator.state = state
+    elif isinstance(thing, np.random.RandomState):
+        thing.set_state(state)
+    elif isinstance(thing, random.Random):
+        thing.setstate(state)
+    elif isinstance(thing, list):
+        thing[:] = state
+    elif isinstance(thing, dict):
+        thing.clear()
+        thing.update(state)
+    elif isinstance(thing, Tensor):
+        _same_shape(thing, state)
+        with torch.no_grad():
+            thing.copy_(state)
+    elif isinstance(thing, np.ndarray):
+        _same_shape(thing, state)
+        thing[...] = state
+    else:
+        # It says so.
+        _state_of(thing, "")
+
+
+def _same_shape(thing: Any, state: Any) -> None:
+    if thing.shape != state.shape or thing.dtype != state.dtype:
+        raise ValueError(f"{tuple(state.shape)} {state.dtype}, not {tuple(thing.shape)} {thing.dtype}")

@@ -1,0 +1,338 @@
+"""A Lightning module as an objective: trained by Lightning's own Trainer, from Lightning's own checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import cloudpickle
+import torch
+
+from stantune.arguments import function
+from stantune.errors import NoEffectWarning, UsageError
+from stantune.loss_curve import LossMeans
+from stantune.objectives.function.objective import can_be_imported, name_of
+from stantune.objectives.lightning import checkpoint as checkpoints
+from stantune.objectives.lightning.fit import RESERVED, Fit, Lost, Stopped, quiet, require_lightning
+from stantune.objectives.preparing import chosen_threads
+from stantune.objectives.surroundings import as_it_was
+from stantune.outcome import Cost, Outcome
+from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
+from stantune.space import Space
+from stantune.stan.config import Stan
+from stantune.user_code.digest import digest
+
+MODES: Mapping[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
+# A process that is killed loses no more than this, and the epoch that it was in. Saving takes a new fit, so that it is
+# done less often where a fit takes long to begin.
+SAVE_SECONDS = 60.0
+SAVE_SHARE = 10
+Params = dict[str, Any]
+
+
+class MetricError(ValueError):
+    """The monitored metric was not logged, and would not be, were it tried again."""
+
+    again = False
+
+
+@dataclass(frozen=True)
+class LightningObjective:
+    """Searches the settings of a LightningModule: `LightningObjective(Classifier, make_loaders, space)`.
+
+    A trial is trained by `Trainer.fit`, from segment to segment by Lightning's own checkpoints, which hold all that
+    Lightning keeps: weights, optimizers, schedulers, callbacks. The checkpoint of a final training, `final.pt`, is one
+    too: `Classifier.load_from_checkpoint("final.pt")`.
+
+    A segment ends with an epoch, and `trainer.max_epochs` is the length of the search's longest training all the while,
+    so that a learning-rate schedule over max_epochs, or over `trainer.estimated_stepping_batches`, is the same in a
+    trial that is dropped early as in one that is trained to the end.
+
+    All random choices follow from the trial's seed and the epoch: Python's, NumPy's and PyTorch's states are seeded
+    before data and module are made, and in each epoch before its loaders begin, its hooks are called and its first
+    batch is trained. So 0 to 2 to 6 epochs give the bits that 0 to 6 give, also after a kill in the middle of an epoch.
+    Generators of loaders and samplers are seeded by epoch as well, and a loader's workers begin anew with each epoch.
+    Generators of your own that live longer than an epoch belong into `state_dict`, as everything else of the kind does.
+
+    A loss or a monitored value that is not finite means that the trial is lost. A callback that ends the training, such
+    as EarlyStopping, ends the trial with what it has by then. In the end what was not validated after the last step is
+    validated; after a final training the test set is evaluated, where there is one.
+
+    Attributes:
+        module: from a setting, a dict, to a LightningModule; a class that takes the dict is one.
+        data: from a setting to a data module, to a loader, or to a tuple of loaders for training, validation and test;
+            None where the module has its own.
+        space: the parameters.
+        monitor: the logged metric that trials are compared by.
+        mode: "min" or "max": what is better.
+        unit: "epoch".
+        length: the longest training there is, in epochs; None where there is no end.
+        trainer_settings: of Lightning's Trainer, or a function from a setting to these.
+        callbacks: Lightning's; each fit has fresh copies, whose states go along in checkpoints. Or a function from a
+            Segment to them.
+        logger: Lightning's, or several, copied too; or a function from a Segment to it. None for none.
+        name: of the search; the module's own by default.
+        stan: how trials are accelerated, with layers named as in the module; None for exactly. Final trainings are
+            exact, with every entry computed by native kernels where there are STAN's settings.
+        whole: how long the search's longest training is; `prepared` says it.
+
+    Raises:
+        UsageError: something is out of its range.
+    """
+
+    module: Callable[[Params], Any]
+    data: Callable[[Params], Any] | None
+    space: Space
+    _: KW_ONLY
+    monitor: str = "val_loss"
+    mode: str = "min"
+    unit: str = "epoch"
+    length: int | None = None
+    trainer_settings: Mapping[str, Any] | Callable[[Params], Mapping[str, Any]] | None = None
+    callbacks: Sequence[Any] | Callable[[Segment], Sequence[Any]] = ()
+    logger: Any = None
+    name: str = ""
+    stan: Stan | None = None
+    whole: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be checked."""
+        if self.mode not in MODES:
+            raise UsageError(f"`mode`={self.mode!r} is unknown; give min or max")
+        function("module", self.module, ("params",))
+        if self.data is not None:
+            function("data", self.data, ("params",))
+        for field, takes in (("trainer_settings", "params"), ("callbacks", "segment"), ("logger", "segment")):
+            if callable(given := getattr(self, field)):
+                function(field, given, (takes,))
+        if self.unit != "epoch":
+            raise UsageError(
+                f"`unit`={self.unit!r} is none of Lightning's segments; they end with an epoch: give epoch"
+            )
+        if isinstance(self.trainer_settings, Mapping):
+            _check_settings(self.trainer_settings)
+        if self.stan is not None and (self.stan.least_rate == "auto" or self.stan.memo is not None):
+            raise UsageError(
+                "STAN's rate of auto is measured on one network, and memo needs the samples' ids, which a search does "
+                "not know; give Stan a rate, such as 0.5, and no memo"
+            )
+        if not self.name:
+            object.__setattr__(self, "name", name_of(self.module))
+
+    @property
+    def metric(self) -> Metric:
+        """What is monitored."""
+        return Metric(self.monitor, MODES[self.mode])
+
+    @property
+    def rate(self) -> float | Literal["auto"] | None:
+        """The share of the entries that STAN computes; None for exact training."""
+        return None if self.stan is None else self.stan.least_rate
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """The name, what is compared, STAN's settings, and a digest of the code of module and data."""
+        identity: dict[str, Any] = {
+            "problem": self.name,
+            "metric": self.monitor,
+            "direction": self.metric.direction,
+            "unit": self.unit,
+            "accelerate": "none" if self.stan is None else "stan",
+            "rate": self.rate,
+            "code": digest(self.module) + digest(self.data),
+        }
+        if self.stan is not None:
+            settings = {name: value for name, value in self.stan.identity.items() if name not in ("rate", "seed")}
+            identity["stan"] = json.loads(json.dumps(settings))
+        return identity
+
+    def prepared(self, conditions: Conditions) -> Prepared:
+        """See Objective: the number of threads is chosen."""
+        require_lightning()
+        threads = chosen_threads(conditions, self.name, torch.get_num_threads)
+        return Prepared(replace(self, whole=conditions.max_resource), threads)
+
+    def trainer(self, place: Place) -> LightningTrainer:
+        """See Objective; raises StantuneError where Lightning is not installed."""
+        require_lightning()
+        return LightningTrainer(self, place)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Take along code that another process would not find by its name."""
+        for each in (self.module, self.data, self.trainer_settings, self.callbacks, self.logger):
+            module = sys.modules.get(getattr(each, "__module__", None) or "__main__") if callable(each) else None
+            if module is not None and module.__name__ != "__main__" and not can_be_imported(module.__name__):
+                cloudpickle.register_pickle_by_value(module)
+        return {"identity": self.identity} | vars(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Put all back, frozen as this is."""
+        vars(self).update(state)
+
+
+class LightningTrainer:
+    """Trains settings by Lightning; see protocols.Trainer."""
+
+    def __init__(self, objective: LightningObjective, place: Place) -> None:
+        """Train in this process, at a place."""
+        if objective.stan is not None:
+            # Now, since both of Lightning's packages set their loggers' levels when they are imported.
+            importlib.import_module("stantune.integrations.lightning")
+        self._what = objective
+        self._threads = place.threads or torch.get_num_threads()
+        gpus = torch.cuda.device_count()
+        self._device = f"cuda:{place.number % gpus}" if place.device == "cuda" and gpus else place.device
+
+    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        """See objective.Trainer.
+
+        Raises:
+            MetricError: the monitored metric was not logged.
+        """
+        identity = self._identity(segment)
+        note = checkpoints.load_note(segment.checkpoint, identity) or {"done": 0, "start": None}
+        if note["done"] > segment.stop:
+            raise UsageError(
+                f"checkpoint {segment.checkpoint} is at epoch {note['done']}, beyond {segment.stop}; delete it to "
+                "train anew"
+            )
+        cost = Cost.from_plain(note["cost"]) if note["start"] == segment.start else Cost()
+        if note.get("ended") or (note["done"] == segment.stop and note["metrics"] is not None):
+            return self._outcome(segment, note["metrics"], cost, LossMeans(note.get("losses")))
+        with as_it_was(self._device):
+            torch.set_num_threads(self._threads)
+            with quiet():
+                warnings.simplefilter("ignore", NoEffectWarning)
+                losses = LossMeans(note.get("losses"))
+                return self._train(segment, identity, int(note["done"]), cost, losses, stop_early, watch)
+
+    def _train(
+        self,
+        segment: Segment,
+        identity: str,
+        done: int,
+        cost: Cost,
+        losses: LossMeans,
+        stop_early: StopEarly,
+        watch: Callable[[int], None],
+    ) -> Outcome:
+        """Train in as many fits as it takes: a fit ends where it is saved, and where STAN's rate changes."""
+        while True:
+            watch(done)
+            if stop_early():
+                return Outcome(done, {}, None, True, cost)
+            stan, until = self._stan(segment, done)
+            fit = Fit(
+                segment.params,
+                segment.seed,
+                done,
+                until,
+                max(segment.length or self._what.whole or self._what.length or segment.stop, segment.stop),
+                self._device,
+                segment.checkpoint.parent / segment.checkpoint.stem,
+                stop_early,
+                watch,
+                lambda setup: max(SAVE_SECONDS, SAVE_SHARE * setup),
+                losses,
+            )
+            began = time.perf_counter()
+            try:
+                self._fit(fit, segment, stan, done)
+            except Lost:
+                lost = fit.epoch + 1
+                _add(cost, stan, 0, time.perf_counter() - began - fit.evaluation_seconds)
+                return Outcome(lost, {}, lost, False, cost, losses=losses.curve)
+            except Stopped:
+                return Outcome(done, {}, None, True, cost)
+            saved = checkpoints.taken(fit.trainer, segment.checkpoint)
+            ended, reached = fit.ended, fit.epoch
+            metrics = None
+            if ended or reached >= segment.stop:
+                metrics = self._metrics(fit, segment)
+            seconds = time.perf_counter() - began - fit.evaluation_seconds
+            _add(cost, stan, reached - done, seconds)
+            cost.evaluation_seconds += fit.evaluation_seconds
+            done = reached
+            note = {
+                "done": done,
+                "ended": ended,
+                "metrics": metrics,
+                "start": segment.start,
+                "cost": asdict(cost),
+                "losses": losses.state,
+            }
+            checkpoints.save(segment.checkpoint, identity, saved, note)
+            if metrics is not None:
+                return self._outcome(segment, metrics, cost, losses)
+
+    def _fit(self, fit: Fit, segment: Segment, stan: Stan | None, done: int) -> None:
+        what = self._what
+        settings = what.trainer_settings
+        if callable(settings):
+            settings = settings(dict(segment.params))
+            _check_settings(settings)
+        callbacks = what.callbacks(segment) if callable(what.callbacks) else what.callbacks
+        # Loggers are no functions, however much can be called on them.
+        logger = what.logger(segment) if callable(what.logger) else what.logger
+        checkpoint = segment.checkpoint if done else None
+        fit.run(what.module, what.data, settings or {}, callbacks, logger or False, stan, checkpoint)
+
+    def _metrics(self, fit: Fit, segment: Segment) -> dict[str, float]:
+        """Return what was measured, as it is noted: not finite where the trial is lost."""
+        metrics = fit.evaluated()
+        if self._what.monitor not in metrics:
+            there = ", ".join(metrics) or "nothing"
+            raise MetricError(
+                f"{self._what.monitor!r} was not logged, by which trials are compared; there is {there}: log it with "
+                "self.log in validation_step, or give another `monitor`"
+            )
+        if segment.final and math.isfinite(metrics[self._what.monitor]):
+            metrics = {**fit.tested(), **metrics}
+        return {name: value for name, value in metrics.items() if name == self._what.monitor or math.isfinite(value)}
+
+    def _outcome(self, segment: Segment, metrics: Mapping[str, float], cost: Cost, losses: LossMeans) -> Outcome:
+        if not math.isfinite(metrics[self._what.monitor]):
+            return Outcome(segment.stop, {}, segment.stop, False, cost, losses=losses.curve)
+        return Outcome(segment.stop, dict(metrics), None, False, cost, losses=losses.curve)
+
+    def _stan(self, segment: Segment, done: int) -> tuple[Stan | None, int]:
+        """Return how it is accelerated from here on, and up to where."""
+        stan = self._what.stan
+        if stan is None:
+            return None, segment.stop
+        if segment.final:
+            # Every entry computed, by native kernels where there are some.
+            return Stan(rate=1, seed=segment.seed), segment.stop
+        rate: Any = next((rate for start, rate in reversed(segment.rates) if start <= done), stan.rate)
+        until = min([start for start, _ in segment.rates if start > done] + [segment.stop])
+        return replace(stan, seed=segment.seed, rate=rate), until
+
+    def _identity(self, segment: Segment) -> str:
+        # Not the code: whether changed code may go on is the search's to decide, and it decides before it trains.
+        depends_on = {name: value for name, value in self._what.identity.items() if name != "code"}
+        depends_on |= {"params": dict(segment.params), "seed": segment.seed, "rates": segment.rates}
+        depends_on |= {"length": segment.length or self._what.whole or self._what.length, "final": segment.final}
+        return json.dumps(depends_on, sort_keys=True)
+
+
+def _add(cost: Cost, stan: Stan | None, epochs: int, seconds: float) -> None:
+    if stan is None or stan.least_rate == 1:
+        cost.exact += epochs
+        cost.exact_seconds += seconds
+    else:
+        cost.reduced += epochs
+        cost.reduced_seconds += seconds
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    for name, why in RESERVED.items():
+        if name in settings:
+            raise UsageError(f"`trainer_settings` has {name}={settings[name]!r}, which is not theirs to say: {why}")

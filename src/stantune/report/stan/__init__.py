@@ -1,0 +1,1 @@
+"""What STAN does in a network, in numbers, in text and in pictures."""

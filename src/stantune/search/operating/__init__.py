@@ -1,0 +1,1 @@
+"""What those who run searches see of them and take out of them."""

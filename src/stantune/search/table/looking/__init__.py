@@ -1,0 +1,1 @@
+"""A search's table for those who only look at it."""

@@ -1,0 +1,217 @@
+"""Opens Optuna's storages by their URLs: relational databases, and journal files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from stantune.errors import StoreError, UsageError
+from stantune.search.table.storages.masking import discreet
+from stantune.search.table.storages.masking import without_password as without_password
+from stantune.search.table.storages.messages import one_sentence
+from stantune.search.table.storages.read_only import connect_read_only, is_closed
+from stantune.search.table.storages.retry import insist
+from stantune.search.table.tables import sqlite_factory
+from stantune.texts import encodable
+
+# How long to wait for a database that another program holds, or for a server that does not answer.
+PATIENCE_SECONDS = 15
+# A program holds a journal's lock for one write; after so long it was killed in it, and its lock is broken.
+JOURNAL_LOCK_SECONDS = 5
+
+# Drivers whose connect() takes `connect_timeout` in seconds; the others keep their own default.
+_TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
+_JOURNAL = "journal"
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, whatever characters its path has."""
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def connect(url: str, *, to_read: bool = False) -> tuple[BaseStorage, str]:
+    """Open Optuna's storage at a URL; return it with the URL as messages may show it, without password.
+
+    Args:
+        url: where it is; an SQLite file is made where there is none.
+        to_read: nothing will be written, so that it need not be allowed.
+
+    Raises:
+        UsageError: there can be no storage at such a URL.
+        StoreError: it cannot be reached, or is damaged.
+    """
+    parsed, where = _parsed(url), without_password(url)
+    if parsed.drivername == _JOURNAL:
+        return _journal(_journal_file(parsed), where), where
+    if parsed.drivername == "postgresql" and find_spec("psycopg") is None and find_spec("psycopg2") is not None:
+        # The driver that SQLAlchemy takes by itself depends on its version; one that is there is as good.
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+        url = parsed.render_as_string(hide_password=False)
+    options: dict[str, Any] = {}
+    with _discreet(url), one_sentence(where):
+        driver = parsed.get_dialect().driver
+        file = Path(parsed.database or "")
+        if driver == "pysqlite" and to_read and is_closed(file):
+            # A pool would keep a connection while what is beside the file changes.
+            options["creator"] = partial(connect_read_only, file, PATIENCE_SECONDS)
+            options["poolclass"] = sqlalchemy.NullPool
+        elif driver == "pysqlite":
+            options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
+        elif driver in _TIMED_DRIVERS:
+            options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
+        # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
+        there = url.replace("{", "{{").replace("}", "}}")
+        storage = insist(None, lambda again: _database(there, options), begun=False)
+    return storage, where
+
+
+def release(storage: BaseStorage) -> None:
+    """Give up the connections of a storage; nothing may be asked of it after this."""
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
+
+
+@contextmanager
+def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | None]:
+    """Open a storage to look at a study, also one that may not be written to; None where there is no such study.
+
+    Raises as `connect` does.
+    """
+    parsed = _parsed(url)
+    if parsed.drivername == _JOURNAL and not _journal_file(parsed).exists():
+        # To look at it would make it.
+        yield None
+        return
+    storage, where = connect(url, to_read=True)
+    try:
+        with one_sentence(where, study_name, reads=True):
+            try:
+                study_id = insist(storage, lambda again: storage.get_study_id_from_name(study_name), begun=False)
+                found = storage, study_id
+            except KeyError:
+                found = None
+            yield found
+    finally:
+        release(storage)
+
+
+def mend(url: str) -> None:
+    """Cut off what a process was writing to a journal when it was killed; call it before writing to the storage.
+
+    The next line would be written behind it otherwise, and both could not be read any more.
+
+    Raises:
+        UsageError: there can be no storage at such a URL.
+        StoreError: the journal cannot be written to.
+    """
+    parsed = _parsed(url)
+    if parsed.drivername != _JOURNAL:
+        return
+    file = _journal_file(parsed)
+    with one_sentence(without_password(url)):
+        lock = _lock(file)
+        if not file.exists():
+            return
+        lock.acquire()
+        try:
+            with file.open("r+b") as journal:
+                whole = cut = 0
+                for line in journal:
+                    whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
+                if cut:
+                    journal.truncate(whole)
+        finally:
+            lock.release()
+
+
+class _JournalFile(JournalFileBackend):
+    """A journal's file. It is made once: where it is gone later, it may be on a share that is so for a while."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), _lock(path))
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """See JournalFileBackend; raises FileNotFoundError where the file is gone."""
+        if not self._path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
+        super().append_logs(logs)
+
+
+def _parsed(url: str) -> sqlalchemy.URL:
+    try:
+        if encodable(url) != url:
+            raise ValueError("no driver takes it")
+        return sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the port is no number
+        raise UsageError(
+            f"{without_password(url)!r} is no storage URL: give one like sqlite:///runs/search.db, "
+            "postgresql://user@host/name or journal:///runs/search.log"
+        ) from None
+
+
+def _database(url: str, options: dict[str, Any]) -> RDBStorage:
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except UnicodeDecodeError:
+        raise  # from the file
+    except (TypeError, ValueError) as error:
+        # Parameters of the URL that the driver does not know, or not with such values.
+        raise RuntimeError(str(error)) from error
+
+
+@contextmanager
+def _discreet(url: str) -> Iterator[None]:
+    """Leave away what drivers say of a password as they fail to connect; where it is not one, they take it for more."""
+    try:
+        yield
+    except (StoreError, UsageError) as error:
+        raise type(error)(discreet(str(error), url)) from error
+
+
+def _journal(path: Path, where: str) -> JournalStorage:
+    with one_sentence(where):
+        file = _JournalFile(path)
+        if _is_journal(path):
+            # Optuna asserts that it knows an operation, and takes what it finds in one for what it should be.
+            with suppress(LookupError, AssertionError, ValueError, TypeError, AttributeError):
+                return insist(None, lambda again: JournalStorage(file), begun=False)
+    raise StoreError(
+        f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
+        "name another"
+    )
+
+
+def _is_journal(path: Path) -> bool:
+    """Tell whether each whole line is an operation; Optuna's own reader passes over a last one that is none."""
+    try:
+        with path.open("rb") as lines:
+            return all(isinstance(json.loads(line)["op_code"], int) for line in lines if line.endswith(b"\n"))
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _journal_file(url: sqlalchemy.URL) -> Path:
+    """Return a journal's file; like SQLite's, a relative path has three slashes before it, and an absolute one four."""
+    if url.host or not url.database:
+        raise UsageError(
+            f"{without_password(str(url))!r} names no journal file: give journal:///runs/search.log, or with four "
+            "slashes an absolute path"
+        )
+    return Path(url.database)
+
+
+def _lock(path: Path) -> JournalFileOpenLock:
+    return JournalFileOpenLock(str(path), JOURNAL_LOCK_SECONDS)

@@ -1,0 +1,1 @@
+"""The layers that STAN puts in place of PyTorch's."""

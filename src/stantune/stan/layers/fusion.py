@@ -1,0 +1,209 @@
+"""Runs of layers that native kernels do as one: a convolution with the ReLU and the pooling that follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
+
+from stantune.kernels.blocks import Follow, is_last
+from stantune.kernels.pays import may_pay
+from stantune.stan.eligible import called_as_written
+from stantune.stan.layers.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.layers.stand_in import StandIn, stand_in_for_
+
+
+class StanSequential(StandIn, nn.Sequential):
+    """An nn.Sequential that passes a convolution's ReLU and pooling on to it, where it can do them natively.
+
+    It computes what the original does. A layer with hooks, or that somebody has patched, is always called by itself.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return what the layers in turn make of the input, as nn.Sequential does."""
+        if type(input) is not Tensor or torch.compiler.is_compiling():
+            return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
+        modules = list(self)
+        place = 0
+        turned = False  # whether the input is channels last here, and contiguous to everybody else
+        while place < len(modules):
+            module = modules[place]
+            place += 1
+            follow, taken = follow_of(modules[place : place + 2])
+            if isinstance(module, StanConv2d) and _can_follow(module, input, follow):
+                place += taken
+                contiguous = not is_last(module.weight) and (turned or not is_last(input))
+                turned = contiguous and place < len(modules) and _takes_either(modules[place])
+                input = module.followed(input, follow, turned if contiguous else None)
+            else:
+                input = module(input.contiguous() if turned else input)
+                turned = False
+        return input
+
+
+def _can_follow(layer: StanConv2d, input: Tensor, follow: Follow) -> bool:
+    # Who watches a layer wants the convolution's own output.
+    return _takes_either(layer) and input.dim() == 4 and layer.is_native(input, follow)
+
+
+def _takes_either(module: nn.Module) -> bool:
+    """Tell whether a module is a convolution that nobody watches, native where its input lets it be."""
+    return (
+        isinstance(module, StanConv2d)
+        and module.watch is None
+        and called_as_written(module, nn.Conv2d)
+        and unobserved(module)
+    )
+
+
+def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
+    """Have convolutions that native kernels may do faster in training, and what follows them; return what was changed.
+
+    A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential; not so where
+    somebody has given one of them a forward method of its own. All of STAN's layers learn their names, for errors.
+
+    Args:
+        model: any module.
+        exact_ones: whether convolutions become native that are none of STAN's yet, and compute every entry.
+    """
+    changed: list[nn.Module] = []
+    follows = follows_in(model)
+    for name, module in model.named_modules():
+        if exact_ones and type(module) is nn.Conv2d and _may_be_native(module, follows.get(module, Follow())):
+            module.__class__ = StanConv2d
+            changed.append(module)
+        if isinstance(module, StanConv1d | StanConv2d | StanLinear):
+            module.stan_name = name
+            stand_in_for_(module, module.original)
+    for module in model.modules():
+        if (
+            type(module) is nn.Sequential
+            and "forward" not in module.__dict__
+            and any(type(child) is StanConv2d for child in module)
+        ):
+            module.__class__ = StanSequential
+            changed.append(module)
+    return changed
+
+
+def _may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
+    """Tell whether a layer has a native form that pays for some input; asking at each pass takes its time, too."""
+    if not has_native_form(layer) or "forward" in layer.__dict__:
+        return False
+    stride = layer.stride[0] if isinstance(layer.stride, tuple) else layer.stride
+    return may_pay(layer.weight.shape[2], stride, follow)
+
+
+def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lay out the model's four-dimensional parameters anew; they stay the same objects."""
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
+@contextmanager
+def natively(model: nn.Module) -> Iterator[None]:
+    """Train the model's convolutions natively within, exactly."""
+    changed = make_native_(model)
+    try:
+        yield
+    finally:
+        for module in changed:
+            for attribute in SET_BY_HANDLE:
+                module.__dict__.pop(attribute, None)
+            module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Sequential
+
+
+@contextmanager
+def evaluated_natively(model: nn.Module) -> Iterator[None]:
+    """Have the model's StanConv2d compute natively in evaluation, too, within: exact but for rounding."""
+    layers = [module for module in model.modules() if isinstance(module, StanConv2d)]
+    for layer in layers:
+        layer.natively_evaluated = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.natively_evaluated = False
+
+
+def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:
+    """Return what can be done with each of the model's convolutions that stand in an nn.Sequential."""
+    found: dict[nn.Module, Follow] = {}
+    for sequential in model.modules():
+        if type(sequential) in (nn.Sequential, StanSequential):
+            modules = list(sequential.children())
+            for place, module in enumerate(modules):
+                if isinstance(module, nn.Conv2d):
+                    found[module] = follow_of(modules[place + 1 : place + 3])[0]
+    return found
+
+
+def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:
+    """Return what of the next two modules can be done with a convolution before them, and how many those are."""
+    kinds = [_kind(module) for module in modules]
+    relu = "relu" in kinds[:1]
+    pool = modules[1] if relu and len(kinds) > 1 and kinds[1] == "pool" else None
+    if kinds[:1] == ["pool"]:
+        pool = modules[0]
+        # After a maximum, which ReLU may change places with, but not after an average.
+        relu = kinds[1:] == ["relu"] and isinstance(pool, nn.MaxPool2d)
+    if pool is None:
+        return Follow(relu=relu), int(relu)
+    assert isinstance(pool, nn.MaxPool2d | nn.AvgPool2d)
+    name = "max" if isinstance(pool, nn.MaxPool2d) else "average"
+    size, stride = _pair(pool.kernel_size), _pair(pool.stride)
+    assert size is not None, "_kind has asked"
+    assert stride is not None, "_kind has asked"
+    return Follow(name, size, stride, bool(pool.ceil_mode), relu), 1 + int(relu)
+
+
+def unobserved(module: nn.Module) -> bool:
+    """Tell whether nobody sees what goes in and out of the module: it has no hooks."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        # By their names: PyTorch's own _has_any_global_hook is younger than 2.7.
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_backward_hooks
+        or _global_backward_pre_hooks
+    )
+
+
+def _kind(module: nn.Module) -> str:
+    """Return "relu", "pool" or "", for what the native form of a convolution cannot do."""
+    kind = type(module)
+    if kind not in _FOLLOWING or not called_as_written(module, kind) or not unobserved(module):
+        return ""
+    if isinstance(module, nn.ReLU):
+        return "relu"
+    assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
+    if isinstance(module, nn.MaxPool2d):
+        plain = _pair(module.dilation) == (1, 1) and not module.return_indices
+    else:
+        plain = module.divisor_override is None
+    size, stride = _pair(module.kernel_size), _pair(module.stride)
+    known = size is not None and stride is not None and min(*size, *stride) > 0
+    return "pool" if plain and known and _pair(module.padding) == (0, 0) else ""
+
+
+_FOLLOWING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def _pair(value: object) -> tuple[int, int] | None:
+    """Return rows and columns of a setting; None for what PyTorch may read in another way, or refuse."""
+    several = (value, value) if type(value) is int else value
+    if isinstance(several, tuple) and len(several) == 2 and all(type(number) is int for number in several):
+        return several[0], several[1]
+    return None

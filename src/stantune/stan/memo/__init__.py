@@ -1,0 +1,1 @@
+"""What the memo fill remembers, and what that may cost."""

@@ -1,0 +1,1 @@
+"""Searches of any objective: as one call, or by ask and tell."""

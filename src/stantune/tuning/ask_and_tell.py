@@ -1,0 +1,178 @@
+"""open_search(): a search whose trainings another program does, by ask and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+from stantune.arguments import number, path
+from stantune.errors import UsageError
+from stantune.objectives.returned import ReturnError, metrics_of
+from stantune.outcome import Cost, Outcome
+from stantune.protocols import Objective, Segment
+from stantune.search.result import SearchResult
+from stantune.search.session import RETRIES, Session, open_session
+from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.start_from import starting_from
+from stantune.search.workers.executors import Failure
+from stantune.space import Space
+from stantune.tuning.tune import compose, path_of
+
+
+class OpenSearch:
+    """A search by ask and tell: your own program trains, in whatever way it likes.
+
+    Attributes:
+        objective: what is searched.
+        settings: what the result depends on.
+    """
+
+    def __init__(self, objective: Objective, settings: SearchSettings, session: Session, path: Path) -> None:
+        self.objective = objective
+        self.settings = settings
+        self._session = session
+        self._path = path
+        self._given: set[tuple[int, int, int | None]] = set()
+        self._over = False
+
+    def ask(self) -> Segment | None:
+        """Return a segment to train; None where nothing may begin until more is told, or all is done.
+
+        Several may be asked for before any is told of; they do not depend on one another. Raises UsageError where the
+        search is closed.
+        """
+        self._check_open()
+        segment = self._session.ask()
+        if segment is not None:
+            self._given.add(_key(segment))
+        return segment
+
+    def tell(
+        self,
+        segment: Segment,
+        metrics: Mapping[str, float] | float | None,
+        seconds: float = 0.0,
+        validation_share: float = 1.0,
+    ) -> None:
+        """Tell what a segment came to.
+
+        Args:
+            segment: one that `ask` gave.
+            metrics: by name, or the compared one alone; None where the training diverged.
+            seconds: what it took.
+            validation_share: by how much of the validation set it was measured; `segment.validation_share` would do.
+
+        Raises:
+            UsageError: the compared metric is missing or no number, another one is no number, or the segment is not one
+                that is waited for; nothing is written then.
+        """
+        found = {} if metrics is None else self._metrics(metrics)
+        share = number("validation_share", validation_share)
+        if not 0 < share <= 1:
+            raise UsageError(f"`validation_share`={share:g} is no share of a validation set; give 1 for all of it")
+        self._take(segment)
+        cost = Cost(exact=segment.stop - segment.start, exact_seconds=seconds)
+        diverged = segment.stop if metrics is None else None
+        outcome = Outcome(segment.stop, found, diverged, False, cost, validation_share=share)
+        self._session.tell(segment, outcome)
+
+    def fail(self, segment: Segment, cause: str) -> None:
+        """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""
+        self._take(segment)
+        self._session.tell(segment, Failure(str(cause)))
+
+    def close(self) -> None:
+        """Take nothing any more; another program may write to the table from now on."""
+        self._over = True
+
+    def _metrics(self, told: Mapping[str, float] | float) -> dict[str, float]:
+        try:
+            return metrics_of(told, self.objective.metric, self.objective.name)
+        except ReturnError as error:
+            raise UsageError(f"what was told of a segment cannot be taken: {error}") from None
+
+    def _take(self, segment: Segment) -> None:
+        """Take a segment as told; raises UsageError where it was not given, or was told of before."""
+        self._check_open()
+        if _key(segment) not in self._given:
+            raise UsageError(
+                f"the segment of trial {segment.trial} to {segment.stop} is not waited for: it was told of before, or "
+                "this search did not give it; tell each segment that ask() gave once"
+            )
+        self._given.remove(_key(segment))
+
+    def _check_open(self) -> None:
+        if self._over:
+            raise UsageError("this search is closed: ask and tell inside of `with open_search(...)`")
+
+    @property
+    def result(self) -> SearchResult:
+        """What the search has come to so far."""
+        return SearchResult(self.objective, self.settings, self._session.state, self._path)
+
+
+@contextmanager
+def open_search(
+    space: Space,
+    *,
+    max_resource: int,
+    min_resource: int | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    unit: str = "epoch",
+    name: str = "search",
+    out: Path | str | None = None,
+    storage: str | None = None,
+    fresh: bool = False,
+    retries: int = RETRIES,
+    rates: Sequence[float] | Literal["auto"] = (),
+    plan: str = "hyperband",
+    start_from: Path | str | None = None,
+    **others: Any,
+) -> Iterator[OpenSearch]:
+    """Open a search that you train yourself, by ask and tell; see `tune` for the arguments.
+
+    What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
+    `result.json` is written.
+    """
+    refused = sorted(others.keys() - {field.name for field in fields(SearchSettings)} | others.keys() & {"plan_name"})
+    if refused:
+        raise UsageError(
+            f"`{refused[0]}` is nothing that a search by ask and tell has: your own program trains; leave it away"
+        )
+    what, settings = compose(
+        None,
+        space,
+        max_resource,
+        min_resource,
+        rates,
+        unit=unit,
+        minimize=minimize,
+        maximize=maximize,
+        name=name,
+        plan=plan,
+        **others,
+    )
+    directory = SearchDirectory(path_of(out, what), storage)
+    with directory.locked():
+        if fresh:
+            directory.clear()
+        if start_from is not None:
+            earlier = SearchDirectory.begun(path("start_from", start_from), storage)
+            settings = starting_from(settings, what, directory, earlier)
+        with open_session(what, settings, directory, retries=retries) as session:
+            opened = OpenSearch(what, settings, session, directory.path)
+            try:
+                yield opened
+            finally:
+                opened.close()
+            summary = opened.result.summary
+        directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
+
+
+def _key(segment: Segment) -> tuple[int, int, int | None]:
+    return segment.trial, segment.stop, segment.finalist

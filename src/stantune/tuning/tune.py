@@ -1,0 +1,475 @@
+"""tune(): an objective, settings, a directory and an executor put together to a search."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, function, path, shown, text, whole
+from stantune.errors import StantuneError, UsageError
+from stantune.integrations.loggers import loggers_of
+from stantune.objectives.choose import objective_of
+from stantune.protocols import Conditions, Objective, Place
+from stantune.quantities import parse_bytes, parse_duration
+from stantune.search.loop import search
+from stantune.search.plan.fidelity import chosen_rates
+from stantune.search.plan.finals import CONTINUE, SCRATCH
+from stantune.search.propose.given import enqueued_settings, fixed_values
+from stantune.search.propose.sampler import Sampler
+from stantune.search.result import SearchResult
+from stantune.search.session import RETRIES
+from stantune.search.settings import SearchSettings, default_min_resource
+from stantune.search.stopping import Stop, stoppable
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.log import logging_to
+from stantune.search.table.start_from import starting_from
+from stantune.search.table.storages.masking import without_password
+from stantune.search.table.store import Store
+from stantune.search.telling.lines import Lines
+from stantune.search.telling.loggers import Logger
+from stantune.search.telling.notes import one_setting
+from stantune.search.telling.watching import Silent, Together, Watcher
+from stantune.search.workers.executors import Executor, InProcess
+from stantune.search.workers.order import Order
+from stantune.search.workers.workers import Limits, Workers
+from stantune.space import Space
+from stantune.texts import encodable, one_line
+
+if TYPE_CHECKING:
+    from stantune.search.ray.cluster import Cluster
+    from stantune.stan.config import Stan
+
+# Trainings side by side, as far as it is known beforehand, where a cluster says how many there is room for.
+SEVERAL = 2
+# STAN's settings for rates by rung where nothing else is said: low rungs only put settings in order, and sparing in all
+# layers, nine iterations of ten, changes it little (docs/measurements.md).
+BY_RUNG: dict[str, Any] = {"period": 9, "layers": ("*",)}
+MakeExecutor = Callable[[Order], "Executor | AbstractContextManager[Executor]"]
+
+
+def tune(
+    objective: object,
+    space: Space | None = None,
+    *,
+    max_resource: int | None = None,
+    min_resource: int | None = None,
+    eta: int = 3,
+    plan: str = "hyperband",
+    brackets: int | None = None,
+    variant: str = "algorithm1",
+    mode: str = "sync",
+    trials: int | None = None,
+    sampler: str | Sampler = "random",
+    lag: int = 16,
+    seed: int = 0,
+    unit: str | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    name: str | None = None,
+    stan: Stan | None = None,
+    rates: Sequence[float] | Literal["auto"] = (),
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    fixed: Mapping[str, Any] | None = None,
+    validation: str = "all",
+    finalists: int = 1,
+    final: str = "scratch",
+    final_resource: int | None = None,
+    start_from: Path | str | None = None,
+    out: Path | str | None = None,
+    storage: str | None = None,
+    fresh: bool = False,
+    accept_changes: bool = False,
+    workers: int | None = None,
+    executor: str | MakeExecutor = "local",
+    address: str | None = None,
+    checkpoints: str | None = None,
+    threads: int | Literal["auto"] | None = None,
+    device: str = "auto",
+    budget: float | str | None = None,
+    retries: int = RETRIES,
+    trial_timeout: float | str | None = None,
+    trial_memory: int | str | None = None,
+    loggers: Sequence[str | Logger] = (),
+    say: Callable[[str], None] = lambda line: None,
+    watching: Callable[[], AbstractContextManager[Watcher | None]] | None = None,
+    stop: Stop | None = None,
+) -> SearchResult:
+    """Search the settings of an objective with Hyperband or ASHA; the same call goes on where it was, after a kill too.
+
+    Args:
+        objective: a function of a `Run` (see there), a Problem, or any Objective.
+        space: the parameters of a function, and their ranges.
+        max_resource: R, the length of a trial that is never dropped, in `unit`s; the objective's own length by default.
+        min_resource: r, the least length before a trial may be dropped; by default such that there are at most five
+            brackets, and two rungs or more where `max_resource` has room for them.
+        eta: one of so many trials is promoted in each rung.
+        plan: "hyperband"; "wide" for one bracket from the lowest rung, with more settings; or "measured" for brackets
+            whose first rung is chosen while searching, by how well low rungs have ordered the trials that went on.
+        brackets: how many of Hyperband's brackets are run, from the one that drops most; None for all. Of a measured
+            plan, how many there are; None for half as many as Hyperband has.
+        variant: "algorithm1" or "table1": how the numbers of trials are rounded (Li et al., JMLR 18, 2018).
+        mode: "sync" for Hyperband, "async" for ASHA, that waits for no rung's end.
+        trials: how many settings ASHA or a wide plan tries; None for what costs as much as Hyperband, or half of it.
+        sampler: what proposes settings: "random", "tpe", "bohb", or an object of your own (see Sampler).
+        lag: what models and ASHA see: what a search by so many workers would see.
+        seed: of every random choice.
+        unit: what a function's resource counts, "epoch" by default.
+        minimize: the metric of a function's that is compared, where less is better.
+        maximize: the same, where more is better.
+        name: of a function's search, its own by default.
+        stan: how trials are accelerated: what `Run.accelerate` does, or how a Problem is trained; None for exactly.
+        rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
+        enqueue: settings that are tried first.
+        fixed: parameters that have one value in all settings.
+        validation: "all" compares trials by the whole validation set; "by-rung" by a part that grows with the rungs.
+        finalists: so many of the best settings are trained once more in the end, exactly and from scratch, and the best
+            of them wins.
+        final: "scratch"; "continue" takes the best trial's weights as they are, where it ended exactly; "none" trains
+            nobody in the end.
+        final_resource: how long final trainings are, where that is longer than `max_resource`.
+        start_from: the directory of an earlier search, whose results are learned from.
+        out: the search's directory, runs/NAME by default.
+        storage: URL of an Optuna storage for the trials; SQLite in `out` by default.
+        fresh: delete the directory's search and begin anew.
+        accept_changes: go on with a search although the code, or what a Problem is made of, has changed since it began;
+            that is written into its table.
+        workers: trainings side by side, each in a process of its own; 1, in this process, by default, and with Ray as
+            many as there is room for.
+        executor: "local", "ray", or what makes an Executor of your own of an Order.
+        address: of the Ray cluster, HOST:PORT or "auto".
+        checkpoints: URL of where a cluster's nodes keep them, if `out` is not on a file system that they share.
+        threads: of each training; "auto" for what is fastest here; None for PyTorch's, or 1 with several workers.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        budget: seconds, or a text like "30m" or "2h", after which it ends in good order.
+        retries: how often a training that failed is tried again, in each rung.
+        trial_timeout: seconds, or a text, after which a training that does nothing is ended.
+        trial_memory: bytes, or a text like "2G", of a process in which a training is ended (Linux).
+        loggers: what is told of losses and metrics: "csv", "tensorboard", "mlflow", "wandb", or a Logger of your own.
+        say: takes lines for the user: what is fetched, measured, planned, and how far the search is; `say=print`.
+        watching: gives what is told of all that happens, for as long as the search runs, in place of lines on how far
+            it is.
+        stop: whether to end in good order; without one Ctrl-C and SIGTERM do that, and then raise KeyboardInterrupt.
+
+    Returns:
+        What the search has come to.
+
+    Raises:
+        UsageError: something that was asked for cannot be done as asked, or the directory holds another search.
+        StantuneError: the search cannot go on; what was done is kept.
+        KeyboardInterrupt: it was asked for; all that was trained is kept, and the same call goes on.
+    """
+    seconds = None if budget is None else amount("budget", budget, parse_duration)
+    limits = Limits(
+        None if trial_timeout is None else amount("trial_timeout", trial_timeout, parse_duration),
+        None if trial_memory is None else int(amount("trial_memory", trial_memory, parse_bytes)),
+    )
+    workers = None if workers is None else whole("workers", workers, 1, MOST_AT_ONCE)
+    retries = whole("retries", retries, 0)
+    if isinstance(threads, str) and threads != "auto":
+        raise UsageError(f"`threads`={shown(threads)} is no number of threads; give 1 or more, or auto")
+    if not isinstance(threads, str | None):
+        threads = whole("threads", threads, 1, MOST_AT_ONCE)
+    storage = None if storage is None else text("storage", storage)
+    checkpoints = None if checkpoints is None else text("checkpoints", checkpoints)
+    device = text("device", device)
+    if not isinstance(executor, str):
+        if not callable(executor):
+            raise UsageError(f"`executor`={shown(executor)} is none; give local, ray, or what makes one of an Order")
+        function("executor", executor, ("order",))
+    function("say", say, ("line",))
+    logging = loggers_of(loggers)
+    if watching is not None:
+        function("watching", watching)
+    if not isinstance(stop, Stop | None):
+        raise UsageError(f"`stop`={shown(stop)} is no Stop; leave it away")
+    local = isinstance(executor, str) and executor == "local"
+    side = workers if workers is not None else 1 if local else SEVERAL
+    what, settings = compose(
+        objective,
+        space,
+        max_resource,
+        min_resource,
+        rates,
+        unit=unit,
+        minimize=minimize,
+        maximize=maximize,
+        name=name,
+        stan=stan,
+        seed=seed,
+        eta=eta,
+        plan=plan,
+        brackets=brackets,
+        variant=variant,
+        mode=mode,
+        trials=trials,
+        sampler=sampler,
+        lag=lag,
+        enqueue=enqueue,
+        fixed=fixed,
+        validation=validation,
+        finalists=finalists,
+        final=final,
+        final_resource=final_resource,
+    )
+    if checkpoints is not None and settings.final == CONTINUE:
+        raise UsageError(
+            "`final`=continue needs the trials' checkpoints in `out`; leave `checkpoints` away, or give scratch"
+        )
+    if mode == "async" and side > lag:
+        say(f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are {side}")
+    if (note := one_setting(settings, settings.plan())) is not None:
+        say(f"note: {note}")
+    directory = _directory(path_of(out, what), storage, checkpoints)
+    alone = local and side == 1 and limits == Limits()
+    with stopping(stop, seconds) as asks, _cluster(executor, address, checkpoints) as cluster:
+        # Before there is a directory: bad use leaves nothing behind.
+        where = cluster.device(device) if cluster is not None else _device(device)
+        # The stack last: whatever ends a search, its workers end before others may have the directory.
+        heeding = asks.heeding(directory.asked_to_stop)
+        with directory.locked(), heeding, logging_to(directory.log) as log, ExitStack() as stack:
+            if fresh:
+                directory.clear()
+            log.info("process %d begins the search of %s, or goes on with it", os.getpid(), one_line(what.name))
+
+            def tell(line: str) -> None:
+                log.info(one_line(line))
+                say(line)
+
+            def complain(line: str) -> None:
+                log.warning(line)
+                say(line)
+
+            settings = replace(settings, device=where)
+            if start_from is not None:
+                earlier = SearchDirectory.begun(path("start_from", start_from), storage)
+                settings = starting_from(settings, what, directory, earlier)
+            beside = not alone and side > 1
+            conditions = Conditions(
+                settings.max_resource, settings.seed, threads, where, alone, beside, _begun(directory), tell
+            )
+            what, of_each = what.prepared(conditions)
+            settings = replace(settings, threads=of_each)
+            if cluster is None and where == "cpu":
+                _say_of_kernels(what, tell)
+            order = Order(what, Place(threads=of_each, device=where))
+            train: Executor
+            if cluster is not None:
+                from stantune.search.ray.run import trainings_on
+
+                train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, settings.finals))
+            elif callable(executor):
+                made = executor(order)
+                train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+                if not isinstance(train, Executor):
+                    raise UsageError(f"`executor` made {shown(train)}, which is no Executor; see stantune.Executor")
+            elif alone:
+                train = InProcess(order(0))
+            else:
+                train = stack.enter_context(Workers(order, side, limits))
+            view = Lines(say) if watching is None else stack.enter_context(_watched(watching))
+            logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
+            state = search(
+                what,
+                settings,
+                directory,
+                train,
+                watcher=Together([view or Silent(), logged]),
+                stop_early=asks.asked,
+                retries=retries,
+                accept_changes=accept_changes,
+                loggers=logging,
+                say=complain,
+            )
+            # Workers have ended, and a cluster's weights are here, before anything is said of them.
+            stack.close()
+            result = SearchResult(what, settings, state, directory.path, asks.asked() and not state.complete)
+            try:
+                directory.write_result(f"{result.summary.model_dump_json(indent=2)}\n")
+            except StantuneError as error:
+                # It is in the table, and whoever waited for it gets it nevertheless.
+                result = replace(result, unwritten=str(error))
+            for line in str(result).splitlines():
+                log.info(one_line(line))
+            log.info("the search is %s", "complete" if result.complete else "not complete, and ended in good order")
+    if stop is None and asks.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def compose(
+    objective: object,
+    space: Space | None = None,
+    max_resource: int | None = None,
+    min_resource: int | None = None,
+    rates: Sequence[float] | Literal["auto"] = (),
+    *,
+    unit: str | None = None,
+    minimize: str | None = None,
+    maximize: str | None = None,
+    name: str | None = None,
+    stan: Stan | None = None,
+    seed: int = 0,
+    eta: int = 3,
+    plan: str = "hyperband",
+    enqueue: Sequence[Mapping[str, Any]] = (),
+    fixed: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> tuple[Objective, SearchSettings]:
+    """Return what is searched and the settings of the search, checked, with defaults for what is not said; see `tune`.
+
+    Raises UsageError.
+    """
+    seed = whole("seed", seed, most=MOST_SEED)
+    for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
+        if value is not None:
+            text(parameter, value)
+    if stan is not None and not hasattr(stan, "least_rate"):
+        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
+    if not isinstance(rates, str | list | tuple):
+        raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
+    if rates and stan is None:
+        stan = _spared_by_rung(objective)
+    what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
+    _check_names(what)
+    if max_resource is None:
+        if what.length is None:
+            raise UsageError(
+                f"`max_resource` is missing: say how many {what.unit}s a training of {what.name} has at most"
+            )
+        max_resource = what.length
+    max_resource = whole("max_resource", max_resource)
+    min_resource = None if min_resource is None else whole("min_resource", min_resource)
+    for parameter, number in (("max_resource", max_resource), ("min_resource", min_resource)):
+        if number is not None and number < 1:
+            raise UsageError(f"`{parameter}`={number} is too small; give a whole number of {what.unit}s, 1 or more")
+    eta = whole("eta", eta, 2)
+    plan = text("plan", plan)
+    for parameter in ("brackets", "trials", "lag", "finalists", "final_resource"):
+        if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
+            others[parameter] = whole(parameter, others[parameter])
+    for parameter in ("variant", "mode", "validation", "final"):
+        if parameter in others:
+            text(parameter, others[parameter])
+    if not isinstance(fixed, Mapping | None) or not isinstance(enqueue, list | tuple):
+        raise UsageError("`fixed` is a dict of parameters and values, and `enqueue` a list of such dicts; give them so")
+    least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
+    held = fixed_values(what.space, fixed or {})
+    known = tuple(enqueued_settings(what.space, held, enqueue))
+    settings = SearchSettings(seed, max_resource, least, eta, plan, enqueue=known, fixed=held, **others)
+    # Whether weights may be taken as they are depends on the rates, which are chosen below.
+    (replace(settings, final=SCRATCH) if rates else settings).check(what)
+    if rates:
+        chosen = chosen_rates(rates, max_resource, least, eta)
+        if stan is not None:
+            # Each one is looked at; the objective is told the least, and one for all rungs is its own.
+            spared = {rate: replace(stan, rate=rate) for rate in chosen}
+            what = objective_of(what, None, stan=spared[min(chosen)])
+        settings = replace(settings, rates=chosen if len(chosen) > 1 else ())
+        settings.check(what)
+    return what, settings
+
+
+def _check_names(objective: Objective) -> None:
+    """Raise UsageError for a name that no file, no database or no JSON can hold."""
+    names = [("name", objective.name), ("unit", objective.unit), ("metric", objective.metric.name)]
+    for what, name in [*names, *(("parameter", name) for name in objective.space)]:
+        if encodable(name) != name:
+            raise UsageError(f"the {what} {shown(name)} holds a character that is none in UTF-8, or NUL; leave it out")
+
+
+def _say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:
+    """Say it where STAN trains without its native kernels, which takes several times as long."""
+    if getattr(what, "stan", None) is None:
+        return
+    # It loads PyTorch, which a search without STAN may do without.
+    from stantune.kernels.library import lack
+
+    if lack():
+        say(f"note: {lack()}")
+
+
+def _spared_by_rung(objective: object) -> Stan | None:
+    """Return STAN's settings for rates by rung where none are given; None where the objective has its own."""
+    if isinstance(objective, Objective):
+        return getattr(objective, "stan", None)
+    from stantune.stan.config import Stan
+
+    return Stan(**BY_RUNG)
+
+
+def path_of(out: Path | str | None, objective: Objective) -> Path:
+    """Return a search's directory; raises UsageError where that is none."""
+    return Path("runs") / objective.name if out is None else path("out", out)
+
+
+def _directory(path: Path, storage: str | None, checkpoints: str | None) -> SearchDirectory:
+    if checkpoints is None:
+        return SearchDirectory(path, storage)
+    from stantune.search.ray.checkpoints import RemoteDirectory
+
+    return RemoteDirectory(path, storage, checkpoints)
+
+
+def _begun(directory: SearchDirectory) -> Mapping[str, Any] | None:
+    """Return the identity of the directory's search, None where there is none."""
+    return Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
+
+
+def _device(asked: str) -> str:
+    """Return the device to train on; raises UsageError where there is none such."""
+    if asked == "cpu":
+        return asked
+    from stantune.process.runtime import device_named
+
+    return device_named(asked)
+
+
+@contextmanager
+def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
+    """Give what tells whether to end: the caller's, or signals and the budget; signals reach the main thread alone."""
+    if stop is not None:
+        yield stop
+    elif threading.current_thread() is threading.main_thread():
+        with stoppable(seconds) as own:
+            yield own
+    else:
+        yield Stop(seconds)
+
+
+def _watched(watching: Callable[[], AbstractContextManager[Watcher | None]]) -> AbstractContextManager[Watcher | None]:
+    """Return what gives a watcher; raises UsageError where that is none."""
+    made = watching()
+    if not isinstance(made, AbstractContextManager):
+        raise UsageError(f"`watching` returned {shown(made)}; have it return a context manager that gives a Watcher")
+    return made
+
+
+@contextmanager
+def _cluster(executor: object, address: str | None, checkpoints: str | None) -> Iterator[Cluster | None]:
+    """Connect to the cluster that is asked for; give None where there is none.
+
+    Raises:
+        UsageError: what is asked for does not go together.
+        StantuneError: Ray is not installed, or no cluster can be reached.
+    """
+    if executor == "ray":
+        try:
+            from stantune.search.ray.cluster import connected
+        except ImportError as error:
+            raise StantuneError("Ray is not installed; pip install 'stantune[ray]'") from error
+
+        with connected(address or "auto") as cluster:
+            yield cluster
+        return
+    if executor != "local" and not callable(executor):
+        raise UsageError(f"`executor`={executor} is unknown; give local or ray")
+    for parameter, value in (("address", address), ("checkpoints", checkpoints)):
+        if value is not None:
+            shown = without_password(value)
+            raise UsageError(f"`{parameter}`={shown} is for a Ray cluster; say `executor`=ray, or leave it away")
+    yield None

@@ -1,0 +1,1 @@
+"""User's code: found, read, and told apart by what it does."""

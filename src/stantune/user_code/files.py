@@ -1,0 +1,70 @@
+"""A Python file of the user's, loaded as a module; what goes wrong in it is said in a sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from stantune.errors import UsageError, words_of
+from stantune.user_code.working_folder import kept_folder
+
+# Modules that users' files of before import, and where they are now.
+_MOVED = {
+    "stantune.data": "stantune.images.data",
+    "stantune.images.problems": "stantune.images.problem.built_in",
+    "stantune.images.solver": "stantune.images.solving.solver",
+    "stantune.nets": "stantune.images.nets",
+    "stantune.problems": "stantune.images.problem.built_in",
+    "stantune.solver": "stantune.images.solving.solver",
+}
+
+
+def load_file(path: Path, name: str) -> ModuleType:
+    """Return the module that a file is, run anew; the working folder stays.
+
+    Args:
+        path: the file.
+        name: the module's, under which classes that it defines are found again (pickle, dataclasses).
+
+    Raises:
+        UsageError: there is no such file, it is none of Python's, it fails, or it ends the program.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; give yours as FILE.py:NAME")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file; give yours as FILE.py:NAME")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with kept_folder():
+            spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        del sys.modules[name]
+        where = _MOVED.get(error.name or "")
+        hint = f"; {error.name} is {where} now, so import from there" if where else ""
+        raise UsageError(f"{path} cannot be imported: ModuleNotFoundError: {error}{hint}") from error
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{path} cannot be imported: {_words(error)}{_line(error, path)}") from error
+    except SystemExit as error:
+        del sys.modules[name]
+        raise UsageError(
+            f"{path} ends the program, by sys.exit or the like, as it is loaded; put what only a script is to do below "
+            "if __name__ == '__main__'"
+        ) from error
+    return module
+
+
+def _words(error: Exception) -> str:
+    """Return kind and words of an error: names in backticks are Python's here, and no options of a command."""
+    return words_of(error).replace("`", "")
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Say on which line of a file it failed: a range that is refused does not know its parameter's name."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f" (line {lines[-1]})" if lines else ""
