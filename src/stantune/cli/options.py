@@ -103,6 +103,16 @@ Workers = Annotated[
         "--workers", metavar="N", min=1, max=MOST_AT_ONCE, help="Trainings side by side, each in a process of its own."
     ),
 ]
+Together = Annotated[
+    int,
+    typer.Option(
+        "--together",
+        metavar="K",
+        min=1,
+        max=MOST_AT_ONCE,
+        help="Trainings that take turns in one process, for a GPU that one alone leaves without work.",
+    ),
+]
 SearchWorkers = Annotated[
     int | None,
     typer.Option(
@@ -325,12 +335,17 @@ def device_of(text: str) -> str:
     return device_named(text)
 
 
+def is_caffe(name: str) -> bool:
+    """Tell whether this names Caffe's file of a network."""
+    return name.lower().endswith(".prototxt")
+
+
 def named(name: str, solver: Path | None, dataset: str | None, batch_size: int | None = None) -> str | Problem:
     """Return the problem that Caffe's files are, where the name is that of one; the name itself for any other.
 
     Raises UsageError where an option for Caffe's files is missing, or given for another problem.
     """
-    if not name.lower().endswith(".prototxt"):
+    if not is_caffe(name):
         for option, value in (("--solver", solver), ("--dataset", dataset), ("--batch-size", batch_size)):
             if value is not None:
                 raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.compare.study.contract import NATIVE, STOCK, Interval, StudiedProblem, StudySummary, WayResult
+from stantune.compare.study.lines import search_line
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.operating import metric_of
 from stantune.report.tables import print_table
+from stantune.search.operating.told import StatusResult
 
 DASH = "–"
 
@@ -40,7 +42,8 @@ def study_sentences(summary: StudySummary) -> list[str]:
     """Return what is to be known of a study: how far it is, what failed, and how to read its tables."""
     done = sum(search.state == "done" for search in summary.searches)
     lines = [f"{done} of {len(summary.searches)} searches are done"]
-    if done < len(summary.searches):
+    running = any(search.state == "running" for search in summary.searches)
+    if done < len(summary.searches) and not running:
         lines[0] += "; the same command goes on from here"
     lines += [
         f"{search.problem}, {search.way}, seed {search.seed}, failed: {search.failure}"
@@ -56,8 +59,14 @@ def study_sentences(summary: StudySummary) -> list[str]:
     return lines
 
 
-def show_study(console: Console, summary: StudySummary) -> None:
-    """Print where a study stands and what it came to."""
+def search_lines(summary: StudySummary, now: Mapping[str, StatusResult]) -> list[str]:
+    """Return a line for each search; `now` has more of those that run, by their directories."""
+    problems = {problem.name: problem for problem in summary.problems}
+    return [search_line(problems[one.problem], one, now.get(one.directory)) for one in summary.searches]
+
+
+def show_study(console: Console, summary: StudySummary, now: Mapping[str, StatusResult] | None = None) -> None:
+    """Print where a study stands and what it came to; `now` has more of the searches that run."""
     for table in study_tables(summary):
         console.print(table.title, soft_wrap=True)
         drawn = Table(*table.heads, box=SIMPLE_HEAD, pad_edge=False)
@@ -67,13 +76,9 @@ def show_study(console: Console, summary: StudySummary) -> None:
             # A number and its unit stay together.
             drawn.add_row(*(cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row))
         print_table(console, drawn)
-    running = [search for search in summary.searches if search.state == "running"]
-    for search in running:
-        console.print(
-            f"running: {search.problem}, {search.way}, seed {search.seed}: {search.trials} trials, in "
-            f"{search.directory}",
-            soft_wrap=True,
-        )
+    for search, line in zip(summary.searches, search_lines(summary, now or {}), strict=True):
+        if search.state == "running":
+            console.print(f"{line}; in {search.directory}", soft_wrap=True)
     for line in study_sentences(summary):
         console.print(line, soft_wrap=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from stantune.compare.study.contract import StudySummary
     from stantune.search.operating.told import StatusResult
 
 # How often is looked again on a terminal, and elsewhere.
@@ -27,19 +29,19 @@ def status(
     directory: Directory, watch: Watch = False, storage: Storage = None, json: o.Json = None, debug: o.Debug = False
 ) -> None:
     """Show where a search or a study stands, while it runs or afterwards; nothing is changed."""
-    from stantune.compare.study.folder import holds_study, running_in, study_in
+    from stantune.compare.study.folder import holds_study
     from stantune.report.operating import show_status
-    from stantune.report.study import show_study
     from stantune.search.operating.status import status_of
     from stantune.search.table.looking.look import look
 
     console = o.console_for(json)
     if holds_study(directory):
-        study = study_in(directory)
-        if watch:
-            raise UsageError(f"--watch looks at one search, and {directory} is a study's; give {running_in(directory)}")
-        show_study(console, study)
-        o.write_json(study, json)
+        if storage is not None:
+            raise UsageError(
+                f"--storage is of one search, and {directory} is a study's, whose searches keep their tables in their "
+                "directories; leave it out"
+            )
+        o.write_json(_study(console, directory, watch), json)
         return
     if watch:
         result = _watched(console, directory, storage)
@@ -47,6 +49,36 @@ def status(
         result = status_of(look(directory, storage))
         show_status(console, result)
     o.write_json(result, json)
+
+
+def _study(console: Console, folder: Path, watch: bool) -> StudySummary:
+    """Show where a study stands, with `watch` a line for each search again and again before; return it."""
+    from rich.live import Live
+    from rich.text import Text
+
+    from stantune.compare.study.folder import is_running, now_in, study_in
+    from stantune.report.study import search_lines, show_study
+
+    def lines() -> list[str]:
+        summary = study_in(folder)
+        return search_lines(summary, now_in(folder, summary))
+
+    with suppress(KeyboardInterrupt):  # Of the watching; the study knows nothing of it.
+        if watch and console.is_terminal:
+            with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="visible") as live:
+                while is_running(folder):
+                    live.update(Text("\n".join(lines())), refresh=True)
+                    time.sleep(WATCH_SECONDS)
+        told = set[str]()
+        while watch and not console.is_terminal and is_running(folder):
+            for line in lines():
+                if line not in told:
+                    told.add(line)
+                    console.print(line, soft_wrap=True)
+            time.sleep(LINES_SECONDS)
+    summary = study_in(folder)
+    show_study(console, summary, now_in(folder, summary))
+    return summary
 
 
 def _watched(console: Console, directory: Path, storage: str | None) -> StatusResult:

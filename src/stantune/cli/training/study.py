@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,13 +13,38 @@ from stantune.arguments import MOST_AT_ONCE
 from stantune.cli import options as o
 from stantune.cli.training.threads import threads_of
 from stantune.cli.wording import worded
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, UsageError
+
+if TYPE_CHECKING:
+    from stantune.images.problem.built_in import Problem
 
 # What the command ends with where it has done all it could, and searches are missing nevertheless.
 _FAILED = 3
 
 Problems = Annotated[
-    list[str], typer.Argument(metavar="PROBLEM…", help="Built-in problems, or your own as FILE.py:NAME.")
+    list[str],
+    typer.Argument(
+        metavar="PROBLEM…",
+        help="Built-in problems, your own as FILE.py:NAME, or Caffe's, networks' FILE.prototxt.",
+    ),
+]
+Solvers = Annotated[
+    list[Path] | None,
+    typer.Option("--solver", metavar="FILE", help="Caffe's solver for FILE.prototxt; repeatable, in their order."),
+]
+Datasets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset", metavar="NAME", help="The built-in data set for FILE.prototxt; repeatable, or once for all."
+    ),
+]
+BatchSizes = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Images in an iteration of FILE.prototxt (default: as its data layer says); repeatable, or once for all.",
+    ),
 ]
 Ways = Annotated[
     str,
@@ -50,6 +76,10 @@ FinalIterations = Annotated[
         help="Iterations of a final training (default: R; 1/1: the problem's own).",
     ),
 ]
+Fixed = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all searches; repeatable."),
+]
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="The study's folder.")]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
@@ -64,6 +94,9 @@ Retries = Annotated[
 
 def study(
     problems: Problems,
+    solver: Solvers = None,
+    dataset: Datasets = None,
+    batch_size: BatchSizes = None,
     ways: Ways = "none,native,stan",
     seeds: Seeds = 3,
     max_iterations: MaxIterations = None,
@@ -74,6 +107,7 @@ def study(
     finalists: o.Finalists = 1,
     final: o.Final = "scratch",
     final_iterations: FinalIterations = None,
+    set: Fixed = None,
     out: Out = "runs/study",
     data: o.Data = None,
     json: o.Json = None,
@@ -99,9 +133,10 @@ def study(
 
     seconds = None if budget is None else parse_duration(budget)
     console = o.console_for(json)
+    what = _named(problems, solver or [], dataset or [], batch_size or [])
     with stoppable(seconds) as stop:
         found = run_study(
-            problems,
+            what,
             ways=ways,
             seeds=seeds,
             max_resource=max_iterations,
@@ -112,6 +147,7 @@ def study(
             finalists=finalists,
             final=final,
             final_resource=final_iterations,
+            fixed=_fixed(what, set or [], data),
             out=out,
             data=data,
             accept_changes=accept_changes,
@@ -139,3 +175,58 @@ def study(
         console.print(f"the report is in {page}", soft_wrap=True)
     if not found.complete:
         raise typer.Exit(_FAILED)
+
+
+def _named(
+    names: Sequence[str], solvers: Sequence[Path], datasets: Sequence[str], sizes: Sequence[int]
+) -> list[str | Problem]:
+    """Return the problems by their names, but those of Caffe's files already made.
+
+    Raises UsageError where an option for Caffe's files is missing, or nobody can tell of which it is.
+    """
+    # Where none is Caffe's, the first problem refuses the options.
+    caffe = [place for place, name in enumerate(names) if o.is_caffe(name)] or [0]
+    options = zip(
+        caffe,
+        _each("--solver", solvers, len(caffe)),
+        _each("--dataset", datasets, len(caffe)),
+        _each("--batch-size", sizes, len(caffe)),
+        strict=True,
+    )
+    given = {place: others for place, *others in options}
+    return [o.named(name, *given.get(place, (None, None, None))) for place, name in enumerate(names)]
+
+
+def _each(option: str, values: Sequence[Any], count: int) -> list[Any]:
+    """Return an option's value for each of Caffe's networks: none, one for all, or each its own."""
+    if not values:
+        return [None] * count
+    if len(values) not in (1, count):
+        raise UsageError(
+            f"{option} is given {len(values)} times, and there are {count} of Caffe's networks; give it once for all, "
+            "or for each one, in their order"
+        )
+    return [*values] * (count // len(values))
+
+
+def _fixed(problems: Sequence[str | Problem], assignments: Sequence[str], data: Path | None) -> dict[str, Any]:
+    """Return the parameters that --set gives, read by the problems that have them; raises UsageError."""
+    from stantune.objectives.choose import find_objective
+
+    found = dict[str, Any]()
+    objectives = [find_objective(problem, data=data) for problem in problems] if assignments else []
+    known = {name for objective in objectives for name in objective.space}
+    for place, objective in enumerate(objectives):
+        # What no problem has is for the first to refuse, with the names of what it has.
+        own = [
+            given
+            for given in assignments
+            if (name := given.partition("=")[0]) in objective.space or (place == 0 and name not in known)
+        ]
+        for name, value in o.setting_of(objective, own).items():
+            if repr(found.setdefault(name, value)) != repr(value):
+                raise UsageError(
+                    f"--set {name} is {found[name]!r} to one problem and {value!r} to {objective.name}, since their "
+                    "parameters of that name differ; study them apart"
+                )
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ from stantune.compare.study.contract import StudiedProblem, StudiedSearch, Study
 from stantune.compare.study.numbers import searched, summary_of, waiting
 from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
+from stantune.search.operating.status import status_of
+from stantune.search.operating.told import StatusResult
+from stantune.search.table.directory import is_locked
 from stantune.search.table.looking.look import look
 
 if TYPE_CHECKING:
@@ -33,6 +36,14 @@ def holds_study(folder: Path) -> bool:
 def directory_of(problem: str, way: Way, seed: int) -> str:
     """Return the name of a search's folder."""
     return f"{re.sub(r'[^A-Za-z0-9._]+', '-', problem).strip('-.') or 'problem'}-{way.folder}-seed-{seed}"
+
+
+def is_running(folder: Path) -> bool:
+    """Tell whether a process runs the study in this folder; it may be between two searches."""
+    try:
+        return is_locked(folder / _LOCK)
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -121,6 +132,16 @@ def study_in(folder: Path) -> StudySummary:
         raise UsageError(f"there is no study in {folder}; give the folder of one, as `out` named it")
     searches = [looked_at(folder, search) for search in before.searches]
     return summary_of(before.problems, before.ways, before.seeds, searches)
+
+
+def now_in(folder: Path, summary: StudySummary) -> dict[str, StatusResult]:
+    """Return more of the searches that run now, by their directories; nothing of one that has no table yet."""
+    found = {}
+    for search in summary.searches:
+        if search.state == "running":
+            with suppress(StantuneError):
+                found[search.directory] = status_of(look(folder / search.directory))
+    return found
 
 
 def running_in(folder: Path) -> Path:

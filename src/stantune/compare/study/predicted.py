@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from stantune.compare.study.contract import STOCK
 from stantune.compare.study.ways import Way
@@ -19,15 +20,21 @@ from stantune.training.planning import times_of
 
 
 def predicted_speedups(
-    objective: ProblemObjective, ways: Sequence[Way], settings: SearchSettings
+    objective: ProblemObjective, ways: Sequence[Way], settings: SearchSettings, fixed: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """Time the problem's layers here and now; return of each way how many times faster than stock a trial trains.
 
     Nothing is predicted of memo and meProp, and of no way where the network's own setting diverges at once.
+
+    Args:
+        objective: the problem.
+        ways: how is trained.
+        settings: the searches'.
+        fixed: parameters that have one value in all of them; of the others the network has what is its own.
     """
     stans: dict[str, tuple[Stan, Way]] = {}
     for way in ways:
-        stan = getattr(way.applied(objective, objective.splits).objective, "stan", None)
+        stan = getattr(way.applied(objective, fixed, objective.splits).objective, "stan", None)
         # The kernels that this process has are those that convolve by minimal filtering; and a network that does meProp
         # by itself is not asked for it by STAN's settings.
         if stan is not None and way.winograd and "meprop" not in (way.stan or {}):
@@ -35,7 +42,7 @@ def predicted_speedups(
     layers = tuple(dict.fromkeys(name for stan, _ in stans.values() for name in stan.layers))
     found: dict[str, float | None] = {way.name: 1.0 if way.name == STOCK else None for way in ways}
     try:
-        times = times_of(objective.problem, {}, layers, objective.splits, device=settings.device) if stans else None
+        times = times_of(objective.problem, fixed, layers, objective.splits, device=settings.device) if stans else None
         for name, (stan, way) in stans.items():
             assert times is not None
             found[name] = predicted(times, stan, rates_of(stan, way, settings), settings)

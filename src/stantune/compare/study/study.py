@@ -14,12 +14,14 @@ from typing import Any, Literal
 from stantune.arguments import MOST_AT_ONCE, amount, digits, function, path, shown, text, whole
 from stantune.compare.study.contract import STOCK, StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.folder import directory_of, locked, looked_at, searches_of, write, written
+from stantune.compare.study.lines import search_line
 from stantune.compare.study.numbers import summary_of, test_of
 from stantune.compare.study.predicted import predicted_speedups
 from stantune.compare.study.result import StudyResult
 from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
+from stantune.images.problem.built_in import Splits
 from stantune.objectives.choose import find_objective, objective_of
 from stantune.process.runtime import device_named, tune_process
 from stantune.protocols import Objective
@@ -150,6 +152,16 @@ class _Problem:
     told: StudiedProblem
     settings: Mapping[str, Any]
 
+    @property
+    def fixed(self) -> Mapping[str, Any]:
+        """Parameters that have one value in all ways."""
+        fixed: Mapping[str, Any] = self.settings["fixed"]
+        return fixed
+
+    def applied(self, way: Way, splits: Splits | None = None) -> Applied:
+        """Return what is searched in a way; see Way.applied."""
+        return way.applied(self.objective, self.fixed, splits)
+
 
 @dataclass
 class _Study:
@@ -191,7 +203,8 @@ class _Study:
         for place, (seed, problem, way) in enumerate(self._cells()):
             if stop.asked():
                 break
-            if self.searches[place].state != "done":
+            fresh = self.searches[place].state != "done"
+            if fresh:
                 self.say(f"search {place + 1} of {len(self.searches)}: {problem.told.name}, {way.name}, seed {seed}")
             if any(each.name not in problem.told.predicted for each in self.ways):
                 self._predict(problem)
@@ -201,6 +214,8 @@ class _Study:
             if failure is not None:
                 self.say(f"it failed ({failure}); the same call tries it again")
                 self.searches[place] = self.searches[place].model_copy(update={"state": "failed", "failure": failure})
+            elif fresh:
+                self.say(search_line(problem.told, self.searches[place]))
             self._write()
         return self._summary()
 
@@ -211,7 +226,7 @@ class _Study:
                     yield seed, problem, way
 
     def _composed(self, problem: _Problem, way: Way) -> SearchSettings:
-        applied = way.applied(problem.objective)
+        applied = problem.applied(way)
         given = _with_fixed(problem, applied)
         _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
@@ -226,7 +241,8 @@ class _Study:
             plain = next((way for way in self.ways if way.stan is None), self.ways[0])
             try:
                 problem.objective.fetch(self.say)
-                found |= predicted_speedups(problem.objective, self.ways, self._composed(problem, plain))
+                settings = self._composed(problem, plain)
+                found |= predicted_speedups(problem.objective, self.ways, settings, problem.fixed)
             except StantuneError:
                 # Its data cannot be had: the search itself tells.
                 return
@@ -248,7 +264,7 @@ class _Study:
             if way.remembers and isinstance(problem.objective, ProblemObjective):
                 problem.objective.fetch(self.say)
                 splits = problem.objective.splits
-            applied = way.applied(problem.objective, splits)
+            applied = problem.applied(way, splits)
             with _environment(way.environment):
                 found = tune(
                     applied.objective,
@@ -280,7 +296,7 @@ class _Study:
 
 def _check_layers(problem: _Problem, way: Way) -> None:
     """Raise UsageError where a way names layers that the network does not have."""
-    objective = way.applied(problem.objective).objective
+    objective = problem.applied(way).objective
     if not isinstance(objective, ProblemObjective) or objective.stan is None:
         return
     # A memory would want all samples.
@@ -288,12 +304,12 @@ def _check_layers(problem: _Problem, way: Way) -> None:
     with warnings.catch_warnings():
         # Said where the search begins.
         warnings.simplefilter("ignore", NoEffectWarning)
-        accelerate_(objective.problem.tried({}), stan)
+        accelerate_(objective.problem.tried(problem.fixed), stan)
 
 
 def _with_fixed(problem: _Problem, applied: Applied) -> dict[str, Any]:
     """Return the settings of a search, with what the way holds at a value."""
-    return {**problem.settings, "fixed": {**problem.settings["fixed"], **applied.fixed}}
+    return {**problem.settings, "fixed": {**problem.fixed, **applied.fixed}}
 
 
 def _each(objectives: object) -> list[object]:
@@ -337,7 +353,7 @@ def _problem(
         final_iterations=composed.final_length,
         predicted={},
     )
-    return _Problem(objective, told, settings)
+    return _Problem(objective, told, {**settings, "fixed": composed.fixed})
 
 
 def _length(parameter: str, given: Length, objective: Objective) -> int | None:

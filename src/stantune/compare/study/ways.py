@@ -69,18 +69,21 @@ class Way:
         """What the processes that train have in their environment."""
         return {} if self.winograd else {WINOGRAD_SWITCH: "off"}
 
-    def applied(self, objective: Objective, splits: Splits | None = None) -> Applied:
+    def applied(
+        self, objective: Objective, fixed: Mapping[str, Any] | None = None, splits: Splits | None = None
+    ) -> Applied:
         """Return what is searched in this way.
 
         Args:
             objective: of what kind it trains itself does not count.
+            fixed: parameters that have one value in all ways.
             splits: a problem's data, for memo; None while nothing is trained yet.
 
         Raises:
             UsageError: this cannot be trained so.
         """
         if isinstance(objective, ProblemObjective):
-            return self._of_problem(objective, splits)
+            return self._of_problem(objective, fixed or {}, splits)
         given = self.stan
         if given is not None and (self.remembers or given.get("rate") == "annealed"):
             raise UsageError(
@@ -97,11 +100,16 @@ class Way:
     def _by_rung(self) -> dict[str, Any]:
         return BY_RUNG if self.rates else {}
 
-    def _of_problem(self, objective: ProblemObjective, splits: Splits | None) -> Applied:
+    def _of_problem(self, objective: ProblemObjective, held: Mapping[str, Any], splits: Splits | None) -> Applied:
         problem, given = objective.problem, self.stan
         settings = {"layers": problem.stan_layers, **self._by_rung, **(given or {})}
         fixed = {}
         if _TOP_K in problem.space:
+            if _TOP_K in held:
+                raise UsageError(
+                    f"`fixed` holds top_k of {problem.name} at {shown(held[_TOP_K])}, and the ways say it themselves: "
+                    "0, and in meprop:K it is K; leave it out"
+                )
             # The network does meProp itself, as its setting says: plainly in all ways but meProp's.
             meprop = settings.pop("meprop", None)
             if meprop is not None and meprop.unified:
@@ -113,14 +121,14 @@ class Way:
         if given is None:
             return Applied(replace(objective, stan=None), (), fixed)
         if self.remembers:
-            if "batch_size" in problem.space:
+            if "batch_size" in problem.space and "batch_size" not in held:
                 raise UsageError(
                     f"`ways`={self.name} counts in epochs, and settings of {problem.name} differ in their batch_size; "
                     "leave it out, or hold batch_size at a value with `fixed`"
                 )
             # Samples are known by their ids, which have gaps where others were held out.
             samples = 1 if splits is None else int(splits.train.ids.max()) + 1
-            epoch = 1 if splits is None else max(len(splits.train) // problem.batch_size, 1)
+            epoch = 1 if splits is None else max(len(splits.train) // problem.batch_size_of(held), 1)
             settings["memo"] = Memo(samples=samples, epoch=epoch, budget=MEMO_BYTES)
         return Applied(replace(objective, stan=Stan(**settings)), self.rates, fixed)
 

@@ -177,7 +177,7 @@ class SearchDirectory:
     def in_use(self) -> bool:
         """Tell whether a process has the directory locked; nothing is written, so that it need not be allowed."""
         try:
-            return _is_locked(self.path / _LOCK)
+            return is_locked(self.path / _LOCK)
         except OSError:
             return False
 
@@ -328,7 +328,7 @@ class SearchDirectory:
             )
 
 
-def _is_locked(file: Path) -> bool:
+def is_locked(file: Path) -> bool:
     """Tell whether another process holds a lock file; raises OSError where it is not there or may not be read."""
     try:
         import fcntl
