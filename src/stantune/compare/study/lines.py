@@ -1,0 +1,37 @@
+"""A study's searches in a line each: where one stands and what it came to. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stantune.compare.study.contract import StudiedProblem, StudiedSearch
+from stantune.protocols import Metric
+from stantune.quantities import duration
+from stantune.search.operating.told import StatusResult
+
+
+def search_line(problem: StudiedProblem, search: StudiedSearch, now: StatusResult | None = None) -> str:
+    """Say which search it is and where it stands; `now` is more of one that runs."""
+    return f"{search.problem}, {search.way}, seed {search.seed}: {'; '.join(_parts(problem, search, now))}"
+
+
+def _parts(problem: StudiedProblem, search: StudiedSearch, now: StatusResult | None) -> Iterator[str]:
+    failed = "" if search.failure is None else f" ({search.failure})"
+    spent = "" if search.seconds is None else f", {duration(search.seconds.total)}"
+    yield f"{search.state}{failed}{spent}"
+    if search.trials:
+        planned = "" if now is None else f" of {now.trials_planned}"
+        yield f"{search.trials}{planned} trials, {search.diverged} diverged"
+    metric = Metric(problem.metric.name, problem.metric.direction, problem.metric.unit)
+    if search.best is not None:
+        yield f"best {metric.name} {metric.text(search.best)}"
+    if search.final is not None:
+        test = Metric(problem.test or metric.name, metric.direction, metric.unit)
+        after = [f"{metric.name} {metric.text(search.final)}"]
+        if search.test is not None:
+            after.append(f"{test.name} {test.text(search.test)}")
+        yield f"after the final training {', '.join(after)}"
+    if now is not None:
+        yield from (f"trial {each.trial}: {now.unit} {each.iterations} of {each.stop}" for each in now.training)
+        if now.seconds_left is not None:
+            yield f"about {duration(now.seconds_left)} left"
