@@ -179,7 +179,7 @@ def tables(records: Iterable[Record], kinds: Mapping[str, str], ways: Sequence[s
         texts.append(_by_kind(group, found, kinds))
         texts.append(_speed(group, found))
         texts.append(_accuracy(group, found))
-        texts += [line for line in (_failed(group), _misses(group)) if line]
+        texts += [line for line in (_counted(group), _failed(group), _misses(group)) if line]
     return "\n\n".join(texts)
 
 
@@ -273,6 +273,34 @@ def _accuracy(group: Sequence[Record], ways: Sequence[str]) -> str:
 
 def _errors(whole: float, worst: float) -> str:
     return f"{whole:.1e} ({worst:.1e})"
+
+
+def _counted(group: Sequence[Record]) -> str:
+    """Return what became of the plans, in numbers; where nothing was put in place, both sides are the same code."""
+    planned = [turns for each in group for turns in (each.best, each.user) if turns and turns.predicted is not None]
+    same = [turns.speedup for turns in planned if turns.predicted == 1]
+    others = [turns for turns in planned if turns.predicted != 1]
+    lines = []
+    if len(same) > 1:
+        lines.append(
+            f"- left as it was in {len(same)} of {len(planned)} cells: {min(same):.2f} to {max(same):.2f}, standard "
+            f"deviation {statistics.stdev(same):.2f} around {statistics.mean(same):.2f}"
+        )
+    if others:
+        fast = sum(turns.speedup >= SLOWER for turns in others)
+        off = [abs(turns.speedup / (turns.predicted or 1) - 1) for turns in others]
+        rest = sorted(turns.speedup for turns in others if turns.speedup < SLOWER)
+        lines.append(
+            f"- of the other {len(others)}, {fast} at {SLOWER} and above"
+            + (f"; below: {', '.join(f'{each:.2f}' for each in rest)}" if rest else "")
+        )
+        lines.append(
+            f"- predictions within a tenth in {sum(each <= 0.1 for each in off)} of them, {statistics.median(off):.2f} "
+            "off in the median"
+        )
+    if seconds := [turns.planning for turns in planned if turns.planning is not None]:
+        lines.append(f"- planning: {statistics.median(seconds):.1f} s in the median, {max(seconds):.1f} at most")
+    return "\n".join(["Planned:", *lines]) if lines else ""
 
 
 def _failed(group: Sequence[Record]) -> str:
