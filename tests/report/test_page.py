@@ -51,6 +51,12 @@ def train(run: st.Run) -> dict[str, float]:
     return {"cost": value, f"other {ODD}": 1.0}
 
 
+def _quick(run: st.Run) -> dict[str, float]:
+    for epoch in run.steps():
+        run.loss(1 / (epoch + 1))
+    return {"cost": run.params["lr"]}
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> st.SearchResult:
     """A whole search, with every fate that a trial can have."""
@@ -384,6 +390,8 @@ def test_a_browser_draws_it_all_without_a_complaint(
     pictures = json.loads(seen.texts["pictures"])
     assert f'data-drawn="{len(pictures)}"' in dom
     assert dom.count("js-plotly-plot") >= len(pictures)
+    first, took = (int(re.findall(rf'data-{name}="(\d+)"', dom)[0]) for name in ("first", "took"))
+    assert first < took
     assert "taken" not in dom.partition("</title>")[0]
     trials = result.trials()
     assert f"1 to {min(50, len(trials))} of {len(trials)} trials" in dom
@@ -394,6 +402,39 @@ def test_a_browser_draws_it_all_without_a_complaint(
     assert cells[0] == str(best.number)
     assert float(cells[4]) == float(f"{best.value:.6g}")
     assert "&lt;b&gt;x&lt;/b&gt;" in "".join(rows)
+
+
+# A page that is never idle, and is printed after a while; what was drawn by then, and which pictures are live then.
+PRINTED = """<script>
+requestIdleCallback = () => {};
+setTimeout(() => {
+  document.body.dataset.before = document.body.dataset.drawn ?? 0;
+  dispatchEvent(new Event("beforeprint"));
+  setTimeout(() => {
+    const live = [...document.querySelectorAll("[data-name=parallel]")].map((host) =>
+      [...host.querySelectorAll(".gl-container canvas")].map((canvas) => canvas.getContext("webgl")?.isContextLost() ?? "image"));
+    document.body.dataset.live = live.map((each) => [...new Set(each)].join()).join(" ");
+  }, 2000);
+}, 5000);
+</script>"""
+
+
+@pytest.mark.slow
+def test_printing_draws_what_was_not_in_view_and_loses_no_picture_of_many(
+    tmp_path: Path, browsed: Callable[[Path], tuple[_Scripts, str, str]]
+) -> None:
+    """Six searches side by side have more pictures by WebGL than a browser keeps; of those some become images."""
+    space = st.Space({"lr": st.Float(1e-3, 1), "width": st.Categorical((1, 2))})
+    one = st.tune(_quick, space, minimize="cost", max_resource=3, out=tmp_path / "0")
+    others = [Path(shutil.copytree(one.path, tmp_path / str(number))) for number in range(1, 6)]
+    file = write_report([one.path, *others], tmp_path / "page.html")
+    file.write_text(file.read_text(encoding="utf-8").replace("<body>", f"<body>{PRINTED}"), encoding="utf-8")
+    seen, dom, said = browsed(file)
+    assert said == ""
+    pictures = json.loads(seen.texts["pictures"])
+    assert f'data-drawn="{len(pictures)}"' in dom
+    assert int(re.findall(r'data-before="(\d+)"', dom)[0]) < len(pictures) / 2
+    assert re.findall(r'data-live="(.*?)"', dom) == ["image image false false false false"]
 
 
 def test_a_browser_draws_the_maps_of_layers(

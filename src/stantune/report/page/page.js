@@ -1,6 +1,6 @@
 // Draws the pictures, and fills, sorts and filters the tables, from the numbers that are in the page.
 "use strict";
-(async () => {
+(() => {
   const parsed = (id) => JSON.parse(document.getElementById(id).textContent);
   const numbers = parsed("numbers");
   const PAGE = 50;
@@ -171,20 +171,16 @@
     document.head.append(script);
   }
   const hosts = [...document.querySelectorAll(".picture")];
-  try {
-    await library();
-  } catch (error) {
-    for (const host of hosts) host.textContent = "This browser cannot unpack the pictures; one of 2023 or later can.";
-    return;
-  }
-  const canvas = document.createElement("canvas");
-  const fast = Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl"));
+  const tried = document.createElement("canvas");
+  const tested = tried.getContext("webgl2") || tried.getContext("webgl");
+  const fast = Boolean(tested);
+  tested?.getExtension("WEBGL_lose_context")?.loseContext();
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const print = matchMedia("print");
+  let printing = false;
   const axes = { xaxis: {}, yaxis: {} };
   function themed(layout) {
-    const night = dark.matches && !print.matches;
+    const night = dark.matches && !printing;
     const ink = night ? "#e6edf3" : "#1b1f24", line = night ? "#353d47" : "#d0d7de";
     const axis = (own) => ({ automargin: true, gridcolor: line, zerolinecolor: line, linecolor: line, ...own });
     return {
@@ -207,19 +203,55 @@
     modeBarButtons: [data.some((trace) => trace.type === "parcoords") ? ["toImage"] : ["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   });
   const pictures = parsed("pictures");
-  const drawn = [];
-  for (const host of hosts) {
-    const picture = pictures[host.dataset.picture];
-    const data = resolved(picture.data);
+  const recolour = (host) => {
+    const { font, xaxis, yaxis } = themed({});
+    const colors = { "font.color": font.color };
+    for (const [name, axis] of Object.entries({ xaxis, yaxis }))
+      if (host.layout[name]) for (const part of ["gridcolor", "zerolinecolor", "linecolor"]) colors[`${name}.${part}`] = axis[part];
+    return Plotly.relayout(host, colors);
+  };
+  const scale = (host, box) =>
+    Plotly.relayout(host, { [`${box.dataset.axis}.type`]: box.checked ? "log" : "linear", [`${box.dataset.axis}.autorange`]: true });
+  const boxesOf = (host) => host.parentElement.querySelectorAll("input[data-axis]");
+
+  // What is in view is drawn first, then, while there is nothing else to do, the rest; printing wants all of it.
+  const waiting = new Set(hosts), visible = new Set(), live = new Set(), stilled = new Map();
+  let all = 0;
+
+  // A browser keeps no more than 16 WebGL contexts, a picture takes three. So few of these pictures are live; another is
+  // an image of itself, with what its user made of it, until it comes into view again.
+  const LIVE = 4;
+  const heavy = (host) => [...host.querySelectorAll(".gl-container canvas")];
+  function still(host) {
+    const canvases = heavy(host), image = host.cloneNode(true), kept = { data: host.data, layout: host.layout };
+    heavy(image).forEach((copy, place) => copy.getContext("2d").drawImage(canvases[place], 0, 0));
+    const { className } = host;
+    Plotly.purge(host);
+    for (const each of canvases) (each.getContext("webgl2") || each.getContext("webgl"))?.getExtension("WEBGL_lose_context")?.loseContext();
+    host.replaceChildren(...image.childNodes);
+    host.className = className;
+    live.delete(host);
+    stilled.set(host, kept);
+  }
+
+  async function draw(host) {
+    waiting.delete(host);
+    const kept = stilled.get(host);
+    stilled.delete(host);
+    const picture = pictures[host.dataset.picture], data = kept ? kept.data : resolved(picture.data);
     if (!fast && data.some((trace) => trace.type === "parcoords")) {
       host.textContent = "This browser has no WebGL, which this picture needs.";
-      continue;
+      return;
     }
     if (!fast || data.every((trace) => (trace.x || []).length < 2000)) for (const trace of data) if (trace.type === "scattergl") trace.type = "scatter";
-    // One after the other, so that the page can be read meanwhile.
-    await new Promise((next) => setTimeout(next));
-    await Plotly.newPlot(host, data, themed(picture.layout), options(data));
-    drawn.push([host, picture]);
+    host.replaceChildren();
+    await Plotly.newPlot(host, data, themed(kept ? kept.layout : picture.layout), options(data));
+    live.add(host);
+    if (kept) await recolour(host);
+    else {
+      for (const box of boxesOf(host)) if (box.checked !== box.defaultChecked) scale(host, box);
+      document.body.dataset.drawn = all += 1;
+    }
     const told = host.parentElement.querySelector(".setting");
     if (told && host.dataset.search !== undefined) {
       const search = numbers.searches[host.dataset.search];
@@ -228,18 +260,61 @@
         if (typeof trial === "number") told.textContent = `trial ${trial} (${search.trials.status[trial]}): ${setting(search, trial)}`;
       });
     }
-    for (const box of host.parentElement.querySelectorAll("input[data-axis]"))
-      box.addEventListener("change", () => Plotly.relayout(host, { [`${box.dataset.axis}.type`]: box.checked ? "log" : "linear", [`${box.dataset.axis}.autorange`]: true }));
+    const others = [...live].filter((each) => each !== host && heavy(each).length);
+    if (heavy(host).length && others.length >= LIVE) still(others.find((each) => !visible.has(each)) || others[0]);
   }
-  const again = () => drawn.forEach(([host]) => {
-    const { font, xaxis, yaxis } = themed({});
-    const colors = { "font.color": font.color };
-    for (const [name, axis] of Object.entries({ xaxis, yaxis }))
-      if (host.layout[name]) for (const part of ["gridcolor", "zerolinecolor", "linecolor"]) colors[`${name}.${part}`] = axis[part];
-    Plotly.relayout(host, colors);
+
+  const idle = () => new Promise((next) => (window.requestIdleCallback ? requestIdleCallback(next, { timeout: 1000 }) : setTimeout(next, 50)));
+  const inView = () => [...waiting].find((host) => visible.has(host));
+  let working = false, loading;
+  async function work() {
+    if (working) return;
+    working = true;
+    try {
+      while (waiting.size) {
+        // One after the other, so that the page can be read meanwhile.
+        if (inView()) await new Promise((next) => setTimeout(next));
+        else {
+          document.body.dataset.first ??= Math.round(performance.now());
+          await idle();
+        }
+        await (loading ??= library());
+        const host = inView() || [...waiting][0];
+        if (host) await draw(host);
+      }
+    } catch (error) {
+      if (window.Plotly) throw error;
+      for (const host of waiting) host.textContent = "This browser cannot unpack the pictures; one of 2023 or later can.";
+      watch.disconnect();
+      return;
+    } finally {
+      working = false;
+    }
+    document.body.dataset.took ??= Math.round(performance.now());
+  }
+  const watch = new IntersectionObserver((seen) => {
+    for (const { target, isIntersecting } of seen) {
+      visible[isIntersecting ? "add" : "delete"](target);
+      if (isIntersecting && stilled.has(target)) waiting.add(target);
+    }
+    work();
   });
+  for (const host of hosts) {
+    watch.observe(host);
+    for (const box of boxesOf(host)) box.addEventListener("change", () => live.has(host) && scale(host, box));
+  }
+
+  const again = () => live.forEach(recolour);
   dark.addEventListener("change", again);
-  print.addEventListener("change", again);
-  document.body.dataset.drawn = drawn.length;
-  document.body.dataset.took = Math.round(performance.now());
+  addEventListener("beforeprint", async () => {
+    printing = true;
+    if (!window.Plotly) return;
+    again();
+    // Images have the colours in which they were drawn.
+    for (const host of [...waiting, ...(dark.matches ? stilled.keys() : [])]) await draw(host);
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    again();
+  });
 })();
