@@ -412,7 +412,8 @@ setTimeout(() => {
   dispatchEvent(new Event("beforeprint"));
   setTimeout(() => {
     const live = [...document.querySelectorAll("[data-name=parallel]")].map((host) =>
-      [...host.querySelectorAll(".gl-container canvas")].map((canvas) => canvas.getContext("webgl")?.isContextLost() ?? "image"));
+      [...host.querySelectorAll(".gl-container canvas")].map(
+        (canvas) => canvas.getContext("webgl")?.isContextLost() ?? "image"));
     document.body.dataset.live = live.map((each) => [...new Set(each)].join()).join(" ");
   }, 2000);
 }, 5000);
