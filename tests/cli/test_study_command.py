@@ -8,16 +8,25 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stantune.compare.study.contract import StudySummary
+from stantune.compare.study.folder import locked
+from stantune.search.table.looking.look import look
+from stantune.space import Float, Integer, Space
 
 Stantune = Callable[..., Any]
 HELPERS = Path(__file__).parents[1] / "helpers"
 SIZES = ("--max-iterations", "1/10", "--min-iterations", "3")
+CAFFE, SOLVER = (
+    str(Path(__file__).parents[2] / "examples" / "caffe" / f"lenet_{file}.prototxt")
+    for file in ("train_test", "solver")
+)
 SEARCHES = ("none", "native")
 
 
@@ -27,7 +36,7 @@ def problem(place: Path, **others: Any) -> str:
     text = f"""
 import pathlib
 from timed_objective import Timed
-from stantune import Stan
+from stantune import Float, Integer, Space, Stan
 timed = Timed(pathlib.Path({str(place / "log")!r}), stan=Stan(rate=1){given})
 """
     (place / "mine.py").write_text(text)
@@ -38,7 +47,8 @@ timed = Timed(pathlib.Path({str(place / "log")!r}), stan=Stan(rate=1){given})
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was killed in its second search."""
     place = tmp_path_factory.mktemp("killed")
-    arguments = ["study", problem(place, kills=(1.0, 3)), "--ways", "none,native", "--seeds", "1", *SIZES]
+    name = problem(place, kills=(1.0, 3), space=Space({"x": Float(0.1, 1.0), "y": Integer(1, 9)}))
+    arguments = ["study", name, "--ways", "none,native", "--seeds", "1", "--set", "y=3", *SIZES]
     done = subprocess.run(
         [sys.executable, "-m", "stantune", *arguments, "--out", place / "out"],
         env={**os.environ, "PYTHONPATH": str(HELPERS)},
@@ -49,6 +59,32 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def test_a_line_for_each_search_while_it_is_watched(
+    killed: Path, stantune: Stantune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, slept = killed / "out", list[float]()
+    with ExitStack() as runs:
+        runs.enter_context(locked(out))
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 2:
+                runs.close()
+
+        monkeypatch.setattr("stantune.cli.operating.status.time", SimpleNamespace(sleep=sleep))
+        watched = stantune("status", out, "--watch")
+    assert (watched.code, slept) == (0, [60, 60])
+    lines = watched.out.splitlines()
+    assert lines[0].startswith("timed, none, seed 0: done, ")
+    assert "5 trials, 0 diverged; best validation error " in lines[0]
+    assert "; after the final training validation error " in lines[0]
+    assert lines[1].startswith("timed, native, seed 0: interrupted, ")
+    # Nothing has changed, so nothing is said again; then it has ended, and its tables are shown.
+    assert lines[2].startswith("timed: R = 9 iterations")
+    assert stantune("status", out, "--watch").out.splitlines() == lines[2:]
+    assert "--storage is of one search" in stantune("status", out, "--storage", "sqlite:///x.db").err
+
+
 def test_a_study_that_was_killed_goes_on(killed: Path, stantune: Stantune) -> None:
     out = killed / "out"
     before = stantune("status", out, "--json", "-")
@@ -56,15 +92,16 @@ def test_a_study_that_was_killed_goes_on(killed: Path, stantune: Stantune) -> No
     assert [search.state for search in summary.searches] == ["done", "interrupted"]
     assert summary.searches[1].trials == 4
     assert "1 of 2 searches are done; the same command goes on from here" in before.err
-    refused = stantune("status", out, "--watch")
-    assert refused.code == 2
-    assert f"no search of the study in {out} is running" in refused.err
     assert stantune("stop", out).code == 2
     lines = (killed / "log").read_text()
-    run = stantune("study", f"{killed / 'mine.py'}:timed", "--ways", "none,native", "--seeds", 1, *SIZES, "--out", out)
+    given = (f"{killed / 'mine.py'}:timed", "--ways", "none,native", "--seeds", 1, "--set", "y=3", *SIZES)
+    run = stantune("study", *given, "--out", out)
     assert (run.code, run.err) == (0, "")
     assert "search 1 of 2" not in run.out
     assert "search 2 of 2: timed, native, seed 0" in run.out
+    assert "timed, native, seed 0: done, " in run.out
+    assert "timed, none, seed 0: done, " not in run.out
+    assert all(look(out / f"timed-{way}-seed-0").identity["fixed"] == {"y": 3} for way in SEARCHES)
     assert "2 of 2 searches are done" in run.out
     assert f"the report is in {out / 'report.html'}" in run.out
     # What was in flight is trained again, and nothing else.
@@ -106,6 +143,18 @@ def test_what_is_missing_is_told_by_the_exit_code(tmp_path: Path, stantune: Stan
         (("lenet", "--brackets", "none"), "--brackets none is neither all nor a number"),
         (("mlp", "--ways", "meprop:160"), "top_k"),
         (("lenet", "--ways", "native,stan@conv9"), "conv9"),
+        (("lenet", "cq", "--set", "momentun=0.5"), "there is no parameter 'momentun': the space has lr, "),
+        (("lenet", "cq", "--set", "momentum"), "--set momentum is no assignment"),
+        (("lenet", "cq", "--set", "momentum=2"), "momentum is 2.0, outside its range"),
+        (("lenet", "--set", "lr=1", "--set", "lr=2"), "--set lr=2 gives lr a second time"),
+        (("mlp", "--ways", "none,meprop:40", "--set", "top_k=40"), "--set holds top_k of mlp at 40, and the ways say"),
+        (("lenet", "--dataset", "mnist"), "--dataset mnist is for Caffe's files, and lenet is none"),
+        (("lenet", CAFFE, "--dataset", "mnist"), "and --solver is missing"),
+        ((CAFFE, CAFFE, "--solver", SOLVER, "--dataset", "mnist"), "two problems are called lenet_train_test and"),
+        (
+            (CAFFE, "lenet", "--solver", SOLVER, "--dataset", "mnist", "--dataset", "mnist"),
+            "--dataset is given 2 times, and there are 1 of Caffe's networks",
+        ),
     ],
 )
 def test_what_cannot_be(tmp_path: Path, stantune: Stantune, arguments: tuple[str, ...], words: str) -> None:
@@ -113,3 +162,12 @@ def test_what_cannot_be(tmp_path: Path, stantune: Stantune, arguments: tuple[str
     assert run.code == 2
     assert words in run.err
     assert not (tmp_path / "out").exists()
+
+
+def test_caffe_s_files_and_what_only_some_problems_have(tmp_path: Path, stantune: Stantune) -> None:
+    out = tmp_path / "out"
+    caffe = ("--solver", SOLVER, "--dataset", "mnist", "--batch-size", "50")
+    held = ("--set", "momentum=0.9", "--set", "lr=1e-2", "--set", "fc1_l2=0.1")
+    run = stantune("study", "cq", CAFFE, *caffe, *held, "--budget", "0.000001s", "--out", out, "--json", "-")
+    assert run.code == 0, run.err
+    assert [(one["name"], one["source"]) for one in run.json["problems"]] == [("cq", "cq"), ("lenet_train_test", None)]

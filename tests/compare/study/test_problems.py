@@ -62,7 +62,7 @@ def test_nothing_predicts_meprop_and_kernels_that_are_not_here() -> None:
     problem = replace(BUILT_IN["mlp"], data=Dataset("few", data, data, 10), validation=2)
     ways = ways_of("none,native,native:no-winograd,meprop:40,stan+meprop:40")
     with mock.patch.object(predicting, "times_of", return_value=TIMES):
-        found = predicting.predicted_speedups(ProblemObjective(problem), ways, SearchSettings(0, 9, 1))
+        found = predicting.predicted_speedups(ProblemObjective(problem), ways, SearchSettings(0, 9, 1), {})
     assert found == {
         "none": 1.0,
         "native": pytest.approx(2.0),

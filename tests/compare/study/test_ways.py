@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from timed_objective import Timed
 
 from stantune.compare.study.folder import directory_of
 from stantune.compare.study.ways import MEMO_BYTES, Way, way_of, ways_of
 from stantune.errors import UsageError
+from stantune.images.data import Split
 from stantune.images.objective import ProblemObjective
-from stantune.images.problem.built_in import find
+from stantune.images.problem.built_in import Splits, find
 from stantune.objectives.command.objective import CommandObjective
 from stantune.space import Float, Integer, Space
 from stantune.stan.config import Memo, Stan
@@ -144,3 +146,14 @@ def test_a_way_s_memory_needs_one_batch_size() -> None:
     problem = replace(find("lenet"), space=Space({"batch_size": Integer(10, 100)}))
     with pytest.raises(UsageError, match="counts in epochs, and settings of lenet differ in their batch_size"):
         Way("memo", {}, remembers=True).applied(ProblemObjective(problem))
+    few = Split(torch.zeros(60, 28, 28, 1, dtype=torch.uint8), torch.zeros(60, dtype=torch.int64), torch.arange(60))
+    splits = Splits(few, few, few, problem.normalise.fit(few), 10)
+    held = Way("memo", {}, remembers=True).applied(ProblemObjective(problem), {"batch_size": 20}, splits)
+    assert isinstance(held.objective, ProblemObjective)
+    assert held.objective.stan is not None
+    assert held.objective.stan.memo == Memo(samples=60, epoch=3, budget=MEMO_BYTES)
+
+
+def test_what_the_ways_say_themselves_cannot_be_held() -> None:
+    with pytest.raises(UsageError, match="`fixed` holds top_k of mlp at 40, and the ways say it themselves"):
+        way_of("none").applied(ProblemObjective(find("mlp")), {"top_k": 40})

@@ -1,0 +1,64 @@
+"""A search of a study in a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stantune.compare.study.contract import StudiedProblem, StudiedSearch
+from stantune.compare.study.lines import search_line
+from stantune.compare.study.numbers import waiting
+from stantune.search.contract import MetricResult, Seconds
+from stantune.search.operating.told import StatusResult, TrainingNow
+
+PROBLEM = StudiedProblem(
+    name="lenet",
+    source="lenet",
+    metric=MetricResult(name="validation error", direction="minimize", unit="%"),
+    test="test error",
+    unit="iteration",
+    max_iterations=9,
+    min_iterations=1,
+    final_iterations=9,
+    predicted={},
+)
+SPENT = Seconds(total=130.0, training=100.0, evaluation=20.0, coordination=10.0)
+BEGUN: dict[str, Any] = {"seconds": SPENT, "trials": 14, "diverged": 3, "best": 4.321}
+
+
+def search(**changes: Any) -> StudiedSearch:
+    return waiting("lenet", "stan:0.5", 2, "there").model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "waiting"),
+        (
+            {"state": "interrupted", **BEGUN},
+            "interrupted, 2 min 10 s; 14 trials, 3 diverged; best validation error 4.32 %",
+        ),
+        (
+            {"state": "done", **BEGUN, "final": 3.0, "test": 3.5},
+            "done, 2 min 10 s; 14 trials, 3 diverged; best validation error 4.32 %; "
+            "after the final training validation error 3.00 %, test error 3.50 %",
+        ),
+        ({"state": "failed", "failure": "the disk is full"}, "failed (the disk is full)"),
+    ],
+)
+def test_where_it_stands(changes: dict[str, Any], words: str) -> None:
+    assert search_line(PROBLEM, search(**changes)) == f"lenet, stan:0.5, seed 2: {words}"
+
+
+def test_one_that_runs() -> None:
+    now = StatusResult.model_construct(
+        unit="iteration",
+        trials_planned=17,
+        training=[TrainingNow(trial=4, iterations=2, stop=3, final=False)],
+        seconds_left=61.0,
+    )
+    assert search_line(PROBLEM, search(state="running", **BEGUN), now) == (
+        "lenet, stan:0.5, seed 2: running, 2 min 10 s; 14 of 17 trials, 3 diverged; best validation error 4.32 %; "
+        "trial 4: iteration 2 of 3; about 1 min 01 s left"
+    )
