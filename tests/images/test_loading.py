@@ -233,6 +233,12 @@ def test_inputs_that_are_no_tensor(searched: Path, inputs: object) -> None:
         net(inputs)
 
 
+def test_inputs_that_are_no_real_numbers(searched: Path) -> None:
+    net = st.load(searched, PROBLEM)
+    with pytest.raises(st.UsageError, match="inputs are complex64; give real numbers"):
+        net(torch.zeros(2, 3, 8, 8, dtype=torch.complex64))
+
+
 @pytest.mark.parametrize(
     ("inputs", "made", "shape"),
     [
@@ -269,6 +275,9 @@ def test_inputs_of_other_kinds(inputs: Tensor, made: Any, shape: tuple[int, ...]
     with torch.inference_mode():
         given = samples.permute(0, 3, 1, 2) if samples.dim() == 4 else samples
         assert torch.equal(net(given), net.network(splits.normaliser(samples)))
+    if len(shape) == 1 and not inputs.is_floating_point():
+        with pytest.raises(st.UsageError, match="inputs are float32; give token ids, whole numbers"):
+            net(inputs.float())
 
 
 def test_the_files_hold_what_the_page_says(searched: Path) -> None:

@@ -114,9 +114,9 @@ def test_it_is_part_of_what_a_search_is(tmp_path: Path, found: st.SearchResult) 
     plain = st.tune(PROBLEM, out=tmp_path, **SIZES)
     assert "validation" not in look(tmp_path).identity
     assert all(not row.shares for row in plain.state.rows)
-    with pytest.raises(UsageError, match="validation: nothing there, by-rung here"):
+    with pytest.raises(UsageError, match="validation: not set there, by-rung here"):
         searched(tmp_path)
-    with pytest.raises(UsageError, match="validation: by-rung there, nothing here"):
+    with pytest.raises(UsageError, match="validation: by-rung there, not set here"):
         searched(found.path, validation="all")
     with pytest.raises(UsageError, match=r"`validation`=some is unknown; give all or by-rung"):
         searched(tmp_path / "other", validation="some")

@@ -119,7 +119,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         tuned(command, final="continue")
     assert not (tmp_path / "refused").exists()
     st.tune(trains, SPACE, minimize="value", out=tmp_path / "there", **SIZES)
-    with pytest.raises(UsageError, match="final: nothing there, continue here"):
+    with pytest.raises(UsageError, match="final: not set there, continue here"):
         st.tune(trains, SPACE, minimize="value", final="continue", out=tmp_path / "there", **SIZES)
 
 
@@ -145,7 +145,7 @@ def test_a_final_training_may_be_longer_than_any_trial(tmp_path: Path) -> None:
     assert {trial.metrics["length"] for trial in found.trials()} == {9}
     assert look(tmp_path).final_length == 20
     assert look(tmp_path).state == "done"
-    with pytest.raises(UsageError, match="final-iterations: 20 there, nothing here"):
+    with pytest.raises(UsageError, match="final-iterations: 20 there, not set here"):
         st.tune(noted, SPACE, minimize="value", out=tmp_path, **{**sizes, "final_resource": None})
 
 

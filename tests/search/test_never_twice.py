@@ -129,7 +129,7 @@ def test_a_search_knows_what_it_was_started_from(tmp_path: Path) -> None:
     other = started(tmp_path / "new", SETTINGS, old=tmp_path / "other")
     with pytest.raises(UsageError, match=r"start-from: few with seed 0 \(\w+\) there, few with seed 1 \(\w+\) here"):
         run(tmp_path / "new", other)
-    with pytest.raises(UsageError, match=r"start-from: few with seed 0 \(\w+\) there, nothing here"):
+    with pytest.raises(UsageError, match=r"start-from: few with seed 0 \(\w+\) there, not set here"):
         run(tmp_path / "new")
     # Moved, it is the same search still.
     (tmp_path / "old").rename(tmp_path / "moved")

@@ -92,6 +92,9 @@ class Predictor(nn.Module):
         if not isinstance(inputs, Tensor):
             kind = type(inputs).__name__
             raise UsageError(f"inputs are no tensor but of type {kind}; give a tensor, such as torch.as_tensor(array)")
+        if inputs.is_complex() or (self._tokens and inputs.is_floating_point()):
+            taken = "token ids, whole numbers" if self._tokens else "real numbers"
+            raise UsageError(f"inputs are {str(inputs.dtype).removeprefix('torch.')}; give {taken}")
         fits = inputs.dim() == 1 + len(self.input_shape)
         if not fits or not (self._tokens or tuple(inputs.shape[1:]) == self.input_shape):
             wanted = ", ".join(map(str, ("B", *self.input_shape)))

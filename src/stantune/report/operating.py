@@ -138,7 +138,7 @@ def _head(result: StatusResult) -> Iterator[str]:
     elif result.state == "done" or result.process is None:
         yield f"{result.problem}: {result.state}"
     else:
-        how = "was killed" if result.ended is None else f"ended at {result.ended}"
+        how = "was killed, or could not say how it ended" if result.ended is None else f"ended at {result.ended}"
         yield f"{result.problem}: interrupted{where}, which {how}; the command that began it goes on from there"
     yield (
         f"trials {counts.trials} of {result.trials_planned}; {counts.promoted} promoted, {counts.dropped} dropped, "

@@ -178,6 +178,8 @@ class Stan:
         if self.tolerance is not None:
             object.__setattr__(self, "tolerance", number("tolerance", self.tolerance))
         text("pattern", self.pattern)
+        if isinstance(self.rate, bool):
+            raise UsageError(f"`rate`={self.rate} is no number; give a share of the entries, such as 0.5")
         for name, kind in (("memo", Memo), ("meprop", MeProp)):
             if not isinstance(getattr(self, name), kind | None):
                 raise UsageError(f"`{name}`={shown(getattr(self, name))} is no {kind.__name__}; give one, or None")
@@ -298,7 +300,7 @@ def _checked_rates(rates: Sequence[tuple[int, float]]) -> tuple[RateFrom, ...]:
     """Return the rates of a run's stretches; raises UsageError where they are none."""
     remedy = "give pairs of an iteration and a rate, the first from 0 on, such as ((0, 0.25), (1000, 1.0))"
     try:
-        checked = tuple(RateFrom(int(start), float(rate)) for start, rate in rates)
+        checked = tuple(RateFrom(whole("start", start), float(number("rate", rate))) for start, rate in rates)
     except Exception:  # of what is no pair of numbers; a tensor or an object of the user's own may raise anything
         raise UsageError(f"rate={shown(rates)} is no course of a rate; {remedy}") from None
     starts = [each.start for each in checked]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from told import METRIC, NUMBERS, SETTINGS, play
 
 from stantune.errors import StantuneError, UsageError
+from stantune.files import write_whole
 from stantune.search.plan.finals import winner_of
 from stantune.search.plan.standings import ranking
 from stantune.search.session import open_session
@@ -77,7 +79,12 @@ def test_where_there_is_no_search_none_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_run_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_room(file: Path, data: bytes) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["room", "full disk"])
+def test_the_last_run_says_how_it_ended(full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = SearchDirectory(tmp_path)
     for name in ("WRITE_SECONDS", "CHANGE_SECONDS"):
         monkeypatch.setattr(last_run_module, name, 0.0)
@@ -90,7 +97,10 @@ def test_the_last_run_says_how_it_ended(tmp_path: Path, monkeypatch: pytest.Monk
         assert run is not None
         assert [(now.trial, now.at, now.stop, now.final) for now in run.training] == [(0, 1, 1, False)]
         assert (run.ended, run.places, run.finalists, run.heeds) == (None, 3, 2, False)
+        if full:
+            monkeypatch.setattr(last_run_module, "write_whole", _no_room)
         raise StantuneError("no room")
+    monkeypatch.setattr(last_run_module, "write_whole", write_whole)
     run = LastRun.read(directory.run)
     assert run is not None
     assert run.ended is not None

@@ -20,7 +20,7 @@ def test_another_identity_is_refused_by_its_differences(table: Any, store: Store
     with pytest.raises(UsageError) as error:
         table.open(url, {"seed": 1, "eta": 3}, space)
     message = table.one_sentence(error)
-    assert "(eta: nothing there, 3 here; seed: 0 there, 1 here; space.lr.high: 5 there, 1 here)" in message
+    assert "(eta: not set there, 3 here; seed: 0 there, 1 here; space.lr.high: 5 there, 1 here)" in message
     assert "`fresh`" in message
 
 

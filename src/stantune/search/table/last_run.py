@@ -125,8 +125,15 @@ class Recorder:
         self._run = self._run.model_copy(
             update={"seen": now, "ended": now, "training": (), "failure": None if failure is None else plain(failure)}
         )
-        self._write()
+        if not self._write():
+            # A full disk, mostly: what takes the place of what is there needs no room.
+            with contextlib.suppress(OSError), self._file.open("r+b") as file:
+                file.write(self._run.model_dump_json().encode())
+                file.truncate()
 
-    def _write(self) -> None:
-        with contextlib.suppress(OSError):
+    def _write(self) -> bool:
+        try:
             write_whole(self._file, self._run.model_dump_json().encode())
+        except OSError:
+            return False
+        return True

@@ -516,7 +516,7 @@ def _differences(there: Any, here: Any, name: str = "") -> list[str]:
             difference
             for key in sorted({*there, *here})
             for difference in _differences(
-                there.get(key, "nothing"), here.get(key, "nothing"), f"{name}.{brief(key)}" if name else brief(key)
+                there.get(key, "not set"), here.get(key, "not set"), f"{name}.{brief(key)}" if name else brief(key)
             )
         ]
     return [] if there == here else [f"{name}: {brief(there)} there, {brief(here)} here"]
