@@ -127,7 +127,7 @@ def test_the_call_is_that_of_the_search(asked: dict[str, Any]) -> None:
     assert repeated.finalists == settings.finalists
 
 
-def test_a_built_in_problem_is_named_in_the_call() -> None:
+def test_a_built_in_problem_is_named_in_the_call(tmp_path: Path) -> None:
     what, settings = compose(BUILT_IN["lenet"], max_resource=27, stan=st.Stan(rate=0.5, layers=("conv2",)))
     identity = settings.identity(what)
     assert call_of(settings, identity, Path("a")).splitlines() == [
@@ -139,6 +139,11 @@ def test_a_built_in_problem_is_named_in_the_call() -> None:
     ]
     planned = call_of(settings, {**identity, "plan": {"conv2": ["rows"]}}, Path("a"))
     assert "Stan(rate='auto', pretrain=0" in planned
+    # Of a command there are its options, too.
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "search-options.toml").write_text('problem = "lenet"\n')
+    typed = call_of(settings, identity, tmp_path / "a b").splitlines()[-1]
+    assert typed == f"# stantune search --config '{tmp_path}/a b/search-options.toml'"
 
 
 def decoded(maps: list[str]) -> torch.Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
 
 _STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers", "memo", "meprop")
 # Of those that are objects themselves: their class, and where it is.
@@ -32,7 +34,10 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Path) -> str:
-    """Return the call of `tune`, with its imports; what was searched is in it by its name, unless it is built in."""
+    """Return the call of `tune`, with its imports; what was searched is in it by its name, unless it is built in.
+
+    And the command, where it was one.
+    """
     given: dict[str, Any] = {"max_resource": settings.max_resource, "min_resource": settings.min_resource}
     for name, default in _DEFAULTS.items():
         value = getattr(settings, "plan_name" if name == "plan" else name)
@@ -54,7 +59,9 @@ def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Pa
         what = f"find({what!r})"
         imports.append("from stantune.images.problem.built_in import find")
     call = f"tune({what}, {', '.join(f'{name}={value!r}' for name, value in given.items())})"
-    return "\n".join([*imports, "", call])
+    options = SearchDirectory(directory).options
+    typed = ["", "# or, as it was typed last:", f"# stantune search --config {quote(str(options))}"]
+    return "\n".join([*imports, "", call, *(typed if options.is_file() else ())])
 
 
 def _of_images(identity: Mapping[str, Any]) -> bool:
