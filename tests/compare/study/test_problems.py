@@ -61,8 +61,10 @@ def test_nothing_predicts_meprop_and_kernels_that_are_not_here() -> None:
     data = Split(torch.zeros(4, 28, 28, 1, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), torch.arange(4))
     problem = replace(BUILT_IN["mlp"], data=Dataset("few", data, data, 10), validation=2)
     ways = ways_of("none,native,native:no-winograd,meprop:40,stan+meprop:40")
-    with mock.patch.object(predicting, "times_of", return_value=TIMES):
-        found = predicting.predicted_speedups(ProblemObjective(problem), ways, SearchSettings(0, 9, 1), {})
+    with mock.patch.object(predicting, "times_of", return_value=TIMES) as timed:
+        found = predicting.predicted_speedups(ProblemObjective(problem), ways, SearchSettings(0, 9, 1), {"hidden": 200})
+    # The layers are those of the network that is searched.
+    assert timed.call_args.args[1] == {"hidden": 200}
     assert found == {
         "none": 1.0,
         "native": pytest.approx(2.0),

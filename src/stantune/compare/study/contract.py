@@ -16,7 +16,9 @@ class StudiedProblem(Result):
     """One of the problems, and the settings of its searches."""
 
     name: str = Field(description="the problem's name")
-    source: str | None = Field(description="as it was called: a built-in name or FILE.py:NAME; null for an object")
+    source: str | None = Field(
+        description="as it was called: a built-in name or FILE.py:NAME; null for an object, and for Caffe's files"
+    )
     metric: MetricResult = Field(description="what trials are compared by")
     test: str | None = Field(description="the metric of the test set; null where none is known")
     unit: str = Field(description='what iterations are: "iteration", "epoch", or whatever the objective counts')
