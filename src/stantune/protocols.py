@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -126,6 +126,19 @@ class Trainer(Protocol):
             DamagedCheckpointError: the checkpoint is of no use.
             StantuneError: no training can go on here (a full disk, say).
             Exception: this training cannot go on.
+        """
+        ...
+
+
+class TakesTurns(Trainer, Protocol):
+    """A Trainer whose trainings can take turns with one another in their process; its Objective says `takes_turns`."""
+
+    def turns(
+        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
+    ) -> Generator[None, None, Outcome]:
+        """Do what `train` does, giving way from time to time: whoever is then trained, the outcome is the same.
+
+        Where it is closed while it gives way, what is in the checkpoint counts.
         """
         ...
 

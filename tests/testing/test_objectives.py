@@ -17,7 +17,7 @@ from stantune.protocols import Metric, Prepared
 from stantune.space import Float, Space
 from stantune.testing import check_objective
 from stantune.testing.executors import Counting
-from stantune.testing.objectives import CHECKS, case_of
+from stantune.testing.objectives import CHECKS, case_of, check_turns
 
 
 @dataclass(frozen=True)
@@ -203,3 +203,35 @@ def test_checks_can_be_done_one_at_a_time():
         "check_turns",
         "check_lost_checkpoint",
     ]
+
+
+@pytest.mark.parametrize("wrong", ["", "no turns", "one for all"])
+def test_those_that_take_turns_are_interleaved(wrong):
+    class Turning(SumsTrainer):
+        def turns(self, segment, stop_early, watch):
+            total = 0.0
+            drawn = random.Random(segment.seed)
+            for _ in range(segment.stop):
+                total += (random if wrong else drawn).random()
+                yield
+            return Outcome(segment.stop, {"loss": total}, None, False, Cost())
+
+        def train(self, segment, stop_early, watch):
+            total, drawn = 0.0, random.Random(segment.seed)
+            for _ in range(segment.stop):
+                total += drawn.random()
+            return Outcome(segment.stop, {"loss": total}, None, False, Cost())
+
+    class Taking(Sums):
+        takes_turns = True
+
+        def trainer(self, place):
+            return SumsTrainer("") if wrong == "no turns" else Turning("")
+
+    case = case_of(Taking())
+    if not wrong:
+        check_turns(case)
+        return
+    sentence = "its trainer has no turns" if wrong == "no turns" else "turns with another in the middle of their train"
+    with pytest.raises(AssertionError, match=sentence):
+        check_turns(case)

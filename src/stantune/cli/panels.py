@@ -28,6 +28,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "STAN": ("accelerate", "rate", "tolerance", "period", "pretrain", "tail", "layers"),
     "Where it runs": (
         "workers",
+        "together",
         "engine",
         "address",
         "checkpoints",

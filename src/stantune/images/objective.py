@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -26,7 +26,8 @@ from stantune.stan.surgery import accelerate_
 from stantune.training.best import Best
 from stantune.training.planning import planned_stan
 from stantune.training.threads import measure_threads
-from stantune.training.train import run
+from stantune.training.train import turns
+from stantune.training.turns import PACE, drained, within
 from stantune.user_code.digest import digest
 
 # Fields of a problem that are set after it was found.
@@ -51,6 +52,7 @@ class ProblemObjective:
     source: str | None = None
     unit: str = field(default="iteration", init=False)
     can_continue: bool = field(default=True, init=False)
+    takes_turns: bool = field(default=True, init=False)
 
     @property
     def name(self) -> str:
@@ -239,6 +241,17 @@ class ProblemTrainer:
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See objective.Trainer. A final training is exact, from scratch, to the maximum, or has been trained."""
+        return drained(self._turns(segment, stop_early, watch, None))
+
+    def turns(
+        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
+    ) -> Generator[None, None, Outcome]:
+        """See objective.TakesTurns."""
+        return self._turns(segment, stop_early, watch, PACE)
+
+    def _turns(
+        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None], pace: int | None
+    ) -> Generator[None, None, Outcome]:
         stan = self._objective.stan
         if stan is not None:
             rate = segment.rates or stan.rate
@@ -252,25 +265,32 @@ class ProblemTrainer:
             problem = problem.lasting(segment.length)
         splits, share = self._objective.compared_by(segment.validation_share)
         best = None if segment.best is None else Best(segment.best, segment.points, problem.metric)
-        with warnings.catch_warnings():
-            # Said once, where the search began.
-            warnings.simplefilter("ignore", NoEffectWarning)
-            outcome = run(
-                problem,
-                segment.params,
-                segment.checkpoint,
-                segment.start,
-                segment.stop,
-                splits=splits,
-                seed=segment.seed,
-                stan=stan,
-                evaluate=("validation", "test") if segment.final and len(splits.test) else ("validation",),
-                best=best,
-                device=self._device,
-                stop_early=stop_early,
-                watch=watch,
-            )
+        course = turns(
+            problem,
+            segment.params,
+            segment.checkpoint,
+            segment.start,
+            segment.stop,
+            pace=pace,
+            splits=splits,
+            seed=segment.seed,
+            stan=stan,
+            evaluate=("validation", "test") if segment.final and len(splits.test) else ("validation",),
+            best=best,
+            device=self._device,
+            stop_early=stop_early,
+            watch=watch,
+        )
+        outcome = yield from within(course, _said_already)
         return replace(outcome, validation_share=share)
+
+
+@contextmanager
+def _said_already() -> Iterator[None]:
+    """Be silent where STAN changes nothing: that was said once, where the search began."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        yield
 
 
 @contextmanager

@@ -225,8 +225,13 @@ class Session:
                 return segment
         return None
 
-    def tell(self, segment: Segment, how: Outcome | Failure) -> None:
+    def tell(self, segment: Segment, how: Outcome | Failure, elsewhere: float = 0.0) -> None:
         """Take what became of a segment; one that was interrupted ends the asking.
+
+        Args:
+            segment: which.
+            how: what it came to.
+            elsewhere: see Ended.
 
         Raises:
             StoreError: it cannot be written.
@@ -246,7 +251,7 @@ class Session:
         if how.interrupted:
             self._stopped = True
             return
-        spent = how.cost.training_seconds + how.cost.evaluation_seconds
+        spent = how.cost.training_seconds + how.cost.evaluation_seconds + elsewhere
         cost = replace(how.cost, coordination_seconds=max(now - began - spent, 0.0))
         value = compared_value(self._metric, how.metrics)
         if value is None and how.diverged_at is None:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, Sto
 from stantune.search.workers.executors import Ended, Executor, Failure, Watch
 from stantune.search.workers.order import Order
 from stantune.space import Categorical, Integer, Space
+from stantune.training.turns import drained
 
 MakeExecutor: TypeAlias = "Callable[[Order], Executor | AbstractContextManager[Executor]]"
 
@@ -38,6 +39,7 @@ class Counting:
     name: str = "counting"
     unit: str = "step"
     length: int | None = None
+    takes_turns: bool = True
 
     @property
     def space(self) -> Space:
@@ -76,6 +78,12 @@ class CountingTrainer:
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See objective.Trainer."""
+        return drained(self.turns(segment, stop_early, watch))
+
+    def turns(
+        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
+    ) -> Generator[None, None, Outcome]:
+        """See objective.TakesTurns."""
         done = 0
         if segment.checkpoint.exists():
             try:
@@ -96,6 +104,7 @@ class CountingTrainer:
             watch(done)
             if done < segment.stop and stop_early():
                 return Outcome(done, {}, None, True, Cost(exact=done))
+            yield
         return Outcome(done, {"loss": _loss(segment)}, None, False, Cost(exact=done - segment.start))
 
 

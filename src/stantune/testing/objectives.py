@@ -300,6 +300,11 @@ def check_turns(case: Case) -> None:
             ]
         for one, other in zip(found, expected, strict=True):
             case.same(one, other, "a trial that took turns with another")
+        if getattr(case.objective, "takes_turns", False):
+            assert hasattr(trainer, "turns"), f"{case.name} says `takes_turns`, and its trainer has no turns()"
+            segments = [case.segment(where / "both", 0, case.stop, case.seed + trial, trial) for trial in (0, 1)]
+            for one, other in zip(_in_turns(trainer, segments), expected, strict=True):
+                case.same(one, other, "a trial that took turns with another in the middle of their trainings")
 
 
 def check_lost_checkpoint(case: Case) -> None:
@@ -338,6 +343,21 @@ def check_final(case: Case) -> None:
         case.trained(case.trainer(), final, _From(1))
         third, _ = case.trained(case.trainer(), final)
         case.same(third, first, "a final training that was interrupted")
+
+
+def _in_turns(trainer: Any, segments: Sequence[Segment]) -> list[Outcome]:
+    """Return what segments come to that are trained turn and turn about; other random states before each turn."""
+    outcomes: dict[int, Outcome] = {}
+    courses = [trainer.turns(segment, lambda: False, lambda done: None) for segment in segments]
+    while len(outcomes) < len(courses):
+        for number, course in enumerate(courses):
+            if number not in outcomes:
+                _shake()
+                try:
+                    next(course)
+                except StopIteration as end:
+                    outcomes[number] = end.value
+    return [outcomes[number] for number in range(len(courses))]
 
 
 CHECKS: Sequence[Callable[[Case], None]] = (

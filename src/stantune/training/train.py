@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,15 @@ from torch import nn
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, UsageError
 from stantune.outcome import Outcome
+from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
 from stantune.training.best import Best
 from stantune.training.planning import planned_stan
+from stantune.training.randomness import OwnRandom, seeded
 from stantune.training.trainable import Splits, Trainable
-from stantune.training.trial import Trial
+from stantune.training.trial import Trial, cuda_index
+from stantune.training.turns import drained, within
 
 # What settings, and the evaluations of a training, are compared by; and all that can be measured.
 COMPARED = "validation"
@@ -78,67 +81,131 @@ def run(
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """
-    setting = problem.space.check(setting)
-    if not 0 <= start <= stop or (start and checkpoint is None):
-        raise UsageError(
-            f"cannot train from iteration {start} to {stop}; give 0 <= start <= stop, and a checkpoint if start > 0"
+    return drained(
+        turns(
+            problem,
+            setting,
+            checkpoint,
+            start,
+            stop,
+            pace=None,
+            splits=splits,
+            seed=seed,
+            stan=stan,
+            evaluate=evaluate,
+            best=best,
+            device=device,
+            use_threads=use_threads,
+            stop_early=stop_early,
+            watch=watch,
+            made=made,
         )
-    for name in evaluate:
-        if name not in EVALUATED or not len(getattr(splits, name)):
-            raise UsageError(f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty")
-    identity = _identity(problem, setting, splits, seed, stan, made or {})
-    state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
-    if best is not None and checkpoints.load(best.path, identity) is None and state is not None and state.get("curve"):
-        # The weights that were best are gone: they can only be trained again.
-        state = None
-    # Those of before the number was kept have none.
-    use_threads(None if state is None else state.get("threads"))
-    if stan is not None:
-        before = None if state is None else state["planned"]
-        length = problem.iterations
-        stan = planned_stan(stan, problem, setting, splits, before, iterations=length, seed=seed, device=device)
+    )
 
-    def new() -> Trial:
-        return Trial(problem, setting, splits, seed=seed, stan=stan, device=device, start=start)
 
-    trial = new()
-    if state is not None:
-        try:
-            trial.restore(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
-                "has now; undo the change, or delete the file and the trial is trained again from its first "
-                "iteration"
-            ) from error
-    if trial.iteration > stop:
-        raise UsageError(
-            f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
-        )
-    inputs = {} if best is None else problem.inputs(splits)
-    training = _Training(trial, new, checkpoint, identity, best, watch, inputs)
-    training.curve = {} if state is None or best is None else dict(state.get("curve", {}))
+def turns(
+    problem: Trainable,
+    setting: Mapping[str, Any],
+    checkpoint: Path | None,
+    start: int,
+    stop: int,
+    *,
+    pace: int | None,
+    splits: Splits,
+    seed: int = 0,
+    stan: Stan | None = None,
+    evaluate: Sequence[str] = (COMPARED,),
+    best: Best | None = None,
+    device: str = "cpu",
+    use_threads: Callable[[int | None], None] = lambda before: None,
+    stop_early: Callable[[], bool] = lambda: False,
+    watch: Callable[[int], None] = lambda iteration: None,
+    made: Mapping[str, Any] | None = None,
+) -> Generator[None, None, Outcome]:
+    """Do what `run` does in turns of about `pace` iterations (None: in one), between which others may have theirs.
 
-    def measure(model: nn.Module, names: Sequence[str]) -> dict[str, float]:
-        began, metrics = time.perf_counter(), dict[str, float]()
-        for name in names:
-            metrics |= problem.evaluate(model, splits, name, device)
-        trial.cost.evaluation_seconds += time.perf_counter() - began
-        return metrics
+    An evaluation is part of one turn. What it comes to is what `run` returns, whoever has turns in between.
+    """
 
-    diverged, interrupted = training.to(stop, stop_early, measure)
-    if diverged:
-        return Outcome(
-            trial.iteration, {}, trial.iteration, False, trial.cost, training.curve, losses=trial.losses.curve
-        )
-    if checkpoint is not None and trial.moved:
-        training.save(checkpoint)
-    if interrupted:
-        return Outcome(trial.iteration, {}, None, True, trial.cost)
-    metrics = measure(trial.model, evaluate)
-    if best is not None:
-        training.end(best, stop, metrics, lambda model: measure(model, [name for name in evaluate if name != COMPARED]))
-    return Outcome(trial.iteration, metrics, None, False, trial.cost, training.curve, losses=trial.losses.curve)
+    def course() -> Generator[None, None, Outcome]:
+        checked = problem.space.check(setting)
+        if not 0 <= start <= stop or (start and checkpoint is None):
+            raise UsageError(
+                f"cannot train from iteration {start} to {stop}; give 0 <= start <= stop, and a checkpoint if start > 0"
+            )
+        for name in evaluate:
+            if name not in EVALUATED or not len(getattr(splits, name)):
+                raise UsageError(
+                    f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty"
+                )
+        identity = _identity(problem, checked, splits, seed, stan, made or {})
+        state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+        if (
+            best is not None
+            and checkpoints.load(best.path, identity) is None
+            and state is not None
+            and state.get("curve")
+        ):
+            # The weights that were best are gone: they can only be trained again.
+            state = None
+        # Those of before the number was kept have none.
+        use_threads(None if state is None else state.get("threads"))
+        planned = stan
+        if stan is not None:
+            before = None if state is None else state["planned"]
+            length = problem.iterations
+            planned = planned_stan(stan, problem, checked, splits, before, iterations=length, seed=seed, device=device)
+
+        def new() -> Trial:
+            return Trial(problem, checked, splits, seed=seed, stan=planned, device=device, start=start)
+
+        trial = new()
+        if state is not None:
+            try:
+                trial.restore(state)
+                # Checkpoints of before have none of Python's and NumPy's.
+                if "random_others" in state:
+                    OwnRandom.restore(state["random_others"])
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
+                    "has now; undo the change, or delete the file and the trial is trained again from its first "
+                    "iteration"
+                ) from error
+        if trial.iteration > stop:
+            raise UsageError(
+                f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
+            )
+        inputs = {} if best is None else problem.inputs(splits)
+        training = _Training(trial, new, checkpoint, identity, best, watch, inputs)
+        training.curve = {} if state is None or best is None else dict(state.get("curve", {}))
+
+        def measure(model: nn.Module, names: Sequence[str]) -> dict[str, float]:
+            began, metrics = time.perf_counter(), dict[str, float]()
+            # What is drawn there is nothing to the training, and does not depend on what was drawn before.
+            with seeded(derive("evaluate", seed), cuda_index(device)):
+                for name in names:
+                    metrics |= problem.evaluate(model, splits, name, device)
+            trial.cost.evaluation_seconds += time.perf_counter() - began
+            return metrics
+
+        diverged, interrupted = yield from training.to(stop, stop_early, measure, pace)
+        if diverged:
+            return Outcome(
+                trial.iteration, {}, trial.iteration, False, trial.cost, training.curve, losses=trial.losses.curve
+            )
+        if checkpoint is not None and trial.moved:
+            training.save(checkpoint)
+        if interrupted:
+            return Outcome(trial.iteration, {}, None, True, trial.cost)
+        metrics = measure(trial.model, evaluate)
+        if best is not None:
+            training.end(
+                best, stop, metrics, lambda model: measure(model, [name for name in evaluate if name != COMPARED])
+            )
+        return Outcome(trial.iteration, metrics, None, False, trial.cost, training.curve, losses=trial.losses.curve)
+
+    return within(course(), OwnRandom("random", seed).here)
 
 
 class _Training:
@@ -170,13 +237,17 @@ class _Training:
         self._saved = time.monotonic()
 
     def to(
-        self, stop: int, stop_early: Callable[[], bool], measure: Callable[[nn.Module, Sequence[str]], dict[str, float]]
-    ) -> tuple[bool, bool]:
-        """Train to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
+        self,
+        stop: int,
+        stop_early: Callable[[], bool],
+        measure: Callable[[nn.Module, Sequence[str]], dict[str, float]],
+        pace: int | None,
+    ) -> Generator[None, None, tuple[bool, bool]]:
+        """Train to iteration `stop` in turns; return whether the trial diverged and whether it was interrupted."""
         for point in () if self._best is None else self._best.points:
             if point >= stop or point < self._trial.iteration or point in self.curve:
                 continue
-            diverged, interrupted = self._trial.train(point, stop_early, self._moved)
+            diverged, interrupted = yield from self._trial.in_turns(point, stop_early, self._moved, pace)
             if diverged or interrupted:
                 return diverged, interrupted
             assert self._best is not None
@@ -188,7 +259,7 @@ class _Training:
                 self.save(self._checkpoint)
             if stop_early():
                 return False, True
-        return self._trial.train(stop, stop_early, self._moved)
+        return (yield from self._trial.in_turns(stop, stop_early, self._moved, pace))
 
     def end(
         self, best: Best, stop: int, metrics: dict[str, float], measure: Callable[[nn.Module], dict[str, float]]
@@ -208,7 +279,7 @@ class _Training:
         """Keep it as it is now."""
         # Weights that are to be used lie beside what they were fed.
         noted = {} if self._best is None else {"curve": self.curve, "inputs": self._inputs}
-        checkpoints.save(path, self._identity, self._trial.state() | noted)
+        checkpoints.save(path, self._identity, self._trial.state() | {"random_others": OwnRandom.state()} | noted)
 
     def _moved(self, iteration: int) -> None:
         if self._checkpoint is not None and time.monotonic() - self._saved >= SAVE_SECONDS:

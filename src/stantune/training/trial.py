@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -21,11 +21,16 @@ from stantune.stan.layers.layers import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard
+from stantune.training.randomness import seeded
 from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
 from stantune.training.trainable import Splits, Trainable
+from stantune.training.turns import drained
 
 # Checkpoints of before kept no more of it: what such a training began with is not known, so that chance is the measure.
 _GUARD_OF_BEFORE = {"first": 0.0, "high": (), "peak": 0.0}
+# A device is given so many iterations before their losses are waited for: it is never without work, and an iteration
+# that turns out to be lost has cost no more than so many.
+BLOCK = 16
 
 
 class _Random(NamedTuple):
@@ -36,18 +41,20 @@ class _Random(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """Iterations of one kind in a row: the first, whether they are reduced, and when it began."""
+    """Iterations of one kind in a row: whether they are reduced, and when it began."""
 
-    since: int
     reduced: bool
     began: float
 
 
 class Trial:
-    """One training of a problem in memory: go on with `train`, keep with `state`, come back with `restore`.
+    """One training of a problem in memory: go on with `train` or `in_turns`, keep it by `state`, return by `restore`.
 
     It has random state of its own (torch's generators, for dropout and the like), so that several trials may take turns
     in one process and each gets the same result as alone.
+
+    Iterations are done in blocks: submitted, and their losses collected later. Where the block is long, a device is
+    never waited for; what the trial comes to is the same for every length.
 
     Attributes:
         model: the network, in training mode, its weights in channels_last memory.
@@ -69,6 +76,7 @@ class Trial:
         stan: Stan | None,
         device: str = "cpu",
         start: int = 0,
+        block: int | None = None,
     ) -> None:
         """Make a new network.
 
@@ -80,15 +88,11 @@ class Trial:
             stan: STAN's settings, with a plan if the rate is "auto"; None trains exactly.
             device: where to train.
             start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
+            block: iterations of a block; None for what suits the device.
         """
-        self._cuda = _cuda_index(device)
+        self._cuda = cuda_index(device)
         self._running = False
-        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]):
-            # Not torch.manual_seed: it seeds every device, and the caller's random state on the others is not ours.
-            torch.default_generator.manual_seed(derive("weights", seed))
-            if self._cuda is not None:
-                with torch.cuda.device(self._cuda):
-                    torch.cuda.manual_seed(derive("weights", seed))
+        with seeded(derive("weights", seed), self._cuda):
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self._random = self._live_random()
         self._problem = problem
@@ -109,10 +113,15 @@ class Trial:
         self.iteration = 0
         self.moved = False
         self.cost = Cost()
-        self._stretch = _Stretch(0, False, time.perf_counter())
+        # On a CPU each loss is there when its step is. STAN's two kinds of iterations are timed apart.
+        self._block = 1 if stan is not None else block or (1 if self._cuda is None else BLOCK)
+        # Losses of iterations that were submitted and not collected, scalars on the device.
+        self._submitted: list[Tensor] = []
+        self._stretch = _Stretch(False, time.perf_counter())
 
     def state(self) -> dict[str, Any]:
         """Return all that the rest of the training depends on, and what the segment took so far."""
+        assert not self._submitted, "what was submitted is collected first"
         random = self._random
         if self._running:
             self._account()
@@ -149,22 +158,63 @@ class Trial:
 
     def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
         """Train up to iteration `stop`; return whether the trial diverged and whether it was interrupted."""
-        diverged = interrupted = False
-        with self._turn():
-            while self.iteration < stop and not diverged and not interrupted:
-                if self._stretch.reduced != self._reduced():
-                    self._account()
-                loss = self._step()
-                diverged = self.guard.diverged(loss)
-                if not diverged:
-                    self.losses.take(loss)
-                    self.iteration += 1
-                    self.moved = True
-                    if self.handle is not None:
-                        self._step_stan(self.handle)
-                    watch(self.iteration)
-                    interrupted = self.iteration < stop and stop_early()
-        return diverged, interrupted
+        return drained(self.in_turns(stop, stop_early, watch, None))
+
+    def in_turns(
+        self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None], pace: int | None
+    ) -> Generator[None, None, tuple[bool, bool]]:
+        """Train in turns of `pace` iterations, or of a block where that is longer; see `train`. None is one turn."""
+        end = None
+        while end is None:
+            with self._turn():
+                given = 0
+                while end is None and (pace is None or given < pace):
+                    end = self._collected(stop, stop_early, watch)
+                    if end is None:
+                        given += self.submit(stop)
+            if end is None:
+                yield
+        return end
+
+    def submit(self, stop: int) -> int:
+        """Do the iterations of a block, none beyond `stop`, as far as this is the host's work; return how many."""
+        if self._stretch.reduced != self._reduced():
+            self._account()
+        for iteration in range(self.iteration, min(self.iteration + self._block, stop)):
+            self._submitted.append(self._step(iteration))
+        return len(self._submitted)
+
+    def collect(self) -> bool:
+        """Wait for what was submitted and take its losses; return whether one tells that the trial diverged.
+
+        Then that is the iteration which it stands at; what came after it in the block does not count.
+        """
+        losses, self._submitted = self._submitted, []
+        for loss in _read(losses):
+            if self.guard.diverged(loss):
+                return True
+            self.losses.take(loss)
+            self.iteration += 1
+            self.moved = True
+            if self._stretch.reduced:
+                self.cost.reduced += 1
+            else:
+                self.cost.exact += 1
+        if self.handle is not None:
+            self._step_stan(self.handle)
+        return False
+
+    def _collected(
+        self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]
+    ) -> tuple[bool, bool] | None:
+        """Take what was submitted; return how the training ended, None where it goes on."""
+        if self._submitted:
+            if self.collect():
+                return True, False
+            watch(self.iteration)
+            if self.iteration < stop and stop_early():
+                return False, True
+        return None if self.iteration < stop else (False, False)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -177,7 +227,7 @@ class Trial:
             torch.set_rng_state(self._random.host)
             if self._cuda is not None and self._random.cuda is not None:
                 torch.cuda.set_rng_state(self._random.cuda, self._cuda)
-            self._stretch = _Stretch(self.iteration, self._reduced(), time.perf_counter())
+            self._stretch = _Stretch(self._reduced(), time.perf_counter())
             self._running = True
             try:
                 yield
@@ -196,12 +246,12 @@ class Trial:
             # What was recorded under another rate is not replayed any more, and only so much can be recorded.
             self._learn = self._learner()
 
-    def _step(self) -> float:
-        batch = self.batches.at(self.iteration)
+    def _step(self, iteration: int) -> Tensor:
+        batch = self.batches.at(iteration)
         if self.handle is not None and self.handle.remembers:
             self.handle.visit(batch.ids, batch.inputs)
-        self._problem.set_iteration(self.optimizer, self._setting, self.iteration)
-        return self._learn(batch.inputs, batch.targets).item()
+        self._problem.set_iteration(self.optimizer, self._setting, iteration)
+        return self._learn(batch.inputs, batch.targets).detach()
 
     def _learner(self) -> Step:
         """Return what does a step: replayed from CUDA graphs where the problem allows that."""
@@ -215,19 +265,25 @@ class Trial:
         return self.handle is not None and self.handle.phase is Phase.REDUCED
 
     def _account(self) -> None:
-        """Add the present stretch to the cost and begin the next."""
-        since, reduced, began = self._stretch
+        """Add the time of the present stretch to the cost and begin the next."""
+        reduced, began = self._stretch
         now = time.perf_counter()
         if reduced:
-            self.cost.reduced += self.iteration - since
             self.cost.reduced_seconds += now - began
         else:
-            self.cost.exact += self.iteration - since
             self.cost.exact_seconds += now - began
-        self._stretch = _Stretch(self.iteration, self._reduced(), now)
+        self._stretch = _Stretch(self._reduced(), now)
 
 
-def _cuda_index(device: str) -> int | None:
+def _read(losses: list[Tensor]) -> list[float]:
+    """Return scalars as numbers, waiting for their device once."""
+    if len(losses) == 1:
+        return [losses[0].item()]
+    numbers: list[float] = torch.stack([loss.reshape(()) for loss in losses]).tolist()
+    return numbers
+
+
+def cuda_index(device: str) -> int | None:
     """Return the number of a CUDA device, None for any other device."""
     where = torch.device(device)
     if where.type != "cuda":

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, function, path, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.integrations.loggers import loggers_of
 from stantune.objectives.choose import objective_of
-from stantune.protocols import Conditions, Objective, Place
+from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
 from stantune.search.plan.fidelity import chosen_rates
@@ -36,6 +36,7 @@ from stantune.search.telling.notes import one_setting
 from stantune.search.telling.watching import Silent, Together, Watcher
 from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
+from stantune.search.workers.turns import InTurns
 from stantune.search.workers.workers import Limits, Workers
 from stantune.space import Space
 from stantune.texts import encodable, one_line
@@ -85,6 +86,7 @@ def tune(
     fresh: bool = False,
     accept_changes: bool = False,
     workers: int | None = None,
+    together: int = 1,
     executor: str | MakeExecutor = "local",
     address: str | None = None,
     checkpoints: str | None = None,
@@ -140,6 +142,8 @@ def tune(
             that is written into its table.
         workers: trainings side by side, each in a process of its own; 1, in this process, by default, and with Ray as
             many as there is room for.
+        together: trainings of a Problem that take turns in this process, for a GPU that one alone leaves without work;
+            the result is the same for every number.
         executor: "local", "ray", or what makes an Executor of your own of an Order.
         address: of the Ray cluster, HOST:PORT or "auto".
         checkpoints: URL of where a cluster's nodes keep them, if `out` is not on a file system that they share.
@@ -169,6 +173,7 @@ def tune(
         None if trial_memory is None else int(amount("trial_memory", trial_memory, parse_bytes)),
     )
     workers = None if workers is None else whole("workers", workers, 1, MOST_AT_ONCE)
+    together = whole("together", together, 1, MOST_AT_ONCE)
     retries = whole("retries", retries, 0)
     if isinstance(threads, str) and threads != "auto":
         raise UsageError(f"`threads`={shown(threads)} is no number of threads; give 1 or more, or auto")
@@ -220,12 +225,17 @@ def tune(
         raise UsageError(
             "`final`=continue needs the trials' checkpoints in `out`; leave `checkpoints` away, or give scratch"
         )
-    if mode == "async" and side > lag:
-        say(f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are {side}")
+    if mode == "async" and side * together > lag:
+        say(
+            f"note: an asynchronous search with `lag`={lag} has work for {lag} workers at most, and here are "
+            f"{side * together}"
+        )
     if (note := one_setting(settings, settings.plan())) is not None:
         say(f"note: {note}")
     directory = _directory(path_of(out, what), storage, checkpoints)
     alone = local and side == 1 and limits == Limits()
+    if together > 1:
+        _check_turns(what, together, alone)
     with stopping(stop, seconds) as asks, _cluster(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else _device(device)
@@ -267,6 +277,8 @@ def tune(
                 train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
                 if not isinstance(train, Executor):
                     raise UsageError(f"`executor` made {shown(train)}, which is no Executor; see stantune.Executor")
+            elif alone and together > 1:
+                train = stack.enter_context(InTurns(cast(TakesTurns, order(0)), together, tell))
             elif alone:
                 train = InProcess(order(0))
             else:
@@ -380,6 +392,20 @@ def _check_names(objective: Objective) -> None:
     for what, name in [*names, *(("parameter", name) for name in objective.space)]:
         if encodable(name) != name:
             raise UsageError(f"the {what} {shown(name)} holds a character that is none in UTF-8, or NUL; leave it out")
+
+
+def _check_turns(what: Objective, together: int, alone: bool) -> None:
+    """Raise UsageError where trainings cannot take turns in this process."""
+    if not getattr(what, "takes_turns", False):
+        raise UsageError(
+            f"`together`={together} is for Problems, whose trainings can take turns in one process, and {what.name} is "
+            "none; give `workers`, processes of their own"
+        )
+    if not alone:
+        raise UsageError(
+            f"`together`={together} trainings take turns in this process; leave it away, or leave `workers`, "
+            "`executor`, `trial_timeout` and `trial_memory`, which are for processes of their own"
+        )
 
 
 def _say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:

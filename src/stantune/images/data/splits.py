@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -85,10 +86,19 @@ class Split:
         return Split(self.inputs[places], self.targets[places], self.ids[places])
 
     def to(self, device: torch.device | str) -> Split:
-        """The same samples on `device`; itself where they are there already."""
-        if self.inputs.device == torch.device(device):
+        """The same samples on `device`: itself where they are there already; all who have a copy have the same."""
+        where = torch.device(device)
+        if self.inputs.device == where:
             return self
-        return Split(self.inputs.to(device), self.targets.to(device), self.ids.to(device))
+        copies = _COPIES.setdefault(self, WeakValueDictionary())
+        copy = copies.get(where)
+        if copy is None:
+            copy = copies[where] = Split(self.inputs.to(where), self.targets.to(where), self.ids.to(where))
+        return copy
+
+
+# Of splits, their copies on other devices as long as somebody has them: trainings that take turns share one.
+_COPIES: WeakKeyDictionary[Split, WeakValueDictionary[torch.device, Split]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)

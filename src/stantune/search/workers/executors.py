@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from stantune.errors import DamagedCheckpointError, StantuneError, words_of
 from stantune.outcome import Cost, Outcome
-from stantune.protocols import Segment, StopEarly, Trainer
+from stantune.protocols import Segment, StopEarly, TakesTurns, Trainer
 
+T = TypeVar("T")
 _CAUSE_LENGTH = 200
 # Our own sentences end with the remedy, and are no longer than need be; this only keeps out what would fill a screen.
 _OWN_CAUSE_LENGTH = 1000
@@ -31,18 +34,27 @@ class Failure(NamedTuple):
         damaged: its checkpoint is of no use, so that it must be trained again from its first iteration.
         again: there is a point in trying it again; it is not where the same mistake would be made once more. An
             exception says so with an attribute of this name.
+        memory: it ran out of memory, of which others beside it had a part.
     """
 
     cause: str
     damaged: bool = False
     again: bool = True
+    memory: bool = False
 
 
 class Ended(NamedTuple):
-    """A segment that is over, and how."""
+    """A segment that is over.
+
+    Attributes:
+        segment: which.
+        how: what it came to.
+        elsewhere: seconds since it was submitted in which the process that trained it was at others.
+    """
 
     segment: Segment
     how: Outcome | Failure
+    elsewhere: float = 0.0
 
 
 def not_begun(segment: Segment) -> Ended:
@@ -108,8 +120,43 @@ def attempt(
         at = done
         watch(done)
 
+    return _tried(lambda: trainer.train(segment, stop_early, watched), lambda: at)
+
+
+def attempt_in_turns(
+    trainer: TakesTurns, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
+) -> Generator[None, None, Outcome | Failure]:
+    """Do what `attempt` does in turns: it gives way after each, and ends in what the training came to."""
+    at = segment.start
+
+    def watched(done: int) -> None:
+        nonlocal at
+        at = done
+        watch(done)
+
+    turns = _tried(lambda: trainer.turns(segment, stop_early, watched), lambda: at)
+    if isinstance(turns, Outcome | Failure):
+        return turns
+    with closing(turns):
+        while (how := _tried(partial(_next, turns), lambda: at)) is None:
+            yield
+    return how
+
+
+def _next(turns: Generator[None, None, Outcome]) -> Outcome | None:
+    """Take a turn; return what the training came to, None where it has not ended."""
     try:
-        return trainer.train(segment, stop_early, watched)
+        next(turns)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    return None
+
+
+def _tried(train: Callable[[], T], at: Callable[[], int]) -> T | Outcome | Failure:
+    """Return what `train` returns, or what its exception comes to where the training stands at `at`; see `attempt`."""
+    try:
+        return train()
     except DamagedCheckpointError:
         return Failure("its checkpoint was cut short or altered", damaged=True)
     except StantuneError:
@@ -119,14 +166,21 @@ def attempt(
             # Lightning, used in a function, makes an exit of Ctrl-C.
             raise KeyboardInterrupt from error
         if _is_pruned(error):
-            return Outcome(at, {}, at, False, Cost())
-        return Failure(cause_of(error), again=bool(getattr(error, "again", True)))
+            return Outcome(at(), {}, at(), False, Cost())
+        again = bool(getattr(error, "again", True))
+        return Failure(cause_of(error), again=again, memory=_is_out_of_memory(error))
 
 
 def _is_pruned(error: BaseException) -> bool:
     # Whoever raises it has imported it.
     optuna = sys.modules.get("optuna.exceptions")
     return optuna is not None and isinstance(error, optuna.TrialPruned)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # PyTorch's is no MemoryError.
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def cause_of(error: BaseException) -> str:

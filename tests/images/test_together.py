@@ -1,0 +1,229 @@
+"""Trainings that take turns in one process: as each alone, bit for bit, through ends and failures of others."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stantune as st
+import stantune.training.train
+from stantune.images.data import Dataset, Split
+from stantune.images.data.splits import Split as AnySplit
+from stantune.search.stopping import Stop
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
+from stantune.training.trial import Trial
+from tests.helpers.states import equal, what_counts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLASSES = 4
+
+
+class Killed(BaseException):
+    """The end of a process, as far as a search can tell: nothing is written any more."""
+
+
+def images(root: Path | None) -> Dataset:
+    """Return noisy images in each of which one of four corners is lit."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        labels = torch.randint(CLASSES, (count,), generator=generator)
+        pixels = torch.randint(100, (count, 8, 8, 1), generator=generator)
+        for image, label in zip(pixels, labels.tolist(), strict=True):
+            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 60
+        return Split(pixels.to(torch.uint8), labels)
+
+    return Dataset("corners", split(120), split(30), CLASSES)
+
+
+class Noise(nn.Module):
+    """Adds noise to what is evaluated."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return input
+        return input + torch.rand_like(input) + random.random() + np.random.rand()
+
+
+def network(width: int = 5) -> nn.Module:
+    """Return a network whose weights depend on all random states, and of which one in four cannot be made."""
+    if width % 4 == 0:
+        raise ValueError(f"no layer is {width} wide")
+    net = nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.LeakyReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(36 * width, 4), Noise()
+    )
+    with torch.no_grad():
+        net[0].bias += 0.01 * float(np.random.rand()) + 0.01 * random.random()  # type: ignore[union-attr,operator]
+    return net
+
+
+def augment(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw from the generators of the process and not from ours, as users do."""
+    return images + np.random.randn() + random.random() + torch.rand_like(images)
+
+
+PROBLEM = st.Problem(
+    name="drawing",
+    network=network,
+    data=images,
+    space=st.Space({"lr": st.Float(1e-5, 1e4, log=True), "width": st.Integer(1, 12)}),
+    solver=st.Solver(lr=1e-3, momentum=0.9, weight_decay=0.0),
+    iterations=27,
+    batch_size=10,
+    validation=30,
+    hold_out="last",
+    augment=augment,
+)
+
+
+def tune(where: Path, **options: Any) -> st.SearchResult:
+    settings = {"max_resource": 27, "min_resource": 3, "threads": 1, "retries": 0, "device": "cpu", "out": where}
+    return st.tune(PROBLEM, **{**settings, **options})
+
+
+def told(where: Path) -> Any:
+    """Return what a search came to, less times: its table, its result, and the weights that it kept."""
+    directory = SearchDirectory(where)
+    table = Store.table_of(directory.url, directory.study)
+    assert table is not None
+    result = json.loads((where / "result.json").read_text())
+    kept = sorted(path.relative_to(where) for path in where.rglob("*.pt"))
+    return (
+        [replace(row, costs={}) for row in table[1]],
+        {name: value for name, value in result.items() if name not in ("seconds", "saved", "final", "directory")},
+        {str(path): what_counts(where / path) for path in kept},
+    )
+
+
+def check_same(one: Any, other: Any) -> None:
+    assert one[0] == other[0]
+    assert one[1] == other[1]
+    assert one[2].keys() == other[2].keys()
+    assert [name for name in one[2] if not equal(one[2][name], other[2][name])] == []
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the search comes to with one training at a time."""
+    where = tmp_path_factory.mktemp("alone")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        tune(where)
+    finally:
+        torch.set_num_threads(before)
+    rows, result, kept = what = told(where)
+    assert result["complete"]
+    assert sum(row.diverged_at is not None for row in rows) >= 3
+    assert sum(row.failed is not None for row in rows) == 1
+    assert sum(len(row.errors) > 1 for row in rows) >= 3, "some were promoted"
+    assert len(kept) >= 3
+    return what
+
+
+@pytest.mark.parametrize(("together", "block", "pace"), [(2, 1, 1), (3, 5, 2), (3, 16, 4)])
+def test_as_each_alone(
+    together: int, block: int, pace: int, alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of trainings, of iterations in a turn and of those whose losses are read at a time."""
+    of_blocks(monkeypatch, block)
+    monkeypatch.setattr("stantune.images.objective.PACE", pace)
+    # What the process has drawn before is nothing to them.
+    np.random.seed(together)
+    tune(tmp_path, together=together)
+    check_same(told(tmp_path), alone)
+
+
+def of_blocks(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    monkeypatch.setattr(stantune.training.train, "Trial", partial(Trial, block=length))
+
+
+def test_killed_and_gone_on_with(alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stantune.images.objective.PACE", 2)
+    monkeypatch.setattr(stantune.training.train, "SAVE_SECONDS", 0.0)
+    moments, kills = random.Random(1), 0
+    real, left = Trial.submit, 0
+
+    def submit(self: Trial, stop: int) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return real(self, stop)
+
+    monkeypatch.setattr(Trial, "submit", submit)
+    while True:
+        left = moments.randint(100, 150)
+        try:
+            tune(tmp_path, together=1 + kills % 3)
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 1
+    check_same(told(tmp_path), alone)
+
+
+def test_ended_in_good_order_and_gone_on_with(alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stantune.images.objective.PACE", 2)
+    ends = 0
+    while True:
+        asked, stop = 0, Stop()
+
+        def ask(asking: Any = stop.asked) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 150 or asking()
+
+        monkeypatch.setattr(stop, "asked", ask)
+        if tune(tmp_path, together=3, stop=stop).complete:
+            break
+        ends += 1
+    assert ends >= 1
+    check_same(told(tmp_path), alone)
+
+
+def test_copies_of_data_on_another_device_are_one() -> None:
+    """Of each training a copy would fill a GPU."""
+    split = AnySplit(torch.zeros(3, 4), torch.zeros(3))
+    one, other = split.to("meta"), split.to("meta")
+    assert one is other
+    assert one.inputs.is_meta
+    assert split.to("cpu") is split
+    del one, other
+    assert len(stantune.images.data.splits._COPIES[split]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"together": 0}, "`together`=0"),
+        ({"together": 2, "workers": 2}, "`together`=2 trainings take turns in this process; leave it away"),
+        ({"together": 2, "trial_timeout": 5}, "leave `workers`, `executor`, `trial_timeout` and `trial_memory`"),
+        ({"together": 2, "executor": lambda order: order(0)}, "take turns in this process"),
+    ],
+    ids=["none", "workers", "time-out", "executor"],
+)
+def test_what_does_not_go_together(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(st.UsageError, match=sentence):
+        tune(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_functions_take_no_turns(tmp_path: Path) -> None:
+    def train(run: st.Run) -> float:
+        return 1.0
+
+    space = st.Space({"x": st.Float(0, 1)})
+    with pytest.raises(st.UsageError, match=r"`together`=2 is for Problems, .* and train is none; give `workers`"):
+        st.tune(train, space, max_resource=3, minimize="loss", together=2, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
