@@ -65,6 +65,9 @@ def test_a_line_for_each_search_while_it_is_watched(
     out, slept = killed / "out", list[float]()
     with ExitStack() as runs:
         runs.enter_context(locked(out))
+        stopped = stantune("stop", out)
+        assert stopped.code == 1
+        assert "is between two searches; try again in a moment" in stopped.err
 
         def sleep(seconds: float) -> None:
             slept.append(seconds)

@@ -145,8 +145,13 @@ def now_in(folder: Path, summary: StudySummary) -> dict[str, StatusResult]:
 
 
 def running_in(folder: Path) -> Path:
-    """Return the directory of the search that the study in this folder runs now; raises UsageError where none runs."""
+    """Return the directory of the search that the study in this folder runs now.
+
+    Raises UsageError where none runs, StantuneError where the study is between two.
+    """
     running = [search.directory for search in study_in(folder).searches if search.state == "running"]
+    if not running and is_running(folder):
+        raise StantuneError(f"the study in {folder} is between two searches; try again in a moment")
     if not running:
         raise UsageError(f"no search of the study in {folder} is running")
     return folder / running[0]
