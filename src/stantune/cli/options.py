@@ -132,6 +132,10 @@ Checkpoints = Annotated[
     typer.Option("--checkpoints", metavar="URL", help="Where nodes keep them if DIR is not shared: s3://… and more."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="NUMBERS", help="bf16, tf32 (CUDA) or fp32 (default: as PyTorch is set)."),
+]
 
 Quick = Annotated[
     bool,

@@ -34,6 +34,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "checkpoints",
         "threads",
         "device",
+        "precision",
         "data",
         "trial_timeout",
         "trial_memory",

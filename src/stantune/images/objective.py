@@ -25,6 +25,7 @@ from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
 from stantune.training.best import Best
 from stantune.training.planning import planned_stan
+from stantune.training.precision import check_precision, precision_on
 from stantune.training.threads import measure_threads
 from stantune.training.train import turns
 from stantune.training.turns import PACE, drained, within
@@ -44,15 +45,29 @@ class ProblemObjective:
             either way, with every entry computed by native kernels where there are STAN's settings.
         data: where data sets are kept, None for the default.
         source: the problem's name, or FILE.py:NAME, by which other processes find it; None where it travels itself.
+        precision: in what numbers trainings compute, final ones too: see training.precision; None for what PyTorch is
+            set to.
+
+    Raises:
+        UsageError: there is no such precision, or a plan would be made of times in another one.
     """
 
     problem: Problem
     stan: Stan | None = None
     data: Path | None = None
     source: str | None = None
+    precision: str | None = None
     unit: str = field(default="iteration", init=False)
     can_continue: bool = field(default=True, init=False)
     takes_turns: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+        if self.precision == "bf16" and self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
+            raise UsageError(
+                "`precision`=bf16 does not go with a rate of auto, which is chosen by times in float32; give a number, "
+                "such as 0.5"
+            )
 
     @property
     def name(self) -> str:
@@ -100,6 +115,7 @@ class ProblemObjective:
             # What came later is named only where it is set, so that searches from before are known again.
             **({"rates": [list(each) for each in stan.rates]} if stan and stan.rates else {}),
             **({name: self._plain_of(name) for name in ("memo", "meprop") if getattr(stan, name)} if stan else {}),
+            **({} if self.precision is None else {"precision": self.precision}),
             **self.problem.identity,
         }
 
@@ -155,7 +171,8 @@ class ProblemObjective:
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
             _ = self.splits
         threads = self._threads(conditions)
-        ready = replace(self, problem=self.problem.lasting(conditions.max_resource))
+        numbers = precision_on(self.precision, conditions.device)
+        ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)
         if self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
             ready = replace(ready, stan=self._planned(self.stan, conditions))
         elif self.stan is not None and self.stan.rate == "annealed" and self.stan.iterations is None:
@@ -280,6 +297,7 @@ class ProblemTrainer:
             device=self._device,
             stop_early=stop_early,
             watch=watch,
+            precision=self._objective.precision,
         )
         outcome = yield from within(course, _said_already)
         return replace(outcome, validation_share=share)

@@ -35,6 +35,7 @@ def objective_of(
     maximize: str | None = None,
     name: str | None = None,
     stan: Stan | None = None,
+    precision: str | None = None,
 ) -> Objective:
     """Return what is to be searched.
 
@@ -46,6 +47,7 @@ def objective_of(
         maximize: the same, where more is better.
         name: of a function's search; its own by default.
         stan: how it is accelerated; None as it says itself, and for a function or a Problem not at all.
+        precision: in what numbers a Problem is trained; None as PyTorch is set.
 
     Raises:
         UsageError: something is missing, or says what the thing says itself.
@@ -54,11 +56,11 @@ def objective_of(
     problem = _as_problem(thing)
     if problem is not None:
         _refuse(given, f"problem {problem.name}")
-        return _of_problem(problem, stan)
+        return _in_precision(_of_problem(problem, stan), precision)
     if _is_objective(thing):
         assert isinstance(thing, Objective)
         _refuse(given, f"objective {thing.name}")
-        return _accelerated(thing, stan)
+        return _in_precision(_accelerated(thing, stan), precision)
     what = name or ("search" if thing is None else name_of(thing))
     if not callable(thing) and thing is not None:
         raise UsageError(
@@ -66,6 +68,8 @@ def objective_of(
         )
     if space is None:
         raise UsageError(f"`space` is missing: say which parameters {what} has, as a Space")
+    if precision is not None:
+        raise _no_precision(what, precision)
     metric = compared(what, minimize, maximize)
     if thing is None:
         return ToldObjective(what, space, metric, unit or "epoch")
@@ -208,6 +212,24 @@ def _accelerated(objective: Any, stan: Stan | None) -> Objective:
     else:
         raise UsageError(f"objective {objective.name} has no `stan` that could be replaced; leave `stan` away")
     return made
+
+
+def _in_precision(objective: Any, precision: str | None) -> Objective:
+    """Return an objective that trains in these numbers; raises UsageError where it says that itself."""
+    if precision is None:
+        made: Objective = objective
+    elif is_dataclass(objective) and any(field.name == "precision" and field.init for field in fields(objective)):
+        made = cast(Objective, replace(cast(Any, objective), precision=precision))
+    else:
+        raise _no_precision(objective.name, precision)
+    return made
+
+
+def _no_precision(what: str, precision: str) -> UsageError:
+    return UsageError(
+        f"`precision`={precision} says how a Problem is trained, and {what} says that itself; leave it away, and use "
+        "torch.autocast there"
+    )
 
 
 def _refuse(given: Mapping[str, object], what: str) -> None:

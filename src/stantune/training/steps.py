@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,13 +15,18 @@ from stantune.training.trainable import Criterion
 
 Step = Callable[[Tensor, Tensor], Tensor]
 """(inputs, targets) -> the loss."""
+Casting = Callable[[], AbstractContextManager[object]]
+"""Makes a context in which forward passes and losses are computed."""
 
 
-def plain_step(model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer) -> Step:
+def plain_step(
+    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, casting: Casting = nullcontext
+) -> Step:
     """Return what does a step as it is written."""
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = criterion(model(inputs), targets)
+        with casting():
+            loss = criterion(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -29,12 +35,14 @@ def plain_step(model: nn.Module, criterion: Criterion, optimizer: torch.optim.Op
     return step
 
 
-def recorded_step(model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, device: int) -> Step:
+def recorded_step(
+    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, casting: Casting, device: int
+) -> Step:
     """Return what records steps on a CUDA device as graphs, and replays them."""
     if isinstance(optimizer, Sgd):
         optimizer.follow()
     with torch.cuda.device(device):
-        return GraphedStep(model, plain_step(model, criterion, optimizer), lambda: numbers_of(optimizer))
+        return GraphedStep(model, plain_step(model, criterion, optimizer, casting), lambda: numbers_of(optimizer))
 
 
 def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, UsageError
@@ -17,6 +19,7 @@ from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
 from stantune.training.best import Best
 from stantune.training.planning import planned_stan
+from stantune.training.precision import multiplying, precision_on
 from stantune.training.randomness import OwnRandom, seeded
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial, cuda_index
@@ -46,6 +49,7 @@ def run(
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda iteration: None,
     made: Mapping[str, Any] | None = None,
+    precision: str | None = None,
 ) -> Outcome:
     """Train a setting from iteration `start` to `stop` and evaluate it, exactly, at the end.
 
@@ -71,6 +75,7 @@ def run(
         stop_early: asked after each iteration; when true the segment ends, with a checkpoint.
         watch: called after each iteration with the number of iterations done.
         made: what else the checkpoint is to depend on, such as the problem's code; a search asks for that by itself.
+        precision: "fp32", "tf32" (CUDA) or "bf16"; None for what PyTorch is set to.
 
     Returns:
         The outcome; a diverged trial's is an ordinary result.
@@ -99,6 +104,7 @@ def run(
             stop_early=stop_early,
             watch=watch,
             made=made,
+            precision=precision,
         )
     )
 
@@ -121,6 +127,7 @@ def turns(
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda iteration: None,
     made: Mapping[str, Any] | None = None,
+    precision: str | None = None,
 ) -> Generator[None, None, Outcome]:
     """Do what `run` does in turns of about `pace` iterations (None: in one), between which others may have theirs.
 
@@ -138,7 +145,10 @@ def turns(
                 raise UsageError(
                     f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty"
                 )
-        identity = _identity(problem, checked, splits, seed, stan, made or {})
+        numbers = precision_on(precision, device)
+        # It came later, and is named only where it is set.
+        depends = dict(made or {}) if numbers is None else {**(made or {}), "precision": numbers}
+        identity = _identity(problem, checked, splits, seed, stan, depends)
         state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
         if (
             best is not None
@@ -157,7 +167,9 @@ def turns(
             planned = planned_stan(stan, problem, checked, splits, before, iterations=length, seed=seed, device=device)
 
         def new() -> Trial:
-            return Trial(problem, checked, splits, seed=seed, stan=planned, device=device, start=start)
+            return Trial(
+                problem, checked, splits, seed=seed, stan=planned, device=device, start=start, precision=numbers
+            )
 
         trial = new()
         if state is not None:
@@ -166,6 +178,8 @@ def turns(
                 # Checkpoints of before have none of Python's and NumPy's.
                 if "random_others" in state:
                     OwnRandom.restore(state["random_others"])
+            except torch.OutOfMemoryError:
+                raise
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise CheckpointError(
                     f"checkpoint {checkpoint} does not fit the network or the optimizer that problem {problem.name!r} "
@@ -205,7 +219,14 @@ def turns(
             )
         return Outcome(trial.iteration, metrics, None, False, trial.cost, training.curve, losses=trial.losses.curve)
 
-    return within(course(), OwnRandom("random", seed).here)
+    own = OwnRandom("random", seed)
+
+    @contextmanager
+    def apart() -> Iterator[None]:
+        with own.here(), multiplying(precision):
+            yield
+
+    return within(course(), apart)
 
 
 class _Training:

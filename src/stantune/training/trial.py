@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from stantune.stan.layers.layers import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard
+from stantune.training.precision import casting
 from stantune.training.randomness import seeded
 from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
 from stantune.training.trainable import Splits, Trainable
@@ -77,6 +79,7 @@ class Trial:
         device: str = "cpu",
         start: int = 0,
         block: int | None = None,
+        precision: str | None = None,
     ) -> None:
         """Make a new network.
 
@@ -89,6 +92,7 @@ class Trial:
             device: where to train.
             start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
             block: iterations of a block; None for what suits the device.
+            precision: one of precision.PRECISIONS for the device, None for what PyTorch is set to.
         """
         self._cuda = cuda_index(device)
         self._running = False
@@ -98,6 +102,7 @@ class Trial:
         self._problem = problem
         self._setting = setting
         self._criterion = problem.criterion(setting)
+        self._casting = partial(casting, precision, device)
         self.optimizer = problem.optimizer(self.model, setting)
         self.batches = problem.batches(splits, setting, derive("data", seed), device)
         self.guard = Guard(problem.chance_loss(splits))
@@ -256,7 +261,7 @@ class Trial:
     def _learner(self) -> Step:
         """Return what does a step: replayed from CUDA graphs where the problem allows that."""
         # Without the trial itself: in a circle with it, a device's memory would wait for Python's garbage collection.
-        parts = self.model, self._criterion, self.optimizer
+        parts = self.model, self._criterion, self.optimizer, self._casting
         if self._recordable and self._cuda is not None:
             return recorded_step(*parts, self._cuda)
         return plain_step(*parts)

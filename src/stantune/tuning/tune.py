@@ -74,6 +74,7 @@ def tune(
     name: str | None = None,
     stan: Stan | None = None,
     rates: Sequence[float] | Literal["auto"] = (),
+    precision: str | None = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
     fixed: Mapping[str, Any] | None = None,
     validation: str = "all",
@@ -126,6 +127,8 @@ def tune(
         name: of a function's search, its own by default.
         stan: how trials are accelerated: what `Run.accelerate` does, or how a Problem is trained; None for exactly.
         rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
+        precision: in what numbers a Problem is trained, final trainings too: "bf16" (PyTorch's autocast), "tf32" or
+            "fp32"; by default as PyTorch is set. Weights, updates and what is measured are float32 in each.
         enqueue: settings that are tried first.
         fixed: parameters that have one value in all settings.
         validation: "all" compares trials by the whole validation set; "by-rung" by a part that grows with the rungs.
@@ -205,6 +208,7 @@ def tune(
         maximize=maximize,
         name=name,
         stan=stan,
+        precision=precision,
         seed=seed,
         eta=eta,
         plan=plan,
@@ -239,6 +243,10 @@ def tune(
     with stopping(stop, seconds) as asks, _cluster(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else _device(device)
+        if precision is not None:
+            from stantune.training.precision import precision_on
+
+            precision_on(precision, where)
         # The stack last: whatever ends a search, its workers end before others may have the directory.
         heeding = asks.heeding(directory.asked_to_stop)
         with directory.locked(), heeding, logging_to(directory.log) as log, ExitStack() as stack:
@@ -325,6 +333,7 @@ def compose(
     maximize: str | None = None,
     name: str | None = None,
     stan: Stan | None = None,
+    precision: str | None = None,
     seed: int = 0,
     eta: int = 3,
     plan: str = "hyperband",
@@ -340,13 +349,16 @@ def compose(
     for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
         if value is not None:
             text(parameter, value)
+    precision = None if precision is None else text("precision", precision)
     if stan is not None and not hasattr(stan, "least_rate"):
         raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
     if not isinstance(rates, str | list | tuple):
         raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
     if rates and stan is None:
         stan = _spared_by_rung(objective)
-    what = objective_of(objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan)
+    what = objective_of(
+        objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan, precision=precision
+    )
     _check_names(what)
     if max_resource is None:
         if what.length is None:

@@ -149,6 +149,7 @@ def search(
     log: Log = None,
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
+    precision: o.Precision = None,
     debug: o.SearchDebug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
@@ -216,6 +217,7 @@ def search(
             loggers=log or [],
             threads=asked,
             device=device,
+            precision=precision,
             say=lambda line: console.print(worded(line), soft_wrap=True),
             watching=lambda: _watching(console, SearchDirectory(directory, storage), kept_options(ctx)),
             stop=stop,

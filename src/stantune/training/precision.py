@@ -1,0 +1,50 @@
+"""In what numbers a training computes: float32, TF32 on a GPU, or bfloat16 where PyTorch's autocast takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from stantune.arguments import shown
+from stantune.errors import UsageError
+
+# Weights, their updates and what is measured at the end are float32 in each.
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def check_precision(precision: object) -> None:
+    """Raise UsageError unless it is one of PRECISIONS, or None for what PyTorch is set to."""
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"`precision`={shown(precision)} is unknown; give {', '.join(PRECISIONS)}")
+
+
+def precision_on(precision: str | None, device: str) -> str | None:
+    """Return the precision of trainings on a device, None where it is that without any; raises UsageError."""
+    check_precision(precision)
+    if torch.device(device).type == "cuda":
+        return precision
+    if precision == "tf32":
+        raise UsageError("`precision`=tf32 are numbers of NVIDIA's GPUs, and here is none in use; give bf16 or fp32")
+    return None if precision == "fp32" else precision
+
+
+def casting(precision: str | None, device: str) -> AbstractContextManager[object]:
+    """Return a context in which forward passes and losses are computed."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+@contextmanager
+def multiplying(precision: str | None) -> Iterator[None]:
+    """Have products of float32 on a GPU be in TF32 or not, as the precision says; afterwards it is as it was."""
+    if precision not in ("fp32", "tf32"):
+        yield
+        return
+    of_matrices, of_convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = of_matrices.allow_tf32, of_convolutions.allow_tf32
+    of_matrices.allow_tf32 = of_convolutions.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        of_matrices.allow_tf32, of_convolutions.allow_tf32 = before
