@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_the_loss_decides_what_has_a_backward_pass():
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             return self.used(images), self.unused(images)
 
-    found = timed(Heads(), images(), loss=lambda output: output[0].mean())
+    found = timed(Heads(), torch.randn(4, 3, 64, 64), loss=lambda output: output[0].mean())
     assert found["used"] > 10 * found["unused"]  # what is left is the clock's own
 
 
@@ -257,3 +258,33 @@ def test_all_tensors_of_an_example_change_places():
     moved = to_device(({"a": [images(), "name"]}, PARTS(images(), 3)), device)
     assert moved[0]["a"][0].device == moved[1].first.device == device
     assert (moved[0]["a"][1], moved[1].second, type(moved[1])) == ("name", 3, PARTS)
+
+
+@pytest.mark.parametrize("made", ["dataclass", "detached loss"])
+def test_a_model_without_a_backward_pass_is_refused_or_found_to_have_one(made):
+    @dataclass
+    class Output:
+        scores: Tensor
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Output:
+            return Output(self.conv(images))
+
+    if made == "dataclass":
+        assert timed(Wrapped(), images())["conv"] > 0
+    else:
+        with pytest.raises(UsageError, match=r"nothing in what loss= returned depends on the model's parameters"):
+            timed(Wrapped(), images(), loss=lambda output: output.scores.detach().sum())
+
+
+@pytest.mark.parametrize("rate", ["auto", 0.5])
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 5), nn.Conv1d(8, 8, 5)])
+def test_a_single_sample_is_an_example_too(layer, rate):
+    model = nn.Sequential(copy.deepcopy(layer), nn.ReLU())
+    sample = torch.randn(8, 12, 12) if isinstance(layer, nn.Conv2d) else torch.randn(8, 40)
+    accelerate_(model, Stan(rate=rate), example=sample)
+    assert model(sample).shape == nn.Sequential(layer)(sample).shape

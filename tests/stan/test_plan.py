@@ -302,3 +302,17 @@ def test_where_exact_iterations_are_native_their_gain_counts_too():
     # The layer saves the same seconds of an iteration that is half as long.
     per_iteration = found.step_seconds - found.step_seconds / predict(found, Stan(rate=0.5, period=None), 1000)
     assert saved == pytest.approx(found.step_seconds / (found.step_seconds / 2 - per_iteration))
+
+
+def test_layers_that_would_err_too_much_are_told_apart_from_slow_ones():
+    off = layer(exact=10.0, rows=(2.0, 4.0))
+    off = off._replace(patterns=tuple(candidate._replace(error=0.8) for candidate in off.patterns))
+    plan = decide(times(off, step=20.0), Stan(rate="auto"))
+    assert planned(plan) == {}
+    assert plan.reasons == {"conv": "its fill would be 0.80 off, and 0.5 is allowed"}
+
+
+def test_what_hardly_falls_short_is_not_rounded_up():
+    found = ModelTimes((layer(exact=8.0, rows=(0.0, 0.0)),), 10.49, 5, native_seconds=10.0)
+    plan = decide(found, Stan(rate="auto"))
+    assert plan.reasons["conv"] == "a run would be 1.04 times as fast as with stock PyTorch, and 1.05 is asked"

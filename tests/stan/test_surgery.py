@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from torch import nn
 
 from stantune import NoEffectWarning, Stan, accelerate_, restore_
 from stantune.errors import UsageError
-from stantune.stan.config import Memo
+from stantune.stan import surgery
+from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.entries.entries import PATTERNS, draw_grid
 from stantune.stan.layers.layers import StanConv2d
 from stantune.stan.layers.meprop import MeProp, MePropLinear
@@ -325,3 +327,34 @@ def test_meprop_that_keeps_everything_changes_nothing_and_says_so():
     with pytest.warns(NoEffectWarning, match=r"top_k=4 of meProp keeps all of its 4 components"):
         accelerate_(model, Stan(meprop=MeProp(4)))
     assert type(model) is nn.Linear
+
+
+def test_whole_iterations_are_timed_in_any_run_and_leave_frozen_parts_frozen():
+    class Frozen(nn.BatchNorm2d):
+        modes: ClassVar[list[bool]] = []
+
+        def forward(self, input):
+            self.modes.append(self.training)
+            return super().forward(input)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 5), Frozen(8).eval(), nn.Conv2d(8, 8, 5))
+    plan = (LayerPlan("0", ("rows",)), LayerPlan("2", ("rows",)))
+    # Of twenty iterations none is left behind the first ones.
+    stan = Stan(rate=0.5, tolerance=0.5, period=1, iterations=20, plan=plan)
+    refresh, reduced = surgery._cycle_seconds(model, stan, torch.randn(2, 3, 16, 16), None)
+    assert refresh > 0
+    assert reduced > 0
+    assert set(Frozen.modes) == {False}
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_a_model_that_is_not_accelerated_keeps_its_layout():
+    model = nn.Sequential(nn.Conv2d(3, 8, 5))
+    with pytest.raises(UsageError, match="cannot be called on the example"):
+        accelerate_(model, Stan(rate="auto"), torch.randn(2, 4, 16, 16), memory_format=torch.channels_last)
+    assert model[0].weight.is_contiguous()
+
+
+def test_nothing_can_be_timed_in_inference_mode():
+    with torch.inference_mode(), pytest.raises(UsageError, match="call accelerate_ outside of it"):
+        accelerate_(nn.Sequential(nn.Conv2d(3, 8, 5)), Stan(rate="auto"), torch.randn(2, 3, 16, 16))

@@ -10,6 +10,7 @@ from torch import nn
 
 from stantune.kernels.blocks import Follow
 from stantune.kernels.library import kernels
+from stantune.kernels.pays import may_pay
 from stantune.stan.entries.entries import Grid, Pattern
 from stantune.stan.entries.fill import neighbour_of_exact
 from stantune.stan.layers.fusion import StanSequential
@@ -187,7 +188,8 @@ def test_the_users_hooks_see_whole_passes_alone():
     model[0].register_forward_hook(lambda *_: passes.append(1))
     times = measure(model, ("*",), torch.randn(2, 3, 8, 8), budget=0)
     assert times.rounds == 1
-    assert len(passes) == 3  # one to capture the inputs, one in the warm-up, one in the round
+    # One to capture the inputs, one in the warm-up, and in the round one that is not timed and one that is.
+    assert len(passes) == 4
 
 
 @plain
@@ -441,3 +443,11 @@ def test_without_kernels_an_exact_iteration_under_stan_is_a_plain_one():
     times = measure(network(), ("*",), torch.randn(2, 3, 8, 8), step=clock.step, budget=30.0, clock=clock)
     assert times.native_seconds is None
     assert times.exact_seconds == times.step_seconds == 1.0
+
+
+@pytest.mark.parametrize("kind", ["asked for none", "nothing that pays"])
+def test_where_nothing_becomes_native_stock_is_all_there_is(kind, monkeypatch):
+    monkeypatch.setattr("stantune.stan.layers.fusion.may_pay", may_pay)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4)) if kind == "nothing that pays" else network()
+    times = measure(model, ("*",), torch.randn(2, 3, 8, 8), native=kind != "asked for none", budget=0)
+    assert times.native_seconds is None

@@ -111,6 +111,8 @@ class StanHandle:
         """Return what was made of the model, in a line."""
         lines = self.report
         changed = sum(bool(line.patterns or line.native or line.top_k) for line in lines)
+        if not changed:
+            return f"<StanHandle: none of {len(lines)} layers changed>"
         return f"<StanHandle: {changed} of {len(lines)} layers changed; on a CPU: {self.kernels}>"
 
     @property

@@ -21,8 +21,9 @@ from stantune.stan.layers.stand_in import stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.planning.example import Example, Loss, device_of, differentiate
 from stantune.stan.planning.plan import checked, plan_for
-from stantune.stan.planning.timing import clock_for, typical, untouched
+from stantune.stan.planning.timing import clock_for, typical
 from stantune.stan.schedule import Phase
+from stantune.stan.untouched import untouched
 
 # What a layer's class becomes, and what `restore_` makes of it again.
 SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
@@ -82,8 +83,20 @@ def accelerate_(
         raise UsageError(f"stan= takes the settings, such as Stan(rate=0.5), not {_kind(stan)}")
     if any(isinstance(module, tuple(ORIGINAL)) or BY_SURGERY in module.__dict__ for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
-    if memory_format is not None:
-        order_(model, memory_format)
+    if memory_format is None:
+        return _accelerate(model, stan, example, loss)
+    before = [(parameter, parameter.data) for parameter in model.parameters()]
+    order_(model, memory_format)
+    try:
+        return _accelerate(model, stan, example, loss)
+    except BaseException:
+        for parameter, data in before:
+            parameter.data = data
+        raise
+
+
+def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Loss | None) -> StanHandle:
+    """Do what accelerate_ does, to a model that is laid out as asked."""
     found = convolutions(model)
     dense = linears(model)
     if found:
@@ -95,8 +108,13 @@ def accelerate_(
     if stan.rate == "auto" and stan.plan is None:
         if example is None:
             raise UsageError('rate="auto" measures the model; give accelerate_ a batch of inputs as example=images')
+        if torch.is_inference_mode_enabled():
+            raise UsageError(
+                'rate="auto" times backward passes, and there are none within torch.inference_mode(); call accelerate_ '
+                "outside of it"
+            )
         plan = plan_for(model, stan, example, loss=loss)
-        if plan.stan.plan and 0 < plan.times.exact_seconds < SHORT:
+        if plan.stan.plan and plan.predicted_speedup is not None and 0 < plan.times.exact_seconds < SHORT:
             plan = checked(plan, *_cycle_seconds(model, plan.stan, example, loss))
         stan = plan.stan
     reasons = {} if plan is None else plan.reasons
@@ -130,7 +148,7 @@ def accelerate_(
     report = list((asked | {name: line for name, line in sparse.items() if line.top_k or name not in asked}).values())
     if not swapped and not native and not any(line.top_k for line in sparse.values()):
         why = _why_nothing(report) or "it has no convolution"
-        warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=2)
+        warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=3)
     handle = StanHandle(stan, swapped, tuple(report), memory, plan)
     handle.note(shapes)
     return handle
@@ -153,9 +171,11 @@ def _cycle_seconds(model: nn.Module, stan: Stan, example: Example, loss: Loss | 
     """Return the seconds of a refresh and of a reduced iteration of the whole model under planned settings."""
     clock = clock_for(device_of(example))
     seconds: dict[Phase, list[float]] = {Phase.REFRESH: [], Phase.REDUCED: []}
-    with untouched(model), torch.enable_grad():
-        model.train()
-        handle = accelerate_(model, replace(stan, pretrain=0, tail=0), example)
+    with untouched(model, example), torch.enable_grad():
+        if not model.training:
+            model.train()
+        # Of the run's length nothing is left here, and no example is given: it would be evaluated.
+        handle = accelerate_(model, replace(stan, pretrain=0, tail=0, iterations=None))
         try:
             began = clock()
             while len(seconds[Phase.REDUCED]) < 2 or clock() - began < CHECKED_SECONDS:

@@ -77,7 +77,7 @@ def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
     changed: list[nn.Module] = []
     follows = follows_in(model)
     for name, module in model.named_modules():
-        if exact_ones and type(module) is nn.Conv2d and _may_be_native(module, follows.get(module, Follow())):
+        if exact_ones and type(module) is nn.Conv2d and may_be_native(module, follows.get(module, Follow())):
             module.__class__ = StanConv2d
             changed.append(module)
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
@@ -94,7 +94,7 @@ def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
     return changed
 
 
-def _may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
+def may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
     """Tell whether a layer has a native form that pays for some input; asking at each pass takes its time, too."""
     if not has_native_form(layer) or "forward" in layer.__dict__:
         return False

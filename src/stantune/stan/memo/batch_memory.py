@@ -18,6 +18,7 @@ from stantune.stan.memo.fingerprints import Fingerprints
 from stantune.stan.memo.memo import MemoStore
 from stantune.stan.planning.example import Example, called, device_of, refused
 from stantune.stan.schedule import Phase
+from stantune.stan.untouched import untouched
 
 
 class BatchMemory:
@@ -162,27 +163,27 @@ def output_shapes(
 ) -> dict[str, list[tuple[int, ...]]]:
     """Return the shapes of one sample's outputs of each layer, one of each call, from an evaluation on `example`.
 
-    Layers that the example does not pass through are left out.
+    The model is left as it was. Layers that the example does not pass through are left out.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {}
     names = {layer: name for name, layer in layers.items()}
 
     def note(layer: nn.Module, _: Any, output: Tensor) -> None:
-        shapes.setdefault(names[layer], []).append(tuple(output.shape[1:]))
+        # A convolution takes a single sample, too.
+        single = isinstance(layer, nn.modules.conv._ConvNd) and output.dim() == 1 + len(layer.kernel_size)
+        shapes.setdefault(names[layer], []).append(tuple(output.shape if single else output.shape[1:]))
 
-    training = {module: module.training for module in model.modules()}
-    hooks = [layer.register_forward_hook(note) for layer in names]
-    model.eval()
-    try:
-        with torch.no_grad():
-            called(model, example)
-    except Exception as error:
-        raise refused(model, example, error) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training.items():
-            module.training = mode
+    with untouched(model, example):
+        hooks = [layer.register_forward_hook(note) for layer in names]
+        try:
+            model.eval()
+            with torch.no_grad():
+                called(model, example)
+        except Exception as error:
+            raise refused(model, example, error) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
     return shapes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from types import TracebackType
 from typing import Any
 
@@ -36,6 +37,9 @@ def tensors_in(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from tensors_in(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name, None))
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -70,8 +74,12 @@ def require_weights(model: nn.Module) -> None:
             )
 
 
-def differentiate(model: nn.Module, example: Example, loss: Loss | None) -> None:
-    """Perform the forward and backward pass of an iteration; gradients go nowhere."""
+def differentiate(model: nn.Module, example: Example, loss: Loss | None) -> bool:
+    """Perform the forward and backward pass of an iteration; gradients go nowhere.
+
+    Returns:
+        Whether there was anything to differentiate, of a model that has parameters to train.
+    """
     try:
         output = called(model, example)
     except Exception as error:
@@ -83,6 +91,15 @@ def differentiate(model: nn.Module, example: Example, loss: Loss | None) -> None
             torch.autograd.grad(losses, parameters, allow_unused=True)
         except RuntimeError as error:
             raise _not_differentiated(error) from error
+    return bool(losses) or not parameters
+
+
+def no_backward(loss: Loss | None) -> UsageError:
+    """Return what to say of a model of whose output nothing depends on its parameters."""
+    return UsageError(
+        f"nothing in what {'the model' if loss is None else 'loss='} returned depends on the model's parameters, so no "
+        "backward pass can be timed; give the training's own as loss=, a function of what the model returns"
+    )
 
 
 def _losses(output: Any, loss: Loss | None) -> list[Tensor]:

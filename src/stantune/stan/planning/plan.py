@@ -77,7 +77,7 @@ def plan_for(
     Raises:
         UsageError: an example that the model cannot be trained on.
     """
-    times = measure(model, stan.layers, example, loss=loss, step=step, budget=budget, clock=clock)
+    times = measure(model, stan.layers, example, loss=loss, step=step, native=stan.native, budget=budget, clock=clock)
     return decide(fitted(times), stan, iterations)
 
 
@@ -175,14 +175,34 @@ def _settled(plan: Plan) -> Plan:
         return plan
     exactly = times.step_seconds / times.exact_seconds
     if stan.plan and predicted < GAIN * exactly:
-        together = f"of all layers together, a run would be {predicted / exactly:.2f} times as fast as with every entry"
-        reasons |= {line.layer: f"{together}, and {GAIN} is asked" for line in stan.plan}
+        gain = _shown(predicted / exactly)
+        together = (
+            f"of all layers together, a run would be {gain} times as fast as with every entry, and {GAIN} is asked"
+        )
+        off = _too_far_off(times, stan)
+        reasons |= {line.layer: off.get(line.layer, together) for line in stan.plan}
         stan, predicted = replace(stan, rate=1.0, plan=()), exactly
     if times.native_seconds is not None and predicted < GAIN:
-        hardly = f"a run would be {predicted:.2f} times as fast as with stock PyTorch, and {GAIN} is asked"
+        hardly = f"a run would be {_shown(predicted)} times as fast as with stock PyTorch, and {GAIN} is asked"
         reasons |= {layer.name: hardly for layer in times.layers if not layer.reason and _wanted(layer, stan)}
         stan, predicted = replace(stan, rate=1.0, plan=(), native=False), 1.0
     return Plan(stan, times, predicted, reasons)
+
+
+def _too_far_off(times: ModelTimes, stan: Stan) -> dict[str, str]:
+    """Return of the layers that would now compute every entry, because each fill is too far off, that they would."""
+    found = {}
+    for layer in times.layers:
+        candidates = layer.among(stan.patterns_of(layer.name)) if stan.chooses and _wanted(layer, stan) else ()
+        least = min((candidate.error for candidate in candidates), default=0.0)
+        if least > stan.allowed_error:
+            found[layer.name] = f"its fill would be {least:.2f} off, and {stan.allowed_error:g} is allowed"
+    return found
+
+
+def _shown(factor: float) -> str:
+    """Return a factor that is too small as text, never rounded up to what is asked."""
+    return f"{min(factor, GAIN - 0.01):.2f}"
 
 
 def predict(

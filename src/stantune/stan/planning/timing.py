@@ -6,8 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,12 +19,15 @@ from stantune.kernels.library import plain_pytorch
 from stantune.stan.eligible import convolutions, why_not
 from stantune.stan.entries.choice import grid_errors
 from stantune.stan.entries.entries import PATTERNS, PLANE, Grid, Pattern, along_line, too_small
-from stantune.stan.layers.fusion import follows_in, natively
+from stantune.stan.layers.fusion import follows_in, may_be_native, natively
 from stantune.stan.layers.layers import StanConv1d, StanConv2d, has_native_form
-from stantune.stan.planning.example import Example, Loss, device_of, differentiate, require_weights
+from stantune.stan.planning.example import Example, Loss, device_of, differentiate, no_backward, require_weights
+from stantune.stan.untouched import untouched
 
 Clock = Callable[[], float]
 
+# An iteration that takes less is found cold behind the layers' times: it is done once more, untimed, before.
+SHORT = 0.05
 # What a one-dimensional layer uses; the other patterns become one of these there.
 ON_A_LINE = ("columns", "quarter")
 
@@ -113,6 +115,7 @@ def measure(
     *,
     loss: Loss | None = None,
     step: Callable[[], object] | None = None,
+    native: bool = True,
     budget: float = 3.0,
     clock: Clock | None = None,
 ) -> ModelTimes:
@@ -123,7 +126,7 @@ def measure(
     ever adds to it, and of so few rounds the rest must all count. (Predictions from six rounds of `cq` on a busy
     machine were 2.7 % off, root mean square; 3.1 % from lower quartiles, 4.3 % from minima.)
 
-    The model's parameters, gradients, buffers, modes, hooks and torch's random state are afterwards what they were.
+    The model, the example and the random states are afterwards what they were, see `untouched`.
 
     Args:
         model: in any mode; it is timed in training mode.
@@ -135,6 +138,7 @@ def measure(
             errors are those after a few iterations, and nearer to what the run will meet. What it changes beside the
             model, such as the optimizer's state, is the caller's to put back.
             Without it an iteration is the model's forward and backward pass under `loss`.
+        native: whether layers that compute every entry are to run natively.
         budget: seconds of `clock` after which no further round begins; there is one beside the warm-up in any case. A
             round takes about three exact iterations.
         clock: for tests; by default the one that suits the device, see `clock_for`.
@@ -153,19 +157,25 @@ def measure(
     rounds = 0
     passes = partial(differentiate, model, example, loss)
     iteration = passes if step is None else step
-    with untouched(model), torch.enable_grad():
+    with untouched(model, example), torch.enable_grad():
         if not model.training:
             model.train()
-        calls = _capture(model, eligible, passes)
+        differentiated: list[bool] = []
+        calls = _capture(model, eligible, lambda: differentiated.append(passes()))
+        if not all(differentiated) and any(call.graded for each in calls.values() for call in each):
+            raise no_backward(loss)
         follows = follows_in(model)
         benches = [_Bench(name, eligible[name], calls[name], follows.get(eligible[name])) for name in eligible]
-        native = any(has_native_form(module) for module in found.values())
+        native = native and any(
+            type(module) is nn.Conv2d and may_be_native(module, follows.get(module, Follow()))
+            for module in found.values()
+        )
         while rounds < 2 or (benches and clock() - began < budget):
             with plain_pytorch():
-                steps.append(_timed(clock, iteration))
+                steps.append(_timed(clock, iteration, steps))
             if native:
                 with natively(model):
-                    native_steps.append(_timed(clock, iteration))
+                    native_steps.append(_timed(clock, iteration, native_steps))
             for bench in benches:
                 bench.round(rounds, clock)
             rounds += 1
@@ -176,7 +186,10 @@ def measure(
     return ModelTimes(layers, typical(steps), rounds - 1, typical(native_steps) if native_steps else None)
 
 
-def _timed(clock: Clock, work: Callable[[], object]) -> float:
+def _timed(clock: Clock, work: Callable[[], object], before: Sequence[float]) -> float:
+    """Return the seconds that an iteration takes in the middle of others, if it took as long `before`."""
+    if before and before[-1] < SHORT:
+        work()
     began = clock()
     work()
     return clock() - began
@@ -200,43 +213,6 @@ def clock_for(device: torch.device) -> Clock:
     if torch.get_num_threads() == 1 and time.get_clock_info("thread_time").resolution < 1e-6:
         return time.thread_time
     return time.perf_counter
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Put back parameters, gradients, buffers, modes and torch's random state, bit for bit, whatever happens inside.
-
-    And tensors that are attributes of modules: what is made of parameters before each pass (pruning, norms of weights).
-    """
-    made = [
-        (module, {key: value for key, value in module.__dict__.items() if isinstance(value, Tensor)})
-        for module in model.modules()
-    ]
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(tensor, tensor.detach().clone()) for tensor in (*model.parameters(), *model.buffers())]
-    gradients = [
-        (parameter, parameter.grad, None if parameter.grad is None else parameter.grad.detach().clone())
-        for parameter in model.parameters()
-    ]
-    with torch.random.fork_rng({tensor.device for tensor, _ in values if tensor.device.type == "cuda"}):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for module, before in buffers:
-                    module._buffers.clear()
-                    module._buffers.update(before)
-                for module, attributes in made:
-                    module.__dict__.update(attributes)
-                for tensor, value in values:
-                    tensor.copy_(value)
-                for parameter, gradient, content in gradients:
-                    if gradient is not None and content is not None:
-                        gradient.copy_(content)
-                    parameter.grad = gradient
-            for module, mode in modes:
-                module.training = mode
 
 
 @dataclass
@@ -350,7 +326,9 @@ class _Bench:
             input = call.input.detach().requires_grad_(call.differentiated)
             targets = [each for each in (*self.parameters.values(), input) if each is not None and each.requires_grad]
             began = clock()
-            output = self.copy.followed(input, self.follow) if self.native else self.copy.forward(input)
+            output = (
+                self.copy.followed(input, self.follow) if self.native and input.dim() == 4 else self.copy.forward(input)
+            )
             done = passed = clock()
             if targets and call.gradient is not None:
                 # What the gradient of a pooled output is does not matter to the time that it takes.
