@@ -49,6 +49,9 @@ def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no folders with images; put those of each class into a folder"):
         ImageFolder(tmp_path, 4)()
     picture(tmp_path / "train/a/1.png", 5)
+    (tmp_path / "test/a").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"test has no folders with images; put those .* of its own, or take it away"):
+        ImageFolder(tmp_path, 4)()
     picture(tmp_path / "test/b/1.png", 5)
     with pytest.raises(UsageError, match=r"has a class 'b' that .*train lacks; add it there, or remove it here"):
         ImageFolder(tmp_path, 4)()
