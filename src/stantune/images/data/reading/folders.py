@@ -39,7 +39,7 @@ class ImageFolder:
         """Read all images.
 
         Raises:
-            UsageError: there is no such folder, it or its test folder holds no classes, or test has one that train lacks.
+            UsageError: there is no such folder, it or test in it holds no classes, or test one that train lacks.
             DataError: a file is no image.
         """
         from PIL import Image  # noqa: F401  (slow to import, and needed here only: missing, it is missed now)
@@ -56,7 +56,8 @@ class ImageFolder:
             tested = _classes(test)
             if not tested:
                 raise UsageError(
-                    f"{test} has no folders with images; put those of each class into a folder of its own, or take it away"
+                    f"{test} has no folders with images; put those of each class into a folder of its own, or take it "
+                    "away"
                 )
             if other := [name for name in tested if name not in classes]:
                 raise UsageError(f"{test} has a class {other[0]!r} that {train} lacks; add it there, or remove it here")
