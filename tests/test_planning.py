@@ -13,7 +13,7 @@ from stantune.images.problem.built_in import find
 from stantune.kernels.library import kernels
 from stantune.protocols import Conditions
 from stantune.stan.config import LayerPlan
-from stantune.stan.layers import layers
+from stantune.stan.layers import conv2d
 from stantune.stan.layers.fusion import natively
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.training import planning
@@ -88,10 +88,10 @@ def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatc
     problem = find(str(Path(__file__).parent / "tiny_problem.py") + ":problem")
     trial = Trial(problem, {}, problem.load(), seed=0, stan=None)
     calls = []
-    convolve = layers.convolve
-    monkeypatch.setattr(layers, "convolve", lambda *given: calls.append(given) or convolve(*given))
+    convolve = conv2d.convolve
+    monkeypatch.setattr(conv2d, "convolve", lambda *given: calls.append(given) or convolve(*given))
     # So small a layer is PyTorch's otherwise.
-    monkeypatch.setattr(layers, "_is_for_native", lambda *given: True)
+    monkeypatch.setattr(conv2d, "_is_for_native", lambda *given: True)
     monkeypatch.setattr("stantune.stan.layers.fusion.may_pay", lambda *given: True)
 
     def step() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stantune.images.problem.built_in import find
 from stantune.kernels.library import kernels
-from stantune.stan.layers import layers
+from stantune.stan.layers import conv2d
 from stantune.training import threads
 from stantune.training.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
 
@@ -130,7 +130,7 @@ def test_a_real_problem_even_one_that_diverges(name: str) -> None:
 def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     problem = find(f"{TINY_FILE}:problem")
     counted = {"native": 0, "steps": 0}
-    convolve = layers.convolve  # type: ignore[attr-defined]
+    convolve = conv2d.convolve  # type: ignore[attr-defined]
 
     def native(*given: Any) -> object:
         counted["native"] += 1
@@ -141,9 +141,9 @@ def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkey
         step()
         return dict.fromkeys(counts, 6.0)
 
-    monkeypatch.setattr(layers, "convolve", native)
+    monkeypatch.setattr(conv2d, "convolve", native)
     # So small a layer is PyTorch's otherwise.
-    monkeypatch.setattr(layers, "_is_for_native", lambda *given: True)
+    monkeypatch.setattr(conv2d, "_is_for_native", lambda *given: True)
     monkeypatch.setattr("stantune.stan.layers.fusion.may_pay", lambda *given: True)
     monkeypatch.setattr(threads, "time_by_threads", timed)
     measured = measure_threads(problem, {}, problem.load(), natives=natives)

@@ -28,10 +28,12 @@ from torch.utils.checkpoint import checkpoint
 from stantune.kernels.library import kernels
 from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import make_native_
-from stantune.stan.layers.layers import Recollection, StanConv1d, StanConv2d, StanLinear
-from stantune.stan.layers.linear import neuron_block
+from stantune.stan.layers.linear import StanLinear, neuron_block
 from stantune.stan.layers.meprop import MePropLinear, largest
+from stantune.stan.layers.stan_layer import Recollection
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

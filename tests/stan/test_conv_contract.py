@@ -23,7 +23,8 @@ from stantune.stan.entries.fill import (
 )
 from stantune.stan.entries.positions import conv2d_at
 from stantune.stan.entries.strided import conv2d_on_grid
-from stantune.stan.layers.layers import StanConv1d, StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import stantune.stan.planning.plan as planning
 from stantune import NoEffectWarning, Stan, accelerate_
 from stantune.errors import UsageError
-from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.memo.batch_memory import output_shapes
 from stantune.stan.planning.example import to_device
 from stantune.stan.planning.plan import plan_for

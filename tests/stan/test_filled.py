@@ -14,7 +14,8 @@ from stantune.kernels.cuda.ways import CudaPath, choices
 from stantune.stan.entries import filled
 from stantune.stan.entries.entries import PATTERNS, Entries, EntryMatrix, Grid
 from stantune.stan.entries.fill import neighbour_of_exact
-from stantune.stan.layers.layers import StanConv1d, StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("one_thread", "no_kernels")

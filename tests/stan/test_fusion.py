@@ -11,9 +11,9 @@ from torch import nn
 from stantune import Stan, accelerate_, restore_
 from stantune.kernels.blocks import Follow
 from stantune.kernels.library import kernels
-from stantune.stan.layers import layers
+from stantune.stan.layers import conv2d
+from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.fusion import StanSequential, evaluated_natively, follow_of
-from stantune.stan.layers.layers import StanConv2d
 
 needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
 
@@ -66,8 +66,8 @@ def test_one_by_one_and_as_one_are_the_same(rate: float, monkeypatch: pytest.Mon
     accelerate_(model, Stan(rate=rate, period=None))
     accelerate_(plain, Stan(rate=rate, period=None))
     calls: list[Follow] = []
-    convolve = layers.convolve
-    monkeypatch.setattr(layers, "convolve", lambda *given: calls.append(given[6]) or convolve(*given))
+    convolve = conv2d.convolve
+    monkeypatch.setattr(conv2d, "convolve", lambda *given: calls.append(given[6]) or convolve(*given))
     model(images).square().sum().backward()
     assert calls == [Follow("max", (3, 3), (2, 2), True, True), Follow("average", (2, 2), (2, 2), False, True)]
     nn.Sequential.forward(plain, images).square().sum().backward()
@@ -127,8 +127,8 @@ def test_evaluation_is_exact_and_native_where_it_is_asked_for(monkeypatch: pytes
     model.eval()
     assert model[0].grid is not None
     done = []
-    convolve = layers.convolve
-    monkeypatch.setattr(layers, "convolve", lambda *args: done.append(args[5]) or convolve(*args))
+    convolve = conv2d.convolve
+    monkeypatch.setattr(conv2d, "convolve", lambda *args: done.append(args[5]) or convolve(*args))
     with torch.inference_mode(), evaluated_natively(model):
         found = model(images)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

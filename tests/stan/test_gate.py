@@ -29,8 +29,8 @@ from stantune.kernels.blocks import is_last
 from stantune.kernels.library import kernels, plain_pytorch
 from stantune.stan.config import Memo
 from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.layers import layers
-from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.layers import conv2d, stan_layer
+from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.meprop import MePropLinear
 
 pytestmark = [
@@ -182,7 +182,7 @@ def test_a_checkpoint_gives_pytorchs_gradients(rate: float) -> None:
 
 
 def test_a_reentrant_checkpoint_trains_exactly_and_says_so() -> None:
-    layers._say_reentrant.cache_clear()
+    stan_layer._say_reentrant.cache_clear()
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
     reference, input = copy.deepcopy(model), images()
     reference(input).square().sum().backward()
@@ -978,8 +978,8 @@ def test_a_restored_model_has_nothing_of_it_left() -> None:
 
 def test_native_code_is_still_used_where_it_was_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    apply = layers.convolve
-    monkeypatch.setattr(layers, "convolve", lambda *given: calls.append(given) or apply(*given))
+    apply = conv2d.convolve
+    monkeypatch.setattr(conv2d, "convolve", lambda *given: calls.append(given) or apply(*given))
     for grid in (None, Grid(PLANE["columns"], 0, 0)):
         conv = nn.Conv2d(3, 8, 3)
         conv.__class__ = StanConv2d

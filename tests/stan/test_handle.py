@@ -15,7 +15,8 @@ from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.entries.entries import PATTERNS, Grid
 from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
 from stantune.stan.handle import FORGOTTEN
-from stantune.stan.layers.layers import StanConv2d, StanLinear
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.linear import StanLinear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from stantune import Stan, accelerate_, restore_
 from stantune.stan.entries.entries import EntryMatrix
 from stantune.stan.entries.fill import neighbour_of_exact
-from stantune.stan.layers.layers import StanConv1d, StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

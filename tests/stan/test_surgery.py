@@ -18,7 +18,7 @@ from stantune.errors import UsageError
 from stantune.stan import surgery
 from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.entries.entries import PATTERNS, draw_grid
-from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.meprop import MeProp, MePropLinear
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.stan.schedule import Phase

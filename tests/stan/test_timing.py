@@ -13,8 +13,9 @@ from stantune.kernels.library import kernels
 from stantune.kernels.pays import may_pay
 from stantune.stan.entries.entries import Grid, Pattern
 from stantune.stan.entries.fill import neighbour_of_exact
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import StanSequential
-from stantune.stan.layers.layers import StanConv1d, StanConv2d
 from stantune.stan.planning import timing
 from stantune.stan.planning.timing import clock_for, measure
 

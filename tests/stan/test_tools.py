@@ -28,8 +28,9 @@ from stantune import Stan, accelerate_, restore_
 from stantune.errors import UsageError
 from stantune.kernels.library import kernels, plain_pytorch
 from stantune.stan.config import Memo
+from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.fusion import unobserved
-from stantune.stan.layers.layers import StanConv2d, StanLinear
+from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.meprop import MeProp, MePropLinear
 
 pytestmark = [

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from stantune.errors import StanWarning
 from stantune.kernels.cuda.ways import no_collection, replayed
 from stantune.stan.entries.entries import EntryMatrix
-from stantune.stan.layers.layers import StanConv1d, StanConv2d, StanLinear
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
+from stantune.stan.layers.linear import StanLinear
 
 Step = Callable[..., Tensor]
 LAYERS = (StanConv1d, StanConv2d, StanLinear)

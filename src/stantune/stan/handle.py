@@ -15,7 +15,9 @@ from stantune.kernels import library
 from stantune.stan.config import Stan
 from stantune.stan.entries.choice import Choice, cheapest, grid_errors
 from stantune.stan.entries.entries import Grid, Pattern, along_line, draw_grid, too_small
-from stantune.stan.layers.layers import StanConv1d, StanConv2d, StanLinear
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
+from stantune.stan.layers.linear import StanLinear
 from stantune.stan.schedule import Phase
 
 if TYPE_CHECKING:

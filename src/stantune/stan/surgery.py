@@ -14,9 +14,12 @@ from stantune.stan.config import Stan
 from stantune.stan.eligible import check_names, convolutions, linears, why_not
 from stantune.stan.entries.entries import Pattern
 from stantune.stan.handle import LayerReport, StanHandle
+from stantune.stan.layers.conv2d import StanConv2d, has_native_form
+from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import StanSequential, make_native_, order_
-from stantune.stan.layers.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.meprop import MePropLinear
+from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.planning.example import Example, Loss, device_of, differentiate

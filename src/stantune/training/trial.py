@@ -18,7 +18,7 @@ from stantune.outcome import Cost
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
-from stantune.stan.layers.layers import StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard

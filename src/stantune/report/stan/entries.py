@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from stantune.errors import UsageError
 from stantune.stan.entries.entries import PATTERNS, Entries, EntryMatrix
 from stantune.stan.entries.fill import neighbour_of_exact
-from stantune.stan.layers.layers import StanConv1d, StanConv2d
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.convolution import StanConv1d
 
 
 class LayerEntries(NamedTuple):

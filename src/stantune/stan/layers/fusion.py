@@ -17,7 +17,10 @@ from torch.nn.modules.module import (
 from stantune.kernels.blocks import Follow, is_last
 from stantune.kernels.pays import may_pay
 from stantune.stan.eligible import called_as_written
-from stantune.stan.layers.layers import SET_BY_HANDLE, StanConv1d, StanConv2d, StanLinear, has_native_form
+from stantune.stan.layers.conv2d import StanConv2d, has_native_form
+from stantune.stan.layers.convolution import StanConv1d
+from stantune.stan.layers.linear import StanLinear
+from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import StandIn, stand_in_for_
 
 

@@ -1,9 +1,13 @@
-"""A linear layer of which a block of neurons is computed and the others are remembered: pure functions."""
+"""A linear layer of which a block of neurons is computed and the others are remembered."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from stantune.kernels.gate import common_device, ordinary
+from stantune.stan.layers.stan_layer import Memory, StanLayer, result_type
+from stantune.stan.layers.stand_in import not_compiled
 
 
 def neuron_block(neurons: int, parts: int, turn: int) -> slice:
@@ -32,3 +36,53 @@ def linear_in_block(input: Tensor, weight: Tensor, bias: Tensor | None, block: s
     """
     remembered[:, block] = F.linear(input, weight[block], None if bias is None else bias[block]).to(remembered.dtype)
     return remembered
+
+
+class StanLinear(StanLayer, nn.Linear):
+    """An nn.Linear that computes only a drawn run of its neurons while it trains (memo fill).
+
+    Which neurons is the same for all samples of a batch, so that the products stay dense.
+    """
+
+    original = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the layer's output, (B, out_features), of an input (B, in_features).
+
+        Inputs of other shapes, evaluation and a layer without memory are the original's.
+        """
+        memory = self.memory
+        return super().forward(input) if not self.training or memory is None else self._trained(input, memory)
+
+    @not_compiled
+    def _trained(self, input: Tensor, memory: Memory) -> Tensor:
+        try:
+            if not self._takes(input) or not self._begin():
+                return super().forward(input)
+            return self._with_memory(input, memory)
+        except Exception as error:
+            self._named(error)
+            raise
+
+    def _takes(self, input: Tensor) -> bool:
+        """Tell whether this is a plain batch for the layer; what is not, its original takes or refuses."""
+        return (
+            input is not None
+            and ordinary()
+            and "parametrizations" not in self._modules
+            and bool(common_device(input, self.weight, self.bias))
+            and input.dim() == 2
+            and len(input) > 0
+            and input.shape[1] == self.weight.shape[1]
+        )
+
+    def _with_memory(self, input: Tensor, memory: Memory) -> Tensor:
+        recalled = memory.recall(result_type(input))
+        if recalled is None:
+            output = super().forward(input)
+            memory.remember(output.detach(), None)
+            return output
+        assert isinstance(recalled.entries, slice)
+        output = linear_in_block(input, self.weight, self.bias, recalled.entries, recalled.values)
+        memory.remember(output.detach(), recalled.entries)
+        return output

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from stantune.errors import UsageError
 from stantune.stan.config import Stan
 from stantune.stan.entries.entries import EntryMatrix, Grid, along_line, grid_in_turn
-from stantune.stan.layers.layers import Recollection, StanConv2d, StanLinear
-from stantune.stan.layers.linear import neuron_block
+from stantune.stan.layers.conv2d import StanConv2d
+from stantune.stan.layers.linear import StanLinear, neuron_block
+from stantune.stan.layers.stan_layer import Recollection
 from stantune.stan.memo.budget import LayerSpace, choose_layers, free_memory
 from stantune.stan.memo.fingerprints import Fingerprints
 from stantune.stan.memo.memo import MemoStore
@@ -54,7 +55,7 @@ class BatchMemory:
         return LayerMemory(self, place, layer)
 
     def recall(self, place: int, layer: nn.Module, dtype: torch.dtype) -> Recollection | None:
-        """See `layers.Memory.recall`."""
+        """See `stan_layer.Memory.recall`."""
         if self._stan.schedule.phase(self._iteration) is not Phase.REDUCED:
             return None
         recalled = self._store.recall(place, dtype)
@@ -68,7 +69,7 @@ class BatchMemory:
         return Recollection(self._in_turn(place, layer), recalled.values)
 
     def remember(self, place: int, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
-        """See `layers.Memory.remember`."""
+        """See `stan_layer.Memory.remember`."""
         if self._stan.schedule.phase(self._iteration) is Phase.EXACT:
             return
         shape = (len(output), *output.shape[2:]) if output.dim() > 2 else output.shape
@@ -108,7 +109,7 @@ class BatchMemory:
 
 
 class LayerMemory:
-    """One layer's part of a BatchMemory: what `layers.Memory` asks for."""
+    """One layer's part of a BatchMemory: what `stan_layer.Memory` asks for."""
 
     def __init__(self, batch: BatchMemory, place: int, layer: nn.Module) -> None:
         self._batch = batch
@@ -116,11 +117,11 @@ class LayerMemory:
         self._layer = layer
 
     def recall(self, dtype: torch.dtype) -> Recollection | None:
-        """See `layers.Memory.recall`."""
+        """See `stan_layer.Memory.recall`."""
         return self._batch.recall(self._place, self._layer, dtype)
 
     def remember(self, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
-        """See `layers.Memory.remember`."""
+        """See `stan_layer.Memory.remember`."""
         self._batch.remember(self._place, output, entries)
 
 

@@ -19,8 +19,9 @@ from stantune.kernels.library import plain_pytorch
 from stantune.stan.eligible import convolutions, why_not
 from stantune.stan.entries.choice import grid_errors
 from stantune.stan.entries.entries import PATTERNS, PLANE, Grid, Pattern, along_line, too_small
+from stantune.stan.layers.conv2d import StanConv2d, has_native_form
+from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import follows_in, may_be_native, natively
-from stantune.stan.layers.layers import StanConv1d, StanConv2d, has_native_form
 from stantune.stan.planning.example import Example, Loss, device_of, differentiate, no_backward, require_weights
 from stantune.stan.untouched import untouched
 

@@ -1,0 +1,129 @@
+"""What all of STAN's layers share: what the handle sets on them, and whether a pass may be reduced."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from threading import get_ident
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stantune.errors import StanWarning
+from stantune.stan.entries.entries import EntryMatrix, Grid
+from stantune.stan.layers.stand_in import StandIn
+
+
+class Recollection(NamedTuple):
+    """What a reduced iteration under the memo fill begins with.
+
+    Attributes:
+        entries: those that are computed now; of a linear layer the run of its neurons.
+        values: (B, C, H, W), or (B, N) of a linear layer: what every entry had at its sample's last visit; a tensor
+            that the layer may write into.
+    """
+
+    entries: Grid | EntryMatrix | slice
+    values: Tensor
+
+
+class Memory(Protocol):
+    """What a layer remembers of the samples of the present batch."""
+
+    def recall(self, dtype: torch.dtype) -> Recollection | None:
+        """Return what the batch had last, in `dtype`; None where this iteration computes every entry."""
+        ...
+
+    def remember(self, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
+        """Keep an output, (B, C, H, W) or (B, N), without its graph; `entries` are those computed, None for all."""
+        ...
+
+
+class StanLayer(StandIn):
+    """What the handle sets on a layer for one iteration; a copied or pickled layer has none of it and is exact.
+
+    Attributes:
+        grid: the entries to compute, an EntryMatrix of a 1-D layer being (B, L); None for all.
+        watch: called with the exact output, without its graph, where `grid` is None.
+        memory: what skipped entries receive under the memo fill.
+        passed: called at each forward pass in training.
+        stan_name: the layer's name in the model, for errors.
+        original: PyTorch's class of such layers.
+        sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
+            was not, under False; None where nobody asks.
+        last: what the last training pass of each thread, by its number, was; under None that of any thread. "reduced"
+            if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for that.
+    """
+
+    grid: Grid | EntryMatrix | None = None
+    watch: Callable[[Tensor], None] | None = None
+    memory: Memory | None = None
+    passed: Callable[[], None] | None = None
+    stan_name: str | None = None
+    sizes: dict[bool, tuple[int, int]] | None = None
+    last: dict[int | None, str]
+    original: ClassVar[type[nn.Module]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = set(SET_BY_HANDLE) - {"__module__"}  # a copy stands in for the same class
+        return {key: value for key, value in self.__dict__.items() if key not in dropped}
+
+    def _begin(self) -> bool:
+        """Say that a pass in training begins; tell whether it may be reduced, watched and remembered.
+
+        A pass without gradients trains nothing: it takes statistics (`update_bn`), or it is the first pass of a
+        reentrant checkpoint. It is exact, and so is what such a checkpoint computes again in the backward pass: its
+        gradients are then those of what the loss has seen.
+        """
+        if not torch.is_grad_enabled():
+            self._took("without gradients")
+            return False
+        last = self._took("reduced")
+        if last == "without gradients":
+            _say_reentrant()
+        if last != "reduced":
+            return False
+        if self.passed is not None:
+            self.passed()
+        return True
+
+    def note(self, fills: bool, size: tuple[int, int]) -> None:
+        """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
+        if self.sizes is not None:
+            self.sizes[fills] = size
+
+    def _took(self, pass_: str) -> str:
+        """Take down what a pass is; return what it has to be, if it is one again: within a backward pass."""
+        # Other threads may be at this layer, too, such as one that only evaluates; PyTorch's own go backward only.
+        last, thread = self.__dict__.setdefault("last", {}), get_ident()
+        if torch._C._current_graph_task_id() != -1:
+            return last.get(thread, last.get(None, pass_))  # type: ignore[no-any-return]
+        last[thread] = last[None] = pass_
+        return pass_
+
+    def _named(self, error: Exception) -> None:
+        """Add the layer's name to an error of PyTorch's."""
+        if self.stan_name is not None:
+            error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
+
+
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "__module__")
+
+
+@cache
+def _say_reentrant() -> None:
+    """Say, once in a process, why a model that is checkpointed in this way computes every entry."""
+    warnings.warn(
+        "layers within a reentrant checkpoint train exactly, since its first pass has no gradients; give checkpoint "
+        "use_reentrant=False for STAN to reduce them",
+        StanWarning,
+        stacklevel=2,
+    )
+
+
+def result_type(input: Tensor) -> torch.dtype:
+    """Return the type of a product with this input: autocast's where it is on."""
+    kind = input.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
