@@ -191,6 +191,13 @@ def test_commands_and_their_options_exist(block):
         assert given <= options_of(command), (words, given - options_of(command))
 
 
+def test_scripts_are_shell():
+    scripts = [block.text for block in ALL if block.text.startswith("#!/bin/bash\n")]
+    assert len(scripts) >= 2
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_inline_commands_exist(page):
     text = BLOCK.sub("", page.read_text())
