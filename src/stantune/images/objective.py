@@ -24,6 +24,7 @@ from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
 from stantune.training.best import Best
+from stantune.training.memory import bytes_kept
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_precision, precision_on
 from stantune.training.threads import measure_threads
@@ -187,6 +188,25 @@ class ProblemObjective:
             with _going_on(self.problem):
                 _say_of_no_effect(self.problem, ready.stan, conditions.say)
         return Prepared(ready, threads)
+
+    def memory_told(self, together: int, device: str) -> str:
+        """Say, before so many trainings take turns, what memory each keeps, measured with the problem's own numbers."""
+        splits = self.splits
+        with _said_already():
+            each = bytes_kept(
+                self.problem,
+                {},
+                splits,
+                stan=self.stan,
+                device=device_of(device, 0, torch.cuda.device_count()),
+                precision=self.precision,
+            )
+        data = sum(part.nbytes for part in (splits.train.inputs, splits.train.targets, splits.train.ids))
+        return (
+            f"together: {together} trainings, each of which keeps about {_mb(each)} with the problem's own numbers "
+            f"(weights, gradients, what the optimizer and a backward pass need), beside {_mb(data)} of training data "
+            "for all"
+        )
 
     def trainer(self, place: Place) -> ProblemTrainer:
         """See Objective."""
@@ -362,6 +382,10 @@ def _plain(value: Any) -> Any:
 def device_of(device: str, place: int, gpus: int) -> str:
     """Return where the worker with the number `place` trains: "cuda" means all GPUs, turn and turn about."""
     return f"cuda:{place % gpus}" if device == "cuda" and gpus else device
+
+
+def _mb(size: int) -> str:
+    return f"{max(size / 1e6, 0.1):.3g} MB"
 
 
 def _say_of_no_effect(problem: Problem, stan: Stan, say: Callable[[str], None]) -> None:

@@ -287,6 +287,8 @@ def tune(
                     raise UsageError(f"`executor` made {shown(train)}, which is no Executor; see stantune.Executor")
             elif alone and together > 1:
                 train = stack.enter_context(InTurns(cast(TakesTurns, order(0)), together, tell))
+                if (told := getattr(what, "memory_told", None)) is not None:
+                    tell(told(together, where))
             elif alone:
                 train = InProcess(order(0))
             else:
