@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Float
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, Training
@@ -30,7 +31,7 @@ from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
-from stantune.space import Float, Space
+from stantune.space import Space
 
 ETA = 3
 # As many parameters as those of lenet, on the same scales.

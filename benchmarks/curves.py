@@ -48,13 +48,14 @@ from typing import Any
 
 import numpy as np
 
+from stantune.parameters import Float, Integer, Parameter
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.hyperband import plan, stops_of, trained_iterations, wide_plan
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.proposals import Proposals
 from stantune.search.propose.sampling import optuna_quiet, sample, to_distribution
 from stantune.search.settings import SearchSettings
-from stantune.space import Float, Integer, Parameter, Space
+from stantune.space import Space
 
 KEPT = Path(__file__).parent / "results" / "curves.jsonl"
 R, ETA = 52, 3

@@ -19,10 +19,10 @@ from quality_results import Found
 from stantune.images.problem.built_in import find
 from stantune.images.solving.evaluation import error_percent
 from stantune.kernels.library import plain_pytorch
+from stantune.parameters import Categorical, Integer, Parameter
 from stantune.process.runtime import tune_process
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.seeds import derive
-from stantune.space import Categorical, Integer, Parameter
 from stantune.training.train import run
 
 if TYPE_CHECKING:

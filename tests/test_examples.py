@@ -13,7 +13,8 @@ import torch
 from stantune.errors import StantuneError
 from stantune.images.data import Dataset, Normalise, fetch, load
 from stantune.images.problem.built_in import Problem, Splits, find
-from stantune.space import Categorical, Integer, Space
+from stantune.parameters import Categorical, Integer
+from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
 from stantune.training.train import run

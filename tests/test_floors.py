@@ -33,6 +33,8 @@ FLOORS = (
         "quantities",
         "texts",
     ),
+    ("parameters",),
+    ("plain_values",),
     ("arguments", "loss_curve"),
     ("errors",),
 )
@@ -140,7 +142,8 @@ def test_the_search_knows_nothing_of_torch_and_the_command_line() -> None:
     told = [
         str(arrow)
         for arrow in all_arrows()
-        if part(arrow.source) in ("search", "protocols", "outcome", "space", "quantities", "errors")
+        if part(arrow.source)
+        in ("search", "protocols", "outcome", "space", "parameters", "plain_values", "quantities", "errors")
         and part(arrow.target) in FOREIGN
     ]
     assert not told, "\n".join(["the search is to know nothing of these:", *told])

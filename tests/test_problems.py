@@ -19,7 +19,8 @@ from stantune.errors import UsageError
 from stantune.images.data import Dataset, Normalise, Split
 from stantune.images.problem.built_in import BUILT_IN, Problem, find, options_of
 from stantune.images.solving.solver import Solver
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.parameters import Categorical, Float, Integer
+from stantune.space import Space
 
 # Tables 1 to 5 of the source, as printed: (scale, min, max).
 LOG = ("log", 5e-5, 5)

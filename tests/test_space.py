@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
+from stantune.parameters import Categorical, Float, Integer
 from stantune.search.propose.sampling import to_distribution
-from stantune.space import Categorical, Float, Integer, Space, condition_text
+from stantune.space import Space, condition_text
 
 SPACE = Space(
     {

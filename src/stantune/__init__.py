@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from stantune.objectives.function.run import Run
     from stantune.objectives.lightning.objective import LightningObjective
     from stantune.outcome import Cost, Outcome
+    from stantune.parameters import Categorical, Float, Integer
     from stantune.protocols import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
     from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
     from stantune.search.result import SearchResult, TrialResult
     from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
     from stantune.search.workers.executors import Ended, Executor, Failure
     from stantune.search.workers.order import Order
-    from stantune.space import Categorical, Float, Integer, Space
+    from stantune.space import Space
     from stantune.stan.config import Stan
     from stantune.stan.surgery import accelerate_, restore_
     from stantune.training.train import run
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 # Where each public name lives. It is imported when it is first used, so that `import stantune` does no work.
 _HOME = {
     "Asked": "search.propose.sampler",
-    "Categorical": "space",
+    "Categorical": "parameters",
     "CommandObjective": "objectives.command.objective",
     "Conditions": "protocols",
     "Cosine": "images.solving.solver",
@@ -51,10 +52,10 @@ _HOME = {
     "Executor": "search.workers.executors",
     "Failure": "search.workers.executors",
     "Fixed": "images.solving.solver",
-    "Float": "space",
+    "Float": "parameters",
     "FunctionObjective": "objectives.function.objective",
     "ImageFolder": "images.data",
-    "Integer": "space",
+    "Integer": "parameters",
     "Inv": "images.solving.solver",
     "LightningObjective": "objectives.lightning.objective",
     "LoggedSearch": "search.telling.loggers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import inspect
 import math
@@ -51,6 +52,12 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__}"
     words = "".join(letter if letter.isprintable() else " " for letter in words)
     return words if len(words) <= _SHOWN else f"{words[:_SHOWN]}…"
+
+
+def did_you_mean(text: str, known: list[str]) -> str:
+    """Return the end of a sentence on an unknown word: the nearest of the known ones, or nothing where none is near."""
+    close = difflib.get_close_matches(text, known, n=1, cutoff=0.4)
+    return f"; the nearest is {close[0]}" if close else ""
 
 
 def whole(parameter: str, value: object, least: int | None = None, most: int = MOST) -> int:

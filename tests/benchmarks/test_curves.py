@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stantune.space import Float, Space
+from stantune.parameters import Float
+from stantune.space import Space
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -23,12 +23,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from stantune.outcome import Cost
+from stantune.parameters import Float
 from stantune.protocols import Metric
 from stantune.search.plan.values import FinalResult
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking import dashboard as module
 from stantune.search.table.store import Store
-from stantune.space import Float, Space
+from stantune.space import Space
 
 Stantune = Callable[..., Any]
 SPACE = Space({"lr": Float(0.1, 10.0)})

@@ -97,7 +97,8 @@ def test_a_killed_search_is_said_to_be_that(tmp_path: Path, stantune: Stantune) 
 
 
 def test_one_that_asks_and_tells_is_not_asked_to_stop(tmp_path: Path, stantune: Stantune) -> None:
-    from stantune.space import Float, Space
+    from stantune.parameters import Float
+    from stantune.space import Space
     from stantune.tuning.ask_and_tell import open_search
 
     with open_search(Space({"lr": Float(0.1, 1.0)}), max_resource=9, minimize="error", out=tmp_path / "mine"):

@@ -17,8 +17,9 @@ import pytest
 
 from stantune.compare.study.contract import StudySummary
 from stantune.compare.study.folder import locked
+from stantune.parameters import Float, Integer
 from stantune.search.table.looking.look import look
-from stantune.space import Float, Integer, Space
+from stantune.space import Space
 
 Stantune = Callable[..., Any]
 HELPERS = Path(__file__).parents[1] / "helpers"

@@ -19,8 +19,9 @@ from stantune.images.data import Dataset, Split
 from stantune.images.problem.built_in import Problem
 from stantune.images.solving.solver import MultiStep, Solver
 from stantune.outcome import Cost
+from stantune.parameters import Float
 from stantune.seeds import derive
-from stantune.space import Float, Space
+from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.training.train import run
 from stantune.training.trial import Trial

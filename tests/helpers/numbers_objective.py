@@ -20,9 +20,10 @@ from typing import Any
 from stantune.errors import DamagedCheckpointError, DataError, StantuneError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Float
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.workers.order import Order
-from stantune.space import Float, Space
+from stantune.space import Space
 
 LENGTH = 27
 

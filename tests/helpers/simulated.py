@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 from stantune.outcome import Cost
+from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Metric
 from stantune.search.plan.coordinator import endings, ready_jobs
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.values import FinalResult, Job, TrialRow
 from stantune.search.propose.sampling import sample
 from stantune.search.table.store import Store
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 
 SPACE = Space(
     {

@@ -19,8 +19,9 @@ from typing import Any
 from stantune.errors import StantuneError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Float
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
-from stantune.space import Float, Space
+from stantune.space import Space
 
 EVALUATION = 500.0
 

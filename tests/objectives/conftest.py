@@ -10,8 +10,9 @@ import pytest
 
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.outcome import Outcome
+from stantune.parameters import Float
 from stantune.protocols import Metric, Place, Segment
-from stantune.space import Float, Space
+from stantune.space import Space
 
 SPACE = Space({"x": Float(0, 1)})
 

@@ -11,8 +11,9 @@ from torch import nn
 from stantune.errors import CheckpointError, StanWarning, UsageError
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.outcome import Outcome
+from stantune.parameters import Float
 from stantune.protocols import Metric, Place, Segment
-from stantune.space import Float, Space
+from stantune.space import Space
 from stantune.stan.config import Memo, Stan
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,11 +22,12 @@ from stantune.objectives.function import course
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.objectives.function.run import Run
 from stantune.outcome import Outcome
+from stantune.parameters import Float, Integer
 from stantune.protocols import Metric, Place, Segment
 from stantune.search.workers.executors import Failure
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
-from stantune.space import Float, Integer, Space
+from stantune.space import Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STOP = 6

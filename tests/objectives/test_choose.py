@@ -15,8 +15,9 @@ from stantune.images.problem.built_in import BUILT_IN
 from stantune.objectives.choose import find_objective, load_source, objective_of
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.objectives.told import ToldObjective
+from stantune.parameters import Float
 from stantune.protocols import Metric
-from stantune.space import Float, Space
+from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.testing.executors import Counting
 
@@ -97,7 +98,8 @@ def test_what_is_missing_or_too_much_is_said(thing, given, sentence):
 ONE = """
     import stantune.objectives.function.objective as f
     from sister import FACTOR
-    from stantune.space import Float, Space
+    from stantune.parameters import Float
+    from stantune.space import Space
 
     def helper(run):
         return FACTOR

@@ -20,9 +20,10 @@ from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneErr
 from stantune.objectives.command import groups, packing
 from stantune.objectives.command.objective import CommandError, CommandObjective
 from stantune.objectives.command.templates import Template
+from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.executors import Failure, attempt
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 from stantune.testing import check_objective
 from stantune.tuning.tune import tune
 
@@ -689,7 +690,8 @@ import sys
 from pathlib import Path
 from stantune.protocols import Conditions, Place, Segment
 from stantune.objectives.command.objective import CommandObjective
-from stantune.space import Float, Space
+from stantune.parameters import Float
+from stantune.space import Space
 command = ["printf", "%s{{lr}}", '{{{{"loss": 1}}}}\\n']
 objective = CommandObjective(command, Space({{"lr": Float(0, 1)}}), minimize="loss")
 objective, threads = objective.prepared(Conditions(9))

@@ -15,10 +15,11 @@ import torch
 from stantune.errors import UsageError
 from stantune.objectives.function.objective import FunctionObjective, objective
 from stantune.objectives.told import ToldObjective
+from stantune.parameters import Float
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
-from stantune.space import Float, Space
+from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.testing import check_objective
 
@@ -220,7 +221,8 @@ def test_making_one_imports_no_torch():
         import sys
         from stantune.objectives.choose import objective_of
         from stantune.objectives.function.run import Run
-        from stantune.space import Float, Space
+        from stantune.parameters import Float
+        from stantune.space import Space
         def train(run: Run): return 1.0
         objective_of(train, Space({"x": Float(0, 1)}), minimize="loss").identity
         print("torch" in sys.modules)
@@ -240,7 +242,8 @@ def test_a_script_is_the_same_objective_each_time_and_travels(tmp_path):
             from stantune.protocols import Metric, Place, Segment
             from stantune.search.workers.order import Order
             from stantune.search.workers.workers import Workers
-            from stantune.space import Float, Space
+            from stantune.parameters import Float
+            from stantune.space import Space
 
             class Net(torch.nn.Linear):
                 pass

@@ -27,8 +27,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.lightning import objective as objectives
 from stantune.objectives.lightning.objective import LightningObjective, MetricError
+from stantune.parameters import Float, Integer
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment
-from stantune.space import Float, Integer, Space
+from stantune.space import Space
 from stantune.stan.config import Memo, Stan
 from stantune.testing import check_objective
 from stantune.tuning.tune import tune

@@ -8,11 +8,12 @@ import pytest
 
 from stantune.errors import UsageError
 from stantune.objectives.function.objective import FunctionObjective
+from stantune.parameters import Float
 from stantune.protocols import Metric, Place, Segment
 from stantune.search.workers.executors import Failure, attempt
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
-from stantune.space import Float, Space
+from stantune.space import Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,8 @@ import optuna
 import pytest
 
 from stantune.objectives.function.run import Run
-from stantune.space import Integer, Space
+from stantune.parameters import Integer
+from stantune.space import Space
 from stantune.tuning.tune import tune
 
 

@@ -14,8 +14,9 @@ from stantune.objectives.function.objective import FunctionObjective
 from stantune.objectives.function.run import Run
 from stantune.objectives.returned import ReturnError
 from stantune.outcome import Outcome
+from stantune.parameters import Float
 from stantune.protocols import Metric, Place, Segment
-from stantune.space import Float, Space
+from stantune.space import Space
 from stantune.tuning.tune import tune
 
 SPACE = Space({"x": Float(0, 1)})

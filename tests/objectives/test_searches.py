@@ -11,9 +11,10 @@ from torch import nn
 
 from stantune.objectives.choose import find_objective
 from stantune.objectives.function.run import Run
+from stantune.parameters import Float, Integer
 from stantune.search.result import SearchResult
 from stantune.search.stopping import Stop
-from stantune.space import Float, Integer, Space
+from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.testing import check_objective
 from stantune.tuning.tune import tune

@@ -15,6 +15,7 @@ from numbers_objective import Numbers
 
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Categorical, Float
 from stantune.protocols import Segment, StopEarly
 from stantune.search.loop import search
 from stantune.search.plan.coordinator import ready_jobs
@@ -24,7 +25,7 @@ from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.search.workers.executors import Ended, Failure, Watch
-from stantune.space import Categorical, Float, Space
+from stantune.space import Space
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "momentum": Float(0.0, 1.0)})
 FEW = Space({"lr": Categorical((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))})

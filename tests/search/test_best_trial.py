@@ -12,11 +12,12 @@ import optuna
 import pytest
 
 from stantune.objectives.function.run import Run
+from stantune.parameters import Integer
 from stantune.search.plan.values import Training
 from stantune.search.result import SearchResult
 from stantune.search.telling.progress import Progress
 from stantune.search.telling.watching import Silent, Watcher
-from stantune.space import Integer, Space
+from stantune.space import Space
 from stantune.tuning.tune import tune
 
 # By setting: what it is worth after how many epochs. Three settings are begun with one epoch, the best of them goes on

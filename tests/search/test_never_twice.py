@@ -12,6 +12,7 @@ from numbers_objective import Numbers
 
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.standings import ranking
@@ -21,7 +22,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store
 from stantune.search.workers.executors import InProcess
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 
 SPACE = Space(
     {"kind": Categorical(("a", "b")), "n": Integer(1, 3), "lr": Categorical((0.1, 0.2))}, {"n": {"kind": "b"}}

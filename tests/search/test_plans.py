@@ -14,6 +14,7 @@ from numbers_objective import Numbers
 
 from stantune.errors import StoreError, UsageError
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Categorical, Float
 from stantune.search.estimate import seconds_of
 from stantune.search.loop import search
 from stantune.search.operating.status import status_of
@@ -28,7 +29,7 @@ from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import settings_of
 from stantune.search.telling.progress import iterations_left
 from stantune.search.workers.executors import Ended
-from stantune.space import Categorical, Float, Space
+from stantune.space import Space
 
 SPACE = Space({"lr": Float(1e-4, 1.0, log=True), "momentum": Float(0.0, 1.0)})
 FEW = Space({"lr": Categorical((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))})

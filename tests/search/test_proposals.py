@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stantune.errors import UsageError
+from stantune.parameters import Categorical, Float, Integer
 from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.values import PastTrial, TrialRow, WarmStart
 from stantune.search.propose import sampler as module
@@ -31,7 +32,7 @@ from stantune.search.propose.sampler import (
 )
 from stantune.search.propose.sampling import Model, sample
 from stantune.search.settings import SearchSettings
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 
 SPACE = Space(
     {

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from optuna.distributions import distribution_to_json, json_to_distribution
 
 from stantune.errors import UsageError
+from stantune.parameters import Categorical, Float, Integer, Parameter
 from stantune.search.propose.sampling import (
     Model,
     from_distribution,
@@ -25,7 +26,7 @@ from stantune.search.propose.sampling import (
     to_distribution,
     to_optuna,
 )
-from stantune.space import Categorical, Float, Integer, Parameter, Space
+from stantune.space import Space
 
 SPACE = Space(
     {
@@ -56,7 +57,7 @@ def test_a_setting_depends_on_seed_and_number_alone() -> None:
 
 def test_another_process_draws_the_same() -> None:
     code = (
-        "from stantune.search.propose.sampling import sample; from stantune.space import *;"
+        "from stantune.search.propose.sampling import sample; from stantune import Float, Integer, Space;"
         "print(sample(Space({'lr': Float(5e-5, 5, log=True), 'n': Integer(0, 9)}), 3, 11))"
     )
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -236,8 +237,8 @@ def test_what_is_drawn_lies_in_its_range_and_comes_back_from_json_as_it_was(para
 def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
     # A fresh process: the study that is only made once must be silent when it is made.
     code = (
-        "import logging, optuna; from stantune.search.propose.sampling import sample; from stantune.space import *;"
-        "sample(Space({'lr': Float(0, 1)}), 0, 0); print(optuna.logging.get_verbosity())"
+        "import logging, optuna; from stantune import Float, Space;"
+        "from stantune.search.propose.sampling import sample; sample(Space({'lr': Float(0, 1)}), 0, 0); print(optuna.logging.get_verbosity())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""

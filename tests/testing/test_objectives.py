@@ -13,8 +13,9 @@ import pytest
 from stantune.errors import DamagedCheckpointError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Float
 from stantune.protocols import Metric, Prepared
-from stantune.space import Float, Space
+from stantune.space import Space
 from stantune.testing import check_objective
 from stantune.testing.executors import Counting
 from stantune.testing.objectives import CHECKS, case_of, check_turns

@@ -19,6 +19,7 @@ import optuna
 import pytest
 
 from stantune.errors import UsageError
+from stantune.parameters import Categorical, Float
 from stantune.search.propose.sampler import (
     Asked,
     BohbSampler,
@@ -30,7 +31,7 @@ from stantune.search.propose.sampler import (
 )
 from stantune.search.propose.sampling import sample
 from stantune.seeds import derive
-from stantune.space import Categorical, Float, Space
+from stantune.space import Space
 from stantune.testing import check_sampler
 from stantune.testing import samplers as checks
 from stantune.testing.samplers import CHECKS, SPACES, example

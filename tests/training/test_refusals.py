@@ -15,7 +15,8 @@ from stantune.errors import CheckpointError, UsageError
 from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.images.solving.solver import Solver
 from stantune.outcome import Outcome
-from stantune.space import Float, Space
+from stantune.parameters import Float
+from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
 from stantune.training.train import run

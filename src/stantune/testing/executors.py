@@ -15,10 +15,11 @@ from typing import Any, Literal, TypeAlias
 from stantune.errors import DamagedCheckpointError, StantuneError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
+from stantune.parameters import Categorical, Integer
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.workers.executors import Ended, Executor, Failure, Watch
 from stantune.search.workers.order import Order
-from stantune.space import Categorical, Integer, Space
+from stantune.space import Space
 from stantune.training.turns import drained
 
 MakeExecutor: TypeAlias = "Callable[[Order], Executor | AbstractContextManager[Executor]]"

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from stantune.errors import UsageError
+from stantune.parameters import Categorical, Float, Integer
 from stantune.search.plan.values import PastTrial
 from stantune.search.propose.sampler import Asked, Sampler, Seen, sampler_of
 from stantune.search.propose.sampling import sample
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 
 MakeSampler: TypeAlias = Callable[[], Sampler]
 

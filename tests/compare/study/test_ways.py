@@ -17,7 +17,8 @@ from stantune.images.data import Split
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import Splits, find
 from stantune.objectives.command.objective import CommandObjective
-from stantune.space import Float, Integer, Space
+from stantune.parameters import Float, Integer
+from stantune.space import Space
 from stantune.stan.config import Memo, Stan
 from stantune.stan.layers.meprop import MeProp
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stantune.outcome import Cost
+from stantune.parameters import Categorical, Integer
 from stantune.search.plan.coordinator import ready_jobs, take_overs
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.standings import incumbent, iterations_spared, iterations_trained, ranking
 from stantune.search.plan.values import TrialRow
 from stantune.search.settings import SearchSettings
-from stantune.space import Categorical, Integer, Space
+from stantune.space import Space
 
 # Six settings in all: with a conditional parameter, which two of three kinds do not have.
 SMALL = Space(

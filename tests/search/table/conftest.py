@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from stantune.outcome import Cost
+from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Metric
 from stantune.search.plan.values import TrialRow
 from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 
 
 class Table:

@@ -10,9 +10,10 @@ from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
 from stantune.outcome import Cost
+from stantune.parameters import Float
 from stantune.search.plan.values import FinalResult
 from stantune.search.table.store import Store
-from stantune.space import Float, Space
+from stantune.space import Space
 
 
 def test_another_identity_is_refused_by_its_differences(table: Any, store: Store, url: str) -> None:

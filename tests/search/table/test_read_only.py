@@ -14,10 +14,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from stantune.errors import StantuneError
+from stantune.parameters import Float
 from stantune.protocols import Metric
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
-from stantune.space import Float, Space
+from stantune.space import Space
 
 SPACE = Space({"lr": Float(0.1, 10.0)})
 NOBODY = 65534

@@ -11,12 +11,13 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 
 from stantune.outcome import Cost
+from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Metric
 from stantune.search.plan.values import FinalResult, SegmentFailure
 from stantune.search.table.looking.notes import study_note, study_title, trial_attributes
 from stantune.search.table.looking.readable import Readable
 from stantune.search.table.store import METRIC_NAMES, Store
-from stantune.space import Categorical, Float, Integer, Space
+from stantune.space import Space
 
 SPACE = Space(
     {"lr": Float(1e-3, 1, log=True), "act": Categorical(("relu", "tanh")), "width": Integer(2, 8, step=2)},

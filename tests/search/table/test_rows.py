@@ -18,12 +18,13 @@ from optuna.trial import TrialState
 
 from stantune.errors import StoreError
 from stantune.outcome import Cost
+from stantune.parameters import Integer
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, PastTrial, TakeOver, TrialRow, WarmStart
 from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
-from stantune.space import Integer, Space
+from stantune.space import Space
 
 
 def test_rows_come_back_bit_for_bit(table: Any, store: Store, url: str) -> None:
@@ -211,7 +212,7 @@ def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str
 def test_nothing_is_printed(url: str) -> None:
     code = (
         "import sys; from stantune.protocols import Metric; from stantune.search.table.store import Store;"
-        "from stantune.space import Float, Space;"
+        "from stantune import Float, Space;"
         "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)}), Metric('error')).release();"
         "Store.delete(sys.argv[1], 'a')"
     )

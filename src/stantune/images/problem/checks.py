@@ -14,7 +14,7 @@ from stantune.images.data import Dataset, Normaliser, Split
 from stantune.images.problem.space_checks import in_words
 from stantune.images.solving.losses import IGNORED, Loss
 from stantune.images.solving.measures import MEASURES, OF_NUMBERS, Measure
-from stantune.space import Categorical, Float, Parameter
+from stantune.parameters import Categorical, Float, Parameter
 from stantune.texts import one_line
 
 # So many samples are shown to the network.

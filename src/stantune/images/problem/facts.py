@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stantune.space import Float, Integer, Space
+from stantune.parameters import Float, Integer
+from stantune.space import Space
 
 
 @dataclass(frozen=True)

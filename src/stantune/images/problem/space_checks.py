@@ -11,7 +11,8 @@ from stantune.errors import UsageError
 from stantune.images.solving.optimizers import kind_of, takes, those_that_take
 from stantune.images.solving.schedules import policy_of
 from stantune.images.solving.solver import ARGUMENTS, LAYER_DECAY_SUFFIX, SOLVER_PARAMETERS, layers_of
-from stantune.space import Categorical, Parameter, Space
+from stantune.parameters import Categorical, Parameter
+from stantune.space import Space
 
 # What a setting may say of a training, besides what the network and the solver take.
 TRAINING_PARAMETERS = ("batch_size", "label_smoothing")

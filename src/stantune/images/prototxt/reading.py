@@ -25,7 +25,8 @@ from stantune.images.prototxt.net import Learned, Net, Step, read_net
 from stantune.images.prototxt.solver_file import SolverFile, read_solver
 from stantune.images.prototxt.syntax.text import MOST_BYTES, RefusalError
 from stantune.images.solving.solver import LAYER_DECAY_SUFFIX, Multiplier
-from stantune.space import Float, Space
+from stantune.parameters import Float
+from stantune.space import Space
 
 # As the built-in problems, and the source's study.
 HELD_OUT = 10_000

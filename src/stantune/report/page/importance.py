@@ -63,8 +63,8 @@ def _fanova(rows: Sequence[TrialRow], stop: int, space: Mapping[str, Any]) -> di
 
 def _distribution(described: Mapping[str, Any]) -> Any:
     """Return Optuna's distribution for a parameter as a table describes it."""
+    from stantune.parameters import Categorical, Float, Integer
     from stantune.search.propose.sampling import from_optuna, to_distribution
-    from stantune.space import Categorical, Float, Integer
 
     if described["kind"] == "categorical":
         return to_distribution(Categorical(tuple(from_optuna({"": each})[""] for each in described["choices"])))

@@ -20,8 +20,9 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from stantune.errors import UsageError
+from stantune.parameters import Categorical, Float, Integer, Parameter
 from stantune.seeds import derive
-from stantune.space import Categorical, Float, Integer, Parameter, Space
+from stantune.space import Space
 
 # What a choice that is a tuple begins with as Optuna has it: a text, since Optuna's choices are no tuples.
 _TUPLE = "tuple:"
