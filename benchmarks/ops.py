@@ -21,7 +21,8 @@ from side_by_side import Side, Times, interleave, plot, setting, several, table,
 from torch import Tensor, nn
 
 from stantune.images.nets.caffe import CaffeBatchNorm2d, WithinChannelLRN
-from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.block.convolve import convolve
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import plain_pytorch
 from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.entries.lists import lists_of

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
 from stantune.errors import StanWarning
-from stantune.kernels.blocks import convolve
+from stantune.kernels.block.convolve import convolve
 from stantune.kernels.library import WINOGRAD_SWITCH
 from stantune.process.runtime import tune_process
 

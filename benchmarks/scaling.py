@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from side_by_side import Side, interleave, plot, setting, several, table
 from torch import Tensor
 
-from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.block.convolve import convolve
+from stantune.kernels.block.follow import Follow
 from stantune.stan.entries.entries import PLANE, Grid
 from stantune.stan.entries.lists import lists_of
 

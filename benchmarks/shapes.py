@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from scipy.optimize import nnls
 from torch import Tensor
 
-from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.block.convolve import convolve
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.pays import Work, filtered, native_terms, pays, stock_terms
 
 CHANNELS = (1, 3, 3, 8, 16, 24, 32, 48, 64, 64, 96, 128, 128, 192, 256, 256, 384, 512, 512, 1024)

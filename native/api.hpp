@@ -15,7 +15,7 @@ extern "C" {
 //
 // B images of H x W x C become, by a kernel of kernel_h x kernel_w, out_h x out_w x filters; `entries` of those are
 // computed in every image (all of them where `positions` is null). Then, where asked: ReLU before the pooling, the
-// pooling, ReLU after it. The order of the fields is that of kernels/blocks.py.
+// pooling, ReLU after it. The order of the fields is that of kernels/block/shapes.py.
 struct StanBlock {
     int32_t batch, height, width, channels, filters;
     int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;

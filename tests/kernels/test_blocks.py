@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stantune.kernels import blocks as blocks_module
 from stantune.kernels import library
-from stantune.kernels.blocks import Follow, convolve, convolve_into
+from stantune.kernels.block import native
+from stantune.kernels.block.convolve import convolve, convolve_into
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import FORMS, WINOGRAD, kernels
 from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
 from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
@@ -38,7 +39,7 @@ def _form(request: pytest.FixtureRequest) -> Iterator[None]:
 @contextmanager
 def winograd(when: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks_module, "kernels", lambda: kernels()._replace(winograd=WINOGRAD.index(when)))
+        patch.setattr(native, "kernels", lambda: kernels()._replace(winograd=WINOGRAD.index(when)))
         yield
 
 

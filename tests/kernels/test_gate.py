@@ -18,7 +18,8 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stantune.kernels import batch_norm, gate, lrn
-from stantune.kernels.blocks import Follow, convolve, convolve_into
+from stantune.kernels.block.convolve import convolve, convolve_into
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import kernels, plain_pytorch, suits
 from stantune.kernels.sgd import Sgd
 from stantune.stan.entries.entries import PLANE, Grid

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_
-from stantune.kernels.blocks import Follow
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import kernels, plain_pytorch
 from stantune.kernels.pays import Work, filtered, pays
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stantune.kernels import blocks
-from stantune.kernels.blocks import convolve
+from stantune.kernels.block import native
+from stantune.kernels.block.convolve import convolve
 from stantune.kernels.library import WINOGRAD, kernels
 
 pytestmark = [
@@ -37,7 +37,7 @@ def rounding() -> ModuleType:
 def filtering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return what sets how convolutions are done, one of WINOGRAD."""
     found = kernels()
-    return lambda way: monkeypatch.setattr(blocks, "kernels", lambda: found._replace(winograd=WINOGRAD.index(way)))
+    return lambda way: monkeypatch.setattr(native, "kernels", lambda: found._replace(winograd=WINOGRAD.index(way)))
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

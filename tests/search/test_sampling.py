@@ -238,7 +238,8 @@ def test_optuna_says_nothing_and_keeps_its_verbosity() -> None:
     # A fresh process: the study that is only made once must be silent when it is made.
     code = (
         "import logging, optuna; from stantune import Float, Space;"
-        "from stantune.search.propose.sampling import sample; sample(Space({'lr': Float(0, 1)}), 0, 0); print(optuna.logging.get_verbosity())"
+        "from stantune.search.propose.sampling import sample;"
+        "sample(Space({'lr': Float(0, 1)}), 0, 0); print(optuna.logging.get_verbosity())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""

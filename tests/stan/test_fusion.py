@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stantune import Stan, accelerate_, restore_
-from stantune.kernels.blocks import Follow
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import kernels
 from stantune.stan.layers import conv2d
 from stantune.stan.layers.conv2d import StanConv2d

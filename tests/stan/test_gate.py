@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stantune import Stan, accelerate_, restore_
 from stantune.errors import UsageError
-from stantune.kernels.blocks import is_last
+from stantune.kernels.block.layout import is_last
 from stantune.kernels.library import kernels, plain_pytorch
 from stantune.stan.config import Memo
 from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid

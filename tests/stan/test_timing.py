@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stantune.kernels.blocks import Follow
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import kernels
 from stantune.kernels.pays import may_pay
 from stantune.stan.entries.entries import Grid, Pattern

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from stantune.kernels.blocks import Follow
+from stantune.kernels.block.follow import Follow
 
 # Rows of the kernels that minimal filtering is there for.
 TAPS = (3, 5)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stantune.images.data.fetching.catalog import NAMES, data_root, describe, fetch_command, is_present
-from stantune.kernels.blocks import Follow, convolve
+from stantune.kernels.block.convolve import convolve
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.cuda.ways import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
 from stantune.process.machine import described_processor, processor_name

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from stantune.kernels.blocks import Lists
+from stantune.kernels.block.lists import Lists
 from stantune.stan.entries.entries import Entries, EntryMatrix, Grid
 from stantune.stan.entries.fill import nearest_computed, sources
 

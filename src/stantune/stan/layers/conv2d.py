@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stantune.kernels.blocks import Follow, Lists, convolve, convolve_into
+from stantune.kernels.block.convolve import convolve, convolve_into
+from stantune.kernels.block.follow import Follow
+from stantune.kernels.block.lists import Lists
 from stantune.kernels.gate import in_memory
 from stantune.kernels.library import suits, wanted
 from stantune.kernels.pays import Work, pays

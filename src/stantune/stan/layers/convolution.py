@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stantune.kernels.blocks import is_last
+from stantune.kernels.block.layout import is_last
 from stantune.kernels.gate import DEVICES, common_device, ordinary, transformed
 from stantune.stan.eligible import as_written
 from stantune.stan.entries.entries import Entries, EntryMatrix, Grid

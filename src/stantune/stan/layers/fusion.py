@@ -14,7 +14,8 @@ from torch.nn.modules.module import (
     _global_forward_pre_hooks,
 )
 
-from stantune.kernels.blocks import Follow, is_last
+from stantune.kernels.block.follow import Follow
+from stantune.kernels.block.layout import is_last
 from stantune.kernels.pays import may_pay
 from stantune.stan.eligible import called_as_written
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form

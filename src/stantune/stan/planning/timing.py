@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stantune.kernels.blocks import Follow
+from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import plain_pytorch
 from stantune.stan.eligible import convolutions, why_not
 from stantune.stan.entries.choice import grid_errors
