@@ -99,7 +99,7 @@ def test_it_is_part_of_a_searchs_identity(tmp_path: Path) -> None:
         ({"precision": "fp16"}, "`precision`='fp16' is unknown; give fp32, tf32, bf16"),
         ({"precision": "tf32"}, "`precision`=tf32 are numbers of NVIDIA's GPUs, and here is none in use; give bf16"),
         ({"precision": 16}, "`precision`=16 is no text"),
-        ({"precision": "bf16", "stan": Stan(rate="auto")}, "`precision`=bf16 does not go with a rate of auto"),
+        ({"precision": "bf16", "stan": Stan(rate="auto")}, "`precision`=bf16 does not go with a `rate` of auto"),
     ],
     ids=["unknown", "tf32", "number", "auto"],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
 from stantune.images.problem.built_in import Problem, Splits, built_in, find
+from stantune.images.stan_settings import noted
 from stantune.outcome import Outcome
 from stantune.process.runtime import tune_process
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
@@ -26,7 +26,7 @@ from stantune.stan.surgery import accelerate_
 from stantune.training.best import Best
 from stantune.training.memory import bytes_kept
 from stantune.training.planning import planned_stan
-from stantune.training.precision import check_precision, precision_on
+from stantune.training.precision import check_plan, check_precision, precision_on
 from stantune.training.threads import measure_threads
 from stantune.training.train import turns
 from stantune.training.turns import PACE, drained, within
@@ -43,7 +43,7 @@ class ProblemObjective:
     Attributes:
         problem: what is trained.
         stan: STAN's settings for the trials, without a seed of its own; None trains exactly. Final trainings are exact
-            either way, with every entry computed by native kernels where there are STAN's settings.
+            either way, with every entry computed, and by native kernels where the trials are.
         data: where data sets are kept, None for the default.
         source: the problem's name, or FILE.py:NAME, by which other processes find it; None where it travels itself.
         precision: in what numbers trainings compute, final ones too: see training.precision; None for what PyTorch is
@@ -64,11 +64,7 @@ class ProblemObjective:
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
-        if self.precision == "bf16" and self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
-            raise UsageError(
-                "`precision`=bf16 does not go with a rate of auto, which is chosen by times in float32; give a number, "
-                "such as 0.5"
-            )
+        check_plan(self.precision, self.stan)
 
     @property
     def name(self) -> str:
@@ -98,32 +94,16 @@ class ProblemObjective:
     @property
     def identity(self) -> Mapping[str, Any]:
         """The problem's numbers and STAN's settings."""
-        stan = self.stan
-        planned = stan and stan.planned
-        return made_of(self.problem) | {
+        return {
+            **made_of(self.problem),
             "problem": self.problem.name,
             "iterations": self.problem.iterations,
             "batch-size": self.problem.batch_size,
-            "accelerate": "none" if stan is None else "stan",
-            "rate": self.rate,
-            "pattern": stan and stan.pattern,
-            "tolerance": stan and stan.tolerance,
-            "layers": stan and list(stan.layers),
-            "plan": planned and planned["plan"],
-            "period": stan and stan.period,
-            "pretrain": stan and stan.pretrain,
-            "tail": stan and stan.tail,
-            # What came later is named only where it is set, so that searches from before are known again.
-            **({"rates": [list(each) for each in stan.rates]} if stan and stan.rates else {}),
-            **({name: self._plain_of(name) for name in ("memo", "meprop") if getattr(stan, name)} if stan else {}),
+            **noted(self.stan),
+            # It came later, and is named only where it is set, so that searches from before are known again.
             **({} if self.precision is None else {"precision": self.precision}),
             **self.problem.identity,
         }
-
-    def _plain_of(self, setting: str) -> Any:
-        # In JSON's kinds, since it is compared with what was read from JSON.
-        assert self.stan is not None
-        return json.loads(json.dumps(self.stan.identity[setting]))
 
     @cached_property
     def splits(self) -> Splits:
@@ -291,11 +271,11 @@ class ProblemTrainer:
     ) -> Generator[None, None, Outcome]:
         stan = self._objective.stan
         if stan is not None:
-            rate = segment.rates or stan.rate
-            # Every entry computed, by native kernels where there are some.
-            stan = (
-                Stan(rate=1) if segment.final and not segment.continued else replace(stan, seed=segment.seed, rate=rate)
-            )
+            if segment.final and not segment.continued:
+                # Every entry computed, by native kernels where the trials' are.
+                stan = Stan(rate=1, native=stan.native)
+            else:
+                stan = replace(stan, seed=segment.seed, rate=segment.rates or stan.rate)
         problem = self._objective.problem
         if segment.final and not segment.continued and segment.length is not None:
             # Which may be longer than what the trials' schedules are for.

@@ -9,6 +9,7 @@ import torch
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
+from stantune.stan.config import Stan
 
 # Weights, their updates and what is measured at the end are float32 in each.
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -28,6 +29,15 @@ def precision_on(precision: str | None, device: str) -> str | None:
     if precision == "tf32":
         raise UsageError("`precision`=tf32 are numbers of NVIDIA's GPUs, and here is none in use; give bf16 or fp32")
     return None if precision == "fp32" else precision
+
+
+def check_plan(precision: str | None, stan: Stan | None) -> None:
+    """Raise UsageError where STAN's plan would be made of times in other numbers than those of the training."""
+    if precision == "bf16" and stan is not None and stan.rate == "auto" and stan.plan is None:
+        raise UsageError(
+            "`precision`=bf16 does not go with a `rate` of auto, which is chosen by times in float32; give a number, "
+            "such as 0.5"
+        )
 
 
 def casting(precision: str | None, device: str) -> AbstractContextManager[object]:

@@ -19,7 +19,7 @@ from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
 from stantune.training.best import Best
 from stantune.training.planning import planned_stan
-from stantune.training.precision import multiplying, precision_on
+from stantune.training.precision import check_plan, multiplying, precision_on
 from stantune.training.randomness import OwnRandom, seeded
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial, cuda_index
@@ -82,7 +82,7 @@ def run(
 
     Raises:
         UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
-            does not exist or is empty.
+            does not exist or is empty, or a precision that cannot be had.
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """
@@ -146,6 +146,7 @@ def turns(
                     f"there is nothing to evaluate in {name!r}; take {' or '.join(EVALUATED)}, unless empty"
                 )
         numbers = precision_on(precision, device)
+        check_plan(numbers, stan)
         # It came later, and is named only where it is set.
         depends = dict(made or {}) if numbers is None else {**(made or {}), "precision": numbers}
         identity = _identity(problem, checked, splits, seed, stan, depends)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.output import check_checkpoint, console_for, say_loading, write_json
+from stantune.cli.preparing import load_splits, warn_of_no_effect, warn_of_no_kernels
+from stantune.cli.settings import device_of, problem_of, setting_of, stan_of, what_is_named
 from stantune.cli.training.fill import Fill, check_fill, filled
 from stantune.cli.training.threads import threads_of, use_threads
 from stantune.errors import StantuneError, UsageError
@@ -44,10 +47,11 @@ def train(
     json: o.Json = None,
     threads: o.AnyThreads = None,
     device: o.Device = "auto",
+    precision: o.Precision = None,
     debug: o.Debug = False,
 ) -> None:
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.images.objective import made_of
     from stantune.process.runtime import tune_process
     from stantune.report.live import training_progress
@@ -56,12 +60,13 @@ def train(
     from stantune.search.summary import cost_seconds
     from stantune.seeds import derive
     from stantune.stan.config import Stan
+    from stantune.training.precision import precision_on
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    o.check_checkpoint(checkpoint)
-    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
-    setting = o.setting_of(what, set)
+    check_checkpoint(checkpoint)
+    what = problem_of(what_is_named(problem, solver, dataset, batch_size), layers)
+    setting = setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations
     if iterations is not None:
         length = iterations
@@ -69,14 +74,16 @@ def train(
         raise UsageError(f"--iterations {length} is too small; give at least 1")
     what = what.lasting(length)
     check_fill(fill)
-    stan: Stan | None = o.stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
-    where = o.device_of(device)
+    stan: Stan | None = stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
+    where = device_of(device)
+    # Before data are loaded.
+    precision_on(precision, where)
     tune_process(None if asked == "auto" else asked)
-    console = o.console_for(json)
-    splits = o.load_splits(what, data, console, full_train)
-    o.warn_of_no_effect(what, stan, console)
+    console = console_for(json)
+    splits = load_splits(what, data, console, full_train)
+    warn_of_no_effect(what, stan, console)
     if stan is not None:
-        o.warn_of_no_kernels(where, console)
+        warn_of_no_kernels(where, console)
         stan = filled(stan, fill, what, splits, setting)
 
     def choose(before: int | None) -> None:
@@ -100,6 +107,7 @@ def train(
             stop_early=stop.asked,
             watch=moved,
             made=made_of(what),
+            precision=precision,
         )
     if outcome.interrupted:
         how = (
@@ -121,7 +129,7 @@ def train(
         diverged_at=outcome.diverged_at,
     )
     show_training(console, result)
-    o.write_json(result, json)
+    write_json(result, json)
 
 
 def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: Any) -> Outcome:
