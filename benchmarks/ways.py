@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from stantune.cli.options import PERIOD, SEARCH_RATE, accelerated_by_rung
+from stantune.cli.options import PERIOD, SEARCH_RATE
+from stantune.cli.settings import accelerated_by_rung
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stantune.cli import options
+from stantune.cli import output
 from stantune.search.table.directory import SearchDirectory
 
 Stantune = Callable[..., Any]
@@ -235,7 +235,7 @@ def test_json_that_cannot_be_written_in_the_end(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(options, "write_whole", full)
+    monkeypatch.setattr(output, "write_whole", full)
     target = tmp_path / "result.json"
     said = sentence(stantune("train", f"{tiny_file}:flat", "--threads", 1, "--json", target))
     assert str(target) in said

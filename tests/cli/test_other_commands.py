@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from stantune.cli.options import PERIOD, QUICK_ITERATIONS, period_of
+from stantune.cli.options import PERIOD, QUICK_ITERATIONS
+from stantune.cli.settings import period_of
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.search.plan.hyperband import plan, trained_iterations

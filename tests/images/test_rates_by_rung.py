@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from stantune.cli.options import accelerated_by_rung
+from stantune.cli.settings import accelerated_by_rung
 from stantune.cli.training.search import _composed
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective

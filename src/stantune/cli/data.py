@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.output import console_for, write_json
 
 data = typer.Typer(help="The data sets.", no_args_is_help=True, rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="mnist, fashion-mnist or cifar10.")]
@@ -24,7 +25,7 @@ def fetch(name: Name, data: o.Data = None, json: o.Json = None, debug: o.Debug =
     from stantune.images.data import load
     from stantune.report.results import DataResult
 
-    console = o.console_for(json)
+    console = console_for(json)
     directory = fetch_data(name, data, say=lambda line: console.print(line, soft_wrap=True))
     dataset = load(name, data)
     console.print(
@@ -36,4 +37,4 @@ def fetch(name: Name, data: o.Data = None, json: o.Json = None, debug: o.Debug =
         training_images=len(dataset.train),
         test_images=len(dataset.test),
     )
-    o.write_json(result, json)
+    write_json(result, json)

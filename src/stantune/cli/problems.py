@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.output import console_for, say_loading, write_json
+from stantune.cli.settings import what_is_named
 
 if TYPE_CHECKING:
     from stantune.images.problem.built_in import Problem
@@ -36,11 +38,11 @@ def problems(
     from stantune.report.text import show_problems
 
     # Without a problem, too: its options are refused then.
-    what = o.named(problem or "", solver, dataset, batch_size)
+    what = what_is_named(problem or "", solver, dataset, batch_size)
     shown = list(FACTS.values()) if problem is None else [_found(what, json)]
     result = ProblemsResult(problems=[_describe(one) for one in shown])
-    show_problems(o.console_for(json), result)
-    o.write_json(result, json)
+    show_problems(console_for(json), result)
+    write_json(result, json)
 
 
 def _found(what: str | Problem, json: str | None) -> Facts | Problem:
@@ -50,7 +52,7 @@ def _found(what: str | Problem, json: str | None) -> Facts | Problem:
         return what
     if what in FACTS:
         return FACTS[what]
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.images.problem.built_in import find
 
     return find(what)

@@ -9,6 +9,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.operating.directories import Directory, Storage
+from stantune.cli.output import check_file, console_for, write_json
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
 
@@ -38,8 +39,8 @@ def export(
         raise UsageError("nothing says what to write; give --csv FILE, --parquet FILE, --json FILE or --optuna URL")
     for option, file in (("--csv", csv), ("--parquet", parquet)):
         if file is not None:
-            o.check_file(option, file)
-    seen, console = look(directory, storage), o.console_for(json)
+            check_file(option, file)
+    seen, console = look(directory, storage), console_for(json)
     rows = rows_of(seen)
     for option, file, write in (("--csv", csv, csv_of), ("--parquet", parquet, parquet_of)):
         if file is None:
@@ -56,4 +57,4 @@ def export(
     result = ExportResult(
         problem=seen.problem, metric=metric_result(seen.metric), unit=seen.unit, rows=rows, losses=losses
     )
-    o.write_json(result, json)
+    write_json(result, json)

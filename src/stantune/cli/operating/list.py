@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.output import console_for, write_json
 
 Folder = Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where to look, with all that is below it.")]
 
@@ -18,5 +19,5 @@ def list_searches(folder: Folder = Path("runs"), json: o.Json = None, debug: o.D
     from stantune.search.operating.status import searches_below
 
     result = searches_below(folder)
-    show_found(o.console_for(json), result)
-    o.write_json(result, json)
+    show_found(console_for(json), result)
+    write_json(result, json)

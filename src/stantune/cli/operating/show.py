@@ -8,6 +8,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.operating.directories import Directory, Storage
+from stantune.cli.output import console_for, write_json
 
 Trial = Annotated[int, typer.Argument(metavar="TRIAL", help="The trial's number.")]
 
@@ -21,5 +22,5 @@ def show(
     from stantune.search.table.looking.look import look
 
     result = trial_report(look(directory, storage), trial)
-    show_trial(o.console_for(json), result)
-    o.write_json(result, json)
+    show_trial(console_for(json), result)
+    write_json(result, json)

@@ -11,6 +11,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.operating.directories import Directory, Storage
+from stantune.cli.output import console_for, write_json
 from stantune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,21 +35,21 @@ def status(
     from stantune.search.operating.status import status_of
     from stantune.search.table.looking.look import look
 
-    console = o.console_for(json)
+    console = console_for(json)
     if holds_study(directory):
         if storage is not None:
             raise UsageError(
                 f"--storage is of one search, and {directory} is a study's, whose searches keep their tables in their "
                 "directories; leave it out"
             )
-        o.write_json(_study(console, directory, watch), json)
+        write_json(_study(console, directory, watch), json)
         return
     if watch:
         result = _watched(console, directory, storage)
     else:
         result = status_of(look(directory, storage))
         show_status(console, result)
-    o.write_json(result, json)
+    write_json(result, json)
 
 
 def _study(console: Console, folder: Path, watch: bool) -> StudySummary:

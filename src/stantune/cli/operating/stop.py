@@ -6,6 +6,7 @@ import time
 
 from stantune.cli import options as o
 from stantune.cli.operating.directories import Directory, Storage
+from stantune.cli.output import console_for, write_json
 from stantune.errors import UsageError
 
 # How often is looked whether it has ended.
@@ -23,7 +24,7 @@ def stop(directory: Directory, storage: Storage = None, json: o.Json = None, deb
 
     if holds_study(directory):
         directory = running_in(directory)
-    there, console = SearchDirectory.begun(directory, storage), o.console_for(json)
+    there, console = SearchDirectory.begun(directory, storage), console_for(json)
     if there.in_use():
         run = LastRun.read(there.run)
         # One that is beginning has not said yet who it is.
@@ -43,4 +44,4 @@ def stop(directory: Directory, storage: Storage = None, json: o.Json = None, deb
         console.print(f"no search is running in {directory}", soft_wrap=True)
     result = status_of(look(directory, storage))
     show_status(console, result)
-    o.write_json(result, json)
+    write_json(result, json)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stantune.cli import options as o
+from stantune.cli.output import check_file, console_for, say_loading, write_json
+from stantune.cli.preparing import load_splits
+from stantune.cli.settings import device_of, problem_of, rate_of, what_is_named
 from stantune.cli.stan.effect import check_effect, effective
 from stantune.errors import CheckpointError, StantuneError, UsageError
 from stantune.search.stopping import stoppable
@@ -57,7 +60,7 @@ def entries(
     debug: o.Debug = False,
 ) -> None:
     """Draw which entries of each layer a reduced iteration computes, and how far the filled ones are from exact."""
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.files import write_whole
     from stantune.process.runtime import tune_process
     from stantune.report.stan.entries import entries_report
@@ -69,13 +72,13 @@ def entries(
         left_alone,
         show_entries,
     )
-    from stantune.report.stan.looking import images_to_show, to_reduced
+    from stantune.report.stan.looking import images_to_show, looked_at, to_reduced
     from stantune.seeds import derive
     from stantune.stan.config import Stan
     from stantune.training.planning import planned_stan
     from stantune.training.trial import Trial
 
-    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
+    what = problem_of(what_is_named(problem, solver, dataset, batch_size), layers)
     picture = _check_picture(out or Path(f"{what.name}-entries.png"))
     if not 1 <= images <= MOST_IMAGES:
         raise UsageError(f"--images {images} cannot be drawn; give 1 to {MOST_IMAGES}")
@@ -86,22 +89,35 @@ def entries(
             else f"--iterations {iterations} and --checkpoint {checkpoint} exclude each other; give one of them"
         )
     require_matplotlib()
-    stan = Stan(rate=o.rate_of(rate), pattern=pattern, tolerance=tolerance, layers=what.stan_layers, seed=seed)
+    stan = Stan(
+        rate=rate_of(rate),
+        pattern=pattern,
+        tolerance=tolerance,
+        iterations=what.iterations,
+        layers=what.stan_layers,
+        seed=seed,
+    )
     setting, state = ({}, None) if checkpoint is None else _read(checkpoint, what)
     check_effect(what, setting, stan)
-    where = o.device_of(device)
+    where = device_of(device)
     tune_process(threads)
-    console = o.console_for(json)
-    splits = o.load_splits(what, data, console)
+    console = console_for(json)
+    splits = load_splits(what, data, console)
     if images > len(splits.train):
         raise UsageError(f"--images {images} is more than the {len(splits.train)} training images; give less")
-    planned = planned_stan(stan, what, setting, splits, None, iterations=what.iterations, seed=seed, device=where)
-    with effective(what):
-        trial = Trial(what, setting, splits, seed=derive("train", seed), stan=planned, device=where)
+    planned = planned_stan(stan, what, setting, splits, None, seed=seed, device=where)
+
+    def made(stan: Stan) -> Trial:
+        with effective(what):
+            return Trial(what, setting, splits, seed=derive("train", seed), stan=stan, device=where)
+
     if state is None:
-        _train(trial, ITERATIONS if iterations is None else iterations, console)
-    else:
-        _restore(trial, what, state, checkpoint)
+        trained_here = made(planned)
+        _train(trained_here, ITERATIONS if iterations is None else iterations, console)
+        state = trained_here.state()
+    # Under a rate that changes it may be 1 by now.
+    trial = made(looked_at(planned))
+    _restore(trial, what, state, checkpoint)
     trained = trial.iteration
     handle = to_reduced(trial)
     chosen = images_to_show(splits, images, seed)
@@ -125,14 +141,14 @@ def entries(
         picture=str(picture),
     )
     show_entries(console, result)
-    o.write_json(result, json)
+    write_json(result, json)
 
 
 def _check_picture(path: Path) -> Path:
     """Return the picture's file; raises UsageError now, and not after a training, where it is no possible one."""
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out {path} is no PNG file; name one that ends in .png")
-    o.check_file("--out", path)
+    check_file("--out", path)
     return path
 
 

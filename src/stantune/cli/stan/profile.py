@@ -9,6 +9,9 @@ import typer
 
 from stantune.arguments import MOST
 from stantune.cli import options as o
+from stantune.cli.output import console_for, say_loading, write_json
+from stantune.cli.preparing import load_splits
+from stantune.cli.settings import device_of, period_of, problem_of, rate_of, what_is_named
 from stantune.cli.stan.effect import check_effect
 from stantune.cli.training.threads import threads_of, use_threads
 from stantune.errors import UsageError
@@ -49,7 +52,7 @@ def profile(
     debug: o.Debug = False,
 ) -> None:
     """Time a problem's layers on this machine, and say what STAN would do with them and how fast the run would be."""
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.process.runtime import tune_process
     from stantune.report.stan.profile import profile_result, show_profile
     from stantune.stan.config import Stan
@@ -58,7 +61,7 @@ def profile(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    what = o.problem_of(o.named(problem, solver, dataset), layers)
+    what = problem_of(what_is_named(problem, solver, dataset), layers)
     for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
         if value is not None and value < 1:
             raise UsageError(f"{option} {value} is too small; give at least 1")
@@ -69,18 +72,18 @@ def profile(
     length = what.iterations if iterations is None else iterations
     what = what.lasting(length)
     stan = Stan(
-        rate=o.rate_of(rate),
+        rate=rate_of(rate),
         tolerance=tolerance,
-        period=o.period_of(period or o.PERIOD),
+        period=period_of(period or o.PERIOD),
         iterations=length,
         layers=what.stan_layers,
         seed=seed,
     )
     check_effect(what, {}, stan)
-    where = o.device_of(device)
+    where = device_of(device)
     count = tune_process(None if asked == "auto" else asked)
-    console = o.console_for(json)
-    splits = o.load_splits(what, data, console)
+    console = console_for(json)
+    splits = load_splits(what, data, console)
     measured = None
     if asked == "auto":
         measured = measure_threads(what, {}, splits, device=where)
@@ -89,4 +92,4 @@ def profile(
     plan = decide(times, stan, length)
     result = profile_result(what, stan.least_rate, length, count, where, seed, plan, measured)
     show_profile(console, result)
-    o.write_json(result, json)
+    write_json(result, json)

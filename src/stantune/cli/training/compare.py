@@ -10,6 +10,9 @@ import typer
 
 from stantune.arguments import MOST_AT_ONCE, path
 from stantune.cli import options as o
+from stantune.cli.output import console_for, say_loading, write_json
+from stantune.cli.preparing import load_splits, warn_of_no_kernels
+from stantune.cli.settings import device_of, problem_of, setting_of, stan_of, what_is_named
 from stantune.cli.training.fill import Fill, check_fill, filled
 from stantune.cli.training.threads import threads_of, use_threads
 from stantune.errors import StantuneError, UsageError
@@ -68,7 +71,7 @@ def compare(
     not run two comparisons at once, or anything else that comes and goes: they spoil each other's times.
     """
     directory = None if out is None else path("out", out)
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.compare.comparison import Comparer, threads_of_records
     from stantune.process.runtime import tune_process
     from stantune.report.compare import compare_result, show_comparison
@@ -76,8 +79,8 @@ def compare(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    what = o.problem_of(o.named(problem, solver, dataset, batch_size), layers)
-    setting = o.setting_of(what, set)
+    what = problem_of(what_is_named(problem, solver, dataset, batch_size), layers)
+    setting = setting_of(what, set)
     length = (full_train and what.full_iterations) or what.iterations
     if iterations is not None:
         length = iterations
@@ -85,11 +88,11 @@ def compare(
         if value < 1:
             raise UsageError(f"{option} {value} is too small; give at least 1")
     stans = _stans(what, rate or ["0.5"], fill, (tolerance, period, pretrain, tail, length))
-    where = o.device_of(device)
+    where = device_of(device)
     count = tune_process(None if asked == "auto" else asked)
-    console = o.console_for(json)
-    splits = o.load_splits(what, data, console, full_train)
-    o.warn_of_no_kernels(where, console)
+    console = console_for(json)
+    splits = load_splits(what, data, console, full_train)
+    warn_of_no_kernels(where, console)
     if asked == "auto":
         # Of exact and of native iterations: neither side is to have the number that suits the other.
         natives = (False, True)
@@ -120,7 +123,7 @@ def compare(
         raise StantuneError(f"interrupted; {how}")
     result = compare_result(what.name, setting, count, comparison)
     show_comparison(console, result)
-    o.write_json(result, json)
+    write_json(result, json)
 
 
 def _stans(
@@ -130,7 +133,7 @@ def _stans(
     check_fill(fill)
     stans: dict[str, Stan] = {}
     for text in rates:
-        stan = o.stan_of("stan", text, *others, problem)
+        stan = stan_of("stan", text, *others, problem)
         assert stan is not None
         name = stan.rate if isinstance(stan.rate, str) else f"{stan.rate:g}"
         if name in stans:

@@ -14,6 +14,8 @@ import typer
 from stantune.arguments import whole
 from stantune.cli import options as o
 from stantune.cli.configuration import Config, ShowConfig, all_options, kept_options
+from stantune.cli.output import console_for, say_loading, write_json, write_text
+from stantune.cli.settings import accelerated_by_rung, brackets_of, device_of, setting_of, stan_of, what_is_named
 from stantune.cli.training.threads import threads_of
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
@@ -156,11 +158,11 @@ def search(
     if show_config:
         if json == "-":
             # Standard output is free, since nothing is run; all other prints go to standard error by now.
-            o.write_text(all_options(ctx), json)
+            write_text(all_options(ctx), json)
         else:
             print(all_options(ctx))
         return
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.quantities import parse_duration
     from stantune.report.text import show_search
     from stantune.search.stopping import stoppable
@@ -171,7 +173,7 @@ def search(
     asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
     objective, sizes = _composed(
-        o.named(problem, solver, dataset, batch_size),
+        what_is_named(problem, solver, dataset, batch_size),
         quick,
         max_iterations,
         min_iterations,
@@ -179,7 +181,7 @@ def search(
         (accelerate, rate, tolerance, period, pretrain, tail, layers),
         data,
     )
-    console = o.console_for(json)
+    console = console_for(json)
     directory = path_of(out, objective)
     if fresh:
         _confirm(directory, storage, yes)
@@ -188,7 +190,7 @@ def search(
             objective,
             **sizes,
             plan=plan,
-            brackets=o.brackets_of(brackets),
+            brackets=brackets_of(brackets),
             variant=variant,
             mode=mode,
             trials=trials,
@@ -200,7 +202,7 @@ def search(
             final_resource=final_iterations,
             start_from=start_from,
             enqueue=[_setting(objective, text) for text in enqueue or []],
-            fixed=o.setting_of(objective, set),
+            fixed=setting_of(objective, set),
             seed=seed,
             out=directory,
             storage=storage,
@@ -229,7 +231,7 @@ def search(
         if note != lost:
             console.print(f"note: {worded(note)}", soft_wrap=True)
     code = _say_what_is_missing(found, stop.interrupted, seconds, lost)
-    o.write_json(found.summary, json)
+    write_json(found.summary, json)
     if code:
         raise typer.Exit(code)
 
@@ -316,7 +318,7 @@ def brackets(
     debug: o.Debug = False,
 ) -> None:
     """Show what a search with these options would run, without running it."""
-    o.say_loading("PyTorch and the problem", json)
+    say_loading("PyTorch and the problem", json)
     from stantune.images.data import is_present
     from stantune.images.estimate import estimate_seconds
     from stantune.images.objective import ProblemObjective
@@ -332,7 +334,7 @@ def brackets(
 
     asked = threads_of(threads)
     named, sizes = _composed(
-        o.named(problem, solver, dataset, batch_size),
+        what_is_named(problem, solver, dataset, batch_size),
         quick,
         max_iterations,
         min_iterations,
@@ -344,7 +346,7 @@ def brackets(
         named,
         **sizes,
         plan=plan,
-        brackets=o.brackets_of(brackets),
+        brackets=brackets_of(brackets),
         variant=variant,
         mode=mode,
         trials=trials,
@@ -354,9 +356,9 @@ def brackets(
         final=final,
         final_resource=final_iterations,
         seed=seed,
-        device=o.device_of(device),
+        device=device_of(device),
     )
-    console = o.console_for(json)
+    console = console_for(json)
     run = settings.plan()
     estimate = None
     if isinstance(what, ProblemObjective) and (
@@ -396,7 +398,7 @@ def brackets(
     show_plan(console, result)
     if (note := one_setting(settings, run)) is not None:
         console.print(f"note: {worded(note)}", soft_wrap=True)
-    o.write_json(result, json)
+    write_json(result, json)
 
 
 def _composed(
@@ -415,7 +417,7 @@ def _composed(
     if max_iterations is None and quick and objective.length is not None:
         max_iterations = min(o.QUICK_ITERATIONS, objective.length)
     accelerate, rate = acceleration[:2]
-    rates = o.accelerated_by_rung(accelerate)
+    rates = accelerated_by_rung(accelerate)
     if rates and rate is not None:
         raise UsageError(
             f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
@@ -462,7 +464,7 @@ def _stan(
         return None
     names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
     reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period
-    return o.stan_of(
+    return stan_of(
         "stan" if by_rung else accelerate,
         o.SEARCH_RATE if rate is None else rate,
         tolerance,

@@ -11,6 +11,8 @@ import typer
 
 from stantune.arguments import MOST_AT_ONCE
 from stantune.cli import options as o
+from stantune.cli.output import console_for, say_loading, write_json
+from stantune.cli.settings import brackets_of, is_caffe, setting_of, what_is_named
 from stantune.cli.training.threads import threads_of
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
@@ -124,7 +126,7 @@ def study(
     Each search has a folder of its own in DIR, and trains in processes of its own. Run nothing beside it: what comes
     and goes spoils times.
     """
-    o.say_loading("PyTorch and the problems", json)
+    say_loading("PyTorch and the problems", json)
     from stantune.compare.study.study import study as run_study
     from stantune.quantities import duration, parse_duration
     from stantune.report.live import watching
@@ -132,7 +134,7 @@ def study(
     from stantune.search.stopping import stoppable
 
     seconds = None if budget is None else parse_duration(budget)
-    console = o.console_for(json)
+    console = console_for(json)
     what = _named(problems, solver or [], dataset or [], batch_size or [])
     with stoppable(seconds) as stop:
         found = run_study(
@@ -142,7 +144,7 @@ def study(
             max_resource=max_iterations,
             min_resource=min_iterations,
             eta=eta,
-            brackets=o.brackets_of(brackets),
+            brackets=brackets_of(brackets),
             validation=validation,
             finalists=finalists,
             final=final,
@@ -160,7 +162,7 @@ def study(
             stop=stop,
         )
     show_study(console, found.summary)
-    o.write_json(found.summary, json)
+    write_json(found.summary, json)
     if not found.complete and found.interrupted:
         why = "interrupted" if stop.interrupted else f"the budget of {duration(seconds)} is spent"
         print(f"stantune: {why}; nothing is lost, the same command goes on from here", file=sys.stderr)
@@ -185,7 +187,7 @@ def _named(
     Raises UsageError where an option for Caffe's files is missing, or nobody can tell of which it is.
     """
     # Where none is Caffe's, the first problem refuses the options.
-    caffe = [place for place, name in enumerate(names) if o.is_caffe(name)] or [0]
+    caffe = [place for place, name in enumerate(names) if is_caffe(name)] or [0]
     options = zip(
         caffe,
         _each("--solver", solvers, len(caffe)),
@@ -194,7 +196,7 @@ def _named(
         strict=True,
     )
     given = {place: others for place, *others in options}
-    return [o.named(name, *given.get(place, (None, None, None))) for place, name in enumerate(names)]
+    return [what_is_named(name, *given.get(place, (None, None, None))) for place, name in enumerate(names)]
 
 
 def _each(option: str, values: Sequence[Any], count: int) -> list[Any]:
@@ -223,7 +225,7 @@ def _fixed(problems: Sequence[str | Problem], assignments: Sequence[str], data: 
             for given in assignments
             if (name := given.partition("=")[0]) in objective.space or (place == 0 and name not in known)
         ]
-        for name, value in o.setting_of(objective, own).items():
+        for name, value in setting_of(objective, own).items():
             if repr(found.setdefault(name, value)) != repr(value):
                 raise UsageError(
                     f"--set {name} is {found[name]!r} to one problem and {value!r} to {objective.name}, since their "

@@ -1,0 +1,70 @@
+"""Where a command's words and its result go: a console, standard output, files that can be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stantune.cli.streams import print_result
+from stantune.errors import StantuneError, UsageError
+from stantune.files import check_writable, write_whole
+
+if TYPE_CHECKING:
+    # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs none of them.
+    from pydantic import BaseModel
+    from rich.console import Console
+
+
+def console_for(json: str | None) -> Console:
+    """Return where people read: standard output, or standard error where that is taken by JSON."""
+    from rich.console import Console
+
+    # Paths and values are printed as they are: no [markup] and no :emoji: in them.
+    return Console(stderr=json == "-", highlight=False, markup=False, emoji=False)
+
+
+def say_loading(what: str, json: str | None) -> None:
+    """Say on a terminal what takes the next seconds; nothing that takes them may be imported before."""
+    console = console_for(json)
+    if console.is_terminal:
+        console.print(f"loading {what} …")
+
+
+def write_json(result: BaseModel, target: str | None) -> None:
+    """Write a result where --json says.
+
+    Raises:
+        StantuneError: the file cannot be written.
+    """
+    if target is not None:
+        write_text(result.model_dump_json(indent=2), target)
+
+
+def write_text(text: str, target: str) -> None:
+    """Write a text where --json says; raises StantuneError where it cannot be written."""
+    try:
+        if target == "-":
+            print_result(text)
+        else:
+            write_whole(Path(target), f"{text}\n".encode())
+    except OSError as error:
+        raise StantuneError(f"--json {target} cannot be written ({error.strerror}); name another file") from error
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raise UsageError now, and not after hours of training, where an option names no file that can be written."""
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be written ({error.strerror}); name another file") from error
+
+
+def check_checkpoint(path: Path | None) -> None:
+    """Make the folder that --checkpoint names; raises UsageError now where no file can be written there."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--checkpoint {path} cannot be written ({error.strerror}); name another file") from error
+    check_file("--checkpoint", path)
