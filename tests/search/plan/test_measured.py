@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -197,7 +198,57 @@ def test_what_is_measured_of_a_table() -> None:
     lost = table(0, open_plan[0], straight, frozenset({0}))
     assert orders(open_plan, lost)[0].correlation == pytest.approx(1 - 6 * (26**2 + 26) / (27 * (27**2 - 1)))
     lost[0] = replace(lost[0], diverged_at=None, failed="killed")
-    assert orders(open_plan, lost)[0] == (pytest.approx(1), 26, 26 / 80)
+    assert orders(open_plan, lost)[0] == (pytest.approx(1), 26, 1 / 3)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[tuple[Bracket, ...], list[TrialRow]]:
+    """A plan and all rows of a search by it, in which trainings diverge, fail for good and come to equal errors."""
+    open_plan = measured_plan(*draw(st.sampled_from(((9, 1, 3), (27, 3, 3), (16, 1, 2), (20, 3, 4)))), "algorithm1", 3)
+    ends = draw(st.dictionaries(st.tuples(st.integers(0, 40), st.integers(0, 4)), st.sampled_from(("failed", "lost"))))
+    # From here on, in a rung, all fail; as where a program cannot train for longer.
+    limit = draw(st.integers(0, 5))
+    distinct = draw(st.integers(1, 50))
+    choices, rows = Choices(open_plan), list[TrialRow]()
+    for place in range(len(open_plan)):
+        bracket = choices.plan(rows)[place]
+        assert not isinstance(bracket, OpenBracket), "those before it are through"
+        first = len(rows)
+        rows += [TrialRow(first + n, bracket.s, {}) for n in range(bracket.rungs[0].trials)]
+        there: Sequence[int] = range(first, len(rows))
+        skipped = len(open_plan[0].rungs) - len(bracket.rungs)
+        for index, rung in enumerate(bracket.rungs, skipped):
+            for number in there:
+                row, end = rows[number], "failed" if index >= limit else ends.get((number, index))
+                if end == "failed":
+                    rows[number] = replace(row, failed="killed")
+                elif end == "lost":
+                    rows[number] = replace(row, diverged_at=rung.iterations - 1)
+                else:
+                    errors = {**row.errors, rung.iterations: float(number * 7 % distinct)}
+                    rows[number] = replace(row, errors=errors)
+            results = [result for number in there if (result := rows[number].result(rung.iterations))]
+            after = bracket.rungs[index + 1 - skipped : index + 2 - skipped]
+            there = sorted(promote(results, after[0].trials)) if after else ()
+    return open_plan, rows
+
+
+@given(tables())
+def test_failures_stop_no_plan(of: tuple[tuple[Bracket, ...], list[TrialRow]]) -> None:
+    open_plan, rows = of
+    for until in range(0, len(rows) + 1, 5):
+        chosen_plan(open_plan, rows[:until])
+        for order in orders(open_plan, rows[:until]):
+            assert 0 <= _passing(order) <= 1
+
+
+def test_where_nobody_is_left_of_those_that_went_on_the_plan_tells_how_many_do() -> None:
+    """As for a program that cannot train for longer than its first rungs: every promoted one fails for good."""
+    open_plan = measured_plan(27, 3, 3, "algorithm1", 2)
+    first = table(0, open_plan[0], straight)
+    lost = [replace(row, failed="killed", errors={3: row.errors[3]}) if len(row.errors) > 1 else row for row in first]
+    assert orders(open_plan, lost) == ((None, 0, 1 / 3), (None, 0, 1 / 3))
+    assert chosen_plan(open_plan, lost)[1].s == 2
 
 
 def test_a_bracket_is_chosen_when_those_before_it_are_through() -> None:

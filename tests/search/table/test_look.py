@@ -14,6 +14,7 @@ from told import METRIC, NUMBERS, SETTINGS, play
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
 from stantune.search.plan.finals import winner_of
+from stantune.search.plan.measured import Choices
 from stantune.search.plan.standings import ranking
 from stantune.search.session import open_session
 from stantune.search.settings import SearchSettings
@@ -50,6 +51,19 @@ def test_an_asynchronous_search_has_its_plan(tmp_path: Path) -> None:
     play(SearchDirectory(tmp_path), settings)
     seen = look(tmp_path)
     assert (seen.plan, seen.state, len(seen.rows)) == (settings.plan(), "done", 20)
+
+
+def test_a_fault_of_ours_is_not_told_as_a_damaged_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = SearchDirectory(tmp_path)
+    play(directory, most=5)
+
+    def broken(self: Choices, rows: object) -> None:
+        raise ArithmeticError("a fault of ours")
+
+    monkeypatch.setattr(Choices, "plan", broken)
+    for use in (lambda: look(tmp_path), lambda: play(directory)):
+        with pytest.raises(ArithmeticError, match="a fault of ours"):
+            use()
 
 
 @pytest.mark.parametrize("note", [None, b"{}", b"[", b"\xff"])

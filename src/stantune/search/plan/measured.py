@@ -157,20 +157,24 @@ def _states(brackets: Sequence[Bracket], rows: Sequence[TrialRow]) -> list[RungS
 
 def _orders(widest: Bracket, states: Sequence[RungState], rows: Sequence[TrialRow]) -> tuple[Order, ...]:
     """Return how well the rungs order; trials of all brackets together, since their results can be compared."""
-    # That a training was killed says nothing of its setting.
+    # That a training was killed says nothing of its setting: it is none of a pair. Up to there it was one of its rung.
     failed = {row.number for row in rows if row.failed is not None}
     errors: list[dict[int, float]] = []
     for rung in widest.rungs:
         there = [state.results for state in states if state.stop == rung.iterations]
-        known = [result for results in there for result in results if result.number not in failed]
+        known = [result for results in there for result in results]
         errors.append({number: math.inf if error is None else error for number, error in known})
     found = []
     for here, (rung, after) in enumerate(zip(widest.rungs, widest.rungs[1:], strict=False)):
         through = [state for state in states if state.stop == rung.iterations and not state.pending]
-        went_on = [number for state in through for number in state.promoted if number not in failed]
+        went_on = [number for state in through for number in state.promoted]
         sound = sum(math.isfinite(error) for error in errors[here].values())
-        pairs = [(errors[here][number], errors[here + 1][number]) for number in went_on if number in errors[here + 1]]
-        share = len(went_on) / sound if sound else after.trials / rung.trials
+        pairs = [
+            (errors[here][number], errors[here + 1][number])
+            for number in went_on
+            if number in errors[here + 1] and number not in failed
+        ]
+        share = len(went_on) / sound if went_on else after.trials / rung.trials
         found.append(Order(_ranked(pairs), len(pairs), share))
     return tuple(found)
 

@@ -131,8 +131,8 @@ class Store:
             trials = sorted(found, key=lambda trial: trial.number)
             new = not trials and not begun
             self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
-            for trial in trials:
-                self._load(trial, space)
+        for trial in trials:
+            self._load(trial, space)
 
     @classmethod
     def open(
@@ -430,14 +430,17 @@ class Store:
         _ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
 
     def _load(self, trial: FrozenTrial, space: Space) -> None:
-        attributes, number = trial.user_attrs, len(self._rows)
-        ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
-        if not ours or not _is_of(trial, space):
-            raise self._foreign(f"its trial {trial.number} was added by another program")
-        if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(END)):
-            raise self._foreign(f"its trial {trial.number} was ended by another program")
+        # Outside of what takes all for damage: the rows that it is of are sound.
         plan = None if self._choices is None else self._choices.plan(self._rows)
-        self._append(row_of(trial, self._metric, self._rows, space, plan))
+        with one_sentence(self.where, self.study_name, reads=True):
+            attributes, number = trial.user_attrs, len(self._rows)
+            ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
+            if not ours or not _is_of(trial, space):
+                raise self._foreign(f"its trial {trial.number} was added by another program")
+            if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(END)):
+                raise self._foreign(f"its trial {trial.number} was ended by another program")
+            row = row_of(trial, self._metric, self._rows, space, plan)
+        self._append(row)
         self._trial_ids.append(trial._trial_id)
         if trial.state != TrialState.RUNNING:
             self._ended.add(number)

@@ -20,7 +20,7 @@ from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
 from stantune.search.table.rows import BRACKET, finals_of, row_of
-from stantune.search.table.storages.messages import damaged_sentence
+from stantune.search.table.storages.messages import damaged_sentence, one_sentence
 from stantune.search.table.storages.opening import reading, without_password
 from stantune.search.table.storages.retry import insist
 from stantune.search.table.store import BEFORE, IDENTITY, METRIC_NAMES, metric_of
@@ -124,7 +124,7 @@ def look(path: Path, storage: str | None = None) -> Seen:
     nothing: StantuneError = UsageError(f"there is no search in {path}; give the directory of one, as `out` named it")
     if not directory.may_hold_search():
         raise nothing
-    run, running = LastRun.read(directory.run), directory.in_use()
+    run, running, where = LastRun.read(directory.run), directory.in_use(), without_password(directory.url)
     if running:
         nothing = StantuneError(f"the search in {path} is beginning and has no table yet; look again in a moment")
     with reading(directory.url, directory.study) as found:
@@ -141,13 +141,18 @@ def look(path: Path, storage: str | None = None) -> Seen:
         try:
             brackets = _plan_of(identity)
         except (UsageError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(damaged_sentence(without_password(directory.url), error)) from error
-        trials = insist(there, lambda again: there.get_all_trials(study, deepcopy=False), begun=False)
-        rows, choices = list[TrialRow](), Choices(brackets)
-        for trial in sorted(trials, key=lambda trial: trial.number):
-            # One that is being made has no attributes yet.
-            if BRACKET in trial.user_attrs:
-                rows.append(row_of(trial, metric, rows, plan=choices.plan(rows)))
+            raise StoreError(damaged_sentence(where, error)) from error
+        found_trials = insist(there, lambda again: there.get_all_trials(study, deepcopy=False), begun=False)
+        trials = sorted(found_trials, key=lambda trial: trial.number)
+    rows, choices = list[TrialRow](), Choices(brackets)
+    for trial in trials:
+        # One that is being made has no attributes yet.
+        if BRACKET in trial.user_attrs:
+            # Outside of what takes all for damage: the rows that it is of are sound.
+            plan = choices.plan(rows)
+            with one_sentence(where, directory.study, reads=True):
+                rows.append(row_of(trial, metric, rows, plan=plan))
+    with one_sentence(where, directory.study, reads=True):
         finals = finals_of(attributes, metric, rows)
     return Seen(directory, identity, choices.plan(rows), rows, finals, metric, run, running)
 
