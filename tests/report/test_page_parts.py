@@ -134,11 +134,11 @@ def test_a_built_in_problem_is_named_in_the_call(tmp_path: Path) -> None:
         "from stantune import Stan, tune",
         "from stantune.images.problem.built_in import find",
         "",
-        "tune(find('lenet'), max_resource=27, min_resource=9, stan=Stan(rate=0.5, period=1, pretrain=0, tail=0, "
-        "pattern='auto', layers=('conv2',)), seed=0, threads=1, out='a')",
+        "tune(find('lenet'), max_resource=27, min_resource=9, stan=Stan(rate=0.5, layers=('conv2',)), seed=0, "
+        "threads=1, out='a')",
     ]
     planned = call_of(settings, {**identity, "plan": {"conv2": ["rows"]}}, Path("a"))
-    assert "Stan(rate='auto', pretrain=0" in planned
+    assert "stan=Stan(rate='auto', layers=('conv2',))" in planned
     # Of a command there are its options, too.
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "search-options.toml").write_text('problem = "lenet"\n')

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, cast
 
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric, compared_value
@@ -60,6 +60,11 @@ class Described(Protocol):
 
     @property
     def rate(self) -> float | Literal["auto"] | None:
+        """See protocols.Objective."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
         """See protocols.Objective."""
         ...
 
@@ -150,14 +155,16 @@ def _rung_results(bracket: Bracket) -> list[RungResult]:
 
 
 def rate_results(objective: Described, settings: SearchSettings) -> list[RateResult]:
-    """Return STAN's rates by iteration in the terms of the JSON contract."""
+    """Return STAN's rates by iteration in the terms of the JSON contract.
+
+    Of a course among the STAN settings of a function it has the least: it counts iterations, and the search epochs.
+    """
     if objective.rate is None:
         return []
-    stretches = settings.rates_from()
-    if not stretches:
-        return [RateResult(iterations=settings.max_resource, rate=objective.rate)]
-    stops = [*(start for start, _ in stretches[1:]), settings.max_resource]
-    return [RateResult(iterations=stop, rate=rate) for (_, rate), stop in zip(stretches, stops, strict=True)]
+    stretches = settings.rates_from() or objective.identity.get("rates") or ((0, objective.rate),)
+    within = [(start, rate) for start, rate in stretches if start < settings.max_resource]
+    stops = [*(start for start, _ in within[1:]), settings.max_resource]
+    return [RateResult(iterations=stop, rate=rate) for (_, rate), stop in zip(within, stops, strict=True)]
 
 
 def cost_seconds(cost: Cost) -> Seconds:

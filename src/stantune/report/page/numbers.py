@@ -44,7 +44,22 @@ SAMPLE, BEST_OF_SAMPLE = 1500, 300
 LOSSES, BEST_OF_LOSSES = 200, 100
 STATUSES = ("dropped", "promoted", "running", "diverged", "failed", "finished")
 # What a table notes of STAN.
-_STAN = ("rate", "period", "pretrain", "tail", "pattern", "tolerance", "layers")
+_STAN = (
+    "rate",
+    "rates",
+    "period",
+    "pretrain",
+    "tail",
+    "stan-iterations",
+    "pattern",
+    "tolerance",
+    "layers",
+    "memo",
+    "linear",
+    "meprop",
+    "offset_sets",
+    "native",
+)
 
 
 def report_numbers(searches: Sequence[SearchNumbers], study: StudySummary | None = None) -> ReportNumbers:

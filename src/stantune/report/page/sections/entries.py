@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stantune.errors import StantuneError
+from stantune.errors import NoEffectWarning, StantuneError
 from stantune.report.page.contract import Entries, Images, LayerMaps
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def entries_of(objective: ProblemObjective, setting: dict[str, Any], weights: Pa
         seed: of the images that are drawn, and of the grids.
     """
     from stantune.report.stan.entries import entries_report
-    from stantune.report.stan.looking import images_to_show, take_weights, to_reduced
+    from stantune.report.stan.looking import images_to_show, looked_at, spares, take_weights, to_reduced
     from stantune.seeds import derive
     from stantune.training import checkpoint
     from stantune.training.trial import Trial
@@ -39,12 +40,19 @@ def entries_of(objective: ProblemObjective, setting: dict[str, Any], weights: Pa
     assert stan is not None  # there is something to show
     if stan.least_rate == 1 or (stan.plan is not None and not any(layer.patterns for layer in stan.plan)):
         return "every entry is computed, in all layers"
-    # One rate, the least; and a reduced iteration there is wherever the training ended.
-    stan = replace(stan, rate=stan.least_rate, pretrain=0, tail=0, period=stan.period or 1, seed=seed)
+    if stan.memo is not None:
+        return "what a layer remembers of each sample is not kept with the weights"
+    stan = replace(looked_at(stan), seed=seed)
     try:
         state = checkpoint.load_any(weights)
         splits = objective.splits
-        trial = Trial(objective.problem, setting, splits, seed=derive("train", seed), stan=stan)
+        with warnings.catch_warnings():
+            # It was said where the search began.
+            warnings.simplefilter("ignore", NoEffectWarning)
+            trial = Trial(objective.problem, setting, splits, seed=derive("train", seed), stan=stan)
+        assert trial.handle is not None
+        if not spares(trial.handle):
+            return "STAN spares no entries in this network"
         take_weights(trial, state)
         handle = to_reduced(trial)
         chosen = images_to_show(splits, IMAGES, seed)

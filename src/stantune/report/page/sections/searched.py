@@ -34,13 +34,16 @@ def entries_of_table(identity: Mapping[str, Any], summary: SearchSummary, direct
     from stantune.images.data import is_present
     from stantune.images.objective import ProblemObjective
     from stantune.images.problem.built_in import built_in
+    from stantune.images.stan_settings import stan_of
 
     problem = built_in(summary.problem)
     if problem is None:
         return f"this version knows no problem {summary.problem}"
     if isinstance(problem.data, str) and not is_present(problem.data):
         return f"the data set {problem.data} is not here; `stantune data fetch {problem.data}` fetches it"
-    return _entries(ProblemObjective(problem, _stan(identity, summary)), summary, directory)
+    # By rung, and by the course of a run: what the least rate computes is looked at.
+    rate = min(each.rate for each in summary.rates if not isinstance(each.rate, str))
+    return _entries(ProblemObjective(problem, stan_of(identity, rate)), summary, directory)
 
 
 def _entries(objective: ProblemObjective, summary: SearchSummary, directory: Path) -> Entries | str | None:
@@ -48,18 +51,3 @@ def _entries(objective: ProblemObjective, summary: SearchSummary, directory: Pat
     if final is None or final.weights is None:
         return "there are no weights of a winner yet"
     return entries_of(objective, final.params, directory / final.weights, summary.seed)
-
-
-def _stan(identity: Mapping[str, Any], summary: SearchSummary) -> Any:
-    from stantune.stan.config import Stan
-
-    rate = min(each.rate for each in summary.rates if not isinstance(each.rate, str))
-    stan = Stan(
-        rate=rate,
-        pattern=identity["pattern"],
-        period=identity["period"],
-        layers=tuple(identity["layers"]),
-        tolerance=identity.get("tolerance"),
-    )
-    plan = identity.get("plan")
-    return stan.with_plan({"rate": rate, "period": stan.period, "plan": plan}) if plan else stan

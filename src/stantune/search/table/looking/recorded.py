@@ -24,6 +24,7 @@ class RecordedObjective:
     metric: Metric
     unit: str
     rate: float | Literal["auto"] | None
+    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def recorded(seen: Seen) -> Recorded:
     """Return the search that was looked at."""
     rates = _rates(seen.identity)
     rate = max(rates) if rates else seen.identity.get("rate")
-    objective = RecordedObjective(seen.problem, seen.metric, seen.unit, rate)
+    objective = RecordedObjective(seen.problem, seen.metric, seen.unit, rate, seen.identity)
     over = seen.trials_over and not seen.finals_left
     state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, over)
     return Recorded(objective, settings_of(seen.identity), state, seen.identity)
