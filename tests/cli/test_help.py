@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from stantune.cli.panels import PANELS
-from stantune.cli.training.search import brackets, search
+from stantune.cli.training.brackets import brackets
+from stantune.cli.training.search import search
 
 Stantune = Callable[..., Any]
 SAY_LOADED = """

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stantune.cli.settings import accelerated_by_rung
-from stantune.cli.training.search import _composed
+from stantune.cli.training.composition import composed
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import Problem, Splits, find
@@ -51,7 +51,7 @@ def test_more_is_spared_by_rung_unless_told_otherwise(
     layers: list[str] | None,
     wanted: tuple[int, tuple[str, ...]],
 ) -> None:
-    named, sizes = _composed("cq", True, None, None, 3, (accelerate, None, None, period, 0, 0, layers), None)
+    named, sizes = composed("cq", True, None, None, 3, (accelerate, None, None, period, 0, 0, layers), None)
     what, settings = compose(named, **sizes)
     assert isinstance(what, ProblemObjective)
     assert what.stan is not None

@@ -27,8 +27,9 @@ from stantune.cli.problems import problems
 from stantune.cli.stan.entries import entries
 from stantune.cli.stan.profile import profile
 from stantune.cli.streams import lasting_streams
+from stantune.cli.training.brackets import brackets
 from stantune.cli.training.compare import compare
-from stantune.cli.training.search import brackets, search
+from stantune.cli.training.search import search
 from stantune.cli.training.study import study
 from stantune.cli.training.train import train
 from stantune.cli.wording import worded

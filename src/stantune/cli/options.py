@@ -124,6 +124,13 @@ Precision = Annotated[
     str | None,
     typer.Option("--precision", metavar="NUMBERS", help="bf16, tf32 (CUDA) or fp32 (default: as PyTorch is set)."),
 ]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
+]
+Retries = Annotated[
+    int, typer.Option("--retries", min=0, help="How often a training that failed is tried again, in each rung.")
+]
+
 Quick = Annotated[
     bool,
     typer.Option("--quick/--no-quick", help=f"A small search: R = {QUICK_ITERATIONS}.", show_default=False),

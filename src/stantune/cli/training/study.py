@@ -83,14 +83,8 @@ Fixed = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all searches; repeatable."),
 ]
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="The study's folder.")]
-Budget = Annotated[
-    str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
-]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although a problem's code has changed since a search began.")
-]
-Retries = Annotated[
-    int, typer.Option("--retries", min=0, help="How often a training that failed is tried again, in each rung.")
 ]
 
 
@@ -113,10 +107,10 @@ def study(
     out: Out = "runs/study",
     data: o.Data = None,
     json: o.Json = None,
-    budget: Budget = None,
+    budget: o.Budget = None,
     accept_changes: AcceptChanges = False,
     workers: o.Workers = 1,
-    retries: Retries = 2,
+    retries: o.Retries = 2,
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
     debug: o.Debug = False,
