@@ -66,7 +66,7 @@ class Batch(InProcess):
         if self._wrong == "mixes up" and len(over) > 1:
             over[0], over[1] = Ended(over[0].segment, over[1].how), Ended(over[1].segment, over[0].how)
         if self._wrong == "no Ended":
-            return [one.how for one in over]
+            return [how for _, how in over]
         return over
 
 

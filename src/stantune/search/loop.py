@@ -101,4 +101,4 @@ def _run_all(session: Session, executor: Executor, stop_early: Callable[[], bool
         if not session.running:
             return stopped
         for ended in executor.finished(stop_early, session.moved):
-            session.tell(*ended)
+            session.tell(ended.segment, ended.how, ended.elsewhere)

@@ -143,6 +143,6 @@ def test_bits_do_not_depend_on_how_workers_start(tmp_path: Path, copies: bool) -
         while len(ended) < 2:
             ended += workers.finished(lambda: False, lambda segment, done: None)
     alone = objective.trainer(Place(threads=1))
-    for segment, how, _ in sorted(ended, key=lambda each: each.segment.trial):
+    for segment, how in sorted(ended, key=lambda each: each.segment.trial):
         other = Segment(**{**vars(segment), "checkpoint": tmp_path / f"alone-{segment.trial}.pt"})
         assert alone.train(other, lambda: False, lambda done: None) == how

@@ -44,17 +44,15 @@ class Failure(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A segment that is over.
-
-    Attributes:
-        segment: which.
-        how: what it came to.
-        elsewhere: seconds since it was submitted in which the process that trained it was at others.
-    """
+    """A segment that is over, and how."""
 
     segment: Segment
     how: Outcome | Failure
-    elsewhere: float = 0.0
+
+    @property
+    def elsewhere(self) -> float:
+        """Seconds since it was submitted in which the process that trained it was at others."""
+        return 0.0
 
 
 def not_begun(segment: Segment) -> Ended:

@@ -1,8 +1,8 @@
 """A process that has loaded what all workers need, once, and of which they are copies: so they begin at once.
 
 Copying a process (fork) is sound only where it has one thread and no device is in use. That is looked at before each
-copy, and where it is not so there is none. What is loaded before is never written to, so that all copies share its
-memory.
+copy, and where it is not so there is none. Threads that libraries begin on import and know how to end, as NumPy's do,
+are ended before. What is loaded before is never written to, so that all copies share its memory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pickle
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
@@ -28,6 +29,8 @@ _SPAWN = multiprocessing.get_context("spawn")
 # Where the template is gone, so are its copies: the system kills them with it.
 _GONE = -int(signal.SIGKILL) if hasattr(signal, "SIGKILL") else -9
 _POLL_SECONDS = 0.01
+# For threads to end that are made to.
+_ENDING_SECONDS = 2.0
 
 
 class _Copy(NamedTuple):
@@ -48,6 +51,13 @@ class _Began(NamedTuple):
 
     name: int
     process: int
+
+
+class _Refused(NamedTuple):
+    """From a template: there is no copy, and why; there will be none either if it is asked again."""
+
+    name: int
+    why: str
 
 
 class _Over(NamedTuple):
@@ -111,6 +121,8 @@ class Template:
                 copy = self._copies[message.name]
                 if isinstance(message, _Began):
                     copy.pid = message.process
+                elif isinstance(message, _Refused):
+                    copy.exitcode, copy.refused = 1, message.why
                 else:
                     copy.exitcode = message.code
         except (EOFError, OSError):
@@ -118,7 +130,7 @@ class Template:
         if self._gone:
             for copy in self._copies.values():
                 if copy.exitcode is None:
-                    copy.exitcode = _GONE
+                    copy.exitcode, copy.refused = _GONE, "it has ended"
 
     def close(self) -> None:
         """End it, and all copies that are left with it."""
@@ -134,11 +146,13 @@ class TemplateCopy:
     Attributes:
         pid: its number; None until it is there.
         exitcode: as Process has it; None until it has ended.
+        refused: what is wrong with its template, so that its end says nothing of itself; None where nothing is.
     """
 
     def __init__(self, template: Template, name: int) -> None:
         self.pid: int | None = None
         self.exitcode: int | None = None
+        self.refused: str | None = None
         self._template = template
         self._name = name
 
@@ -166,6 +180,7 @@ def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares:
     """Load, and be copied; the body of a template's process. It ends when the other side is gone."""
     settle(favourite=False)
     make = _loaded(order, modules, shares)
+    _end_threads()
     copies: dict[int, BaseProcess] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -179,8 +194,8 @@ def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares:
                     theirs = Connection(reduction.recv_handle(connection))
                     copy = _copied(connection, theirs, make, message.place)
                     theirs.close()
-                    if copy is None:
-                        connection.send(_Over(message.name, 1))
+                    if isinstance(copy, str):
+                        connection.send(_Refused(message.name, copy))
                     else:
                         assert copy.pid is not None, "it was started"
                         copies[message.name] = copy
@@ -209,10 +224,38 @@ def _loaded(order: bytes, modules: Sequence[str], shares: bool) -> Callable[[], 
     return lambda: pickle.loads(order)
 
 
-def _copied(command: Connection, connection: Connection, make: Callable[[], Any], place: int) -> BaseProcess | None:
-    """Start a copy that works on a connection; None where this process cannot be copied."""
-    if len(os.listdir("/proc/self/task")) > 1:
-        return None
+def _end_threads() -> None:
+    """Have threads end that libraries began on import and end by themselves where their process is copied.
+
+    OpenBLAS, NumPy's, begins its threads wherever there is more than one core; it ends them before each copy, and begins
+    as many anew where it next needs them. So a copy for nothing ends them, and those to come have the threads, and the
+    bits, of any other process.
+    """
+    if _threads() == 1:
+        return
+    with contextlib.suppress(OSError), warnings.catch_warnings(action="ignore"):
+        process = os.fork()
+        if not process:
+            os._exit(0)
+        end = time.monotonic() + _ENDING_SECONDS
+        while not os.waitpid(process, os.WNOHANG)[0]:
+            if time.monotonic() >= end:
+                os.kill(process, signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+        # The system counts a thread for a moment longer than it runs.
+        while _threads() > 1 and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+
+
+def _threads() -> int:
+    """Return how many threads this process has, Python's and all others."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def _copied(command: Connection, connection: Connection, make: Callable[[], Any], place: int) -> BaseProcess | str:
+    """Start a copy that works on a connection; say why where this process cannot be copied."""
+    if (threads := _threads()) > 1:
+        return f"it has {threads} threads"
 
     def body() -> None:
         command.close()
@@ -221,6 +264,6 @@ def _copied(command: Connection, connection: Connection, make: Callable[[], Any]
     copy = multiprocessing.get_context("fork").Process(target=body, name=f"stantune worker {place}")
     try:
         copy.start()
-    except OSError:
-        return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
     return copy

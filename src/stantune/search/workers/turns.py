@@ -25,6 +25,24 @@ class _Training:
     seconds: float = 0.0
 
 
+class _Ended(Ended):
+    """A segment that had others beside it."""
+
+    _elsewhere: float
+
+    def __new__(cls, training: _Training, how: Outcome | Failure) -> _Ended:
+        """Take how a training has ended just now."""
+        made = super().__new__(cls, training.segment, how)
+        lived = time.perf_counter() - training.submitted
+        made._elsewhere = max(lived - training.seconds, 0.0)
+        return made
+
+    @property
+    def elsewhere(self) -> float:
+        """See Ended."""
+        return self._elsewhere
+
+
 class InTurns:
     """Trains `capacity` segments in this process, which take turns; nothing can end a training that hangs.
 
@@ -80,8 +98,7 @@ class InTurns:
             training = self._begun.popleft()
             how = self._turn(training)
             if how is not None:
-                lived = time.perf_counter() - training.submitted
-                return [Ended(training.segment, how, max(lived - training.seconds, 0.0))]
+                return [_Ended(training, how)]
 
     def _has_room(self) -> bool:
         """Tell whether the first that waits may begin beside those that have begun."""

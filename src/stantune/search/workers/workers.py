@@ -74,8 +74,21 @@ class Workers:
     block is a KeyboardInterrupt.
     """
 
-    def __init__(self, order: Callable[[int], Trainer], count: int, limits: Limits | None = None) -> None:
-        """Take what makes a trainer in each process (it is pickled), how many, and what a training may use."""
+    def __init__(
+        self,
+        order: Callable[[int], Trainer],
+        count: int,
+        limits: Limits | None = None,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Take what makes a trainer in each process, and how many.
+
+        Args:
+            order: it makes a trainer; it is pickled.
+            count: of processes.
+            limits: what a training may use.
+            note: takes a line for the log.
+        """
         self.capacity = count
         # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch;
         # and by cloudpickle, which knows what to do with functions of scripts and notebooks.
@@ -85,6 +98,7 @@ class Workers:
         self._copies = count > 1 and can_copy() and bool(getattr(order, "copies", False))
         self._modules, self._shares = getattr(order, "modules", ()), bool(getattr(order, "shares", False))
         self._limits = limits or Limits()
+        self._note = note
         self._places: list[_Worker | None] = [None] * count
         self._stillborn = 0
         self._stopping = False
@@ -174,6 +188,9 @@ class Workers:
             yield Ended(segment, Failure(f"its worker process {end}"))
         elif self._stopping:
             yield not_begun(segment)
+        elif isinstance(worker.process, TemplateCopy) and worker.process.refused is not None:
+            self._copy_no_more(worker.process.refused)
+            self._start(place, segment)
         else:
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
@@ -255,6 +272,21 @@ class Workers:
         except OSError:
             # It was killed just now.
             return None
+
+    def _copy_no_more(self, why: str) -> None:
+        """Have all workers from now on started anew, since there is something wrong with what they would be copies of.
+
+        It is told once: all that were to be copies are refused, one after the other.
+        """
+        if self._copies:
+            self._copies = False
+            self._note(f"workers are no copies of one process, since {why}: each one loads PyTorch and data for itself")
+        if self._template is not None and not any(
+            isinstance(worker.process, TemplateCopy) and worker.process.pid is not None for worker in self._living()
+        ):
+            # With its memory; those that are still to come end with it, and are started anew.
+            self._template.close()
+            self._template = None
 
     def _bury(self, place: int, patience: float = 0.0) -> str:
         """End a worker that has not ended within `patience` seconds; return how it ended."""
