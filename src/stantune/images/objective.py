@@ -92,6 +92,11 @@ class ProblemObjective:
         return None if self.stan is None else self.stan.least_rate
 
     @property
+    def inexact(self) -> str | None:
+        """Why no training is exact, at whatever rate; None where that depends on the rate."""
+        return None if self.stan is None else self.stan.inexact
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """The problem's numbers and STAN's settings."""
         return {
@@ -298,6 +303,7 @@ class ProblemTrainer:
             stop_early=stop_early,
             watch=watch,
             precision=self._objective.precision,
+            to_use=segment.final,
         )
         outcome = yield from within(course, _said_already)
         return replace(outcome, validation_share=share)

@@ -25,6 +25,8 @@ MOST_TRIALS = 10**6
 MODES = ("sync", "async")
 # What an identity calls the code of an objective, and what a problem is made of.
 CODE = ("code", "made-of")
+# What an earlier version did not note where it is noted now.
+LATER = ("stan-iterations",)
 
 
 def default_min_resource(max_resource: int, eta: int, unit: str = "iteration") -> int:
@@ -198,11 +200,15 @@ class SearchSettings:
         - With fewer brackets: its trials are the first of this one's, with the same settings. Not so where proposals
           look at results: with more brackets they see others. Nor with another R, since the rungs then lie elsewhere.
         - With other code, where that is accepted; and where an earlier version did not note what the code was.
+        - Where an earlier version did not note what it is now.
         """
         here, before = self.identity(objective), {name: value for name, value in there.items() if name != "space"}
         for name in CODE:
             if accept_changes or name not in before:
                 before.pop(name, None)
+                here.pop(name, None)
+        for name in LATER:
+            if name not in before:
                 here.pop(name, None)
         fewer, independent = before.get("brackets"), self.mode == "sync" and not sampler_of(self.sampler).waits
         if independent and isinstance(fewer, int) and fewer < len(self.plan()):
@@ -243,6 +249,11 @@ class SearchSettings:
             raise UsageError(
                 f"`final`=continue takes the weights of a trial's checkpoint, and what {objective.name} keeps there "
                 "only its own program knows; give scratch or none"
+            )
+        if inexact := getattr(objective, "inexact", None):
+            raise UsageError(
+                f"`final`=continue takes the best trial's weights as they are, and no training of {objective.name} is "
+                f"exact: {inexact}; give scratch"
             )
         rate = self.rates[-1] if self.rates else objective.rate
         if rate not in (None, 1):

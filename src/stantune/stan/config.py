@@ -212,6 +212,13 @@ class Stan:
         return next((each.rate for each in reversed(self.rates) if each.start <= iteration), self.least_rate)
 
     @property
+    def inexact(self) -> str | None:
+        """Say why trainings are no exact ones at a rate of 1 either; None where they are."""
+        if self.meprop is None or not self.meprop.top_k:
+            return None
+        return f"meProp keeps {self.meprop.top_k} components of each gradient"
+
+    @property
     def chooses(self) -> bool:
         """Tell whether each layer chooses its pattern anew at every refresh."""
         return self.rate == "auto" or self.tolerance is not None

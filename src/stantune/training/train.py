@@ -128,10 +128,12 @@ def turns(
     watch: Callable[[int], None] = lambda iteration: None,
     made: Mapping[str, Any] | None = None,
     precision: str | None = None,
+    to_use: bool = False,
 ) -> Generator[None, None, Outcome]:
     """Do what `run` does in turns of about `pace` iterations (None: in one), between which others may have theirs.
 
     An evaluation is part of one turn. What it comes to is what `run` returns, whoever has turns in between.
+    With `to_use` the checkpoint is kept for its weights, and what they were fed lies beside them, as with `best`.
     """
 
     def course() -> Generator[None, None, Outcome]:
@@ -191,7 +193,7 @@ def turns(
             raise UsageError(
                 f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
             )
-        inputs = {} if best is None else problem.inputs(splits)
+        inputs = problem.inputs(splits) if to_use or best is not None else None
         training = _Training(trial, new, checkpoint, identity, best, watch, inputs)
         training.curve = {} if state is None or best is None else dict(state.get("curve", {}))
 
@@ -209,7 +211,8 @@ def turns(
             return Outcome(
                 trial.iteration, {}, trial.iteration, False, trial.cost, training.curve, losses=trial.losses.curve
             )
-        if checkpoint is not None and trial.moved:
+        unsaid = to_use and state is not None and "inputs" not in state
+        if checkpoint is not None and (trial.moved or unsaid):
             training.save(checkpoint)
         if interrupted:
             return Outcome(trial.iteration, {}, None, True, trial.cost)
@@ -245,7 +248,7 @@ class _Training:
         identity: str,
         best: Best | None,
         watch: Callable[[int], None],
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, Any] | None,
     ) -> None:
         """Go on with a trial; `new` makes one like it, at its beginning. For all else see `run` and Trainable."""
         self.curve: dict[int, dict[str, float]] = {}
@@ -299,8 +302,10 @@ class _Training:
 
     def save(self, path: Path) -> None:
         """Keep it as it is now."""
-        # Weights that are to be used lie beside what they were fed.
-        noted = {} if self._best is None else {"curve": self.curve, "inputs": self._inputs}
+        noted: dict[str, Any] = {} if self._best is None else {"curve": self.curve}
+        if self._inputs is not None:
+            # Weights that are to be used lie beside what they were fed.
+            noted["inputs"] = dict(self._inputs)
         checkpoints.save(path, self._identity, self._trial.state() | {"random_others": OwnRandom.state()} | noted)
 
     def _moved(self, iteration: int) -> None:

@@ -86,6 +86,11 @@ class FunctionObjective:
         """The share of the work that `Run.accelerate` leaves; None for all."""
         return None if self.stan is None else self.stan.least_rate
 
+    @property
+    def inexact(self) -> str | None:
+        """Why no training is exact, at whatever rate; None where that depends on the rate."""
+        return None if self.stan is None else self.stan.inexact
+
     @cached_property
     def identity(self) -> Mapping[str, Any]:
         """The name, what is compared, STAN's settings, and a digest of the code."""

@@ -55,9 +55,9 @@ class FunctionTrainer:
         """See objective.Trainer."""
         stan = self._stan
         if stan is not None:
-            # Every entry computed, by native kernels where there are some.
+            # Every entry computed, by native kernels where the trials' are.
             exact = segment.final and not segment.continued
-            stan = Stan(rate=1, seed=segment.seed) if exact else replace(stan, seed=segment.seed)
+            stan = Stan(rate=1, seed=segment.seed, native=stan.native) if exact else replace(stan, seed=segment.seed)
         with as_it_was(self._device):
             torch.set_num_threads(self._threads)
             seed_all(segment.seed, self._device)

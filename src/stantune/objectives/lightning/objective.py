@@ -309,8 +309,8 @@ class LightningTrainer:
         if stan is None:
             return None, segment.stop
         if segment.final:
-            # Every entry computed, by native kernels where there are some.
-            return Stan(rate=1, seed=segment.seed), segment.stop
+            # Every entry computed, by native kernels where the trials' are.
+            return Stan(rate=1, seed=segment.seed, native=stan.native), segment.stop
         rate: Any = next((rate for start, rate in reversed(segment.rates) if start <= done), stan.rate)
         until = min([start for start, _ in segment.rates if start > done] + [segment.stop])
         return replace(stan, seed=segment.seed, rate=rate), until
