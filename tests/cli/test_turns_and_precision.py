@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
 from tests.helpers.states import equal, what_counts
 
 TESTS = Path(__file__).parents[1]
@@ -88,7 +88,7 @@ def test_killed_at_many_moments_it_ends_as_the_undisturbed(tmp_path: Path) -> No
     rows = []
     for name in ("alone", "killed"):
         directory = SearchDirectory(tmp_path / name / "out")
-        table = Store.table_of(directory.url, directory.study)
+        table = studies.table_of(directory.url, directory.study)
         assert table is not None
         rows.append([(row.params, row.errors, row.diverged_at) for row in table[1]])
         weights = directory.digest(directory.final(0))

@@ -19,8 +19,8 @@ import stantune.training.train
 from stantune.images.data import Dataset, Split
 from stantune.images.data.splits import Split as AnySplit
 from stantune.search.stopping import Stop
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
 from stantune.training.trial import Trial
 from tests.helpers.states import equal, what_counts
 
@@ -94,7 +94,7 @@ def tune(where: Path, **options: Any) -> st.SearchResult:
 def told(where: Path) -> Any:
     """Return what a search came to, less times: its table, its result, and the weights that it kept."""
     directory = SearchDirectory(where)
-    table = Store.table_of(directory.url, directory.study)
+    table = studies.table_of(directory.url, directory.study)
     assert table is not None
     result = json.loads((where / "result.json").read_text())
     kept = sorted(path.relative_to(where) for path in where.rglob("*.pt"))

@@ -22,8 +22,8 @@ from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.values import Job, TrialRow, training_of
 from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
 from stantune.search.workers.executors import Ended, Failure, Watch
 from stantune.space import Space
 
@@ -80,7 +80,7 @@ class Shuffled:
         if len(self._segments) < self.capacity and not self._segments[0].final:
             self.idle += 1
             if self.idle % 8 == 1:
-                _, rows = Store.table_of(self._directory.url, self._directory.study) or ({}, [])
+                _, rows = studies.table_of(self._directory.url, self._directory.study) or ({}, [])
                 ready = {job for job in ready_jobs(SETTINGS.plan(), rows) if job.number >= len(rows) or new(rows, job)}
                 assert ready <= {training_of(segment) for segment in self._segments}
 

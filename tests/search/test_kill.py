@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from stantune.search.plan.values import TrialRow
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
@@ -88,7 +88,7 @@ def _ended(place: Path, lines: Iterator[str]) -> Ended:
             break
     result = json.loads((place / "result.json").read_text())
     directory = SearchDirectory(place / "out")
-    table = Store.table_of(directory.url, directory.study)
+    table = studies.table_of(directory.url, directory.study)
     assert table is not None
     return Ended(
         {key: value for key, value in result.items() if key not in ("seconds", "saved")},

@@ -25,11 +25,11 @@ from stantune.search.result import SearchResult
 from stantune.search.session import RETRIES
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.stopping import Stop, stoppable
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.log import logging_to
 from stantune.search.table.start_from import starting_from
 from stantune.search.table.storages.masking import without_password
-from stantune.search.table.store import Store
 from stantune.search.telling.lines import Lines
 from stantune.search.telling.loggers import Logger
 from stantune.search.telling.notes import one_setting
@@ -457,7 +457,7 @@ def _directory(path: Path, storage: str | None, checkpoints: str | None) -> Sear
 
 def _begun(directory: SearchDirectory) -> Mapping[str, Any] | None:
     """Return the identity of the directory's search, None where there is none."""
-    return Store.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
+    return studies.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
 
 
 def _device(asked: str) -> str:

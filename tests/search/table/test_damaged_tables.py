@@ -23,6 +23,7 @@ from stantune.outcome import Cost, Outcome
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
@@ -94,11 +95,11 @@ def use(simulated: ModuleType, url: str) -> str:
 
     said = ""
     uses: list[Callable[[], object]] = [
-        lambda: Store.identity_of(url, NAME),
-        lambda: Store.table_of(url, NAME),
-        lambda: Store.start_of(url, NAME),
+        lambda: studies.identity_of(url, NAME),
+        lambda: studies.table_of(url, NAME),
+        lambda: studies.start_of(url, NAME),
         go_on,
-        lambda: Store.delete(url, NAME),
+        lambda: studies.delete(url, NAME),
     ]
     for each in uses:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stantune.errors import StoreError, UsageError
+from stantune.search.table import studies
 from stantune.search.table.storages import opening as storage
 from stantune.search.table.storages import retry
 from stantune.search.table.storages.opening import sqlite_url
@@ -81,7 +82,7 @@ def test_a_file_that_is_no_database(table: Any, tmp_path: Path) -> None:
         table.open(sqlite_url(path))
     table.one_sentence(error)
     with pytest.raises(StoreError, match="file is not a database"):
-        Store.delete(sqlite_url(path), table.name)
+        studies.delete(sqlite_url(path), table.name)
 
 
 def test_a_database_cut_short(table: Any, store: Store, url: str, tmp_path: Path) -> None:

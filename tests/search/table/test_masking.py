@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy
 
 from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.masking import discreet, without_password
-from stantune.search.table.store import Store
 
 # All have SECRET in them where a password stands, is meant to stand, or may stand.
 URLS = [
@@ -59,10 +59,10 @@ def test_no_password_is_shown(url: str, table: Any, tmp_path: Path) -> None:
     said = []
     for use in (
         lambda: table.open(url),
-        lambda: Store.identity_of(url, "x"),
-        lambda: Store.table_of(url, "x"),
-        lambda: Store.start_of(url, "x"),
-        lambda: Store.delete(url, "x"),
+        lambda: studies.identity_of(url, "x"),
+        lambda: studies.table_of(url, "x"),
+        lambda: studies.start_of(url, "x"),
+        lambda: studies.delete(url, "x"),
     ):
         with pytest.raises((StoreError, UsageError)) as caught:
             use()

@@ -18,6 +18,7 @@ import sqlalchemy
 from optuna.storages import RDBStorage
 
 from stantune.errors import StoreError
+from stantune.search.table import studies
 from stantune.search.table.storages import opening as storage
 from stantune.search.table.storages import retry
 from stantune.search.table.storages.opening import sqlite_url
@@ -69,10 +70,10 @@ def uses(simulated: ModuleType, url: str) -> dict[str, Callable[[], object]]:
     """All that opens a table."""
     return {
         "search": lambda: opened(simulated, url).release(),
-        "identity": lambda: Store.identity_of(url, "patient"),
-        "table": lambda: Store.table_of(url, "patient"),
-        "start": lambda: Store.start_of(url, "patient"),
-        "fresh": lambda: Store.delete(url, "patient"),
+        "identity": lambda: studies.identity_of(url, "patient"),
+        "table": lambda: studies.table_of(url, "patient"),
+        "start": lambda: studies.start_of(url, "patient"),
+        "fresh": lambda: studies.delete(url, "patient"),
     }
 
 
@@ -151,14 +152,14 @@ def test_connections_that_are_ended_at_any_step(
             )
         engine.dispose()
 
-    Store.delete(url, "patient")
+    studies.delete(url, "patient")
     if step == "get_study_id_from_name":
         opened(simulated, url).release()  # it is there, and has to be found
     done = disturbed(step, end_all)
     with opened(simulated, url) as store:
         store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
     assert done == [step]
-    table = Store.table_of(url, "patient")
+    table = studies.table_of(url, "patient")
     assert table is not None
     assert (table[0]["seed"], len(table[1])) == (0, 1)
 
@@ -173,13 +174,13 @@ def test_a_server_that_is_started_anew(step: str, simulated: ModuleType, postgre
         timers.append(threading.Timer(1.0, postgresql.start))
         timers[0].start()
 
-    Store.delete(postgresql.url, "patient")
+    studies.delete(postgresql.url, "patient")
     disturbed(step, stop)
     began = time.monotonic()
     opened(simulated, postgresql.url).release()
     timers[0].join()
     assert time.monotonic() - began > 1
-    assert Store.identity_of(postgresql.url, "patient") is not None
+    assert studies.identity_of(postgresql.url, "patient") is not None
 
 
 @pytest.mark.usefixtures("brief")

@@ -16,6 +16,7 @@ import pytest
 from stantune.errors import StantuneError
 from stantune.parameters import Float
 from stantune.protocols import Metric
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.space import Space
@@ -66,9 +67,9 @@ def begin(directory: SearchDirectory) -> Store:
 def seen(path: Path) -> Any:
     """Return what there is to see of the search in a directory."""
     directory = SearchDirectory.begun(path)
-    table = Store.table_of(directory.url, directory.study)
+    table = studies.table_of(directory.url, directory.study)
     assert table is not None
-    return [row.errors for row in table[1]], Store.compared_by(directory.url, directory.study)
+    return [row.errors for row in table[1]], studies.compared_by(directory.url, directory.study)
 
 
 @pytest.mark.parametrize("name", ["search", "with % # ? ünd space"])

@@ -14,9 +14,10 @@ from stantune.outcome import Cost
 from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Metric
 from stantune.search.plan.values import FinalResult, SegmentFailure
+from stantune.search.table.attributes import METRIC_NAMES
 from stantune.search.table.looking.notes import study_note, study_title, trial_attributes
 from stantune.search.table.looking.readable import Readable
-from stantune.search.table.store import METRIC_NAMES, Store
+from stantune.search.table.store import Store
 from stantune.space import Space
 
 SPACE = Space(

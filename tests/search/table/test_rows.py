@@ -22,6 +22,7 @@ from stantune.parameters import Integer
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, PastTrial, TakeOver, TrialRow, WarmStart
+from stantune.search.table import studies
 from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Space
@@ -92,7 +93,7 @@ def test_both_ways_to_write_leave_the_same(
         table.fill(by_api)
         assert type(by_api._tables._tables).__name__ == "ApiTables"  # type: ignore[attr-defined]
     assert seen(url) == seen(other)
-    assert Store.delete(other, table.name)
+    assert studies.delete(other, table.name)
     with table.open(other) as emptied:
         assert emptied.rows() == []
 
@@ -166,7 +167,7 @@ def test_a_metric_that_is_maximised(table: Any, url: str) -> None:
     assert study.direction == optuna.study.StudyDirection.MAXIMIZE
     assert [trial.value for trial in study.trials] == [0.75, 0.0, 0.75], "as it was measured"
     assert study.best_trial.number in (0, 2)
-    table_of = Store.table_of(url, table.name)
+    table_of = studies.table_of(url, table.name)
     assert table_of is not None
     assert [row.errors for row in table_of[1]] == [row.errors for row in rows]
 
@@ -186,11 +187,11 @@ def test_delete(table: Any, store: Store, url: str, tmp_path: Path) -> None:
     store.release()
     with Store.open(url, "other", {}, table.space, table.metric) as other:
         table.fill(other)
-    assert Store.delete(url, table.name)
-    assert not Store.delete(url, table.name)
+    assert studies.delete(url, table.name)
+    assert not studies.delete(url, table.name)
     with Store.open(url, "other", {}, table.space, table.metric) as other:
         assert other.rows() == list(table.rows)
-    assert Store.delete(url, "other")
+    assert studies.delete(url, "other")
     with closing(sqlite3.connect(tmp_path / "search.db")) as raw:
         tables = [name for (name,) in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         left = {name: raw.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0] for name in tables}
@@ -211,10 +212,10 @@ def test_a_whole_search_in_the_store(table: Any, simulated: ModuleType, url: str
 
 def test_nothing_is_printed(url: str) -> None:
     code = (
-        "import sys; from stantune.protocols import Metric; from stantune.search.table.store import Store;"
-        "from stantune import Float, Space;"
+        "import sys; from stantune.protocols import Metric; from stantune import Float, Space;"
+        "from stantune.search.table import studies; from stantune.search.table.store import Store;"
         "Store.open(sys.argv[1], 'a', {}, Space({'x': Float(0, 1)}), Metric('error')).release();"
-        "Store.delete(sys.argv[1], 'a')"
+        "studies.delete(sys.argv[1], 'a')"
     )
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
@@ -296,8 +297,8 @@ def test_what_a_search_was_started_from_comes_back(table: Any, url: str) -> None
         PastTrial(n, {**table.params, "n": n % 9}, {1: float(n), 3: None if n % 2 else 0.5}) for n in range(120)
     )
     start = WarmStart("/runs/old", "old (1a)", trials, (trials[7], trials[3]))
-    assert Store.start_of(url, table.name) is None
+    assert studies.start_of(url, table.name) is None
     Store.open(url, table.name, {"seed": 0}, table.space, table.metric, start).release()
-    assert Store.start_of(url, table.name) == start
+    assert studies.start_of(url, table.name) == start
     with Store.open(url, "other", {"seed": 0}, table.space, table.metric):
-        assert Store.start_of(url, "other") is None
+        assert studies.start_of(url, "other") is None

@@ -13,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from stantune.errors import StoreError, UsageError
 from stantune.search.plan.hyperband import plan
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages import opening as storage
 from stantune.search.table.storages import retry
@@ -58,12 +59,12 @@ def test_a_journal_is_optuna_s_own_and_holds_what_a_database_does(
     ).trials
     assert len(theirs) == 9 + 5 + 3
     assert all(trial.state.is_finished() for trial in theirs)
-    identity, rows = Store.table_of(url, NAME) or ({}, [])
+    identity, rows = studies.table_of(url, NAME) or ({}, [])
     assert (identity["seed"], [row.errors for row in rows]) == (0, [row.errors for row in expected[0]])  # type: ignore[index]
-    assert Store.table_of(url, "another") is None
-    assert Store.delete(url, NAME)
-    assert not Store.delete(url, NAME)
-    assert Store.identity_of(url, NAME) is None
+    assert studies.table_of(url, "another") is None
+    assert studies.delete(url, NAME)
+    assert not studies.delete(url, NAME)
+    assert studies.identity_of(url, NAME) is None
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])
@@ -164,7 +165,7 @@ def test_a_journal_without_a_file(simulated: ModuleType, url: str) -> None:
 
 @pytest.mark.parametrize("url", ["journal:table.log", "journal:/table.log", "table.log", ""])
 def test_no_url(simulated: ModuleType, url: str) -> None:
-    for look in (Store.identity_of, Store.table_of, Store.delete):
+    for look in (studies.identity_of, studies.table_of, studies.delete):
         with pytest.raises(UsageError, match="is no storage URL: give one like sqlite:///"):
             look(url, NAME)
     with pytest.raises(UsageError, match="is no storage URL: give one like sqlite:///"):
@@ -190,7 +191,7 @@ def test_a_search_s_directory_remembers_its_journal(tmp_path: Path, url: str) ->
 
 
 def test_looking_makes_no_journal(url: str, file: Path) -> None:
-    assert Store.identity_of(url, NAME) is None
-    assert Store.table_of(url, NAME) is None
-    assert not Store.delete(url, NAME)
+    assert studies.identity_of(url, NAME) is None
+    assert studies.table_of(url, NAME) is None
+    assert not studies.delete(url, NAME)
     assert not file.exists()

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
-from stantune.search.table.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
@@ -35,7 +35,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 def table(place: Path, url: str) -> Any:
     """Return all that the table tells but for costs."""
     directory = SearchDirectory(place, url)
-    found = Store.table_of(directory.url, directory.study)
+    found = studies.table_of(directory.url, directory.study)
     assert found is not None
     return [(row.number, row.bracket, row.params, row.errors, row.diverged_at) for row in found[1]]
 

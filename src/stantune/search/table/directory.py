@@ -17,8 +17,8 @@ from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import read_json, write_whole
 from stantune.search.plan.finals import best_weights_of, weights_of
 from stantune.search.plan.values import Final, Job
+from stantune.search.table import studies
 from stantune.search.table.storages.opening import sqlite_url, without_password
-from stantune.search.table.store import Store
 from stantune.texts import encodable, one_line
 
 _DATABASE = "search.db"
@@ -260,7 +260,7 @@ class SearchDirectory:
             for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
-            Store.delete(self.url, self.study)
+            studies.delete(self.url, self.study)
         self._write(self._note, json.dumps({"storage": self._where, _BEGUN: False}))
 
     def delete(self) -> None:

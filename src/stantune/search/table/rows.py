@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
@@ -15,24 +15,30 @@ from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, bracket_of
 from stantune.search.plan.measured import OpenBracket
-from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
-from stantune.search.propose.sampling import from_optuna
+from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TrialRow
+from stantune.search.propose.sampling import from_distribution, from_optuna
+from stantune.search.table.attributes import (
+    BRACKET,
+    COST,
+    DIVERGED_AT,
+    FAILED,
+    FAILURES,
+    FINAL,
+    LOSSES,
+    METRICS,
+    SHARE,
+    STARTED_FROM,
+    TAKEN,
+)
 from stantune.space import Space
 from stantune.texts import brief, one_line
 
-# The names of our attributes in a study's trials.
-BRACKET = "stantune:bracket"
-DIVERGED_AT = "stantune:diverged_at"
-COST = "stantune:cost:"
-METRICS = "stantune:metrics:"
-LOSSES = "stantune:losses:"
-SHARE = "stantune:validation_share:"
-FAILURES = "stantune:failures"
-FAILED = "stantune:failed"
-TAKEN = "stantune:taken_over_from:"
-STARTED_FROM = "stantune:started_from"
-# And in the study itself.
-FINAL = "stantune:final"
+STATES: dict[Ending, TrialState] = {
+    "finished": TrialState.COMPLETE,
+    "dropped": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 class ImpossibleError(Exception):
@@ -258,3 +264,16 @@ def _failures(plain: Any, what: str) -> tuple[SegmentFailure, ...]:
         if not sound or not isinstance(failure[1], str):
             raise ImpossibleError(f"{what} have {shown(failure)} among them, which is no failure")
     return tuple(SegmentFailure(stop, one_line(cause)) for stop, cause in plain)
+
+
+def state_of(end: Any) -> TrialState | None:
+    """Return the state of a trial whose attribute says so of its end; None where no search says that."""
+    # Of a failure the cause is told as well.
+    kind = end.partition(":")[0] if isinstance(end, str) else None
+    return next((state for ending, state in STATES.items() if ending == kind), None)
+
+
+def is_of(trial: FrozenTrial, space: Space) -> bool:
+    """Tell whether a trial has the parameters that exist in its setting, with their distributions."""
+    found = {name: from_distribution(distribution) for name, distribution in trial.distributions.items()}
+    return found == {name: space[name] for name in space.active(from_optuna(trial.params))}

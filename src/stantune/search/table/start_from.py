@@ -12,8 +12,8 @@ from stantune.errors import UsageError
 from stantune.protocols import Objective
 from stantune.search.propose.warm_start import warm_start
 from stantune.search.settings import SearchSettings
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.store import Store
 
 
 def starting_from(
@@ -27,13 +27,13 @@ def starting_from(
         UsageError: there is no search in `earlier`, or none that a search of this problem can start from.
         StoreError: a trial table cannot be used.
     """
-    kept = Store.start_of(directory.url, directory.study) if directory.may_hold_search() else None
+    kept = studies.start_of(directory.url, directory.study) if directory.may_hold_search() else None
     path = str(earlier.path.resolve())
     if earlier.path.resolve() == directory.path.resolve():
         raise UsageError(f"`start_from`={earlier.path} is this search's own directory; name another one with `out`")
     if kept is not None and kept.path == path:
         return replace(settings, start=kept)
-    there = Store.table_of(earlier.url, earlier.study) if earlier.may_hold_search() else None
+    there = studies.table_of(earlier.url, earlier.study) if earlier.may_hold_search() else None
     if there is None:
         raise UsageError(f"`start_from`={earlier.path}: there is no search; give the directory of one")
     identity, rows = there
@@ -46,7 +46,7 @@ def starting_from(
             f"{objective.name}; start from one of the same problem"
         )
     metric = objective.metric
-    compared = Store.compared_by(earlier.url, earlier.study)
+    compared = studies.compared_by(earlier.url, earlier.study)
     if compared is not None and compared != (metric.name, metric.direction):
         raise UsageError(
             f"`start_from`={earlier.path}: that search compares trials by {compared[0] or 'another metric'} "

@@ -7,74 +7,54 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from stantune.errors import StoreError, UsageError
+from stantune.errors import StoreError
 from stantune.loss_curve import LossCurve
 from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, place_of
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
-from stantune.search.propose.sampling import from_distribution, from_optuna, optuna_quiet, to_distribution, to_optuna
-from stantune.search.table.rows import (
+from stantune.search.propose.sampling import optuna_quiet, to_distribution, to_optuna
+from stantune.search.table.attributes import (
+    ACCEPTED,
     BRACKET,
     COST,
     DIVERGED_AT,
+    END,
     FAILED,
     FAILURES,
     FINAL,
+    IDENTITY,
     LOSSES,
+    METRIC_NAMES,
     METRICS,
+    NUMBER,
     SHARE,
+    START,
     STARTED_FROM,
     TAKEN,
-    finals_of,
-    row_of,
 )
+from stantune.search.table.differences import another_search, differences_between
+from stantune.search.table.rows import STATES, finals_of, is_of, row_of, state_of
 from stantune.search.table.storages.messages import foreign_sentence, gone_sentence, one_sentence
-from stantune.search.table.storages.opening import connect, mend, reading, release
-from stantune.search.table.storages.retry import RetryingTables, insist
+from stantune.search.table.storages.opening import connect, mend, release
+from stantune.search.table.storages.retry import RetryingTables, ask, insist
 from stantune.search.table.tables import EndedTrial, tables_for
 from stantune.space import Space
-from stantune.texts import brief, plain
+from stantune.texts import plain
 
-# The names of our attributes in the study and its trials.
-IDENTITY = "stantune:identity"
-_NUMBER = "stantune:number"
-END = "stantune:end"
-_START = "stantune:start"
-# What of the identity was another when the search began, each time that it was taken for the same nevertheless.
-_ACCEPTED = "stantune:accepted"
-METRIC_NAMES = "study:metric_names"
-# What searches compared by before metrics had names.
-BEFORE = "validation error"
 # What may be asked of another search's identity.
 Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
-T = TypeVar("T")
-_NOT_LONGER = (
-    "; a longer search can go on from its table where only `brackets` is more and the sampler is random, and begin "
-    "with its best settings in another place with `start_from`"
-)
-_CHANGED = (
-    "; what was trained so far was by other code: undo the change, or say with `accept_changes` that the results may "
-    "be compared"
-)
 # Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
 _START_PART = 50
-
 _DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
-_STATES: dict[Ending, TrialState] = {
-    "finished": TrialState.COMPLETE,
-    "dropped": TrialState.PRUNED,
-    "diverged": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
 
 
 class Store:
@@ -122,12 +102,12 @@ class Store:
         self._trial_ids: list[int] = []
         self._ended: set[int] = set()
         with one_sentence(where, study_name, reads=True):
-            if begun and _ask(storage, lambda: _is_without(storage, study_name)):
+            if begun and ask(storage, lambda: _is_without(storage, study_name)):
                 raise StoreError(gone_sentence(study_name, where))
-            self._study_id = _ask(storage, lambda: _study(storage, study_name, metric))
-            tables = _ask(storage, lambda: tables_for(storage, self._study_id))
+            self._study_id = ask(storage, lambda: _study(storage, study_name, metric))
+            tables = ask(storage, lambda: tables_for(storage, self._study_id))
             self._tables = RetryingTables(tables, storage, self._study_id)
-            found = _ask(storage, lambda: storage.get_all_trials(self._study_id, deepcopy=False))
+            found = ask(storage, lambda: storage.get_all_trials(self._study_id, deepcopy=False))
             trials = sorted(found, key=lambda trial: trial.number)
             new = not trials and not begun
             self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
@@ -165,63 +145,6 @@ class Store:
             release(storage)
             raise
 
-    @staticmethod
-    def identity_of(url: str, study_name: str) -> dict[str, Any] | None:
-        """Return the identity that the study was begun with; None where there is no such study. Raises StoreError."""
-        with reading(url, study_name) as found:
-            identity: dict[str, Any] | None = None
-            if found is not None:
-                storage, study_id = found
-                identity = _ask(storage, lambda: storage.get_study_user_attrs(study_id)).get(IDENTITY)
-            return identity
-
-    @staticmethod
-    def start_of(url: str, study_name: str) -> WarmStart | None:
-        """Return what the study's search was started from; None where there is none, or no study. Raises StoreError."""
-        with reading(url, study_name) as found:
-            attributes = {} if found is None else _ask(found[0], lambda: found[0].get_study_user_attrs(found[1]))
-            if _START not in attributes or IDENTITY not in attributes:
-                return None
-            parts = sorted(key for key in attributes if key.startswith(f"{_START}:"))
-            return WarmStart.from_plain(attributes[_START], [trial for key in parts for trial in attributes[key]])
-
-    @staticmethod
-    def table_of(url: str, study_name: str) -> tuple[dict[str, Any], list[TrialRow]] | None:
-        """Return identity and trial table of a search, running or not; None where there is none. Raises StoreError."""
-        with reading(url, study_name) as found:
-            if found is None:
-                return None
-            storage, study_id = found
-            attributes = _ask(storage, lambda: storage.get_study_user_attrs(study_id))
-            if IDENTITY not in attributes:
-                return None
-            trials = _ask(storage, lambda: storage.get_all_trials(study_id, deepcopy=False))
-            metric = _ask(storage, lambda: metric_of(storage, study_id))
-            rows: list[TrialRow] = []
-            for trial in sorted(trials, key=lambda trial: trial.number):
-                if BRACKET in trial.user_attrs:
-                    rows.append(row_of(trial, metric, rows))
-            return attributes[IDENTITY], rows
-
-    @staticmethod
-    def compared_by(url: str, study_name: str) -> tuple[str, str] | None:
-        """Return name and direction of the metric of a search; None where there is none. Raises StoreError."""
-        with reading(url, study_name) as found:
-            if found is None:
-                return None
-            storage, study_id = found
-            names = storage.get_study_system_attrs(study_id).get(METRIC_NAMES)
-            return (names[0] if names else BEFORE), metric_of(storage, study_id).direction
-
-    @staticmethod
-    def delete(url: str, study_name: str) -> bool:
-        """Delete the study with all its trials; return whether there was one. Raises StoreError."""
-        mend(url)
-        with reading(url, study_name) as found:
-            if found is not None:
-                _ask(found[0], lambda: tables_for(*found).delete())
-            return found is not None
-
     def __enter__(self) -> Store:
         """Return the store itself."""
         return self
@@ -243,7 +166,7 @@ class Store:
     def create(self, number: int, params: Mapping[str, Any], bracket: int, started_from: int | None = None) -> None:
         """Add trial `number`, which must be the next one; `started_from` is as in TrialRow. Raises StoreError."""
         assert number == len(self._rows), f"trial {number} created where {len(self._rows)} is next"
-        attributes: dict[str, Any] = {_NUMBER: number, BRACKET: bracket}
+        attributes: dict[str, Any] = {NUMBER: number, BRACKET: bracket}
         if started_from is not None:
             attributes[STARTED_FROM] = started_from
         with one_sentence(self.where, self.study_name):
@@ -359,7 +282,7 @@ class Store:
             ended.append(
                 EndedTrial(
                     self._trial_ids[number],
-                    _STATES[ending],
+                    STATES[ending],
                     self._metric.loss(row.errors[max(row.errors)]) if has_value else None,
                     {END: f"failed: {row.failed}" if ending == "failed" else ending},
                 )
@@ -386,8 +309,8 @@ class Store:
     def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, extends: Extends, new: bool) -> bool:
         """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
         here = json.loads(json.dumps(identity))
-        there = _ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(IDENTITY)
-        directions = _ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
+        there = ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(IDENTITY)
+        directions = ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
         turned = directions != [_DIRECTIONS[self._metric.direction]]
         if there is None:
             # No identity and no trials: created just now, or by a search that was killed right there.
@@ -399,45 +322,39 @@ class Store:
             self._storage.set_study_system_attr(self._study_id, METRIC_NAMES, [self._metric.name])
             self._keep_as(IDENTITY, here)
             return False
-        differences = _differences(there, here)
+        differences = differences_between(there, here)
         if turned:
             # Of an objective of the user's own whose identity says nothing of it.
             differences.append(f"direction: {directions[0].name.lower()} there, {self._metric.direction} here")
         if differences and not turned and there.get("space") == here["space"] and extends(there):
-            accepted = self._storage.get_study_user_attrs(self._study_id).get(_ACCEPTED, [])
-            self._storage.set_study_user_attr(self._study_id, _ACCEPTED, [*accepted, differences])
+            accepted = self._storage.get_study_user_attrs(self._study_id).get(ACCEPTED, [])
+            self._storage.set_study_user_attr(self._study_id, ACCEPTED, [*accepted, differences])
             self._keep_as(IDENTITY, here)
             return True
         if differences:
-            names = {line.partition(":")[0].partition(".")[0] for line in differences}
-            lengths = {"max-iterations", "min-iterations", "brackets"}
-            why = _NOT_LONGER if lengths & names else _CHANGED if names <= {"code", "made-of"} else ""
-            raise UsageError(
-                f"the study {self.study_name!r} in {self.where} is that of another search "
-                f"({'; '.join(differences)}): give the settings it was begun with, another place, or `fresh`{why}"
-            )
+            raise another_search(self.study_name, self.where, differences)
         return False
 
     def _keep(self, start: WarmStart) -> None:
         """Write down what the search starts from; the identity, which is written after it, makes it count."""
         head, trials = start.plain()
-        self._keep_as(_START, head)
+        self._keep_as(START, head)
         for part in range(0, len(trials), _START_PART):
-            name = f"{_START}:{part // _START_PART:04d}"
+            name = f"{START}:{part // _START_PART:04d}"
             self._keep_as(name, trials[part : part + _START_PART])
 
     def _keep_as(self, name: str, value: Any) -> None:
-        _ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
+        ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
 
     def _load(self, trial: FrozenTrial, space: Space) -> None:
         # Outside of what takes all for damage: the rows that it is of are sound.
         plan = None if self._choices is None else self._choices.plan(self._rows)
         with one_sentence(self.where, self.study_name, reads=True):
             attributes, number = trial.user_attrs, len(self._rows)
-            ours = attributes.get(_NUMBER) == trial.number == number and BRACKET in attributes
-            if not ours or not _is_of(trial, space):
+            ours = attributes.get(NUMBER) == trial.number == number and BRACKET in attributes
+            if not ours or not is_of(trial, space):
                 raise self._foreign(f"its trial {trial.number} was added by another program")
-            if trial.state != TrialState.RUNNING and trial.state != _state_of(attributes.get(END)):
+            if trial.state != TrialState.RUNNING and trial.state != state_of(attributes.get(END)):
                 raise self._foreign(f"its trial {trial.number} was ended by another program")
             row = row_of(trial, self._metric, self._rows, space, plan)
         self._append(row)
@@ -471,24 +388,6 @@ def _with(noted: Mapping[int, LossCurve], iterations: int, losses: LossCurve | N
     return {**noted, iterations: losses} if losses is not None and losses.means else noted
 
 
-def _state_of(end: Any) -> TrialState | None:
-    """Return the state of a trial whose attribute says so of its end; None where no search says that."""
-    # Of a failure the cause is told as well.
-    kind = end.partition(":")[0] if isinstance(end, str) else None
-    return next((state for ending, state in _STATES.items() if ending == kind), None)
-
-
-def _is_of(trial: FrozenTrial, space: Space) -> bool:
-    """Tell whether a trial has the parameters that exist in its setting, with their distributions."""
-    found = {name: from_distribution(distribution) for name, distribution in trial.distributions.items()}
-    return found == {name: space[name] for name in space.active(from_optuna(trial.params))}
-
-
-def _ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
-    """Ask a database as a search begins, and wait while it has no time; to ask twice makes no difference."""
-    return insist(storage, lambda again: ask(), begun=False)
-
-
 def _is_without(storage: BaseStorage, study_name: str) -> bool:
     try:
         storage.get_study_id_from_name(study_name)
@@ -504,22 +403,3 @@ def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
     except DuplicatedStudyError:
         study_id = storage.get_study_id_from_name(name)
     return study_id
-
-
-def metric_of(storage: BaseStorage, study_id: int) -> Metric:
-    """Return a metric with the direction of a study, under no name."""
-    maximized = storage.get_study_directions(study_id) == [StudyDirection.MAXIMIZE]
-    return Metric("", "maximize" if maximized else "minimize")
-
-
-def _differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """Name what differs between two plain values, by dotted names where they are nested."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        return [
-            difference
-            for key in sorted({*there, *here})
-            for difference in _differences(
-                there.get(key, "not set"), here.get(key, "not set"), f"{name}.{brief(key)}" if name else brief(key)
-            )
-        ]
-    return [] if there == here else [f"{name}: {brief(there)} there, {brief(here)} here"]

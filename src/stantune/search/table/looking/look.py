@@ -17,13 +17,14 @@ from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.plans import plan_of
 from stantune.search.plan.values import FinalResult, TrialRow
+from stantune.search.table.attributes import BEFORE, BRACKET, IDENTITY, METRIC_NAMES
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
-from stantune.search.table.rows import BRACKET, finals_of, row_of
+from stantune.search.table.rows import finals_of, row_of
 from stantune.search.table.storages.messages import damaged_sentence, one_sentence
 from stantune.search.table.storages.opening import reading, without_password
 from stantune.search.table.storages.retry import insist
-from stantune.search.table.store import BEFORE, IDENTITY, METRIC_NAMES, metric_of
+from stantune.search.table.studies import metric_of
 
 
 @dataclass(frozen=True)

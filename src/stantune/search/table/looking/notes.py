@@ -9,8 +9,7 @@ from typing import Any
 from stantune.outcome import Cost
 from stantune.search.plan.finals import best_weights_of, weights_of
 from stantune.search.plan.values import FinalResult
-from stantune.search.table.rows import BRACKET, COST, DIVERGED_AT, FAILURES, FINAL, METRICS, STARTED_FROM
-from stantune.search.table.store import END
+from stantune.search.table.attributes import BRACKET, COST, DIVERGED_AT, END, FAILURES, FINAL, METRICS, STARTED_FROM
 from stantune.texts import brief
 
 # Of the identity, what is said otherwise, or says nothing to people.

@@ -11,9 +11,8 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from stantune.search.table.attributes import BEFORE, BRACKET, FINAL, IDENTITY, METRIC_NAMES
 from stantune.search.table.looking.notes import study_note, study_title, trial_attributes, unit_of
-from stantune.search.table.rows import BRACKET, FINAL
-from stantune.search.table.store import BEFORE, IDENTITY, METRIC_NAMES
 
 # Of the searches' own attributes, and, in storages that searches share, of their names; a directory comes behind it.
 _OURS = "stantune:"

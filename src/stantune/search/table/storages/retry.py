@@ -120,6 +120,11 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
             storage.engine.dispose()
 
 
+def ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
+    """Ask a database as a search begins, and wait while it has no time; to ask twice makes no difference."""
+    return insist(storage, lambda again: ask(), begun=False)
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Keep Optuna from logging what it meets; what comes of it is for us to say, in one sentence."""
