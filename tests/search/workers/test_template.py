@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MethodType
 
 import cloudpickle
 import pytest
@@ -20,6 +22,7 @@ from stantune.protocols import Place, Segment
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers import workers as workers_module
 from stantune.search.workers.executors import InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.template import Template, TemplateCopy
@@ -91,15 +94,28 @@ def template() -> Iterator[Callable[[list[str]], Template]]:
         each.close()
 
 
-@pytest.mark.parametrize(("modules", "copied"), [([], True), (["no_such_module"], True), (["begins_a_thread"], False)])
+@pytest.mark.parametrize(
+    ("modules", "copied"),
+    [
+        ([], True),
+        (["no_such_module"], True),
+        (["begins_a_thread"], False),
+        (["begins_a_thread_that_ends"], True),
+        # On more than one core it begins some.
+        (["numpy"], True),
+    ],
+)
 def test_only_what_has_one_thread_is_copied(
-    template: Callable[[list[str]], Template], modules: list[str], copied: bool
+    template: Callable[[list[str]], Template], modules: list[str], copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     ours, theirs = get_context("spawn").Pipe()
     copy = template(modules).start(theirs, 0)
     theirs.close()
     wait_for(lambda: copy.pid is not None or not copy.is_alive())
     assert (copy.pid is not None) == copied
+    assert (copy.refused is None) == copied
     # It leaves as the other side does, once it has said that it is there.
     if copied:
         assert ours.poll(60)
@@ -107,6 +123,69 @@ def test_only_what_has_one_thread_is_copied(
     ours.close()
     copy.join(20)
     assert copy.exitcode == 1
+
+
+def leave_alone(workers: Workers) -> None:
+    pass
+
+
+def begin_a_thread(workers: Workers) -> None:
+    workers._modules = ("begins_a_thread",)
+
+
+def kill_the_template(workers: Workers) -> None:
+    workers._template = Template(workers._order, (), shares=False)
+    workers._template._process.kill()
+    workers._template._process.join()
+
+
+def kill_the_template_later(workers: Workers) -> None:
+    """It dies when it has been asked for copies, of which there are none yet."""
+    kept, begun = Template.start, list[TemplateCopy]()
+
+    def start(self: Template, connection: Connection, place: int) -> TemplateCopy:
+        if not begun:
+            os.kill(self._process.pid or 0, signal.SIGSTOP)
+        begun.append(kept(self, connection, place))
+        if len(begun) == workers.capacity:
+            self._process.kill()
+        return begun[-1]
+
+    workers._template = Template(workers._order, (), shares=False)
+    workers._template.start = MethodType(start, workers._template)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "copies", "said"),
+    [
+        (leave_alone, True, []),
+        (begin_a_thread, False, ["since it has 2 threads"]),
+        (kill_the_template, True, []),
+        (kill_the_template_later, False, ["since it has ended"]),
+    ],
+)
+@pytest.mark.usefixtures("copied")
+def test_what_cannot_be_copied_is_started_anew(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[Workers], None],
+    copies: bool,
+    said: list[str],
+) -> None:
+    # All are refused before any other is started; that is none that ends as it starts.
+    monkeypatch.setattr(workers_module, "MOST_STILLBORN", 1)
+    notes: list[str] = []
+    with Workers(Numbers().order, 3, note=notes.append) as workers:
+        trouble(workers)
+        for number in range(3):
+            workers.submit(Segment(number, {"lr": 0.5}, 0, 1, 0, tmp_path / f"{number}", bracket=0))
+        ended = 0
+        while ended < 3:
+            ended += len(workers.finished(lambda: False, lambda segment, done: None))
+        assert {isinstance(worker.process, TemplateCopy) for worker in workers._living()} == {copies}
+        assert (workers._template is None) == (not copies)
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True))
 
 
 def test_killed_before_it_is_there(template: Callable[[list[str]], Template]) -> None:
@@ -129,20 +208,25 @@ def test_what_is_copied_of_what() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("copies", [True, False])
-def test_bits_do_not_depend_on_how_workers_start(tmp_path: Path, copies: bool) -> None:
+def test_bits_do_not_depend_on_how_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: bool, threads: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     objective = ProblemObjective(find("lenet"), Stan(rate=0.5), source="lenet")
     segments = [
         Segment(number, {"lr": 0.05}, 0, 3, 7 + number, tmp_path / f"{number}.pt", bracket=0) for number in range(2)
     ]
-    with Workers(Order(objective, Place(threads=1)), 2) as workers:
+    with Workers(Order(objective, Place(threads=threads)), 2) as workers:
         workers._copies = copies
         for segment in segments:
             workers.submit(segment)
         ended = [*workers.finished(lambda: False, lambda segment, done: None)]
         while len(ended) < 2:
             ended += workers.finished(lambda: False, lambda segment, done: None)
-    alone = objective.trainer(Place(threads=1))
+        assert {isinstance(worker.process, TemplateCopy) for worker in workers._living()} == {copies}
+    alone = objective.trainer(Place(threads=threads))
     for segment, how in sorted(ended, key=lambda each: each.segment.trial):
         other = Segment(**{**vars(segment), "checkpoint": tmp_path / f"alone-{segment.trial}.pt"})
         assert alone.train(other, lambda: False, lambda done: None) == how

@@ -30,7 +30,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 _GONE = -int(signal.SIGKILL) if hasattr(signal, "SIGKILL") else -9
 _POLL_SECONDS = 0.01
 # For threads to end that are made to.
-_ENDING_SECONDS = 2.0
+_ENDING_SECONDS = 0.5
 
 
 class _Copy(NamedTuple):
@@ -227,9 +227,9 @@ def _loaded(order: bytes, modules: Sequence[str], shares: bool) -> Callable[[], 
 def _end_threads() -> None:
     """Have threads end that libraries began on import and end by themselves where their process is copied.
 
-    OpenBLAS, NumPy's, begins its threads wherever there is more than one core; it ends them before each copy, and begins
-    as many anew where it next needs them. So a copy for nothing ends them, and those to come have the threads, and the
-    bits, of any other process.
+    OpenBLAS, NumPy's, begins its threads wherever there is more than one core; it ends them before each copy, and
+    begins as many anew where it next needs them. So a copy for nothing ends them, and those to come have the threads,
+    and the bits, of any other process.
     """
     if _threads() == 1:
         return
