@@ -103,6 +103,17 @@ def test_a_checkpoint_is_looked_at_as_if_just_trained(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_under_a_rate_that_changes_the_least_one_is_looked_at(entries: Callable[..., Any]) -> None:
+    # At 3 the rate is 1/4 still, and at 50 of 60 it is 1.
+    for trained, iteration in ((3, 5), (50, 51)):
+        found = entries("--rate", "annealed", "--iterations", trained).json
+        assert (found["rate"], found["trained"], found["iteration"]) == (0.25, trained, iteration)
+        assert [layer["pattern"] for layer in found["layers"]] == ["blocks"]
+    quarter = entries("--rate", 0.25, "--iterations", 3).json
+    assert entries("--rate", "annealed", "--iterations", 3).json == quarter
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_other_convolutions_are_reported(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

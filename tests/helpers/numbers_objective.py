@@ -39,6 +39,7 @@ class Numbers:
         pause: seconds of an iteration.
         broken: what happens to a worker as it begins.
         rate: the share of the work that is said to be done.
+        other: what else the identity holds.
     """
 
     place: Path | None = None
@@ -51,11 +52,12 @@ class Numbers:
     unit: str = "iteration"
     metric: Metric = field(default_factory=lambda: Metric("error"))
     rate: float | None = None
+    other: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The name, by which an earlier search is known."""
-        return {"problem": self.name}
+        return {"problem": self.name, **self.other}
 
     def prepared(self, conditions: Conditions) -> Prepared:
         """See Objective; there is nothing to prepare."""

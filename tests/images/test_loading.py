@@ -127,6 +127,23 @@ def test_weights_of_before_their_inputs_were_kept(copy: Path) -> None:
         st.load(copy, replace(PROBLEM, normalise=st.Normalise(scale=2.0)))
 
 
+def test_the_weights_of_a_trial_itself_need_no_training_set(tmp_path: Path) -> None:
+    sizes = {"max_resource": 9, "min_resource": 3, "brackets": 1, "threads": 1}
+    for _ in range(2):
+        # Again, where it is done: what is announced is as it was.
+        found = st.tune(PROBLEM, final="continue", out=tmp_path / "out", **sizes)
+        bits = (tmp_path / "out" / "final.pt").read_bytes()
+        assert found.final is not None
+
+    def gone(root: Path | None) -> st.Dataset:
+        raise AssertionError("the training set was asked for")
+
+    net = st.load(tmp_path / "out", replace(PROBLEM, data=gone))
+    test = squares(None).test
+    assert error(net, test.inputs.permute(0, 3, 1, 2), test.targets) == pytest.approx(net.metrics["test error"])
+    assert (tmp_path / "out" / "final.pt").read_bytes() == bits
+
+
 def test_a_problem_of_ones_own_is_given(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(st.UsageError, match=r"is of your own problem 'squares', and only its code can .*FILE\.py:NAME"):
         st.load(searched)

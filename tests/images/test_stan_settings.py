@@ -19,7 +19,7 @@ from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.layers.meprop import MeProp
 from stantune.stan.planning.plan import Plan
 from stantune.training import planning
-from stantune.tuning.tune import compose
+from stantune.tuning.compose import compose
 from tests import tiny_problem
 from tests.helpers.stan_settings import FIELDS
 from tests.helpers.stan_settings import settings as stans

@@ -35,7 +35,10 @@ from stantune.report.stan.profile import LayerProfile, PatternProfile, ProfileRe
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.session import SearchState
-from stantune.tuning.tune import compose
+from stantune.search.settings import SearchSettings
+from stantune.stan.config import Memo
+from stantune.stan.layers.meprop import MeProp
+from stantune.tuning.compose import compose
 from tests import tiny_problem
 
 
@@ -73,13 +76,21 @@ def test_the_estimate_is_that_of_the_first_trials_pace() -> None:
     other = TrialRow(1, 2, {}, {}, diverged_at=1, costs={1: Cost(exact=1, exact_seconds=1.0)})
     final = FinalResult({}, 9, {"cost": 0.4}, None, Cost(exact=9, exact_seconds=9.0, evaluation_seconds=1.0))
     state = SearchState(brackets, [other, first], {0: final}, st.Metric("cost"), True)
-    found = foretold(state)
+    settings = SearchSettings(max_resource=9, min_resource=1)
+    found = foretold(state, settings)
     assert found is not None
     assert (found.trial, found.iterations) == (0, 1)
     assert found.seconds == pytest.approx(2.0 * (9 + 6 + 6 + 9) + 0.5 * (9 + 3 + 1 + 3))
     assert found.taken == pytest.approx(2.5 + 1 + 10)
-    assert foretold(state._replace(complete=False)) is None
-    assert foretold(state._replace(rows=[other])) is None
+    assert foretold(state._replace(complete=False), settings) is None
+    assert foretold(state._replace(rows=[other]), settings) is None
+    longer = foretold(state, replace(settings, final_resource=20))
+    assert longer is not None
+    assert longer.seconds == pytest.approx(2.0 * (9 + 6 + 6 + 20) + 0.5 * (9 + 3 + 1 + 4))
+    # The weights are there already, and evaluated once more.
+    continued = foretold(state, replace(settings, final="continue"))
+    assert continued is not None
+    assert continued.seconds == pytest.approx(2.0 * (9 + 6 + 6) + 0.5 * (9 + 3 + 1 + 1))
 
 
 def test_the_estimate_is_said_in_words(report: Path) -> None:
@@ -207,6 +218,37 @@ def test_a_plan_without_layers_has_nothing_to_draw(result: st.SearchResult) -> N
     exact = replace(result.objective, stan=replace(result.objective.stan, plan=(), rate=1.0))  # type: ignore[type-var, attr-defined]
     said = searched.entries_of_result(exact, result.summary, result.path)
     assert said == "every entry is computed, in all layers"
+
+
+@pytest.mark.parametrize(
+    ("stan", "said"),
+    [
+        # A network without convolutions.
+        (st.Stan(rate=0.5, period=None), "STAN spares no entries in this network"),
+        (st.Stan(rate=0.5, meprop=MeProp(2)), "STAN spares no entries in this network"),
+        (st.Stan(rate=1, meprop=MeProp(2)), "every entry is computed, in all layers"),
+        (st.Stan(memo=Memo(240, 24)), "what a layer remembers of each sample is not kept with the weights"),
+    ],
+    ids=["flat", "meprop", "exact", "memo"],
+)
+def test_where_nothing_is_spared_it_is_said(
+    stan: st.Stan, said: str, flat: st.SearchResult, recwarn: pytest.WarningsRecorder
+) -> None:
+    objective = replace(flat.objective, stan=stan)  # type: ignore[type-var]
+    assert searched.entries_of_result(objective, flat.summary, flat.path) == said
+    assert not recwarn.list
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> st.SearchResult:
+    """A search under STAN of a network without convolutions."""
+    sizes = {"max_resource": 6, "min_resource": 2, "brackets": 1, "threads": 1}
+    return st.tune(tiny_problem.flat, stan=st.Stan(rate=0.5), out=tmp_path_factory.mktemp("flat") / "flat", **sizes)
+
+
+def test_the_page_of_a_network_without_convolutions_has_an_end(flat: st.SearchResult) -> None:
+    text = flat.report().read_text(encoding="utf-8")
+    assert "What each layer computes is not drawn: STAN spares no entries in this network." in text
 
 
 def profile(**other: Any) -> ProfileResult:

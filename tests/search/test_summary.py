@@ -263,6 +263,14 @@ def test_rates_by_rung_are_told_by_where_they_end() -> None:
     assert (exact.rates, exact.accelerate) == ([], "none")
 
 
+def test_a_course_of_rates_is_told_by_where_they_end() -> None:
+    course = replace(LENET, rate=0.25, other={"rates": [[0, 0.25], [30, 0.5], [60, 1.0], [90, 0.5]]})
+    told = summarise(course, SETTINGS, state(rows(), {}, False))
+    assert [(rate.iterations, rate.rate) for rate in told.rates] == [(30, 0.25), (60, 0.5), (90, 1.0)]
+    by_rung = summarise(course, replace(SETTINGS, rates=(0.5, 1.0)), state(rows(), {}, False))
+    assert [(rate.iterations, rate.rate) for rate in by_rung.rates] == [(30, 0.5), (90, 1.0)]
+
+
 def test_the_seconds_of_one_training() -> None:
     seconds = cost_seconds(Cost(exact=2, exact_seconds=3.0, reduced=5, reduced_seconds=4.0, evaluation_seconds=0.5))
     assert seconds.model_dump() == {"total": 7.5, "training": 7.0, "evaluation": 0.5, "coordination": 0.0}
