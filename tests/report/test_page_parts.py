@@ -76,7 +76,7 @@ def test_the_estimate_is_that_of_the_first_trials_pace() -> None:
     other = TrialRow(1, 2, {}, {}, diverged_at=1, costs={1: Cost(exact=1, exact_seconds=1.0)})
     final = FinalResult({}, 9, {"cost": 0.4}, None, Cost(exact=9, exact_seconds=9.0, evaluation_seconds=1.0))
     state = SearchState(brackets, [other, first], {0: final}, st.Metric("cost"), True)
-    settings = SearchSettings(max_resource=9, min_resource=1)
+    settings = SearchSettings(seed=0, max_resource=9, min_resource=1)
     found = foretold(state, settings)
     assert found is not None
     assert (found.trial, found.iterations) == (0, 1)

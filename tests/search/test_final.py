@@ -124,7 +124,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 
 
 def test_an_exact_top_rung_is_enough() -> None:
-    from stantune.tuning.tune import compose
+    from stantune.tuning.compose import compose
 
     _, settings = compose(PROBLEM, **{"max_resource": 9, "min_resource": 1}, rates="auto", final="continue")
     assert settings.rates[-1] == 1
@@ -143,7 +143,7 @@ def test_a_final_training_may_be_longer_than_any_trial(tmp_path: Path) -> None:
     assert found.final.value == pytest.approx(20 * found.best.params["x"])
     assert found.final.metrics["length"] == 20
     assert {trial.metrics["length"] for trial in found.trials()} == {9}
-    assert look(tmp_path).final_length == 20
+    assert look(tmp_path).final_trained == 20
     assert look(tmp_path).state == "done"
     with pytest.raises(UsageError, match="final-iterations: 20 there, not set here"):
         st.tune(noted, SPACE, minimize="value", out=tmp_path, **{**sizes, "final_resource": None})

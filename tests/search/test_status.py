@@ -7,10 +7,12 @@ import io
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+from numbers_objective import Numbers
 from told import METRIC, NUMBERS, SETTINGS, outcome, play
 
 from stantune.errors import StantuneError, UsageError
@@ -79,6 +81,21 @@ def test_a_search_that_runs(tmp_path: Path) -> None:
     assert result.ended is None
     # 2 of 17 trials, each 1 epoch; what is left of the plan (69 epochs in all) and two final trainings of 9.
     assert result.seconds_left == pytest.approx((69 - 2 + 18) * result.seconds.total / 2 / 2)
+
+
+def test_final_trainings_that_take_weights_as_they_are_take_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Numbers, "can_continue", True, raising=False)
+    settings, directory = replace(SETTINGS, final="continue"), SearchDirectory(tmp_path)
+    play(directory, settings, most=2)
+    # 2 of 69 epochs, 2 s each, at 3 places.
+    assert status_of(look(tmp_path)).seconds_left == pytest.approx((69 - 2) * 2 / 3, rel=0.01)
+    # All other trainings of trials, two more of the one that fails.
+    play(directory, settings, most=17 + 5 + 2 - 2)
+    seen = look(tmp_path)
+    assert (seen.trials_over, seen.finals_left) == (True, 2)
+    assert status_of(look(tmp_path)).seconds_left == 0
 
 
 def test_what_a_killed_run_was_doing_is_no_news(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from stantune.errors import StantuneError, words_of
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.plan.coordinator import Coordinator
-from stantune.search.plan.finals import CONTINUE, finals_of, winner_of
+from stantune.search.plan.finals import finals_of, winner_of
 from stantune.search.plan.hyperband import Bracket, stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
@@ -335,9 +335,8 @@ class Session:
         left: list[Training] = [*ready, *finals]
         if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
             self._tidy(rows)
-            each = 0 if self._settings.final == CONTINUE else self._settings.final_length
             several = self._settings.finals if ready else len(finals)
-            self._progress.update(rows, several * each)
+            self._progress.update(rows, several * self._settings.final_trained)
             self._done_since, self._done_before = 0, self._done_before + self._done_since
         self._open = Counter(map(_rung, ready))
         self._queue = deque(job for job in left if job not in self._running)

@@ -234,6 +234,11 @@ class SearchSettings:
         """How long a final training is."""
         return self.final_resource or self.max_resource
 
+    @property
+    def final_trained(self) -> int:
+        """How many iterations a final training trains."""
+        return finals.trained_for(self.final, self.final_length)
+
     def _check_final(self, objective: Objective) -> None:
         """Raise UsageError where there are no such final trainings, or no weights to be taken as they are."""
         if self.final not in finals.FINAL:

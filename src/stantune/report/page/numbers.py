@@ -124,7 +124,7 @@ def search_numbers(
         profiled=profiled,
         entries=None if isinstance(entries, str) else entries,
         without_entries=entries if isinstance(entries, str) else None,
-        foretold=foretold(state),
+        foretold=foretold(state, settings),
         causes=_causes(summary.failures),
         machine=dict(machine),
         identity={name: value for name, value in identity.items() if name != "space"},

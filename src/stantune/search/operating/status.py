@@ -197,12 +197,17 @@ def _seconds_left(seen: Seen) -> float | None:
     """Return the time left with as many trainings side by side as now, or in the last run."""
     if seen.state == "done":
         return None
-    trained = iterations_trained(seen.rows) + sum(final.iterations for final in seen.finals.values())
+    # Final trainings that take their trials' weights as they are train nothing.
+    each_final = seen.final_trained
+    trained = iterations_trained(seen.rows)
+    trained += sum(final.iterations for final in seen.finals.values()) if each_final else 0
     spent = cost_seconds(seen.cost).total
     if not trained or not spent:
         return None
-    left = iterations_left(seen.plan, seen.rows) + seen.finals_left * seen.final_length
+    left = iterations_left(seen.plan, seen.rows) + seen.finals_left * each_final
     for each in seen.run.training if seen.run is not None and seen.running else ():
+        if each.final and not each_final:
+            continue
         reached = [] if each.final or each.trial >= len(seen.rows) else seen.rows[each.trial].errors
         before = max((stop for stop in reached if stop < each.stop), default=0)
         left -= max(each.at - before, 0)

@@ -41,6 +41,11 @@ def finals_of(
     ]
 
 
+def trained_for(how: str, length: int) -> int:
+    """Return how many iterations a final training of this length trains: none where its trial has trained them all."""
+    return 0 if how == CONTINUE else length
+
+
 class Evaluation(NamedTuple):
     """What a final training was worth at a point: what was measured there, and the file with its weights, if any."""
 

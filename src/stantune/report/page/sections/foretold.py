@@ -6,9 +6,10 @@ from stantune.outcome import Cost, total
 from stantune.report.page.contract import Foretold
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.session import SearchState
+from stantune.search.settings import SearchSettings
 
 
-def foretold(state: SearchState) -> Foretold | None:
+def foretold(state: SearchState, settings: SearchSettings) -> Foretold | None:
     """Return how far the first trial's pace leads astray; None where the search is not complete, or nothing was timed.
 
     It is the estimate that anybody makes who has seen one trial: as many iterations and evaluations as the plan has if
@@ -30,10 +31,9 @@ def foretold(state: SearchState) -> Foretold | None:
     cost = row.costs[stop]
     pace, evaluation = cost.training_seconds / stop, cost.evaluation_seconds
     rungs = [rung for bracket in state.plan for rung in bracket.rungs]
-    length = max([state.whole, *(final.iterations for final in state.finals.values())])
-    # A final training is evaluated wherever a trial may be, and at its end.
-    points = len({rung.iterations for rung in rungs} | {length})
-    iterations = trained_iterations(state.plan).continued + len(state.finals) * length
+    # A final training is evaluated wherever a trial may be, and at its end; one that trains nothing there alone.
+    points = len({rung.iterations for rung in rungs} | {settings.final_length}) if settings.final_trained else 1
+    iterations = trained_iterations(state.plan).continued + len(state.finals) * settings.final_trained
     evaluations = sum(rung.trials for rung in rungs) + len(state.finals) * points
     taken = total([cost for row in state.rows for cost in row.costs.values()] + [f.cost for f in state.finals.values()])
     return Foretold(

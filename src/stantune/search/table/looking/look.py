@@ -67,9 +67,14 @@ class Seen:
         return int(self.identity["max-iterations"])
 
     @property
-    def final_length(self) -> int:
-        """How long a final training is."""
-        return int(self.identity.get("final-iterations", self.whole))
+    def final_trained(self) -> int:
+        """How many iterations a final training trains."""
+        return finals.trained_for(self._final, int(self.identity.get("final-iterations", self.whole)))
+
+    @property
+    def _final(self) -> str:
+        """How final trainings are had, of those that there are."""
+        return str(self.identity.get("final", finals.SCRATCH))
 
     @property
     def trials_planned(self) -> int:
@@ -93,8 +98,7 @@ class Seen:
         """How many final trainings are not over; they begin when all trials are."""
         asked = self.finalists
         if self.trials_over:
-            how = self.identity.get("final", finals.SCRATCH)
-            asked = len(finals.finals_of(self.rows, self.finalists, self.whole, how))
+            asked = len(finals.finals_of(self.rows, self.finalists, self.whole, self._final))
         return max(asked - len(self.finals), 0)
 
     @cached_property
