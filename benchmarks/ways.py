@@ -14,7 +14,7 @@ from stantune.objectives.choose import find_objective
 from stantune.search.plan import fidelity
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
-from stantune.tuning.tune import BY_RUNG
+from stantune.tuning.compose import BY_RUNG
 
 
 class Searched(NamedTuple):

@@ -17,7 +17,7 @@ from stantune.search.loop import search
 from stantune.search.result import SearchResult
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
-from stantune.tuning.tune import compose
+from stantune.tuning.compose import compose
 
 SPACE = st.Space({"x": st.Float(0, 1), "n": st.Integer(1, 3), "k": st.Categorical(("a", "b", (1, 2)))})
 

@@ -26,7 +26,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 from stantune.stan.config import Stan
 from stantune.training.trial import Trial
-from stantune.tuning.tune import compose
+from stantune.tuning.compose import compose
 
 TESTS = Path(__file__).parents[1]
 TINY = f"{TESTS / 'tiny_problem.py'}:problem"

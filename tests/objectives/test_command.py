@@ -18,7 +18,8 @@ import pytest
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.command import groups, packing
-from stantune.objectives.command.objective import CommandError, CommandObjective
+from stantune.objectives.command.objective import CommandObjective
+from stantune.objectives.command.said import CommandError
 from stantune.objectives.command.templates import Template
 from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Conditions, Metric, Objective, Place, Segment

@@ -20,7 +20,8 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.workers.executors import Failure
 from stantune.space import Space
-from stantune.tuning.tune import compose, path_of
+from stantune.tuning.compose import compose
+from stantune.tuning.tune import path_of
 
 
 class OpenSearch:

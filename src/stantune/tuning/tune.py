@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from stantune.arguments import MOST_AT_ONCE, MOST_SEED, amount, function, path, shown, text, whole
+from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, whole
 from stantune.errors import StantuneError, UsageError
 from stantune.integrations.loggers import loggers_of
-from stantune.objectives.choose import objective_of
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
-from stantune.search.plan.fidelity import chosen_rates
-from stantune.search.plan.finals import CONTINUE, SCRATCH
-from stantune.search.propose.given import enqueued_settings, fixed_values
+from stantune.search.plan.finals import CONTINUE
 from stantune.search.propose.sampler import Sampler
 from stantune.search.result import SearchResult
 from stantune.search.session import RETRIES
-from stantune.search.settings import SearchSettings, default_min_resource
-from stantune.search.stopping import Stop, stoppable
+from stantune.search.stopping import Stop
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.log import logging_to
 from stantune.search.table.start_from import starting_from
-from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.lines import Lines
 from stantune.search.telling.loggers import Logger
 from stantune.search.telling.notes import one_setting
@@ -39,17 +33,23 @@ from stantune.search.workers.order import Order
 from stantune.search.workers.turns import InTurns
 from stantune.search.workers.workers import Limits, Workers
 from stantune.space import Space
-from stantune.texts import encodable, one_line
+from stantune.texts import one_line
+from stantune.tuning.compose import compose
+from stantune.tuning.surroundings import (
+    check_turns,
+    cluster_for,
+    device_for,
+    directory_for,
+    say_of_kernels,
+    stopping,
+    watched_by,
+)
 
 if TYPE_CHECKING:
-    from stantune.search.ray.cluster import Cluster
     from stantune.stan.config import Stan
 
 # Trainings side by side, as far as it is known beforehand, where a cluster says how many there is room for.
 SEVERAL = 2
-# STAN's settings for rates by rung where nothing else is said: low rungs only put settings in order, and sparing in all
-# layers, nine iterations of ten, changes it little (docs/measurements.md).
-BY_RUNG: dict[str, Any] = {"period": 9, "layers": ("*",)}
 MakeExecutor = Callable[[Order], "Executor | AbstractContextManager[Executor]"]
 
 
@@ -236,13 +236,13 @@ def tune(
         )
     if (note := one_setting(settings, settings.plan())) is not None:
         say(f"note: {note}")
-    directory = _directory(path_of(out, what), storage, checkpoints)
+    directory = directory_for(path_of(out, what), storage, checkpoints)
     alone = local and side == 1 and limits == Limits()
     if together > 1:
-        _check_turns(what, together, alone)
-    with stopping(stop, seconds) as asks, _cluster(executor, address, checkpoints) as cluster:
+        check_turns(what, together, alone)
+    with stopping(stop, seconds) as asks, cluster_for(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
-        where = cluster.device(device) if cluster is not None else _device(device)
+        where = cluster.device(device) if cluster is not None else device_for(device)
         if precision is not None:
             from stantune.training.precision import precision_on
 
@@ -273,7 +273,7 @@ def tune(
             what, of_each = what.prepared(conditions)
             settings = replace(settings, threads=of_each)
             if cluster is None and where == "cpu":
-                _say_of_kernels(what, tell)
+                say_of_kernels(what, tell)
             order = Order(what, Place(threads=of_each, device=where))
             train: Executor
             if cluster is not None:
@@ -293,7 +293,7 @@ def tune(
                 train = InProcess(order(0))
             else:
                 train = stack.enter_context(Workers(order, side, limits))
-            view = Lines(say) if watching is None else stack.enter_context(_watched(watching))
+            view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             state = search(
                 what,
@@ -323,193 +323,11 @@ def tune(
     return result
 
 
-def compose(
-    objective: object,
-    space: Space | None = None,
-    max_resource: int | None = None,
-    min_resource: int | None = None,
-    rates: Sequence[float] | Literal["auto"] = (),
-    *,
-    unit: str | None = None,
-    minimize: str | None = None,
-    maximize: str | None = None,
-    name: str | None = None,
-    stan: Stan | None = None,
-    precision: str | None = None,
-    seed: int = 0,
-    eta: int = 3,
-    plan: str = "hyperband",
-    enqueue: Sequence[Mapping[str, Any]] = (),
-    fixed: Mapping[str, Any] | None = None,
-    **others: Any,
-) -> tuple[Objective, SearchSettings]:
-    """Return what is searched and the settings of the search, checked, with defaults for what is not said; see `tune`.
-
-    Raises UsageError.
-    """
-    seed = whole("seed", seed, most=MOST_SEED)
-    for parameter, value in (("unit", unit), ("minimize", minimize), ("maximize", maximize), ("name", name)):
-        if value is not None:
-            text(parameter, value)
-    precision = None if precision is None else text("precision", precision)
-    if stan is not None and not hasattr(stan, "least_rate"):
-        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
-    if not isinstance(rates, str | list | tuple):
-        raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
-    if rates and stan is None:
-        stan = _spared_by_rung(objective)
-    what = objective_of(
-        objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan, precision=precision
-    )
-    _check_names(what)
-    if max_resource is None:
-        if what.length is None:
-            raise UsageError(
-                f"`max_resource` is missing: say how many {what.unit}s a training of {what.name} has at most"
-            )
-        max_resource = what.length
-    max_resource = whole("max_resource", max_resource)
-    min_resource = None if min_resource is None else whole("min_resource", min_resource)
-    for parameter, number in (("max_resource", max_resource), ("min_resource", min_resource)):
-        if number is not None and number < 1:
-            raise UsageError(f"`{parameter}`={number} is too small; give a whole number of {what.unit}s, 1 or more")
-    eta = whole("eta", eta, 2)
-    plan = text("plan", plan)
-    for parameter in ("brackets", "trials", "lag", "finalists", "final_resource"):
-        if others.get(parameter) is not None or (parameter in ("lag", "finalists") and parameter in others):
-            others[parameter] = whole(parameter, others[parameter])
-    for parameter in ("variant", "mode", "validation", "final"):
-        if parameter in others:
-            text(parameter, others[parameter])
-    if not isinstance(fixed, Mapping | None) or not isinstance(enqueue, list | tuple):
-        raise UsageError("`fixed` is a dict of parameters and values, and `enqueue` a list of such dicts; give them so")
-    least = default_min_resource(max_resource, eta, what.unit) if min_resource is None else min_resource
-    held = fixed_values(what.space, fixed or {})
-    known = tuple(enqueued_settings(what.space, held, enqueue))
-    settings = SearchSettings(seed, max_resource, least, eta, plan, enqueue=known, fixed=held, **others)
-    # Whether weights may be taken as they are depends on the rates, which are chosen below.
-    (replace(settings, final=SCRATCH) if rates else settings).check(what)
-    if rates:
-        chosen = chosen_rates(rates, max_resource, least, eta)
-        if stan is not None:
-            # Each one is looked at; the objective is told the least, and one for all rungs is its own.
-            spared = {rate: replace(stan, rate=rate) for rate in chosen}
-            what = objective_of(what, None, stan=spared[min(chosen)])
-        settings = replace(settings, rates=chosen if len(chosen) > 1 else ())
-        settings.check(what)
-    return what, settings
-
-
-def _check_names(objective: Objective) -> None:
-    """Raise UsageError for a name that no file, no database or no JSON can hold."""
-    names = [("name", objective.name), ("unit", objective.unit), ("metric", objective.metric.name)]
-    for what, name in [*names, *(("parameter", name) for name in objective.space)]:
-        if encodable(name) != name:
-            raise UsageError(f"the {what} {shown(name)} holds a character that is none in UTF-8, or NUL; leave it out")
-
-
-def _check_turns(what: Objective, together: int, alone: bool) -> None:
-    """Raise UsageError where trainings cannot take turns in this process."""
-    if not getattr(what, "takes_turns", False):
-        raise UsageError(
-            f"`together`={together} is for Problems, whose trainings can take turns in one process, and {what.name} is "
-            "none; give `workers`, processes of their own"
-        )
-    if not alone:
-        raise UsageError(
-            f"`together`={together} trainings take turns in this process; leave it away, or leave `workers`, "
-            "`executor`, `trial_timeout` and `trial_memory`, which are for processes of their own"
-        )
-
-
-def _say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:
-    """Say it where STAN trains without its native kernels, which takes several times as long."""
-    if getattr(what, "stan", None) is None:
-        return
-    # It loads PyTorch, which a search without STAN may do without.
-    from stantune.kernels.library import lack
-
-    if lack():
-        say(f"note: {lack()}")
-
-
-def _spared_by_rung(objective: object) -> Stan | None:
-    """Return STAN's settings for rates by rung where none are given; None where the objective has its own."""
-    if isinstance(objective, Objective):
-        return getattr(objective, "stan", None)
-    from stantune.stan.config import Stan
-
-    return Stan(**BY_RUNG)
-
-
 def path_of(out: Path | str | None, objective: Objective) -> Path:
     """Return a search's directory; raises UsageError where that is none."""
     return Path("runs") / objective.name if out is None else path("out", out)
 
 
-def _directory(path: Path, storage: str | None, checkpoints: str | None) -> SearchDirectory:
-    if checkpoints is None:
-        return SearchDirectory(path, storage)
-    from stantune.search.ray.checkpoints import RemoteDirectory
-
-    return RemoteDirectory(path, storage, checkpoints)
-
-
 def _begun(directory: SearchDirectory) -> Mapping[str, Any] | None:
     """Return the identity of the directory's search, None where there is none."""
     return studies.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
-
-
-def _device(asked: str) -> str:
-    """Return the device to train on; raises UsageError where there is none such."""
-    if asked == "cpu":
-        return asked
-    from stantune.process.runtime import device_named
-
-    return device_named(asked)
-
-
-@contextmanager
-def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
-    """Give what tells whether to end: the caller's, or signals and the budget; signals reach the main thread alone."""
-    if stop is not None:
-        yield stop
-    elif threading.current_thread() is threading.main_thread():
-        with stoppable(seconds) as own:
-            yield own
-    else:
-        yield Stop(seconds)
-
-
-def _watched(watching: Callable[[], AbstractContextManager[Watcher | None]]) -> AbstractContextManager[Watcher | None]:
-    """Return what gives a watcher; raises UsageError where that is none."""
-    made = watching()
-    if not isinstance(made, AbstractContextManager):
-        raise UsageError(f"`watching` returned {shown(made)}; have it return a context manager that gives a Watcher")
-    return made
-
-
-@contextmanager
-def _cluster(executor: object, address: str | None, checkpoints: str | None) -> Iterator[Cluster | None]:
-    """Connect to the cluster that is asked for; give None where there is none.
-
-    Raises:
-        UsageError: what is asked for does not go together.
-        StantuneError: Ray is not installed, or no cluster can be reached.
-    """
-    if executor == "ray":
-        try:
-            from stantune.search.ray.cluster import connected
-        except ImportError as error:
-            raise StantuneError("Ray is not installed; pip install 'stantune[ray]'") from error
-
-        with connected(address or "auto") as cluster:
-            yield cluster
-        return
-    if executor != "local" and not callable(executor):
-        raise UsageError(f"`executor`={executor} is unknown; give local or ray")
-    for parameter, value in (("address", address), ("checkpoints", checkpoints)):
-        if value is not None:
-            shown = without_password(value)
-            raise UsageError(f"`{parameter}`={shown} is for a Ray cluster; say `executor`=ray, or leave it away")
-    yield None

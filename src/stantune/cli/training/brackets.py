@@ -63,7 +63,7 @@ def brackets(
     from stantune.search.plan.measured import costliest
     from stantune.search.summary import bracket_results, rate_results
     from stantune.search.telling.notes import one_setting
-    from stantune.tuning.tune import compose
+    from stantune.tuning.compose import compose
 
     asked = threads_of(threads)
     named, sizes = composed(

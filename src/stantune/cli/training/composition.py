@@ -61,7 +61,7 @@ def _stan(
 ) -> Stan | None:
     """Return STAN's settings as the options say them; None for exact training, or as the objective has it."""
     from stantune.images.objective import ProblemObjective
-    from stantune.tuning.tune import BY_RUNG
+    from stantune.tuning.compose import BY_RUNG
 
     if not isinstance(objective, ProblemObjective):
         given = {

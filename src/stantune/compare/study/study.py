@@ -37,7 +37,9 @@ from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
 from stantune.stan.surgery import accelerate_
 from stantune.texts import one_line
-from stantune.tuning.tune import compose, stopping, tune
+from stantune.tuning.compose import compose
+from stantune.tuning.surroundings import stopping
+from stantune.tuning.tune import tune
 
 WAYS = (STOCK, "native", "stan")
 Length = int | str | None

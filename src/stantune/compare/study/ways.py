@@ -18,7 +18,7 @@ from stantune.protocols import Objective
 from stantune.stan.config import Memo, Stan
 from stantune.stan.layers.meprop import MeProp
 from stantune.texts import brief
-from stantune.tuning.tune import BY_RUNG
+from stantune.tuning.compose import BY_RUNG
 
 # What a memory may hold. A number, and not a share of what happens to be free: each training must give the same layers
 # one. Checkpoints hold it, too.

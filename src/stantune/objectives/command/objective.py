@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
-import shlex
 import shutil
-import signal
-import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from stantune.errors import StantuneError, UsageError
-from stantune.loss_curve import LossMeans
-from stantune.objectives.command import groups, packing
+from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
+from stantune.objectives.command.trainer import CommandTrainer, usable_threads
 from stantune.objectives.preparing import chosen_threads
-from stantune.outcome import Cost, Outcome
-from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
-from stantune.seeds import derive
+from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 
-STDOUT = "stdout"
 # Placeholders besides the parameters.
 PLACEHOLDERS = (
     "start",
@@ -43,17 +34,6 @@ PLACEHOLDERS = (
 )
 # Files that the command names and that are no larger are taken for its code.
 _CODE_BYTES = 1 << 20
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class CommandError(Exception):
-    """A command failed, or has not said what it came to."""
-
-
-class ResultError(CommandError):
-    """A command said in JSON what it came to, but not as it should; it would say the same once more."""
-
-    again = False
 
 
 @dataclass(frozen=True)
@@ -179,252 +159,9 @@ class CommandObjective:
         return CommandTrainer(self, place)
 
 
-class CommandTrainer:
-    """Runs a command for each segment; see protocols.Trainer."""
-
-    def __init__(self, objective: CommandObjective, place: Place) -> None:
-        """Run it at a place."""
-        self._what = objective
-        self._threads = place.threads or usable_threads()
-        self._device = _device(place)
-
-    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer. A segment that is cut is done again from where it began.
-
-        Raises:
-            CommandError: the command failed, or said nothing of what it came to.
-        """
-        folder = segment.checkpoint.parent / segment.checkpoint.stem
-        state = folder / "state"
-        identity = self._identity(segment)
-        try:
-            with packing.opened(segment.checkpoint, identity) as pack:
-                note: Mapping[str, Any] = {"done": 0} if pack is None else pack.note
-                start = int(note["done"])
-                if start == segment.stop or note.get("diverged_at") is not None:
-                    return _outcome(note)
-                if start > segment.stop:
-                    raise UsageError(
-                        f"checkpoint {segment.checkpoint} is at {self._what.unit} {start}, beyond {segment.stop}; "
-                        "delete it to train anew"
-                    )
-                watch(start)
-                if stop_early():
-                    return Outcome(start, {}, None, True, Cost())
-                shutil.rmtree(state, ignore_errors=True)
-                if pack is None:
-                    state.mkdir(parents=True)
-                else:
-                    pack.unpack(state)
-            came = self._run(segment, note, folder, stop_early, watch)
-            if came is None:
-                return Outcome(start, {}, None, True, Cost())
-            packing.pack(state, segment.checkpoint, identity, came)
-            return _outcome(came)
-        except OSError as error:
-            raise StantuneError(
-                f"folder {folder} cannot be used ({error.strerror or error}); make room or choose another directory, "
-                "then give the same command again"
-            ) from error
-        finally:
-            shutil.rmtree(state, ignore_errors=True)
-
-    def _run(
-        self,
-        segment: Segment,
-        note: Mapping[str, Any],
-        folder: Path,
-        stop_early: StopEarly,
-        watch: Callable[[int], None],
-    ) -> dict[str, Any] | None:
-        """Run the command; return what is noted of how it ended, None where it was ended early.
-
-        `note` is of the segment before.
-        """
-        what, start = self._what, int(note["done"])
-        state = folder / "state"
-        words = what.template.fill(self._values(segment, start, state))
-        said = _Said(what.metric.name, start, segment.stop, watch, LossMeans(note.get("losses")))
-        if what.metrics != STDOUT:
-            # That of the segment before would pass for this one's.
-            (state / what.metrics).unlink(missing_ok=True)
-        output = groups.Output(folder / "stdout.log", folder / "stderr.log")
-        for log in output:
-            with log.open("a") as file:
-                file.write(f"--- {groups.stamp()}, {what.unit}s {start} to {segment.stop}: {shlex.join(words)}\n")
-        before = [log.stat().st_size for log in output]
-        began = time.perf_counter()
-        code = groups.run(
-            words,
-            shell=what.shell,
-            cwd=Path(what.cwd or "."),
-            env=self._env(),
-            output=output,
-            stop_early=stop_early,
-            heard=said.take,
-        )
-        seconds = time.perf_counter() - began
-        if code is None:
-            return None
-        out, err = (groups.last_line(log, since) for log, since in zip(output, before, strict=True))
-        if code:
-            how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            line = _short(err or out)
-            log = output[1] if err or not out else output[0]
-            raise CommandError(f"{how}{line and f': {line}'} (see {log.absolute()})")
-        if what.metrics != STDOUT:
-            said.last = _read(state / what.metrics)
-            if said.last is None:
-                raise CommandError(
-                    f"there is no JSON object in the file {what.metrics} of the state folder; write one like "
-                    f"{json.dumps({what.metric.name: 0.5})}"
-                )
-        return {**said.result(out), "from": start, "seconds": seconds, "losses": said.losses.state}
-
-    def _values(self, segment: Segment, start: int, state: Path) -> dict[str, Any]:
-        return {
-            **segment.params,
-            "start": start,
-            "stop": segment.stop,
-            "length": segment.length or self._what.whole or self._what.length,
-            "dir": str(state.absolute()),
-            "seed": derive("run", segment.seed) >> 32,
-            "trial": segment.trial,
-            "final": int(segment.final),
-            "device": self._device,
-            "threads": self._threads,
-            PARAMS: dict(segment.params),
-            "python": sys.executable,
-        }
-
-    def _env(self) -> dict[str, str]:
-        threads = dict.fromkeys(_THREADS, str(self._threads))
-        # A Python program whose output goes to a file would keep back how far it is.
-        return {"PYTHONUNBUFFERED": "1", **os.environ, **threads, **self._what.env}
-
-    def _identity(self, segment: Segment) -> str:
-        what = self._what
-        depends_on = {
-            "problem": what.name,
-            "command": what.template.text,
-            "params": dict(segment.params),
-            "seed": segment.seed,
-            "length": segment.length or what.whole or what.length,
-        }
-        return json.dumps(depends_on, sort_keys=True)
-
-
-class _Said:
-    """What a command has said in JSON.
-
-    Attributes:
-        last: the object that says what it came to, None before there was one.
-        losses: the losses that it told on the way, behind those of the segments before.
-    """
-
-    def __init__(self, metric: str, start: int, stop: int, watch: Callable[[int], None], losses: LossMeans) -> None:
-        self.last: dict[str, Any] | None = None
-        self.losses = losses
-        self._other: dict[str, Any] | None = None
-        self._metric = metric
-        self._start, self._stop = start, stop
-        self._watch = watch
-
-    def take(self, line: str) -> None:
-        """Take a line of output."""
-        said = _object(line)
-        if said is None:
-            return
-        if self._metric in said or "diverged" in said:
-            self.last = said
-        else:
-            self._other = said
-        done = _number(said.get("resource"))
-        if done is not None and self._start <= done <= self._stop:
-            loss = _number(said.get("loss"))
-            if loss is not None and math.isfinite(loss):
-                self.losses.take(loss)
-            self._watch(int(done))
-
-    def result(self, line: str) -> dict[str, Any]:
-        """Return what it came to, to be noted; `line` is the last of its output. Raises CommandError."""
-        said = self.last
-        if said is None or not (self._metric in said or said.get("diverged") is True):
-            others = said or self._other
-            there = f"only {', '.join(others)}" if others else "no JSON object at all"
-            raise (ResultError if others else CommandError)(
-                f"{self._metric!r} was not said, {there}; print a line like "
-                f"{json.dumps({self._metric: 0.5})} in the end; the last line was {_short(line)!r}"
-            )
-        value = said.get(self._metric)
-        if value is not None and _number(value) is None:
-            raise ResultError(f"{self._metric!r} is {_short(json.dumps(value))}, which is no number")
-        numbers = {name: number for name, given in said.items() if (number := _number(given)) is not None}
-        finite = {name: number for name, number in numbers.items() if math.isfinite(number) and name != "resource"}
-        if said.get("diverged") is True or self._metric not in finite:
-            at = numbers.get("resource", 0.0)
-            at = int(at) if self._start < at <= self._stop else self._stop
-            return {"done": at, "diverged_at": at, "metrics": {}}
-        return {"done": self._stop, "diverged_at": None, "metrics": finite}
-
-
 def _path(program: str, cwd: Path) -> str:
     """Return where a program is looked for: by its name, or in the folder in which it will run."""
     return str(cwd / program) if os.sep in program else program
-
-
-def usable_threads() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _device(place: Place) -> str:
-    """Return the device: "cuda" means all GPUs, turn and turn about."""
-    if place.device != "cuda":
-        return place.device
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    known = Path("/proc/driver/nvidia/gpus")
-    gpus = len(seen.split(",")) if seen else len(list(known.iterdir())) if known.is_dir() else 1
-    return f"cuda:{place.number % max(gpus, 1)}"
-
-
-def _outcome(note: Mapping[str, Any]) -> Outcome:
-    done, cost = int(note["done"]), Cost(exact=note["done"] - note["from"], exact_seconds=note["seconds"])
-    losses = LossMeans(note.get("losses")).curve
-    return Outcome(done, dict(note["metrics"]), note["diverged_at"], False, cost, losses=losses)
-
-
-def _number(value: object) -> float | None:
-    """Return a number of JSON's; None where it is something else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
-
-
-def _object(text: str) -> dict[str, Any] | None:
-    """Read a JSON object; None where it is something else."""
-    text = text.strip()
-    if not text.startswith("{"):
-        return None
-    try:
-        read = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return read if isinstance(read, dict) else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return _object(path.read_text(errors="replace"))
-    except OSError:
-        return None
-
-
-def _short(line: str) -> str:
-    return line if len(line) <= 100 else f"{line[:100]}…"
 
 
 def _metric(metric: Metric | None, minimize: str | None, maximize: str | None) -> Metric:

@@ -21,7 +21,9 @@ from stantune.errors import NoEffectWarning, UsageError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.function.objective import can_be_imported, name_of
 from stantune.objectives.lightning import checkpoint as checkpoints
-from stantune.objectives.lightning.fit import RESERVED, Fit, Lost, Stopped, quiet, require_lightning
+from stantune.objectives.lightning.fit import RESERVED, Fit
+from stantune.objectives.lightning.following import Lost, Stopped
+from stantune.objectives.lightning.package import quiet, require_lightning
 from stantune.objectives.preparing import chosen_threads
 from stantune.objectives.surroundings import as_it_was
 from stantune.outcome import Cost, Outcome

@@ -1,0 +1,110 @@
+"""What a search runs in: directory, device, cluster, what watches it and what ends it; or why that cannot be had."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stantune.arguments import shown
+from stantune.errors import StantuneError, UsageError
+from stantune.protocols import Objective
+from stantune.search.stopping import Stop, stoppable
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.storages.masking import without_password
+from stantune.search.telling.watching import Watcher
+
+if TYPE_CHECKING:
+    from stantune.search.ray.cluster import Cluster
+
+
+def check_turns(what: Objective, together: int, alone: bool) -> None:
+    """Raise UsageError where trainings cannot take turns in this process."""
+    if not getattr(what, "takes_turns", False):
+        raise UsageError(
+            f"`together`={together} is for Problems, whose trainings can take turns in one process, and {what.name} is "
+            "none; give `workers`, processes of their own"
+        )
+    if not alone:
+        raise UsageError(
+            f"`together`={together} trainings take turns in this process; leave it away, or leave `workers`, "
+            "`executor`, `trial_timeout` and `trial_memory`, which are for processes of their own"
+        )
+
+
+def say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:
+    """Say it where STAN trains without its native kernels, which takes several times as long."""
+    if getattr(what, "stan", None) is None:
+        return
+    # It loads PyTorch, which a search without STAN may do without.
+    from stantune.kernels.library import lack
+
+    if lack():
+        say(f"note: {lack()}")
+
+
+def directory_for(path: Path, storage: str | None, checkpoints: str | None) -> SearchDirectory:
+    if checkpoints is None:
+        return SearchDirectory(path, storage)
+    from stantune.search.ray.checkpoints import RemoteDirectory
+
+    return RemoteDirectory(path, storage, checkpoints)
+
+
+def device_for(asked: str) -> str:
+    """Return the device to train on; raises UsageError where there is none such."""
+    if asked == "cpu":
+        return asked
+    from stantune.process.runtime import device_named
+
+    return device_named(asked)
+
+
+@contextmanager
+def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
+    """Give what tells whether to end: the caller's, or signals and the budget; signals reach the main thread alone."""
+    if stop is not None:
+        yield stop
+    elif threading.current_thread() is threading.main_thread():
+        with stoppable(seconds) as own:
+            yield own
+    else:
+        yield Stop(seconds)
+
+
+def watched_by(
+    watching: Callable[[], AbstractContextManager[Watcher | None]],
+) -> AbstractContextManager[Watcher | None]:
+    """Return what gives a watcher; raises UsageError where that is none."""
+    made = watching()
+    if not isinstance(made, AbstractContextManager):
+        raise UsageError(f"`watching` returned {shown(made)}; have it return a context manager that gives a Watcher")
+    return made
+
+
+@contextmanager
+def cluster_for(executor: object, address: str | None, checkpoints: str | None) -> Iterator[Cluster | None]:
+    """Connect to the cluster that is asked for; give None where there is none.
+
+    Raises:
+        UsageError: what is asked for does not go together.
+        StantuneError: Ray is not installed, or no cluster can be reached.
+    """
+    if executor == "ray":
+        try:
+            from stantune.search.ray.cluster import connected
+        except ImportError as error:
+            raise StantuneError("Ray is not installed; pip install 'stantune[ray]'") from error
+
+        with connected(address or "auto") as cluster:
+            yield cluster
+        return
+    if executor != "local" and not callable(executor):
+        raise UsageError(f"`executor`={executor} is unknown; give local or ray")
+    for parameter, value in (("address", address), ("checkpoints", checkpoints)):
+        if value is not None:
+            shown = without_password(value)
+            raise UsageError(f"`{parameter}`={shown} is for a Ray cluster; say `executor`=ray, or leave it away")
+    yield None
