@@ -20,8 +20,8 @@ from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Metric
 from stantune.report.page import importance, numbers
 from stantune.report.page.contract import ReportNumbers
-from stantune.report.page.figures import compared, pictures_of, resolved
 from stantune.report.page.page import MARK, _plotly, page
+from stantune.report.page.pictures.figures import compared, pictures_of, resolved
 from stantune.report.page.sections.sentences import sentences
 from stantune.report.page.writing import write_report
 from stantune.search.table.directory import SearchDirectory

@@ -292,7 +292,7 @@ def tune(
             elif alone:
                 train = InProcess(order(0))
             else:
-                train = stack.enter_context(Workers(order, side, limits))
+                train = stack.enter_context(Workers(order, side, limits, note=lambda line: log.info(one_line(line))))
             view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             state = search(

@@ -14,7 +14,8 @@ from stantune.compare.study.contract import StudySummary
 from stantune.errors import StantuneError
 from stantune.quantities import duration
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
-from stantune.report.page.figures import Picture, compared, pictures_of
+from stantune.report.page.pictures.figures import compared, pictures_of
+from stantune.report.page.pictures.picture import Picture
 from stantune.report.page.sections.sentences import metric_of, sentences
 from stantune.report.page.sections.stan import stan_section
 from stantune.report.page.tags import paragraphs, plain, table
