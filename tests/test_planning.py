@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,31 @@ def test_a_plan_is_what_the_times_say_and_comes_back_from_plain_data(timed):
     assert isinstance(stan.rate, float)
     kept = json.loads(json.dumps(stan.planned))
     assert planning.planned_stan(AUTO, TINY, {}, TINY.load(), kept) == stan
+
+
+def test_a_plan_is_held_against_whole_iterations(monkeypatch):
+    monkeypatch.setattr(planning, "CHECKED_SECONDS", 0.0)
+    # By the layers' times each reduced iteration saves more than half: of a second nearly, or of a millionth.
+    for unit, kept in ((0.1, (LayerPlan("1", ("blocks",)),)), (1e-7, ())):
+        layers = (LayerTimes("1", unit, unit, 0.0, (PatternTimes("blocks", 0.8 * unit, 0.8 * unit, 0.2),)),)
+        monkeypatch.setattr(planning, "times_of", lambda *_, **__: ModelTimes(layers, 3 * unit, 5))  # noqa: B023
+        for period in (1, 9):
+            monkeypatch.setattr("stantune.stan.planning.plan.PERIODS", (period,))
+            stan = planning.planned_stan(AUTO, TINY, {}, TINY.load(), None)
+            assert (stan.plan, stan.period) == (kept, period)
+
+
+def test_without_native_kernels_none_are_timed(monkeypatch):
+    asked = []
+
+    def times_of(*_, native, **__):
+        asked.append(native)
+        return times(0.8)
+
+    monkeypatch.setattr(planning, "times_of", times_of)
+    for native in (True, False):
+        planning.planned_stan(replace(AUTO, native=native), TINY, {}, TINY.load(), None)
+    assert asked == [True, False]
 
 
 def test_settings_in_numbers_are_left_as_they_are(timed):

@@ -18,6 +18,7 @@ from stantune.protocols import Conditions, Place, Segment
 from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.layers.meprop import MeProp
 from stantune.stan.planning.plan import Plan
+from stantune.stan.planning.timing import ModelTimes
 from stantune.training import planning
 from stantune.tuning.compose import compose
 from tests import tiny_problem
@@ -123,7 +124,7 @@ def test_a_plan_without_native_kernels_is_gone_on_with(monkeypatch: pytest.Monke
     def decided(times: Any, stan: Stan, *_: Any) -> Plan:
         return Plan(replace(stan, rate=1.0, tolerance=0.5, plan=(), native=False), times, 1.0, {})
 
-    monkeypatch.setattr(planning, "times_of", lambda *_, **__: None)
+    monkeypatch.setattr(planning, "times_of", lambda *_, **__: ModelTimes((), 1.0, 1))
     monkeypatch.setattr(planning, "decide", decided)
     asked = ProblemObjective(problem, Stan(rate="auto"))
     begun, _ = asked.prepared(Conditions(max_resource=20, threads=1))

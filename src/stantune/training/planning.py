@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import torch
 
 from stantune.errors import StantuneError
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.planning.plan import decide
-from stantune.stan.planning.timing import ModelTimes, measure
+from stantune.stan.planning.plan import checked, decide, fitted
+from stantune.stan.planning.timing import ModelTimes, clock_for, measure, typical
+from stantune.stan.schedule import Phase
+from stantune.stan.surgery import CHECKED_SECONDS, SHORT
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 
@@ -26,6 +31,7 @@ def times_of(
     *,
     seed: int = 0,
     device: str = "cpu",
+    native: bool = True,
 ) -> ModelTimes:
     """Time the layers of a problem's network, and whole iterations of its training, on this machine.
 
@@ -36,21 +42,14 @@ def times_of(
         splits: the problem's data.
         seed: of the training that is timed.
         device: where to train.
+        native: whether native kernels may be used.
 
     Raises:
         StantuneError: the setting diverges within the few iterations that this takes.
     """
     trial = Trial(problem, setting, splits, seed=derive("plan", seed), stan=None, device=device)
-
-    def step() -> None:
-        diverged, _ = trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)
-        if diverged:
-            raise StantuneError(
-                f"problem {problem.name!r} diverges at iteration {trial.iteration} with this setting, and what is "
-                "measured then means nothing; give it a lower learning rate"
-            )
-
-    return measure(trial.model, layers, trial.batches.at(0).inputs, step=step, budget=SECONDS)
+    step = partial(_step, problem, trial)
+    return measure(trial.model, layers, trial.batches.at(0).inputs, step=step, native=native, budget=SECONDS)
 
 
 def planned_stan(
@@ -88,5 +87,44 @@ def planned_stan(
     if before is not None:
         return stan.with_plan(before)
     assert splits is not None  # there is something to time
-    times = times_of(problem, setting, stan.layers, splits, seed=seed, device=device)
-    return decide(times, stan, stan.iterations or iterations).stan
+    times = times_of(problem, setting, stan.layers, splits, seed=seed, device=device, native=stan.native)
+    plan = decide(fitted(times), stan, stan.iterations or iterations)
+    if plan.stan.plan and plan.predicted_speedup is not None and 0 < times.exact_seconds < SHORT:
+        seconds = _cycle_seconds(problem, setting, splits, plan.stan, seed, device)
+        plan = checked(plan, *seconds, stan.iterations or iterations)
+    return plan.stan
+
+
+def _cycle_seconds(
+    problem: Trainable, setting: Mapping[str, Any], splits: Splits, stan: Stan, seed: int, device: str
+) -> tuple[float, float]:
+    """Return the seconds of a refresh and of a reduced iteration of the problem's own training under planned settings.
+
+    As `accelerate_` has them of a model by itself.
+    """
+    # Of the run's length nothing is left here.
+    stan = replace(stan, pretrain=0, tail=0, iterations=None)
+    trial = Trial(problem, setting, splits, seed=derive("plan", seed), stan=stan, device=device)
+    handle, clock = trial.handle, clock_for(torch.device(device))
+    assert handle is not None  # it was given STAN
+    seconds: dict[Phase, list[float]] = {Phase.REFRESH: [], Phase.REDUCED: []}
+    began = clock()
+    while len(seconds[Phase.REDUCED]) < 2 or clock() - began < CHECKED_SECONDS:
+        phase, started = handle.phase, clock()
+        _step(problem, trial)
+        seconds[phase].append(clock() - started)
+        if phase is Phase.REDUCED:
+            # Of a long cycle one reduced iteration, then the next refresh.
+            trial.iteration += (stan.period or 1) - 1
+            handle.seek(trial.iteration)
+    return typical(seconds[Phase.REFRESH]), typical(seconds[Phase.REDUCED])
+
+
+def _step(problem: Trainable, trial: Trial) -> None:
+    """Train an iteration; raises StantuneError where it diverges."""
+    diverged, _ = trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)
+    if diverged:
+        raise StantuneError(
+            f"problem {problem.name!r} diverges at iteration {trial.iteration} with this setting, and what is "
+            "measured then means nothing; give it a lower learning rate"
+        )
