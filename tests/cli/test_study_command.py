@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from stantune.compare.study.contract import StudySummary
-from stantune.compare.study.folder import locked
+from stantune.compare.study.folder import asked_to_stop, locked
 from stantune.parameters import Float, Integer
 from stantune.search.table.looking.look import look
 from stantune.space import Space
@@ -66,9 +66,6 @@ def test_a_line_for_each_search_while_it_is_watched(
     out, slept = killed / "out", list[float]()
     with ExitStack() as runs:
         runs.enter_context(locked(out))
-        stopped = stantune("stop", out)
-        assert stopped.code == 1
-        assert "is between two searches; try again in a moment" in stopped.err
 
         def sleep(seconds: float) -> None:
             slept.append(seconds)
@@ -89,6 +86,27 @@ def test_a_line_for_each_search_while_it_is_watched(
     assert "--storage is of one search" in stantune("status", out, "--storage", "sqlite:///x.db").err
 
 
+def test_a_study_is_asked_to_end_also_between_two_searches(
+    killed: Path, stantune: Stantune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = killed / "out", list[bool]()
+    assert "--storage is of one search" in stantune("stop", out, "--storage", "sqlite:///x.db").err
+    with ExitStack() as runs:
+        runs.enter_context(locked(out))
+
+        def sleep(seconds: float) -> None:
+            asked.append(asked_to_stop(out))
+            runs.close()
+
+        monkeypatch.setattr("stantune.cli.operating.stop.time", SimpleNamespace(sleep=sleep))
+        stopped = stantune("stop", out)
+    assert (stopped.code, asked) == (0, [True])
+    said = stopped.out.splitlines()
+    assert said[0] == f"asked the study in {out} to end; waiting"
+    assert said[1:] == stantune("status", out).out.splitlines()
+    assert not asked_to_stop(out), "it was not seen, and is taken back"
+
+
 def test_a_study_that_was_killed_goes_on(killed: Path, stantune: Stantune) -> None:
     out = killed / "out"
     before = stantune("status", out, "--json", "-")
@@ -96,7 +114,9 @@ def test_a_study_that_was_killed_goes_on(killed: Path, stantune: Stantune) -> No
     assert [search.state for search in summary.searches] == ["done", "interrupted"]
     assert summary.searches[1].trials == 4
     assert "1 of 2 searches are done; the same command goes on from here" in before.err
-    assert stantune("stop", out).code == 2
+    idle = stantune("stop", out, "--json", "-")
+    assert (idle.code, idle.json) == (0, before.json)
+    assert idle.err.startswith(f"no study is running in {out}")
     lines = (killed / "log").read_text()
     given = (f"{killed / 'mine.py'}:timed", "--ways", "none,native", "--seeds", 1, "--set", "y=3", *SIZES)
     run = stantune("study", *given, "--out", out)

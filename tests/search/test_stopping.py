@@ -30,6 +30,22 @@ def test_each_asks_for_the_end_and_is_given_back(number: int) -> None:
     assert [signal.getsignal(each) for each in ENDING] == before
 
 
+def test_several_may_ask_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "REQUEST_SECONDS", 0)
+    asked = {"study": False, "search": False}
+    for who in asked:
+        stop = Stop()
+        with stop.heeding(lambda: asked["study"]):
+            with stop.heeding(lambda: asked["search"]):
+                assert not stop.asked()
+            with stop.heeding(lambda: asked["search"]):
+                asked[who] = True
+                assert stop.asked()
+        asked[who] = False
+        # What was asked stays so.
+        assert stop.asked()
+
+
 @pytest.mark.parametrize(
     "numbers",
     [

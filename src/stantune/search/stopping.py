@@ -24,24 +24,27 @@ class Stop:
 
     def __init__(self, seconds: float | None = None) -> None:
         self.interrupted = False
-        self._request: Callable[[], bool] | None = None
+        self._requests: list[Callable[[], bool]] = []
         self._next = 0.0
         self._deadline = None if seconds is None else time.monotonic() + seconds
 
     @contextmanager
     def heeding(self, request: Callable[[], bool]) -> Iterator[None]:
-        """Take it for an interruption, as long as this lasts, where `request` says so; it is asked every second."""
-        self._request = request
+        """Take it for an interruption, as long as this lasts, where `request` says so; it is asked every second.
+
+        Several are heeded at a time: a study's, and that of its search.
+        """
+        self._requests.append(request)
         try:
             yield
         finally:
-            self._request = None
+            self._requests.remove(request)
 
     def asked(self) -> bool:
         """Tell whether to end now."""
-        if self._request is not None and time.monotonic() >= self._next:
+        if self._requests and time.monotonic() >= self._next:
             self._next = time.monotonic() + REQUEST_SECONDS
-            self.interrupted |= self._request()
+            self.interrupted |= any(request() for request in self._requests)
         return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
 
 

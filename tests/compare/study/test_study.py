@@ -17,10 +17,11 @@ from timed_objective import EVALUATION, Timed
 
 import stantune as st
 from stantune.compare.study.contract import StudySummary, WayResult
-from stantune.compare.study.folder import study_in
+from stantune.compare.study.folder import ask_to_stop, asked_to_stop, study_in
 from stantune.compare.study.intervals import quantile
 from stantune.errors import StantuneError, UsageError
 from stantune.report.study import show_study
+from stantune.search import stopping
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
@@ -41,15 +42,18 @@ def lines(place: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that was ended once in good order, and gone on with."""
+    """The folder of a study that was asked to end, between two searches, and gone on with."""
     place = tmp_path_factory.mktemp("study")
-    stop = Stop()
 
     def say(line: str) -> None:
-        stop.interrupted |= line.startswith("search 3 of 6")
+        if line.startswith("search 3 of 6"):
+            ask_to_stop(place / "out")
 
-    begun = st.study(timed(place), ways=WAYS, seeds=2, out=place / "out", say=say, stop=stop, **SIZES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping, "REQUEST_SECONDS", 0)
+        begun = st.study(timed(place), ways=WAYS, seeds=2, out=place / "out", say=say, stop=Stop(), **SIZES)
     assert begun.interrupted
+    assert asked_to_stop(place / "out"), "until somebody takes it back, or it goes on"
     assert not begun.complete
     assert [search.state for search in begun.summary.searches[:2]] == ["done", "done"]
     assert study_in(place / "out") == begun.summary

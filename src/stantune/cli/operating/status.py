@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stantune.cli import options as o
-from stantune.cli.operating.directories import Directory, Storage
+from stantune.cli.operating.directories import Directory, Storage, of_one_search
 from stantune.cli.output import console_for, write_json
-from stantune.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,11 +36,7 @@ def status(
 
     console = console_for(json)
     if holds_study(directory):
-        if storage is not None:
-            raise UsageError(
-                f"--storage is of one search, and {directory} is a study's, whose searches keep their tables in their "
-                "directories; leave it out"
-            )
+        of_one_search(storage, directory)
         write_json(_study(console, directory, watch), json)
         return
     if watch:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RESULT = "study.json"
 _LOCK = ".study.lock"
+_REQUEST = "stop.request"
 
 
 def holds_study(folder: Path) -> bool:
@@ -44,6 +45,32 @@ def is_running(folder: Path) -> bool:
         return is_locked(folder / _LOCK)
     except OSError:
         return False
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Ask the study that runs in this folder to end in good order; raises StantuneError where that cannot be written.
+
+    It is asked of the study, and not of the search that it runs just now: that may be over before it looks.
+    """
+    file = folder / _REQUEST
+    try:
+        write_whole(file, b"")
+    except OSError as error:
+        raise StantuneError(
+            f"{file} cannot be written ({error.strerror or error}), by which the study is asked; do it as somebody who "
+            "may write there"
+        ) from error
+
+
+def asked_to_stop(folder: Path) -> bool:
+    """Tell whether somebody asked for that since the folder was locked."""
+    return (folder / _REQUEST).exists()
+
+
+def take_back(folder: Path) -> None:
+    """Ask for nothing any more."""
+    with suppress(OSError):
+        (folder / _REQUEST).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -65,6 +92,8 @@ def locked(folder: Path) -> Iterator[None]:
             f"the folder {folder} cannot be written to ({error.strerror or error}); choose another with `out`"
         ) from error
     try:
+        # What was asked of an earlier run is over with it.
+        take_back(folder)
         yield
     finally:
         lock.release()
@@ -142,16 +171,3 @@ def now_in(folder: Path, summary: StudySummary) -> dict[str, StatusResult]:
             with suppress(StantuneError):
                 found[search.directory] = status_of(look(folder / search.directory))
     return found
-
-
-def running_in(folder: Path) -> Path:
-    """Return the directory of the search that the study in this folder runs now.
-
-    Raises UsageError where none runs, StantuneError where the study is between two.
-    """
-    running = [search.directory for search in study_in(folder).searches if search.state == "running"]
-    if not running and is_running(folder):
-        raise StantuneError(f"the study in {folder} is between two searches; try again in a moment")
-    if not running:
-        raise UsageError(f"no search of the study in {folder} is running")
-    return folder / running[0]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from stantune.arguments import MOST_AT_ONCE, amount, digits, function, path, shown, text, whole
 from stantune.compare.study.contract import STOCK, StudiedProblem, StudiedSearch, StudySummary
-from stantune.compare.study.folder import directory_of, locked, looked_at, searches_of, write, written
+from stantune.compare.study.folder import asked_to_stop, directory_of, locked, looked_at, searches_of, write, written
 from stantune.compare.study.lines import search_line
 from stantune.compare.study.numbers import summary_of, test_of
 from stantune.compare.study.predicted import predicted_speedups
@@ -139,7 +139,7 @@ def study(
             raise UsageError(f"`fixed` names {name}, which no problem has; leave it out")
     run = _Study(folder, found, asked, _seeds(seeds), running | {"accept_changes": accept_changes}, say, watching)
     run.check()
-    with stopping(stop, seconds) as asks, locked(folder):
+    with stopping(stop, seconds) as asks, locked(folder), asks.heeding(lambda: asked_to_stop(folder)):
         summary = run.run(asks)
     if stop is None and asks.interrupted:
         raise KeyboardInterrupt
@@ -210,6 +210,8 @@ class _Study:
                 self.say(f"search {place + 1} of {len(self.searches)}: {problem.told.name}, {way.name}, seed {seed}")
             if any(each.name not in problem.told.predicted for each in self.ways):
                 self._predict(problem)
+                if stop.asked():
+                    break
             begun = self.searches[place]
             failure = self._search(problem, way, seed, self.folder / begun.directory, stop)
             self.searches[place] = looked_at(self.folder, begun.model_copy(update={"failure": failure}))
