@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
+from blobs import blobs_problem
 
 import stantune as st
 from stantune.errors import UsageError
-from stantune.images.data import Dataset, Split
 from stantune.images.data.parts import part_of
 from stantune.images.objective import ProblemObjective
 from stantune.images.solving.evaluation import error_percent
@@ -30,27 +28,7 @@ from stantune.training.trial import Trial
 # Rungs of 1, 3 and 9 iterations, by 2 000, 2 000 and all 3 600 samples: a third of these would be 1 200.
 SIZES = {"max_resource": 9, "min_resource": 1, "threads": 1, "seed": 3}
 SHARES = {1: 2000 / 3600, 3: 2000 / 3600}
-
-
-def blobs(root: Path | None) -> Dataset:
-    """Return samples of three classes that overlap."""
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(3, (4600,), generator=generator)
-    inputs = torch.randn(4600, 4, generator=generator)
-    inputs[torch.arange(4600), targets] += 1
-    return Dataset("blobs", Split(inputs, targets), Split(inputs[:50], targets[:50]), 3)
-
-
-PROBLEM = st.Problem(
-    name="blobs",
-    network=lambda: nn.Linear(4, 3),
-    data=blobs,
-    space=st.Space({"lr": st.Float(1e-3, 1, log=True)}),
-    solver=st.Solver(lr=0.1),
-    iterations=9,
-    batch_size=20,
-    validation=3600,
-)
+PROBLEM = blobs_problem(4600, validation=3600)
 
 
 def searched(out: Path, **others: Any) -> st.SearchResult:

@@ -8,35 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from blobs import blobs_problem
 
 import stantune as st
 from stantune.errors import UsageError
-from stantune.images.data import Dataset, Split
 from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
 from stantune.training.train import run
 
 SIZES: dict[str, Any] = {"max_resource": 9, "min_resource": 3, "threads": 1}
-
-
-def blobs(root: Path | None) -> Dataset:
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randint(3, (300,), generator=generator)
-    inputs = torch.randn(300, 4, generator=generator)
-    inputs[torch.arange(300), targets] += 1
-    return Dataset("blobs", Split(inputs, targets), Split(inputs[:50], targets[:50]), 3)
-
-
-PROBLEM = st.Problem(
-    name="blobs",
-    network=lambda: nn.Linear(4, 3),
-    data=blobs,
-    space=st.Space({"lr": st.Float(1e-3, 1, log=True)}),
-    solver=st.Solver(lr=0.1),
-    iterations=9,
-    batch_size=20,
-)
+PROBLEM = blobs_problem(300)
 
 
 def trains(run: st.Run) -> dict[str, float]:
