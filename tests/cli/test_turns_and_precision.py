@@ -77,14 +77,14 @@ def test_killed_at_many_moments_it_ends_as_the_undisturbed(tmp_path: Path) -> No
     script, problem = TESTS / "helpers" / "killed_command.py", f"{TESTS / 'tiny_problem.py'}:problem"
     length = ("--max-iterations", "27", "--min-iterations", "3", "--threads", "1", "--device", "cpu")
     command = [sys.executable, str(script)]
-    for name, kills, options in (("alone", (0, 0), ()), ("killed", (0, 40), ("--together", "3"))):
+    for name, kills, options in (("alone", (0, 0), ()), ("killed", (0, 150), ("--together", "3"))):
         (tmp_path / name).mkdir()
         out = ("--out", tmp_path / name / "out", "--json", tmp_path / name / "result.json")
         command += map(str, ("+", tmp_path / name / "log", 0, *kills, "search", problem, *length, *options, *out))
     command.remove("+")
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("killed") >= 3
+    assert done.stdout.count("killed") >= 2
     rows = []
     for name in ("alone", "killed"):
         directory = SearchDirectory(tmp_path / name / "out")
