@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from stantune.integrations.csv_log import CsvLogger
 from stantune.testing import check_logger
-from stantune.testing.loggers import CHECKS, Point, check_all, check_going_on, check_name
+from stantune.testing.loggers import CHECKS, TRIAL, Point, check_all, check_going_on, check_name, search_in
 
 
 def csv_points(folder: Path) -> list[Point]:
@@ -29,7 +30,7 @@ def test_csv():
 
 def test_csv_of_several_searches(tmp_path):
     """In a file of one's own; a line that a kill has cut is written again, and a file of somebody else's let alone."""
-    from stantune.testing.loggers import FIRST, TRIAL, search_in
+    from stantune.testing.loggers import FIRST
 
     file = tmp_path / "logs" / "all.csv"
     for key in ("a-1", "a-2"):
@@ -112,6 +113,29 @@ def test_mlflow_in_files(tmp_path, monkeypatch):
             lambda folder: mlflow_points((folder / "runs").as_uri()),
             folder,
         )
+
+
+def test_mlflow_has_the_parameters_of_a_run_in_which_it_was_killed(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'stantune[mlflow]'")
+    from stantune.integrations.mlflow_log import MlflowLogger
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "runs").as_uri()
+
+    def killed(*args, **named):
+        raise KeyboardInterrupt
+
+    for kill in (True, False, False):
+        logger = MlflowLogger(uri)
+        logger.begin(search_in(tmp_path))
+        with monkeypatch.context() as patch:
+            if kill:
+                patch.setattr(logger._client, "log_batch", killed)
+            with pytest.raises(KeyboardInterrupt) if kill else nullcontext():
+                logger.training(TRIAL)
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        [run] = client.search_runs([each.experiment_id for each in client.search_experiments()])
+        assert run.data.params == ({} if kill else {name: str(value) for name, value in TRIAL.params.items()})
 
 
 def wandb_records(file: Path) -> Iterator[Any]:

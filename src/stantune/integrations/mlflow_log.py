@@ -45,10 +45,12 @@ class MlflowLogger:
     def training(self, training: LoggedTraining) -> None:
         """See Logger."""
         run = self._run(training)
-        if run in self._begun:
-            return
-        params = [self._entities.Param(_key(name), str(value)[:_LONGEST]) for name, value in training.params.items()]
-        self._client.log_batch(run, params=params)
+        # Between a run and its parameters a process may have been killed.
+        there = self._client.get_run(run).data.params if run in self._begun else {}
+        params = {_key(name): str(value)[:_LONGEST] for name, value in training.params.items()}
+        left = [self._entities.Param(name, value) for name, value in params.items() if name not in there]
+        if left:
+            self._client.log_batch(run, params=left)
 
     def segment(self, training: LoggedTraining, segment: LoggedSegment) -> None:
         """See Logger."""
