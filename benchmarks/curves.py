@@ -39,97 +39,26 @@ import json
 import math
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from curves_results import BUDGETS, ETA, KEPT, LADDERS, NOISE, PLANS, Key, kept, table_of, whole
+from curves_surrogate import INPUTS, MOST, Curves, R
 
-from stantune.parameters import Float, Integer, Parameter
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.hyperband import plan, stops_of, trained_iterations, wide_plan
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.proposals import Proposals
-from stantune.search.propose.sampling import optuna_quiet, sample, to_distribution
+from stantune.search.propose.sampling import optuna_quiet, to_distribution
 from stantune.search.settings import SearchSettings
-from stantune.space import Space
 
-KEPT = Path(__file__).parent / "results" / "curves.jsonl"
-R, ETA = 52, 3
-LADDERS = {"r = 1": 1, "r = 2": 2}
-NOISE = (0.0, 1.5)
-BUDGETS = (0.25, 0.5, 1.0, 2.0)
-PLANS, SAMPLERS = ("hyperband", "wide", "measured", "asha"), ("random", "tpe", "bohb")
-REFERENCE, DRAWS = 10_000, 10_000
-# Noise is drawn for so many trials of a seed; no search here has more.
-MOST = 400
 # Settings whose curves are computed at once.
 AT_ONCE = 64
-# How the model has them, after the epoch.
-INPUTS = ("batch_size", "learning_rate", "momentum", "weight_decay", "num_layers", "max_units", "max_dropout")
-
 Errors = Callable[[Sequence[Mapping[str, Any]], Sequence[int]], "np.ndarray[Any, np.dtype[np.float64]]"]
-
-
-class Curves:
-    """The surrogate: errors in percent by task, setting and epoch."""
-
-    def __init__(self, folder: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._model = onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
-        parts = json.loads((folder / "config_space.json").read_text())["hyperparameters"]
-        named = {part["name"]: part for part in parts}
-        self._codes = json.loads((folder / "encoding.json").read_text())["OpenML_task_id"]
-        self.tasks = tuple(named["OpenML_task_id"]["choices"])
-        self.space = Space({name: _parameter(named[name]) for name in INPUTS})
-
-    def errors(self, task: str, settings: Sequence[Mapping[str, Any]], epochs: Sequence[int]) -> Any:
-        """Return the errors, (settings, epochs)."""
-        values = np.array([[float(setting[name]) for name in INPUTS] for setting in settings], np.float32)
-        of_epochs = np.repeat(np.array(epochs, np.float32), len(values))[:, None]
-        inputs = np.hstack([of_epochs, np.tile(values, (len(epochs), 1))])
-        code = np.full((len(inputs), 1), self._codes[task], np.int32)
-        # The second output is the validation accuracy.
-        (found,) = self._model.run(None, {"x_cat": code, "x_cont": inputs})
-        return 100 - found[:, 1].reshape(len(epochs), len(values)).T.astype(float)
-
-    @cache  # noqa: B019 - one of these lives as long as the program
-    def drawn(self, seed: int) -> tuple[Mapping[str, Any], ...]:
-        """Return what the random sampler proposes."""
-        return tuple(sample(self.space, seed, number) for number in range(MOST))
-
-    @lru_cache(8 * MOST)  # noqa: B019
-    def of_drawn(self, task: str, seed: int, stops: Sequence[int]) -> list[Any]:
-        """Return a list that is filled with the errors of what the random sampler proposes, as they are asked for."""
-        return []
-
-    @cache  # noqa: B019
-    def best(self, task: str) -> float:
-        """Return the least error after all epochs of many settings drawn at random."""
-        dice = np.random.default_rng(0)
-        columns = [_uniform(parameter, dice.random(REFERENCE)) for parameter in self.space.values()]
-        drawn = [dict(zip(INPUTS, row, strict=True)) for row in zip(*columns, strict=True)]
-        return float(self.errors(task, drawn, [R]).min())
-
-
-def _parameter(part: Mapping[str, Any]) -> Parameter:
-    kind = Float if part["type"] == "uniform_float" else Integer
-    return kind(part["lower"], part["upper"], log=part["log"])
-
-
-def _uniform(parameter: Parameter, share: Any) -> Any:
-    assert isinstance(parameter, Float | Integer)
-    if parameter.log:
-        values = np.exp(np.log(parameter.low) + share * (np.log(parameter.high) - np.log(parameter.low)))
-    else:
-        values = parameter.low + share * (parameter.high - parameter.low)
-    return np.rint(values) if isinstance(parameter, Integer) else values
 
 
 class Seen:
@@ -222,11 +151,6 @@ def trials_for(least: int, budget: float) -> int:
     return trials
 
 
-def whole(least: int) -> int:
-    """Return H."""
-    return trained_iterations(plan(R, least, ETA)).continued
-
-
 def regrets(
     curves: Curves,
     task: str,
@@ -312,9 +236,6 @@ def optuna_regrets(
     return [None if best is None else world.regret(best) for best in bests]
 
 
-Key = tuple[str, float, str, str, int]
-
-
 def todo(seeds: int, model_seeds: int) -> Iterator[Key]:
     """Go through all that is to be run: ladder, noise, plan, sampler, seed; seed by seed, and random settings first."""
     for seed in range(seeds):
@@ -327,13 +248,6 @@ def todo(seeds: int, model_seeds: int) -> Iterator[Key]:
             for sampler in ("tpe", "bohb"):
                 yield "r = 1", NOISE[-1], name, sampler, seed
         yield "r = 1", NOISE[-1], "optuna", "tpe", seed
-
-
-def kept() -> dict[Key, dict[str, Any]]:
-    """Return what was run before."""
-    lines = KEPT.read_text().splitlines() if KEPT.exists() else []
-    found = [json.loads(line) for line in lines]
-    return {(of["ladder"], of["noise"], of["plan"], of["sampler"], of["seed"]): of for of in found}
 
 
 def run_all(folder: Path, seeds: int, model_seeds: int, minutes: float) -> None:
@@ -403,102 +317,6 @@ def check(folder: Path) -> None:
             print(f"{name}, {sampler}, seed {seed}: {len(rows)} trials, {'the same' if same else 'OTHERS'}", flush=True)
             if not same:
                 raise SystemExit(1)
-
-
-Means = Mapping[float, "np.ndarray[Any, np.dtype[np.float64]]"]
-
-
-def means(
-    found: Mapping[Key, Mapping[str, Any]], ladder: str, noise: float, name: str, sampler: str, seeds: Iterable[int]
-) -> Means:
-    """Return {budget: mean regret over seeds, by task} of what all tasks and seeds have."""
-    budgets = BUDGETS if sampler == "random" else BUDGETS[1:3]
-    by_budget: dict[float, list[list[float]]] = defaultdict(list)
-    for seed in seeds:
-        of_tasks = found[ladder, noise, name, sampler, seed]["regrets"]
-        for place, budget in enumerate(budgets):
-            by_budget[budget].append([math.nan if of[place] is None else of[place] for of in of_tasks])
-    averaged = {budget: np.array(of).mean(0) for budget, of in by_budget.items()}
-    return {budget: of for budget, of in averaged.items() if not np.isnan(of).any()}
-
-
-def reached(curve: Sequence[tuple[float, float]], goal: float) -> float:
-    """Return the budget at which a mean regret falls to a goal, by the budgets' logarithms; infinite if never."""
-    before: tuple[float, float] | None = None
-    for budget, regret in curve:
-        if regret <= goal:
-            if before is None or before[1] == regret:
-                return budget
-            part = (before[1] - goal) / (before[1] - regret)
-            return float(before[0] * (budget / before[0]) ** part)
-        before = budget, regret
-    return math.inf
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the middle 95 %."""
-    ordered = sorted(values)
-    return ordered[round(0.025 * (len(ordered) - 1))], ordered[round(0.975 * (len(ordered) - 1))]
-
-
-def table_of(found: Mapping[Key, Mapping[str, Any]], ladder: str, noise: float, models: bool) -> str:
-    """Return a table of mean regrets; of random settings alone, or of samplers with the seeds that models have."""
-    sides: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for of_ladder, of_noise, name, sampler, seed in found:
-        if (of_ladder, of_noise) == (ladder, noise):
-            sides[name, sampler].add(seed)
-    sides = {side: seeds for side, seeds in sides.items() if models or side[1] == "random"}
-    base = ("hyperband", "random")
-    if base not in sides or (models and all(sampler == "random" for _, sampler in sides)):
-        return ""
-    seeds = sorted(set.intersection(*sides.values()))
-    budgets = BUDGETS[1:3] if models else BUDGETS
-    goals = means(found, ladder, noise, *base, seeds)[1.0]
-    dice = np.random.default_rng(0)
-    drawn = dice.integers(0, len(goals), (DRAWS, len(goals)))
-    head = [
-        "plan",
-        "sampler",
-        *(f"{budget:g} H" for budget in budgets),
-        "H/2 less Hyperband at H",
-        "Hyperband's regret at",
-    ]
-    lines = [head, ["---"] * len(head)]
-    for name, sampler in sorted(sides, key=lambda side: ([*PLANS, "optuna"].index(side[0]), SAMPLERS.index(side[1]))):
-        curve = means(found, ladder, noise, name, sampler, seeds)
-        cells = [
-            f"{curve[budget].mean():.2f} ({'–'.join(f'{end:.2f}' for end in interval(curve[budget][drawn].mean(1)))})"
-            if budget in curve
-            else "–"
-            for budget in budgets
-        ]
-        if 0.5 in curve:
-            less = curve[0.5] - goals
-            low, high = interval(less[drawn].mean(1))
-            cells.append(f"{less.mean():+.2f} ({low:+.2f} … {high:+.2f})")
-        else:
-            cells.append("–")
-        points = [(budget, curve[budget]) for budget in budgets if budget in curve]
-        at = reached([(budget, float(of.mean())) for budget, of in points], float(goals.mean()))
-        each = [
-            reached([(budget, float(mean)) for (budget, _), mean in zip(points, row, strict=True)], float(goal))
-            for row, goal in zip(np.array([of[drawn].mean(1) for _, of in points]).T, goals[drawn].mean(1), strict=True)
-        ]
-        cells.append(
-            f"{_share(at, budgets)} ({_share(interval(each)[0], budgets)} … {_share(interval(each)[1], budgets)})"
-        )
-        lines.append([name, sampler, *cells])
-    title = (
-        f"{ladder}, {'no noise' if not noise else f'noise of {noise:g} points'}, H = {whole(LADDERS[ladder])} epochs, "
-    )
-    title += f"{len(goals)} tasks, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
-
-
-def _share(at: float, budgets: Sequence[float]) -> str:
-    if at == math.inf:
-        return f">{budgets[-1]:g} H"
-    return f"≤{at:g} H" if at == budgets[0] else f"{at:.2f} H"
 
 
 def main() -> None:

@@ -13,23 +13,10 @@ def curves_of(search: SearchNumbers, place: int) -> Picture | None:
     """Return the trials' values by rung."""
     if not search.curves:
         return None
-    at = f"searches.{place}.curves"
-    data = []
-    for number, curves in enumerate(search.curves):
-        style = STYLES[curves.status]
-        data.append(
-            {
-                "type": "scattergl",
-                "mode": "lines+markers",
-                "name": curves.status,
-                "x": {"column": f"{at}.{number}.at"},
-                "y": {"column": f"{at}.{number}.value"},
-                "customdata": {"column": f"{at}.{number}.trial"},
-                "line": {"color": style["color"], "dash": style["dash"], "width": 1},
-                "marker": {"symbol": style["symbol"], "color": style["color"], "size": 5},
-                "hovertemplate": f"trial %{{customdata}}: %{{y}} at %{{x}}<extra>{curves.status}</extra>",
-            }
-        )
+    data = [
+        _lines(curves.status, f"searches.{place}.curves.{number}", "value", 5, "at")
+        for number, curves in enumerate(search.curves)
+    ]
     stops = sorted({rung.iterations for bracket in search.summary.brackets for rung in bracket.rungs})
     unit = search.summary.unit
     layout = {
@@ -54,22 +41,10 @@ def losses_of(search: SearchNumbers, place: int) -> Picture | None:
     """Return the trials' training losses."""
     if not search.losses:
         return None
-    data = []
-    for number, losses in enumerate(search.losses):
-        style, at = STYLES[losses.status], f"searches.{place}.losses.{number}"
-        data.append(
-            {
-                "type": "scattergl",
-                "mode": "lines+markers",
-                "name": losses.status,
-                "x": {"column": f"{at}.at"},
-                "y": {"column": f"{at}.mean"},
-                "customdata": {"column": f"{at}.trial"},
-                "line": {"color": style["color"], "dash": style["dash"], "width": 1},
-                "marker": {"symbol": style["symbol"], "color": style["color"], "size": 3},
-                "hovertemplate": f"trial %{{customdata}}: %{{y}} by loss %{{x}}<extra>{losses.status}</extra>",
-            }
-        )
+    data = [
+        _lines(losses.status, f"searches.{place}.losses.{number}", "mean", 3, "by loss")
+        for number, losses in enumerate(search.losses)
+    ]
     axes = logarithmic_axis([mean for losses in search.losses for mean in losses.mean])
     layout = {
         "xaxis": {"title": {"text": "losses"}, "type": "log"},
@@ -82,6 +57,22 @@ def losses_of(search: SearchNumbers, place: int) -> Picture | None:
         f"there were; final trainings are not among them.{some} Point at one for its setting."
     )
     return Picture("losses", "Training losses", caption, data, layout, (*axes, "xaxis"))
+
+
+def _lines(status: str, at: str, value: str, size: int, where: str) -> dict[str, Any]:
+    """Return the trace of the trials that ended so: the columns `at` and `value` of this place, points of this size."""
+    style = STYLES[status]
+    return {
+        "type": "scattergl",
+        "mode": "lines+markers",
+        "name": status,
+        "x": {"column": f"{at}.at"},
+        "y": {"column": f"{at}.{value}"},
+        "customdata": {"column": f"{at}.trial"},
+        "line": {"color": style["color"], "dash": style["dash"], "width": 1},
+        "marker": {"symbol": style["symbol"], "color": style["color"], "size": size},
+        "hovertemplate": f"trial %{{customdata}}: %{{y}} {where} %{{x}}<extra>{status}</extra>",
+    }
 
 
 def _rates(search: SearchNumbers, first: int) -> list[dict[str, Any]]:
