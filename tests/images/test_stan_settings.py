@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from stantune import Problem, ProblemObjective, Stan, UsageError
+from stantune import Float, Problem, ProblemObjective, Space, Stan, UsageError
 from stantune.images.stan_settings import noted, stan_of
 from stantune.outcome import Outcome
 from stantune.protocols import Conditions, Place, Segment
@@ -158,3 +158,6 @@ def test_weights_under_meprop_are_no_exact_ones() -> None:
     with pytest.raises(UsageError, match=said):
         compose(tiny_problem.problem, stan=replace(stan, rate=0.5), rates=(0.25, 1.0), **sizes)
     compose(tiny_problem.problem, stan=replace(stan, meprop=MeProp(0)), **sizes)
+    space = Space({"lr": Float(0.1, 1)})
+    with pytest.raises(UsageError, match="no training of trains is exact: meProp"):
+        compose(lambda run: None, space, name="trains", minimize="loss", stan=stan, **sizes)

@@ -40,7 +40,8 @@ def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, work
     are those of a few settings drawn from the space; everything else is the problem's own.
     """
     # Under STAN exact iterations are computed as those of the final training are.
-    cost = _time(objective, settings, None if objective.stan is None else Stan(rate=1), evaluate=True)
+    whole = None if objective.stan is None else Stan(rate=1, native=objective.stan.native)
+    cost = _time(objective, settings, whole, evaluate=True)
     # Fewer than TIMED where a setting diverges.
     exact = cost.exact_seconds / max(cost.exact, 1)
     savings = _savings(objective, settings, exact)
