@@ -58,7 +58,6 @@ def brackets(
     from stantune.protocols import Conditions
     from stantune.report.results import PlanResult
     from stantune.report.text import show_plan
-    from stantune.search.plan.finals import CONTINUE
     from stantune.search.plan.hyperband import trained_iterations
     from stantune.search.plan.measured import costliest
     from stantune.search.summary import bracket_results, rate_results
@@ -125,7 +124,7 @@ def brackets(
         trials=sum(bracket.rungs[0].trials for bracket in run),
         iterations=iterations.continued,
         iterations_restarting=iterations.restarted,
-        final_iterations=0 if settings.final == CONTINUE else settings.finals * settings.final_length,
+        final_iterations=settings.finals * settings.final_trained,
         estimated_seconds=estimate,
     )
     show_plan(console, result)
