@@ -17,7 +17,7 @@ from stantune.stan.layers import conv2d
 from stantune.training import threads
 from stantune.training.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
 
-TINY_FILE = Path(__file__).with_name("tiny_problem.py")
+TINY_FILE = Path(__file__).parents[1] / "tiny_problem.py"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,7 +21,7 @@ from stantune.training import planning
 from stantune.training.train import run
 from stantune.training.trial import Trial
 
-TINY = find(f"{Path(__file__).with_name('tiny_problem.py')}:problem")
+TINY = find(f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem")
 AUTO = Stan(rate="auto", tolerance=5.0, iterations=40)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,7 +111,7 @@ def test_the_real_times_are_of_the_problems_own_training():
 
 @pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
 def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatch):
-    problem = find(str(Path(__file__).parent / "tiny_problem.py") + ":problem")
+    problem = find(str(Path(__file__).parents[1] / "tiny_problem.py") + ":problem")
     trial = Trial(problem, {}, problem.load(), seed=0, stan=None)
     calls = []
     convolve = conv2d.convolve
