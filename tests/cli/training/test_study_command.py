@@ -22,10 +22,10 @@ from stantune.search.table.looking.look import look
 from stantune.space import Space
 
 Stantune = Callable[..., Any]
-HELPERS = Path(__file__).parents[1] / "helpers"
+HELPERS = Path(__file__).parents[2] / "helpers"
 SIZES = ("--max-iterations", "1/10", "--min-iterations", "3")
 CAFFE, SOLVER = (
-    str(Path(__file__).parents[2] / "examples" / "caffe" / f"lenet_{file}.prototxt")
+    str(Path(__file__).parents[3] / "examples" / "caffe" / f"lenet_{file}.prototxt")
     for file in ("train_test", "solver")
 )
 SEARCHES = ("none", "native")
