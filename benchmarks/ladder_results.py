@@ -186,7 +186,8 @@ def draw(path: Path, records: Sequence[Searched]) -> None:
 
     groups = grouped(records)
     names = [name for name in BEFORE if any(name in rungs for rungs in groups.values())]
-    figure, sides = plt.subplots(1, 2, figsize=(4 + 1.2 * len(names), 4), layout="constrained", sharey=True)
+    figure, sides = plt.subplots(1, 2, figsize=(4 + 1.2 * len(names), 4), layout="constrained")
+    highest = [1.0, 1.0]
     width = 0.8 / max(1, len(groups))
     for number, ((problem, resource), rungs) in enumerate(groups.items()):
         ratios: list[dict[str, list[float]]] = [{}, {}]
@@ -194,15 +195,17 @@ def draw(path: Path, records: Sequence[Searched]) -> None:
             seeds = rungs.get(name, {})
             ratios[0][name] = faster(seeds, rungs.get(STOCK, {}), "whole_processor")
             ratios[1][name] = sooner(seeds, rungs.get(OPTUNA, {}))[0]
-        for axes, of_rung in zip(sides, ratios, strict=True):
+        for side, (axes, of_rung) in enumerate(zip(sides, ratios, strict=True)):
             there = [(place, ratio_interval(of_rung[name])) for place, name in enumerate(names) if of_rung[name]]
             places = [place + (number - (len(groups) - 1) / 2) * width for place, _ in there]
             means = [mean for _, (mean, _, _) in there]
             ends: Any = [[mean - low for _, (mean, low, _) in there], [high - mean for _, (mean, _, high) in there]]
+            highest[side] = max([highest[side], *means])
             axes.bar(places, means, width, yerr=ends, capsize=2, label=f"{problem}, R = {resource}")
-    for axes, what in zip(
-        sides, ("through the whole search, than stock", "to Optuna's quality, than Optuna"), strict=True
-    ):
+    whats = "through the whole search, than stock", "to Optuna's quality, than Optuna"
+    for axes, what, high in zip(sides, whats, highest, strict=True):
+        # Intervals of two or three seeds may end anywhere.
+        axes.set_ylim(0, 1.5 * high)
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         axes.axhline(1.0, color="black", linewidth=0.8)
         axes.set_title(f"times less processor time {what}", fontsize=9)
