@@ -34,8 +34,8 @@ from stantune.report.page.writing import write_report
 from stantune.report.stan.profile import LayerProfile, PatternProfile, ProfileResult
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.stan.config import Memo
 from stantune.stan.layers.meprop import MeProp
 from stantune.tuning.compose import compose

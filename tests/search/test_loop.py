@@ -16,8 +16,8 @@ from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.plan.values import Final, FinalResult, Job, Training, training_of
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings, default_min_resource
+from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.progress import Progress, iterations_left
 from stantune.search.telling.watching import Silent

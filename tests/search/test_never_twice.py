@@ -16,8 +16,8 @@ from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.standings import ranking
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store

@@ -13,8 +13,8 @@ from stantune.outcome import Cost
 from stantune.parameters import Float
 from stantune.protocols import Metric
 from stantune.search.plan.values import FinalResult, TrialRow
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings, default_min_resource
+from stantune.search.state import SearchState
 from stantune.search.telling.notes import notes_of, one_setting
 from stantune.space import Space
 from stantune.tuning.tune import tune

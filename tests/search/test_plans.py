@@ -22,8 +22,8 @@ from stantune.search.plan.hyperband import plan, trained_iterations
 from stantune.search.plan.measured import OpenBracket, costliest
 from stantune.search.plan.values import training_of
 from stantune.search.propose.proposals import Proposals
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import settings_of

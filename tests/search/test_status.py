@@ -16,11 +16,11 @@ from numbers_objective import Numbers
 from told import METRIC, NUMBERS, SETTINGS, outcome, play
 
 from stantune.errors import StantuneError, UsageError
+from stantune.search.opening import open_session
 from stantune.search.operating import exporting
 from stantune.search.operating.exporting import copy_study, csv_of, parquet_of, rows_of
 from stantune.search.operating.status import searches_below, status_of
 from stantune.search.operating.trial_report import trial_report
-from stantune.search.session import open_session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look

@@ -12,8 +12,8 @@ from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, Rung
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.summary import LEADERS, cost_seconds, summarise
 
 # As a built-in problem has it.

@@ -13,7 +13,7 @@ from torch import nn
 import stantune as st
 from stantune.images.problem.built_in import find
 from stantune.stan.config import Memo, Stan
-from stantune.training.memory import bytes_kept
+from stantune.training.together.memory import bytes_kept
 
 TINY = find(f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem")
 LINEAR = replace(TINY, name="linear", network=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))

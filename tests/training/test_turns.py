@@ -17,9 +17,9 @@ import torch
 import stantune.training.train
 from stantune.images.problem.built_in import Splits, find
 from stantune.training.guard import MULTIPLE, PATIENCE
-from stantune.training.randomness import OwnRandom, seeded
+from stantune.training.together.randomness import OwnRandom, seeded
+from stantune.training.together.turns import drained, within
 from stantune.training.trial import Trial
-from stantune.training.turns import drained, within
 from tests.helpers.states import equal, what_counts
 from tests.training.test_divergence import recorded
 

@@ -24,12 +24,12 @@ from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
 from stantune.training.best import Best
-from stantune.training.memory import bytes_kept
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, check_precision, precision_on
 from stantune.training.threads import measure_threads
+from stantune.training.together.memory import bytes_kept
+from stantune.training.together.turns import PACE, drained, within
 from stantune.training.train import turns
-from stantune.training.turns import PACE, drained, within
 from stantune.user_code.digest import digest
 
 # Fields of a problem that are set after it was found.

@@ -13,8 +13,8 @@ from stantune.search.contract import SearchSummary
 from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.standings import incumbent, ranking, status
 from stantune.search.plan.values import FinalResult
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.summary import summarise
 
 if TYPE_CHECKING:

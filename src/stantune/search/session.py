@@ -5,28 +5,25 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
-from stantune.errors import StantuneError, words_of
+from stantune.errors import StantuneError
 from stantune.outcome import Outcome
-from stantune.protocols import Metric, Objective, Segment, compared_value
+from stantune.protocols import Objective, Segment, compared_value
 from stantune.search.plan.coordinator import Coordinator
-from stantune.search.plan.finals import finals_of, winner_of
-from stantune.search.plan.hyperband import Bracket, stops_of
+from stantune.search.plan.finals import finals_of
+from stantune.search.plan.hyperband import stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import Recorder
 from stantune.search.table.store import Store
 from stantune.search.telling.logbook import Logbook
-from stantune.search.telling.loggers import Logger
 from stantune.search.telling.progress import Progress
-from stantune.search.telling.watching import Silent, Watcher
+from stantune.search.telling.watching import Watcher
 from stantune.search.workers.executors import Failure
 from stantune.texts import one_line
 
@@ -35,108 +32,6 @@ RETRIES = 2
 HOPELESS = 5
 # Where each result may let a job begin, ended trials are closed when so large a share of all results is new.
 CLOSED_SHARE = 1 / 16
-
-
-class SearchState(NamedTuple):
-    """What a search has come to.
-
-    Attributes:
-        plan: its brackets, as far as they are chosen.
-        rows: the trial table.
-        finals: what each final training that is over came to, by its finalist's rank.
-        metric: what trials are compared by.
-        complete: all that the plan asks for is done; trials that failed for good count as done.
-        final_failure: why a final training failed for good, None where none did; the next call tries it again.
-    """
-
-    plan: tuple[Bracket, ...]
-    rows: list[TrialRow]
-    finals: Mapping[int, FinalResult]
-    metric: Metric
-    complete: bool
-    final_failure: str | None = None
-
-    @property
-    def whole(self) -> int:
-        """R: how far a trial is trained that is never dropped."""
-        return stops_of(self.plan)[-1]
-
-    @property
-    def winner(self) -> int | None:
-        """The rank of the finalist that won; None where the search is not complete or found nothing."""
-        return winner_of(self.finals, self.metric) if self.complete else None
-
-    @property
-    def final(self) -> FinalResult | None:
-        """What the winner's final training came to; None where there is no winner."""
-        return None if self.winner is None else self.finals[self.winner]
-
-
-@contextmanager
-def open_session(
-    objective: Objective,
-    settings: SearchSettings,
-    directory: SearchDirectory,
-    *,
-    places: int = 1,
-    watcher: Watcher | None = None,
-    retries: int = RETRIES,
-    accept_changes: bool = False,
-    heeds: bool = False,
-    loggers: Sequence[Logger] = (),
-    say: Callable[[str], None] = lambda line: None,
-) -> Iterator[Session]:
-    """Begin a search, or go on with the one that the directory holds. Call it under `directory.locked()`.
-
-    Args:
-        objective: what is searched.
-        settings: what the result depends on.
-        directory: where it is kept.
-        places: segments that will be trained at the same time, as far as that is known.
-        watcher: is told what happens.
-        retries: how often a segment that failed is given again; then its trial has failed for good, and the search goes
-            on without it.
-        accept_changes: whether it may go on where code has changed since it began.
-        heeds: whether the caller ends where somebody asks the directory for it; noted for those who would ask.
-        loggers: are told what it comes to.
-        say: takes a line where one of them fails.
-
-    Raises:
-        UsageError: the directory holds a search with other settings.
-        StoreError: the trial table cannot be used.
-    """
-    settings.check(objective)
-    identity = settings.identity(objective)
-    with Store.open(
-        directory.url,
-        directory.study,
-        identity,
-        objective.space,
-        objective.metric,
-        settings.start,
-        lambda there: settings.extends(there, objective, accept_changes),
-        directory.was_begun(),
-        settings.plan(),
-    ) as store:
-        directory.note_storage()
-        if store.extended:
-            # What was begun for whoever was the best may not be gone on with for another.
-            for rank in set(range(settings.finals)) - set(store.finals()):
-                directory.discard(directory.final(rank))
-                directory.discard(directory.best(rank))
-        recorder = Recorder(directory.run, objective, settings.finals, places, heeds)
-        failure, logbook = None, Logbook(loggers, directory.logged, say)
-        try:
-            rows, finals = store.rows(), store.finals() if loggers else {}
-            logbook.begin(objective, identity, rows, list(finals.values()))
-            watched = watcher or Silent()
-            yield Session(objective, settings, store, directory, places, watched, retries, recorder, logbook)
-        except BaseException as error:
-            failure = words_of(error)
-            raise
-        finally:
-            recorder.end(failure)
-            logbook.close()
 
 
 class Session:

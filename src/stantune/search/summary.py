@@ -31,8 +31,8 @@ from stantune.search.plan.plans import PlanName
 from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.sampler import sampler_of
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.telling.notes import notes_of
 
 LEADERS = 5

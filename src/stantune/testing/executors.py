@@ -20,7 +20,7 @@ from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, Sto
 from stantune.search.workers.executors import Ended, Executor, Failure, Watch
 from stantune.search.workers.order import Order
 from stantune.space import Space
-from stantune.training.turns import drained
+from stantune.training.together.turns import drained
 
 MakeExecutor: TypeAlias = "Callable[[Order], Executor | AbstractContextManager[Executor]]"
 

@@ -20,10 +20,10 @@ from stantune.training import checkpoint as checkpoints
 from stantune.training.best import Best
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, multiplying, precision_on
-from stantune.training.randomness import OwnRandom, seeded
+from stantune.training.together.randomness import OwnRandom, seeded
+from stantune.training.together.turns import drained, within
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial, cuda_index
-from stantune.training.turns import drained, within
 
 # What settings, and the evaluations of a training, are compared by; and all that can be measured.
 COMPARED = "validation"

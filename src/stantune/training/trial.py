@@ -23,10 +23,10 @@ from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.guard import Guard
 from stantune.training.precision import casting
-from stantune.training.randomness import seeded
 from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
+from stantune.training.together.randomness import seeded
+from stantune.training.together.turns import drained
 from stantune.training.trainable import Splits, Trainable
-from stantune.training.turns import drained
 
 # Checkpoints of before kept no more of it: what such a training began with is not known, so that chance is the measure.
 _GUARD_OF_BEFORE = {"first": 0.0, "high": (), "peak": 0.0}

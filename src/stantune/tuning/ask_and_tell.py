@@ -13,8 +13,9 @@ from stantune.errors import UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
+from stantune.search.opening import open_session
 from stantune.search.result import SearchResult
-from stantune.search.session import RETRIES, Session, open_session
+from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from

@@ -28,8 +28,8 @@ from stantune.outcome import Cost
 from stantune.protocols import Place
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Training
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.progress import Progress
 from stantune.search.telling.watching import Silent

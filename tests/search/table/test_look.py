@@ -13,10 +13,10 @@ from told import METRIC, NUMBERS, SETTINGS, play
 
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
+from stantune.search.opening import open_session
 from stantune.search.plan.finals import winner_of
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.standings import ranking
-from stantune.search.session import open_session
 from stantune.search.settings import SearchSettings
 from stantune.search.table import last_run as last_run_module
 from stantune.search.table import log as log_module

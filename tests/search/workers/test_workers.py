@@ -21,8 +21,9 @@ from stantune.outcome import Cost
 from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Job, Training
-from stantune.search.session import HOPELESS, SearchState
+from stantune.search.session import HOPELESS
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.stopping import ENDING
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.progress import Progress

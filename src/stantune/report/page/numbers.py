@@ -33,8 +33,8 @@ from stantune.search.contract import SearchSummary, TrialFailure
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import ranking, status
 from stantune.search.plan.values import TrialRow
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.summary import Described
 from stantune.search.table.start_from import label_of
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from stantune.protocols import Metric, compared_value
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.standings import ranking
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 
 # A final training is clearly worse than its trial by so large a part of the error, and by so much at least where the
 # metric is a share: a hundredth, or a point of a hundred.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from stantune.outcome import Cost, total
 from stantune.report.page.contract import Foretold
 from stantune.search.plan.hyperband import trained_iterations
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 
 
 def foretold(state: SearchState, settings: SearchSettings) -> Foretold | None:

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 from stantune.protocols import Metric
 from stantune.search.plan.values import WarmStart, with_tuples
 from stantune.search.propose.sampler import SAMPLERS, Asked, Sampler
-from stantune.search.session import SearchState
 from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
 from stantune.search.table.looking.look import Seen
 
 _RATES = "stan:"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.training.randomness import seeded
+from stantune.training.together.randomness import seeded
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial, cuda_index
 

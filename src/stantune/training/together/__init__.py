@@ -1,0 +1,1 @@
+"""Several trainings in one process: their turns, their random states, their memory."""
