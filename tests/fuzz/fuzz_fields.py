@@ -169,11 +169,11 @@ TARGETS: list[tuple[Callable[..., Any], dict[str, Any], tuple[str, ...], Callabl
 
 def prepare(place: Path) -> Make:
     """Have arguments made; what is written is in `place`."""
-    from stantune.tuning.tune import tune as tuning
+    from stantune.tuning import tune as tuning
 
     mock.patch.object(tuning, "search", reached).start()
     mock.patch.object(tuning, "Workers", reached).start()
-    mock.patch.object(tuning, "_cluster", reached_cluster).start()
+    mock.patch.object(tuning, "cluster_for", reached_cluster).start()
 
     def make(rng: random.Random) -> tuple[str, Callable[[], str]]:
         of, required, names, use = rng.choice(TARGETS)

@@ -24,7 +24,7 @@ from stantune.images import estimate, objective
 from stantune.report import diagnosis
 from stantune.search.table.looking import dashboard
 from stantune.training import planning, threads, train
-from stantune.tuning.tune import tune as tuning
+from stantune.tuning import tune as tuning
 
 from fuzz import Make  # isort: skip
 from values import text  # isort: skip

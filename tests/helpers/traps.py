@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 INSTALLED = ("cloudpickle", "filelock", "numpy", "optuna", "rich", "sqlalchemy", "stantune", "torch", "typer")
-PYTHONS = tuple(name for name in sys.stdlib_module_names if name not in ("antigravity", "this") and find_spec(name))
+# What Python itself imports before the first line of a command, later versions from the working folder.
+_FIRST = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True)
+_NONE = {"antigravity", "this", *_FIRST.stdout.split()}
+PYTHONS = tuple(name for name in sys.stdlib_module_names if name not in _NONE and find_spec(name))
 # As the installed program begins, whose own folder comes first and not the working one.
 COMMAND = "import sys; sys.path.remove(''); from stantune.cli import main; main()"
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from stan_settings import FIELDS
+from stan_settings import settings as stans
 
 from stantune import Float, Problem, ProblemObjective, Space, Stan, UsageError
 from stantune.images.stan_settings import noted, stan_of
@@ -22,8 +24,6 @@ from stantune.stan.planning.timing import ModelTimes
 from stantune.training import planning
 from stantune.tuning.compose import compose
 from tests import tiny_problem
-from tests.helpers.stan_settings import FIELDS
-from tests.helpers.stan_settings import settings as stans
 
 # Of each field two settings that differ in it alone.
 MEMO = Memo(100, 10)

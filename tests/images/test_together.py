@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from states import equal, what_counts
 from torch import Tensor, nn
 
 import stantune as st
@@ -21,8 +23,8 @@ from stantune.images.data.splits import Split as AnySplit
 from stantune.search.stopping import Stop
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
+from stantune.stan.config import Memo
 from stantune.training.trial import Trial
-from tests.helpers.states import equal, what_counts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = 4
@@ -210,8 +212,9 @@ def test_copies_of_data_on_another_device_are_one() -> None:
         ({"together": 2, "workers": 2}, "`together`=2 trainings take turns in this process; leave it away"),
         ({"together": 2, "trial_timeout": 5}, "leave `workers`, `executor`, `trial_timeout` and `trial_memory`"),
         ({"together": 2, "executor": lambda order: order(0)}, "take turns in this process"),
+        ({"together": 2, "stan": st.Stan(memo=Memo(96, 10))}, "give each a budget: Memo"),
     ],
-    ids=["none", "workers", "time-out", "executor"],
+    ids=["none", "workers", "time-out", "executor", "a memory of what is free"],
 )
 def test_what_does_not_go_together(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(st.UsageError, match=sentence):
@@ -227,3 +230,36 @@ def test_functions_take_no_turns(tmp_path: Path) -> None:
     with pytest.raises(st.UsageError, match=r"`together`=2 is for Problems, .* and train is none; give `workers`"):
         st.tune(train, space, max_resource=3, minimize="loss", together=2, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class Slow(nn.Module):
+    """Warns in each training step; one without width cannot be trained."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            if not self.width:
+                raise MemoryError("too large")
+            warnings.warn("a slow layer", stacklevel=1)
+        return input
+
+
+def slow(width: int = 0) -> nn.Module:
+    """Return a network that can be trained with settings that are searched, and not with the problem's own."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES), Slow(width))
+
+
+def test_what_the_own_numbers_cannot_do_and_warnings_of_each_step(tmp_path: Path) -> None:
+    said, space, out = list[str](), st.Space({"width": st.Integer(1, 12)}), tmp_path / "out"
+    problem = replace(PROBLEM, name="slow", network=slow, augment=None, space=space, iterations=81)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.resetwarnings()
+        warnings.simplefilter("default")
+        st.tune(problem, max_resource=81, min_resource=27, threads=1, together=3, say=said.append, out=out)
+    assert any("could not be measured with the problem's own numbers: " in line for line in said)
+    # Where a training begins, as with one at a time, and not in each of its six turns.
+    begun = sum(len(row.errors) for row in told(out)[0]) + 1
+    assert len([each for each in shown if "a slow layer" in str(each.message)]) < 2 * begun

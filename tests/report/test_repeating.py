@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from stan_settings import settings as stans
 
 import stantune as st
 from stantune import Stan
@@ -20,7 +21,6 @@ from stantune.stan.config import LayerPlan, Memo
 from stantune.stan.layers.meprop import MeProp
 from stantune.tuning.compose import compose
 from tests import tiny_problem
-from tests.helpers.stan_settings import settings as stans
 
 
 def called(settings: SearchSettings, identity: Mapping[str, Any]) -> dict[str, Any]:

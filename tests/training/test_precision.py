@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from states import equal, what_counts
 from torch import Tensor, nn
 
 import stantune as st
@@ -20,7 +21,6 @@ from stantune.stan.config import Stan
 from stantune.training.precision import PRECISIONS, multiplying, precision_on
 from stantune.training.train import run
 from stantune.training.trial import Trial
-from tests.helpers.states import equal, what_counts
 
 TINY = str(Path(__file__).parents[1] / "tiny_problem.py:problem")
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from states import equal, what_counts
 
 import stantune.training.train
 from stantune.images.problem.built_in import Splits, find
@@ -20,7 +21,6 @@ from stantune.training.guard import MULTIPLE, PATIENCE
 from stantune.training.together.randomness import OwnRandom, seeded
 from stantune.training.together.turns import drained, within
 from stantune.training.trial import Trial
-from tests.helpers.states import equal, what_counts
 from tests.training.test_divergence import recorded
 
 HIGH = 1.01 * MULTIPLE * math.log(10)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from stantune.errors import NoEffectWarning, UsageError
+from stantune.errors import NoEffectWarning, UsageError, words_of
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
 from stantune.images.problem.built_in import Problem, Splits, built_in, find
@@ -28,7 +28,7 @@ from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, check_precision, precision_on
 from stantune.training.threads import measure_threads
 from stantune.training.together.memory import bytes_kept
-from stantune.training.together.turns import PACE, drained, within
+from stantune.training.together.turns import PACE, begun_within, drained
 from stantune.training.train import turns
 from stantune.user_code.digest import digest
 
@@ -177,14 +177,21 @@ class ProblemObjective:
     def memory_told(self, together: int, device: str) -> str:
         """Say, before so many trainings take turns, what memory each keeps, measured with the problem's own numbers."""
         splits = self.splits
-        with _said_already():
-            each = bytes_kept(
-                self.problem,
-                {},
-                splits,
-                stan=self.stan,
-                device=device_of(device, 0, torch.cuda.device_count()),
-                precision=self.precision,
+        try:
+            with _said_already():
+                each = bytes_kept(
+                    self.problem,
+                    {},
+                    splits,
+                    stan=self.stan,
+                    device=device_of(device, 0, torch.cuda.device_count()),
+                    precision=self.precision,
+                )
+        except (Exception, SystemExit) as error:
+            # What the problem's own numbers do says nothing of the settings that are searched.
+            return (
+                f"note: together: what memory each of {together} trainings keeps could not be measured with the "
+                f"problem's own numbers: {words_of(error)}"
             )
         data = sum(part.nbytes for part in (splits.train.inputs, splits.train.targets, splits.train.ids))
         return (
@@ -305,7 +312,8 @@ class ProblemTrainer:
             precision=self._objective.precision,
             to_use=segment.final,
         )
-        outcome = yield from within(course, _said_already)
+        # Not around all turns: Python would forget between them which warnings it has shown.
+        outcome = yield from begun_within(course, _said_already)
         return replace(outcome, validation_share=share)
 
 

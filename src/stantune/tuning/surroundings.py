@@ -32,6 +32,12 @@ def check_turns(what: Objective, together: int, alone: bool) -> None:
             f"`together`={together} trainings take turns in this process; leave it away, or leave `workers`, "
             "`executor`, `trial_timeout` and `trial_memory`, which are for processes of their own"
         )
+    stan = getattr(what, "stan", None)
+    if stan is not None and stan.memo is not None and stan.memo.budget is None:
+        raise UsageError(
+            f"`together`={together} trainings would each remember what fits into half of the memory that is free as "
+            "they begin, and so more or less by what is beside them; give each a budget: Memo(budget=BYTES)"
+        )
 
 
 def say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from states import equal, what_counts
 
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from tests.helpers.states import equal, what_counts
 
 TESTS = Path(__file__).parents[2]
 LENGTHS = ("--max-iterations", "9", "--min-iterations", "3", "--brackets", "1", "--threads", "1", "--device", "cpu")

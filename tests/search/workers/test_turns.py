@@ -170,3 +170,27 @@ def test_the_time_of_others_is_told() -> None:
     elsewhere = {one.segment.trial: one.elsewhere for one in run(InTurns(Slow(), 2), [segment(1), segment(5)])}
     assert elsewhere[1] >= 0.1  # three turns of the other one, or two and its share of the third
     assert 0.03 <= elsewhere[5] < 0.1
+
+
+@pytest.mark.parametrize(("ends_in", "words"), [(None, "came to None"), ({"loss": 1.0}, "came to {'loss': 1.0}")])
+def test_a_trainer_whose_turns_end_in_no_outcome_is_refused(ends_in: object, words: str) -> None:
+    class Forgetful(Steps):
+        def turns(self, segment: Segment, stop_early: Any, watch: Any) -> Generator[None, None, Any]:
+            yield
+            return ends_in
+
+    executor = InTurns(Forgetful(), 2)
+    executor.submit(segment(0))
+    with pytest.raises(StantuneError, match=f"the trainer's `turns` {words}, and to no Outcome"):
+        executor.finished(lambda: False, lambda segment, done: None)
+
+
+def test_a_trainer_whose_turns_are_no_generator_is_refused() -> None:
+    class Listing(Steps):
+        def turns(self, segment: Segment, stop_early: Any, watch: Any) -> Any:
+            return [1]
+
+    executor = InTurns(Listing(), 2)
+    executor.submit(segment(0))
+    with pytest.raises(StantuneError, match=r"`turns` returned \[1\], and no generator"):
+        executor.finished(lambda: False, lambda segment, done: None)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from stantune.arguments import shown
 from stantune.errors import DamagedCheckpointError, StantuneError, words_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, StopEarly, TakesTurns, Trainer
@@ -118,7 +119,7 @@ def attempt(
         at = done
         watch(done)
 
-    return _tried(lambda: trainer.train(segment, stop_early, watched), lambda: at)
+    return _outcome(_tried(lambda: trainer.train(segment, stop_early, watched), lambda: at), "train")
 
 
 def attempt_in_turns(
@@ -135,20 +136,34 @@ def attempt_in_turns(
     turns = _tried(lambda: trainer.turns(segment, stop_early, watched), lambda: at)
     if isinstance(turns, Outcome | Failure):
         return turns
+    if not isinstance(turns, Generator):
+        raise StantuneError(f"the trainer's `turns` returned {shown(turns)}, and no generator; see stantune.Trainer")
     with closing(turns):
         while (how := _tried(partial(_next, turns), lambda: at)) is None:
             yield
-    return how
+    return _outcome(how.value if isinstance(how, _End) else how, "turns")
 
 
-def _next(turns: Generator[None, None, Outcome]) -> Outcome | None:
+class _End(NamedTuple):
+    """The last turn was taken, and the training came to `value`."""
+
+    value: object
+
+
+def _next(turns: Generator[None, None, Outcome]) -> _End | None:
     """Take a turn; return what the training came to, None where it has not ended."""
     try:
         next(turns)
     except StopIteration as end:
-        outcome: Outcome = end.value
-        return outcome
+        return _End(end.value)
     return None
+
+
+def _outcome(how: object, method: str) -> Outcome | Failure:
+    """Return what a training came to; raises StantuneError where a trainer of somebody's own says something else."""
+    if not isinstance(how, Outcome | Failure):
+        raise StantuneError(f"the trainer's `{method}` came to {shown(how)}, and to no Outcome; see stantune.Trainer")
+    return how
 
 
 def _tried(train: Callable[[], T], at: Callable[[], int]) -> T | Outcome | Failure:

@@ -91,7 +91,8 @@ class MemoStore:
         self._complete = [torch.zeros(samples, dtype=torch.uint8, device=self._device) for _ in self.layers]
 
     def _reserve(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(self.samples, math.prod(shape), dtype=dtype, device=self._device)
+        # Not `empty`, which would bring what lay there before into checkpoints.
+        return torch.zeros(self.samples, math.prod(shape), dtype=dtype, device=self._device)
 
     @property
     def ids(self) -> Tensor:

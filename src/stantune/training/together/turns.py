@@ -21,6 +21,21 @@ def drained(turns: Generator[None, None, T]) -> T:
             return value
 
 
+def begun_within(
+    turns: Generator[None, None, T], context: Callable[[], AbstractContextManager[object]]
+) -> Generator[None, None, T]:
+    """Take the first turn in a context, all others as they are."""
+    with closing(turns):
+        with context():
+            try:
+                next(turns)
+            except StopIteration as end:
+                value: T = end.value
+                return value
+        yield
+        return (yield from turns)
+
+
 def within(
     turns: Generator[None, None, T], context: Callable[[], AbstractContextManager[object]]
 ) -> Generator[None, None, T]:
