@@ -26,7 +26,7 @@ class Mute:
     __hash__ = object.__hash__
 
 
-def nested(depth: int = 3000) -> Any:
+def nested(depth: int = 100_000) -> Any:
     """A tuple in a tuple, and so on."""
     made: Any = ()
     for _ in range(depth):
