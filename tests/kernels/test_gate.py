@@ -358,3 +358,17 @@ def test_a_model_is_deep_copied_with_a_graph_in_it() -> None:
     model = nn.ParameterList(tensors)
     run(*model).sum().backward()
     assert len(copy.deepcopy(model)) == 3
+
+
+@pytest.mark.parametrize("make", [lists_of, lists_among])
+@pytest.mark.parametrize("mode", [FakeTensorMode, Noted, torch.inference_mode], ids=["fake", "noted", "inference"])
+def test_lists_that_were_first_made_under_a_mode_are_not_kept_for_others(make, mode) -> None:
+    # Native code went through the addresses of fake ones, and wrote wherever those said.
+    grid = Grid(PLANE["blocks"], 1, 1)
+    size = {"lists_of": 20, "lists_among": 21}[make.__name__], {FakeTensorMode: 30, Noted: 31}.get(mode, 32)
+    with mode():
+        make(grid, *size)
+    found = make(grid, *size)
+    assert [type(each) for each in found[:2]] == [Tensor, Tensor]
+    assert not any(each.is_inference() for each in found[:2])
+    assert int(found.positions.max()) < size[0] * size[1]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import torch
 from torch import Tensor
 
 from stantune.kernels.block.lists import Lists
+from stantune.kernels.gate import ordinary
 from stantune.stan.entries.entries import Entries, EntryMatrix, Grid
 from stantune.stan.entries.fill import nearest_computed, sources
 
@@ -44,7 +46,22 @@ def lists_among(entries: Entries, height: int, width: int) -> Lists:
     return _among_grid(entries, height, width)
 
 
-@lru_cache(maxsize=256)
+def _kept(make: Callable[[Grid, int, int], Lists]) -> Callable[[Grid, int, int], Lists]:
+    """Have lists kept that are made of plain tensors: those of a mode, such as fake ones, are nothing to others."""
+    kept = lru_cache(maxsize=256)(make)
+
+    @wraps(make)
+    def found(grid: Grid, height: int, width: int) -> Lists:
+        if not ordinary():
+            return make(grid, height, width)
+        # What is made under inference mode could not be saved for a backward pass later.
+        with torch.inference_mode(False):
+            return kept(grid, height, width)
+
+    return found
+
+
+@_kept
 def _among_grid(grid: Grid, height: int, width: int) -> Lists:
     lists = _of_grid(grid, height, width)
     own = torch.full((height * width,), -1, dtype=torch.int32, device="cpu")
@@ -52,7 +69,7 @@ def _among_grid(grid: Grid, height: int, width: int) -> Lists:
     return lists._replace(sources=own)
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _of_grid(grid: Grid, height: int, width: int) -> Lists:
     pattern = grid.pattern
     # In full: the default device is the user's, and these are kept.
