@@ -76,12 +76,18 @@ def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
         return ""
-    if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+    if has_no_weights_yet(module):
         return "it has no weights before its first input; call the model once on a batch, then accelerate_ it"
     kind = next((kind.__name__ for kind in kinds if isinstance(module, kind)), None)
     if kind is None:
         return f"{type(module).__name__} has no fast form; Conv1d and Conv2d have"
     return f"{type(module).__name__} is not nn.{kind} itself and may compute something else"
+
+
+def has_no_weights_yet(module: nn.Module) -> bool:
+    """Tell whether a module's own weights or buffers are made by its first input."""
+    held = (*module._parameters.values(), *module._buffers.values())
+    return any(is_lazy(each) for each in held if each is not None)
 
 
 def _depthwise(module: nn.Module) -> bool:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from stantune.stan.eligible import has_no_weights_yet
+
 
 @contextmanager
 def untouched(model: nn.Module, example: object = None) -> Iterator[None]:
@@ -33,7 +35,8 @@ def untouched(model: nn.Module, example: object = None) -> Iterator[None]:
     with torch.random.fork_rng(devices), ExitStack() as back:
         for put_back in _random_states():
             back.callback(put_back)
-        held = [module.__dict__ for module in model.modules() if not _is_lazy(module)]
+        # What a module becomes by its first input it is to remain.
+        held = [module.__dict__ for module in model.modules() if not has_no_weights_yet(module)]
         parts = (value for attributes in held for name, value in attributes.items() if not _is_foreign(name))
         for value in (example, *model.parameters(), *model.buffers(), *parts):
             _keep(value, back, seen)
@@ -48,12 +51,6 @@ def untouched(model: nn.Module, example: object = None) -> Iterator[None]:
 def _is_foreign(name: str) -> bool:
     """Tell whether an attribute holds hooks, which are their owners', or modules, whose own turn comes."""
     return name == "_modules" or (name.startswith("_") and "hooks" in name)
-
-
-def _is_lazy(module: nn.Module) -> bool:
-    """Tell whether a module has no weights before its first input; what it becomes then it is to remain."""
-    held = (*module._parameters.values(), *module._buffers.values())
-    return any(is_lazy(each) for each in held if each is not None)
 
 
 def _keep(value: object, back: ExitStack, seen: set[int]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from stantune.errors import UsageError
+from stantune.stan.eligible import has_no_weights_yet
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any]
 # The training's loss of what the model returns.
@@ -67,7 +67,7 @@ def device_of(example: Example) -> torch.device:
 def require_weights(model: nn.Module) -> None:
     """Raise UsageError where a layer's weights wait for its first input."""
     for name, module in model.named_modules():
-        if any(is_lazy(parameter) for parameter in (*module._parameters.values(), *module._buffers.values())):
+        if has_no_weights_yet(module):
             raise UsageError(
                 f"layer {name!r}, a {type(module).__name__}, has no weights before its first input; call the model "
                 "once on a batch, then accelerate_ it"

@@ -28,7 +28,7 @@ from stantune.stan.untouched import untouched
 Clock = Callable[[], float]
 
 # An iteration that takes less is found cold behind the layers' times: it is done once more, untimed, before.
-SHORT = 0.05
+COLD = 0.05
 # What a one-dimensional layer uses; the other patterns become one of these there.
 ON_A_LINE = ("columns", "quarter")
 
@@ -189,7 +189,7 @@ def measure(
 
 def _timed(clock: Clock, work: Callable[[], object], before: Sequence[float]) -> float:
     """Return the seconds that an iteration takes in the middle of others, if it took as long `before`."""
-    if before and before[-1] < SHORT:
+    if before and before[-1] < COLD:
         work()
     began = clock()
     work()
