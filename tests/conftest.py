@@ -14,6 +14,9 @@ import torch
 from stantune.images.data import Dataset, data_root, fetch, load
 from stantune.kernels import library
 
+# Their assertions say what differs, as those of tests do.
+pytest.register_assert_rewrite(*(file.stem for file in (Path(__file__).parent / "helpers").rglob("*.py")))
+
 # Triton reads this when it is first imported: its programs run in its interpreter, on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 

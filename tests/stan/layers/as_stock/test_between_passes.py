@@ -1,0 +1,124 @@
+"""What lies between forward and backward, as hooks, checkpoints and changes in place: its gradients are PyTorch's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import torch
+from compared import LAST, NATIVE, agree, both, both_rates, gradients, images, network, outcome, reduced
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from stantune.kernels.block.layout import is_last
+from stantune.stan.layers import stan_layer
+
+pytestmark = NATIVE
+
+
+@contextmanager
+def overwritten() -> Iterator[None]:
+    """Give back copies of what is saved, and spoil what was saved in forward where it is nobody else's."""
+
+    def pack(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone()
+
+    def unpack(packed: Tensor) -> Tensor:
+        fresh = packed.clone()
+        packed.zero_()
+        return fresh
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
+
+
+@contextmanager
+def in_another_order() -> Iterator[None]:
+    """Give back what was saved in the other memory format."""
+
+    def unpack(packed: Tensor) -> Tensor:
+        if packed.dim() != 4:
+            return packed.clone()
+        other = torch.contiguous_format if is_last(packed) else LAST
+        return packed.contiguous(memory_format=other).clone(memory_format=other)
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.detach().clone(), unpack):
+        yield
+
+
+BETWEEN: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "on the CPU": torch.autograd.graph.save_on_cpu,
+    "overwritten": overwritten,
+    "in another order": in_another_order,
+}
+
+
+@both_rates
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("order", [torch.contiguous_format, LAST])
+def test_hooks_on_saved_tensors_give_pytorchs_gradients(rate: float, between: str, order: torch.memory_format) -> None:
+    def work(model: nn.Module) -> object:
+        input = images().contiguous(memory_format=order).requires_grad_()
+        with BETWEEN[between]():
+            output = model(input)
+        # Memory that was forward's is somebody else's by now.
+        spoil = [torch.full((64, 64), float("nan")) for _ in range(50)]
+        output.square().sum().backward()
+        assert spoil
+        return [input.grad, *gradients(model)]
+
+    agree(*both(network(), rate, work))
+
+
+@both_rates
+def test_a_checkpoint_gives_pytorchs_gradients(rate: float) -> None:
+    def work(model: nn.Module) -> object:
+        input = images().requires_grad_()
+        output = checkpoint(model, input, use_reentrant=False)
+        spoil = [torch.full((64, 64), float("nan")) for _ in range(50)]
+        output.square().sum().backward()
+        assert spoil
+        return [output, input.grad, *gradients(model)]
+
+    agree(*both(network(), rate, work))
+
+
+def test_a_reentrant_checkpoint_trains_exactly_and_says_so() -> None:
+    stan_layer._say_reentrant.cache_clear()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    reference, input = copy.deepcopy(model), images()
+    reference(input).square().sum().backward()
+    reduced(model, 0.5)
+    with pytest.warns(UserWarning, match="use_reentrant=False"):
+        checkpoint(model, input.requires_grad_(), use_reentrant=True).square().sum().backward()
+    agree(gradients(model), gradients(reference))
+
+
+@both_rates
+def test_data_that_is_swapped_between_the_passes_is_read(rate: float) -> None:
+    def work(model: nn.Module) -> object:
+        input = images().requires_grad_()
+        output = model(input)
+        for parameter in model.parameters():
+            parameter.data = parameter.data * 2
+        output.square().sum().backward()
+        return [input.grad, *gradients(model)]
+
+    agree(*both(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3)), rate, work))
+
+
+@both_rates
+@pytest.mark.parametrize("what", ["weight", "input", "bias"])
+def test_what_is_changed_in_place_between_the_passes_is_refused_as_by_pytorch(rate: float, what: str) -> None:
+    def work(model: nn.Module) -> object:
+        input = images().requires_grad_()
+        middle = input * 1
+        output = model(middle)
+        with torch.no_grad():
+            (middle if what == "input" else getattr(model, what)).add_(1)
+        error = outcome(lambda: output.sum().backward())
+        return [type(error), str(error).partition("[torch")[0]] if error else gradients(model)
+
+    agree(*both(nn.Conv2d(3, 8, 3, padding=1), rate, work))

@@ -1,0 +1,126 @@
+"""What is changed in a layer that is there: settings, its forward, PyTorch's own functions; and back by restore_."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compared import NATIVE, agree, both, both_rates, gradients, images, network, outcome, reduced
+from torch import Tensor, nn
+
+from stantune import Stan, accelerate_, restore_
+
+pytestmark = NATIVE
+
+
+@both_rates
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("padding", (4, 4)),
+        ("padding", "same"),
+        ("padding", 2),
+        ("stride", (2, 2)),
+        ("stride", 3),
+        ("dilation", (2, 2)),
+        ("padding_mode", "reflect"),
+        ("groups", 2),
+    ],
+)
+def test_settings_are_read_when_the_layer_is_called(rate: float, name: str, value: object) -> None:
+    def work(model: nn.Module) -> object:
+        setattr(model, name, value)
+        if name == "groups":
+            model.weight = nn.Parameter(model.weight.detach()[:, :2].clone())
+        input = torch.randn(2, 4, 11, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        output = model(input)
+        output.square().sum().backward()
+        return [output, output.stride(), input.grad, *gradients(model)]
+
+    torch.manual_seed(0)
+    agree(*both(nn.Conv2d(4, 8, 3, padding=1), rate, work))
+
+
+@both_rates
+@pytest.mark.parametrize(("name", "value"), [("padding", (3,)), ("padding", "same"), ("stride", 2), ("dilation", (2,))])
+def test_settings_of_one_dimension_are_read_when_the_layer_is_called(rate: float, name: str, value: object) -> None:
+    def work(model: nn.Module) -> object:
+        setattr(model, name, value)
+        input = torch.randn(2, 4, 17, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        output = model(input)
+        output.square().sum().backward()
+        return [output, input.grad, *gradients(model), outcome(lambda: model(input[:, :3])), model(input[0])]
+
+    agree(*both(nn.Conv1d(4, 8, 3, padding=1), rate, work))
+
+
+def test_a_replaced_forward_is_called_in_a_sequence() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.MaxPool2d(2), nn.ReLU())
+    reference = copy.deepcopy(model)
+    reduced(model, 1)
+    for each in (reference, model):
+        each[1].forward = F.gelu
+        each[4].forward = F.gelu
+    agree(model(images()), reference(images()))
+
+
+def test_a_replaced_forward_of_a_convolution_is_called_in_a_sequence() -> None:
+    """As accelerate's hooks replace it, after and before STAN is put in."""
+    for early in (False, True):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        if not early:
+            reduced(model, 1)
+        ran: list[str] = []
+        for module in model:
+            module._old_forward = module.forward
+
+            def new(input: Tensor, module: nn.Module = module, ran: list[str] = ran) -> Tensor:
+                ran.append(type(module).__name__)
+                return module._old_forward(input)
+
+            module.forward = new
+        if early:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                handle = accelerate_(model, Stan(rate=0.5))
+            assert "replaced" in handle.report[0].reason
+        model(images())
+        assert len(ran) == 2
+
+
+def test_a_replaced_convolution_is_called() -> None:
+    conv = nn.Conv2d(3, 8, 3)
+    reduced(conv, 0.5)
+    conv._conv_forward = lambda input, weight, bias: input.sum()
+    assert conv(images()) == images().sum()
+    assert nn.Sequential(conv)(images()) == images().sum()
+
+
+def test_a_replaced_sequence_keeps_its_forward() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    model.forward = lambda input: input * 2
+    reduced(model, 1)
+    assert torch.equal(model(images()), images() * 2)
+
+
+def test_a_replaced_function_of_pytorch_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    reduced(model, 1)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, input: input * 0 + 7)
+    assert torch.equal(model(images()).unique(), torch.tensor([7.0]))
+    monkeypatch.setattr(F, "conv2d", lambda *given: torch.zeros(1))
+    assert model[0](images()).shape == (1,)
+
+
+def test_a_restored_model_has_nothing_of_it_left() -> None:
+    model = network()
+    before = [set(module.__dict__) for module in model.modules()]
+    reduced(model, 0.5)
+    model(images()).sum().backward()
+    with torch.no_grad():
+        model(images())
+    restore_(model)
+    assert [set(module.__dict__) for module in model.modules()] == before
