@@ -1,0 +1,167 @@
+"""meProp's layer in networks, under autocast, transforms and compilation, and made of an nn.Linear and back."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from meprop_oracle import assert_same_gradients, both_forms, check, made, oracle
+from torch import Tensor, nn
+
+from stantune.stan.layers.meprop import MePropLinear
+
+
+@both_forms
+@pytest.mark.parametrize("top_k", [2, 9])
+@pytest.mark.parametrize("inside", [False, True], ids=["backward outside", "backward inside"])
+def test_autocast_gives_what_it_gives_a_plain_layer(inside: bool, top_k: int, unified: bool) -> None:
+    layer, plain = made(6, 12, top_k, unified)
+    values = torch.randn(5, 6)
+    mine, its = values.clone().requires_grad_(), values.clone().requires_grad_()
+    grad = torch.randn(5, 12, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, expected = layer(mine), plain(its)
+        assert y.dtype == torch.bfloat16
+        assert torch.equal(y, expected)
+        with torch.autocast("cpu", enabled=inside):
+            y.backward(grad)
+            expected.backward(oracle(grad, top_k, unified))
+    plain.bias.grad = grad.float().sum(0)
+    for got, wanted in ((mine, its), (layer.weight, plain.weight), (layer.bias, plain.bias)):
+        assert got.grad is not None
+        assert got.grad.dtype == torch.float32
+        torch.testing.assert_close(got.grad, wanted.grad, rtol=2e-2, atol=2e-2)
+
+
+@both_forms
+def test_autocast_in_the_backward_pass_alone(unified: bool) -> None:
+    layer, plain = made(6, 12, 9, unified)
+    x, grad = torch.randn(5, 6), torch.randn(5, 12)
+    y, expected = layer(x), plain(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y.backward(grad)
+    expected.backward(oracle(grad, 9, unified))
+    torch.testing.assert_close(layer.weight.grad, plain.weight.grad, rtol=2e-2, atol=2e-2)
+
+
+@both_forms
+def test_a_tied_weight_keeps_the_gradient_of_its_other_use_under_autocast(unified: bool) -> None:
+    layer, _ = made(6, 12, 2, unified)
+    x = torch.randn(5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(x)
+        other = nn.functional.linear(x, layer.weight, layer.bias)
+    weight, bias = torch.autograd.grad(other.float().sum(), [layer.weight, layer.bias])
+    assert weight.any()
+    assert bias.any()
+
+
+@both_forms
+def test_a_layer_used_twice_chooses_in_each_use(unified: bool) -> None:
+    layer, plain = made(4, 12, 2, unified)
+    x, grad = torch.randn(2, 3, 4), torch.randn(2, 3, 12)
+    torch.autograd.backward([layer(x[0]), layer(x[1])], [grad[0], grad[1]])
+    torch.autograd.backward([plain(x[0]), plain(x[1])], [oracle(part, 2, unified) for part in grad])
+    torch.testing.assert_close(layer.weight.grad, plain.weight.grad)
+
+
+@both_forms
+def test_an_activation_in_place_may_follow(unified: bool) -> None:
+    grads = []
+    for inplace in (False, True):
+        torch.manual_seed(1)
+        network = nn.Sequential(MePropLinear(6, 8, top_k=2, unified=unified), nn.ReLU(inplace=inplace), nn.Linear(8, 3))
+        network(torch.ones(4, 6)).square().sum().backward()
+        first = network[0]
+        assert isinstance(first, MePropLinear)
+        assert first.weight.grad is not None
+        grads.append(first.weight.grad)
+    assert torch.equal(grads[0], grads[1])
+    assert 1 <= int(grads[0].any(dim=1).sum()) <= 2
+
+
+@both_forms
+def test_what_the_backward_pass_does_not_need_may_change_before_it(unified: bool) -> None:
+    layer, _ = made(4, 12, 2, unified)
+    y = layer(torch.ones(3, 4))
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    y.sum().backward()
+    assert layer.weight.grad is not None
+    layer.weight.requires_grad_(False)
+    values = torch.ones(3, 4, requires_grad=True)
+    x = values * 2.0
+    y = layer(x)
+    x.zero_()
+    y.sum().backward()
+    assert values.grad is not None
+
+
+@both_forms
+def test_a_second_derivative_is_refused(unified: bool) -> None:
+    layer, _ = made(4, 12, 2, unified)
+    x = torch.randn(3, 4, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@both_forms
+@pytest.mark.parametrize("top_k", [2, 9])
+def test_torch_func_gives_the_same_gradient(top_k: int, unified: bool) -> None:
+    layer, _ = made(4, 12, top_k, unified)
+    x = torch.randn(3, 4)
+    layer(x).square().sum().backward()
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        result: Tensor = torch.func.functional_call(layer, parameters, (x,)).square().sum()
+        return result
+
+    gradients = torch.func.grad(loss)(dict(layer.named_parameters()))
+    torch.testing.assert_close(gradients["weight"], layer.weight.grad)
+
+
+@both_forms
+def test_a_compiled_layer_gives_the_same_gradient(unified: bool) -> None:
+    layer, _ = made(4, 12, 2, unified)
+    x = torch.randn(3, 4)
+    layer(x).square().sum().backward()
+    other = copy.deepcopy(layer)
+    other.zero_grad()
+    torch.compile(other, backend="aot_eager", fullgraph=True)(x).square().sum().backward()
+    torch.testing.assert_close(other.weight.grad, layer.weight.grad)
+
+
+@both_forms
+def test_a_linear_layer_becomes_one_and_is_one_no_more(unified: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 12)
+    plain = copy.deepcopy(layer)
+    parameters = list(layer.parameters())
+    x = torch.randn(3, 4)
+    layer.__class__ = MePropLinear
+    assert isinstance(layer, MePropLinear)
+    for module in (layer, plain):
+        module(x).square().sum().backward()
+    assert_same_gradients(layer, plain)
+    layer.top_k, layer.unified = 2, unified
+    check(layer, plain, x, torch.randn(3, 12))
+    del layer.top_k, layer.unified
+    layer.__class__ = nn.Linear  # type: ignore[assignment]
+    assert layer.__dict__.keys() == plain.__dict__.keys()
+    assert all(a is b for a, b in zip(layer.parameters(), parameters, strict=True))
+
+
+@both_forms
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_keep_the_settings(through: Callable[[MePropLinear], MePropLinear], unified: bool) -> None:
+    layer, _ = made(4, 12, 2, unified)
+    other = through(layer)
+    x = torch.randn(3, 4)
+    for module in (layer, other):
+        module(x).square().sum().backward()
+    assert_same_gradients(layer, other)
+    assert f"top_k=2, unified={unified}, sparse_bias=False" in repr(other)
