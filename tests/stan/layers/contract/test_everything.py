@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
+from compared import NATIVE, Noted, Tagged, lying, outcome
+from drawn_layers import FOLLOWING, Fill, Made, convolutions, linears
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,180 +24,11 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import BaseTorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from stantune.kernels.library import kernels
-from stantune.stan.entries.entries import PLANE, EntryMatrix, Grid
-from stantune.stan.entries.fill import memo_of_exact, neighbour_of_exact
-from stantune.stan.layers.conv2d import StanConv2d
-from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import make_native_
-from stantune.stan.layers.linear import StanLinear, neuron_block
-from stantune.stan.layers.meprop import MePropLinear, largest
-from stantune.stan.layers.stan_layer import Recollection
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}"),
-    pytest.mark.filterwarnings("ignore"),
-]
-LAST = torch.channels_last
-
-
-# What layers are.
-
-
-class Remembered:
-    """A layer's memory of one batch, of which it forgets what it is told."""
-
-    def __init__(self, entries: Any, values: Tensor) -> None:
-        self.entries, self.values = entries, values
-
-    def recall(self, dtype: torch.dtype) -> Recollection:
-        return Recollection(self.entries, self.values.to(dtype, copy=True, memory_format=torch.preserve_format))
-
-    def remember(self, output: Tensor, entries: object) -> None:
-        pass
-
-
-class Chosen(torch.autograd.Function):
-    """What meProp makes of a gradient."""
-
-    @staticmethod
-    def forward(output: Tensor, top_k: int) -> Tensor:
-        return output.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.top_k = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        return rows.where(largest(rows, ctx.top_k), 0).view_as(gradient), None
-
-
-Fill = Callable[[Tensor], Tensor]
-
-
-class Made(NamedTuple):
-    """A stock layer, what STAN makes of its output, and how it is put into STAN's hands."""
-
-    stock: nn.Module
-    fill: Fill
-    accelerate: Callable[[nn.Module], None]
-
-
-def filled(layer: nn.Module, entries: Grid | EntryMatrix | None, memory: Remembered | None = None) -> Made:
-    """Return a convolution that computes some entries."""
-    flat = isinstance(layer, nn.Conv1d)
-
-    def fill(exact: Tensor) -> Tensor:
-        if entries is None:
-            return exact
-        plane = exact.unsqueeze(-2) if flat else exact
-        whole = plane if plane.dim() == 4 else plane.unsqueeze(0)
-        values = None if memory is None else memory.values.to(exact.dtype)
-        found = neighbour_of_exact(whole, entries) if values is None else memo_of_exact(whole, entries, values)
-        return found.view(exact.shape) if found.is_contiguous() else found.reshape(exact.shape)
-
-    def accelerate(layer: nn.Module) -> None:
-        layer.__class__ = StanConv1d if flat else StanConv2d
-        layer.grid, layer.memory = (entries, None) if memory is None else (None, memory)
-
-    return Made(layer, fill, accelerate)
-
-
-GRIDS = (None, *(Grid(PLANE[name], 0, 0) for name in ("columns", "rows", "blocks")), Grid(PLANE["blocks"], 1, 1))
-
-
-@st.composite
-def convolutions(draw: st.DrawFn) -> tuple[Made, tuple[int, ...]]:
-    """A convolution of any settings, alone or with what STAN does along with it, and its input's shape."""
-    kind = draw(st.sampled_from(["plain", "plain", "settings", "flat", "entries", "memo"]))
-    batch, channels, filters = draw(st.sampled_from([0, 1, 2, 3])), draw(st.sampled_from([1, 2, 4])), 4
-    flat = kind == "flat"
-    sides = (draw(st.integers(1, 11)),) if flat else (draw(st.integers(1, 11)), draw(st.integers(1, 11)))
-    given_: dict[str, Any] = {
-        "kernel_size": draw(st.sampled_from([1, 3, 5])),
-        "padding": draw(st.sampled_from([0, 1, "same"])),
-        "bias": draw(st.booleans()),
-    }
-    if given_["padding"] != "same":
-        given_["stride"] = draw(st.sampled_from([1, 1, 2]))
-    if kind in ("settings", "flat"):
-        given_["groups"] = draw(st.sampled_from([1, channels]))
-        given_["dilation"] = draw(st.sampled_from([1, 2]))
-        given_["padding_mode"] = draw(st.sampled_from(["zeros", "reflect", "circular"]))
-    torch.manual_seed(0)
-    layer = (nn.Conv1d if flat else nn.Conv2d)(channels, filters, **given_)
-    shape = (batch, channels, *sides)
-    grid = draw(st.sampled_from(GRIDS))
-    if flat and grid is not None:
-        grid = Grid(PLANE["columns"], 0, 1)
-    if kind not in ("entries", "memo"):
-        return filled(layer, grid), shape
-    try:
-        size = layer(torch.zeros(shape)).shape
-    except RuntimeError:
-        return filled(layer, grid), shape
-    entries = torch.rand(size[0], *size[2:]) < 0.5
-    entries[:, :1, :1] = True
-    if kind == "entries":
-        return filled(layer, EntryMatrix(entries)), shape
-    values = torch.randn(size).contiguous(memory_format=LAST)
-    return filled(
-        layer, grid if grid is not None else EntryMatrix(entries), Remembered(grid or EntryMatrix(entries), values)
-    ), shape
-
-
-@st.composite
-def linears(draw: st.DrawFn) -> tuple[Made, tuple[int, ...]]:
-    """A linear layer of which some neurons are computed, or under meProp."""
-    torch.manual_seed(0)
-    layer = nn.Linear(6, 8, bias=draw(st.booleans()))
-    shape = draw(st.sampled_from([(3, 6), (1, 6), (0, 6), (2, 3, 6), (6,), (3, 5)]))
-    if draw(st.booleans()):
-        block, values = neuron_block(8, 2, 1), torch.randn(*shape[:-1], 8)
-
-        def fill(exact: Tensor) -> Tensor:
-            if exact.dim() != 2 or not len(exact):
-                return exact
-            return torch.cat([values.to(exact.dtype)[:, : block.start], exact[:, block]], 1)
-
-        def remember(layer: nn.Module) -> None:
-            layer.__class__ = StanLinear
-            layer.memory = Remembered(block, values)
-
-        return Made(layer, fill, remember), shape
-
-    def choose(layer: nn.Module) -> None:
-        layer.__class__ = MePropLinear
-        layer.top_k, layer.sparse_bias = 3, True
-
-    return Made(layer, lambda exact: Chosen.apply(exact, 3), choose), shape
-
-
-FOLLOWING: dict[str, Callable[[], list[nn.Module]]] = {
-    "nothing": list,
-    "relu": lambda: [nn.ReLU()],
-    "maximum": lambda: [nn.ReLU(), nn.MaxPool2d(2)],
-    "average": lambda: [nn.AvgPool2d(3, 2, ceil_mode=True), nn.ReLU()],
-    "normalised": lambda: [nn.BatchNorm2d(4), nn.ReLU()],
-}
-
-
-# What they are handed, and what goes on meanwhile.
-
-
-class Tagged(Tensor):
-    """A subclass that does nothing of its own."""
-
-
-class Noted(TorchDispatchMode):
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        return function(*args, **(kwargs or {}))
+pytestmark = [*NATIVE, pytest.mark.filterwarnings("ignore")]
 
 
 def away(packed: Tensor) -> Tensor:
@@ -238,13 +71,7 @@ def around(draw: st.DrawFn) -> dict[str, Any]:
 
 def input_of(shape: tuple[int, ...], case: dict[str, Any]) -> Tensor:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    if case["order"] == "last" and values.dim() == 4:
-        values = values.contiguous(memory_format=LAST)
-    elif case["order"] == "sliced":
-        values = torch.stack([values, values], -1)[..., 0]
-    elif case["order"] == "transposed" and values.dim() > 1:
-        values = values.transpose(-1, -2).contiguous().transpose(-1, -2)
-    values = values.to(case["dtype"])
+    values = lying(values, case["order"]).to(case["dtype"])
     if case["device"] == "meta":
         values = values.to("meta")
     if case["kind"] == "subclass":
@@ -312,13 +139,6 @@ def _through(model: nn.Module, input: Tensor, case: dict[str, Any]) -> list[Any]
         weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).view(output.shape)
         (output * weights).sum().backward()
     return [output, input.grad, *(parameter.grad for parameter in model.parameters()), *model.buffers()]
-
-
-def outcome(work: Callable[[], object]) -> object:
-    try:
-        return work()
-    except Exception as error:
-        return error
 
 
 def difference(found: Any, expected: Any, values: float | None, strides: bool) -> str:
@@ -412,59 +232,3 @@ def test_all_layers_are_pytorchs_or_the_oracles_under_everything(
         if not differences[1] and strides:
             differences[1] = laid_out_otherwise(found[0], exact[0])
     assert not differences[-1] or not differences[0], differences
-
-
-# What it has found.
-
-
-@pytest.mark.parametrize(
-    "entries", [Grid(PLANE["columns"], 0, 1), EntryMatrix(torch.rand(3, 12) < 2)], ids=["grid", "E"]
-)
-def test_outputs_of_turned_sequences_can_be_viewed_as_stocks(entries: Any) -> None:
-    conv, input = nn.Conv1d(4, 6, 3, padding=1), torch.randn(3, 12, 4).transpose(1, 2)
-    conv.__class__ = StanConv1d
-    conv.grid = entries
-    conv(input).view(3, -1)
-
-
-@pytest.mark.parametrize("order", [torch.contiguous_format, LAST])
-@pytest.mark.parametrize("remembers", [True, False])
-def test_outputs_of_any_entries_are_laid_out_as_stocks(remembers: bool, order: torch.memory_format) -> None:
-    conv, input = nn.Conv2d(4, 6, 3), torch.randn(3, 4, 7, 7).to(memory_format=order)
-    expected = conv(input).stride()
-    entries = EntryMatrix(torch.ones(3, 5, 5, dtype=torch.bool))
-    made = filled(
-        conv, entries, Remembered(entries, torch.randn(3, 6, 5, 5).to(memory_format=LAST)) if remembers else None
-    )
-    made.accelerate(conv)
-    assert conv(input).stride() == expected
-    assert conv.double()(input.double()).stride() == expected
-
-
-def test_a_checkpoint_computes_again_what_it_has_computed_under_a_mode() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3))
-    stock, input = copy.deepcopy(model), torch.randn(2, 3, 12, 12)
-    stock(input).square().sum().backward()
-    for place in (0, 2):
-        model[place].__class__ = StanConv2d
-        model[place].grid = Grid(PLANE["blocks"], 0, 0)
-    with BaseTorchFunctionMode():
-        output = checkpoint(model, input, use_reentrant=False)
-    output.square().sum().backward()
-    for found, expected in zip(model.parameters(), stock.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad)
-
-
-@pytest.mark.parametrize(
-    "entries", [Grid(PLANE["columns"], 0, 1), EntryMatrix(torch.rand(2, 6, 6) < 2)], ids=["grid", "E"]
-)
-def test_weights_of_another_type_are_refused_in_pytorchs_words(entries: Any) -> None:
-    conv, input = nn.Conv2d(3, 8, 3).double(), torch.randn(2, 3, 8, 8)
-    with pytest.raises(RuntimeError) as stock:
-        conv(input)
-    conv.__class__ = StanConv2d
-    conv.grid = entries
-    with pytest.raises(RuntimeError) as found:
-        conv(input)
-    assert str(found.value) == str(stock.value)
