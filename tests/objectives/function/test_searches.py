@@ -20,7 +20,7 @@ from stantune.testing import check_objective
 from stantune.tuning.tune import tune
 
 pytest.importorskip("sklearn")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "table.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "table.py"
 SPACE = Space({"lr": Float(1e-3, 100, log=True), "width": Integer(2, 8)})
 
 
