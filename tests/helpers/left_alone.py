@@ -1,4 +1,4 @@
-"""A search with workers in a process of its own, to be killed or led astray: a script for test_workers.
+"""A search with workers in a process of its own, to be killed or led astray: a script for test_worker_ends.
 
 Usage: left_alone.py PLACE FAULT; the first trial ends in FAULT, the others take their time.
 """

@@ -15,7 +15,7 @@ from stantune.images.problem.built_in import find
 from stantune.stan.config import Memo, Stan
 from stantune.training.together.memory import bytes_kept
 
-TINY = find(f"{Path(__file__).parents[1] / 'tiny_problem.py'}:problem")
+TINY = find(f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem")
 LINEAR = replace(TINY, name="linear", network=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
 WEIGHTS = 4 * (64 * 4 + 4)
 
