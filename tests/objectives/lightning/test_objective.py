@@ -1,0 +1,144 @@
+"""Lightning's objective: what it says of itself, refuses, and how it travels; with STAN; and the example."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from lightning_training import PARAMS, SPACE, STAN, Net, check_segments, loaders, objective, segment
+from segments import trained
+
+from stantune.errors import StantuneError, UsageError
+from stantune.objectives.lightning.objective import LightningObjective
+from stantune.protocols import Conditions, Metric, Objective, Place
+from stantune.stan.config import Memo, Stan
+from stantune.testing import check_objective
+from stantune.tuning.tune import tune
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+
+
+class TestTheObjective:
+    def test_what_it_says(self):
+        what = objective(mode="max", monitor="accuracy", length=9)
+        assert isinstance(what, Objective)
+        assert (what.name, what.metric, what.unit, what.length, what.rate) == (
+            "Net",
+            Metric("accuracy", "maximize"),
+            "epoch",
+            9,
+            None,
+        )
+        assert json.loads(json.dumps(what.identity)) == what.identity
+        assert what.identity != objective(stan=STAN).identity
+
+    @pytest.mark.parametrize(
+        ("values", "sentence"), [({"mode": "up"}, "give min or max"), ({"unit": "step"}, "give epoch")]
+    )
+    def test_what_it_refuses(self, values, sentence):
+        with pytest.raises(UsageError, match=sentence):
+            objective(**values)
+
+    def test_what_is_no_module_or_no_data(self, tmp_path):
+        with pytest.raises(UsageError, match="gave a dict, which is no LightningModule"):
+            trained(objective(lambda params: params), segment(tmp_path, 0, 1))
+        with pytest.raises(UsageError, match="gave a tuple of 4"):
+            trained(objective(data=lambda params: (1, 2, 3, 4)), segment(tmp_path, 0, 1))
+
+    @pytest.mark.parametrize(
+        ("conditions", "threads"),
+        [({"side_by_side": True}, 1), ({"threads": 3}, 3), ({"begun": {"threads": 5}}, 5), ({}, 1)],
+    )
+    def test_its_threads(self, conditions, threads):
+        assert objective().prepared(Conditions(9, **conditions)).threads == threads
+
+    def test_without_lightning_it_says_what_to_install(self, monkeypatch):
+        for package in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+            monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(StantuneError, match=r"pip install 'stantune\[lightning\]'"):
+            objective().trainer(Place())
+
+    @pytest.mark.parametrize("stan", [None, STAN], ids=["exact", "stan"])
+    def test_it_does_all_that_is_asked_of_one(self, stan):
+        check_objective(LightningObjective(Net, loaders, SPACE, stan=stan), PARAMS, stop=2)
+
+
+class TestStan:
+    def test_it_trains_with_stan_and_its_parts_are_the_whole(self, tmp_path):
+        what = objective(stan=STAN)
+        whole = check_segments(tmp_path, what)
+        assert whole.metrics != trained(objective(), segment(tmp_path / "exact", 0, 6)).metrics
+        assert (whole.cost.reduced, whole.cost.exact) == (6, 0)
+        assert what.rate == 0.25
+
+    def test_rates_by_epoch(self, tmp_path):
+        seen = []
+
+        def module(params):
+            class Looking(Net):
+                def on_train_epoch_start(self):
+                    seen.append((self.trainer.current_epoch, self.trainer.callbacks[-1].stan.rate))
+
+            return Looking(params)
+
+        rates = ((0, 0.25), (2, 0.5), (4, 1.0))
+        check_segments(tmp_path, objective(module, stan=STAN, name="Net"), (3, 6), rates=rates)
+        expected = [(0, 0.25), (1, 0.25), (2, 0.5), (3, 0.5), (4, 1.0), (5, 1.0)]
+        assert seen == 2 * expected
+
+    def test_a_final_is_exact(self, tmp_path):
+        exact = trained(objective(), segment(tmp_path / "exact", 0, 3, finalist=0))
+        final = trained(objective(stan=STAN), segment(tmp_path / "stan", 0, 3, finalist=0, rates=((0, 0.25),)))
+        assert final.metrics == pytest.approx(exact.metrics, rel=1e-3)
+        assert (final.cost.reduced, final.cost.exact) == (0, 3)
+
+    @pytest.mark.parametrize("stan", [Stan(rate="auto"), Stan(memo=Memo(samples=9, epoch=3))])
+    def test_what_a_search_cannot_do(self, stan):
+        with pytest.raises(UsageError, match="give Stan a rate"):
+            objective(stan=stan)
+
+
+def test_code_that_no_other_process_finds_by_its_name_travels(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import lightning.pytorch as pl\n"
+        "class Mine(pl.LightningModule):\n"
+        "    def __init__(self, params):\n"
+        "        super().__init__()\n"
+        "def data(params):\n"
+        "    return 5\n"
+    )
+    code = f"""
+import cloudpickle, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from stantune.objectives.choose import load_source
+from stantune.objectives.lightning.objective import LightningObjective
+from stantune.space import Space
+parts = [load_source({str(tmp_path / "mine.py")!r} + ":" + name) for name in ("Mine", "data")]
+sys.stdout.buffer.write(cloudpickle.dumps(LightningObjective(*parts, Space({{}}))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    (tmp_path / "mine.py").unlink()
+    back = cloudpickle.loads(done.stdout)
+    assert (back.name, back.data({}), type(back.module({})).__name__) == ("Mine", 5, "Mine")
+
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "lightning_module.py"
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_the_example_is_searched(tmp_path):
+    assert "python examples/lightning_module.py" in EXAMPLE.read_text()
+    found = runpy.run_path(str(EXAMPLE))
+    # A module that workers cannot import: it travels itself.
+    result = tune(found["objective"], max_resource=3, out=tmp_path / "digits", workers=2)
+    assert result.complete
+    assert set(result.final.metrics) == {"val_error", "test_error"}
+    assert result.final.metrics["test_error"] < 60
+    params = result.final.params
+    weights = found["Digits"].load_from_checkpoint(tmp_path / "digits" / "final.pt").net[0].weight
+    assert weights.shape == (params["width"], 1, 5, 5)
