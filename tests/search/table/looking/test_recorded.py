@@ -42,32 +42,17 @@ def test_the_table_tells_settings_and_result(tmp_path: Path, asked: dict[str, An
     assert identity["problem"] == "train"
 
 
+# What every search has in its identity.
+PLAN = {"seed": 0, "max-iterations": 9, "min-iterations": 1, "eta": 3, "variant": "algorithm1"}
+
+
 def test_rates_by_rung_are_known_again() -> None:
-    identity = {
-        "seed": 0,
-        "max-iterations": 9,
-        "min-iterations": 1,
-        "eta": 3,
-        "variant": "algorithm1",
-        "brackets": "all",
-        "accelerate": "stan:0.25,0.5,1",
-        "rate": None,
-    }
+    identity = {**PLAN, "brackets": "all", "accelerate": "stan:0.25,0.5,1", "rate": None}
     assert settings_of(identity).rates == (0.25, 0.5, 1.0)
 
 
 def test_a_sampler_of_ones_own_is_known_by_its_name() -> None:
-    identity = {
-        "seed": 0,
-        "max-iterations": 9,
-        "min-iterations": 1,
-        "eta": 3,
-        "variant": "algorithm1",
-        "brackets": 1,
-        "sampler": "mine",
-        "lag": 5,
-    }
-    settings = settings_of(identity)
+    settings = settings_of({**PLAN, "brackets": 1, "sampler": "mine", "lag": 5})
     assert (settings.lag, settings.brackets) == (5, 1)
     assert not isinstance(settings.sampler, str)
     assert settings.sampler.name == "mine"
