@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
-from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from stantune.errors import StoreError
@@ -21,9 +19,8 @@ from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, place_of
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
-from stantune.search.propose.sampling import optuna_quiet, to_distribution, to_optuna
+from stantune.search.propose.sampling import to_distribution, to_optuna
 from stantune.search.table.attributes import (
-    ACCEPTED,
     BRACKET,
     COST,
     DIVERGED_AT,
@@ -31,30 +28,21 @@ from stantune.search.table.attributes import (
     FAILED,
     FAILURES,
     FINAL,
-    IDENTITY,
     LOSSES,
-    METRIC_NAMES,
     METRICS,
     NUMBER,
     SHARE,
-    START,
     STARTED_FROM,
     TAKEN,
 )
-from stantune.search.table.differences import another_search, differences_between
+from stantune.search.table.ownership import Extends, identify, made_or_found
 from stantune.search.table.rows import STATES, finals_of, is_of, row_of, state_of
-from stantune.search.table.storages.messages import foreign_sentence, gone_sentence, one_sentence
+from stantune.search.table.storages.messages import foreign_sentence, one_sentence
 from stantune.search.table.storages.opening import connect, mend, release
 from stantune.search.table.storages.retry import RetryingTables, ask, insist
 from stantune.search.table.tables import EndedTrial, tables_for
 from stantune.space import Space
 from stantune.texts import plain
-
-# What may be asked of another search's identity.
-Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
-# Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
-_START_PART = 50
-_DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
 
 
 class Store:
@@ -102,15 +90,14 @@ class Store:
         self._trial_ids: list[int] = []
         self._ended: set[int] = set()
         with one_sentence(where, study_name, reads=True):
-            if begun and ask(storage, lambda: _is_without(storage, study_name)):
-                raise StoreError(gone_sentence(study_name, where))
-            self._study_id = ask(storage, lambda: _study(storage, study_name, metric))
+            self._study_id = made_or_found(storage, study_name, where, metric, begun)
             tables = ask(storage, lambda: tables_for(storage, self._study_id))
             self._tables = RetryingTables(tables, storage, self._study_id)
             found = ask(storage, lambda: storage.get_all_trials(self._study_id, deepcopy=False))
             trials = sorted(found, key=lambda trial: trial.number)
             new = not trials and not begun
-            self.extended = self._identify({**identity, "space": space.as_json()}, start, extends, new)
+            own = {**identity, "space": space.as_json()}
+            self.extended = identify(storage, self._study_id, study_name, where, metric, own, start, extends, new)
         for trial in trials:
             self._load(trial, space)
 
@@ -306,46 +293,6 @@ class Store:
             found = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
             return finals_of(found, self._metric, self._rows)
 
-    def _identify(self, identity: Mapping[str, Any], start: WarmStart | None, extends: Extends, new: bool) -> bool:
-        """Know the study again, or make it this search's; return whether it was that of one that this one extends."""
-        here = json.loads(json.dumps(identity))
-        there = ask(self._storage, lambda: self._storage.get_study_user_attrs(self._study_id)).get(IDENTITY)
-        directions = ask(self._storage, lambda: self._storage.get_study_directions(self._study_id))
-        turned = directions != [_DIRECTIONS[self._metric.direction]]
-        if there is None:
-            # No identity and no trials: created just now, or by a search that was killed right there.
-            if not new or turned:
-                raise self._foreign("it was not made by a stantune search")
-            if start is not None:
-                self._keep(start)
-            # As Optuna itself keeps it: its dashboard and plots then name their axes.
-            self._storage.set_study_system_attr(self._study_id, METRIC_NAMES, [self._metric.name])
-            self._keep_as(IDENTITY, here)
-            return False
-        differences = differences_between(there, here)
-        if turned:
-            # Of an objective of the user's own whose identity says nothing of it.
-            differences.append(f"direction: {directions[0].name.lower()} there, {self._metric.direction} here")
-        if differences and not turned and there.get("space") == here["space"] and extends(there):
-            accepted = self._storage.get_study_user_attrs(self._study_id).get(ACCEPTED, [])
-            self._storage.set_study_user_attr(self._study_id, ACCEPTED, [*accepted, differences])
-            self._keep_as(IDENTITY, here)
-            return True
-        if differences:
-            raise another_search(self.study_name, self.where, differences)
-        return False
-
-    def _keep(self, start: WarmStart) -> None:
-        """Write down what the search starts from; the identity, which is written after it, makes it count."""
-        head, trials = start.plain()
-        self._keep_as(START, head)
-        for part in range(0, len(trials), _START_PART):
-            name = f"{START}:{part // _START_PART:04d}"
-            self._keep_as(name, trials[part : part + _START_PART])
-
-    def _keep_as(self, name: str, value: Any) -> None:
-        ask(self._storage, lambda: self._storage.set_study_user_attr(self._study_id, name, value))
-
     def _load(self, trial: FrozenTrial, space: Space) -> None:
         # Outside of what takes all for damage: the rows that it is of are sound.
         plan = None if self._choices is None else self._choices.plan(self._rows)
@@ -386,20 +333,3 @@ def _noted_losses(iterations: int, losses: LossCurve | None) -> dict[str, Any]:
 
 def _with(noted: Mapping[int, LossCurve], iterations: int, losses: LossCurve | None) -> Mapping[int, LossCurve]:
     return {**noted, iterations: losses} if losses is not None and losses.means else noted
-
-
-def _is_without(storage: BaseStorage, study_name: str) -> bool:
-    try:
-        storage.get_study_id_from_name(study_name)
-    except KeyError:
-        return True
-    return False
-
-
-def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
-    try:
-        with optuna_quiet():
-            study_id = storage.create_new_study([_DIRECTIONS[metric.direction]], name)
-    except DuplicatedStudyError:
-        study_id = storage.get_study_id_from_name(name)
-    return study_id

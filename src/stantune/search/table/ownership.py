@@ -1,0 +1,104 @@
+"""A study as one search's own: made or found in a storage, and known again by its identity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+
+from stantune.errors import StoreError
+from stantune.protocols import Metric
+from stantune.search.plan.values import WarmStart
+from stantune.search.propose.sampling import optuna_quiet
+from stantune.search.table.attributes import ACCEPTED, IDENTITY, METRIC_NAMES, START
+from stantune.search.table.differences import another_search, differences_between
+from stantune.search.table.storages.messages import foreign_sentence, gone_sentence
+from stantune.search.table.storages.retry import ask
+
+# What may be asked of another search's identity.
+Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
+# Trials of an earlier search in one attribute: some databases hold no longer texts than 64 KB.
+_START_PART = 50
+_DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.MAXIMIZE}
+
+
+def made_or_found(storage: BaseStorage, name: str, where: str, metric: Metric, begun: bool) -> int:
+    """Return the id of the study of this name, which is made where there is none.
+
+    Raises StoreError where the search was `begun` before and its study is gone; `where` names the place.
+    """
+    if begun and ask(storage, lambda: _is_without(storage, name)):
+        raise StoreError(gone_sentence(name, where))
+    return ask(storage, lambda: _study(storage, name, metric))
+
+
+def identify(
+    storage: BaseStorage,
+    study_id: int,
+    name: str,
+    where: str,
+    metric: Metric,
+    identity: Mapping[str, Any],
+    start: WarmStart | None,
+    extends: Extends,
+    new: bool,
+) -> bool:
+    """Know the study again, or make it this search's; return whether it was that of one that this one extends.
+
+    For the arguments see `Store.open`; `new` says that it has no trials and was not begun before. Raises UsageError
+    where it is another search's, and StoreError where it is none of ours.
+    """
+    here = json.loads(json.dumps(identity))
+    attributes = ask(storage, lambda: storage.get_study_user_attrs(study_id))
+    there = attributes.get(IDENTITY)
+    directions = ask(storage, lambda: storage.get_study_directions(study_id))
+    turned = directions != [_DIRECTIONS[metric.direction]]
+
+    def keep(key: str, value: Any) -> None:
+        ask(storage, lambda: storage.set_study_user_attr(study_id, key, value))
+
+    if there is None:
+        # No identity and no trials: created just now, or by a search that was killed right there.
+        if not new or turned:
+            raise StoreError(foreign_sentence(name, where, "it was not made by a stantune search"))
+        if start is not None:
+            # The identity, which is written last, makes it count.
+            head, trials = start.plain()
+            keep(START, head)
+            for part in range(0, len(trials), _START_PART):
+                keep(f"{START}:{part // _START_PART:04d}", trials[part : part + _START_PART])
+        # As Optuna itself keeps it: its dashboard and plots then name their axes.
+        ask(storage, lambda: storage.set_study_system_attr(study_id, METRIC_NAMES, [metric.name]))
+        keep(IDENTITY, here)
+        return False
+    differences = differences_between(there, here)
+    if turned:
+        # Of an objective of the user's own whose identity says nothing of it.
+        differences.append(f"direction: {directions[0].name.lower()} there, {metric.direction} here")
+    if not differences:
+        return False
+    if turned or there.get("space") != here["space"] or not extends(there):
+        raise another_search(name, where, differences)
+    keep(ACCEPTED, [*attributes.get(ACCEPTED, []), differences])
+    keep(IDENTITY, here)
+    return True
+
+
+def _is_without(storage: BaseStorage, name: str) -> bool:
+    try:
+        storage.get_study_id_from_name(name)
+    except KeyError:
+        return True
+    return False
+
+
+def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
+    try:
+        with optuna_quiet():
+            return storage.create_new_study([_DIRECTIONS[metric.direction]], name)
+    except DuplicatedStudyError:
+        return storage.get_study_id_from_name(name)
