@@ -1,0 +1,147 @@
+"""A command as an objective: its template, what it says of itself, how it travels, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import cloudpickle
+import pytest
+from command_training import SPACE
+
+from stantune.errors import UsageError
+from stantune.objectives.command.objective import CommandObjective
+from stantune.objectives.command.templates import Template
+from stantune.parameters import Integer
+from stantune.protocols import Conditions, Metric, Objective
+from stantune.space import Space
+
+
+class TestTheTemplate:
+    def test_each_value_is_one_argument_whatever_is_in_it(self):
+        template = Template("train --name={name} -- '{name} b' {lr:.2f} {{}}")
+        assert template.names == ["name", "name", "lr"]
+        odd = "a b; $(rm -rf /) 'c' \"d\" {lr}"
+        assert template.fill({"name": odd, "lr": 0.125}) == ["train", f"--name={odd}", "--", f"{odd} b", "0.12", "{}"]
+
+    def test_arguments_may_be_given_one_by_one(self):
+        assert Template(["train it", "{lr}"]).fill({"lr": 1e-05}) == ["train it", "1e-05"]
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [(True, "true"), (3, "3"), (0.5, "0.5"), ("x", "x"), ((1, "b"), '[1, "b"]'), (None, "")]
+    )
+    def test_a_text_stays_one_and_all_else_is_json(self, value, text):
+        assert Template("a {x}").fill({"x": value}) == ["a", text]
+
+    def test_for_a_shell_values_are_quoted(self):
+        (line,) = Template("printf %s {name} | cat", shell=True).fill({"name": "a $(echo b) 'c'"})
+        assert subprocess.run(line, shell=True, capture_output=True, text=True).stdout == "a $(echo b) 'c'"
+
+    @pytest.mark.parametrize("line", ['echo "{name}"', "echo '{name}'", "echo 'a' \"b 'c {name}\"", "echo \\{name}"])
+    def test_a_shell_cannot_be_given_a_value_within_quotes(self, line):
+        with pytest.raises(UsageError, match=r"\{name\} stands within quotes"):
+            Template(line, shell=True)
+
+    @pytest.mark.parametrize("line", ["echo 'a' {name} \"b\"", 'echo "it\'s" {name}', "echo \\' {name}"])
+    def test_quotes_elsewhere_do_no_harm(self, line):
+        assert Template(line, shell=True).fill({"name": "x"})
+
+    @pytest.mark.parametrize(
+        ("command", "sentence"),
+        [
+            ("", "the command is empty"),
+            ("  ", "the command is empty"),
+            ([], "the command is empty"),
+            ("train {", "braces that do not match"),
+            ("train }", "braces that do not match"),
+            ("train {lr!r}", "no plain one; write {lr}"),
+            ("train 'a", "mend its quotes"),
+            (["train", 3], "is no text"),
+        ],
+    )
+    def test_what_is_no_command_is_refused(self, command, sentence):
+        with pytest.raises(UsageError, match=sentence):
+            Template(command)
+
+
+class TestConstruction:
+    def test_an_unknown_placeholder_is_named(self):
+        with pytest.raises(UsageError, match=r"\{rate\} in the command .* is unknown; there are lr, start, stop"):
+            CommandObjective("train {lr} {rate}", SPACE, minimize="loss")
+
+    def test_a_parameter_that_is_used_nowhere_is_named(self):
+        with pytest.raises(UsageError, match=r"'lr' is used nowhere in the command 'train'; write \{lr\}"):
+            CommandObjective("train", SPACE, minimize="loss")
+        assert CommandObjective("train {params}", SPACE, minimize="loss")
+
+    def test_a_parameter_must_not_be_called_as_a_placeholder(self):
+        with pytest.raises(UsageError, match="'seed' has the name of a placeholder"):
+            CommandObjective("train {seed}", Space({"seed": Integer(0, 9)}), minimize="loss")
+
+    @pytest.mark.parametrize(
+        "named", [{}, {"minimize": "a", "maximize": "b"}, {"minimize": "a", "metric": Metric("a")}]
+    )
+    def test_one_metric_is_named(self, named):
+        with pytest.raises(UsageError, match="trials are compared by one"):
+            CommandObjective("train {lr}", SPACE, **named)
+
+    @pytest.mark.parametrize("file", ["/etc/x", "../x", ""])
+    def test_the_file_is_in_the_state_folder(self, file):
+        with pytest.raises(UsageError, match="no file in the state folder"):
+            CommandObjective("train {lr}", SPACE, minimize="loss", metrics=file)
+
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        [
+            ("python src/train.py {lr}", "train"),
+            ("./fit.sh {lr}", "fit"),
+            ("Rscript --vanilla model.R {lr}", "model"),
+            ("./mine {lr} --to 0.5", "mine"),
+            ("{python} {lr}", "command"),
+        ],
+    )
+    def test_its_name_is_the_scripts(self, command, name):
+        assert CommandObjective(command, SPACE, minimize="loss").name == name
+
+    def test_it_is_an_objective_and_travels(self):
+        objective = CommandObjective("train {lr}", SPACE, maximize="accuracy", length=9, unit="step")
+        assert isinstance(objective, Objective)
+        back = cloudpickle.loads(cloudpickle.dumps(objective))
+        assert back == objective
+        assert (back.metric, back.unit, back.length, back.rate) == (Metric("accuracy", "maximize"), "step", 9, None)
+        assert back.identity == objective.identity
+
+    def test_its_identity_is_of_the_code_and_not_of_the_place(self, tmp_path, monkeypatch):
+        found = []
+        for place, text in (("a", "one"), ("b", "one"), ("b", "two")):
+            folder = tmp_path / place
+            folder.mkdir(exist_ok=True)
+            (folder / "train.py").write_text(text)
+            monkeypatch.chdir(folder)
+            found.append(CommandObjective("python train.py {lr}", SPACE, minimize="loss").identity)
+        assert found[0] == found[1]
+        assert found[1] != found[2]
+        assert json.loads(json.dumps(found[0])) == found[0]
+        given = CommandObjective("python train.py {lr}", SPACE, minimize="loss", cwd=tmp_path / "a")
+        assert given.identity == found[0]
+        shell = CommandObjective("cd . && python train.py {lr}", SPACE, minimize="loss", shell=True)
+        assert shell.identity["code"] == found[2]["code"]
+
+    @pytest.mark.parametrize(
+        ("conditions", "threads"),
+        [
+            ({}, len(os.sched_getaffinity(0))),
+            ({"threads": 3}, 3),
+            ({"side_by_side": True}, 1),
+            ({"begun": {"threads": 5}}, 5),
+            ({"begun": {"threads": 5}, "threads": 2}, 2),
+        ],
+    )
+    def test_its_threads(self, conditions, threads):
+        what, prepared = CommandObjective("train {lr}", SPACE, minimize="loss").prepared(Conditions(27, **conditions))
+        assert (what.whole, prepared) == (27, threads)
+
+    def test_nobody_times_it(self):
+        with pytest.raises(UsageError, match="`threads`=auto times the training of a built-in problem"):
+            CommandObjective("train {lr}", SPACE, minimize="loss").prepared(Conditions(27, threads="auto"))

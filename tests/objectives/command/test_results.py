@@ -1,0 +1,179 @@
+"""What a command says is its result, where there is one, and how it fails, where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_training import SPACE, TRAIN, segment
+from segments import trained
+
+from stantune.errors import StantuneError
+from stantune.objectives.command.objective import CommandObjective
+from stantune.objectives.command.said import CommandError
+from stantune.protocols import Place
+from stantune.search.workers.executors import Failure, attempt
+
+
+def said(line: str) -> CommandObjective:
+    """A command that says a line."""
+    line = line.replace("{", "{{").replace("}", "}}")
+    return CommandObjective(["printf", r"%s\n%s\n", line, "{lr}"], SPACE, minimize="loss")
+
+
+class TestWhatItSays:
+    @pytest.mark.parametrize(
+        "line",
+        [
+            '{"loss": NaN}',
+            '{"loss": Infinity}',
+            '{"loss": -Infinity}',
+            '{"loss": null}',
+            '{"diverged": true}',
+            '{"diverged": true, "loss": 0.5}',
+            '{"loss": 1e999}',
+            '{"loss": 1' + 400 * "0" + "}",
+        ],
+    )
+    def test_what_is_no_number_has_diverged(self, tmp_path, line):
+        asked = segment(tmp_path, 0, 3)
+        for _ in range(2):
+            outcome = trained(said(line), asked)
+            assert (outcome.iterations, outcome.diverged_at, outcome.metrics) == (3, 3, {})
+
+    @pytest.mark.parametrize(("at", "told"), [(2, 2), (3, 3), (0, 3), (9, 3), ('"a"', 3)])
+    def test_it_may_say_where_it_diverged(self, tmp_path, at, told):
+        outcome = trained(said(f'{{"diverged": true, "resource": {at}}}'), segment(tmp_path, 0, 3))
+        assert (outcome.iterations, outcome.diverged_at) == (told, told)
+
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ("hello", r"'loss' was not said, no JSON object at all; print a line like {\"loss\": 0.5}.*'hello 0.1'"),
+            ('{"error": 1}', "'loss' was not said, only error"),
+            ("[1, 2]", "no JSON object at all"),
+            ('{"loss": ', "no JSON object at all"),
+            ('{"loss": "low"}', "'loss' is \"low\", which is no number"),
+            ('{"loss": true}', "'loss' is true, which is no number"),
+            ('{"loss": [1]}', "which is no number"),
+            ('{"diverged": false}', "'loss' was not said, only diverged"),
+            ("[" * 100_000, "no JSON object at all"),
+            ('{"a":' * 20_000, "no JSON object at all"),
+        ],
+    )
+    def test_what_is_no_result_fails_in_a_sentence(self, tmp_path, line, sentence):
+        text = f"print({line!r}, '0.1' if {line!r} == 'hello' else '')"
+        (tmp_path / "say.py").write_text(text)
+        objective = CommandObjective(f"{{python}} {tmp_path}/say.py {{lr}}", SPACE, minimize="loss")
+        with pytest.raises(CommandError, match=sentence):
+            trained(objective, segment(tmp_path, 0, 1))
+        assert not (tmp_path / "kept" / "trial-7.pt").exists()
+
+    def test_the_last_one_counts_and_other_output_does_no_harm(self, tmp_path, script):
+        text = r"""
+            import sys
+            write = sys.stdout.buffer.write
+            write(b'{"loss": 3}\n\xff\xfe{"loss": 4}\r50%\r100%\r{"loss": 2, "resource": 1}\nbye\n{"resource": 1}')
+        """
+        assert trained(CommandObjective(script(text), SPACE, minimize="loss"), segment(tmp_path, 0, 1)).metrics == {
+            "loss": 2
+        }
+
+    def test_much_output_is_no_trouble(self, tmp_path, script):
+        text = """
+            import sys
+            for number in range(20_000):
+                print("x" * 100)
+                print("y" * 100, file=sys.stderr)
+            print('{"loss": 1}')
+        """
+        assert trained(CommandObjective(script(text), SPACE, minimize="loss"), segment(tmp_path, 0, 1)).metrics == {
+            "loss": 1
+        }
+
+
+class TestFailures:
+    def test_an_exit_code_is_told_with_the_last_line_of_stderr(self, tmp_path, script):
+        text = """
+            import sys
+            print('{"loss": 1}')
+            raise ValueError(f"no such rate: {sys.argv[4]}")
+        """
+        objective = CommandObjective(script(text), SPACE, minimize="loss")
+        trainer = objective.trainer(Place(threads=1))
+        how = attempt(trainer, segment(tmp_path, 0, 1), lambda: False, lambda done: None)
+        assert isinstance(how, Failure)
+        log = tmp_path / "kept/trial-7/stderr.log"
+        # The whole path, and none of our own lines.
+        assert how.cause == f"CommandError: exit code 1: ValueError: no such rate: 0.1 (see {log})"
+        assert how.again
+        assert "Traceback" in (tmp_path / "kept/trial-7/stderr.log").read_text()
+        assert not (tmp_path / "kept/trial-7/state").exists()
+
+    def test_a_line_of_a_run_before_is_not_this_ones(self, tmp_path, script):
+        objective = CommandObjective(script("import sys; sys.exit(int(sys.argv[3]))"), SPACE, minimize="loss")
+        log = tmp_path / "kept/trial-7/stderr.log"
+        log.parent.mkdir(parents=True)
+        log.write_text("an old error\n")
+        with pytest.raises(CommandError, match=r"^exit code 3 \(see /.*trial-7/stderr\.log\)$"):
+            trained(objective, segment(tmp_path, 0, 3))
+
+    def test_what_was_said_on_stdout_is_looked_for_there(self, tmp_path, script):
+        objective = CommandObjective(script("import sys; print('no room'); sys.exit(1)"), SPACE, minimize="loss")
+        with pytest.raises(CommandError, match=r"^exit code 1: no room \(see /.*trial-7/stdout\.log\)$"):
+            trained(objective, segment(tmp_path, 0, 3))
+
+    @pytest.mark.parametrize(("line", "again"), [('{"los": 1}', False), ('{"loss": "low"}', False), ("bye", True)])
+    def test_a_misspelt_metric_is_not_tried_again(self, tmp_path, script, line, again):
+        trainer = CommandObjective(script(f"print({line!r})"), SPACE, minimize="loss").trainer(Place(threads=1))
+        how = attempt(trainer, segment(tmp_path, 0, 1), lambda: False, lambda done: None)
+        assert isinstance(how, Failure)
+        assert how.again == again
+        assert ".py:" not in how.cause
+
+    def test_a_signal_is_named(self, tmp_path, script):
+        objective = CommandObjective(script("import os; os.kill(os.getpid(), 9)"), SPACE, minimize="loss")
+        with pytest.raises(CommandError, match="killed by SIGKILL"):
+            trained(objective, segment(tmp_path, 0, 3))
+
+    def test_a_failure_leaves_the_checkpoint(self, tmp_path, script):
+        objective = CommandObjective(script(TRAIN), SPACE, minimize="loss")
+        trained(objective, segment(tmp_path, 0, 2))
+        before = (tmp_path / "kept/trial-7.pt").read_bytes()
+        (tmp_path / "train.py").write_text("import sys; open(sys.argv[1] + '/mess', 'w'); sys.exit(1)")
+        with pytest.raises(CommandError):
+            trained(objective, segment(tmp_path, 2, 4))
+        assert (tmp_path / "kept/trial-7.pt").read_bytes() == before
+
+    def test_a_link_is_a_failure_of_the_training(self, tmp_path, script):
+        objective = CommandObjective(
+            script("import os, sys; os.symlink('/', sys.argv[1] + '/root'); print('{\"loss\": 1}')"),
+            SPACE,
+            minimize="loss",
+        )
+        with pytest.raises(ValueError, match="a checkpoint keeps files and folders alone"):
+            trained(objective, segment(tmp_path, 0, 2))
+
+    @pytest.mark.parametrize("command", ["no-such-program {lr}", "./no-such-program {lr}", "/etc/passwd {lr}"])
+    def test_a_program_that_is_not_there_ends_the_search(self, command, tmp_path):
+        with pytest.raises(StantuneError, match="there is no program"):
+            CommandObjective(command, SPACE, minimize="loss").trainer(Place())
+
+    def test_a_program_that_is_no_program_ends_the_search(self, tmp_path):
+        (tmp_path / "bad").write_text("#!/no/such/interpreter\n")
+        (tmp_path / "bad").chmod(0o755)
+        objective = CommandObjective(f"{tmp_path}/bad {{lr}}", SPACE, minimize="loss")
+        with pytest.raises(StantuneError, match=r"cannot be started in .* \(No such file or directory\)"):
+            trained(objective, segment(tmp_path, 0, 1))
+
+    def test_a_folder_that_is_not_there_ends_the_search(self, tmp_path):
+        with pytest.raises(StantuneError, match="give another `cwd`"):
+            CommandObjective("echo {lr}", SPACE, minimize="loss", cwd=tmp_path / "no").trainer(Place())
+
+    def test_a_disk_that_is_full_ends_the_search(self, tmp_path, script, monkeypatch):
+        def full(*arguments, **more):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "mkdir", full)
+        with pytest.raises(StantuneError, match=r"cannot be used \(No space left on device\); make room"):
+            trained(CommandObjective(script(TRAIN), SPACE, minimize="loss"), segment(tmp_path, 0, 1))
