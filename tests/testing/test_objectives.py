@@ -18,7 +18,8 @@ from stantune.protocols import Metric, Prepared
 from stantune.space import Space
 from stantune.testing import check_objective
 from stantune.testing.executors import Counting
-from stantune.testing.objectives import CHECKS, case_of, check_turns
+from stantune.testing.objective_case import case_of
+from stantune.testing.objectives import CHECKS, check_turns
 
 
 @dataclass(frozen=True)
