@@ -1,36 +1,18 @@
-"""benchmarks/curves.py: its figures by hand, and its searches on made-up curves."""
+"""benchmarks/stopping/curves.py: its figures by hand, and its searches on made-up curves."""
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.stopping import curves
+from benchmarks.stopping import curves_results as results
 from stantune.parameters import Float
 from stantune.space import Space
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def curves() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        return importlib.import_module("curves")
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def results(curves: ModuleType) -> ModuleType:
-    return sys.modules["curves_results"]
 
 
 class MadeUp:
@@ -56,7 +38,7 @@ class MadeUp:
         return []
 
 
-def test_budgets(curves: ModuleType) -> None:
+def test_budgets() -> None:
     # 27 + 9·4 + 3·12 + 35, 12·5 + 4·12 + 35, 6·17 + 2·35 and 4·52.
     assert curves.whole(1) == 134 + 143 + 172 + 208
     assert curves.trials_for(1, 134) == 27
@@ -65,7 +47,7 @@ def test_budgets(curves: ModuleType) -> None:
     assert curves.trials_for(1, 268) == 54
 
 
-def test_where_a_regret_is_reached(results: ModuleType) -> None:
+def test_where_a_regret_is_reached() -> None:
     points = [(0.25, 4.0), (0.5, 3.0), (1.0, 1.0)]
     assert results.reached(points, 4.5) == 0.25
     assert results.reached(points, 3.0) == 0.5
@@ -75,7 +57,7 @@ def test_where_a_regret_is_reached(results: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_searches(curves: ModuleType, turned: bool) -> None:
+def test_searches(turned: bool) -> None:
     world = MadeUp(turned)
     found = {
         name: curves.regrets(world, "task", name, "random", 1, 0.0, 0, (0.1, 0.5, 1.0))

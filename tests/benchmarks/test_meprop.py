@@ -1,32 +1,15 @@
-"""benchmarks/meprop.py: what is trained once, how records are gone on with, and the table of them."""
+"""benchmarks/trainings/meprop.py: what is trained once, how records are gone on with, and the table of them."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.trainings import meprop
 
 
-@pytest.fixture(scope="module")
-def meprop() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("meprop_benchmark", BENCHMARKS / "meprop.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules["meprop_benchmark"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-
-
-def test_plain_training_is_once_in_each_setting_and_ours_ends_where_its_space_does(meprop: ModuleType) -> None:
+def test_plain_training_is_once_in_each_setting_and_ours_ends_where_its_space_does() -> None:
     assert meprop.cells(["authors", "ours"], ["per-example", "unified"], [0, 160]) == [
         ("authors", "plain", 0),
         ("ours", "plain", 0),
@@ -36,7 +19,7 @@ def test_plain_training_is_once_in_each_setting_and_ours_ends_where_its_space_do
 
 
 def test_trainings_go_on_where_they_were_and_the_table_is_of_pairs(
-    meprop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, trained = tmp_path / "kept.jsonl", []
 

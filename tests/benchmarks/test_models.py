@@ -1,53 +1,39 @@
-"""benchmarks/models.py: its figures by hand, what is kept and gone on from, each part on a tiny network."""
+"""benchmarks/networks/models.py: its figures by hand, what is kept and gone on from, each part on a tiny network."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.common.kept import Kept
+from benchmarks.common.side_by_side import Mixture, Side, interleave
+from benchmarks.networks import model_results as results
+from benchmarks.networks import model_step, models, zoo
+from benchmarks.networks import model_training as training
 from stantune import Stan, accelerate_
 from stantune.images.data import Dataset, Split
 from stantune.stan import surgery
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = "tiny"
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[SimpleNamespace]:
-    # Side processes import them, too.
-    sys.path.insert(0, str(BENCHMARKS))
-    names = ("zoo", "side_by_side", "model_results", "model_step", "model_training", "models")
-    yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
-    sys.path.remove(str(BENCHMARKS))
-
-
 @pytest.fixture
-def results(bench: SimpleNamespace) -> ModuleType:
-    found: ModuleType = bench.model_results
-    return found
-
-
-@pytest.fixture
-def tiny(bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> str:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
     def make() -> nn.Module:
         return nn.Sequential(
             nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10)
         )
 
-    monkeypatch.setitem(bench.zoo.ZOO, TINY, bench.zoo.Network("plain", make))
+    monkeypatch.setitem(zoo.ZOO, TINY, zoo.Network("plain", make))
     return TINY
 
 
@@ -56,64 +42,61 @@ def quick_planner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surgery, "plan_for", partial(surgery.plan_for, budget=0.0))
 
 
-def turns(results: ModuleType, *ms: float, stock: float = 100.0, **other: Any) -> Any:
+def turns(*ms: float, stock: float = 100.0, **other: Any) -> Any:
     told = {"peak": 60.0, "stock_peak": 50.0, **other}
     return results.Turns("channels_last", "contiguous", list(ms), [stock] * len(ms), **told)
 
 
-def record(results: ModuleType, way: str = "1", batch: int = 4, network: str = "one", **other: Any) -> Any:
+def record(way: str = "1", batch: int = 4, network: str = "one", **other: Any) -> Any:
     return results.Record(network, batch, way, 1, "sgd", "1 thread, PyTorch", **other)
 
 
-def test_speed_is_the_median_of_the_rounds_and_their_spread_half_the_quartiles_distance(results: ModuleType) -> None:
-    found = turns(results, 50.0, 40.0, 80.0, stock=100.0)
+def test_speed_is_the_median_of_the_rounds_and_their_spread_half_the_quartiles_distance() -> None:
+    found = turns(50.0, 40.0, 80.0, stock=100.0)
     assert found.ratios == [2.0, 2.5, 1.25]
     assert found.speedup == 2.0
     assert found.spread == pytest.approx((2.5 - 1.25) / 2)
 
 
-def kept(results: ModuleType, file: Path) -> Any:
-    return results.Kept(file, results.record_of, lambda each: each.key)
+def kept(file: Path) -> Any:
+    return Kept(file, results.record_of, lambda each: each.key)
 
 
-def test_records_are_kept_one_by_one_and_the_last_of_a_key_counts(results: ModuleType, tmp_path: Path) -> None:
+def test_records_are_kept_one_by_one_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
     file = tmp_path / "results" / "models.jsonl"
-    first = record(results, best=turns(results, 50.0, 51.0), gradients=results.Gradients(1e-6, 2e-6, 3e-6, 4e-6))
-    kept(results, file).add(first)
-    kept(results, file).add(record(results, way="0.5", failed="its process died"))
-    assert kept(results, file).records[first.key] == first
-    again = record(results, best=turns(results, 25.0, 25.0))
-    kept(results, file).add(again)
-    found = kept(results, file).records
+    first = record(best=turns(50.0, 51.0), gradients=results.Gradients(1e-6, 2e-6, 3e-6, 4e-6))
+    kept(file).add(first)
+    kept(file).add(record(way="0.5", failed="its process died"))
+    assert kept(file).records[first.key] == first
+    again = record(best=turns(25.0, 25.0))
+    kept(file).add(again)
+    found = kept(file).records
     assert len(found) == 2
     assert found[first.key] == again
     assert len(file.read_text().splitlines()) == 3, "nothing is taken away"
 
 
-def test_a_line_that_was_cut_off_costs_that_line_alone(
-    results: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_line_that_was_cut_off_costs_that_line_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "models.jsonl"
-    whole = record(results)
+    whole = record()
     file.write_text(json.dumps(asdict(whole)) + "\n" + '{"network": "tw')
-    kept(results, file).add(record(results, network="three"))
-    found = kept(results, file).records
+    kept(file).add(record(network="three"))
+    found = kept(file).records
     assert [each.network for each in found.values()] == ["one", "three"]
     assert "line 2 is no record" in capsys.readouterr().err
 
 
-def test_tables_by_hand(results: ModuleType) -> None:
+def test_tables_by_hand() -> None:
     found = [
         record(
-            results,
-            best=turns(results, 50.0, 50.0),
-            user=turns(results, 125.0, 125.0),
+            best=turns(50.0, 50.0),
+            user=turns(125.0, 125.0),
             gradients=results.Gradients(1e-6, 2e-6, 3e-6, 4e-6, 0.5, 1.25),
         ),
-        record(results, way="auto", best=turns(results, 80.0, 80.0, planning=2.5, predicted=1.3)),
-        record(results, network="two", best=turns(results, 100.0, 100.0, peak=50.0)),
-        record(results, network="two", batch=16, failed="its process died"),
-        record(results, network="unknown"),
+        record(way="auto", best=turns(80.0, 80.0, planning=2.5, predicted=1.3)),
+        record(network="two", best=turns(100.0, 100.0, peak=50.0)),
+        record(network="two", batch=16, failed="its process died"),
+        record(network="unknown"),
     ]
     text = results.tables(reversed(found), {"one": "a kind", "two": "a kind"}, ["1", "auto", "0.5"])
     lines = text.splitlines()
@@ -133,10 +116,10 @@ def test_tables_by_hand(results: ModuleType) -> None:
     assert not [line for line in lines if line.startswith("- two, batch 4")]
 
 
-def test_what_is_timed_of_a_cycle(bench: SimpleNamespace) -> None:
+def test_what_is_timed_of_a_cycle() -> None:
     def phases(stan: Stan) -> list[tuple[float, str, int, int]]:
         model = nn.Conv2d(3, 4, 3)
-        return list(bench.model_step.cycle(accelerate_(model, stan)))
+        return list(model_step.cycle(accelerate_(model, stan)))
 
     assert phases(Stan(rate=1)) == [(1.0, "exact", 0, 1)]
     assert phases(Stan(rate=0.5)) == [(0.5, "refresh", 0, 2), (0.5, "reduced", 1, 2)]
@@ -144,25 +127,25 @@ def test_what_is_timed_of_a_cycle(bench: SimpleNamespace) -> None:
     assert phases(Stan(rate=0.5, period=None)) == [(1.0, "reduced", 0, 1)]
 
 
-def test_a_side_trains_the_iterations_of_its_phases(bench: SimpleNamespace, tiny: str) -> None:
-    mixture = bench.model_step.sided(tiny, 2, "0.5", "channels_last", "sgd", best=True)
+def test_a_side_trains_the_iterations_of_its_phases(tiny: str) -> None:
+    mixture = model_step.sided(tiny, 2, "0.5", "channels_last", "sgd", best=True)
     assert [share for share, _ in mixture.parts] == [0.5, 0.5]
     for _, work in mixture.parts:
         work()
-    (part,) = bench.model_step.sided(tiny, 2, None, "contiguous", "adamw", best=False).parts
+    (part,) = model_step.sided(tiny, 2, None, "contiguous", "adamw", best=False).parts
     part[1]()
 
 
 @pytest.mark.usefixtures("quick_planner")
-def test_the_planner_s_words_come_with_its_side(bench: SimpleNamespace, tiny: str) -> None:
-    told = bench.model_step.sided(tiny, 2, "auto", "channels_last", "sgd", best=True).told
+def test_the_planner_s_words_come_with_its_side(tiny: str) -> None:
+    told = model_step.sided(tiny, 2, "auto", "channels_last", "sgd", best=True).told
     assert told["planning"] > 0
     assert told["predicted"] > 0
     assert told["planned"] is not None
 
 
-def test_gradients_are_compared_with_float64(bench: SimpleNamespace, tiny: str) -> None:
-    found = bench.models.gradients(tiny, 2, ("contiguous", "channels_last"), {"1": None, "0.5": None})
+def test_gradients_are_compared_with_float64(tiny: str) -> None:
+    found = models.gradients(tiny, 2, ("contiguous", "channels_last"), {"1": None, "0.5": None})
     assert 0 < found["1"].stock <= found["1"].stock_worst < 1e-5
     assert 0 < found["1"].exact <= found["1"].exact_worst < 1e-5
     assert found["1"].reduced is None
@@ -171,10 +154,10 @@ def test_gradients_are_compared_with_float64(bench: SimpleNamespace, tiny: str) 
     assert 0.1 < found["0.5"].reduced_size < 10
 
 
-def test_errors_by_hand(bench: SimpleNamespace) -> None:
+def test_errors_by_hand() -> None:
     exact = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([4.0]), "nothing": torch.tensor([1e-9])}
     mine = {"a": torch.tensor([3.0, 0.3]), "b": torch.tensor([4.4]), "nothing": torch.tensor([1.0e-3])}
-    whole, worst = bench.models.errors(mine, exact)
+    whole, worst = models.errors(mine, exact)
     assert whole == pytest.approx(0.1, rel=1e-3)
     assert worst == pytest.approx(0.1), "not that of a parameter whose gradient is nothing beside the others"
 
@@ -188,21 +171,21 @@ def test_errors_by_hand(bench: SimpleNamespace) -> None:
     ],
     ids=["image", "pixels", "box"],
 )
-def test_losses_of_the_zoo(bench: SimpleNamespace, network: Any, output: Tensor, loss: float) -> None:
-    made = bench.zoo.Network("a kind", nn.Identity, network)
+def test_losses_of_the_zoo(network: Any, output: Tensor, loss: float) -> None:
+    made = zoo.Network("a kind", nn.Identity, network)
     assert float(made.loss(output, torch.tensor([1, 2]))) == pytest.approx(loss)
 
 
-def test_no_dropout_where_gradients_are_compared(bench: SimpleNamespace) -> None:
+def test_no_dropout_where_gradients_are_compared() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3), nn.Dropout2d(0.5)).train()
-    bench.zoo.without_chance(model)
+    zoo.without_chance(model)
     assert [module.training for module in model] == [False, True, False]
 
 
-def test_a_network_that_is_not_there_is_named(bench: SimpleNamespace) -> None:
-    assert bench.models.named("resnet18,vgg*") == ["resnet18", "vgg11_bn"]
+def test_a_network_that_is_not_there_is_named() -> None:
+    assert models.named("resnet18,vgg*") == ["resnet18", "vgg11_bn"]
     with pytest.raises(SystemExit, match="names no network; there are resnet18"):
-        bench.models.named("alexnet")
+        models.named("alexnet")
 
 
 def data() -> Dataset:
@@ -212,13 +195,11 @@ def data() -> Dataset:
 
 
 def test_trainings_of_one_seed_see_the_same_and_are_not_done_twice(
-    bench: SimpleNamespace,
     tiny: str,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    training = bench.model_training
     held = data()
     done = []
 
@@ -234,7 +215,7 @@ def test_trainings_of_one_seed_see_the_same_and_are_not_done_twice(
     assert len(done) == 6
     training.run([tiny], ["1", "auto"], asked)
     assert len(done) == 6
-    found = results_of(training, asked.keep)
+    found = results_of(asked.keep)
     exact, stock = found[tiny, "1", 0], found[tiny, "stock", 0]
     assert len(stock.losses) == 30
     assert exact.losses[0] == pytest.approx(stock.losses[0], abs=1e-3), "same weights, same images"
@@ -244,13 +225,12 @@ def test_trainings_of_one_seed_see_the_same_and_are_not_done_twice(
     assert f"| {tiny} |" in capsys.readouterr().out
 
 
-def results_of(training: ModuleType, file: Path) -> dict[object, Any]:
-    found: dict[object, Any] = training.Kept(file, training.trained_of, lambda each: each.key).records
+def results_of(file: Path) -> dict[object, Any]:
+    found: dict[object, Any] = Kept(file, training.trained_of, lambda each: each.key).records
     return found
 
 
-def test_losses_are_within_where_their_mean_is_no_higher_than_a_seed_of_stock(bench: SimpleNamespace) -> None:
-    training = bench.model_training
+def test_losses_are_within_where_their_mean_is_no_higher_than_a_seed_of_stock() -> None:
 
     def trained(way: str, *losses: float | None) -> list[Any]:
         return [
@@ -264,11 +244,10 @@ def test_losses_are_within_where_their_mean_is_no_higher_than_a_seed_of_stock(be
     assert lines[-1] == "- one, auto, seed 2: it died"
 
 
-def test_a_side_that_fails_leaves_the_others_their_turns(bench: SimpleNamespace) -> None:
-    sides = bench.side_by_side
-    works = sides.Side("works", partial(sides.Mixture, [(0.25, int), (0.75, int)], {"said": 1}))
-    fails = sides.Side("fails", partial(int, "x"))
-    made = sides.interleave([works, fails], 1, 3, 1, preload=["side_by_side"])
+def test_a_side_that_fails_leaves_the_others_their_turns() -> None:
+    works = Side("works", partial(Mixture, [(0.25, int), (0.75, int)], {"said": 1}))
+    fails = Side("fails", partial(int, "x"))
+    made = interleave([works, fails], 1, 3, 1, preload=["side_by_side"])
     assert len(made["works"].milliseconds) == 3
     assert made["works"].told == {"said": 1}
     assert made["works"].peak >= made["works"].before > 0

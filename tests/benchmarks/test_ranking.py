@@ -1,8 +1,7 @@
-"""benchmarks/ranking.py: its figures by hand; who is trained in which ways; nothing is trained twice."""
+"""benchmarks/stopping/ranking.py: its figures by hand; who is trained in which ways; nothing is trained twice."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -10,32 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.stopping import ranking
+
 STOPS = (30, 90, 270)
 
 
-@pytest.fixture(scope="module")
-def ranking() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("ranking", BENCHMARKS / "ranking.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = sys.modules["ranking"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
-
-
-def test_spearman_by_hand(ranking: ModuleType) -> None:
+def test_spearman_by_hand() -> None:
     assert ranking.ranks([3.0, 1.0, 2.0, 1.0, math.inf]) == [4, 1.5, 3, 1.5, 5]
     # 1 - 6 · (1 + 1 + 0 + 4 + 4) / (5 · 24)
     assert ranking.spearman([1, 2, 3, 4, 5], [2, 1, 3, 6, 4]) == pytest.approx(1 - 6 * 4 / 120)
@@ -46,7 +31,7 @@ def test_spearman_by_hand(ranking: ModuleType) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=12))
-def test_spearman_is_between_and_symmetric(ranking: ModuleType, pairs: list[tuple[int, int]]) -> None:
+def test_spearman_is_between_and_symmetric(pairs: list[tuple[int, int]]) -> None:
     one, other = zip(*pairs, strict=True)
     found = ranking.spearman(one, other)
     assert math.isnan(found) == (len(set(one)) == 1 or len(set(other)) == 1)
@@ -57,7 +42,7 @@ def test_spearman_is_between_and_symmetric(ranking: ModuleType, pairs: list[tupl
         assert ranking.spearman([value**3 + 5 for value in one], other) == pytest.approx(found)
 
 
-def test_halving_by_hand(ranking: ModuleType) -> None:
+def test_halving_by_hand() -> None:
     # Nine settings: three go on, then one. Number 8 is the best at the top and out at the first rung.
     first = [10, 20, 30, 40, 50, 60, 70, 80, 90]
     second = [30, 10, 20, 0, 0, 0, 0, 0, 0]
@@ -68,18 +53,18 @@ def test_halving_by_hand(ranking: ModuleType) -> None:
     assert ranking.halving({4: {30: 1.0}}, STOPS) == 4
 
 
-def trained(ranking: ModuleType, *errors: float, seconds: float = 1.0) -> Any:
+def trained(*errors: float, seconds: float = 1.0) -> Any:
     return ranking.Trained(
         dict(zip(STOPS, errors, strict=False)), {stop: seconds * stop for stop in STOPS[: len(errors)]}, None
     )
 
 
-def test_lines_by_hand(ranking: ModuleType) -> None:
-    exact = {0: trained(ranking, 50, 30, 10), 1: trained(ranking, 60, 20, 11), 2: trained(ranking, 70, 40, 15)}
+def test_lines_by_hand() -> None:
+    exact = {0: trained(50, 30, 10), 1: trained(60, 20, 11), 2: trained(70, 40, 15)}
     half = {
-        0: trained(ranking, 66, 33, 14, seconds=0.5),
-        1: trained(ranking, 61, 23, 12, seconds=0.5),
-        2: trained(ranking, 75, seconds=0.5),
+        0: trained(66, 33, 14, seconds=0.5),
+        1: trained(61, 23, 12, seconds=0.5),
+        2: trained(75, seconds=0.5),
     }
     found = ranking.lines_of({7: {"exact": exact, "0.5": half}}, ["0.5"], STOPS)
     assert found["exact", 90].same_rung == [pytest.approx(1)]
@@ -96,7 +81,7 @@ def test_lines_by_hand(ranking: ModuleType) -> None:
     assert (top.of_two, found["exact", 270].of_two) == ([0], [0])
     assert [ranking.regret([14, 12, math.inf], [10, 11, 15], finalists) for finalists in (1, 2, 9)] == [1, 0, 0]
     # Of ten settings, nine are in a bracket; the best of all is the worst at first, and is never chosen.
-    late = {n: trained(ranking, 50 + n, 40 + n, 30 - n) for n in range(10)}
+    late = {n: trained(50 + n, 40 + n, 30 - n) for n in range(10)}
     (regret,) = ranking.halving_regrets({7: {"exact": late}}, "exact", STOPS)
     # The three that go on are the first of those there; the first alone gets to R, eight above the best or nine.
     assert 8 < regret < 9
@@ -120,9 +105,7 @@ class Here:
         return future
 
 
-def test_who_is_trained(
-    ranking: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done: list[tuple[int, int, str]] = []
     cut_at = 8
 
@@ -135,7 +118,7 @@ def test_who_is_trained(
             return ranking.Trained({}, {}, 3)
         if run.number == 1:
             return ranking.Trained({30: 88.0}, {30: 1.0}, None)
-        return trained(ranking, 50, 30 + run.number, 10 + run.number + run.seed)
+        return trained(50, 30 + run.number, 10 + run.number + run.seed)
 
     monkeypatch.setattr(ranking, "train", train)
     monkeypatch.setattr(ranking, "ProcessPoolExecutor", Here)
@@ -162,9 +145,7 @@ def test_who_is_trained(
     assert {way for _, _, way in done[before:]} == {"0.25"}
 
 
-def test_rates_that_make_no_sense(
-    ranking: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rates_that_make_no_sense(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for rate, said in (("0.3", "rate=0.3"), ("half", "half"), ("stan:0.3,1", "rate=0.3"), ("0.5/x", "0.5/x is no way")):
         monkeypatch.setattr(sys, "argv", ["ranking.py", "--rates", rate])
         with pytest.raises(SystemExit):
@@ -172,7 +153,7 @@ def test_rates_that_make_no_sense(
         assert said in capsys.readouterr().err
 
 
-def test_ways_are_those_of_a_search(ranking: ModuleType) -> None:
+def test_ways_are_those_of_a_search() -> None:
     def stan(way: str) -> Any:
         return ranking.Run("cq", 4000, 3, 0, way).searched.objective.stan
 

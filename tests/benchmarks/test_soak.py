@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
-def soaked(*options: str, script: str = "soak.py") -> list[dict[str, str]]:
+def soaked(*options: str, script: str = "soak") -> list[dict[str, str]]:
     """Return the rows of the table that the script prints."""
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), *options], capture_output=True, text=True, timeout=900, check=False
-    )
+    command = [sys.executable, "-m", f"benchmarks.robustness.{script}", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines())
     return [dict(zip(head, row, strict=True)) for row in rows]
@@ -43,14 +42,14 @@ def test_soak_of_a_few_kills(objective: str) -> None:
 
 @pytest.mark.parametrize("way", ["fetch", "fresh"])
 def test_soak_of_commands_that_are_killed_a_few_times(way: str) -> None:
-    (told,) = soaked("--way", way, "--kills", "4", "--seed", "3", script="soak_command.py")
+    (told,) = soaked("--way", way, "--kills", "4", "--seed", "3", script="soak_command")
     assert told["way"] == way
     check_commands(told, 4)
 
 
 @pytest.mark.slow
 def test_soak_of_commands_in_every_way() -> None:
-    rows = soaked("--kills", "6", "--seed", "4", script="soak_command.py")
+    rows = soaked("--kills", "6", "--seed", "4", script="soak_command")
     assert [told["way"] for told in rows] == ["start", "fresh", "final", "workers", "fetch"]
     for told in rows:
         check_commands(told, 6)

@@ -1,58 +1,34 @@
-"""benchmarks/time_to_quality.py: its figures by hand, what is run when and again, and each side on a tiny problem."""
+"""benchmarks/searches/time_to_quality.py: its figures by hand, what is run when, and each side on a tiny problem."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import sys
 import time
 import types
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.searches import optuna_side, ours_side
+from benchmarks.searches import quality_results as results
+from benchmarks.searches import time_to_quality as quality
 from stantune.search.plan.hyperband import plan
 
 HERE = Path(__file__).parent
-BENCHMARKS = HERE.parents[1] / "benchmarks"
 TINY = f"{HERE.parent / 'tiny_problem.py'}:problem"
 
 
-@pytest.fixture(scope="module")
-def quality() -> Iterator[ModuleType]:
-    # Worker processes import it, too.
-    sys.path.insert(0, str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("time_to_quality", BENCHMARKS / "time_to_quality.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["time_to_quality"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def results(quality: ModuleType) -> ModuleType:
-    return importlib.import_module("quality_results")
-
-
-@pytest.fixture(scope="module")
-def optuna_side(quality: ModuleType) -> ModuleType:
-    return importlib.import_module("optuna_side")
-
-
-def found(results: ModuleType, *points: tuple[float, float], seconds: float = 100.0, test: float | None = 20.0) -> Any:
+def found(*points: tuple[float, float], seconds: float = 100.0, test: float | None = 20.0) -> Any:
     return results.Found(list(points), seconds, 5.0, 17, {"lr": 0.1}, test)
 
 
-def test_figures_by_hand(results: ModuleType) -> None:
-    run = found(results, (10, 50), (20, 30), (25, 40), (60, 20))
+def test_figures_by_hand() -> None:
+    run = found((10, 50), (20, 30), (25, 40), (60, 20))
     assert results.best(run) == 20
     assert [results.reached(run, wanted) for wanted in (60, 50, 35, 20)] == [10, 10, 20, 60]
     assert results.reached(run, 19.9) == float("inf")
@@ -62,11 +38,11 @@ def test_figures_by_hand(results: ModuleType) -> None:
     assert results.quartiles([], ".0f") == "–"
 
 
-def test_tables_by_hand(results: ModuleType) -> None:
+def test_tables_by_hand() -> None:
     sides = {
-        "exact": [found(results, (80, 20), seconds=100, test=21.0), found(results, (90, 30), seconds=100, test=None)],
-        "optuna": [found(results, (60, 22), seconds=100, test=23.0), found(results, (90, 25), seconds=100, test=26.0)],
-        "stan": [found(results, (20, 22), seconds=50, test=21.5), found(results, (30, 31), seconds=25, test=31.0)],
+        "exact": [found((80, 20), seconds=100, test=21.0), found((90, 30), seconds=100, test=None)],
+        "optuna": [found((60, 22), seconds=100, test=23.0), found((90, 25), seconds=100, test=26.0)],
+        "stan": [found((20, 22), seconds=50, test=21.5), found((30, 31), seconds=25, test=31.0)],
     }
     told = results.tables(sides)
     rows = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in told.splitlines()}
@@ -86,19 +62,17 @@ def test_tables_by_hand(results: ModuleType) -> None:
     assert ("exact", "0.38 (0.19 … 0.56)", "1 of 2", "-2.00") in rows
 
 
-def test_drawing(results: ModuleType, tmp_path: Path) -> None:
+def test_drawing(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     sides = {
-        "exact": [found(results, (80, 20)), found(results, (90, 30), (95, 10))],
-        "stan": [found(results, (20, 22), seconds=50), found(results, (30, 31), seconds=25)],
+        "exact": [found((80, 20)), found((90, 30), (95, 10))],
+        "stan": [found((20, 22), seconds=50), found((30, 31), seconds=25)],
     }
     results.draw(tmp_path / "x.png", "title", sides)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_run_when(
-    quality: ModuleType, results: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_what_is_run_when(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     done: list[tuple[Any, ...]] = []
     cut_at = 6
 
@@ -109,11 +83,11 @@ def test_what_is_run_when(
         rate = None if objective.stan is None else objective.stan.rate
         side = "stan:auto" if settings.rates else {None: "exact", 1: "native", 0.5: "stan"}[rate]
         done.append((settings.seed, side))
-        return found(results, (10, 50), seconds=70.0 + settings.seed)
+        return found((10, 50), seconds=70.0 + settings.seed)
 
     def optuna(problem: str, iterations: int, seed: int, workers: int, budget: float, reports: str) -> Any:
         done.append((seed, "optuna", budget, reports))
-        return found(results, (10, 50), seconds=budget)
+        return found((10, 50), seconds=budget)
 
     monkeypatch.setattr(quality, "search_ours", ours)
     monkeypatch.setattr(quality, "search_optuna", optuna)
@@ -148,7 +122,6 @@ def test_what_is_run_when(
     ],
 )
 def test_bad_use(
-    quality: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     sides: tuple[str, ...],
@@ -160,8 +133,7 @@ def test_bad_use(
     assert said in capsys.readouterr().err
 
 
-def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours_side = importlib.import_module("ours_side")
+def test_our_side(monkeypatch: pytest.MonkeyPatch) -> None:
     # The default is no less than 25, which leaves so short a training but one rung.
     monkeypatch.setattr(ours_side, "default_min_resource", lambda maximum, eta: 6)
     began = time.perf_counter()
@@ -175,7 +147,7 @@ def test_our_side(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.test_error is not None
 
 
-def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_optuna_s_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import optuna
 
     # A clock by which every iteration takes a hundredth of a second.
@@ -205,14 +177,14 @@ def test_optuna_s_side(optuna_side: ModuleType, monkeypatch: pytest.MonkeyPatch,
     assert all(0 <= error <= 100 for _, error, _ in reported)
 
 
-def test_where_optuna_s_trials_are_evaluated(optuna_side: ModuleType) -> None:
+def test_where_optuna_s_trials_are_evaluated() -> None:
     order = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, 0.0, "rungs")
     assert [done for done in range(1, 4001) if order.is_reported(done)] == [49, 147, 441, 1323, 3969, 4000]
     every = optuna_side.OptunaOrder("cq", 4000, 0, "", 0.0, 0.0, 0.0, "all")
     assert [done for done in range(1, 4001) if every.is_reported(done)] == [*range(49, 4000, 49), 4000]
 
 
-def test_sides_are_those_of_the_command(quality: ModuleType) -> None:
+def test_sides_are_those_of_the_command() -> None:
     def stan(side: str) -> Any:
         return quality.searched_by("cq", 4000, 2, side).objective.stan
 

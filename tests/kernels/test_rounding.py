@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.kernels import rounding
 from stantune.kernels.block import native
 from stantune.kernels.block.convolve import convolve
 from stantune.kernels.library import WINOGRAD, kernels
@@ -20,17 +18,6 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def rounding() -> ModuleType:
-    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-    try:
-        import rounding
-
-        return rounding
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.fixture
@@ -44,7 +31,7 @@ def filtering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.mark.parametrize("channels", [16, 256])
 @pytest.mark.parametrize(("way", "most"), [("off", 1.3), ("always", 4.0)])
 def test_a_layers_errors_stay_beside_pytorchs_at_any_number_of_channels(
-    rounding: ModuleType, filtering: Callable[[str], None], kernel: int, channels: int, way: str, most: float
+    filtering: Callable[[str], None], kernel: int, channels: int, way: str, most: float
 ) -> None:
     filtering(way)
     contiguous, _, native = rounding.of_layer(channels, kernel, 8, batch=2)
@@ -74,14 +61,14 @@ def rounded(found: torch.Tensor, exact: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("network", ["SqueezeNet", "VGG-13", "U-Net"])
-def test_a_networks_gradients_are_as_near_to_the_exact_ones_as_pytorchs(rounding: ModuleType, network: str) -> None:
+def test_a_networks_gradients_are_as_near_to_the_exact_ones_as_pytorchs(network: str) -> None:
     errors = rounding.of_network(rounding.NETWORKS[network], 2, 32, seed=0)
     # The median: a ReLU or a maximum that rounding decides otherwise moves a few parameters a thousand times as far.
     stock, native = (statistics.median(errors[way].values()) for way in ("stock", "native"))
     assert native <= 2 * stock
 
 
-def test_a_step_that_pytorch_rounds_badly_is_badly_conditioned(rounding: ModuleType) -> None:
+def test_a_step_that_pytorch_rounds_badly_is_badly_conditioned() -> None:
     """Batch norm over two positions: what it divides by is a difference of two numbers."""
     found = [rounding.of_network(rounding.NETWORKS["ResNet-18"], 2, 32, seed) for seed in range(4)]
     stock, native = (

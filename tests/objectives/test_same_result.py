@@ -1,7 +1,8 @@
 """One seed has one result: for one, two and three workers, on Ray, and where each goes on with what another began.
 
-The objectives are those that benchmarks/soak.py kills: a loop of one's own with all that keeps a state, a Lightning
-module, and a shell command. What is compared are rows, final trainings, their weights, and the names of all files.
+The objectives are those that benchmarks/robustness/soak.py kills: a loop of one's own with all that keeps a state, a
+Lightning module, and a shell command. What is compared are rows, final trainings, their weights, and the names of all
+files.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ from typing import Any
 import pytest
 
 import stantune as st
+from benchmarks.robustness import outcomes, soaked
+from benchmarks.robustness.soak import checkpoints
 from stantune.search.stopping import Stop
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import soak  # noqa: E402
-import soaked  # noqa: E402
-
+RAY = Path(__file__).parents[2] / "benchmarks" / "robustness" / "local_ray.py"
 # One bracket of a short search, so that it is over soon; each has a trial that is promoted twice.
 SHORT = {"max_resource": 4, "min_resource": 1, "eta": 2, "brackets": 1}
 OBJECTIVES = ["loop", "command", "lightning"]
@@ -32,18 +31,18 @@ def found(name: str, out: Path, **how: Any) -> st.SearchResult:
     if name == "lightning":
         pytest.importorskip("lightning", reason="Lightning is not installed: pip install 'stantune[lightning]'")
     what = soaked.OBJECTIVES[name]()
-    options = {"threads": 1, "device": "cpu", "finalists": soak.FINALISTS, "out": out, **what.options, **SHORT, **how}
+    options = {"threads": 1, "device": "cpu", "finalists": soaked.FINALISTS, "out": out, **what.options, **SHORT, **how}
     return st.tune(what.objective, **options)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the search of an objective comes to without workers; each is made once."""
-    made: dict[str, soak.Result] = {}
+    made: dict[str, outcomes.Result] = {}
 
-    def result(name: str) -> soak.Result:
+    def result(name: str) -> outcomes.Result:
         if name not in made:
-            made[name] = soak.result_of(found(name, tmp_path_factory.mktemp(name)))
+            made[name] = outcomes.result_of(found(name, tmp_path_factory.mktemp(name)))
         return made[name]
 
     return result
@@ -53,7 +52,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def address() -> Iterator[str]:
     """A Ray cluster's."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
-    command = [sys.executable, str(BENCHMARKS / "local_ray.py")]
+    command = [sys.executable, str(RAY)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -65,9 +64,9 @@ def address() -> Iterator[str]:
     process.wait()
 
 
-def same(result: st.SearchResult, expected: soak.Result) -> None:
+def same(result: st.SearchResult, expected: outcomes.Result) -> None:
     """Check row by row, so that a failure shows which."""
-    here = soak.result_of(result)
+    here = outcomes.result_of(result)
     assert here.rows == expected.rows
     assert here.finals == expected.finals
     assert here.weights == expected.weights
@@ -81,7 +80,7 @@ def test_the_search_has_something_to_differ_in(name: str, alone: Any) -> None:
     errors = [error for row in result.rows for error in row[3].values()]
     assert len(set(errors)) > len(errors) // 2
     assert max(len(row[3]) for row in result.rows) == 3, "somebody goes on from a checkpoint, and again"
-    assert len(set(result.weights)) == soak.FINALISTS
+    assert len(set(result.weights)) == soaked.FINALISTS
     assert all(result.weights)
     assert not [name for name in result.files if name.endswith(".part")]
 
@@ -119,10 +118,10 @@ class AfterOne(Stop):
     def __init__(self, place: Path) -> None:
         super().__init__(None)
         self._place = place
-        self._before = soak.checkpoints(place)
+        self._before = checkpoints(place)
 
     def asked(self) -> bool:
-        return soak.checkpoints(self._place) != self._before
+        return checkpoints(self._place) != self._before
 
 
 @pytest.mark.parametrize(

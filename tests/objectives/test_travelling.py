@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RAY = Path(__file__).parents[2] / "benchmarks" / "robustness" / "local_ray.py"
 
 # Beside the script, and in a folder that the script adds to its path.
 HELPER = "FACTOR = 2.0\n\ndef doubled(value):\n    return FACTOR * value\n"
@@ -141,7 +141,7 @@ ONE_WORKER = {"workers": 1, "trial_timeout": 300}
 def address() -> Iterator[str]:
     """A Ray cluster's."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
-    command = [sys.executable, str(BENCHMARKS / "local_ray.py")]
+    command = [sys.executable, str(RAY)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,8 +1,8 @@
 """Which convolutions native kernels do faster than PyTorch: a rule of their shapes alone.
 
 A rule, not a timing: what computes a layer decides how its sums are rounded, and one seed is to give one result,
-whatever the machine was busy with. Its figures are those of `benchmarks/shapes.py`: milliseconds of a forward and a
-backward pass on one core with AVX-512, fitted to random shapes. Only the ratio of the two sides matters.
+whatever the machine was busy with. Its figures are those of `benchmarks/kernels/shapes.py`: milliseconds of a forward
+and a backward pass on one core with AVX-512, fitted to random shapes. Only the ratio of the two sides matters.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from stantune.stan.layers.meprop import MeProp
 from stantune.stan.schedule import Schedule
 
 # The course of a rate of "annealed": from which share of the run on, which rate (ours). An exact end wins back much of
-# what sparing loses. benchmarks/annealing.py compares other courses.
+# what sparing loses. benchmarks/trainings/annealing.py compares other courses.
 ANNEALED = ((Fraction(0), 0.25), (Fraction(1, 3), 0.5), (Fraction(2, 3), 1.0))
 # What a layer may lose in a reduced iteration where the rate is "auto": ||Y - fill(Y)|| / ||Y|| (ours).
 AUTO_TOLERANCE = 0.5

@@ -71,7 +71,7 @@ def precision() -> str:
 def tiles_of_output(filters: int, depth: int, terms: int) -> Tiles:
     """Return the tiles of the product of patches and weight, whose rows are entries.
 
-    These and the two below were the fastest or near it in a sweep on an H100, as `benchmarks/tiles.py` does one.
+    These and the two below were the fastest or near it in a sweep on an H100, as `benchmarks/kernels/tiles.py` does.
 
     Args:
         filters: of the weight.

@@ -12,7 +12,7 @@ from stantune.seeds import derive
 
 # So many whole periods of a pattern an output must have on each side where it skips entries, or all are computed. With
 # fewer, one entry stands for most of a map and has the gradient of all of them, and batch norm behind the layer divides
-# by the deviation of a handful of values: gradients grow without bound (`benchmarks/small_maps.py`).
+# by the deviation of a handful of values: gradients grow without bound (`benchmarks/trainings/small_maps.py`).
 PERIODS = 3
 
 

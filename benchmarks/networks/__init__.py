@@ -1,0 +1,1 @@
+"""What a training step of a whole network takes and comes to under STAN, against stock PyTorch."""

@@ -1,0 +1,1 @@
+"""Whether a search ends the same however often its processes are killed."""

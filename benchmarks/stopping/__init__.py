@@ -1,0 +1,1 @@
+"""Whether trials are judged and stopped rightly before their end."""
