@@ -18,21 +18,18 @@ from typing import Any
 import pytest
 import torch
 from numbers_objective import Numbers
+from numbers_search import SETTINGS, Told, costless, table, trained
 from traps import COMMAND, INSTALLED, PYTHONS, set_traps, sprung
 
 from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find
 from stantune.objectives.choose import find_objective
-from stantune.outcome import Cost
 from stantune.protocols import Place
 from stantune.search.loop import search
-from stantune.search.plan.values import Final, FinalResult, Training
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.telling.progress import Progress
-from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits
@@ -52,7 +49,6 @@ from stantune.search.ray.run import trainings_on
 TESTS = Path(__file__).parents[2]
 TINY_FILE = TESTS / "tiny_problem.py"
 TINY = f"{TINY_FILE}:problem"
-SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
 ONE = Share(1, 0)
 LONGEST_SECONDS = 240
 # Files by which Ray's helper processes tell their ports, which none of them has here. Ray gives its helpers fifteen
@@ -137,20 +133,6 @@ def cluster(nodes: Nodes) -> Iterator[Cluster]:
         yield cluster
 
 
-class Told(Silent):
-    """Keeps what a watcher is told of failures, and how many jobs ran side by side."""
-
-    def __init__(self) -> None:
-        self.failures: list[tuple[int | None, str, bool]] = []
-        self.most = 0
-
-    def job(self, job: Training, progress: Progress) -> None:
-        self.most = max(self.most, len(progress.running))
-
-    def failure(self, job: Training, cause: str, for_good: bool) -> None:
-        self.failures.append((None if isinstance(job, Final) else job.number, cause, for_good))
-
-
 def bounded(stop_early: Callable[[], bool] = lambda: False) -> Callable[[], bool]:
     """The same, for a while: a search that waits for what never comes fails its test."""
     end = time.monotonic() + LONGEST_SECONDS
@@ -179,22 +161,6 @@ def run(
             return search(numbers, SETTINGS, directory, InProcess(numbers.order(0)), **options)
         with signed(str(place)) as sign, executor(sign) as running:  # type: ignore[attr-defined]
             return search(numbers, SETTINGS, directory, running, **options)
-
-
-def table(state: SearchState) -> list[Any]:
-    """The trial table, without costs and what went wrong on the way."""
-    return [(row.number, row.bracket, row.params, dict(row.errors), row.diverged_at, row.failed) for row in state.rows]
-
-
-def trained(place: Path) -> list[tuple[int, int]]:
-    """Every iteration that was trained: trial and iteration."""
-    return [(int(trial), int(at)) for _, trial, at in map(str.split, (place / "log").read_text().splitlines())]
-
-
-def costless(final: FinalResult | None) -> FinalResult:
-    """The same without its cost, which is another each time."""
-    assert final is not None
-    return replace(final, cost=Cost())
 
 
 @pytest.fixture
@@ -280,7 +246,7 @@ def test_stopped_in_good_order_and_gone_on_with_elsewhere(
 
     state = run(numbers, lambda sign: RayExecutor(cluster, numbers.order, ONE, sign, most=1), stop_early, watcher=told)
     assert not state.complete
-    assert (told.failures, told.most) == ([], 1)
+    assert (told.failures, max(map(len, told.together))) == ([], 1)
     assert table(run(numbers, None)) == table(undisturbed)
     assert set(Counter(trained(place)).values()) == {1}, "nothing is trained twice"
 
