@@ -93,3 +93,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def timeless() -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Leaves the timings out of a search's JSON."""
     return lambda result: {key: value for key, value in result.items() if key not in ("seconds", "saved")}
+
+
+@pytest.fixture(scope="session")
+def as_whole(whole: Whole, timeless: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
+    """Asserts that the JSON of a tiny search is that of the undisturbed one, but for the timings."""
+
+    def check(result: dict[str, Any]) -> None:
+        assert timeless(result) == timeless(whole.run.json)
+
+    return check
+
+
+@pytest.fixture
+def cut_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], tuple[object, ...]]:
+    """Has the tiny search in the test's folder interrupted in its n-th iteration, and returns its command."""
+
+    def cut(iteration: int) -> tuple[object, ...]:
+        command = ("search", *TINY, "--out", tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setenv("TINY_INTERRUPT_AT", str(iteration))
+            assert run(*command).code == 1
+        return command
+
+    return cut

@@ -13,7 +13,8 @@ from stantune.cli import output
 from stantune.search.table.directory import SearchDirectory
 
 Stantune = Callable[..., Any]
-Timeless = Callable[[dict[str, Any]], dict[str, Any]]
+AsWhole = Callable[[dict[str, Any]], None]
+CutAt = Callable[[int], tuple[object, ...]]
 
 
 def sentence(run: Any, code: int = 1) -> str:
@@ -139,19 +140,10 @@ def _swap(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_cut, _flip, _empty])
 def test_checkpoint_damaged(
-    whole: Any,
-    stantune: Stantune,
-    tiny: tuple[str, ...],
-    timeless: Timeless,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    damage: Callable[[Path], None],
+    stantune: Stantune, cut_at: CutAt, as_whole: AsWhole, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     # In the middle of the first promoted trial's second segment: 9 trials of 6 iterations, then 14 each.
-    here = ("search", *tiny, "--out", tmp_path)
-    monkeypatch.setenv("TINY_INTERRUPT_AT", "60")
-    assert stantune(*here).code == 1
-    monkeypatch.delenv("TINY_INTERRUPT_AT")
+    here = cut_at(60)
     checkpoints = sorted((tmp_path / "checkpoints").iterdir())
     assert len(checkpoints) == 3
     damage(checkpoints[0])
@@ -161,22 +153,12 @@ def test_checkpoint_damaged(
     assert "failed (its checkpoint was cut short or altered): tried again" in ended.err
     assert ended.json["counts"]["retries"] == 1
     counts = {**ended.json["counts"], "retries": 0}
-    assert timeless({**ended.json, "counts": counts}) == timeless(whole.run.json)
+    as_whole({**ended.json, "counts": counts})
 
 
-def test_checkpoint_of_another_trial(
-    whole: Any,
-    stantune: Stantune,
-    tiny: tuple[str, ...],
-    timeless: Timeless,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_checkpoint_of_another_trial(stantune: Stantune, cut_at: CutAt, as_whole: AsWhole, tmp_path: Path) -> None:
     # It is sound, and somebody's doing: nothing is deleted that may be needed.
-    here = ("search", *tiny, "--out", tmp_path)
-    monkeypatch.setenv("TINY_INTERRUPT_AT", "60")
-    assert stantune(*here).code == 1
-    monkeypatch.delenv("TINY_INTERRUPT_AT")
+    here = cut_at(60)
     checkpoints = sorted((tmp_path / "checkpoints").iterdir())
     before = {file: file.read_bytes() for file in checkpoints}
     _swap(checkpoints[0])
@@ -188,26 +170,18 @@ def test_checkpoint_of_another_trial(
     checkpoints[0].unlink()
     ended = stantune(*here, "--json", "-")
     assert ended.code == 0
-    assert timeless(ended.json) == timeless(whole.run.json)
+    as_whole(ended.json)
 
 
 def test_final_checkpoint_damaged(
-    whole: Any,
-    stantune: Stantune,
-    tiny: tuple[str, ...],
-    timeless: Timeless,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    whole: Any, stantune: Stantune, cut_at: CutAt, as_whole: AsWhole, tmp_path: Path
 ) -> None:
-    here = ("search", *tiny, "--out", tmp_path)
-    monkeypatch.setenv("TINY_INTERRUPT_AT", str(whole.run.json["iterations_trained"] + 30))
-    assert stantune(*here).code == 1
-    monkeypatch.delenv("TINY_INTERRUPT_AT")
+    here = cut_at(whole.run.json["iterations_trained"] + 30)
     _cut(tmp_path / "final.pt")
     ended = stantune(*here, "--json", "-")
     assert ended.code == 0
     assert "the final training of trial 15 failed (its checkpoint was cut short or altered): tried again" in ended.err
-    assert timeless(ended.json) == timeless(whole.run.json)
+    as_whole(ended.json)
 
 
 def test_two_searches_on_one_directory(stantune: Stantune, tiny: tuple[str, ...], tmp_path: Path) -> None:

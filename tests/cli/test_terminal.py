@@ -108,7 +108,7 @@ def terminal(*arguments: object, log: Path, before: Callable[[], object] = lambd
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_live_view_and_ctrl_c(
-    whole: Any, stantune: Callable[..., Any], tiny: tuple[str, ...], timeless: Any, tmp_path: Path, workers: int
+    stantune: Callable[..., Any], tiny: tuple[str, ...], as_whole: Callable[..., None], tmp_path: Path, workers: int
 ) -> None:
     command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
     # Typed at a terminal, Ctrl-C goes to the workers as well, who leave it to the search.
@@ -128,12 +128,12 @@ def test_live_view_and_ctrl_c(
 
     ended = stantune(*command, "--json", "-")
     assert ended.code == 0
-    assert timeless(ended.json) == timeless(whole.run.json)
+    as_whole(ended.json)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_lost_terminal_ends_the_search_in_good_order(
-    whole: Any, stantune: Callable[..., Any], tiny: tuple[str, ...], timeless: Any, tmp_path: Path, workers: int
+    stantune: Callable[..., Any], tiny: tuple[str, ...], as_whole: Callable[..., None], tmp_path: Path, workers: int
 ) -> None:
     command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
     with terminal(*command, "--workers", workers, log=log) as running:
@@ -145,18 +145,18 @@ def test_lost_terminal_ends_the_search_in_good_order(
     assert not result["complete"], "it was written in spite of all"
     ended = stantune(*command, "--json", "-")
     assert ended.code == 0
-    assert timeless(ended.json) == timeless(whole.run.json)
+    as_whole(ended.json)
 
 
 def test_lost_terminal_under_nohup_ends_nothing(
-    whole: Any, tiny: tuple[str, ...], timeless: Any, tmp_path: Path
+    tiny: tuple[str, ...], as_whole: Callable[..., None], tmp_path: Path
 ) -> None:
     command, log = ("search", *tiny, "--out", tmp_path / "out"), tmp_path / "log"
     with terminal(*command, log=log, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as running:
         running.wait_for(60)
         assert running.lose() == 0
     result = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert timeless(result) == timeless(whole.run.json)
+    as_whole(result)
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])

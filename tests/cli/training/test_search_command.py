@@ -18,6 +18,7 @@ from stantune.search.summary import bracket_results
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]
+AsWhole = Callable[[dict[str, Any]], None]
 
 
 def test_json(whole: Any) -> None:
@@ -196,12 +197,7 @@ class Clock:
 
 
 def test_budget(
-    whole: Any,
-    stantune: Stantune,
-    tiny: tuple[str, ...],
-    timeless: Timeless,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stantune: Stantune, tiny: tuple[str, ...], as_whole: AsWhole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stopping, "time", Clock())
     trained = []
@@ -220,16 +216,11 @@ def test_budget(
         assert "the search is not complete" in part.err
     assert len(trained) >= 4
     assert trained == sorted(trained)
-    assert timeless(part.json) == timeless(whole.run.json)
+    as_whole(part.json)
 
 
 def test_interrupted(
-    whole: Any,
-    stantune: Stantune,
-    tiny: tuple[str, ...],
-    timeless: Timeless,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    stantune: Stantune, tiny: tuple[str, ...], as_whole: AsWhole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("TINY_LOG", str(log))
@@ -246,7 +237,7 @@ def test_interrupted(
         assert "Traceback" not in part.err
         assert part.json["complete"] is False
     assert interruptions >= 4
-    assert timeless(part.json) == timeless(whole.run.json)
+    as_whole(part.json)
     lines = [line.split()[1:] for line in log.read_text().splitlines()]
     assert len({tuple(line) for line in lines}) == len(lines), "no iteration is trained twice"
 
