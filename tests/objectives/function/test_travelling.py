@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-RAY = Path(__file__).parents[2] / "benchmarks" / "robustness" / "local_ray.py"
+RAY = Path(__file__).parents[3] / "benchmarks" / "robustness" / "local_ray.py"
 
 # Beside the script, and in a folder that the script adds to its path.
 HELPER = "FACTOR = 2.0\n\ndef doubled(value):\n    return FACTOR * value\n"
