@@ -15,12 +15,14 @@ The rungs; from `native` on each has all that those above it have, and `wide` an
 - `validation`: low rungs judged by a part of the validation set (`--validation by-rung`).
 - `start-up`: workers are copies of one process that has imported and loaded what all need: the search as it is.
 - `wide`, `measured`: the plan in place of Hyperband, each on top of `start-up` (`--plan`).
+- `bold`: `measured` with 1/2 up to R, too (`--accelerate stan:0.25,0.5,0.5`): the final training alone is exact.
 
 Same seeds: all but Optuna and the plans try the same settings, from the same weights, on the same data. A search has a
 process of its own, and workers of one thread each. Times are of the search and its final training (the best setting,
 exact, from scratch, to R), without the start of the search's own process but with that of its workers: processor time
 of all its processes, and wall time. A share is the ratio of times of a rung and of the one before it (of `wide` and
-`measured`: of `start-up`) with the same seed; means of ratios are geometric, intervals Student's of 95 %.
+`measured`: of `start-up`; of `bold`: of `measured`) with the same seed; means of ratios are geometric, intervals
+Student's of 95 %.
 
 To Optuna's quality: its lowest validation error, whenever it found it, and the time until it did; how many times sooner
 a rung has an error as low, of a trial that was judged by the whole validation set. That time is the processor's, read
@@ -80,6 +82,7 @@ RUNGS = {
     "start-up": Rung("stan:auto", "by-rung", copies=True),
     "wide": Rung("stan:auto", "by-rung", copies=True, plan_name="wide"),
     "measured": Rung("stan:auto", "by-rung", copies=True, plan_name="measured"),
+    "bold": Rung("stan:0.25,0.5,0.5", "by-rung", copies=True, plan_name="measured"),
 }
 
 

@@ -21,6 +21,7 @@ BEFORE = {
     "start-up": "validation",
     "wide": "start-up",
     "measured": "start-up",
+    "bold": "measured",
 }
 
 
