@@ -63,6 +63,7 @@ def test_the_old_syntax_says_the_same_as_the_new_one() -> None:
         ('"conv1" top: "conv1" }', '"conv1" top: "r" }\nlayer { type: "Split" bottom: "r" top: "conv2" }'),
         ("top: \"loss\" }", "top: \"loss\" loss_weight: 1 loss_param { normalization: BATCH_SIZE } }"),
         ('top: "data"', 'top: "data" include { max_level: 0 min_level: 0 not_stage: "x" }'),
+        ("include: { phase: TEST } }", "include: { phase: TEST } phase: TEST }"),
     ],
 )  # fmt: skip
 def test_what_makes_no_difference(old: str, new: str) -> None:
@@ -89,6 +90,12 @@ def test_layers_that_the_loss_does_not_need_are_left_out() -> None:
     text = network(layer("Convolution", CONV), layer("Softmax", bottom="x", name="prob"), silent)
     text += layer("Softmax", bottom="scores", name="p")
     assert [step.name for step in read_net(text, (3, 8, 8), 10).steps] == ["x", "flatten", "scores"]
+
+
+def test_what_does_not_train_has_no_decay_to_be_searched() -> None:
+    frozen = layer("Convolution", "param { lr_mult: 0 } param { lr_mult: 0 }", CONV)
+    assert read_net(network(frozen), (3, 8, 8), 10).decayed == ["scores"]
+    assert read_net(network(frozen.replace("0 }", "0.5 }", 1)), (3, 8, 8), 10).decayed == ["x", "scores"]
 
 
 def test_scores_of_one_pixel_are_taken() -> None:
@@ -146,7 +153,12 @@ def test_names_become_those_that_modules_and_python_can_have() -> None:
         (of("BatchNorm", "batch_norm_param { moving_average_fraction: 1 }"), 6, "give a number between 0 and 1"),
         (of("Convolution"), 5, "has no num_output; give 1 to"),
         (of("Convolution", "convolution_param { num_output: 4 }"), 6, "has no kernel_size; give one"),
-        (of("Convolution", CONV.replace("3", "0")), 6, "has kernel_size: 0; give 1 or more"),
+        (of("Convolution", CONV.replace("3", "0")), 6, "has kernel_size: 0; give 1 to 65536"),
+        (of("Convolution", CONV.replace("}", "stride_h: 1 stride_w: 4294967295 }")), 6, "stride: 4294967295; give"),
+        (of("Pooling", "pooling_param { kernel_size: 32 stride: 4294967295 }"), 6, "has stride: 4294967295; give 1"),
+        (of("Pooling", "pooling_param { kernel_size: 4294967295 pad: 2147483647 }"), 6, "has pad: 2147483647; give 0"),
+        (of("Convolution", CONV.replace("}", 'weight_filler { type: "uniform" min: -3e38 max: 3e38 } }')), 6, "far"),
+        (of("Convolution", CONV.replace("}", 'weight_filler { type: "constant" value: 1e39 } }')), 6, "of 32 bits"),
         (of("Convolution", CONV.replace("}", "kernel_h: 2 }")), 6, "has kernel_size and kernel_h or kernel_w"),
         (of("Convolution", "convolution_param { num_output: 4 kernel_h: 3 }"), 6, "has one of kernel_h and kernel_w"),
         (of("Convolution", CONV.replace("}", "stride: [1, 1, 1] }")), 6, "has stride 3 times"),
@@ -163,6 +175,9 @@ def test_names_become_those_that_modules_and_python_can_have() -> None:
         (of("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"), 6, "has pad: 2 for windows of 2"),
         (of("Pooling", "pooling_param { kernel_size: 2 global_pooling: true }"), 6, "has global_pooling, which takes"),
         (of("LRN", "lrn_param { local_size: 4 }"), 6, "has local_size: 4; give an odd number"),
+        (of("LRN", "lrn_param { local_size: 4294967295 }"), 6, "has local_size: 4294967295; give an odd number below"),
+        (of("Dropout", "phase: TEST"), 6, "(Dropout) has phase: TEST, which has it compute so in the other phase too"),
+        (of("TanH", "phase: TEST include { phase: TRAIN }"), 6, "(TanH) has phase: TEST"),
         (of("LRN", "lrn_param { alpha: -1 }"), 6, "has alpha: -1.0; give 0 or more"),
         (of("LRN", "lrn_param { k: 0 }"), 6, "has k: 0.0; give more than 0"),
         (of("Dropout", "dropout_param { dropout_ratio: 1 }"), 6, "has dropout_ratio: 1.0; give a share from 0"),
@@ -197,6 +212,7 @@ def test_what_is_not_taken_is_refused_by_layer_and_line(layers: str, line: int, 
         (PLAIN.replace("num_output: 10", "num_output: 9"), 9, "is given 9 scores, and the data have 10"),
         (PLAIN + "layers { }", 10, "there are both layer and layers"),
         ("layers { layer { } }", 1, "this is the oldest syntax"),
+        (PLAIN + 'state { stage: "x" }', 10, "state chooses layers, which is not taken; remove it"),
         (PLAIN.replace(' top: "label"', "", 1), 1, "has 1 tops; give 2, images and labels"),
         (PLAIN.replace("batch_size: 20", "batch_size: 0"), 3, "has batch_size: 0; give 1 or more"),
         (PLAIN.replace("data_param", "transform_param { mirror: true } data_param"), 3, "mirror: true"),

@@ -121,6 +121,7 @@ def test_momentum_is_searched_where_it_is_one(kind: str, tmp_path: Path) -> None
         (f'{SOLVER}type: "AdaGrad" momentum: 0.9', 4, "momentum is 0.9; AdaGrad takes none, as in Caffe; remove it"),
         (f'{SOLVER}type: "Adam" momentum2: 1', 4, "momentum2 is 1.0; Adam takes 0 up to, not including, 1"),
         (f'{SOLVER}type: "AdaDelta" momentum: 2', 4, "momentum is 2.0; AdaDelta takes 0 to 1"),
+        (f'{SOLVER}type: "RMSProp" rms_decay: 1', 4, "rms_decay is 1.0; RMSProp takes 0 up to, not including, 1"),
         (f"{SOLVER}clip_gradients: 5", 4, "clip_gradients is 5.0; gradients are not clipped here; remove it"),
         (f"{SOLVER}iter_size: 2", 4, "iter_size is 2; gradients are not summed over batches here; remove it"),
         (f'{SOLVER}regularization_type: "L1"', 4, "regularization_type is 'L1'; take L2"),

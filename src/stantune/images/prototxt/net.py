@@ -65,8 +65,8 @@ class Net:
 
     @property
     def decayed(self) -> list[str]:
-        """Names of the modules that a search may give a weight decay of their own."""
-        return list(dict.fromkeys(each.module for each in self.learned if each.decayed and each.decay))
+        """Names of the modules that a search may give a weight decay of their own; none has one whose rate is 0."""
+        return list(dict.fromkeys(each.module for each in self.learned if each.decayed and each.decay and each.lr))
 
 
 def read_net(text: str, size: Size, classes: int) -> Net:

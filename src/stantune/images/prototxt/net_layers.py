@@ -46,6 +46,8 @@ def _layers(node: Node) -> list[Layer]:
         raise RefusalError(
             line, "the network has input: instead of a data layer, as those for deployment; give the one that trains"
         )
+    if "state" in node:
+        raise RefusalError(node.line_of("state"), "state chooses layers, which is not taken; remove it")
     if "layer" in node and "layers" in node:
         raise RefusalError(node.line_of("layers"), "there are both layer and layers; write all in one syntax")
     given = node["layer"] or node["layers"]
@@ -114,6 +116,12 @@ def _check_layer(layer: Layer) -> None:
     for name in node.values:
         if name.endswith("_param") and name not in own and not (name == "transform_param" and layer.type in DATA):
             raise layer.refused(f"has {name}, which it does not read; remove that", node.line_of(name))
+    if "phase" in node and layer.phases - {node["phase"]}:
+        raise layer.refused(
+            f"has phase: {node['phase']}, which has it compute so in the other phase too, and is not taken; remove it, "
+            f"or write include {{ phase: {node['phase']} }}",
+            node.line_of("phase"),
+        )
     if "blobs" in node:
         raise layer.refused("holds weights; give a file without blobs", node.line_of("blobs"))
     if "propagate_down" in node and not all(node["propagate_down"]):

@@ -126,6 +126,8 @@ def _adagrad(node: Node) -> tuple[dict[str, Any], float]:
 
 def _rmsprop(node: Node) -> tuple[dict[str, Any], float]:
     _without_momentum(node, "RMSProp")
+    if node["rms_decay"] >= 1:
+        raise _refused(node, "rms_decay", "RMSProp takes 0 up to, not including, 1")
     return {"alpha": node["rms_decay"], "eps": node["delta"]}, 0.0
 
 

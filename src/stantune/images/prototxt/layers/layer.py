@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stantune.images.prototxt.calls import Named, Value, call
-from stantune.images.prototxt.syntax.schema import Node
+from stantune.images.prototxt.syntax.schema import LARGEST, Node
 from stantune.images.prototxt.syntax.text import RefusalError
 from stantune.texts import brief
+
+# No image is as long, and what reads larger numbers counts them in 32 bits with a sign.
+MOST_LENGTH = 2**16
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ def pair(
         return default, default
     else:
         height, width = values[0], values[-1]
-    if min(height, width) < least:
-        raise layer.refused(f"has {name}: {min(height, width)}; give {least} or more", line)
+    for value in (height, width):
+        if not least <= value <= MOST_LENGTH:
+            raise layer.refused(f"has {name}: {value}; give {least} to {MOST_LENGTH}", line)
     return height, width
 
 
@@ -100,6 +104,11 @@ def filler_of(layer: Layer, node: Node, name: str, bias: bool = False) -> Value:
     if kind == "uniform":
         if filler["min"] > filler["max"]:
             raise layer.refused(f"has a {name} from {filler['min']} to {filler['max']}; swap them", where)
+        if filler["max"] - filler["min"] > LARGEST:
+            raise layer.refused(
+                f"has a {name} from {filler['min']} to {filler['max']}, too far apart for float32; have them closer",
+                where,
+            )
         return call("partial", Named("uniform_"), low=filler["min"], high=filler["max"])
     if kind == "gaussian":
         layer.only(filler, sparse=-1)

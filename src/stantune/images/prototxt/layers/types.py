@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from stantune.images.prototxt.calls import Call, Chosen, Named, Value, call
-from stantune.images.prototxt.layers.layer import Layer, filler_of, pair
+from stantune.images.prototxt.layers.layer import MOST_LENGTH, Layer, filler_of, pair
 from stantune.images.prototxt.syntax.schema import Node
 from stantune.texts import brief
 
@@ -181,8 +181,10 @@ def _lrn(layer: Layer, sizes: Sequence[Size]) -> Made:
     node = layer.node["lrn_param"]
     _image(layer, sizes[0])
     size = node["local_size"]
-    if size % 2 == 0:
-        raise layer.refused(f"has local_size: {size}; give an odd number", node.line_of("local_size"))
+    if size % 2 == 0 or size > MOST_LENGTH:
+        raise layer.refused(
+            f"has local_size: {size}; give an odd number below {MOST_LENGTH}", node.line_of("local_size")
+        )
     for field in ("alpha", "beta"):
         if node[field] < 0:
             raise layer.refused(f"has {field}: {node[field]}; give 0 or more", node.line_of(field))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ _TRUE, _FALSE = ("true", "True", "t", "1"), ("false", "False", "f", "0")
 _WANTED = {
     "int": "a whole number",
     "uint": "a whole number of 0 or more",
-    "float": "a finite number",
+    "float": "a finite number of 32 bits",
     "bool": "true or false",
     "string": "a text in quotes",
 }
 # As whole numbers in base 8 or 16 begin, and no float.
 _NOT_DECIMAL = re.compile(r"-?0[0-9xX]")
 _INFINITE = ("inf", "infinity", "nan")
+# The largest number that Caffe, and what trains, can hold: float32's.
+LARGEST = (2.0 - 2.0**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def read(message: Message, shape: Shape) -> Node:
         if of.repeated:
             node.values.setdefault(field.name, []).append(value)
         elif field.name in node.values:
-            raise RefusalError(field.line, f"{field.name} is given a second time in one {shape.name}; remove one")
+            raise RefusalError(field.line, f"{field.name} is given a second time in {shape.name}; remove one")
         else:
             node.values[field.name] = value
     return node
@@ -164,4 +165,4 @@ def _real(value: Scalar) -> float | None:
     if value.kind == "word" and value.text.lower().lstrip("-") not in _INFINITE:
         return None
     number = float(value.text.rstrip("fF") if value.kind == "number" else "inf")
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None
