@@ -26,4 +26,5 @@ def equal(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)
+    # NaN is equal to itself here, and -0.0 is not 0.0.
+    return repr(one) == repr(other)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from states import equal, what_counts
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stantune.objectives.function import course
@@ -92,25 +92,6 @@ def trained(one: Segment, stop_early: Any = lambda: False) -> Outcome:
     np.random.seed()
     torch.seed()
     return OBJECTIVE.trainer(Place(threads=1)).train(one, stop_early, lambda done: None)
-
-
-def what_counts(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's state less the times, which are never equal."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)["state"]
-    return {name: value for name, value in state.items() if name not in ("cost", "start")}
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Tell whether two states are equal bit for bit."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    if isinstance(one, dict | OrderedDict):
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return repr(one) == repr(other)
 
 
 @pytest.fixture(scope="module")
