@@ -157,7 +157,7 @@ def test_killed_and_gone_on_with_and_two_workers(tmp_path: Path) -> None:
     for name, (most, *options) in searches.items():
         typed += ["+", tmp_path / f"{name}.log", 0, 1 if most else 0, most]
         typed += command(tmp_path / name, "--accelerate", *options)
-    script = TESTS / "helpers" / "killed_command.py"
+    script = TESTS / "helpers" / "search" / "killed_command.py"
     done = subprocess.run(
         [sys.executable, str(script), *map(str, typed)], capture_output=True, text=True, timeout=300, check=False
     )

@@ -20,7 +20,7 @@ from stantune.search.table.directory import SearchDirectory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
-SCRIPT = Path(__file__).parents[1] / "helpers" / "killed_command.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "search" / "killed_command.py"
 TINY_FILE = Path(__file__).parents[1] / "tiny_problem.py"
 # Brackets by their number of trials: what each of their rungs trains up to.
 BRACKETS = {9: (3, 9, 27), 5: (9, 27), 3: (27,)}

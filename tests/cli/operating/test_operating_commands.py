@@ -22,7 +22,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
 
 Stantune = Callable[..., Any]
-HELPERS = Path(__file__).parents[2] / "helpers"
+HELPERS = Path(__file__).parents[2] / "helpers" / "search"
 # A search that takes minutes.
 LONG = """
 import sys

@@ -16,7 +16,7 @@ from stantune.search.contract import SearchSummary
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]
-KILLED_COMMAND = Path(__file__).parents[2] / "helpers" / "killed_command.py"
+KILLED_COMMAND = Path(__file__).parents[2] / "helpers" / "search" / "killed_command.py"
 LENGTH = ("--max-iterations", "27", "--min-iterations", "3")
 ASYNC = (*LENGTH, "--mode", "async", "--trials", "14", "--lag", "4", "--sampler", "tpe")
 

@@ -74,7 +74,7 @@ def test_a_training_in_other_numbers_is_another(stantune: Any, tiny_file: Path, 
 
 @pytest.mark.slow
 def test_killed_at_many_moments_it_ends_as_the_undisturbed(tmp_path: Path) -> None:
-    script, problem = TESTS / "helpers" / "killed_command.py", f"{TESTS / 'tiny_problem.py'}:problem"
+    script, problem = TESTS / "helpers" / "search" / "killed_command.py", f"{TESTS / 'tiny_problem.py'}:problem"
     length = ("--max-iterations", "27", "--min-iterations", "3", "--threads", "1", "--device", "cpu")
     command = [sys.executable, str(script)]
     for name, kills, options in (("alone", (0, 0), ()), ("killed", (0, 150), ("--together", "3"))):

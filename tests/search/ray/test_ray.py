@@ -113,9 +113,8 @@ def nodes() -> Iterator[Nodes]:
         # Else all that the machine does besides comes first.
         patch.setenv("RAY_worker_niceness", "0")
         # Where worker processes find numbers_objective.py.
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join(filter(None, [str(TESTS / "helpers"), os.environ.get("PYTHONPATH")]))
-        )
+        helpers = str(TESTS / "helpers" / "search")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [helpers, os.environ.get("PYTHONPATH")])))
         try:
             cluster = Nodes()
         except Exception as error:

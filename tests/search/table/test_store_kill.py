@@ -40,7 +40,7 @@ def test_killed_at_random_moments(simulated: ModuleType, tmp_path: Path) -> None
     whole, killed = tmp_path / "whole.db", tmp_path / "killed.db"
     with Store.open(sqlite_url(whole), "killed", simulated.IDENTITY, simulated.SPACE, simulated.METRIC) as store:
         simulated.search(store, plan(27, 1, 3), simulated.outcome(3))
-    script = Path(__file__).parents[2] / "helpers" / "killed_search.py"
+    script = Path(__file__).parents[2] / "helpers" / "search" / "killed_search.py"
     done = subprocess.run(
         [sys.executable, str(script), str(killed), "0"], capture_output=True, text=True, timeout=300, check=False
     )

@@ -20,7 +20,7 @@ from stantune.search.plan.values import Job
 from stantune.search.state import SearchState
 from stantune.search.stopping import ENDING
 
-LEFT_ALONE = Path(__file__).parents[2] / "helpers" / "left_alone.py"
+LEFT_ALONE = Path(__file__).parents[2] / "helpers" / "search" / "left_alone.py"
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])

@@ -17,7 +17,7 @@ from stantune.search.table.storages.opening import sqlite_url
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 
-SCRIPT = Path(__file__).parents[3] / "helpers" / "at_url.py"
+SCRIPT = Path(__file__).parents[3] / "helpers" / "search" / "at_url.py"
 # The iterations at which it is killed; all of the search, the final training's among them, are about 300.
 KILLED = (10, 100)
 
