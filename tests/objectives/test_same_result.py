@@ -7,9 +7,6 @@ files.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,6 @@ from benchmarks.robustness import outcomes, soaked
 from benchmarks.robustness.soak import checkpoints
 from stantune.search.stopping import Stop
 
-RAY = Path(__file__).parents[2] / "benchmarks" / "robustness" / "local_ray.py"
 # One bracket of a short search, so that it is over soon; each has a trial that is promoted twice.
 SHORT = {"max_resource": 4, "min_resource": 1, "eta": 2, "brackets": 1}
 OBJECTIVES = ["loop", "command", "lightning"]
@@ -46,22 +42,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return made[name]
 
     return result
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A Ray cluster's."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
-    command = [sys.executable, str(RAY)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    said = process.stdout.readline().strip()
-    if not said:
-        pytest.skip("Ray starts no cluster here")
-    yield said
-    process.stdin.close()
-    process.wait()
 
 
 def same(result: st.SearchResult, expected: outcomes.Result) -> None:

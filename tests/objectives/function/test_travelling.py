@@ -7,12 +7,9 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-RAY = Path(__file__).parents[3] / "benchmarks" / "robustness" / "local_ray.py"
 
 # Beside the script, and in a folder that the script adds to its path.
 HELPER = "FACTOR = 2.0\n\ndef doubled(value):\n    return FACTOR * value\n"
@@ -135,22 +132,6 @@ for number, cell in enumerate(json.loads(os.environ["CELLS"])):
     exec(compile(cell, name, "exec"), vars(__main__))
 """
 ONE_WORKER = {"workers": 1, "trial_timeout": 300}
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A Ray cluster's."""
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
-    command = [sys.executable, str(RAY)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
-    assert process.stdin is not None
-    assert process.stdout is not None
-    said = process.stdout.readline().strip()
-    if not said:
-        pytest.skip("Ray starts no cluster here")
-    yield said
-    process.stdin.close()
-    process.wait()
 
 
 class Program:
