@@ -53,8 +53,10 @@ def check(layer: MePropLinear, plain: nn.Linear, x: Tensor, grad: Tensor) -> Non
                 torch.testing.assert_close(got.grad, wanted.grad)
 
 
-def assert_same_gradients(one: nn.Module, other: nn.Module) -> None:
-    """Compare the gradients of all parameters, bit for bit."""
+def assert_train_alike(one: nn.Module, other: nn.Module, x: Tensor) -> None:
+    """Compare the gradients that a pass of `x` through each gives all parameters, bit for bit."""
+    for module in (one, other):
+        module(x).square().sum().backward()
     for mine, its in zip(one.parameters(), other.parameters(), strict=True):
         assert mine.grad is not None
         assert its.grad is not None
