@@ -148,6 +148,10 @@ def test_more_seeds_and_ways_and_the_control_of_rounding(place: Path) -> None:
     before = len(lines(place))
     found = st.study(timed(place), ways=["native:no-winograd", "native"], seeds=[1], out=place / "out", **SIZES)
     assert found.complete
+    # Nothing leaves the table.
+    assert found.summary.ways == [*WAYS, "native:no-winograd"]
+    seeds = [*((way, 2) for way in WAYS), ("native:no-winograd", 1)]
+    assert [(one.way, one.seeds) for one in found.summary.results] == seeds
     new = lines(place)[before:]
     assert len(new) == EVALUATED + 1
     assert {line[6] for line in new} == {"off"}
@@ -229,9 +233,16 @@ def test_another_search_in_the_folder_of_one_is_left_alone(tmp_path: Path) -> No
     given: dict[str, Any] = {"ways": "none", "seeds": 1, "out": tmp_path / "out"}
     st.study(timed(tmp_path), **given, **SIZES)
     before = (tmp_path / "log").read_text()
-    with pytest.raises(UsageError, match="is that of another search"):
+    result = (tmp_path / "out" / "study.json").read_text()
+    with pytest.raises(UsageError, match="has searches of timed with max_iterations 9 in place of 27"):
         st.study(timed(tmp_path), **given, max_resource=27, min_resource=3)
+    # With more brackets a search goes on, with fewer not.
+    with pytest.raises(UsageError, match="is that of another search"):
+        st.study(timed(tmp_path), **given, **SIZES, brackets=1)
     assert (tmp_path / "log").read_text() == before
+    assert (tmp_path / "out" / "study.json").read_text() == result
+    with pytest.raises(UsageError, match="is a search's own directory; choose another folder"):
+        st.study(timed(tmp_path), **{**given, **SIZES, "out": tmp_path / "out" / "timed-none-seed-0"})
 
 
 def test_a_file_that_is_no_study_s(tmp_path: Path) -> None:

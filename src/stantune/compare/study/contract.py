@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,19 @@ class StudiedProblem(Result):
     max_iterations: int = Field(description="R, iterations of a trial that is never dropped")
     min_iterations: int = Field(description="r, the least iterations before a trial may be dropped")
     final_iterations: int = Field(description="iterations of a final training")
+    eta: int | None = Field(default=None, description="one of so many trials is promoted; null where it was not noted")
+    brackets: int | None = Field(
+        default=None,
+        description="how many are run, from the widest on; null for all of them, or where it was not noted",
+    )
+    validation: str | None = Field(default=None, description='"all" or "by-rung"; null where it was not noted')
+    finalists: int | None = Field(
+        default=None, description="so many settings have final trainings; null where it was not noted"
+    )
+    final: str | None = Field(default=None, description="where they begin; null where it was not noted")
+    fixed: dict[str, Any] | None = Field(
+        default=None, description="parameters that have one value in all settings; null where it was not noted"
+    )
     predicted: dict[str, float | None] = Field(
         description="of each way, how many times faster than with stock PyTorch training was predicted to be; null "
         "where nothing predicts it, and empty before anything was timed"
@@ -104,8 +117,8 @@ class StudySummary(Result):
 
     schema_version: Literal["stantune.study/1"] = Field(default="stantune.study/1", description="kind and version")
     complete: bool = Field(description="whether all searches are done")
-    problems: list[StudiedProblem] = Field(description="in the order in which they were given")
-    ways: list[str] = Field(description="how is trained, in the order in which they were given")
+    problems: list[StudiedProblem] = Field(description="in the order in which they were first given")
+    ways: list[str] = Field(description="how is trained, in the order in which they were first given")
     seeds: list[int] = Field(description="of the searches")
     searches: list[StudiedSearch] = Field(description="in the order in which they are run: by seed, problem, way")
-    results: list[WayResult] = Field(description="of each problem and way")
+    results: list[WayResult] = Field(description="of each problem and way that has searches")

@@ -17,7 +17,7 @@ from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
 from stantune.search.operating.status import status_of
 from stantune.search.operating.told import StatusResult
-from stantune.search.table.directory import is_locked
+from stantune.search.table.directory import SearchDirectory, is_locked
 from stantune.search.table.looking.look import look
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 RESULT = "study.json"
 _LOCK = ".study.lock"
 _REQUEST = "stop.request"
+# Letters of a problem's name in a folder's; a way has as many, and a file's name may have 255.
+_LONGEST = 100
 
 
 def holds_study(folder: Path) -> bool:
@@ -36,7 +38,8 @@ def holds_study(folder: Path) -> bool:
 
 def directory_of(problem: str, way: Way, seed: int) -> str:
     """Return the name of a search's folder."""
-    return f"{re.sub(r'[^A-Za-z0-9._]+', '-', problem).strip('-.') or 'problem'}-{way.folder}-seed-{seed}"
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", problem)[:_LONGEST].strip("-.") or "problem"
+    return f"{name}-{way.folder}-seed-{seed}"
 
 
 def is_running(folder: Path) -> bool:
@@ -77,10 +80,12 @@ def take_back(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder if need be and keep other studies out of it.
 
-    Raises StantuneError where it cannot be used, or another study is running in it.
+    Raises StantuneError where it cannot be used, or another study is running in it, UsageError where it is a search's.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not holds_study(folder) and SearchDirectory(folder).may_hold_search():
+            raise UsageError(f"{folder} is a search's own directory; choose another folder with `out`")
         lock = FileLock(folder / _LOCK)
         lock.acquire(timeout=1)
     except Timeout:

@@ -92,7 +92,12 @@ def summary_of(
         ways=list(ways),
         seeds=list(seeds),
         searches=list(searches),
-        results=[_result(problem, way, searches) for problem in problems for way in ways],
+        results=[
+            _result(problem, way, searches)
+            for problem in problems
+            for way in ways
+            if any((one.problem, one.way) == (problem.name, way) for one in searches)
+        ],
     )
 
 

@@ -7,27 +7,33 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from stantune.arguments import MOST_AT_ONCE, amount, digits, function, path, shown, text, whole
-from stantune.compare.study.contract import STOCK, StudiedProblem, StudiedSearch, StudySummary
-from stantune.compare.study.folder import asked_to_stop, directory_of, locked, looked_at, searches_of, write, written
+from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, whole
+from stantune.compare.study.contract import STOCK, StudiedSearch, StudySummary
+from stantune.compare.study.folder import (
+    asked_to_stop,
+    directory_of,
+    locked,
+    looked_at,
+    searches_of,
+    study_in,
+    write,
+    written,
+)
+from stantune.compare.study.joining import check_joinable, joined
 from stantune.compare.study.lines import search_line
-from stantune.compare.study.numbers import summary_of, test_of
+from stantune.compare.study.numbers import summary_of
 from stantune.compare.study.predicted import predicted_speedups
+from stantune.compare.study.problems import Length, Problem, each_of, problem_of, seeds_of
 from stantune.compare.study.result import StudyResult
 from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
-from stantune.images.problem.built_in import Splits
-from stantune.objectives.choose import find_objective, objective_of
 from stantune.process.runtime import device_named, tune_process
-from stantune.protocols import Objective
 from stantune.quantities import parse_duration
-from stantune.search.contract import MetricResult
-from stantune.search.plan.finals import CONTINUE, SCRATCH
+from stantune.search.plan.finals import SCRATCH
 from stantune.search.session import RETRIES
 from stantune.search.settings import SearchSettings
 from stantune.search.stopping import Stop
@@ -36,13 +42,12 @@ from stantune.search.workers.executors import Executor
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers
 from stantune.stan.surgery import accelerate_
-from stantune.texts import one_line
+from stantune.texts import brief, one_line
 from stantune.tuning.compose import compose
 from stantune.tuning.surroundings import stopping
 from stantune.tuning.tune import tune
 
 WAYS = (STOCK, "native", "stan")
-Length = int | str | None
 
 
 def study(
@@ -130,14 +135,14 @@ def study(
     if not isinstance(fixed, Mapping | None):
         raise UsageError(f"`fixed`={shown(fixed)} is no dict of parameters and values; give one")
     found = [
-        _problem(one, given, max_resource, final_resource, None if data is None else path("data", data), where)
-        for one in _each(objectives)
+        problem_of(one, given, max_resource, final_resource, None if data is None else path("data", data), where)
+        for one in each_of(objectives)
     ]
     running = {"workers": workers, "threads": threads, "device": where, "retries": retries}
     for name in fixed or {}:
         if all(name not in problem.objective.space for problem in found):
             raise UsageError(f"`fixed` names {name}, which no problem has; leave it out")
-    run = _Study(folder, found, asked, _seeds(seeds), running | {"accept_changes": accept_changes}, say, watching)
+    run = _Study(folder, found, asked, seeds_of(seeds), running | {"accept_changes": accept_changes}, say, watching)
     run.check()
     with stopping(stop, seconds) as asks, locked(folder), asks.heeding(lambda: asked_to_stop(folder)):
         summary = run.run(asks)
@@ -146,62 +151,59 @@ def study(
     return StudyResult(folder, summary, asks.asked() and not summary.complete)
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """One of the problems: what is searched, and the settings of its searches as `tune` takes them."""
-
-    objective: Objective
-    told: StudiedProblem
-    settings: Mapping[str, Any]
-
-    @property
-    def fixed(self) -> Mapping[str, Any]:
-        """Parameters that have one value in all ways."""
-        fixed: Mapping[str, Any] = self.settings["fixed"]
-        return fixed
-
-    def applied(self, way: Way, splits: Splits | None = None) -> Applied:
-        """Return what is searched in a way; see Way.applied."""
-        return way.applied(self.objective, self.fixed, splits)
-
-
 @dataclass
 class _Study:
     """What is studied, and where; `run` does it."""
 
     folder: Path
-    problems: Sequence[_Problem]
+    problems: Sequence[Problem]
     ways: Sequence[Way]
     seeds: Sequence[int]
     running: Mapping[str, Any]
     say: Callable[[str], None]
     watching: Callable[[], AbstractContextManager[Watcher | None]] | None
     searches: list[StudiedSearch] = field(default_factory=list)
+    before: StudySummary | None = None
 
     def check(self) -> None:
         """Raise UsageError, before anything is trained, where a search cannot be had, or two would share a folder."""
         places = dict[str, str]()
         for problem in self.problems:
             for way in self.ways:
-                self._composed(problem, way)
-                _check_layers(problem, way)
+                with _named(way):
+                    self._composed(problem, way)
+                    _check_layers(problem, way)
                 place, name = directory_of(problem.told.name, way, self.seeds[0]), problem.told.name
-                if place in places:
+                # Not all systems tell large letters from small ones.
+                if place.lower() in places:
                     raise UsageError(
-                        f"two problems are called {name} and {places[place]}, and would share the folder {place}; "
-                        "rename one of them"
+                        f"two problems are called {name} and {places[place.lower()]}, and would share the folder "
+                        f"{place}; rename one of them, or leave it out"
                     )
-                places[place] = name
+                places[place.lower()] = name
 
     def run(self, stop: Stop) -> StudySummary:
         """Run what is not done, and return the study's result; it is written after each search."""
-        before = written(self.folder)
-        kept = {} if before is None else {problem.name: problem.predicted for problem in before.problems}
-        for problem in self.problems:
-            problem.told.predicted.update(kept.get(problem.told.name, {}))
+        before = self.before = study_in(self.folder) if written(self.folder) is not None else None
         told = [problem.told for problem in self.problems]
         self.searches = searches_of(self.folder, told, self.ways, self.seeds)
+        if before is not None:
+            check_joinable(self.folder, before, told, self.searches)
+            for problem in told:
+                problem.predicted.update(*(one.predicted for one in before.problems if one.name == problem.name))
         self._write()
+        try:
+            return self._run(stop)
+        except UsageError:
+            # The searches that are there are none of these settings.
+            if before is not None:
+                earlier = {problem.name: problem for problem in before.problems}
+                summary = self._summary()
+                problems = [earlier.get(problem.name, problem) for problem in summary.problems]
+                write(self.folder, summary.model_copy(update={"problems": problems}))
+            raise
+
+    def _run(self, stop: Stop) -> StudySummary:
         for place, (seed, problem, way) in enumerate(self._cells()):
             if stop.asked():
                 break
@@ -223,19 +225,19 @@ class _Study:
             self._write()
         return self._summary()
 
-    def _cells(self) -> Iterator[tuple[int, _Problem, Way]]:
+    def _cells(self) -> Iterator[tuple[int, Problem, Way]]:
         for seed in self.seeds:
             for problem in self.problems:
                 for way in self.ways:
                     yield seed, problem, way
 
-    def _composed(self, problem: _Problem, way: Way) -> SearchSettings:
+    def _composed(self, problem: Problem, way: Way) -> SearchSettings:
         applied = problem.applied(way)
         given = _with_fixed(problem, applied)
         _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
 
-    def _predict(self, problem: _Problem) -> None:
+    def _predict(self, problem: Problem) -> None:
         """Have the problem's layers timed, once in a study: the times of another moment would be others."""
         found: dict[str, float | None] = {way.name: None for way in self.ways}
         if isinstance(problem.objective, ProblemObjective):
@@ -256,7 +258,7 @@ class _Study:
         problem.told.predicted.update({**found, **problem.told.predicted})
         self._write()
 
-    def _search(self, problem: _Problem, way: Way, seed: int, out: Path, stop: Stop) -> str | None:
+    def _search(self, problem: Problem, way: Way, seed: int, out: Path, stop: Stop) -> str | None:
         """Run a search, or go on with it; return why it cannot go on, None where nothing is in its way."""
         workers = self.running["workers"]
 
@@ -290,15 +292,15 @@ class _Study:
         return found.state.final_failure
 
     def _summary(self) -> StudySummary:
-        return summary_of(
-            [problem.told for problem in self.problems], [way.name for way in self.ways], self.seeds, self.searches
-        )
+        told = [problem.told for problem in self.problems]
+        asked = summary_of(told, [way.name for way in self.ways], self.seeds, self.searches)
+        return asked if self.before is None else joined(self.before, asked)
 
     def _write(self) -> None:
         write(self.folder, self._summary())
 
 
-def _check_layers(problem: _Problem, way: Way) -> None:
+def _check_layers(problem: Problem, way: Way) -> None:
     """Raise UsageError where a way names layers that the network does not have."""
     objective = problem.applied(way).objective
     if not isinstance(objective, ProblemObjective) or objective.stan is None:
@@ -311,74 +313,20 @@ def _check_layers(problem: _Problem, way: Way) -> None:
         accelerate_(objective.problem.tried(problem.fixed), stan)
 
 
-def _with_fixed(problem: _Problem, applied: Applied) -> dict[str, Any]:
+def _with_fixed(problem: Problem, applied: Applied) -> dict[str, Any]:
     """Return the settings of a search, with what the way holds at a value."""
     return {**problem.settings, "fixed": {**problem.fixed, **applied.fixed}}
 
 
-def _each(objectives: object) -> list[object]:
-    several = list(objectives) if isinstance(objectives, list | tuple) else [objectives]
-    if not several or None in several:
-        raise UsageError("`objectives` names none; give one, such as lenet")
-    return several
-
-
-def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    if isinstance(seeds, list | tuple | range):
-        found = [whole("seeds", seed, 0) for seed in seeds]
-        if not found or len(set(found)) < len(found):
-            raise UsageError(f"`seeds`={shown(seeds)} names none, or one twice; give each once, or how many there are")
-        return found
-    return list(range(whole("seeds", seeds, 1, MOST_AT_ONCE)))
-
-
-def _problem(
-    thing: object, given: Mapping[str, Any], most: Length, final: Length, data: Path | None, device: str
-) -> _Problem:
-    """Return one of the problems with the settings of its searches; raises UsageError."""
-    source = thing if isinstance(thing, str) else None
-    objective = find_objective(source, data=data) if source is not None else objective_of(thing)
-    settings = {
-        **given,
-        "fixed": {name: value for name, value in given["fixed"].items() if name in objective.space},
-        "max_resource": _length("max_resource", most, objective),
-        "final_resource": _length("final_resource", final, objective),
-    }
-    _, composed = compose(objective, **({**settings, "final": SCRATCH} if given["final"] == CONTINUE else settings))
-    metric = objective.metric
-    told = StudiedProblem(
-        name=objective.name,
-        source=source,
-        metric=MetricResult(name=metric.name, direction=metric.direction, unit=metric.unit),
-        test=test_of(metric),
-        unit=objective.unit,
-        max_iterations=composed.max_resource,
-        min_iterations=composed.min_resource,
-        final_iterations=composed.final_length,
-        predicted={},
-    )
-    return _Problem(objective, told, {**settings, "fixed": composed.fixed})
-
-
-def _length(parameter: str, given: Length, objective: Objective) -> int | None:
-    """Return a length that is given as a number, or as a share of the objective's own; raises UsageError."""
-    if given is None:
-        return None
-    if not isinstance(given, str):
-        return whole(parameter, given, 1)
-    over, slash, under = given.partition("/")
-    upper, lower = digits(over), digits(under) if slash else 1
-    if not upper or not lower:
-        raise UsageError(
-            f"`{parameter}`={shown(given)} is no length; give a number, or a share of the problem's own such as 1/10"
-        )
-    if not slash:
-        return upper
-    if objective.length is None:
-        raise UsageError(
-            f"`{parameter}`={given} is a share of a problem's length, and {objective.name} has none; give a number"
-        )
-    return max(1, int(Fraction(upper, lower) * objective.length))
+@contextmanager
+def _named(way: Way) -> Iterator[None]:
+    """Have what is raised name the way that it is of."""
+    try:
+        yield
+    except UsageError as error:
+        if "`ways`" in str(error):
+            raise
+        raise UsageError(f"`ways`={brief(way.name)}: {error}") from error
 
 
 @contextmanager

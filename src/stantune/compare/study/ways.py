@@ -25,6 +25,8 @@ from stantune.tuning.compose import BY_RUNG
 MEMO_BYTES = 2**30
 # Components that meProp keeps where nothing else is said: its authors' for a layer of 500.
 TOP_K = 80
+# Letters of a way in a folder's name, of which others may have 255.
+_LONGEST = 100
 # A parameter of this name says the same of a network that does meProp by itself, as the built-in mlp.
 _TOP_K = "top_k"
 _REMEDY = (
@@ -62,7 +64,7 @@ class Way:
     @property
     def folder(self) -> str:
         """The name as a part of a folder's."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.name.replace("*", "all").lower()).strip("-")
+        return re.sub(r"[^a-z0-9.]+", "-", self.name.replace("*", "all").lower())[:_LONGEST].strip("-")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -137,7 +139,7 @@ def ways_of(given: object) -> tuple[Way, ...]:
     """Return ways by their texts, a list of them or one text with commas between; raises UsageError."""
     if isinstance(given, str):
         # A comma before a number is between the rates of one way.
-        given = re.split(r",(?=\s*[a-zA-Z])", given)
+        given = re.split(r",(?!\s*[\d.+-])", given)
     if not isinstance(given, list | tuple) or not given or not all(isinstance(each, str) for each in given):
         raise UsageError(f"`ways`={shown(given)} is no list of ways; {_REMEDY}")
     ways = tuple(way_of(each.strip()) for each in given)
@@ -171,6 +173,8 @@ def _thinned(name: str, text: str) -> Way:
     what, at, layers = text.partition("@")
     what, slash, period = what.partition("/")
     kind, colon, rate = what.partition(":")
+    if kind in (STOCK, NATIVE, "meprop"):
+        raise _unknown(name, f"{kind} is not said so")
     if kind not in ("stan", "memo"):
         raise _unknown(name, f"nothing is called {kind!r}" if kind else "it is empty")
     given: dict[str, Any] = {}

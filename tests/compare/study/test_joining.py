@@ -1,0 +1,111 @@
+"""A study that is asked for less, or for more, than before: nothing leaves its table, and like stands beside like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import stantune as st
+from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
+from stantune.compare.study.joining import check_joinable, joined
+from stantune.compare.study.numbers import summary_of, waiting
+from stantune.errors import UsageError
+from stantune.search.contract import MetricResult
+from tests import tiny_problem
+
+METRIC = MetricResult(name="error", direction="minimize", unit="")
+
+
+def problem(name: str = "p", **others: Any) -> StudiedProblem:
+    given: dict[str, Any] = {"max_iterations": 9, "min_iterations": 3, "final_iterations": 9, "eta": 3, "brackets": 1}
+    given |= {"validation": "all", "finalists": 1, "final": "scratch", "fixed": {}, "predicted": {}, **others}
+    return StudiedProblem(name=name, source=None, metric=METRIC, test=None, unit="iteration", **given)
+
+
+def search(
+    name: str, way: str, seed: int, state: Literal["waiting", "done", "interrupted"] = "waiting"
+) -> StudiedSearch:
+    return waiting(name, way, seed, f"{name}-{way}-seed-{seed}").model_copy(update={"state": state})
+
+
+def study(problems: list[StudiedProblem], ways: list[str], seeds: list[int], state: Any = "waiting") -> StudySummary:
+    cells = [search(one.name, way, seed, state) for seed in seeds for one in problems for way in ways]
+    return summary_of(problems, ways, seeds, cells)
+
+
+def cells(summary: StudySummary) -> list[tuple[str, str, int]]:
+    return [(one.problem, one.way, one.seed) for one in summary.searches]
+
+
+def test_what_was_begun_stays_beside_what_is_asked_for() -> None:
+    before = study([problem(predicted={"none": 1.0})], ["none", "stan"], [0, 1], "done")
+    both = joined(before, study([problem("q")], ["memo"], [1]))
+    assert cells(both) == [("p", "none", 0), ("p", "stan", 0), ("p", "none", 1), ("p", "stan", 1), ("q", "memo", 1)]
+    assert (both.ways, both.seeds, both.complete) == (["none", "stan", "memo"], [0, 1], False)
+    assert [(one.problem, one.way, one.seeds) for one in both.results] == [
+        ("p", "none", 2),
+        ("p", "stan", 2),
+        ("q", "memo", 0),
+    ]
+    assert both.problems[0].predicted == {"none": 1.0}
+
+
+def test_what_was_not_begun_is_not_waited_for() -> None:
+    before = study([problem(), problem("q")], ["none", "stan"], [0, 1])
+    asked = study([problem()], ["stan"], [0], "done")
+    assert joined(before, asked) == asked
+    begun = search("p", "none", 1, "interrupted")
+    before = summary_of(before.problems, before.ways, before.seeds, [*before.searches[:-1], begun])
+    assert cells(joined(before, asked)) == [("p", "stan", 0), ("p", "none", 1)]
+
+
+@pytest.mark.parametrize(
+    ("others", "ways", "words"),
+    [
+        ({"max_iterations": 27}, ["none"], "max_iterations 9 in place of 27"),
+        ({"max_iterations": 27}, ["stan"], "max_iterations 9 in place of 27"),
+        ({"fixed": {"lr": 0.1}}, ["stan"], r"fixed {} in place of {'lr': 0.1}"),
+        ({"brackets": None, "finalists": 2}, ["stan"], "brackets 1 in place of None, finalists 1 in place of 2"),
+        # All of its searches go on so.
+        ({"brackets": None, "finalists": 2}, ["none", "stan"], None),
+        ({"predicted": {"stan": 2.0}}, ["stan"], None),
+    ],
+)
+def test_only_like_stands_beside_like(others: dict[str, Any], ways: list[str], words: str | None) -> None:
+    before = study([problem()], ["none"], [0], "done")
+    asked = study([problem(**others)], ways, [0])
+    searches = [search("p", way, 0, "done" if way == "none" else "waiting") for way in ways]
+    if words is None:
+        check_joinable(Path("there"), before, asked.problems, searches)
+        return
+    with pytest.raises(UsageError, match=f"the study in there has searches of p with {words}, and only like"):
+        check_joinable(Path("there"), before, asked.problems, searches)
+
+
+def test_what_first_versions_did_not_note_differs_in_nothing() -> None:
+    unnoted = dict.fromkeys(("eta", "brackets", "validation", "finalists", "final", "fixed"))
+    before = study([problem(**unnoted)], ["none"], [0], "done")
+    check_joinable(Path("there"), before, [problem(brackets=3)], [search("p", "stan", 0)])
+    with pytest.raises(UsageError, match="final_iterations 9 in place of 90"):
+        check_joinable(Path("there"), before, [problem(final_iterations=90)], [search("p", "stan", 0)])
+
+
+def test_two_searches_never_share_a_folder() -> None:
+    before = study([problem("a b")], ["none"], [0], "done")
+    same = search("c", "none", 0).model_copy(update={"directory": before.searches[0].directory})
+    with pytest.raises(UsageError, match="has another search in a b-none-seed-0, where that of c would be"):
+        check_joinable(Path("there"), before, [problem("c")], [same])
+
+
+def test_names_of_any_length_have_a_folder(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    named = replace(tiny_problem.problem, name="n" * 300)
+    found = st.study(named, ways=["none", f"stan@[{'1' * 300}]"], seeds=1, out=tmp_path / "out", budget=1e-9)
+    assert {len(one.directory) for one in found.summary.searches} < set(range(255))
+    with pytest.raises(UsageError, match="two problems are called tiny and Tiny, and would share the folder"):
+        st.study(
+            [replace(named, name="Tiny"), replace(named, name="tiny")], ways="none", out=tmp_path / "out", budget=1e-9
+        )
