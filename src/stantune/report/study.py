@@ -18,6 +18,8 @@ from stantune.report.tables import print_table
 from stantune.search.operating.told import StatusResult
 
 DASH = "–"
+# The head of the first column that says what was found, and not what it took.
+BEST = "best trial"
 
 
 class StudyTable(NamedTuple):
@@ -52,10 +54,16 @@ def study_sentences(summary: StudySummary) -> list[str]:
     ]
     if done and any(result.seeds > 1 for result in summary.results):
         lines.append(
-            "± is the half of a 95 % interval (Student's t over the seeds, in pairs of one seed); × is times faster"
+            "± is the half of a 95 % interval (Student's t over the seeds, in pairs of one seed), a range is all of it,"
+            " and s is the standard deviation"
         )
     elif done:
-        lines.append("one seed says nothing of chance: intervals need two; × is times faster")
+        lines.append("one seed says nothing of chance: intervals need two")
+    if done and len(summary.ways) > 1:
+        lines.append(
+            "× is times faster, of a whole search and of its trials' training alone; behind a minus stands whose test "
+            "error is taken off"
+        )
     return lines
 
 
@@ -102,7 +110,7 @@ def _table(problem: StudiedProblem, results: Sequence[WayResult], ways: Sequence
         (f"{problem.unit}s", lambda one: count(one.iterations)),
         ("evaluations", lambda one: count(one.evaluations)),
         ("diverged", lambda one: count(one.diverged)),
-        ("best trial", lambda one: value(one.best, metric)),
+        (BEST, lambda one: value(one.best, metric)),
         (metric.name, lambda one: value(one.final, metric)),
     ]
     if problem.test is not None:

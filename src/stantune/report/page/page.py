@@ -19,7 +19,7 @@ from stantune.report.page.pictures.picture import Picture
 from stantune.report.page.sections.sentences import metric_of, sentences
 from stantune.report.page.sections.stan import stan_section
 from stantune.report.page.tags import paragraphs, plain, table
-from stantune.report.study import study_sentences, study_tables
+from stantune.report.study import BEST, study_sentences, study_tables
 from stantune.report.words import by_parts, value_text
 
 # What the page may load: nothing. Plotly compiles what it draws by WebGL, hence 'unsafe-eval'.
@@ -210,7 +210,12 @@ def _side_by_side(numbers: ReportNumbers, pictures: list[Picture]) -> str:
 
 def _study(study: StudySummary) -> str:
     """Say what a study came to, a table for each problem."""
-    tables = "".join(f"<h2>{escape(each.title)}</h2>{table(each.heads, each.rows)}" for each in study_tables(study))
+    tables = ""
+    for title, heads, rows in study_tables(study):
+        # What it took and what it found are a table each: both together are wider than a page.
+        cut = heads.index(BEST)
+        tables += f"<h2>{escape(title)}</h2>{table(heads[:cut], [row[:cut] for row in rows])}"
+        tables += table([heads[0], *heads[cut:]], [[row[0], *row[cut:]] for row in rows])
     return f'<section id="study"><h1>A study</h1>{paragraphs(study_sentences(study))}{tables}</section>'
 
 

@@ -1,0 +1,50 @@
+"""A study's page: the tables of the terminal, each in two, since both together are wider than a page."""
+
+from __future__ import annotations
+
+from stantune.compare.study.contract import StudiedProblem, StudySummary
+from stantune.compare.study.numbers import summary_of, waiting
+from stantune.report.page.page import _study
+from stantune.report.study import study_sentences, study_tables
+from stantune.search.contract import MetricResult, Seconds
+
+
+def summary(ways: list[str]) -> StudySummary:
+    problem = StudiedProblem(
+        name="p<q>",
+        source=None,
+        metric=MetricResult(name="validation error", direction="minimize", unit="%"),
+        test="test error",
+        unit="iteration",
+        max_iterations=9,
+        min_iterations=3,
+        final_iterations=9,
+        predicted={},
+    )
+    seconds = Seconds(total=3.0, training=1.0, evaluation=1.0, coordination=1.0)
+    done = {"state": "done", "seconds": seconds, "iteration_seconds": 0.1, "best": 5.0, "final": 6.0}
+    searches = [
+        waiting("p<q>", way, seed, f"p-{way}-{seed}").model_copy(update={**done, "test": 7.0 + seed})
+        for seed in (0, 1)
+        for way in ways
+    ]
+    return summary_of([problem], ways, [0, 1], searches)
+
+
+def test_all_columns_are_on_the_page_once_but_for_the_ways() -> None:
+    found = summary(["none", "native"])
+    [table] = study_tables(found)
+    page = _study(found)
+    assert page.count("<table") == 2
+    for head in table.heads:
+        assert page.count(f">{head}</th>") == (2 if head == "way" else 1), head
+    assert "p&lt;q&gt;: R = 9" in page
+    for row in table.rows:
+        assert all(f">{cell}<" in page for cell in row)
+
+
+def test_what_columns_are_is_said_where_there_are_such() -> None:
+    several, alone = study_sentences(summary(["none", "native"])), study_sentences(summary(["none"]))
+    assert any("behind a minus stands whose test error is taken off" in line for line in several)
+    assert not any("behind a minus" in line for line in alone)
+    assert any("s is the standard deviation" in line for line in alone)
