@@ -177,8 +177,8 @@ def _is_objective(thing: object) -> bool:
 
 
 def _as_problem(thing: object) -> Problem | None:
-    # Where nobody has imported them, it is none.
-    problems = sys.modules.get("stantune.images.problem.built_in")
+    # Where nobody has imported them, it is none; the module of the class, which all that make one import.
+    problems = sys.modules.get("stantune.images.problem.problem")
     return thing if problems is not None and isinstance(thing, problems.Problem) else None
 
 
