@@ -18,7 +18,7 @@ from stantune.images.problem.built_in import find
         ("CQ", "no problem is called 'CQ' .did you mean cq"),
         ("alexl", "did you mean alexlrn"),
         ("", "no problem is called '': there are lenet"),
-        ("my_problem.py", "no problem is called 'my_problem.py'"),
+        ("my_problem.py", "there is no file .*my_problem.py"),
         ("nowhere.py:problem", "there is no file nowhere.py"),
         ("lenet:problem", "there is no file lenet"),
     ],

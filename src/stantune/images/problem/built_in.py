@@ -86,6 +86,8 @@ def built_in(name: str) -> Problem | None:
 def find(name: str) -> Problem:
     """Return the built-in problem called `name`, which may have options, or the one that `FILE.py:ATTRIBUTE` defines.
 
+    FILE.py alone is taken where it has one Problem.
+
     Raises:
         UsageError: there is none; the message names the nearest.
     """
@@ -93,6 +95,8 @@ def find(name: str) -> Problem:
     if found is not None:
         return found
     file, colon, attribute = name.rpartition(":")
+    if not colon and name.endswith(".py"):
+        return _from_file(Path(name), None)
     if not colon:
         near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -102,10 +106,14 @@ def find(name: str) -> Problem:
     return _from_file(Path(file), attribute)
 
 
-def _from_file(path: Path, attribute: str) -> Problem:
+def _from_file(path: Path, attribute: str | None) -> Problem:
     module = load_file(path, f"stantune_problem_{path.stem}")
-    problem = getattr(module, attribute, None)
-    if not isinstance(problem, Problem):
-        have = [key for key, value in vars(module).items() if isinstance(value, Problem)]
+    have = {key: value for key, value in vars(module).items() if isinstance(value, Problem)}
+    if attribute is None and len(have) == 1:
+        [attribute] = have
+    if attribute is None:
+        there = f"{len(have)} of them ({', '.join(have)}); give {path}:NAME" if have else "none; make one"
+        raise UsageError(f"{path} is taken where it has one Problem, and it has {there}")
+    if attribute not in have:
         raise UsageError(f"{path} has no Problem called {attribute!r}; it has {', '.join(have) or 'none'}")
-    return problem
+    return have[attribute]
