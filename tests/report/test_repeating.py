@@ -51,8 +51,9 @@ def test_the_call_has_the_same_settings_of_stan(stan: Stan) -> None:
         {"stan": Stan(), "rates": (0.25, 0.5, 1.0), "max_resource": 27, "min_resource": 3},
         {"rates": (0.25, 1.0)},
         {"stan": Stan(), "precision": "fp32"},
+        {"compile": True},
     ],
-    ids=["meprop", "no-refresh", "rates", "rates-alone", "precision"],
+    ids=["meprop", "no-refresh", "rates", "rates-alone", "precision", "compile"],
 )
 def test_what_was_lost_is_in_the_call(asked: dict[str, Any]) -> None:
     asked = {"max_resource": 27, "min_resource": 9, **asked}

@@ -76,6 +76,19 @@ def test_times_are_taken_in_turns_and_without_the_first_step() -> None:
     assert torch.get_num_threads() == 1, "as before"
 
 
+def test_steps_that_make_programs_do_not_count() -> None:
+    made = {1: 30.0, 2: 60.0}
+    now = 0.0
+
+    def step() -> None:
+        nonlocal now
+        now += made.pop(torch.get_num_threads(), 0.5)
+
+    assert time_by_threads(step, (1, 2), warm=True, clock=lambda: now) == {1: 0.5, 2: 0.5}
+    # Of 3 s for timing nothing is lost: 2 s a round.
+    assert now == 90 + 2 * 2
+
+
 def test_no_round_begins_that_does_not_fit() -> None:
     # 0.475 s a round, in 3 s.
     machine = _Machine({1: 0.11, 2: 0.08})

@@ -124,6 +124,13 @@ Precision = Annotated[
     str | None,
     typer.Option("--precision", metavar="NUMBERS", help="bf16, tf32 (CUDA) or fp32 (default: as PyTorch is set)."),
 ]
+Compile = Annotated[bool, typer.Option("--compile", help="Have torch.compile compile the network; not with STAN.")]
+SearchCompile = Annotated[
+    bool,
+    typer.Option(
+        "--compile/--no-compile", help="Have torch.compile compile networks; not with STAN.", show_default=False
+    ),
+]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="TIME", help="Stop in good order after 30m, 2h, …; go on later.")
 ]

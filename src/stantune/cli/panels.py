@@ -35,6 +35,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "threads",
         "device",
         "precision",
+        "compile",
         "data",
         "trial_timeout",
         "trial_memory",

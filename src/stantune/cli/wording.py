@@ -11,6 +11,7 @@ _OPTIONS = {
     "final_resource": "--final-iterations",
     "fixed": "--set",
     "loggers": "--log",
+    "stan": "--accelerate",
 }
 # What follows the option, where that is not a space.
 _JOINED = {"rates": "--accelerate stan:"}

@@ -24,6 +24,7 @@ from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
 from stantune.training.best import Best
+from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, check_precision, precision_on
 from stantune.training.threads import measure_threads
@@ -48,9 +49,10 @@ class ProblemObjective:
         source: the problem's name, or FILE.py:NAME, by which other processes find it; None where it travels itself.
         precision: in what numbers trainings compute, final ones too: see training.precision; None for what PyTorch is
             set to.
+        compile: whether torch.compile compiles the network of trainings, final ones too; not with STAN.
 
     Raises:
-        UsageError: there is no such precision, or a plan would be made of times in another one.
+        UsageError: there is no such precision, a plan would be made of times in another one, or STAN would be compiled.
     """
 
     problem: Problem
@@ -58,6 +60,7 @@ class ProblemObjective:
     data: Path | None = None
     source: str | None = None
     precision: str | None = None
+    compile: bool = False
     unit: str = field(default="iteration", init=False)
     can_continue: bool = field(default=True, init=False)
     takes_turns: bool = field(default=True, init=False)
@@ -65,6 +68,7 @@ class ProblemObjective:
     def __post_init__(self) -> None:
         check_precision(self.precision)
         check_plan(self.precision, self.stan)
+        check_compile(self.compile, self.stan)
 
     @property
     def name(self) -> str:
@@ -105,8 +109,9 @@ class ProblemObjective:
             "iterations": self.problem.iterations,
             "batch-size": self.problem.batch_size,
             **noted(self.stan),
-            # It came later, and is named only where it is set, so that searches from before are known again.
+            # They came later, and are named only where they are set, so that searches from before are known again.
             **({} if self.precision is None else {"precision": self.precision}),
+            **({"compile": True} if self.compile else {}),
             **self.problem.identity,
         }
 
@@ -241,7 +246,9 @@ class ProblemObjective:
         threads = tune_process(None)
         if asked == "auto":
             natives = (self.stan is not None,)
-            measured = measure_threads(self.problem, {}, self.splits, natives=natives, device=conditions.device)
+            measured = measure_threads(
+                self.problem, {}, self.splits, natives=natives, device=conditions.device, compile=self.compile
+            )
             conditions.say(measured.words)
             threads = tune_process(measured.threads)
         return threads
@@ -310,6 +317,7 @@ class ProblemTrainer:
             stop_early=stop_early,
             watch=watch,
             precision=self._objective.precision,
+            compile=self._objective.compile,
             to_use=segment.final,
         )
         # Not around all turns: Python would forget between them which warnings it has shown.

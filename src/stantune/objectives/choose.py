@@ -36,6 +36,7 @@ def objective_of(
     name: str | None = None,
     stan: Stan | None = None,
     precision: str | None = None,
+    compile: bool = False,
 ) -> Objective:
     """Return what is to be searched.
 
@@ -48,19 +49,25 @@ def objective_of(
         name: of a function's search; its own by default.
         stan: how it is accelerated; None as it says itself, and for a function or a Problem not at all.
         precision: in what numbers a Problem is trained; None as PyTorch is set.
+        compile: whether a Problem's network is compiled.
 
     Raises:
         UsageError: something is missing, or says what the thing says itself.
     """
     given = {"space": space, "unit": unit, "minimize": minimize, "maximize": maximize, "name": name}
+    # How a Problem is trained: parameter, value, and what does the same in code of one's own.
+    trained = {
+        "precision": (precision, "use torch.autocast"),
+        "compile": (compile or None, "call torch.compile"),
+    }
     problem = _as_problem(thing)
     if problem is not None:
         _refuse(given, f"problem {problem.name}")
-        return _in_precision(_of_problem(problem, stan), precision)
+        return _trained(_of_problem(problem, stan), trained)
     if _is_objective(thing):
         assert isinstance(thing, Objective)
         _refuse(given, f"objective {thing.name}")
-        return _in_precision(_accelerated(thing, stan), precision)
+        return _trained(_accelerated(thing, stan), trained)
     what = name or ("search" if thing is None else name_of(thing))
     if not callable(thing) and thing is not None:
         raise UsageError(
@@ -68,8 +75,7 @@ def objective_of(
         )
     if space is None:
         raise UsageError(f"`space` is missing: say which parameters {what} has, as a Space")
-    if precision is not None:
-        raise _no_precision(what, precision)
+    _refuse_trained(what, trained)
     metric = compared(what, minimize, maximize)
     if thing is None:
         return ToldObjective(what, space, metric, unit or "epoch")
@@ -214,22 +220,24 @@ def _accelerated(objective: Any, stan: Stan | None) -> Objective:
     return made
 
 
-def _in_precision(objective: Any, precision: str | None) -> Objective:
-    """Return an objective that trains in these numbers; raises UsageError where it says that itself."""
-    if precision is None:
-        made: Objective = objective
-    elif is_dataclass(objective) and any(field.name == "precision" and field.init for field in fields(objective)):
-        made = cast(Objective, replace(cast(Any, objective), precision=precision))
-    else:
-        raise _no_precision(objective.name, precision)
+def _trained(objective: Any, how: Mapping[str, tuple[Any, str]]) -> Objective:
+    """Return an objective that trains so; raises UsageError where it says that itself."""
+    given = {name: value for name, (value, _) in how.items() if value is not None}
+    known = {field.name for field in fields(objective) if field.init} if is_dataclass(objective) else set()
+    _refuse_trained(objective.name, {name: each for name, each in how.items() if name not in known})
+    made: Objective = cast(Objective, replace(cast(Any, objective), **given)) if given else objective
     return made
 
 
-def _no_precision(what: str, precision: str) -> UsageError:
-    return UsageError(
-        f"`precision`={precision} says how a Problem is trained, and {what} says that itself; leave it away, and use "
-        "torch.autocast there"
-    )
+def _refuse_trained(what: str, how: Mapping[str, tuple[Any, str]]) -> None:
+    """Raise UsageError where something is given of how a Problem is trained, and this is none."""
+    for parameter, (value, remedy) in how.items():
+        if value is not None:
+            said = "" if value is True else f"={value}"
+            raise UsageError(
+                f"`{parameter}`{said} says how a Problem is trained, and {what} says that itself; leave it away, and "
+                f"{remedy} there"
+            )
 
 
 def _refuse(given: Mapping[str, object], what: str) -> None:

@@ -20,7 +20,10 @@ Casting = Callable[[], AbstractContextManager[object]]
 
 
 def plain_step(
-    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, casting: Casting = nullcontext
+    model: Callable[[Tensor], Any],
+    criterion: Criterion,
+    optimizer: torch.optim.Optimizer,
+    casting: Casting = nullcontext,
 ) -> Step:
     """Return what does a step as it is written."""
 

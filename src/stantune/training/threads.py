@@ -54,6 +54,7 @@ def measure_threads(
     *,
     natives: Sequence[bool] = (True,),
     device: str = "cpu",
+    compile: bool = False,
 ) -> Measured:
     """Time exact iterations of a problem's training by number of threads; PyTorch's number is afterwards what it was.
 
@@ -63,8 +64,12 @@ def measure_threads(
         splits: the problem's data.
         natives: whether an iteration is by native kernels, as under STAN, or plain PyTorch's; of both the mean counts.
         device: where to train.
+        compile: whether the network is compiled; the time that this takes does not count.
     """
-    trials = [Trial(problem, setting, splits, seed=derive("threads"), stan=None, device=device) for _ in natives]
+    trials = [
+        Trial(problem, setting, splits, seed=derive("threads"), stan=None, device=device, compile=compile)
+        for _ in natives
+    ]
 
     def step() -> None:
         for trial in trials:
@@ -74,7 +79,8 @@ def measure_threads(
         for trial, native in zip(trials, natives, strict=True):
             if native:
                 stack.enter_context(natively(trial.model))
-        seconds = time_by_threads(step, numbers_up_to(usable_cores(), torch.get_num_threads()))
+        counts = numbers_up_to(usable_cores(), torch.get_num_threads())
+        seconds = time_by_threads(step, counts, warm=compile)
     seconds = {count: took / len(trials) for count, took in seconds.items()}
     return Measured(fastest(seconds), seconds)
 
@@ -102,17 +108,22 @@ def time_by_threads(
     step: Callable[[], object],
     counts: Sequence[int],
     *,
+    warm: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
     """Return the median seconds of a step by number of threads.
 
-    All numbers are tried in turns, so that a machine that slows down slows all of them down alike.
+    All numbers are tried in turns, so that a machine that slows down slows all of them down alike. With `warm` a step
+    with each is done beforehand: where programs are made for each number.
     """
     before = torch.get_num_threads()
     took: dict[int, list[float]] = {count: [] for count in counts}
     rounds = 0
-    began = clock()
     try:
+        for count in counts if warm else ():
+            torch.set_num_threads(count)
+            step()
+        began = clock()
         # As long as another round fits.
         while rounds < FEWEST_ROUNDS or (rounds < MOST_ROUNDS and (clock() - began) * (rounds + 1) <= SECONDS * rounds):
             for count, seconds in took.items():

@@ -18,6 +18,7 @@ from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
 from stantune.training.best import Best
+from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, multiplying, precision_on
 from stantune.training.together.randomness import OwnRandom, seeded
@@ -50,6 +51,7 @@ def run(
     watch: Callable[[int], None] = lambda iteration: None,
     made: Mapping[str, Any] | None = None,
     precision: str | None = None,
+    compile: bool = False,
 ) -> Outcome:
     """Train a setting from iteration `start` to `stop` and evaluate it, exactly, at the end.
 
@@ -76,13 +78,14 @@ def run(
         watch: called after each iteration with the number of iterations done.
         made: what else the checkpoint is to depend on, such as the problem's code; a search asks for that by itself.
         precision: "fp32", "tf32" (CUDA) or "bf16"; None for what PyTorch is set to.
+        compile: whether torch.compile compiles the network, for training steps alone; not with STAN.
 
     Returns:
         The outcome; a diverged trial's is an ordinary result.
 
     Raises:
         UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
-            does not exist or is empty, or a precision that cannot be had.
+            does not exist or is empty, a precision that cannot be had, or a network that cannot be compiled.
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """
@@ -105,6 +108,7 @@ def run(
             watch=watch,
             made=made,
             precision=precision,
+            compile=compile,
         )
     )
 
@@ -128,6 +132,7 @@ def turns(
     watch: Callable[[int], None] = lambda iteration: None,
     made: Mapping[str, Any] | None = None,
     precision: str | None = None,
+    compile: bool = False,
     to_use: bool = False,
 ) -> Generator[None, None, Outcome]:
     """Do what `run` does in turns of about `pace` iterations (None: in one), between which others may have theirs.
@@ -149,8 +154,10 @@ def turns(
                 )
         numbers = precision_on(precision, device)
         check_plan(numbers, stan)
-        # It came later, and is named only where it is set.
-        depends = dict(made or {}) if numbers is None else {**(made or {}), "precision": numbers}
+        check_compile(compile, stan)
+        # They came later, and are named only where they are set.
+        later = {"precision": numbers, "compile": compile or None}
+        depends = {**(made or {}), **{name: value for name, value in later.items() if value is not None}}
         identity = _identity(problem, checked, splits, seed, stan, depends)
         state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
         if (
@@ -171,7 +178,15 @@ def turns(
 
         def new() -> Trial:
             return Trial(
-                problem, checked, splits, seed=seed, stan=planned, device=device, start=start, precision=numbers
+                problem,
+                checked,
+                splits,
+                seed=seed,
+                stan=planned,
+                device=device,
+                start=start,
+                precision=numbers,
+                compile=compile,
             )
 
         trial = new()

@@ -21,6 +21,7 @@ from stantune.stan.handle import StanHandle
 from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
+from stantune.training.compiling import compiled_step, compiling
 from stantune.training.guard import Guard
 from stantune.training.precision import casting
 from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
@@ -80,6 +81,7 @@ class Trial:
         start: int = 0,
         block: int | None = None,
         precision: str | None = None,
+        compile: bool = False,
     ) -> None:
         """Make a new network.
 
@@ -93,8 +95,11 @@ class Trial:
             start: the iteration that the segment begins with; a restored state's cost counts where it began there too.
             block: iterations of a block; None for what suits the device.
             precision: one of precision.PRECISIONS for the device, None for what PyTorch is set to.
+            compile: whether training steps run what torch.compile makes of the network; not with STAN.
         """
+        self._device = device
         self._cuda = cuda_index(device)
+        self._compile = compile
         self._running = False
         with seeded(derive("weights", seed), self._cuda):
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -112,7 +117,8 @@ class Trial:
         if stan is not None:
             example = None if stan.memo is None else self.batches.at(0).inputs
             self.handle = accelerate_(self.model, stan, example)
-        self._recordable = problem.recordable and self._cuda is not None and can_be_recorded(self.optimizer)
+        recordable = problem.recordable and not compile
+        self._recordable = recordable and self._cuda is not None and can_be_recorded(self.optimizer)
         self._learn = self._learner()
         self.start = start
         self.iteration = 0
@@ -228,7 +234,8 @@ class Trial:
         # native layers into it.
         plain = self.stan is None and not any(isinstance(module, StanConv2d) for module in self.model.modules())
         own_kernels = plain_pytorch() if plain else nullcontext()
-        with torch.random.fork_rng([] if self._cuda is None else [self._cuda]), own_kernels:
+        of_cuda = [] if self._cuda is None else [self._cuda]
+        with torch.random.fork_rng(of_cuda), own_kernels, compiling(self._compile):
             torch.set_rng_state(self._random.host)
             if self._cuda is not None and self._random.cuda is not None:
                 torch.cuda.set_rng_state(self._random.cuda, self._cuda)
@@ -259,9 +266,11 @@ class Trial:
         return self._learn(batch.inputs, batch.targets).detach()
 
     def _learner(self) -> Step:
-        """Return what does a step: replayed from CUDA graphs where the problem allows that."""
+        """Return what does a step: compiled, or replayed from CUDA graphs where the problem allows that."""
         # Without the trial itself: in a circle with it, a device's memory would wait for Python's garbage collection.
         parts = self.model, self._criterion, self.optimizer, self._casting
+        if self._compile:
+            return compiled_step(*parts, self._device)
         if self._recordable and self._cuda is not None:
             return recorded_step(*parts, self._cuda)
         return plain_step(*parts)

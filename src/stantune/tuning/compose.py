@@ -38,6 +38,7 @@ def compose(
     name: str | None = None,
     stan: Stan | None = None,
     precision: str | None = None,
+    compile: bool = False,
     seed: int = 0,
     eta: int = 3,
     plan: str = "hyperband",
@@ -54,6 +55,8 @@ def compose(
         if value is not None:
             text(parameter, value)
     precision = None if precision is None else text("precision", precision)
+    if not isinstance(compile, bool):
+        raise UsageError(f"`compile`={shown(compile)} is neither True nor False; give one of them")
     if stan is not None and not hasattr(stan, "least_rate"):
         raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
     if not isinstance(rates, str | list | tuple):
@@ -61,7 +64,15 @@ def compose(
     if rates and stan is None:
         stan = _spared_by_rung(objective)
     what = objective_of(
-        objective, space, unit=unit, minimize=minimize, maximize=maximize, name=name, stan=stan, precision=precision
+        objective,
+        space,
+        unit=unit,
+        minimize=minimize,
+        maximize=maximize,
+        name=name,
+        stan=stan,
+        precision=precision,
+        compile=compile,
     )
     _check_names(what)
     if max_resource is None:

@@ -75,6 +75,7 @@ def tune(
     stan: Stan | None = None,
     rates: Sequence[float] | Literal["auto"] = (),
     precision: str | None = None,
+    compile: bool = False,
     enqueue: Sequence[Mapping[str, Any]] = (),
     fixed: Mapping[str, Any] | None = None,
     validation: str = "all",
@@ -129,6 +130,7 @@ def tune(
         rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
         precision: in what numbers a Problem is trained, final trainings too: "bf16" (PyTorch's autocast), "tf32" or
             "fp32"; by default as PyTorch is set. Weights, updates and what is measured are float32 in each.
+        compile: whether torch.compile compiles a Problem's network, for final trainings too; not with STAN.
         enqueue: settings that are tried first.
         fixed: parameters that have one value in all settings.
         validation: "all" compares trials by the whole validation set; "by-rung" by a part that grows with the rungs.
@@ -209,6 +211,7 @@ def tune(
         name=name,
         stan=stan,
         precision=precision,
+        compile=compile,
         seed=seed,
         eta=eta,
         plan=plan,
@@ -247,6 +250,11 @@ def tune(
             from stantune.training.precision import precision_on
 
             precision_on(precision, where)
+        if compile and cluster is None:
+            # A cluster's nodes have compilers of their own.
+            from stantune.training.compiling import check_compiler
+
+            check_compiler(where)
         # The stack last: whatever ends a search, its workers end before others may have the directory.
         heeding = asks.heeding(directory.asked_to_stop)
         with directory.locked(), heeding, logging_to(directory.log) as log, ExitStack() as stack:

@@ -138,6 +138,7 @@ def search(
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
     precision: o.Precision = None,
+    compile: o.SearchCompile = False,
     debug: o.SearchDebug = False,
 ) -> None:
     """Search a problem's settings with Hyperband or ASHA; the same command goes on where it was."""
@@ -206,6 +207,7 @@ def search(
             threads=asked,
             device=device,
             precision=precision,
+            compile=compile,
             say=lambda line: console.print(worded(line), soft_wrap=True),
             watching=lambda: _watching(console, SearchDirectory(directory, storage), kept_options(ctx)),
             stop=stop,

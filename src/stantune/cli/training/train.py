@@ -48,6 +48,7 @@ def train(
     threads: o.AnyThreads = None,
     device: o.Device = "auto",
     precision: o.Precision = None,
+    compile: o.Compile = False,
     debug: o.Debug = False,
 ) -> None:
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
@@ -60,6 +61,7 @@ def train(
     from stantune.search.summary import cost_seconds
     from stantune.seeds import derive
     from stantune.stan.config import Stan
+    from stantune.training.compiling import check_compile, check_compiler
     from stantune.training.precision import precision_on
     from stantune.training.threads import measure_threads
 
@@ -78,6 +80,9 @@ def train(
     where = device_of(device)
     # Before data are loaded.
     precision_on(precision, where)
+    check_compile(compile, stan)
+    if compile:
+        check_compiler(where)
     tune_process(None if asked == "auto" else asked)
     console = console_for(json)
     splits = load_splits(what, data, console, full_train)
@@ -89,7 +94,10 @@ def train(
     def choose(before: int | None) -> None:
         if asked == "auto":
             natives = (stan is not None,)
-            use_threads(console, before or measure_threads(what, setting, splits, natives=natives, device=where))
+            use_threads(
+                console,
+                before or measure_threads(what, setting, splits, natives=natives, device=where, compile=compile),
+            )
 
     with stoppable() as stop, training_progress(console, length) as moved:
         outcome = _trained(
@@ -108,6 +116,7 @@ def train(
             watch=moved,
             made=made_of(what),
             precision=precision,
+            compile=compile,
         )
     if outcome.interrupted:
         how = (

@@ -1,0 +1,133 @@
+"""Trainings whose network torch.compile compiles: who may ask for that, and their step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stantune.arguments import shown
+from stantune.errors import UsageError, words_of
+from stantune.stan.config import Stan
+from stantune.texts import one_line
+from stantune.training.steps import Casting, Step, plain_step
+from stantune.training.trainable import Criterion
+
+# By its name, which is looked up where it is used: what PyTorch itself takes by default.
+BACKEND = "inductor"
+# In so many iterations of a training programs may be made. A network that is another one in each never ends with that.
+MOST_ANEW = 8
+
+
+class _Counts(threading.local):
+    """Programs that torch.compile has had made here, and how often any of them was run."""
+
+    made = 0
+    run = 0
+
+
+_counts = _Counts()
+
+
+def check_compile(compile: object, stan: Stan | None) -> None:
+    """Raise UsageError unless it is True or False, and True without STAN."""
+    if not isinstance(compile, bool):
+        raise UsageError(f"`compile`={shown(compile)} is neither True nor False; give one of them")
+    if compile and stan is not None:
+        raise UsageError(
+            "`compile` does not go with STAN, whose layers torch.compile leaves as they are; give it with `stan`=none"
+        )
+
+
+def check_compiler(device: str) -> None:
+    """Raise UsageError where torch.compile can make no program here."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        torch.compile(nn.Identity(), backend=_program)
+        if BACKEND == "inductor" and torch.device(device).type == "cpu":
+            get_cpp_compiler()
+    except RuntimeError as error:  # Pythons that it does not know yet, and its InvalidCxxCompiler
+        raise UsageError(
+            f"`compile` needs PyTorch's compiler, and that a C++ compiler ({one_line(words_of(error))}); install g++ "
+            "or name yours in the environment's CXX, or leave `compile` away"
+        ) from error
+
+
+@contextmanager
+def compiling(compile: bool) -> Iterator[None]:
+    """Have torch.compile make programs without end within, and never do silently without: that is another result.
+
+    A process trains many networks of one class, and by itself PyTorch gives up at the eighth.
+    """
+    if not compile:
+        yield
+        return
+    import torch._dynamo
+
+    unlimited = {"recompile_limit": 2**30, "accumulated_recompile_limit": 2**30}
+    with torch._dynamo.config.patch(**unlimited, suppress_errors=False):
+        yield
+
+
+def compiled_step(
+    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, casting: Casting, device: str
+) -> Step:
+    """Return what does a step with the network's forward and backward pass compiled; the network remains as it is.
+
+    Programs are for one size of batch each, and shared by all trainings of a process whose networks differ in their
+    weights alone: what one is does not depend on what was compiled before it.
+
+    The step raises UsageError where the network is nothing for torch.compile.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    learn = plain_step(torch.compile(model, backend=_program, dynamic=False), criterion, optimizer, casting)
+    steps = anew = 0
+
+    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal steps, anew
+        made, run = _counts.made, _counts.run
+        try:
+            loss = learn(inputs, targets)
+        except TorchDynamoException as error:
+            check_compiler(device)
+            cause = getattr(error, "inner_exception", error)
+            raise _refused(f"torch.compile fails with it ({one_line(words_of(cause))})") from error
+        if not steps and run == _counts.run:
+            raise _refused(
+                "torch.compile makes no program of it (it finds nothing that it can compile, is switched off by "
+                "TORCH_COMPILE_DISABLE, or gave up compiling the same class in this process before)"
+            )
+        steps += 1
+        anew += made != _counts.made
+        if anew > MOST_ANEW:
+            raise _refused(
+                f"programs for it were made anew in {anew} of its first {steps} iterations (it depends on numbers of "
+                "Python that change, or gets batches of many sizes)"
+            )
+        return loss
+
+    return step
+
+
+def _refused(why: str) -> UsageError:
+    return UsageError(f"the network is nothing for `compile`: {why}; leave `compile` away")
+
+
+def _program(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    """Be torch.compile's backend: one for all trainings, as programs are shared between equal backends alone."""
+    from torch._dynamo import lookup_backend
+
+    _counts.made += 1
+    program = lookup_backend(BACKEND)(graph, inputs)
+
+    def run(*arguments: Any) -> Any:
+        _counts.run += 1
+        return program(*arguments)
+
+    return run
