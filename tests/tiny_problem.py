@@ -100,3 +100,15 @@ flat = Problem(
     validation=60,
     hold_out="last",
 )
+# Nothing in it counts in Python, which would be another network for torch.compile in each iteration.
+plain = Problem(
+    name="plain",
+    network=lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)),
+    data=images,
+    space=Space({"lr": Float(1e-6, 1e-2, log=True)}),
+    solver=Solver(lr=1e-3),
+    iterations=30,
+    batch_size=10,
+    validation=60,
+    hold_out="last",
+)

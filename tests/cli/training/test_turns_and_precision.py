@@ -1,4 +1,4 @@
-"""`--together` and `--precision`: turns change nothing that a command says, other numbers do."""
+"""`--together`, `--precision`, `--compile`: turns change nothing that a command says, other numbers do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from states import equal, what_counts
 
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
+from stantune.training import compiling
 
 TESTS = Path(__file__).parents[2]
 LENGTHS = ("--max-iterations", "9", "--min-iterations", "3", "--brackets", "1", "--threads", "1", "--device", "cpu")
@@ -44,8 +45,13 @@ def test_turns_change_nothing_but_times(stantune: Any, tiny_file: Path, tmp_path
         (("--precision", "tf32"), "--precision tf32 are numbers of NVIDIA's GPUs, and here is none in use"),
         (("--precision", "half"), "--precision 'half' is unknown; give fp32, tf32, bf16"),
         (("--precision", "bf16", "--rate", "auto"), "--precision bf16 does not go with a --rate of auto"),
+        (
+            ("--compile",),
+            "--compile does not go with STAN, whose layers torch.compile leaves as they are; give it with",
+        ),
+        (("--compile", "--accelerate", "stan:auto"), "give it with --accelerate none"),
     ],
-    ids=["workers", "none", "tf32", "unknown", "auto"],
+    ids=["workers", "none", "tf32", "unknown", "auto", "compile", "compile-rates"],
 )
 def test_what_cannot_be_is_refused(
     stantune: Any, tiny_file: Path, tmp_path: Path, options: tuple[object, ...], said: str
@@ -70,6 +76,31 @@ def test_a_training_in_other_numbers_is_another(stantune: Any, tiny_file: Path, 
     assert not equal(trained("--precision", "bf16"), whole)
     refused = stantune(*train, "--precision", "bf16", "--accelerate", "stan", "--rate", "auto")
     assert (refused.code, "does not go with a --rate of auto" in " ".join(refused.err.split())) == (2, True)
+
+
+def test_a_compiled_training_is_another_and_a_compiled_search_too(
+    stantune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch.compile's backend "eager", whose bits are PyTorch's."""
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    problem, lasting = f"{TESTS / 'tiny_problem.py'}:plain", ("--threads", 1, "--device", "cpu")
+    made = compiling._counts.made
+
+    def trained(*options: str) -> Any:
+        kept = ("--checkpoint", tmp_path / "training.pt")
+        return stantune("train", problem, "--iterations", 12, *lasting, *kept, *options)
+
+    first, other, refused = trained("--compile"), trained(), trained("--compile", "--accelerate", "stan")
+    assert (first.code, other.code, refused.code) == (0, 1, 2), first.err
+    assert compiling._counts.made > made
+    assert "trained with another compile" in " ".join(other.err.split())
+    assert "--compile does not go with STAN" in " ".join(refused.err.split())
+    asked = tmp_path / "asked.toml"
+    asked.write_text('compile = true\naccelerate = "none"\n')
+    searched = ("search", problem, *lasting, "--max-iterations", 3, "--out", tmp_path / "out", "--config", asked)
+    assert stantune(*searched).code == 0
+    changed = stantune(*searched, "--no-compile")
+    assert (changed.code, "compile: True there, not set here" in " ".join(changed.err.split())) == (2, True)
 
 
 @pytest.mark.slow
