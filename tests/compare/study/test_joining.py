@@ -1,7 +1,8 @@
-"""A study that is asked for less, or for more, than before: nothing leaves its table, and like stands beside like."""
+"""A study asked for less, more or other than before: nothing leaves its table, and like stands beside like."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,3 +110,19 @@ def test_names_of_any_length_have_a_folder(tmp_path: Path) -> None:
         st.study(
             [replace(named, name="Tiny"), replace(named, name="tiny")], ways="none", out=tmp_path / "out", budget=1e-9
         )
+
+
+@pytest.mark.parametrize(
+    ("ways", "words"),
+    [
+        ("none,stan:0.3", "`ways`=stan:0.3: rate=0.3 has no grid pattern"),
+        ("stan@nothing", "`ways`=stan@nothing: layers='nothing' matches no convolution"),
+        ("none,", "is no way of training: it is empty"),
+        ("native:winograd", "`ways`=native:winograd is no way of training: native is not said so"),
+        ("meprop+stan", "meprop is not said so"),
+    ],
+)
+def test_what_cannot_be_is_said_of_its_way(ways: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        st.study(tiny_problem.problem, ways=ways, seeds=1, out=tmp_path / "out", budget=1e-9)
+    assert not (tmp_path / "out").exists()
