@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,14 +24,19 @@ BACKEND = "inductor"
 MOST_ANEW = 8
 
 
-class _Counts(threading.local):
-    """Programs that torch.compile has had made here, and how often any of them was run."""
-
-    made = 0
-    run = 0
+class CompileError(ValueError):
+    """A network cannot be compiled; no StantuneError, which would end a search: those of other settings can be."""
 
 
-_counts = _Counts()
+class _Programs(threading.local):
+    """What was run in this thread of the programs that torch.compile had made, by their numbers."""
+
+    def __init__(self) -> None:
+        self.run: set[int] = set()
+
+
+_programs = _Programs()
+_numbers = itertools.count()
 
 
 def check_compile(compile: object, stan: Stan | None) -> None:
@@ -69,8 +75,8 @@ def compiling(compile: bool) -> Iterator[None]:
         return
     import torch._dynamo
 
-    unlimited = {"recompile_limit": 2**30, "accumulated_recompile_limit": 2**30}
-    with torch._dynamo.config.patch(**unlimited, suppress_errors=False):
+    settings = {"recompile_limit": 2**30, "accumulated_recompile_limit": 2**30, "suppress_errors": False}
+    with torch._dynamo.config.patch(settings):
         yield
 
 
@@ -82,52 +88,61 @@ def compiled_step(
     Programs are for one size of batch each, and shared by all trainings of a process whose networks differ in their
     weights alone: what one is does not depend on what was compiled before it.
 
-    The step raises UsageError where the network is nothing for torch.compile.
+    The step raises CompileError where torch.compile fails with the network, and UsageError where it makes no program of
+    it, or others again and again.
     """
     from torch._dynamo.exc import TorchDynamoException
 
     learn = plain_step(torch.compile(model, backend=_program, dynamic=False), criterion, optimizer, casting)
     steps = anew = 0
+    known: set[int] = set()
 
     def step(inputs: Tensor, targets: Tensor) -> Tensor:
         nonlocal steps, anew
-        made, run = _counts.made, _counts.run
+        _programs.run.clear()
         try:
             loss = learn(inputs, targets)
         except TorchDynamoException as error:
             check_compiler(device)
             cause = getattr(error, "inner_exception", error)
-            raise _refused(f"torch.compile fails with it ({one_line(words_of(cause))})") from error
-        if not steps and run == _counts.run:
-            raise _refused(
-                "torch.compile makes no program of it (it finds nothing that it can compile, is switched off by "
-                "TORCH_COMPILE_DISABLE, or gave up compiling the same class in this process before)"
-            )
+            raise CompileError(_refusal(f"torch.compile fails with it ({one_line(words_of(cause))})")) from error
         steps += 1
-        anew += made != _counts.made
+        # Not those that are made: some were perhaps, for another training.
+        if not _programs.run <= known:
+            known.update(_programs.run)
+            anew += 1
+        if not known:
+            raise UsageError(
+                _refusal(
+                    "torch.compile makes no program of it (it finds nothing that it can compile, is switched off by "
+                    "TORCH_COMPILE_DISABLE, or gave up compiling the same class in this process before)"
+                )
+            )
         if anew > MOST_ANEW:
-            raise _refused(
-                f"programs for it were made anew in {anew} of its first {steps} iterations (it depends on numbers of "
-                "Python that change, or gets batches of many sizes)"
+            raise UsageError(
+                _refusal(
+                    f"{anew} of its first {steps} iterations need programs of their own (it depends on numbers of "
+                    "Python that change, or gets batches of many sizes)"
+                )
             )
         return loss
 
     return step
 
 
-def _refused(why: str) -> UsageError:
-    return UsageError(f"the network is nothing for `compile`: {why}; leave `compile` away")
+def _refusal(why: str) -> str:
+    return f"the network is nothing for `compile`: {why}; leave `compile` away"
 
 
 def _program(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     """Be torch.compile's backend: one for all trainings, as programs are shared between equal backends alone."""
     from torch._dynamo import lookup_backend
 
-    _counts.made += 1
+    number = next(_numbers)
     program = lookup_backend(BACKEND)(graph, inputs)
 
     def run(*arguments: Any) -> Any:
-        _counts.run += 1
+        _programs.run.add(number)
         return program(*arguments)
 
     return run

@@ -85,7 +85,8 @@ def run(
 
     Raises:
         UsageError: a setting outside the problem's space, a range of iterations that makes no sense, or a split that
-            does not exist or is empty, a precision that cannot be had, or a network that cannot be compiled.
+            does not exist or is empty, or a precision that cannot be had.
+        CompileError: the network cannot be compiled.
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """

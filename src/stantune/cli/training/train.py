@@ -142,11 +142,12 @@ def train(
 
 
 def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: Any) -> Outcome:
-    """Train; a setting that cannot be trained is bad use here, where it is the only one."""
+    """Train; a setting that cannot be trained, or compiled, is bad use here, where it is the only one."""
     from stantune.images.solving.optimizers import SettingError
+    from stantune.training.compiling import CompileError
     from stantune.training.train import run
 
     try:
         return run(problem, setting, *rest, **options)
-    except SettingError as error:
+    except (SettingError, CompileError) as error:
         raise UsageError(str(error)) from error
