@@ -13,7 +13,7 @@ NOTHING = "–"
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its interval, which a single value has not: nan."""
+    """A mean and the ends of its interval, which one value or two have not: nan."""
 
     mean: float
     low: float
@@ -21,16 +21,19 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of one value or more, with its interval."""
+    """Return the mean of one value or more, with its interval where there are three or more.
+
+    Of two it would be Student's with one degree of freedom, which says nothing that anybody could use.
+    """
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 3:
         return Interval(mean, math.nan, math.nan)
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)
 
 
 def difference_text(values: Sequence[float]) -> str:
-    """Return "+0.21 ± 0.10"; a single value alone, and "–" for none."""
+    """Return "+0.21 ± 0.10"; the mean alone of one or two values, and "–" for none."""
     if not values:
         return NOTHING
     mean, low, high = interval(values)
@@ -43,7 +46,7 @@ def ratio_interval(ratios: Sequence[float]) -> Interval:
 
 
 def ratio_text(ratios: Sequence[float]) -> str:
-    """Return "1.90 (1.80 … 2.01)"; a single ratio alone, and "–" for none."""
+    """Return "1.90 (1.80 … 2.01)"; the mean alone of one or two ratios, and "–" for none."""
     if not ratios:
         return NOTHING
     mean, low, high = ratio_interval(ratios)

@@ -130,6 +130,7 @@ def _section(problem: str, resource: int, rungs: Mapping[str, Seeds]) -> str:
         "seeds",
         "processors, s",
         "wall, s",
+        "final training, processors, s",
         "× the rung before, processors",
         "wall",
         "× stock, processors",
@@ -154,6 +155,7 @@ def _row(name: str, seeds: Seeds, rungs: Mapping[str, Seeds], stock: Seeds, optu
     yield str(len(seeds))
     for what in ("whole_processor", "whole_seconds"):
         yield f"{fmean(getattr(one, what) for one in seeds.values()):.0f}"
+    yield f"{fmean(one.whole_processor - one.processor for one in seeds.values()):.0f}"
     # Optuna was given its time, and the first has none before it.
     for others in (rungs.get(BEFORE.get(name, ""), {}), {} if name in (STOCK, OPTUNA) else stock):
         for what in ("whole_processor", "whole_seconds"):
