@@ -104,9 +104,10 @@ def suits(*tensors: Tensor | None) -> bool:
 def wanted() -> bool:
     """Tell whether there are native kernels and nothing asks to do without them: `suits` but for the tensors."""
     return (
-        kernels().library is not None
+        # First: torch.compile cannot look through what follows.
+        not torch.compiler.is_compiling()
+        and kernels().library is not None
         and not _plain.get()
-        and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
     )
 
