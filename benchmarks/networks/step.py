@@ -1,9 +1,10 @@
 """A whole training step under STAN against stock PyTorch, in its best and in its default setting.
 
-    python -m benchmarks.networks.step [--networks lenet,cq] [--threads 1,2] [--rounds 15] [--plot step.png]
+    python -m benchmarks.networks.step [--networks lenet,cq] [--threads 1,2] [--rounds 15] [--compile] [--plot step.png]
 
 Best setting: channels_last memory, the same threads, the fused optimizer, an allocator that keeps its buffers. Default
-setting: none of these but the threads. Images are random. Each side has a process of its own; peak is its memory.
+setting: none of these but the threads. With --compile stock in its best setting is compiled as well, as trainings under
+`stantune train --compile` are. Images are random. Each side has a process of its own; peak is its memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 STOCK = "stock, best setting"
 
 
-def stepper(network: str, stan: Stan | None, best: bool = True) -> Callable[[], None]:
+def stepper(network: str, stan: Stan | None, best: bool = True, compiled: bool = False) -> Callable[[], None]:
     """Return a function that trains one step of a problem's network on a batch of random images."""
     problem = BUILT_IN[network]
     order = torch.channels_last if best else torch.contiguous_format
@@ -36,11 +37,12 @@ def stepper(network: str, stan: Stan | None, best: bool = True) -> Callable[[], 
         for group in optimizer.param_groups:
             group["fused"] = None
     handle = None if stan is None else accelerate_(model, stan)
+    forward = torch.compile(model, dynamic=False) if compiled else model
     images = torch.randn(problem.batch_size, *SHAPES[str(problem.data)]).to(memory_format=order)
     labels = torch.randint(10, (problem.batch_size,))
 
     def step() -> None:
-        loss = F.cross_entropy(model(images), labels)
+        loss = F.cross_entropy(forward(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -54,12 +56,14 @@ def stepper(network: str, stan: Stan | None, best: bool = True) -> Callable[[], 
     return plain if stan is None else step
 
 
-def sides(network: str) -> list[Side]:
+def sides(network: str, compiled: bool = False) -> list[Side]:
     """Return what is compared: an mlp has no convolution."""
     found = [
         Side("stock, default setting", partial(stepper, network, None, best=False), tuned=False),
         Side(STOCK, partial(stepper, network, None)),
     ]
+    if compiled:
+        found.append(Side("stock, best setting, compiled", partial(stepper, network, None, compiled=True)))
     if network != "mlp":
         own = BUILT_IN[network].stan_layers
         found += [
@@ -69,7 +73,8 @@ def sides(network: str) -> list[Side]:
         ]
         if own != ("*",):
             found.insert(
-                3, Side(f"kept 1/2 in {', '.join(own)}", partial(stepper, network, Stan(layers=own, period=None)))
+                3 + compiled,
+                Side(f"kept 1/2 in {', '.join(own)}", partial(stepper, network, Stan(layers=own, period=None))),
             )
     return found
 
@@ -80,13 +85,14 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(BUILT_IN))
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=several, default=15)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     ratios: dict[str, dict[str, float]] = {}
     for threads in map(int, arguments.threads.split(",")):
         rows = []
         for network in arguments.networks.split(","):
-            times = interleave(sides(network), threads, arguments.rounds)
+            times = interleave(sides(network, arguments.compile), threads, arguments.rounds)
             for name, found in times.items():
                 ratio = found.faster_than(times[STOCK])
                 low, high = found.quartiles
