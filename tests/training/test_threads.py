@@ -149,7 +149,7 @@ def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkey
         counted["native"] += 1
         return convolve(*given)
 
-    def timed(step: Callable[[], None], counts: tuple[int, ...]) -> dict[int, float]:
+    def timed(step: Callable[[], None], counts: tuple[int, ...], warm: bool) -> dict[int, float]:
         counted["steps"] += 1
         step()
         return dict.fromkeys(counts, 6.0)
