@@ -23,7 +23,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine on which two threads are fastest when it is first asked, and three the next time; what was asked."""
     asked: Machine = []
 
-    def measure_threads(problem: Any, setting: Any, splits: Any, *, natives: tuple[bool, ...], device: str) -> Measured:
+    def measure_threads(
+        problem: Any, setting: Any, splits: Any, *, natives: tuple[bool, ...], device: str, compile: bool = False
+    ) -> Measured:
         chosen = len(asked) + 2
         asked.append((problem.batch_size, tuple(natives)))
         return Measured(chosen, {1: 0.05, chosen: 0.03})
