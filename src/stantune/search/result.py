@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stantune.protocols import Metric, Objective, compared_value
+from stantune.search.columns import metric_columns
 from stantune.search.contract import SearchSummary
 from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.standings import incumbent, ranking, status
@@ -137,9 +138,15 @@ class SearchResult:
         except ImportError as error:
             raise ImportError("a table is a pandas DataFrame; pip install pandas, or take trials()") from error
         metric, rows = self.objective.metric.name, []
+        parameters = {name for trial in self._trials for name in trial.params}
+        columns = metric_columns(
+            [metric, *(name for trial in self._trials for name in trial.metrics)],
+            ["trial", "status", "resource", *(f"params_{name}" for name in parameters)],
+        )
         for trial in self._trials:
             row: dict[str, Any] = {"trial": trial.number, "status": trial.status, "resource": trial.resource}
-            row |= {metric: trial.value} | {name: value for name, value in trial.metrics.items() if name != metric}
+            measures = {metric: trial.value} | {name: value for name, value in trial.metrics.items() if name != metric}
+            row |= {columns[name]: value for name, value in measures.items()}
             rows.append(row | {f"params_{name}": value for name, value in trial.params.items()})
         return pandas.DataFrame(rows)
 

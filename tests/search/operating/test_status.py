@@ -7,6 +7,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from numbers_objective import Numbers
 from told import METRIC, NUMBERS, SETTINGS, outcome, play
 
 from stantune.errors import StantuneError, UsageError
+from stantune.outcome import Outcome
+from stantune.protocols import Segment
 from stantune.search.opening import open_session
 from stantune.search.operating import exporting
-from stantune.search.operating.exporting import copy_study, csv_of, parquet_of, rows_of
+from stantune.search.operating.exporting import Cell, copy_study, csv_of, parquet_of, rows_of
 from stantune.search.operating.status import searches_below, status_of
 from stantune.search.operating.trial_report import trial_report
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
+from stantune.search.workers.executors import Failure
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +177,27 @@ def test_a_row_for_each_trial_and_rung(done: Path) -> None:
     assert (failed["accuracy"], failed["cause"]) == (None, "RuntimeError: [these] shapes do not fit")
     read = list(csv.DictReader(io.StringIO(csv_of(rows).decode(), newline="")))
     assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows] == read
+
+
+def test_metrics_with_the_names_of_columns_lose_none(tmp_path: Path) -> None:
+    names = list(rows_of_first(tmp_path / "plain"))
+
+    def of(segment: Segment) -> Outcome | Failure:
+        told = outcome(segment)
+        return replace(told, metrics={**told.metrics, **dict.fromkeys(names, 0.5)}) if told.metrics else told
+
+    first, plain = rows_of_first(tmp_path / "odd", of), rows_of_first(tmp_path / "plain")
+    others = [name for name in names if name != METRIC.name and name != "other"]
+    assert {name: first[name] for name in others if not name.startswith("seconds")} == {
+        name: plain[name] for name in others if not name.startswith("seconds")
+    }
+    assert {name: first[f"metric_{name}"] for name in others} == dict.fromkeys(others, 0.5)
+
+
+def rows_of_first(path: Path, of: Callable[[Segment], Outcome | Failure] = outcome) -> dict[str, Cell]:
+    """Return the first row of a search of one trial."""
+    play(SearchDirectory(path), SearchSettings(seed=1, max_resource=3, min_resource=3, brackets=1), of=of)
+    return rows_of(look(path))[0]
 
 
 def test_rows_of_several_kinds_are_a_parquet_file() -> None:

@@ -94,6 +94,24 @@ def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path,
     assert not (tmp_path / "search.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "owned"),
+    [
+        *[
+            (name, True)
+            for name in ("search.db", "search.json", "result.json", "final-2.pt", "messages.log.1", ".lock")
+        ],
+        *[(name, True) for name in ("checkpoints/any", "other/../best.pt", "link/search-options.toml")],
+        *[(name, False) for name in ("trials.csv", "report.html", "other/search.db", "../search.db", "search.db.csv")],
+    ],
+)
+def test_which_files_are_a_search_s_own(tmp_path: Path, name: str, owned: bool) -> None:
+    directory = SearchDirectory(tmp_path / "search")
+    with directory.locked():
+        (directory.path / "link").symlink_to(directory.path)
+        assert directory.owns(directory.path / name) == owned
+
+
 def test_a_kill_while_it_is_cleared_leaves_a_search_that_goes_on(tmp_path, monkeypatch):
     directory = SearchDirectory(tmp_path)
     with directory.locked():

@@ -12,6 +12,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from stantune.errors import StantuneError, UsageError
+from stantune.search.columns import metric_columns
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import status
 from stantune.search.propose.sampling import optuna_quiet
@@ -23,6 +24,12 @@ from stantune.search.table.storages.opening import connect, mend, reading, relea
 from stantune.texts import plain
 
 Cell = str | int | float | bool | None
+# Those that are neither a metric's nor a parameter's.
+_COLUMNS = (
+    *("trial", "bracket", "status", "rung", "resource", "validation_share"),
+    *("seconds_training", "seconds_evaluation", "seconds_coordination"),
+    *("taken_over_from", "diverged_at", "cause"),
+)
 
 
 def rows_of(seen: Seen) -> list[dict[str, Cell]]:
@@ -37,6 +44,7 @@ def rows_of(seen: Seen) -> list[dict[str, Cell]]:
     measured = dict.fromkeys(name for row in seen.rows for found in row.metrics.values() for name in found)
     others = [name for name in measured if name != metric.name]
     parameters = list(dict.fromkeys([*seen.identity["space"], *(name for row in seen.rows for name in row.params)]))
+    columns = metric_columns([metric.name, *others], [*_COLUMNS, *(f"params_{name}" for name in parameters)])
     rows: list[dict[str, Cell]] = []
     for row in seen.rows:
         lost = stands[row.number] in ("diverged", "failed")
@@ -45,14 +53,15 @@ def rows_of(seen: Seen) -> list[dict[str, Cell]]:
         for stop in [*sorted(row.errors), *further]:
             there, found = stop in row.errors, row.metrics.get(stop, {})
             spent = cost_seconds(row.costs[stop]) if stop in row.costs else None
+            measures: dict[str, Any] = {metric.name: metric.loss(row.errors[stop]) if there else None}
+            measures |= {name: found.get(name) for name in others}
             cells: dict[str, Any] = {
                 "trial": row.number,
                 "bracket": row.bracket,
                 "status": stands[row.number],
                 "rung": stop,
                 "resource": stop if there else row.reached,
-                metric.name: metric.loss(row.errors[stop]) if there else None,
-                **{name: found.get(name) for name in others},
+                **{columns[name]: value for name, value in measures.items()},
                 "validation_share": row.shares.get(stop, 1.0) if there else None,
                 "seconds_training": spent and spent.training,
                 "seconds_evaluation": spent and spent.evaluation,

@@ -163,6 +163,16 @@ class SearchDirectory:
         for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
             part.unlink(missing_ok=True)
 
+    def owns(self, file: Path) -> bool:
+        """Return whether a file is the search's own, or would be one day."""
+        file = file.resolve()
+        if file.parent == (self.path / "checkpoints").resolve():
+            return True
+        files = (self.result, self.run, self.options, self.logged, self._request, self._note)
+        names = {_LOCK, _DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", *(path.name for path in files)}
+        ours = file.name in names or _LOGS.fullmatch(file.name) or _OURS.fullmatch(file.name)
+        return file.parent == self.path.resolve() and bool(ours)
+
     def may_hold_search(self) -> bool:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
         return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()
