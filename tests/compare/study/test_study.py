@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -243,6 +244,43 @@ def test_another_search_in_the_folder_of_one_is_left_alone(tmp_path: Path) -> No
     assert (tmp_path / "out" / "study.json").read_text() == result
     with pytest.raises(UsageError, match="is a search's own directory; choose another folder"):
         st.study(timed(tmp_path), **{**given, **SIZES, "out": tmp_path / "out" / "timed-none-seed-0"})
+
+
+def error_of(run: st.Run) -> float:
+    for _ in run.steps():
+        run.loss(1.0)
+    return float(run.params["x"])
+
+
+def another_error_of(run: st.Run) -> float:
+    for _ in run.steps():
+        run.loss(2.0)
+    return float(run.params["x"])
+
+
+def test_another_problem_of_the_same_name_is_not_compared_with_it(tmp_path: Path) -> None:
+    def studied(function: Any, ways: str, high: float = 1.0, metric: str = "error", **others: Any) -> StudySummary:
+        space, measured = st.Space({"x": st.Float(0, high)}), st.Metric(metric)
+        objective = st.FunctionObjective(function, space, measured, name="same", length=3)
+        given: dict[str, Any] = {"seeds": 1, "brackets": 1, "out": tmp_path / "out"}
+        return st.study(objective, ways=ways, **given, **others).summary
+
+    studied(error_of, "none")
+    result = (tmp_path / "out" / "study.json").read_text()
+    code = r"has searches of another same \(code: \w+ there, \w+ here\), and .* or say with `accept_changes`"
+    with pytest.raises(UsageError, match=code):
+        studied(another_error_of, "native")
+    with pytest.raises(UsageError, match=r"another same \(space.x.high: 1(.0)? there, 2(.0)? here\), .* with `out`$"):
+        studied(error_of, "native", high=2.0)
+    with pytest.raises(UsageError, match=r"another same \(metric: error there, loss here\)"):
+        studied(error_of, "native", metric="loss", accept_changes=True)
+    assert (tmp_path / "out" / "study.json").read_text() == result
+    assert not (tmp_path / "out" / "same-native-seed-0").exists()
+    # Allowed, and over at once.
+    assert studied(another_error_of, "native", accept_changes=True, budget=1e-9).ways == ["none", "native"]
+    # What was deleted of it is no hindrance: the study has its numbers.
+    shutil.rmtree(tmp_path / "out" / "same-none-seed-0")
+    assert studied(another_error_of, "native", budget=1e-9).ways == ["none", "native"]
 
 
 def test_a_file_that_is_no_study_s(tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+import json
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.numbers import summary_of
-from stantune.errors import UsageError
+from stantune.errors import StantuneError, UsageError
+from stantune.search.settings import CODE
+from stantune.search.table.differences import differences_between
+from stantune.search.table.looking.look import look
 
 T = TypeVar("T")
 # What a study's searches of one problem have alike: what a search has from its beginning, and with what it may go on
 # otherwise, so that all of them have to.
 _FROM_THE_BEGINNING = ("max_iterations", "min_iterations", "eta", "validation", "fixed")
+# What of a search's identity is the problem's, in each way.
+_PROBLEM = ("metric", "direction", "unit", "space", *CODE)
 _LATER = ("final_iterations", "brackets", "finalists", "final")
 
 
@@ -64,6 +70,44 @@ def check_joinable(
             raise UsageError(
                 f"the study in {folder} has another search in {one.directory}, where that of {one.problem} would be; "
                 "rename the problem, or choose another folder with `out`"
+            )
+
+
+def check_same(
+    folder: Path,
+    before: StudySummary,
+    searches: Sequence[StudiedSearch],
+    identities: Mapping[str, Mapping[str, Any]],
+    accept_changes: bool,
+) -> None:
+    """Raise UsageError where problems that are asked for are others than those of the searches that stand beside them.
+
+    Args:
+        folder: the study's.
+        before: what it has come to by now.
+        searches: those that are asked for; tables of these tell by themselves.
+        identities: of each problem that is asked for, what its searches depend on, its space among it.
+        accept_changes: whether its code may be another.
+    """
+    names = [name for name in _PROBLEM if not (accept_changes and name in CODE)]
+    for one in kept(before, searches):
+        if one.problem not in identities:
+            continue
+        try:
+            there = look(folder / one.directory).identity
+        except StantuneError:
+            # Deleted, or damaged: the study has its numbers alone.
+            continue
+        here = json.loads(json.dumps(identities[one.problem]))
+        # Searches of earlier versions do not have all of them.
+        both = [name for name in names if name in there and name in here]
+        differences = differences_between({name: there[name] for name in both}, {name: here[name] for name in both})
+        if differences:
+            changed = {line.partition(":")[0].partition(".")[0] for line in differences} <= {*CODE}
+            raise UsageError(
+                f"the study in {folder} has searches of another {one.problem} ({'; '.join(differences)}), and only "
+                "like is compared with like; give the same problem, or another folder with `out`"
+                + (", or say with `accept_changes` that the results may be compared" if changed else "")
             )
 
 

@@ -22,7 +22,7 @@ from stantune.compare.study.folder import (
     write,
     written,
 )
-from stantune.compare.study.joining import check_joinable, joined
+from stantune.compare.study.joining import check_joinable, check_same, joined
 from stantune.compare.study.lines import search_line
 from stantune.compare.study.numbers import summary_of
 from stantune.compare.study.predicted import predicted_speedups
@@ -189,6 +189,8 @@ class _Study:
         self.searches = searches_of(self.folder, told, self.ways, self.seeds)
         if before is not None:
             check_joinable(self.folder, before, told, self.searches)
+            identities = {problem.told.name: self._identity(problem) for problem in self.problems}
+            check_same(self.folder, before, self.searches, identities, self.running["accept_changes"])
             for problem in told:
                 problem.predicted.update(*(one.predicted for one in before.problems if one.name == problem.name))
         self._write()
@@ -236,6 +238,11 @@ class _Study:
         given = _with_fixed(problem, applied)
         _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
+
+    def _identity(self, problem: Problem) -> dict[str, Any]:
+        # What is the problem's in it is the same in each way.
+        objective = problem.applied(self.ways[0]).objective
+        return {**objective.identity, "space": objective.space.as_json()}
 
     def _predict(self, problem: Problem) -> None:
         """Have the problem's layers timed, once in a study: the times of another moment would be others."""
