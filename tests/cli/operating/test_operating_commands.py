@@ -151,6 +151,17 @@ def test_show(done: Path, stantune: Stantune) -> None:
     )
 
 
+def test_what_cannot_be_read_is_listed_with_the_names_of_options(tmp_path: Path, stantune: Stantune) -> None:
+    play(SearchDirectory(tmp_path / "damaged"), most=1)
+    table = tmp_path / "damaged" / "search.db"
+    table.write_bytes(table.read_bytes()[:3000])
+    listed = stantune("list", tmp_path)
+    assert (listed.code, "unreadable" in listed.out) == (0, True)
+    assert "or begin anew with --fresh or in" in " ".join(listed.out.split())
+    (found,) = ListResult.model_validate(stantune("list", tmp_path, "--json", "-").json).searches
+    assert "begin anew with --fresh" in str(found.error)
+
+
 def test_export(done: Path, tmp_path: Path, stantune: Stantune) -> None:
     table, url = tmp_path / "table.csv", f"sqlite:///{tmp_path / 'copy.db'}"
     run = stantune("export", done, "--csv", table, "--optuna", url, "--json", "-")
