@@ -181,14 +181,14 @@ def test_export(done: Path, tmp_path: Path, stantune: Stantune) -> None:
     nowhere = stantune("export", done, "--csv", tmp_path / "no" / "file.csv")
     assert nowhere.code == 2
     assert "--csv" in nowhere.err
-    table = (done / "search.db").read_bytes()
+    before = (done / "search.db").read_bytes()
     for option, name in (("--csv", "search.db"), ("--parquet", "search.json"), ("--json", "result.json")):
         own = stantune("export", done, option, done / name)
         assert (own.code, own.err) == (
             2,
             f"stantune: {option} {done / name} is the search's own file; name another\n",
         )
-    assert (done / "search.db").read_bytes() == table
+    assert (done / "search.db").read_bytes() == before
 
 
 def test_export_as_parquet(done: Path, tmp_path: Path, stantune: Stantune) -> None:
