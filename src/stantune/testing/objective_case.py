@@ -121,7 +121,11 @@ def case_of(
     threads: int = 1,
     device: str = "cpu",
 ) -> Case:
-    """Return what the single checks take; see check_objective for the arguments."""
+    """Return what the single checks take; see check_objective for the arguments.
+
+    Raises:
+        AssertionError: it is no objective, `stop` cannot be cut in two, or what it prepares is not what is asked for.
+    """
     assert isinstance(objective, Objective), (
         f"{type(objective).__name__} lacks {', '.join(_missing(objective))}, which an objective has"
     )
