@@ -16,13 +16,15 @@ The rungs; from `native` on each has all that those above it have, and `wide` an
 - `start-up`: workers are copies of one process that has imported and loaded what all need: the search as it is.
 - `wide`, `measured`: the plan in place of Hyperband, each on top of `start-up` (`--plan`).
 - `bold`: `measured` with 1/2 up to R, too (`--accelerate stan:0.25,0.5,0.5`): the final training alone is exact.
+- `continue`: `measured` without a final training: the best trial's own weights, whose way to R was exact, are taken as
+  they are (`--final continue`).
 
 Same seeds: all but Optuna and the plans try the same settings, from the same weights, on the same data. A search has a
-process of its own, and workers of one thread each. Times are of the search and its final training (the best setting,
-exact, from scratch, to R), without the start of the search's own process but with that of its workers: processor time
-of all its processes, and wall time. A share is the ratio of times of a rung and of the one before it (of `wide` and
-`measured`: of `start-up`; of `bold`: of `measured`) with the same seed; means of ratios are geometric, intervals
-Student's of 95 %.
+process of its own, and workers of one thread each. Times are of the search and its final training (of the best setting,
+exact, from scratch, to R, but for `continue`, where the trial is tested and no more), without the start of the search's
+own process but with that of its workers: processor time of all its processes, and wall time. A share is the ratio of
+times of a rung and of the one before it (of `wide` and `measured`: of `start-up`; of `bold` and `continue`: of
+`measured`) with the same seed; means of ratios are geometric, intervals Student's of 95 %.
 
 To Optuna's quality: its lowest validation error, whenever it found it, and the time until it did; how many times sooner
 a rung has an error as low, of a trial that was judged by the whole validation set. That time is the processor's, read
@@ -55,6 +57,7 @@ from benchmarks.searches.ours_side import search_ours, searched_by
 from benchmarks.searches.quality_results import EXACT, OPTUNA, Found
 from stantune.errors import UsageError
 from stantune.files import write_whole
+from stantune.search.plan import finals
 
 PROBLEMS = {
     "lenet": "lenet",
@@ -70,6 +73,7 @@ class Rung(NamedTuple):
     validation: str = "all"
     copies: bool = False
     plan_name: str = "hyperband"
+    final: str = finals.SCRATCH
 
 
 # Of Optuna's side `stock` comes first: it says how long.
@@ -83,6 +87,7 @@ RUNGS = {
     "wide": Rung("stan:auto", "by-rung", copies=True, plan_name="wide"),
     "measured": Rung("stan:auto", "by-rung", copies=True, plan_name="measured"),
     "bold": Rung("stan:0.25,0.5,0.5", "by-rung", copies=True, plan_name="measured"),
+    "continue": Rung("stan:auto", "by-rung", copies=True, plan_name="measured", final=finals.CONTINUE),
 }
 
 
@@ -165,7 +170,7 @@ def _found(key: Key, workers: int, budget: float, patience: float) -> Found:
     if rung is None:
         return search_optuna(problem, key.resource, key.seed, workers, budget, "rungs", patience)
     what = searched_by(problem, key.resource, key.seed, rung.side)
-    settings = replace(what.settings, validation=rung.validation, plan_name=rung.plan_name)
+    settings = replace(what.settings, validation=rung.validation, plan_name=rung.plan_name, final=rung.final)
     return search_ours(what._replace(settings=settings), workers, copies=rung.copies)
 
 
@@ -233,7 +238,7 @@ def main() -> None:
                 rung = RUNGS[key.rung]
                 assert rung is not None
                 what = searched_by(PROBLEMS[key.problem], key.resource, key.seed, rung.side)
-                replace(what.settings, plan_name=rung.plan_name).check(what.objective)
+                replace(what.settings, plan_name=rung.plan_name, final=rung.final).check(what.objective)
     except UsageError as error:
         parser.error(str(error))
     for key in () if options.table else wanted(options):

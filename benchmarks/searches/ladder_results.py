@@ -22,6 +22,7 @@ BEFORE = {
     "wide": "start-up",
     "measured": "start-up",
     "bold": "measured",
+    "continue": "measured",
 }
 
 
