@@ -10,8 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from stantune.compare.study.folder import RESULT, study_in
+from stantune.compare.study.folder import study_in
 from stantune.report.study import StudyTable, study_tables
+from stantune.search.table.directory import STUDY_RESULT
 
 STUDIES = Path(__file__).parents[1] / "study"
 # Heads of columns that are, or are made of, times; "predicted" and "iteration ×" among them.
@@ -21,7 +22,7 @@ TIMES = ("time", "×", "predicted")
 def tables(times: bool = False) -> list[StudyTable]:
     """Return a table for each problem of each study, with the ways of which a search is done."""
     found = []
-    for file in sorted(STUDIES.glob(f"*/{RESULT}")):
+    for file in sorted(STUDIES.glob(f"*/{STUDY_RESULT}")):
         for title, heads, rows in study_tables(study_in(file.parent)):
             kept = [place for place, head in enumerate(heads) if times or not any(part in head for part in TIMES)]
             found.append(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
 
+# What a search or a study is known by.
+_TELLING = ("search.json", "search.db", "study.json")
+
 
 def console_for(json: str | None) -> Console:
     """Return where people read: standard output, or standard error where that is taken by JSON."""
@@ -52,11 +55,22 @@ def write_text(text: str, target: str) -> None:
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raise UsageError now, and not after hours of training, where an option names no file that can be written."""
+    """Raise UsageError now, and not after hours of training, where an option names no file that can be written.
+
+    Or one that a search or a study needs for itself.
+    """
     try:
         check_writable(path)
+        folder = path.resolve().parent
+        near = any((each / name).is_file() for each in (folder, folder.parent) for name in _TELLING)
     except OSError as error:
         raise UsageError(f"{option} {path} cannot be written ({error.strerror}); name another file") from error
+    if near:
+        # Imported only now, since it loads Optuna.
+        from stantune.search.table.directory import owner_of
+
+        if (owner := owner_of(path)) is not None:
+            raise UsageError(f"{option} {path} is a file of what was searched in {owner}; name another")
 
 
 def check_checkpoint(path: Path | None) -> None:

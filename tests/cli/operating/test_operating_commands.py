@@ -182,11 +182,18 @@ def test_export(done: Path, tmp_path: Path, stantune: Stantune) -> None:
     assert nowhere.code == 2
     assert "--csv" in nowhere.err
     before = (done / "search.db").read_bytes()
-    for option, name in (("--csv", "search.db"), ("--parquet", "search.json"), ("--json", "result.json")):
-        own = stantune("export", done, option, done / name)
+    for command, option, name in (
+        ("export", "--csv", "search.db"),
+        ("export", "--parquet", "search.json"),
+        ("export", "--json", "result.json"),
+        ("status", "--json", "search.db"),
+        ("show", "--json", "checkpoints/trial-000000.pt"),
+        ("list", "--json", "last-run.json"),
+    ):
+        own = stantune(command, done, *((0,) if command == "show" else ()), option, done / name)
         assert (own.code, own.err) == (
             2,
-            f"stantune: {option} {done / name} is the search's own file; name another\n",
+            f"stantune: {option} {done / name} is a file of what was searched in {done}; name another\n",
         )
     assert (done / "search.db").read_bytes() == before
 

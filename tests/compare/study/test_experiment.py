@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stantune.compare.study.folder import RESULT, study_in, written
+from stantune.compare.study.folder import study_in, written
+from stantune.search.table.directory import STUDY_RESULT
 
 DOCS = Path(__file__).parents[3] / "docs"
-KEPT = sorted(file.parent for file in (DOCS / "study").glob(f"*/{RESULT}"))
+KEPT = sorted(file.parent for file in (DOCS / "study").glob(f"*/{STUDY_RESULT}"))
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)

@@ -41,9 +41,6 @@ def export(
         if file is not None:
             check_file(option, file)
     seen, console = look(directory, storage), console_for(json)
-    for option, name in (("--csv", csv), ("--parquet", parquet), ("--json", json)):
-        if name is not None and str(name) != "-" and seen.directory.owns(Path(name)):
-            raise UsageError(f"{option} {name} is the search's own file; name another")
     rows = rows_of(seen)
     for option, file, write in (("--csv", csv, csv_of), ("--parquet", parquet, parquet_of)):
         if file is None:

@@ -17,14 +17,13 @@ from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
 from stantune.search.operating.status import status_of
 from stantune.search.operating.told import StatusResult
-from stantune.search.table.directory import SearchDirectory, is_locked
+from stantune.search.table.directory import STUDY_RESULT, SearchDirectory, is_locked
 from stantune.search.table.looking.look import look
 
 if TYPE_CHECKING:
     # It loads PyTorch, which those who only look do without.
     from stantune.compare.study.ways import Way
 
-RESULT = "study.json"
 _LOCK = ".study.lock"
 _REQUEST = "stop.request"
 # Letters of a problem's name in a folder's; a way has as many, and a file's name may have 255.
@@ -33,7 +32,7 @@ _LONGEST = 100
 
 def holds_study(folder: Path) -> bool:
     """Tell whether there is a study in this folder."""
-    return (folder / RESULT).is_file()
+    return (folder / STUDY_RESULT).is_file()
 
 
 def directory_of(problem: str, way: Way, seed: int) -> str:
@@ -109,7 +108,7 @@ def written(folder: Path) -> StudySummary | None:
 
     Raises StantuneError where it cannot be read, UsageError where it is no study's.
     """
-    file = folder / RESULT
+    file = folder / STUDY_RESULT
     try:
         return StudySummary.model_validate(read_json(file))
     except FileNotFoundError:
@@ -125,7 +124,7 @@ def written(folder: Path) -> StudySummary | None:
 
 def write(folder: Path, summary: StudySummary) -> None:
     """Write the study's result; raises StantuneError where that cannot be."""
-    file = folder / RESULT
+    file = folder / STUDY_RESULT
     try:
         write_whole(file, f"{summary.model_dump_json(indent=2)}\n".encode())
     except OSError as error:

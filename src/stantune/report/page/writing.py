@@ -54,11 +54,14 @@ def write_report(
     searches, study = [], None
     if len(directories) == 1 and holds_study(directories[0]):
         study = study_in(directories[0])
-        begun = [search for search in study.searches if search.seconds is not None]
-        if not begun:
-            raise UsageError(f"no search of the study in {directories[0]} has begun; there is nothing to show")
+        begun = [directories[0] / search.directory for search in study.searches if search.seconds is not None]
+        # What a search came to is in the study's result, and its row in the study's table, without its folder, too.
+        there = [path for path in begun if path.is_dir()]
+        if not there:
+            gone = "the folders of its searches are gone" if begun else "no search of it has begun"
+            raise UsageError(f"there is nothing to show of the study in {directories[0]}: {gone}")
         out = directories[0] / NAME if out is None else out
-        directories = [directories[0] / search.directory for search in begun]
+        directories = there
     for path in directories:
         seen = look(path, storage)
         search = recorded(seen)

@@ -29,11 +29,23 @@ _ASIDE = ".aside"
 _LOCK = ".lock"
 _LOG = "messages.log"
 _LOGGED = "logged.jsonl"
+# What a study of many searches has in its folder, to know one by.
+STUDY_RESULT = "study.json"
 # Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
 _OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
 _LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
+
+
+def owner_of(file: Path) -> Path | None:
+    """Return the directory of the search or study that needs this file, now or one day; None where none does."""
+    file = file.resolve()
+    for path in (file.parent, file.parent.parent):
+        directory = SearchDirectory(path)
+        if directory.is_marked() and directory.owns(file):
+            return path
+    return file.parent if file.name == STUDY_RESULT and file.is_file() else None
 
 
 class SearchDirectory:
@@ -173,9 +185,13 @@ class SearchDirectory:
         ours = file.name in names or _LOGS.fullmatch(file.name) or _OURS.fullmatch(file.name)
         return file.parent == self.path.resolve() and bool(ours)
 
+    def is_marked(self) -> bool:
+        """Tell whether there is a file here that only a search writes."""
+        return self._note.exists() or (self.path / _DATABASE).exists()
+
     def may_hold_search(self) -> bool:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
-        return self.study != _STUDY or self._note.exists() or (self.path / _DATABASE).exists()
+        return self.study != _STUDY or self.is_marked()
 
     def was_begun(self) -> bool:
         """Tell whether a search was begun here whose table was there."""
@@ -210,7 +226,8 @@ class SearchDirectory:
 
         Raises:
             StantuneError: it cannot be made or written to, or another search is running in it.
-            UsageError: its search keeps its table in another storage, or files lie there that a search would overwrite.
+            UsageError: its search keeps its table in another storage, a study has its result there, or files lie there
+                that a search would overwrite.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -306,6 +323,11 @@ class SearchDirectory:
             return
         if (self.path / _DATABASE).exists():
             return
+        if (self.path / STUDY_RESULT).is_file():
+            raise UsageError(
+                f"{self.path} is the folder of a study, which has a folder for each of its searches; choose another "
+                "directory with `out`"
+            )
         for path in sorted(self.path.iterdir()):
             files = (self.result, self.run, self.options, self.logged, self._request)
             ours = ("checkpoints", *(file.name for file in files))
