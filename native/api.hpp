@@ -43,7 +43,7 @@ struct StanBlock {
     uint16_t* winners;            // as output: which entry the maximum came from; null where no gradient is asked
     float* kept;                  // (entries of all images, filters): computed entries after ReLU; null where not needed
     const float* output_gradient; // as output
-    float* input_gradient;        // as input, or null
+    float* input_gradient;         // as input; null where it is not asked for
     float* weight_gradient;       // as weight, or null
     float* bias_gradient;         // as bias, or null
 };
@@ -65,20 +65,24 @@ struct StanLrn {
     float* input_gradient;         // as input
 };
 
-// Batch norm in training, without learned scale and shift. The order of the fields is that of kernels/batch_norm.py.
+// Batch norm in training, and the ReLU behind it. The order of the fields is that of kernels/batch_norm.py.
 struct StanBatchNorm {
     int64_t rows;  // positions of all images, 2 or more
-    int32_t channels, threads;
+    int32_t channels, threads, relu;
     double eps, momentum;
 
     const float* input;            // (rows, channels)
     float* output;                 // as input
     float* mean;                   // (channels,): the batch's
     float* inverse;                // (channels,): 1 / sqrt(biased variance + eps)
-    float* running_mean;           // (channels,): moved towards the batch's by `momentum`
-    float* running_var;            // (channels,): towards the unbiased variance
+    float* running_mean;           // (channels,): moved towards the batch's by `momentum`; null for none
+    float* running_var;            // (channels,): towards the unbiased variance; null where running_mean is
+    const float* weight;           // (channels,): learned scale; null for ones
+    const float* bias;             // (channels,): learned shift; null for zeros
     const float* output_gradient;  // as input
     float* input_gradient;         // as input
+    float* weight_gradient;        // (channels,): null where it is not asked for
+    float* bias_gradient;          // (channels,): null where it is not asked for
 };
 
 // One parameter in a step of stochastic gradient descent: v = momentum · v + (g + decay · w), w = w - rate · v. The order
@@ -96,7 +100,7 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 6
+#define STAN_INTERFACE 7
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.

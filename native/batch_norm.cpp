@@ -1,4 +1,4 @@
-// Batch norm in training without learned scale and shift: statistics and normalisation, and their adjoint.
+// Batch norm in training and the ReLU behind it: statistics, normalisation, learned scale and shift, and their adjoint.
 //
 // `rows` are the positions of all images, `channels` numbers each, one after the other. Where a vector is no whole
 // number of channels, several rows together are a whole number of vectors: a *period*, after which the channels of the
@@ -148,6 +148,91 @@ void over_block(const Sizes& s, int rows, const OfVector& vector, const OfNumber
     for (int i = periods * s.period; i < rows * s.channels; ++i) number(i, i % s.channels);
 }
 
+// Of a channel each, repeated over a period: y = (x - mean) · scale + shift.
+struct Lines {
+    const float *means, *scales, *shifts;
+
+    STAN_INLINE Vector away(const float* x, int j) const { return load(x) - load(means + j); }
+    STAN_INLINE float away(float x, int c) const { return x - means[c]; }
+    STAN_INLINE Vector at(Vector away, int j) const { return away * load(scales + j) + load(shifts + j); }
+    STAN_INLINE float at(float away, int c) const { return away * scales[c] + shifts[c]; }
+};
+
+// Three periods of floats at `to`.
+Lines lines_of(const StanBatchNorm& n, const Sizes& s, float* to) {
+    float *means = to, *scales = means + s.period, *shifts = scales + s.period;
+    repeat(s, n.mean, means);
+    for (int i = 0; i < s.period; ++i) {
+        const int c = i % s.channels;
+        scales[i] = n.weight ? n.inverse[c] * n.weight[c] : n.inverse[c];
+        shifts[i] = n.bias ? n.bias[c] : 0.0f;
+    }
+    return {means, scales, shifts};
+}
+
+template <bool with_relu>
+void outputs_of_block(const Sizes& s, const Lines& lines, int rows, const float* x, float* y) {
+    over_block(
+        s, rows,
+        [&](int i, int j) {
+            const Vector value = lines.at(lines.away(x + i, j), j);
+            store(y + i, with_relu ? relu(value) : value);
+        },
+        [&](int i, int c) {
+            const float value = lines.at(lines.away(x[i], c), c);
+            y[i] = with_relu ? relu(value) : value;
+        });
+}
+
+// The gradient that reaches the normalisation, where the output was not cut off.
+template <bool with_relu>
+STAN_INLINE inline Vector passed(const Lines& lines, Vector g, Vector away, int j) {
+    if constexpr (with_relu) return lines.at(away, j) <= all(0.0f) ? all(0.0f) : g;
+    return g;
+}
+
+template <bool with_relu>
+STAN_INLINE inline float passed(const Lines& lines, float g, float away, int c) {
+    if constexpr (with_relu) return lines.at(away, c) <= 0.0f ? 0.0f : g;
+    return g;
+}
+
+// Sums of the gradients, and of their products with x - mean, by channel.
+template <bool with_relu>
+void products_of_block(const Sizes& s, const Lines& lines, int rows, const float* x, const float* g, float* sums) {
+    sum_by_channel<2>(
+        s, rows,
+        [&](int i, int j, Vector* to) {
+            const Vector away = lines.away(x + i, j);
+            to[0] = passed<with_relu>(lines, load(g + i), away, j);
+            to[1] = to[0] * away;
+        },
+        [&](int i, int c, float* to) {
+            const float away = lines.away(x[i], c);
+            to[0] = passed<with_relu>(lines, g[i], away, c);
+            to[1] = to[0] * away;
+        },
+        sums);
+}
+
+// dL/dx = (g - mean(g) - (x - mean) · slope) · scale, slope = inverse² · mean(g · (x - mean))
+template <bool with_relu>
+void gradients_of_block(const Sizes& s, const Lines& lines, const float* gradients, const float* slopes, int rows,
+                        const float* x, const float* g, float* to) {
+    over_block(
+        s, rows,
+        [&](int i, int j) {
+            const Vector away = lines.away(x + i, j);
+            const Vector direct = passed<with_relu>(lines, load(g + i), away, j) - load(gradients + j);
+            store(to + i, (direct - away * load(slopes + j)) * load(lines.scales + j));
+        },
+        [&](int i, int c) {
+            const float away = lines.away(x[i], c);
+            const float direct = passed<with_relu>(lines, g[i], away, c) - gradients[c];
+            to[i] = (direct - away * slopes[c]) * lines.scales[c];
+        });
+}
+
 }  // namespace
 
 void batch_norm_forward(const StanBatchNorm& n) {
@@ -175,37 +260,30 @@ void batch_norm_forward(const StanBatchNorm& n) {
         }
         n.mean[c] = static_cast<float>(mean);
         n.inverse[c] = static_cast<float>(1.0 / std::sqrt(squares / rows + n.eps));
+        if (!n.running_mean) continue;
         n.running_mean[c] = static_cast<float>((1.0 - momentum) * n.running_mean[c] + momentum * mean);
         n.running_var[c] = static_cast<float>((1.0 - momentum) * n.running_var[c] + momentum * squares / (rows - 1.0));
     }
 
-    float* means = pattern_memory.sized(2 * s.period);
-    float* inverses = means + s.period;
-    repeat(s, n.mean, means);
-    repeat(s, n.inverse, inverses);
+    const Lines lines = lines_of(n, s, pattern_memory.sized(3 * s.period));
     stan::in_parallel(s.parts, [&](int part) {
         blocks_of(s, part, [&](int64_t row, int number) {
             const float* x = n.input + row * s.channels;
             float* y = n.output + row * s.channels;
-            over_block(
-                s, number,
-                [&](int i, int j) { store(y + i, (load(x + i) - load(means + j)) * load(inverses + j)); },
-                [&](int i, int c) { y[i] = (x[i] - means[c]) * inverses[c]; });
+            n.relu ? outputs_of_block<true>(s, lines, number, x, y) : outputs_of_block<false>(s, lines, number, x, y);
         });
     });
 }
 
-// dL/dx = (g - mean(g) - (x - mean) · inverse² · mean(g · (x - mean))) · inverse
 void batch_norm_backward(const StanBatchNorm& n) {
     const Sizes s(n);
     thread_local Memory<double> sums_memory;
     thread_local Memory<float> pattern_memory;
     double* of_parts = sums_memory.sized(static_cast<size_t>(s.parts) * 2 * s.channels);
     std::fill_n(of_parts, static_cast<size_t>(s.parts) * 2 * s.channels, 0.0);
-    float* means = pattern_memory.sized(4 * s.period);
-    float *inverses = means + s.period, *gradients = inverses + s.period, *slopes = gradients + s.period;
-    repeat(s, n.mean, means);
-    repeat(s, n.inverse, inverses);
+    float* patterns = pattern_memory.sized(5 * s.period);
+    float *gradients = patterns + 3 * s.period, *slopes = gradients + s.period;
+    const Lines lines = lines_of(n, s, patterns);
     stan::in_parallel(s.parts, [&](int part) {
         thread_local Memory<float> memory;
         float* sums = memory.sized(2 * s.channels);
@@ -213,44 +291,34 @@ void batch_norm_backward(const StanBatchNorm& n) {
         blocks_of(s, part, [&](int64_t row, int number) {
             const float* x = n.input + row * s.channels;
             const float* g = n.output_gradient + row * s.channels;
-            sum_by_channel<2>(
-                s, number,
-                [&](int i, int at, Vector* to) {
-                    to[0] = load(g + i);
-                    to[1] = to[0] * (load(x + i) - load(means + at));
-                },
-                [&](int i, int c, float* to) {
-                    to[0] = g[i];
-                    to[1] = g[i] * (x[i] - means[c]);
-                },
-                sums);
+            n.relu ? products_of_block<true>(s, lines, number, x, g, sums)
+                   : products_of_block<false>(s, lines, number, x, g, sums);
             for (int c = 0; c < 2 * s.channels; ++c) own[c] += sums[c];
         });
     });
-    for (int c = 0; c < s.period; ++c) {
+    for (int c = 0; c < s.channels; ++c) {
         double gradient = 0.0, product = 0.0;
         for (int part = 0; part < s.parts; ++part) {
-            const double* own = of_parts + static_cast<size_t>(part) * 2 * s.channels + c % s.channels;
+            const double* own = of_parts + static_cast<size_t>(part) * 2 * s.channels + c;
             gradient += own[0];
             product += own[s.channels];
         }
-        const double inverse = inverses[c];
-        gradients[c] = static_cast<float>(gradient / static_cast<double>(s.rows));
-        slopes[c] = static_cast<float>(product / static_cast<double>(s.rows) * inverse * inverse);
+        const double inverse = n.inverse[c], rows = static_cast<double>(s.rows);
+        if (n.weight_gradient) n.weight_gradient[c] = static_cast<float>(product * inverse);
+        if (n.bias_gradient) n.bias_gradient[c] = static_cast<float>(gradient);
+        for (int i = c; i < s.period; i += s.channels) {
+            gradients[i] = static_cast<float>(gradient / rows);
+            slopes[i] = static_cast<float>(product / rows * inverse * inverse);
+        }
     }
+    if (!n.input_gradient) return;
     stan::in_parallel(s.parts, [&](int part) {
         blocks_of(s, part, [&](int64_t row, int number) {
             const float* x = n.input + row * s.channels;
             const float* g = n.output_gradient + row * s.channels;
             float* to = n.input_gradient + row * s.channels;
-            over_block(
-                s, number,
-                [&](int i, int j) {
-                    const Vector away = load(x + i) - load(means + j);
-                    const Vector direct = load(g + i) - load(gradients + j);
-                    store(to + i, (direct - away * load(slopes + j)) * load(inverses + j));
-                },
-                [&](int i, int c) { to[i] = (g[i] - gradients[c] - (x[i] - means[c]) * slopes[c]) * inverses[c]; });
+            n.relu ? gradients_of_block<true>(s, lines, gradients, slopes, number, x, g, to)
+                   : gradients_of_block<false>(s, lines, gradients, slopes, number, x, g, to);
         });
     });
 }

@@ -48,9 +48,6 @@ struct Windows {
     }
 };
 
-// max(value, 0) that lets NaN through.
-inline Vector relu(Vector value) { return value <= all(0.0f) ? all(0.0f) : value; }
-
 // rows (entries, pitch) to an image of the output, (places, filters); a place with a negative source keeps what it has.
 inline void spread(const StanBlock& block, const int32_t* sources, const float* rows, int pitch, float* to) {
     const int places = block.out_h * block.out_w;

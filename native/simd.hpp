@@ -74,6 +74,10 @@ inline void copy(const float* from, int count, float* to) {
 inline Vector all(float value) { return value - Vector{}; }
 inline Whole all(int32_t value) { return value - Whole{}; }
 
+// max(value, 0) that lets NaN through, as PyTorch's.
+inline Vector relu(Vector value) { return value <= all(0.0f) ? all(0.0f) : value; }
+inline float relu(float value) { return value <= 0.0f ? 0.0f : value; }
+
 #define STAN_INLINE __attribute__((always_inline))
 
 // Calls body(0), body(1), ... with constants. Arrays of vectors that are indexed by such constants alone are registers;

@@ -1,4 +1,4 @@
-"""Which convolutions native kernels do faster than PyTorch: a rule of their shapes alone.
+"""Which convolutions and batch norms native kernels do faster than PyTorch: a rule of their shapes alone.
 
 A rule, not a timing: what computes a layer decides how its sums are rounded, and one seed is to give one result,
 whatever the machine was busy with. Its figures are those of `benchmarks/kernels/shapes.py`: milliseconds of a forward
@@ -23,6 +23,8 @@ FILTERED = (0.108, 0.0219, 3.1, 3.16, 0.829, 0.708)
 STOCK = (0.147, 0.0181, 1.64, 0.264, 0.444, 0.338)
 # What PyTorch takes for a ReLU more than native code, for a million numbers.
 RELU = 0.4
+# Of a batch norm: the fewest numbers of a channel, and the most channels; with a ReLU behind it, the fewest numbers.
+NORM_ROWS, NORM_CHANNELS, NORM_NUMBERS = 4096, 128, 2**16
 
 
 class Work(NamedTuple):
@@ -102,6 +104,17 @@ def pays(work: Work, follow: Follow) -> bool:
     if follow.relu:
         stock += RELU * work.batch * work.filters * work.out[0] * work.out[1] / 1e6
     return native < MARGIN * stock
+
+
+def norm_pays(rows: int, channels: int, relu: bool) -> bool:
+    """Tell whether native batch norm is the faster one, of so many numbers of each channel.
+
+    A call takes longer than one of PyTorch's own, and so does what is done once for each channel; each number takes
+    less. `benchmarks/kernels/norms.py` has the figures.
+    """
+    if relu:
+        return rows * channels >= NORM_NUMBERS or rows >= NORM_ROWS // 2
+    return rows >= NORM_ROWS and channels <= NORM_CHANNELS
 
 
 def _time(terms: tuple[float, ...], each: tuple[float, ...]) -> float:

@@ -16,7 +16,17 @@ KNOWN = (nn.modules.conv._ConvNd,)
 
 # What PyTorch's own layers do, as it is when STAN is imported. Tools replace it, in one layer or in all.
 _DOES: dict[type[nn.Module], object] = {
-    kind: kind.forward for kind in (nn.Conv1d, nn.Conv2d, nn.Linear, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d, nn.Sequential)
+    kind: kind.forward
+    for kind in (
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.Linear,
+        nn.ReLU,
+        nn.MaxPool2d,
+        nn.AvgPool2d,
+        nn.Sequential,
+    )
 }
 _CALL, _CALLED = nn.Module.__call__, nn.Module._call_impl
 _CONVOLUTION_DOES = nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d

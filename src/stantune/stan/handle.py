@@ -57,6 +57,7 @@ class StanHandle:
         iteration: the training iteration that the next forward pass belongs to, from 0.
         rate: the share of the entries that a reduced iteration computes now; another one later where `stan` says so.
         memory_bytes: what the memo fill holds; 0 without it.
+        norms: how many batch norms native kernels do in training where they are faster.
         history: what each layer chose at each refresh since the handle was made, where patterns are chosen.
     """
 
@@ -67,11 +68,13 @@ class StanHandle:
         report: tuple[LayerReport, ...],
         memory: BatchMemory | None = None,
         plan: Plan | None = None,
+        norms: int = 0,
     ) -> None:
         """Take over layers that `accelerate_` has just changed, with their names."""
         self.stan = stan
         self._report = report
         self.plan = plan
+        self.norms = norms
         self.iteration = 0
         self.rate = stan.rate_at(0)
         self.history: list[Choice] = []
@@ -113,9 +116,10 @@ class StanHandle:
         """Return what was made of the model, in a line."""
         lines = self.report
         changed = sum(bool(line.patterns or line.native or line.top_k) for line in lines)
-        if not changed:
+        norms = f" and {self.norms} batch norm{'s' * (self.norms > 1)}" if self.norms else ""
+        if not changed and not norms:
             return f"<StanHandle: none of {len(lines)} layers changed>"
-        return f"<StanHandle: {changed} of {len(lines)} layers changed; on a CPU: {self.kernels}>"
+        return f"<StanHandle: {changed} of {len(lines)} layers{norms} changed; on a CPU: {self.kernels}>"
 
     @property
     def kernels(self) -> str:

@@ -16,9 +16,10 @@ from stantune.stan.entries.entries import Pattern
 from stantune.stan.handle import LayerReport, StanHandle
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
-from stantune.stan.layers.fusion import StanSequential, make_native_, order_
+from stantune.stan.layers.fusion import NATIVE, make_native_, order_
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.meprop import MePropLinear
+from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
@@ -33,7 +34,7 @@ SWAPPED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: StanConv1d,
     nn.Conv2d: StanConv2d,
     nn.Linear: StanLinear,
-    nn.Sequential: StanSequential,
+    **NATIVE,
 }
 ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
 # A plan is checked by whole iterations where one takes less than so many seconds; for so many seconds of them.
@@ -54,9 +55,10 @@ def accelerate_(
 ) -> StanHandle:
     """Turn the model's layers into STAN layers, in place.
 
-    Parameters, their names, hooks and buffers stay the same objects; evaluation stays exact, bit for bit. Layers that
-    are not plain nn.Conv1d or nn.Conv2d (subclasses with a forward of their own, parametrized ones, other dimensions)
-    are left alone and reported. Copies and pickles of the model train exactly.
+    Parameters, their names, hooks and buffers stay the same objects; evaluation stays exact, bit for bit. Where native
+    kernels are faster in training, they also do each nn.BatchNorm2d, and ReLU and pooling behind a layer in an
+    nn.Sequential. Layers that are not plain nn.Conv1d or nn.Conv2d (subclasses with a forward of their own,
+    parametrized ones, other dimensions) are left alone and reported. Copies and pickles of the model train exactly.
 
     Args:
         model: any module; it may itself be a convolution.
@@ -143,16 +145,17 @@ def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Los
         layer = layers[name]
         layer.__class__ = SWAPPED[type(layer)]
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
-    make_native_(model, exact_ones=stan.native)
+    made = make_native_(model, exact_ones=stan.native)
+    norms = sum(isinstance(module, StanBatchNorm2d) for module in made)
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
     asked = {line.name: line for line in report}
     report = list((asked | {name: line for name, line in sparse.items() if line.top_k or name not in asked}).values())
-    if not swapped and not native and not any(line.top_k for line in sparse.values()):
+    if not swapped and not native and not norms and not any(line.top_k for line in sparse.values()):
         why = _why_nothing(report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=3)
-    handle = StanHandle(stan, swapped, tuple(report), memory, plan)
+    handle = StanHandle(stan, swapped, tuple(report), memory, plan, norms)
     handle.note(shapes)
     return handle
 

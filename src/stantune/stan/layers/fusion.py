@@ -1,8 +1,8 @@
-"""Runs of layers that native kernels do as one: a convolution with the ReLU and the pooling that follow it."""
+"""Runs of layers that native kernels do as one: a convolution or a batch norm with what follows it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,17 +16,19 @@ from torch.nn.modules.module import (
 
 from stantune.kernels.block.follow import Follow
 from stantune.kernels.block.layout import is_last
+from stantune.kernels.library import suits
 from stantune.kernels.pays import may_pay
 from stantune.stan.eligible import called_as_written
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
+from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import StandIn, stand_in_for_
 
 
 class StanSequential(StandIn, nn.Sequential):
-    """An nn.Sequential that passes a convolution's ReLU and pooling on to it, where it can do them natively.
+    """An nn.Sequential that passes a layer's ReLU and pooling on to it, where it can do them natively.
 
     It computes what the original does. A layer with hooks, or that somebody has patched, is always called by itself.
     """
@@ -41,61 +43,84 @@ class StanSequential(StandIn, nn.Sequential):
         while place < len(modules):
             module = modules[place]
             place += 1
-            follow, taken = follow_of(modules[place : place + 2])
-            if isinstance(module, StanConv2d) and _can_follow(module, input, follow):
-                place += taken
-                contiguous = not is_last(module.weight) and (turned or not is_last(input))
-                turned = contiguous and place < len(modules) and _takes_either(modules[place])
-                input = module.followed(input, follow, turned if contiguous else None)
-            else:
-                input = module(input.contiguous() if turned else input)
-                turned = False
+            if isinstance(module, StanConv2d):
+                follow, taken = follow_of(modules[place : place + 2])
+                if _takes_either(module) and input.dim() == 4 and module.is_native(input, follow):
+                    place += taken
+                    contiguous = not is_last(module.weight) and (turned or not is_last(input))
+                    turned = contiguous and _goes_on(modules, place)
+                    input = module.followed(input, follow, turned if contiguous else None)
+                    continue
+            elif isinstance(module, StanBatchNorm2d):
+                relu = any(_kind(each) == "relu" for each in modules[place : place + 1])
+                if _takes_either(module) and module.is_native(input, relu):
+                    place += relu
+                    input = module.followed(input, relu)
+                    if turned and not _goes_on(modules, place):
+                        input, turned = input.contiguous(), False
+                    continue
+            input = module(input.contiguous() if turned else input)
+            turned = False
         return input
 
 
-def _can_follow(layer: StanConv2d, input: Tensor, follow: Follow) -> bool:
-    # Who watches a layer wants the convolution's own output.
-    return _takes_either(layer) and input.dim() == 4 and layer.is_native(input, follow)
+def _goes_on(modules: Sequence[nn.Module], place: int) -> bool:
+    """Tell whether what is channels last here, and contiguous to everybody else, may stay so for the next module."""
+    return place < len(modules) and _takes_either(modules[place])
 
 
 def _takes_either(module: nn.Module) -> bool:
-    """Tell whether a module is a convolution that nobody watches, native where its input lets it be."""
-    return (
-        isinstance(module, StanConv2d)
-        and module.watch is None
-        and called_as_written(module, nn.Conv2d)
-        and unobserved(module)
-    )
+    """Tell whether a module is native where its input lets it be, and nobody watches it or has patched it."""
+    if isinstance(module, StanConv2d):
+        # Who watches a layer wants the convolution's own output.
+        return module.watch is None and called_as_written(module, nn.Conv2d) and unobserved(module)
+    if isinstance(module, StanBatchNorm2d):
+        return called_as_written(module, nn.BatchNorm2d) and unobserved(module)
+    return False
 
 
 def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
-    """Have convolutions that native kernels may do faster in training, and what follows them; return what was changed.
+    """Have layers that native kernels may do faster in training, and what follows them; return what was changed.
 
-    A plain nn.Conv2d becomes a StanConv2d, and a plain nn.Sequential that holds one a StanSequential; not so where
-    somebody has given one of them a forward method of its own. All of STAN's layers learn their names, for errors.
+    A plain nn.Conv2d becomes a StanConv2d, a plain nn.BatchNorm2d a StanBatchNorm2d, and a plain nn.Sequential that
+    holds one of them a StanSequential; not so where somebody has given one of them a forward method of its own. STAN's
+    convolutions and linear layers learn their names, for errors.
 
     Args:
         model: any module.
-        exact_ones: whether convolutions become native that are none of STAN's yet, and compute every entry.
+        exact_ones: whether layers become native that are none of STAN's yet, and compute every entry.
     """
     changed: list[nn.Module] = []
     follows = follows_in(model)
     for name, module in model.named_modules():
-        if exact_ones and type(module) is nn.Conv2d and may_be_native(module, follows.get(module, Follow())):
-            module.__class__ = StanConv2d
+        if exact_ones and may_become_native(module, follows):
+            module.__class__ = NATIVE[type(module)]
             changed.append(module)
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
             module.stan_name = name
+            stand_in_for_(module, module.original)
+        elif isinstance(module, StanBatchNorm2d):
             stand_in_for_(module, module.original)
     for module in model.modules():
         if (
             type(module) is nn.Sequential
             and "forward" not in module.__dict__
-            and any(type(child) is StanConv2d for child in module)
+            and any(type(child) in (StanConv2d, StanBatchNorm2d) for child in module)
         ):
             module.__class__ = StanSequential
             changed.append(module)
     return changed
+
+
+def may_become_native(module: nn.Module, follows: Mapping[nn.Module, Follow]) -> bool:
+    """Tell whether a layer of PyTorch's has a native form that pays for some input; `follows` is `follows_in`'s."""
+    if type(module) is nn.Conv2d:
+        return may_be_native(module, follows.get(module, Follow()))
+    return (
+        type(module) is nn.BatchNorm2d
+        and "forward" not in module.__dict__
+        and suits(module.running_mean, module.running_var, module.weight, module.bias)
+    )
 
 
 def may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
@@ -104,6 +129,14 @@ def may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
         return False
     stride = layer.stride[0] if isinstance(layer.stride, tuple) else layer.stride
     return may_pay(layer.weight.shape[2], stride, follow)
+
+
+# What PyTorch's layers become.
+NATIVE: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: StanConv2d,
+    nn.BatchNorm2d: StanBatchNorm2d,
+    nn.Sequential: StanSequential,
+}
 
 
 def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
@@ -115,7 +148,7 @@ def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
 
 @contextmanager
 def natively(model: nn.Module) -> Iterator[None]:
-    """Train the model's convolutions natively within, exactly."""
+    """Train the model's layers natively within, exactly."""
     changed = make_native_(model)
     try:
         yield
@@ -123,7 +156,7 @@ def natively(model: nn.Module) -> Iterator[None]:
         for module in changed:
             for attribute in SET_BY_HANDLE:
                 module.__dict__.pop(attribute, None)
-            module.__class__ = nn.Conv2d if isinstance(module, nn.Conv2d) else nn.Sequential
+            module.__class__ = next(plain for plain, native in NATIVE.items() if type(module) is native)
 
 
 @contextmanager

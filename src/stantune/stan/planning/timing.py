@@ -21,7 +21,7 @@ from stantune.stan.entries.choice import grid_errors
 from stantune.stan.entries.entries import PATTERNS, PLANE, Grid, Pattern, along_line, too_small
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
-from stantune.stan.layers.fusion import follows_in, may_be_native, natively
+from stantune.stan.layers.fusion import follows_in, may_become_native, natively
 from stantune.stan.planning.example import Example, Loss, device_of, differentiate, no_backward, require_weights
 from stantune.stan.untouched import untouched
 
@@ -167,10 +167,7 @@ def measure(
             raise no_backward(loss)
         follows = follows_in(model)
         benches = [_Bench(name, eligible[name], calls[name], follows.get(eligible[name])) for name in eligible]
-        native = native and any(
-            type(module) is nn.Conv2d and may_be_native(module, follows.get(module, Follow()))
-            for module in found.values()
-        )
+        native = native and any(may_become_native(module, follows) for module in model.modules())
         while rounds < 2 or (benches and clock() - began < budget):
             with plain_pytorch():
                 steps.append(_timed(clock, iteration, steps))
