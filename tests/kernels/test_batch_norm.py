@@ -21,6 +21,43 @@ def last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def check_learned(x: Tensor, gradient: Tensor, relu: bool, seed: int) -> None:
+    """Compare learned scale and shift, and ReLU, with the same in double precision: about as near as PyTorch's own.
+
+    Where ReLU cuts off is a matter of rounding for numbers next to zero: the gradient is that of none of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    learned = [torch.randn(x.shape[1], generator=generator) for _ in range(2)]
+
+    def passes(x: Tensor, gradient: Tensor, native: bool) -> list[Tensor]:
+        own = [each.detach().to(x.dtype).requires_grad_() for each in (x, *learned)]
+        if native:
+            y = normalise(own[0], None, None, MOMENTUM, EPS, own[1], own[2], relu)
+        else:
+            y = F.batch_norm(own[0], None, None, own[1], own[2], training=True, eps=EPS)
+            y = F.relu(y) if relu else y
+        return [y.detach(), *torch.autograd.grad(y, own, gradient)]
+
+    whole = F.batch_norm(x.double(), None, None, *(each.double() for each in learned), training=True, eps=EPS)
+    error = (whole - F.batch_norm(x, None, None, *learned, training=True, eps=EPS)).abs().max()
+    if relu:
+        gradient = torch.where(whole.abs() > 4 * error + 1e-5, gradient, 0.0)
+    exact = passes(x.double(), gradient.double(), native=False)
+    stock, found = passes(x, gradient, native=False), passes(x, gradient, native=True)
+    # The mean's own rounding, in standard deviations.
+    deviation = (x.double().var((0, 2, 3), unbiased=False) + EPS).sqrt()
+    condition = float((1.0 + x.abs().amax((0, 2, 3)) / deviation).max())
+    # What is added up, without its sign.
+    most, weight = gradient.abs().max(), learned[0].abs().max()
+    total = gradient.abs().sum((0, 2, 3)).max()
+    sizes = exact[0].abs().max(), most * weight / deviation.min(), total * condition, total
+    for name, one, other, right, size in zip(
+        ("output", "input", "weight", "bias"), found, stock, exact, sizes, strict=True
+    ):
+        allowed = 4 * (other - right).abs().max() + 16 * EPSILON * condition * size
+        assert (one - right).abs().max() <= allowed, name
+
+
 def check(x: Tensor, gradient: Tensor) -> None:
     """Compare output, statistics and gradient of x (B, C, H, W) with the definition, by their own rounding."""
     x = x.detach().requires_grad_()
@@ -74,7 +111,10 @@ def test_it_is_its_definition(
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(seed)
     x = last(mean + spread * torch.randn(shape, generator=generator))
-    check(x, torch.ones(()).expand(shape) if expanded else torch.randn(shape, generator=generator))
+    gradient = torch.ones(()).expand(shape) if expanded else torch.randn(shape, generator=generator)
+    check(x, gradient)
+    for relu in (False, True):
+        check_learned(x, gradient, relu, seed)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -84,7 +124,32 @@ def test_many_blocks_are_joined_exactly(shape: tuple[int, ...], threads: int) ->
     generator = torch.Generator().manual_seed(0)
     x, gradient = (torch.randn(shape, generator=generator) for _ in range(2))
     # The mean drifts from image to image.
-    check(last(5.0 + 3.0 * x + torch.arange(shape[0]).reshape(-1, 1, 1, 1) / shape[0]), gradient)
+    drifting = last(5.0 + 3.0 * x + torch.arange(shape[0]).reshape(-1, 1, 1, 1) / shape[0])
+    check(drifting, gradient)
+    check_learned(drifting, gradient, True, 1)
+
+
+def test_relu_lets_through_what_is_no_number_and_no_gradient_where_it_is_zero() -> None:
+    x = last(torch.tensor([1.0, 3.0, float("nan"), 2.0]).reshape(2, 2, 1, 1)).requires_grad_()
+    y = normalise(x, None, None, MOMENTUM, EPS, relu=True)
+    expected = F.relu(F.batch_norm(x, None, None, training=True, eps=EPS))
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    # All the same: what is normalised is zero everywhere, and the shift alone decides.
+    flat = last(torch.ones(2, 2, 3, 3)).requires_grad_()
+    shift = torch.tensor([0.0, 1.0], requires_grad=True)
+    (of_shift,) = torch.autograd.grad(normalise(flat, None, None, MOMENTUM, EPS, None, shift, True).sum(), shift)
+    assert of_shift.tolist() == [0.0, 18.0]
+
+
+def test_only_what_is_asked_for_is_differentiated() -> None:
+    x = last(torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)))
+    weight, bias = torch.randn(3, requires_grad=True), torch.randn(3)
+    normalise(x, None, None, MOMENTUM, EPS, weight, bias, True).square().sum().backward()
+    plain = weight.detach().clone().requires_grad_()
+    F.relu(F.batch_norm(x.contiguous(), None, None, plain, bias, training=True, eps=EPS)).square().sum().backward()
+    torch.testing.assert_close(weight.grad, plain.grad)
+    assert x.grad is None
+    assert bias.grad is None
 
 
 def test_two_positions_are_enough() -> None:

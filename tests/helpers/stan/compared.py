@@ -33,6 +33,7 @@ def network() -> nn.Sequential:
         nn.MaxPool2d(2),
         nn.Conv2d(8, 6, 3, stride=2, bias=False),
         nn.BatchNorm2d(6),
+        nn.ReLU(),
         nn.Conv2d(6, 5, 1),
         nn.AvgPool2d(2),
         nn.Flatten(),
