@@ -93,7 +93,9 @@ void sum_by_channel(const Sizes& s, int rows, const VectorTerm& vector_term, con
     };
     int first = 0;
     for (; first + 4 <= s.vectors; first += 4) columns(first, std::integral_constant<int, 4>{});
-    for (; first < s.vectors; ++first) columns(first, std::integral_constant<int, 1>{});
+    if (s.vectors - first == 3) columns(first, std::integral_constant<int, 3>{});
+    if (s.vectors - first == 2) columns(first, std::integral_constant<int, 2>{});
+    if (s.vectors - first == 1) columns(first, std::integral_constant<int, 1>{});
     for (int i = periods * s.period; i < rows * s.channels; ++i) {
         float terms[results];
         number_term(i, i % s.channels, terms);
