@@ -158,14 +158,30 @@ def test_it_is_no_silent_no(monkeypatch: pytest.MonkeyPatch) -> None:
 
     torch.compiler.reset()
 
-    def failing(*_: Any) -> Any:
-        raise ValueError("a bad\nday")
+    def failing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        if len(inputs) > 1:  # the network, and not an addition
+            raise ValueError("a bad\nday")
+        return graph
 
     monkeypatch.setattr(compiling, "BACKEND", failing)
     with pytest.raises(
         CompileError,
         match=r"^the network is nothing for `compile`: torch.compile fails with it \(ValueError: a bad day\)",
     ):
+        run(problem, {}, None, 0, 2, splits=splits, compile=True)
+
+
+def test_a_compiler_that_fails_with_anything_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with each trial of its own, as a network that cannot be compiled does."""
+    problem = own()
+    splits = problem.load()
+    torch.compiler.reset()
+
+    def failing(*_: Any) -> Any:
+        raise NotADirectoryError(20, "Not a directory", "/no/folder")
+
+    monkeypatch.setattr(compiling, "BACKEND", failing)
+    with pytest.raises(UsageError, match=r"fails with an addition \(.*Not a directory.*TORCHINDUCTOR_CACHE_DIR"):
         run(problem, {}, None, 0, 2, splits=splits, compile=True)
 
 

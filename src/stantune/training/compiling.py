@@ -88,8 +88,8 @@ def compiled_step(
     Programs are for one size of batch each, and shared by all trainings of a process whose networks differ in their
     weights alone: what one is does not depend on what was compiled before it.
 
-    The step raises CompileError where torch.compile fails with the network, and UsageError where it makes no program of
-    it, or others again and again.
+    The step raises CompileError where torch.compile fails with the network, and UsageError where it fails with
+    anything, makes no program of the network, or others again and again.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -102,8 +102,11 @@ def compiled_step(
         _programs.run.clear()
         try:
             loss = learn(inputs, targets)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, OSError) as error:
             check_compiler(device)
+            _check_programs(device)
+            if isinstance(error, OSError):  # the network's own
+                raise
             cause = getattr(error, "inner_exception", error)
             raise CompileError(_refusal(f"torch.compile fails with it ({one_line(words_of(cause))})")) from error
         steps += 1
@@ -128,6 +131,19 @@ def compiled_step(
         return loss
 
     return step
+
+
+def _check_programs(device: str) -> None:
+    """Raise UsageError where torch.compile, which has a compiler, fails with an addition, too."""
+    try:
+        torch.compile(lambda x: x + 1.0, backend=_program, dynamic=False)(torch.zeros(8, device=device))
+    except Exception as error:
+        cause = getattr(error, "inner_exception", error)
+        raise UsageError(
+            f"`compile` needs PyTorch's compiler, and that fails with an addition ({one_line(words_of(cause))}); see "
+            "to the C++ compiler (CXX in the environment) and the folder for programs (TORCHINDUCTOR_CACHE_DIR), or "
+            "leave `compile` away"
+        ) from error
 
 
 def _refusal(why: str) -> str:
