@@ -28,6 +28,8 @@ def fits(
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > x.shape[1] > 0  # PyTorch's own form has the message for a single position, or for none
         and (running_mean is None) == (running_var is None)
+        # They have no gradient, and PyTorch says so.
+        and not any(each is not None and each.requires_grad for each in (running_mean, running_var))
         and all(
             each is None or (each.shape == x.shape[1:2] and each.is_contiguous())
             for each in (running_mean, running_var, weight, bias)
@@ -115,7 +117,9 @@ class _BatchNorm(torch.autograd.Function):
         y = torch.empty_like(x, memory_format=_format(x))
         # Mean, and inverse of the standard deviation.
         statistics = torch.empty(2, channels, dtype=torch.float32, device="cpu")
-        ctx.save_for_backward(x, statistics, weight, bias)
+        # The shift's values alone: as in PyTorch, the bias may have changed before the backward pass.
+        shift = None if bias is None else bias.detach().clone()
+        ctx.save_for_backward(x, statistics, weight, shift)
         ctx.eps, ctx.relu = eps, relu
         norm = _described(x, statistics, weight, bias, eps, relu)
         norm.momentum, norm.output = momentum, y.data_ptr()
@@ -125,27 +129,29 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, statistics, weight, bias = ctx.saved_tensors
+        x, statistics, weight, shift = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if (
             torch.is_grad_enabled()
-            or not readable(x, statistics, weight, bias, gradient)
+            or not readable(x, statistics, weight, shift, gradient)
             or not x.is_contiguous(memory_format=torch.channels_last)
             or x.shape != gradient.shape
             or statistics.shape != (2, x.shape[1])
-            or not all(each is None or (each.shape == x.shape[1:2] and each.is_contiguous()) for each in (weight, bias))
+            or not all(
+                each is None or (each.shape == x.shape[1:2] and each.is_contiguous()) for each in (weight, shift)
+            )
         ):
 
-            def again(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-                y = F.batch_norm(x, None, None, weight, bias, training=True, eps=ctx.eps)
+            def again(x: Tensor, weight: Tensor | None, shift: Tensor | None) -> Tensor:
+                y = F.batch_norm(x, None, None, weight, shift, training=True, eps=ctx.eps)
                 return F.relu(y) if ctx.relu else y
 
-            return (*gradients_of(again, (x, weight, bias), wanted, gradient), None, None, None, None, None)
+            return (*gradients_of(again, (x, weight, shift), wanted, gradient), None, None, None, None, None)
         gradient, statistics = gradient.contiguous(memory_format=torch.channels_last), statistics.contiguous()
         of_input = torch.empty_like(x, memory_format=_format(x)) if wanted[0] else None
         of_weight = torch.empty_like(weight) if wanted[1] else None
-        of_bias = torch.empty_like(bias) if wanted[2] else None
-        norm = _described(x, statistics, weight, bias, ctx.eps, ctx.relu)
+        of_bias = torch.empty_like(shift) if wanted[2] else None
+        norm = _described(x, statistics, weight, shift, ctx.eps, ctx.relu)
         norm.output_gradient, norm.input_gradient = gradient.data_ptr(), _address(of_input)
         norm.weight_gradient, norm.bias_gradient = _address(of_weight), _address(of_bias)
         loaded().stan_batch_norm_backward(ctypes.byref(norm))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from compared import LAST, NATIVE, agree
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from stantune import Stan, accelerate_, restore_
 from stantune.kernels.pays import norm_pays
@@ -102,6 +103,9 @@ def test_what_it_was_not_made_for_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -
     layer.train()
     with torch.autocast("cpu"):
         assert operations(layer(images().requires_grad_())) == stock
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.BatchNorm2d, "forward", lambda self, input: input.exp())
+        assert operations(layer(images().requires_grad_())) == ["ExpBackward0"]
     monkeypatch.setattr(F, "batch_norm", lambda input, *rest: input * 2.0)
     assert operations(layer(images().requires_grad_())) == ["MulBackward0"]
 
@@ -117,6 +121,33 @@ def test_what_it_was_not_made_for_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -
 def test_what_pytorch_refuses_it_refuses_in_its_own_words(what: Tensor, sentence: str) -> None:
     with pytest.raises((ValueError, RuntimeError), match=sentence):
         accelerated(nn.BatchNorm2d(6))(what)
+
+
+@pytest.mark.parametrize("eps", [0.0, -1.0])
+def test_eps_that_is_not_above_zero_is_pytorchs_to_judge(eps: float) -> None:
+    layer = accelerated(nn.BatchNorm2d(6, eps=eps))
+    assert isinstance(layer, StanBatchNorm2d)
+    assert not layer.is_native(images(), False)
+
+
+def test_averages_that_require_a_gradient_are_refused_as_pytorch_does() -> None:
+    layer = accelerated(nn.BatchNorm2d(6))
+    with pytest.raises(RuntimeError, match="not differentiable with respect to argument 'running_mean'"):
+        functional_call(layer, {"running_mean": torch.zeros(6, requires_grad=True)}, (images(),))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_bias_that_moves_before_the_backward_pass_changes_no_gradient(relu: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(6), *([nn.ReLU()] if relu else []))
+
+    def gradients(model: nn.Module) -> list[Tensor]:
+        x = images().requires_grad_()
+        y = model(x)
+        with torch.no_grad():
+            model[0].bias.add_(1.0)  # type: ignore[index,operator,union-attr]
+        return list(torch.autograd.grad(y.cos().sum(), [x, *model.parameters()]))
+
+    agree(gradients(accelerated(model)), gradients(model))
 
 
 def test_contiguous_images_are_turned_once_for_convolutions_and_norms() -> None:

@@ -10,8 +10,8 @@ from stantune.kernels.batch_norm import fits, normalise
 from stantune.kernels.pays import norm_pays
 from stantune.stan.layers.stand_in import StandIn, not_compiled
 
-# PyTorch's own, as it is when STAN is imported. Tools replace it.
-_BATCH_NORM = F.batch_norm
+# PyTorch's own, as they are when STAN is imported. Tools replace them.
+_DOES = nn.BatchNorm2d.forward, F.batch_norm
 
 
 class StanBatchNorm2d(StandIn, nn.BatchNorm2d):
@@ -40,7 +40,9 @@ class StanBatchNorm2d(StandIn, nn.BatchNorm2d):
             and norm_pays(input.numel() // max(1, self.num_features), self.num_features, relu)
             and type(self.momentum) is float
             and 0.0 <= self.momentum <= 1.0
-            and F.batch_norm is _BATCH_NORM
+            and type(self.eps) is float
+            and self.eps > 0.0
+            and (nn.BatchNorm2d.forward, F.batch_norm) == _DOES
             and "parametrizations" not in self._modules
             and fits(input, *self._running(), self.weight, self.bias)
         )
