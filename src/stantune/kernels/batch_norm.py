@@ -120,7 +120,7 @@ class _BatchNorm(torch.autograd.Function):
         # The shift's values alone: as in PyTorch, the bias may have changed before the backward pass.
         shift = None if bias is None else bias.detach().clone()
         ctx.save_for_backward(x, statistics, weight, shift)
-        ctx.eps, ctx.relu = eps, relu
+        ctx.eps, ctx.relu, ctx.bias = eps, relu, bias
         norm = _described(x, statistics, weight, bias, eps, relu)
         norm.momentum, norm.output = momentum, y.data_ptr()
         norm.running_mean, norm.running_var = _address(running_mean), _address(running_var)
@@ -146,6 +146,9 @@ class _BatchNorm(torch.autograd.Function):
                 y = F.batch_norm(x, None, None, weight, shift, training=True, eps=ctx.eps)
                 return F.relu(y) if ctx.relu else y
 
+            if ctx.relu and shift is not None:
+                # To autograd, what ReLU cuts off depends on the bias, if with a slope of zero.
+                shift = torch.where(torch.ones_like(shift, dtype=torch.bool), shift, ctx.bias)
             return (*gradients_of(again, (x, weight, shift), wanted, gradient), None, None, None, None, None)
         gradient, statistics = gradient.contiguous(memory_format=torch.channels_last), statistics.contiguous()
         of_input = torch.empty_like(x, memory_format=_format(x)) if wanted[0] else None

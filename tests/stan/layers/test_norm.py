@@ -175,6 +175,16 @@ def test_second_derivatives_are_pytorchs() -> None:
     torch.testing.assert_close(penalty(accelerated(model)), penalty(model), rtol=1e-3, atol=1e-3)
 
 
+def test_the_bias_has_a_second_derivative_of_zero_where_relu_cuts_off_by_it() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU())
+    x = images().requires_grad_()
+    for each in (model, accelerated(model)):
+        (first,) = torch.autograd.grad((each(x) * images(2)).sum(), x, create_graph=True)
+        # Not None, which optimizers pass over.
+        (second,) = torch.autograd.grad(first.square().sum(), each[0].bias)  # type: ignore[index,union-attr,arg-type]
+        assert torch.equal(second, torch.zeros(6))
+
+
 def test_restored_copied_and_pickled() -> None:
     model = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten())
     ours = accelerated(model)
