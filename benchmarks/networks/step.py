@@ -1,6 +1,8 @@
 """A whole training step under STAN against stock PyTorch, in its best and in its default setting.
 
     python -m benchmarks.networks.step [--networks lenet,cq] [--threads 1,2] [--rounds 15] [--compile] [--plot step.png]
+    python -m benchmarks.networks.step --networks examples/fashion_residual.py:problem
+
 
 Best setting: channels_last memory, the same threads, the fused optimizer, an allocator that keeps its buffers. Default
 setting: none of these but the threads. With --compile stock in its best setting is compiled as well, as trainings under
@@ -19,16 +21,16 @@ import torch.nn.functional as F
 
 from benchmarks.common.side_by_side import Side, interleave, plot, setting, several, table, thread_count
 from stantune import Stan, accelerate_
-from stantune.images.problem.built_in import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN, find
 from stantune.kernels.library import plain_pytorch
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 STOCK = "stock, best setting"
 
 
 def stepper(network: str, stan: Stan | None, best: bool = True, compiled: bool = False) -> Callable[[], None]:
     """Return a function that trains one step of a problem's network on a batch of random images."""
-    problem = BUILT_IN[network]
+    problem = find(network)
     order = torch.channels_last if best else torch.contiguous_format
     torch.manual_seed(0)
     model = problem.build({}).to(memory_format=order)  # type: ignore[call-overload]
@@ -65,7 +67,7 @@ def sides(network: str, compiled: bool = False) -> list[Side]:
     if compiled:
         found.append(Side("stock, best setting, compiled", partial(stepper, network, None, compiled=True)))
     if network != "mlp":
-        own = BUILT_IN[network].stan_layers
+        own = find(network).stan_layers
         found += [
             Side("kept 1", partial(stepper, network, Stan(rate=1))),
             Side("kept 1/2", partial(stepper, network, Stan(rate=0.5, period=None))),
@@ -97,8 +99,8 @@ def main() -> None:
                 ratio = found.faster_than(times[STOCK])
                 low, high = found.quartiles
                 cells = f"{found.median:.1f}", f"{low:.1f} … {high:.1f}", f"{ratio:.2f}", f"{found.peak:.0f}"
-                rows.append((network, name, *cells))
-                ratios.setdefault(f"{network}, {thread_count(threads)}", {})[name] = ratio
+                rows.append((find(network).name, name, *cells))
+                ratios.setdefault(f"{find(network).name}, {thread_count(threads)}", {})[name] = ratio
         print(f"\nbatch 100, {setting(threads)}, median of {arguments.rounds} rounds\n")
         print(table(("network", "step", "ms", "quartiles", "times faster", "peak MiB"), rows), flush=True)
     if arguments.plot is not None:
