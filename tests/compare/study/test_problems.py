@@ -16,7 +16,7 @@ import stantune as st
 from stantune.compare.study import predicted as predicting
 from stantune.compare.study.predicted import predicted, rates_of, trained_at
 from stantune.compare.study.ways import way_of, ways_of
-from stantune.errors import DataError
+from stantune.errors import DataError, UsageError
 from stantune.images import objective
 from stantune.images.data import Dataset, Split
 from stantune.images.objective import ProblemObjective
@@ -56,6 +56,23 @@ def test_a_memory_and_meprop_in_whole_searches(tmp_path: Path) -> None:
     assert "top_k=2" in calls[1]
     # The same searches, by what their tables say.
     assert st.study(TINY, **given).summary == found.summary
+
+
+@pytest.mark.parametrize("way", ["none", "stan"])
+def test_numbers_are_the_same_in_all_ways(way: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"ways": way, "seeds": 1, "out": tmp_path / "out", "threads": 1}
+    given |= {"max_resource": 6, "min_resource": 6, "precision": "bf16"}
+    found = st.study(TINY, **given)
+    assert found.complete, found.summary.searches
+    [search] = found.summary.searches
+    assert look(tmp_path / "out" / search.directory).identity["precision"] == "bf16"
+    # Layers are timed in float32.
+    assert found.summary.problems[0].predicted == {way: None}
+    assert "precision='bf16'" in _numbers(found.report())[0].call
+    with pytest.raises(UsageError, match="precision"):
+        st.study(TINY, **{**given, "precision": None})
+    with pytest.raises(UsageError, match="`precision`='half' is unknown"):
+        st.study(TINY, **{**given, "precision": "half"})
 
 
 def test_nothing_predicts_meprop_and_kernels_that_are_not_here() -> None:

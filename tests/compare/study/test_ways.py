@@ -56,6 +56,15 @@ def test_what_is_set(text: str, stan: Stan | None) -> None:
     assert stan_of(text) == stan
 
 
+def test_stock_pytorch_compiled() -> None:
+    for text, compiled in (("none", False), ("compiled", True)):
+        objective = way_of(text).applied(LENET).objective
+        assert isinstance(objective, ProblemObjective)
+        assert (objective.compile, objective.stan) == (compiled, None)
+    with pytest.raises(UsageError, match="compiled is not said so"):
+        way_of("compiled:0.5")
+
+
 def test_rates_by_rung_and_the_environment() -> None:
     assert way_of("stan:auto").applied(LENET).rates == "auto"
     assert way_of("stan:0.25,0.5,1").applied(LENET).rates == (0.25, 0.5, 1.0)
@@ -83,7 +92,7 @@ def test_folders_are_names_that_every_system_has() -> None:
 
 @pytest.mark.parametrize("text", ["", "nothing", "none:1", "native:1", "stan:", "stan:x", "stan:0.5/x", "stan@"])
 def test_what_is_no_way(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no way of training: .*; give none, native"):
+    with pytest.raises(UsageError, match=r"is no way of training: .*; give none, compiled, native"):
         ways_of([text])
 
 
@@ -92,7 +101,7 @@ def test_what_is_no_way(text: str) -> None:
     ["memo:auto", "memo:0.25,0.5", "meprop:0", "meprop:x", "meprop:80:unified", "stan+native", "stan+", "+meprop"],
 )
 def test_what_is_no_memo_and_no_meprop(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is no way of training: .*; give none, native"):
+    with pytest.raises(UsageError, match=r"is no way of training: .*; give none, compiled, native"):
         ways_of([text])
 
 
@@ -133,7 +142,7 @@ def test_other_objectives(tmp_path: Path) -> None:
     assert kept.stan == Stan(rate=0.5)
     stock: Any = way_of("none").applied(timed).objective
     assert stock.stan is None
-    for text in ("memo", "stan:annealed"):
+    for text in ("memo", "stan:annealed", "compiled"):
         with pytest.raises(UsageError, match=f"`ways`={text} is for problems"):
             way_of(text).applied(timed)
     command = CommandObjective(["true", "{x}"], Space({"x": Float(0, 1)}), minimize="value")

@@ -53,8 +53,9 @@ Ways = Annotated[
     typer.Option(
         "--ways",
         metavar="WAY,…",
-        help="none (stock PyTorch), native, native:no-winograd, stan, stan:RATE, stan:annealed, stan:auto, "
-        "stan:RATE,…, memo, meprop:K, meprop:unified:K, stan+meprop; stan and memo with /Z and @LAYERS.",
+        help="none (stock PyTorch), compiled (torch.compile), native, native:no-winograd, stan, stan:RATE, "
+        "stan:annealed, stan:auto, stan:RATE,…, memo, meprop:K, meprop:unified:K, stan+meprop; stan and memo with /Z "
+        "and @LAYERS.",
     ),
 ]
 Seeds = Annotated[
@@ -113,6 +114,7 @@ def study(
     retries: o.Retries = 2,
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
+    precision: o.Precision = None,
     debug: o.Debug = False,
 ) -> None:
     """Search problems in several ways with several seeds, and compare them in pairs; the same command goes on.
@@ -150,6 +152,7 @@ def study(
             workers=workers,
             threads=threads_of(threads),
             device=device,
+            precision=precision,
             retries=retries,
             say=lambda line: console.print(worded(line), soft_wrap=True),
             watching=lambda: watching(console),

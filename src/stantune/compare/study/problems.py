@@ -61,11 +61,11 @@ def seeds_of(seeds: int | Sequence[int]) -> list[int]:
 
 
 def problem_of(
-    thing: object, given: Mapping[str, Any], most: Length, final: Length, data: Path | None, device: str
+    thing: object, given: Mapping[str, Any], most: Length, final: Length, data: Path | None, precision: str | None
 ) -> Problem:
     """Return one of the problems with the settings of its searches; raises UsageError."""
     source = thing if isinstance(thing, str) else None
-    objective = find_objective(source, data=data) if source is not None else objective_of(thing)
+    objective = objective_of(thing if source is None else find_objective(source, data=data), precision=precision)
     settings = {
         **given,
         "fixed": {name: value for name, value in given["fixed"].items() if name in objective.space},

@@ -70,6 +70,7 @@ def study(
     workers: int = 1,
     threads: int | Literal["auto"] | None = None,
     device: str = "auto",
+    precision: str | None = None,
     budget: float | str | None = None,
     retries: int = RETRIES,
     say: Callable[[str], None] = lambda line: None,
@@ -84,9 +85,10 @@ def study(
 
     Args:
         objectives: what is searched, one or several: names of built-in problems, FILE.py:NAME, Problems, Objectives.
-        ways: how is trained, a list or one text with commas: "none" (stock PyTorch), "native" (all entries, by native
-            kernels), "native:no-winograd", "stan" with ":RATE", ":annealed", by rung ":auto" or ":RATE,…", "memo",
-            "meprop:K", "meprop:unified:K", "stan+meprop"; stan and memo with "/Z" and "@LAYERS" behind them.
+        ways: how is trained, a list or one text with commas: "none" (stock PyTorch), "compiled" (the same under
+            torch.compile), "native" (all entries, by native kernels), "native:no-winograd", "stan" with ":RATE",
+            ":annealed", by rung ":auto" or ":RATE,…", "memo", "meprop:K", "meprop:unified:K", "stan+meprop"; stan and
+            memo with "/Z" and "@LAYERS" behind them.
         seeds: how many, from 0 on; or which.
         max_resource: R of each search: a number, or a share of the problem's own length such as "1/10"; None for all.
         min_resource: see `tune`; so are all others that are not explained here.
@@ -103,6 +105,7 @@ def study(
         workers: trainings side by side.
         threads: of each training.
         device: where to train.
+        precision: in what numbers Problems are trained, in all ways.
         budget: seconds, or a text like "2h", after which it ends in good order.
         retries: how often a training that failed is tried again.
         say: takes lines for the user.
@@ -135,7 +138,7 @@ def study(
     if not isinstance(fixed, Mapping | None):
         raise UsageError(f"`fixed`={shown(fixed)} is no dict of parameters and values; give one")
     found = [
-        problem_of(one, given, max_resource, final_resource, None if data is None else path("data", data), where)
+        problem_of(one, given, max_resource, final_resource, None if data is None else path("data", data), precision)
         for one in each_of(objectives)
     ]
     running = {"workers": workers, "threads": threads, "device": where, "retries": retries}
@@ -247,7 +250,8 @@ class _Study:
     def _predict(self, problem: Problem) -> None:
         """Have the problem's layers timed, once in a study: the times of another moment would be others."""
         found: dict[str, float | None] = {way.name: None for way in self.ways}
-        if isinstance(problem.objective, ProblemObjective):
+        # Layers are timed in float32.
+        if isinstance(problem.objective, ProblemObjective) and problem.objective.precision in (None, "fp32"):
             self.say(f"{problem.told.name}: layers are timed")
             threads = self.running["threads"]
             tune_process(threads if isinstance(threads, int) else None)

@@ -1,4 +1,4 @@
-"""Ways of training that a study compares, as texts: "none", "native", "stan:0.25/9@conv2", "meprop:unified:80"."""
+"""Ways of training that a study compares, as texts: "none", "compiled", "native", "stan:0.25/9@conv2", "meprop:80"."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ from stantune.tuning.compose import BY_RUNG
 MEMO_BYTES = 2**30
 # Components that meProp keeps where nothing else is said: its authors' for a layer of 500.
 TOP_K = 80
+# Stock PyTorch, too, whose network torch.compile compiles.
+COMPILED = "compiled"
 # Letters of a way in a folder's name, of which others may have 255.
 _LONGEST = 100
 # A parameter of this name says the same of a network that does meProp by itself, as the built-in mlp.
 _TOP_K = "top_k"
 _REMEDY = (
-    "give none, native, native:no-winograd, stan, stan:0.25, stan:annealed, stan:auto, stan:0.25,0.5,1, memo, "
-    "meprop:80, meprop:unified:80, or stan+meprop; stan and memo with /Z and @LAYERS"
+    "give none, compiled, native, native:no-winograd, stan, stan:0.25, stan:annealed, stan:auto, stan:0.25,0.5,1, "
+    "memo, meprop:80, meprop:unified:80, or stan+meprop; stan and memo with /Z and @LAYERS"
 )
 
 
@@ -53,6 +55,7 @@ class Way:
         rates: by rung.
         remembers: whether the fill is memo.
         winograd: whether native kernels may convolve by minimal filtering; not is the control of its rounding.
+        compiles: whether torch.compile compiles a problem's network.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Way:
     rates: tuple[float, ...] | Literal["auto"] = ()
     remembers: bool = False
     winograd: bool = True
+    compiles: bool = False
 
     @property
     def folder(self) -> str:
@@ -92,6 +96,11 @@ class Way:
                 f"`ways`={self.name} is for problems, whose samples and iterations are known, and {objective.name} is "
                 "none; leave it out, or study that apart"
             )
+        if self.compiles:
+            raise UsageError(
+                f"`ways`={self.name} is for problems, whose networks are known, and {objective.name} is none; leave it "
+                "out, or call torch.compile in a function of its own"
+            )
         if getattr(objective, "stan", None) is None and given is None:
             return Applied(objective)
         if given is None:
@@ -121,7 +130,7 @@ class Way:
                 )
             fixed[_TOP_K] = 0 if meprop is None else meprop.top_k
         if given is None:
-            return Applied(replace(objective, stan=None), (), fixed)
+            return Applied(replace(objective, stan=None, compile=self.compiles), (), fixed)
         if self.remembers:
             if "batch_size" in problem.space and "batch_size" not in held:
                 raise UsageError(
@@ -155,8 +164,8 @@ def ways_of(given: object) -> tuple[Way, ...]:
 
 def way_of(text: str) -> Way:
     """Return the way of a text; raises UsageError where it is none."""
-    if text == STOCK:
-        return Way(text, None)
+    if text in (STOCK, COMPILED):
+        return Way(text, None, compiles=text == COMPILED)
     if text in (NATIVE, f"{NATIVE}:no-winograd"):
         return Way(text, {"rate": 1}, winograd=text == NATIVE)
     first, plus, second = text.partition("+")
@@ -173,7 +182,7 @@ def _thinned(name: str, text: str) -> Way:
     what, at, layers = text.partition("@")
     what, slash, period = what.partition("/")
     kind, colon, rate = what.partition(":")
-    if kind in (STOCK, NATIVE, "meprop"):
+    if kind in (STOCK, COMPILED, NATIVE, "meprop"):
         raise _unknown(name, f"{kind} is not said so")
     if kind not in ("stan", "memo"):
         raise _unknown(name, f"nothing is called {kind!r}" if kind else "it is empty")
