@@ -110,12 +110,22 @@ class MePropLinear(StandIn, nn.Linear):
         """Map input (..., in_features) to (..., out_features)."""
         if not self.training or not 0 < self.top_k < self.out_features or not _goes_backward(input):
             return super().forward(input)
+        # Once: under a parametrization each look computes it anew.
+        weight = self.weight
+        if input.dtype != weight.dtype and not _casts(input.device.type):
+            # PyTorch refuses it, in other words where there are no gradients.
+            return F.linear(input, weight, self.bias)
         linear = linear_unified if self.unified else linear_per_example
-        return linear(input, self.weight, self.bias, self.top_k, self.sparse_bias)
+        return linear(input, weight, self.bias, self.top_k, self.sparse_bias)
 
     def extra_repr(self) -> str:
         """Give the settings for the module's printed form."""
         return f"{super().extra_repr()}, top_k={self.top_k}, unified={self.unified}, sparse_bias={self.sparse_bias}"
+
+
+def _casts(device: str) -> bool:
+    """Tell whether autocast makes numbers on a device of one kind."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _goes_backward(input: Tensor) -> bool:

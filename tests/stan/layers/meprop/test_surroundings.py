@@ -37,6 +37,20 @@ def test_autocast_gives_what_it_gives_a_plain_layer(inside: bool, top_k: int, un
 
 
 @both_forms
+def test_numbers_of_two_kinds_are_refused_in_pytorchs_words(unified: bool) -> None:
+    layer, plain = (each.double() for each in made(6, 12, 2, unified))
+    # Its words are others where there are no gradients, as within an operation with a backward pass of its own.
+    x = torch.randn(6, 3, 2).permute(2, 1, 0)
+    with pytest.raises(RuntimeError) as expected:
+        plain(x)
+    with pytest.raises(RuntimeError) as found:
+        layer(x)
+    assert str(found.value) == str(expected.value)
+    # Numbers that are nowhere are not looked at.
+    assert layer.to("meta")(x.to("meta")).shape == plain.to("meta")(x.to("meta")).shape
+
+
+@both_forms
 def test_autocast_in_the_backward_pass_alone(unified: bool) -> None:
     layer, plain = made(6, 12, 9, unified)
     x, grad = torch.randn(5, 6), torch.randn(5, 12)
