@@ -43,7 +43,7 @@ struct StanBlock {
     uint16_t* winners;            // as output: which entry the maximum came from; null where no gradient is asked
     float* kept;                  // (entries of all images, filters): computed entries after ReLU; null where not needed
     const float* output_gradient; // as output
-    float* input_gradient;         // as input; null where it is not asked for
+    float* input_gradient;        // as input, or null
     float* weight_gradient;       // as weight, or null
     float* bias_gradient;         // as bias, or null
 };
@@ -80,7 +80,7 @@ struct StanBatchNorm {
     const float* weight;           // (channels,): learned scale; null for ones
     const float* bias;             // (channels,): learned shift; null for zeros
     const float* output_gradient;  // as input
-    float* input_gradient;         // as input
+    float* input_gradient;         // as input; null where it is not asked for
     float* weight_gradient;        // (channels,): null where it is not asked for
     float* bias_gradient;          // (channels,): null where it is not asked for
 };

@@ -55,9 +55,9 @@ def write_text(text: str, target: str) -> None:
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raise UsageError now, and not after hours of training, where an option names no file that can be written.
+    """Raise UsageError now, and not after hours of training, where an option names no file that may be written.
 
-    Or one that a search or a study needs for itself.
+    Such are a folder, what the system refuses, and what a search or a study needs for itself.
     """
     try:
         check_writable(path)
