@@ -13,6 +13,8 @@
     bool lrn_keeps_factor(double);                  \
     void batch_norm_forward(const StanBatchNorm&);  \
     void batch_norm_backward(const StanBatchNorm&); \
+    void pool_forward(const StanPool&);             \
+    void pool_backward(const StanPool&);            \
     void sgd(const StanSgd*, int, int);             \
     }
 STAN_DECLARE(portable)
@@ -31,12 +33,15 @@ struct Form {
     bool (*lrn_keeps_factor)(double);
     void (*batch_norm_forward)(const StanBatchNorm&);
     void (*batch_norm_backward)(const StanBatchNorm&);
+    void (*pool_forward)(const StanPool&);
+    void (*pool_backward)(const StanPool&);
     void (*sgd)(const StanSgd*, int, int);
 };
 
 #define STAN_FORM_OF(form)                                                                \
     Form{form::forward, form::backward, form::lrn_forward, form::lrn_backward,            \
-         form::lrn_keeps_factor, form::batch_norm_forward, form::batch_norm_backward, form::sgd}
+         form::lrn_keeps_factor, form::batch_norm_forward, form::batch_norm_backward, form::pool_forward, \
+         form::pool_backward, form::sgd}
 
 const Form forms[] = {
     STAN_FORM_OF(portable),
@@ -76,6 +81,8 @@ void stan_lrn_backward(const StanLrn* lrn) { forms[used].lrn_backward(*lrn); }
 int stan_lrn_keeps_factor(double power) { return forms[used].lrn_keeps_factor(power); }
 void stan_batch_norm_forward(const StanBatchNorm* norm) { forms[used].batch_norm_forward(*norm); }
 void stan_batch_norm_backward(const StanBatchNorm* norm) { forms[used].batch_norm_backward(*norm); }
+void stan_pool_forward(const StanPool* pool) { forms[used].pool_forward(*pool); }
+void stan_pool_backward(const StanPool* pool) { forms[used].pool_backward(*pool); }
 void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads) {
     forms[used].sgd(parameters, count, threads);
 }

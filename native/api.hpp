@@ -85,6 +85,25 @@ struct StanBatchNorm {
     float* bias_gradient;          // (channels,): null where it is not asked for
 };
 
+// A pooling by itself: of its windows' maxima, or of their averages. The order of the fields is that of kernels/pool.py.
+struct StanPool {
+    int64_t batch;
+    int32_t height, width, channels;
+    int32_t size_h, size_w, stride_h, stride_w, pad_h, pad_w;  // of windows, each of which sees a number at least
+    int32_t pooled_h, pooled_w;
+    int32_t average;     // 0: maxima, of windows of up to 256 places
+    int32_t count_pads;  // averages: whether the padding counts
+    int32_t divisor;     // averages: what sums are divided by; 0 for how many numbers they are of
+    int32_t threads;
+
+    const float* input;            // (batch, height, width, channels)
+    float* output;                 // (batch, pooled_h, pooled_w, channels)
+    uint8_t* winners;              // maxima: as output, which place of the window each is from; null where no gradient
+                                   // is asked
+    const float* output_gradient;  // as output
+    float* input_gradient;         // as input
+};
+
 // One parameter in a step of stochastic gradient descent: v = momentum · v + (g + decay · w), w = w - rate · v. The order
 // of the fields is that of kernels/sgd.py.
 struct StanSgd {
@@ -100,7 +119,7 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 7
+#define STAN_INTERFACE 8
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.
@@ -113,6 +132,8 @@ STAN_EXPORT void stan_lrn_backward(const StanLrn* lrn);
 STAN_EXPORT int stan_lrn_keeps_factor(double power);  // 0 where the form in use takes this power again faster
 STAN_EXPORT void stan_batch_norm_forward(const StanBatchNorm* norm);
 STAN_EXPORT void stan_batch_norm_backward(const StanBatchNorm* norm);
+STAN_EXPORT void stan_pool_forward(const StanPool* pool);
+STAN_EXPORT void stan_pool_backward(const StanPool* pool);
 STAN_EXPORT void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads);
 
 }  // extern "C"

@@ -90,7 +90,7 @@ inline void pool_maximum(
                 most = relu(most);
             }
             store(to + c, most, count);
-            if (winners) store(winners + c, __builtin_convertvector(winner, Short), count);
+            if (winners) store(winners + c, shorts(winner), count);
         }
         if (winners) winners += block.filters;
     }
@@ -115,7 +115,7 @@ inline void pool_maximum_adjoint(
         for (int c = 0; c < block.filters; c += lanes) {
             const int count = block.filters - c;
             const Vector gradient = load(from + c, count);
-            const Whole winner = __builtin_convertvector(load(winners + c, count), Whole);
+            const Whole winner = widened(load(winners + c, count));
             for (int i = windows.begins[place]; i < windows.begins[place + 1]; ++i) {
                 const int32_t entry = windows.entries[i];
                 float* to = rows + static_cast<int64_t>(entry) * pitch + c;

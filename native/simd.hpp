@@ -5,12 +5,18 @@
 #include <cstring>
 #include <utility>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 // Each translation unit that does arithmetic is compiled once per instruction set, in a namespace of its own.
 #ifndef STAN_FORM
 #error "compile with -DSTAN_FORM=portable, avx2 or avx512"
 #endif
 
 namespace STAN_FORM {
+
+#define STAN_INLINE __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int lanes = 16, sums = 24;  // sums: registers that hold a tile, of 32
@@ -25,6 +31,7 @@ constexpr int lanes = 4, sums = 12;  // of 16
 typedef float Vector __attribute__((vector_size(lanes * 4)));
 typedef int32_t Whole __attribute__((vector_size(lanes * 4)));
 typedef uint16_t Short __attribute__((vector_size(lanes * 2)));
+typedef uint8_t Byte __attribute__((vector_size(lanes)));
 typedef float Anywhere __attribute__((vector_size(lanes * 4), aligned(4), may_alias));
 
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
@@ -45,22 +52,53 @@ inline void store(float* to, Vector value, int count) {
         std::memcpy(to, &value, sizeof(float) * count);
 }
 
-inline Short load(const uint16_t* from, int count) {
-    Short value = {};
-    // Of a known size it is one instruction, otherwise a call or a loop.
-    if (count >= lanes)
-        std::memcpy(&value, from, sizeof value);
-    else
-        std::memcpy(&value, from, sizeof(uint16_t) * count);
+// The same of narrower numbers, which go with a vector's lanes. Of a known size it is one instruction, otherwise a call.
+template <class Narrow, class Number>
+STAN_INLINE inline Narrow load_narrow(const Number* from, int count) {
+    typedef Narrow Unaligned __attribute__((aligned(sizeof(Number)), may_alias));
+    if (count >= lanes) return *reinterpret_cast<const Unaligned*>(from);
+    Narrow value = {};
+    std::memcpy(&value, from, sizeof(Number) * count);
     return value;
 }
 
-inline void store(uint16_t* to, Short value, int count) {
+template <class Narrow, class Number>
+STAN_INLINE inline void store_narrow(Number* to, Narrow value, int count) {
+    typedef Narrow Unaligned __attribute__((aligned(sizeof(Number)), may_alias));
     if (count >= lanes)
-        std::memcpy(to, &value, sizeof value);
+        *reinterpret_cast<Unaligned*>(to) = value;
     else
-        std::memcpy(to, &value, sizeof(uint16_t) * count);
+        std::memcpy(to, &value, sizeof(Number) * count);
 }
+
+// From narrower numbers and back. Of a conversion by more than one step, compilers make one of each lane by itself.
+#if defined(__AVX512F__)
+inline Whole widened(Short value) { return (Whole)_mm512_cvtepu16_epi32((__m256i)value); }
+inline Whole widened(Byte value) { return (Whole)_mm512_cvtepu8_epi32((__m128i)value); }
+inline Short shorts(Whole value) { return (Short)_mm512_cvtepi32_epi16((__m512i)value); }
+inline Byte bytes(Whole value) { return (Byte)_mm512_cvtepi32_epi8((__m512i)value); }
+#elif defined(__AVX2__)
+inline Whole widened(Short value) { return (Whole)_mm256_cvtepu16_epi32((__m128i)value); }
+inline Whole widened(Byte value) { return (Whole)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)value)); }
+inline Short shorts(Whole value) {
+    const __m256i both = (__m256i)value;
+    return (Short)_mm_packus_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+}
+inline Byte bytes(Whole value) {
+    const __m128i own = (__m128i)shorts(value);
+    return (Byte)_mm_cvtsi128_si64(_mm_packus_epi16(own, own));
+}
+#else
+inline Whole widened(Short value) { return __builtin_convertvector(value, Whole); }
+inline Whole widened(Byte value) { return __builtin_convertvector(value, Whole); }
+inline Short shorts(Whole value) { return __builtin_convertvector(value, Short); }
+inline Byte bytes(Whole value) { return __builtin_convertvector(value, Byte); }
+#endif
+
+inline Short load(const uint16_t* from, int count) { return load_narrow<Short>(from, count); }
+inline Byte load(const uint8_t* from, int count) { return load_narrow<Byte>(from, count); }
+inline void store(uint16_t* to, Short value, int count) { store_narrow(to, value, count); }
+inline void store(uint8_t* to, Byte value, int count) { store_narrow(to, value, count); }
 
 // std::copy_n for a few vectors' worth, without a call where there are whole ones.
 inline void copy(const float* from, int count, float* to) {
@@ -77,8 +115,6 @@ inline Whole all(int32_t value) { return value - Whole{}; }
 // max(value, 0) that lets NaN through, as PyTorch's.
 inline Vector relu(Vector value) { return value <= all(0.0f) ? all(0.0f) : value; }
 inline float relu(float value) { return value <= 0.0f ? 0.0f : value; }
-
-#define STAN_INLINE __attribute__((always_inline))
 
 // Calls body(0), body(1), ... with constants. Arrays of vectors that are indexed by such constants alone are registers;
 // indexed in a loop, they are in memory before and after it, even where the compiler unrolls it.

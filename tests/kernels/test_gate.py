@@ -17,7 +17,7 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stantune.kernels import batch_norm, gate, lrn
+from stantune.kernels import batch_norm, gate, lrn, pool
 from stantune.kernels.block.convolve import convolve, convolve_into
 from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import kernels, plain_pytorch, suits
@@ -149,6 +149,10 @@ def remembered() -> Operation:
     return run, tensors
 
 
+def pooled(settings_: pool.Pool) -> Operation:
+    return lambda x: pool.pooled(x, settings_), [numbers().contiguous(memory_format=LAST)]
+
+
 def normalised() -> Operation:
     def run(x: Tensor) -> Tensor:
         statistics = torch.zeros(3, device=x.device, dtype=x.dtype), torch.ones(3, device=x.device, dtype=x.dtype)
@@ -165,6 +169,8 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "rows, maximum": lambda: convolved(Follow("max", (2, 2), (2, 2)), Grid(PLANE["rows"], 1, 0)),
     "memo": remembered,
     "batch norm": normalised,
+    "maximum by itself": lambda: pooled(pool.Pool(False, (3, 2), (2, 2), (1, 0))),
+    "average by itself": lambda: pooled(pool.Pool(True, (2, 2), (2, 2))),
     "lrn": lambda: (lambda x: lrn.normalise(x, 0.5, 0.75, 3), [numbers()]),
     "lrn, kept factor": lambda: (lambda x: lrn.normalise(x, 0.5, 1.3, 3), [numbers().contiguous(memory_format=LAST)]),
 }

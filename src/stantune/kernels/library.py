@@ -25,7 +25,7 @@ FORMS = ("portable", "avx2", "avx512")
 WINOGRAD_SWITCH = "STANTUNE_WINOGRAD"
 WINOGRAD = ("off", "auto", "always")  # native/api.hpp's numbers: never, where it pays, wherever it fits
 # That of the library which belongs to this package: native/api.hpp's STAN_INTERFACE.
-INTERFACE = 7
+INTERFACE = 8
 
 _NAME = {"win32": "stantune_kernels.dll", "darwin": "libstantune_kernels.dylib"}.get(
     sys.platform, "libstantune_kernels.so"

@@ -1,4 +1,4 @@
-"""Which convolutions and batch norms native kernels do faster than PyTorch: a rule of their shapes alone.
+"""Which convolutions, batch norms and poolings native kernels do faster than PyTorch: a rule of their shapes alone.
 
 A rule, not a timing: what computes a layer decides how its sums are rounded, and one seed is to give one result,
 whatever the machine was busy with. Its figures are those of `benchmarks/kernels/shapes.py`: milliseconds of a forward
@@ -25,6 +25,8 @@ STOCK = (0.147, 0.0181, 1.64, 0.264, 0.444, 0.338)
 RELU = 0.4
 # Of a batch norm: the fewest numbers of a channel, and the most channels; with a ReLU behind it, the fewest numbers.
 NORM_ROWS, NORM_CHANNELS, NORM_NUMBERS = 4096, 128, 2**16
+# Of a pooling by itself: the fewest numbers of its input.
+POOL_NUMBERS = 2**16
 
 
 class Work(NamedTuple):
@@ -115,6 +117,11 @@ def norm_pays(rows: int, channels: int, relu: bool) -> bool:
     if relu:
         return rows * channels >= NORM_NUMBERS or rows >= NORM_ROWS // 2
     return rows >= NORM_ROWS and channels <= NORM_CHANNELS
+
+
+def pool_pays(numbers: int) -> bool:
+    """Tell whether a native pooling is the faster one, of an input of so many numbers; the bits are the same."""
+    return numbers >= POOL_NUMBERS
 
 
 def _time(terms: tuple[float, ...], each: tuple[float, ...]) -> float:

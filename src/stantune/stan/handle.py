@@ -58,6 +58,7 @@ class StanHandle:
         rate: the share of the entries that a reduced iteration computes now; another one later where `stan` says so.
         memory_bytes: what the memo fill holds; 0 without it.
         norms: how many batch norms native kernels do in training where they are faster.
+        pools: how many maximum and average poolings they do where they are faster.
         history: what each layer chose at each refresh since the handle was made, where patterns are chosen.
     """
 
@@ -69,12 +70,14 @@ class StanHandle:
         memory: BatchMemory | None = None,
         plan: Plan | None = None,
         norms: int = 0,
+        pools: int = 0,
     ) -> None:
         """Take over layers that `accelerate_` has just changed, with their names."""
         self.stan = stan
         self._report = report
         self.plan = plan
         self.norms = norms
+        self.pools = pools
         self.iteration = 0
         self.rate = stan.rate_at(0)
         self.history: list[Choice] = []
@@ -116,10 +119,15 @@ class StanHandle:
         """Return what was made of the model, in a line."""
         lines = self.report
         changed = sum(bool(line.patterns or line.native or line.top_k) for line in lines)
-        norms = f" and {self.norms} batch norm{'s' * (self.norms > 1)}" if self.norms else ""
-        if not changed and not norms:
+        others = [
+            f"{number} {kind}{'s' * (number > 1)}"
+            for number, kind in ((self.norms, "batch norm"), (self.pools, "pooling"))
+            if number
+        ]
+        if not changed and not others:
             return f"<StanHandle: none of {len(lines)} layers changed>"
-        return f"<StanHandle: {changed} of {len(lines)} layers{norms} changed; on a CPU: {self.kernels}>"
+        what = " and ".join([f"{changed} of {len(lines)} layers", *others])
+        return f"<StanHandle: {what} changed; on a CPU: {self.kernels}>"
 
     @property
     def kernels(self) -> str:

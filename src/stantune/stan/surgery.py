@@ -20,6 +20,7 @@ from stantune.stan.layers.fusion import NATIVE, make_native_, order_
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.meprop import MePropLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
+from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d
 from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
@@ -56,8 +57,8 @@ def accelerate_(
     """Turn the model's layers into STAN layers, in place.
 
     Parameters, their names, hooks and buffers stay the same objects; evaluation stays exact, bit for bit. Where native
-    kernels are faster in training, they also do each nn.BatchNorm2d, and ReLU and pooling behind a layer in an
-    nn.Sequential. Layers that are not plain nn.Conv1d or nn.Conv2d (subclasses with a forward of their own,
+    kernels are faster in training, they also do each nn.BatchNorm2d, nn.MaxPool2d and nn.AvgPool2d, and the ReLU behind
+    a layer in an nn.Sequential. Layers that are not plain nn.Conv1d or nn.Conv2d (subclasses with a forward of their own,
     parametrized ones, other dimensions) are left alone and reported. Copies and pickles of the model train exactly.
 
     Args:
@@ -86,7 +87,7 @@ def accelerate_(
         raise UsageError(f"accelerate_ takes a model, an nn.Module, not {_kind(model)}")
     if not isinstance(stan, Stan):
         raise UsageError(f"stan= takes the settings, such as Stan(rate=0.5), not {_kind(stan)}")
-    if any(isinstance(module, tuple(ORIGINAL)) or BY_SURGERY in module.__dict__ for module in model.modules()):
+    if any(_is_accelerated(module) for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
     if memory_format is None:
         return _accelerate(model, stan, example, loss)
@@ -98,6 +99,12 @@ def accelerate_(
         for parameter, data in before:
             parameter.data = data
         raise
+
+
+def _is_accelerated(module: nn.Module) -> bool:
+    """Tell whether a layer shows that its model is accelerated; a pooling may be another model's, too."""
+    swapped = isinstance(module, tuple(ORIGINAL)) and not isinstance(module, StanMaxPool2d | StanAvgPool2d)
+    return swapped or BY_SURGERY in module.__dict__
 
 
 def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Loss | None) -> StanHandle:
@@ -147,15 +154,16 @@ def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Los
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
     made = make_native_(model, exact_ones=stan.native)
     norms = sum(isinstance(module, StanBatchNorm2d) for module in made)
+    pools = sum(isinstance(module, StanMaxPool2d | StanAvgPool2d) for module in made)
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})
     asked = {line.name: line for line in report}
     report = list((asked | {name: line for name, line in sparse.items() if line.top_k or name not in asked}).values())
-    if not swapped and not native and not norms and not any(line.top_k for line in sparse.values()):
+    if not swapped and not native and not norms and not pools and not any(line.top_k for line in sparse.values()):
         why = _why_nothing(report) or "it has no convolution"
         warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=3)
-    handle = StanHandle(stan, swapped, tuple(report), memory, plan, norms)
+    handle = StanHandle(stan, swapped, tuple(report), memory, plan, norms, pools)
     handle.note(shapes)
     return handle
 

@@ -29,16 +29,16 @@ class Follow(NamedTuple):
         if self.pool == "none":
             return height, width
         return tuple(  # type: ignore[return-value]  # of two
-            _windows(length, size, stride, self.ceil)
+            windows(length, size, stride, 0, self.ceil)
             for length, size, stride in zip((height, width), self.size, self.stride, strict=True)
         )
 
 
-def _windows(length: int, size: int, stride: int, ceil: bool) -> int:
-    """Return how many windows a pooling without padding has on a side, as PyTorch counts them."""
-    over = length - size
+def windows(length: int, size: int, stride: int, padding: int, ceil: bool) -> int:
+    """Return how many windows a pooling has on a side of a length, as PyTorch counts them."""
+    over = length + 2 * padding - size
     if not ceil:
         return over // stride + 1
     number = -(-over // stride) + 1
-    # The last window must begin inside of the image.
-    return number if (number - 1) * stride < length else number - 1
+    # The last window must begin inside of the image, or before it.
+    return number if (number - 1) * stride < length + padding else number - 1

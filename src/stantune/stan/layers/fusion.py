@@ -23,6 +23,7 @@ from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
+from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d, pool_of
 from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import StandIn, stand_in_for_
 
@@ -59,6 +60,12 @@ class StanSequential(StandIn, nn.Sequential):
                     if turned and not _goes_on(modules, place):
                         input, turned = input.contiguous(), False
                     continue
+            elif isinstance(module, StanMaxPool2d | StanAvgPool2d):
+                if turned and _takes_either(module) and module.is_native(input):
+                    input = module.natively(input)
+                    if not _goes_on(modules, place):
+                        input, turned = input.contiguous(), False
+                    continue
             input = module(input.contiguous() if turned else input)
             turned = False
         return input
@@ -76,14 +83,16 @@ def _takes_either(module: nn.Module) -> bool:
         return module.watch is None and called_as_written(module, nn.Conv2d) and unobserved(module)
     if isinstance(module, StanBatchNorm2d):
         return called_as_written(module, nn.BatchNorm2d) and unobserved(module)
+    if isinstance(module, StanMaxPool2d | StanAvgPool2d):
+        return called_as_written(module, module.original) and unobserved(module)
     return False
 
 
 def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
     """Have layers that native kernels may do faster in training, and what follows them; return what was changed.
 
-    A plain nn.Conv2d becomes a StanConv2d, a plain nn.BatchNorm2d a StanBatchNorm2d, and a plain nn.Sequential that
-    holds one of them a StanSequential; not so where somebody has given one of them a forward method of its own. STAN's
+    A plain nn.Conv2d becomes a StanConv2d, a plain nn.BatchNorm2d a StanBatchNorm2d, a plain pooling STAN's, and a plain
+    nn.Sequential that holds one of the former two a StanSequential; not so where somebody has given one of them a forward method of its own. STAN's
     convolutions and linear layers learn their names, for errors.
 
     Args:
@@ -99,7 +108,7 @@ def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
             module.stan_name = name
             stand_in_for_(module, module.original)
-        elif isinstance(module, StanBatchNorm2d):
+        elif isinstance(module, StanBatchNorm2d | StanMaxPool2d | StanAvgPool2d):
             stand_in_for_(module, module.original)
     for module in model.modules():
         if (
@@ -116,6 +125,8 @@ def may_become_native(module: nn.Module, follows: Mapping[nn.Module, Follow]) ->
     """Tell whether a layer of PyTorch's has a native form that pays for some input; `follows` is `follows_in`'s."""
     if type(module) is nn.Conv2d:
         return may_be_native(module, follows.get(module, Follow()))
+    if type(module) in (nn.MaxPool2d, nn.AvgPool2d):
+        return "forward" not in module.__dict__ and pool_of(module) is not None
     return (
         type(module) is nn.BatchNorm2d
         and "forward" not in module.__dict__
@@ -135,6 +146,8 @@ def may_be_native(layer: nn.Conv2d, follow: Follow) -> bool:
 NATIVE: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: StanConv2d,
     nn.BatchNorm2d: StanBatchNorm2d,
+    nn.MaxPool2d: StanMaxPool2d,
+    nn.AvgPool2d: StanAvgPool2d,
     nn.Sequential: StanSequential,
 }
 
@@ -195,12 +208,9 @@ def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:
         relu = kinds[1:] == ["relu"] and isinstance(pool, nn.MaxPool2d)
     if pool is None:
         return Follow(relu=relu), int(relu)
-    assert isinstance(pool, nn.MaxPool2d | nn.AvgPool2d)
-    name = "max" if isinstance(pool, nn.MaxPool2d) else "average"
-    size, stride = _pair(pool.kernel_size), _pair(pool.stride)
-    assert size is not None, "_kind has asked"
-    assert stride is not None, "_kind has asked"
-    return Follow(name, size, stride, bool(pool.ceil_mode), relu), 1 + int(relu)
+    does = pool_of(pool)
+    assert does is not None, "_kind has asked"
+    return Follow("average" if does.average else "max", does.size, does.stride, does.ceil, relu), 1 + int(relu)
 
 
 def unobserved(module: nn.Module) -> bool:
@@ -220,27 +230,21 @@ def unobserved(module: nn.Module) -> bool:
 
 def _kind(module: nn.Module) -> str:
     """Return "relu", "pool" or "", for what the native form of a convolution cannot do."""
-    kind = type(module)
-    if kind not in _FOLLOWING or not called_as_written(module, kind) or not unobserved(module):
+    kind = _FOLLOWING.get(type(module))
+    if kind is None or not called_as_written(module, kind) or not unobserved(module):
         return ""
-    if isinstance(module, nn.ReLU):
+    if kind is nn.ReLU:
         return "relu"
-    assert isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
-    if isinstance(module, nn.MaxPool2d):
-        plain = _pair(module.dilation) == (1, 1) and not module.return_indices
-    else:
-        plain = module.divisor_override is None
-    size, stride = _pair(module.kernel_size), _pair(module.stride)
-    known = size is not None and stride is not None and min(*size, *stride) > 0
-    return "pool" if plain and known and _pair(module.padding) == (0, 0) else ""
+    pool = pool_of(module)
+    plain = pool is not None and pool.padding == (0, 0) and min(*pool.size, *pool.stride) > 0 and not pool.divisor
+    return "pool" if plain else ""
 
 
-_FOLLOWING = (nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
-
-
-def _pair(value: object) -> tuple[int, int] | None:
-    """Return rows and columns of a setting; None for what PyTorch may read in another way, or refuse."""
-    several = (value, value) if type(value) is int else value
-    if isinstance(several, tuple) and len(several) == 2 and all(type(number) is int for number in several):
-        return several[0], several[1]
-    return None
+# What may follow a convolution, and which of PyTorch's layers it is.
+_FOLLOWING: dict[type[nn.Module], type[nn.Module]] = {
+    nn.ReLU: nn.ReLU,
+    nn.MaxPool2d: nn.MaxPool2d,
+    StanMaxPool2d: nn.MaxPool2d,
+    nn.AvgPool2d: nn.AvgPool2d,
+    StanAvgPool2d: nn.AvgPool2d,
+}
