@@ -65,21 +65,25 @@ struct StanLrn {
     float* input_gradient;         // as input
 };
 
-// Batch norm in training, and the ReLU behind it. The order of the fields is that of kernels/batch_norm.py.
+// Batch norm in training, the ReLU behind it, and a maximum pooling behind that. The order of the fields is that of kernels/batch_norm.py.
 struct StanBatchNorm {
     int64_t rows;  // positions of all images, 2 or more
     int32_t channels, threads, relu;
+    int32_t height, width;   // of an image
+    int32_t pool_h, pool_w;  // of windows side by side, of up to 255 places; 0 for no pooling
     double eps, momentum;
 
     const float* input;            // (rows, channels)
-    float* output;                 // as input
+    float* output;                 // as input, or (images, height / pool_h, width / pool_w, channels)
+    uint8_t* winners;              // as a pooled output, which place of the window each is from; null where no gradient
+                                   // is asked
     float* mean;                   // (channels,): the batch's
     float* inverse;                // (channels,): 1 / sqrt(biased variance + eps)
     float* running_mean;           // (channels,): moved towards the batch's by `momentum`; null for none
     float* running_var;            // (channels,): towards the unbiased variance; null where running_mean is
     const float* weight;           // (channels,): learned scale; null for ones
     const float* bias;             // (channels,): learned shift; null for zeros
-    const float* output_gradient;  // as input
+    const float* output_gradient;  // as output
     float* input_gradient;         // as input; null where it is not asked for
     float* weight_gradient;        // (channels,): null where it is not asked for
     float* bias_gradient;          // (channels,): null where it is not asked for

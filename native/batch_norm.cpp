@@ -12,6 +12,8 @@
 
 #include "api.hpp"
 #include "memory.hpp"
+#include "norm_lines.hpp"
+#include "norm_pool.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
 
@@ -53,11 +55,6 @@ void blocks_of(const Sizes& s, int part, const Block& block) {
         const int64_t row = i * s.block_rows;
         block(row, static_cast<int>(std::min<int64_t>(s.block_rows, s.rows - row)));
     }
-}
-
-// One number for each channel, repeated over a period.
-void repeat(const Sizes& s, const float* values, float* pattern) {
-    for (int i = 0; i < s.period; i += s.channels) std::copy_n(values, s.channels, pattern + i);
 }
 
 // Sums `term(vector or number's index)` over the periods of a block and over the rows that are left, by channel.
@@ -128,7 +125,7 @@ void moments_of_part(const StanBatchNorm& n, const Sizes& s, int part, Moments& 
             s, rows, [&](int i, int, Vector* to) { to[0] = load(x + i); },
             [&](int i, int, float* to) { to[0] = x[i]; }, sums);
         for (int c = 0; c < s.channels; ++c) means[c] = sums[c] / static_cast<float>(rows);
-        repeat(s, means, pattern);
+        repeat(means, s.channels, s.period, pattern);
         sum_by_channel<1>(
             s, rows,
             [&](int i, int at, Vector* to) {
@@ -150,34 +147,12 @@ void over_block(const Sizes& s, int rows, const OfVector& vector, const OfNumber
     for (int i = periods * s.period; i < rows * s.channels; ++i) number(i, i % s.channels);
 }
 
-// Of a channel each, repeated over a period: y = (x - mean) · scale + shift.
-struct Lines {
-    const float *means, *scales, *shifts;
-
-    STAN_INLINE Vector away(const float* x, int j) const { return load(x) - load(means + j); }
-    STAN_INLINE float away(float x, int c) const { return x - means[c]; }
-    STAN_INLINE Vector at(Vector away, int j) const { return away * load(scales + j) + load(shifts + j); }
-    STAN_INLINE float at(float away, int c) const { return away * scales[c] + shifts[c]; }
-};
-
-// Three periods of floats at `to`.
-Lines lines_of(const StanBatchNorm& n, const Sizes& s, float* to) {
-    float *means = to, *scales = means + s.period, *shifts = scales + s.period;
-    repeat(s, n.mean, means);
-    for (int i = 0; i < s.period; ++i) {
-        const int c = i % s.channels;
-        scales[i] = n.weight ? n.inverse[c] * n.weight[c] : n.inverse[c];
-        shifts[i] = n.bias ? n.bias[c] : 0.0f;
-    }
-    return {means, scales, shifts};
-}
-
 template <bool with_relu>
 void outputs_of_block(const Sizes& s, const Lines& lines, int rows, const float* x, float* y) {
     over_block(
         s, rows,
         [&](int i, int j) {
-            const Vector value = lines.at(lines.away(x + i, j), j);
+            const Vector value = lines.at(lines.away(load(x + i), j), j);
             store(y + i, with_relu ? relu(value) : value);
         },
         [&](int i, int c) {
@@ -205,7 +180,7 @@ void products_of_block(const Sizes& s, const Lines& lines, int rows, const float
     sum_by_channel<2>(
         s, rows,
         [&](int i, int j, Vector* to) {
-            const Vector away = lines.away(x + i, j);
+            const Vector away = lines.away(load(x + i), j);
             to[0] = passed<with_relu>(lines, load(g + i), away, j);
             to[1] = to[0] * away;
         },
@@ -217,6 +192,19 @@ void products_of_block(const Sizes& s, const Lines& lines, int rows, const float
         sums);
 }
 
+// Adds the sums of a part's blocks to `to`.
+void products_of_part(const StanBatchNorm& n, const Sizes& s, const Lines& lines, int part, double* to) {
+    thread_local Memory<float> memory;
+    float* sums = memory.sized(2 * s.channels);
+    blocks_of(s, part, [&](int64_t row, int number) {
+        const float* x = n.input + row * s.channels;
+        const float* g = n.output_gradient + row * s.channels;
+        n.relu ? products_of_block<true>(s, lines, number, x, g, sums)
+               : products_of_block<false>(s, lines, number, x, g, sums);
+        for (int c = 0; c < 2 * s.channels; ++c) to[c] += sums[c];
+    });
+}
+
 // dL/dx = (g - mean(g) - (x - mean) · slope) · scale, slope = inverse² · mean(g · (x - mean))
 template <bool with_relu>
 void gradients_of_block(const Sizes& s, const Lines& lines, const float* gradients, const float* slopes, int rows,
@@ -224,7 +212,7 @@ void gradients_of_block(const Sizes& s, const Lines& lines, const float* gradien
     over_block(
         s, rows,
         [&](int i, int j) {
-            const Vector away = lines.away(x + i, j);
+            const Vector away = lines.away(load(x + i), j);
             const Vector direct = passed<with_relu>(lines, load(g + i), away, j) - load(gradients + j);
             store(to + i, (direct - away * load(slopes + j)) * load(lines.scales + j));
         },
@@ -233,6 +221,47 @@ void gradients_of_block(const Sizes& s, const Lines& lines, const float* gradien
             const float direct = passed<with_relu>(lines, g[i], away, c) - gradients[c];
             to[i] = (direct - away * slopes[c]) * lines.scales[c];
         });
+}
+
+// Calls row(i) for the rows of windows that are a part's.
+template <class Row>
+void window_rows_of(const NormPool& pool, const Sizes& s, int part, const Row& row) {
+    const int64_t last = pool.window_rows() * (part + 1) / s.parts;
+    for (int64_t i = pool.window_rows() * part / s.parts; i < last; ++i) row(i);
+}
+
+void pooled_outputs(const StanBatchNorm& n, const Sizes& s, const Lines& lines) {
+    const NormPool pool(n);
+    const auto row = s.channels % lanes ? (n.relu ? pooled_row<false, true> : pooled_row<false, false>)
+                                        : (n.relu ? pooled_row<true, true> : pooled_row<true, false>);
+    stan::in_parallel(s.parts, [&](int part) {
+        window_rows_of(pool, s, part, [&](int64_t i) { row(n, pool, lines, i); });
+    });
+}
+
+void pooled_products_of_part(const StanBatchNorm& n, const Sizes& s, const Lines& lines, int part, double* to) {
+    const NormPool pool(n);
+    thread_local Memory<float> memory;
+    const int padded = vectors_of(s.channels) * lanes;
+    float *sums = memory.sized(2 * padded), *products = sums + padded;
+    const auto row = s.channels % lanes ? pooled_products<false> : pooled_products<true>;
+    window_rows_of(pool, s, part, [&](int64_t i) {
+        std::fill_n(sums, 2 * padded, 0.0f);
+        row(n, pool, lines, i, sums, products);
+        for (int c = 0; c < s.channels; ++c) {
+            to[c] += sums[c];
+            to[s.channels + c] += products[c];
+        }
+    });
+}
+
+void pooled_input_gradients(const StanBatchNorm& n, const Sizes& s, const Lines& lines, const float* gradients,
+                            const float* slopes) {
+    const NormPool pool(n);
+    const auto row = s.channels % lanes ? pooled_gradients<false> : pooled_gradients<true>;
+    stan::in_parallel(s.parts, [&](int part) {
+        window_rows_of(pool, s, part, [&](int64_t i) { row(n, pool, lines, gradients, slopes, i); });
+    });
 }
 
 }  // namespace
@@ -267,7 +296,11 @@ void batch_norm_forward(const StanBatchNorm& n) {
         n.running_var[c] = static_cast<float>((1.0 - momentum) * n.running_var[c] + momentum * squares / (rows - 1.0));
     }
 
-    const Lines lines = lines_of(n, s, pattern_memory.sized(3 * s.period));
+    const Lines lines = lines_of(n, s.period, pattern_memory.sized(3 * s.period));
+    if (n.pool_h) {
+        pooled_outputs(n, s, lines);
+        return;
+    }
     stan::in_parallel(s.parts, [&](int part) {
         blocks_of(s, part, [&](int64_t row, int number) {
             const float* x = n.input + row * s.channels;
@@ -285,18 +318,10 @@ void batch_norm_backward(const StanBatchNorm& n) {
     std::fill_n(of_parts, static_cast<size_t>(s.parts) * 2 * s.channels, 0.0);
     float* patterns = pattern_memory.sized(5 * s.period);
     float *gradients = patterns + 3 * s.period, *slopes = gradients + s.period;
-    const Lines lines = lines_of(n, s, patterns);
+    const Lines lines = lines_of(n, s.period, patterns);
     stan::in_parallel(s.parts, [&](int part) {
-        thread_local Memory<float> memory;
-        float* sums = memory.sized(2 * s.channels);
         double* own = of_parts + static_cast<size_t>(part) * 2 * s.channels;
-        blocks_of(s, part, [&](int64_t row, int number) {
-            const float* x = n.input + row * s.channels;
-            const float* g = n.output_gradient + row * s.channels;
-            n.relu ? products_of_block<true>(s, lines, number, x, g, sums)
-                   : products_of_block<false>(s, lines, number, x, g, sums);
-            for (int c = 0; c < 2 * s.channels; ++c) own[c] += sums[c];
-        });
+        n.pool_h ? pooled_products_of_part(n, s, lines, part, own) : products_of_part(n, s, lines, part, own);
     });
     for (int c = 0; c < s.channels; ++c) {
         double gradient = 0.0, product = 0.0;
@@ -314,6 +339,10 @@ void batch_norm_backward(const StanBatchNorm& n) {
         }
     }
     if (!n.input_gradient) return;
+    if (n.pool_h) {
+        pooled_input_gradients(n, s, lines, gradients, slopes);
+        return;
+    }
     stan::in_parallel(s.parts, [&](int part) {
         blocks_of(s, part, [&](int64_t row, int number) {
             const float* x = n.input + row * s.channels;

@@ -5,45 +5,18 @@
 // windows meet, the input's positions gather from the windows that they belong to, in their order.
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "api.hpp"
 #include "memory.hpp"
 #include "parallel.hpp"
 #include "simd.hpp"
+#include "windows.hpp"
 
 namespace STAN_FORM {
 namespace {
 
 constexpr int numbers_of_a_part = 8192;  // for fewer, another thread does not pay
-
-template <int number>
-using Constant = std::integral_constant<int, number>;
-
-// From `begin` to `end`, the latter not among them.
-struct Range {
-    int begin, end;
-    int size() const { return end - begin; }
-};
-
-// One side of a pooling.
-struct Side {
-    int length, size, stride, pad, windows;
-
-    int begin(int window) const { return window * stride - pad; }
-    // What a window sees of the image.
-    Range seen(int window) const { return {std::max(begin(window), 0), std::min(begin(window) + size, length)}; }
-    // Which windows a place belongs to.
-    Range of(int place) const {
-        const int first = place + pad - size + 1;
-        return {first <= 0 ? 0 : (first + stride - 1) / stride, std::min((place + pad) / stride + 1, windows)};
-    }
-    // How much of a window is within the padded image.
-    int padded(int window) const { return std::min(begin(window) + size, length + pad) - begin(window); }
-    // Whether no two windows meet, and together they have no gaps.
-    bool parts() const { return stride == size && !pad; }
-};
 
 struct Sizes {
     Side y, x;
@@ -77,22 +50,6 @@ struct Division {
     }
     STAN_INLINE Vector operator()(Vector value) const { return product ? value * all(by) : value / all(by); }
 };
-
-// Reads numbers of a tensor that ends at `end`. Where the channels are no whole number of vectors, lanes that do not
-// matter are read, too, if that is within the tensor.
-template <bool whole, class Number>
-struct Reader {
-    const Number *start, *end;
-
-    STAN_INLINE auto operator()(int64_t at, int count) const {
-        return load(start + at, whole || start + at + lanes <= end ? lanes : count);
-    }
-};
-
-template <bool whole, class Number, class Value>
-STAN_INLINE inline void write(Number* to, Value value, int count) {
-    store(to, value, whole ? lanes : count);
-}
 
 // Calls of_row(image, row) for the rows of all images, on several threads.
 template <class OfRow>

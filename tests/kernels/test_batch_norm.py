@@ -92,6 +92,30 @@ def check(x: Tensor, gradient: Tensor) -> None:
         assert ((found - ((1 - MOMENTUM) * old + MOMENTUM * new)).abs() <= bound + 1e-12).all()
 
 
+def check_pooled(x: Tensor, relu: bool, windows: tuple[int, int], seed: int) -> None:
+    """Compare a norm with a pooling behind it with the two after each other: outputs by their bits."""
+    generator = torch.Generator().manual_seed(seed)
+    learned = [torch.randn(x.shape[1], generator=generator) for _ in range(2)]
+    results = []
+    for pool in (windows, None):
+        own = [each.detach().clone(memory_format=torch.preserve_format).requires_grad_() for each in (x, *learned)]
+        running = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
+        assert fits(own[0], *running, own[1], own[2], pool)
+        y = normalise(own[0], *running, MOMENTUM, EPS, own[1], own[2], relu, pool)
+        y = F.max_pool2d(y, windows) if pool is None else y
+        gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
+        results.append([y.detach(), *running, *torch.autograd.grad(y, own, gradient)])
+        assert y.is_contiguous(memory_format=torch.channels_last)
+    found, expected = results
+    assert all(map(torch.equal, found[:3], expected[:3]))
+    deviation = (x.double().var((0, 2, 3), unbiased=False) + EPS).sqrt()
+    condition = float((1.0 + x.abs().amax((0, 2, 3)) / deviation).max())
+    total = float(gradient.abs().sum((0, 2, 3)).max())
+    sizes = float(gradient.abs().max() * learned[0].abs().max() / deviation.min()), total * condition, total
+    for name, one, other, size in zip(("input", "weight", "bias"), found[3:], expected[3:], sizes, strict=True):
+        assert (one - other).abs().max() <= 16 * EPSILON * condition * size, name
+
+
 @settings(max_examples=40)
 @given(
     shape=st.tuples(
@@ -100,11 +124,18 @@ def check(x: Tensor, gradient: Tensor) -> None:
     mean=st.sampled_from([0.0, 5.0, -100.0]),
     spread=st.sampled_from([0.01, 1.0, 300.0]),
     expanded=st.booleans(),
+    windows=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     threads=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 def test_it_is_its_definition(
-    shape: tuple[int, ...], mean: float, spread: float, expanded: bool, threads: int, seed: int
+    shape: tuple[int, ...],
+    mean: float,
+    spread: float,
+    expanded: bool,
+    windows: tuple[int, int],
+    threads: int,
+    seed: int,
 ) -> None:
     # Of a few positions the variance may be so small that rounding decides.
     assume(shape[0] * shape[2] * shape[3] >= 8)
@@ -115,6 +146,8 @@ def test_it_is_its_definition(
     check(x, gradient)
     for relu in (False, True):
         check_learned(x, gradient, relu, seed)
+        if fits(x, None, None, pool=windows):
+            check_pooled(x, relu, windows, seed)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -127,6 +160,8 @@ def test_many_blocks_are_joined_exactly(shape: tuple[int, ...], threads: int) ->
     drifting = last(5.0 + 3.0 * x + torch.arange(shape[0]).reshape(-1, 1, 1, 1) / shape[0])
     check(drifting, gradient)
     check_learned(drifting, gradient, True, 1)
+    if shape[1] > 1:
+        check_pooled(drifting, True, (2, 2), 1)
 
 
 def test_relu_lets_through_what_is_no_number_and_no_gradient_where_it_is_zero() -> None:

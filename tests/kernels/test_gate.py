@@ -161,6 +161,16 @@ def normalised() -> Operation:
     return run, [numbers().contiguous(memory_format=LAST)]
 
 
+def normalised_and_pooled() -> Operation:
+    generator = torch.Generator().manual_seed(4)
+    learned = [torch.randn(3, generator=generator) for _ in range(2)]
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return batch_norm.normalise(x, None, None, 0.1, 1e-5, weight, bias, True, (2, 3))
+
+    return run, [numbers().contiguous(memory_format=LAST), *learned]
+
+
 OPERATIONS: dict[str, Callable[[], Operation]] = {
     "convolution": lambda: convolved(Follow(), None),
     "columns": lambda: convolved(Follow(), Grid(PLANE["columns"], 0, 1)),
@@ -169,6 +179,7 @@ OPERATIONS: dict[str, Callable[[], Operation]] = {
     "rows, maximum": lambda: convolved(Follow("max", (2, 2), (2, 2)), Grid(PLANE["rows"], 1, 0)),
     "memo": remembered,
     "batch norm": normalised,
+    "batch norm, ReLU, maximum": normalised_and_pooled,
     "maximum by itself": lambda: pooled(pool.Pool(False, (3, 2), (2, 2), (1, 0))),
     "average by itself": lambda: pooled(pool.Pool(True, (2, 2), (2, 2))),
     "lrn": lambda: (lambda x: lrn.normalise(x, 0.5, 0.75, 3), [numbers()]),

@@ -25,8 +25,10 @@ STOCK = (0.147, 0.0181, 1.64, 0.264, 0.444, 0.338)
 RELU = 0.4
 # Of a batch norm: the fewest numbers of a channel, and the most channels; with a ReLU behind it, the fewest numbers.
 NORM_ROWS, NORM_CHANNELS, NORM_NUMBERS = 4096, 128, 2**16
-# Of a pooling by itself: the fewest numbers of its input.
-POOL_NUMBERS = 2**16
+# With a maximum pooling behind it: the fewest numbers.
+POOLED_NORM_NUMBERS = 2**15
+# Of a pooling by itself: the fewest numbers of its input, of maxima and of averages, and what its channels divide by.
+MAXIMUM_NUMBERS, AVERAGE_NUMBERS, POOL_CHANNELS = 2**18, 2**20, 16
 
 
 class Work(NamedTuple):
@@ -108,20 +110,22 @@ def pays(work: Work, follow: Follow) -> bool:
     return native < MARGIN * stock
 
 
-def norm_pays(rows: int, channels: int, relu: bool) -> bool:
-    """Tell whether native batch norm is the faster one, of so many numbers of each channel.
+def norm_pays(rows: int, channels: int, relu: bool, pooled: bool) -> bool:
+    """Tell whether native batch norm, with what is behind it, is the faster one, of so many numbers of each channel.
 
     A call takes longer than one of PyTorch's own, and so does what is done once for each channel; each number takes
-    less. `benchmarks/kernels/norms.py` has the figures.
+    less. `benchmarks/kernels/norms_and_pools.py` has the figures.
     """
+    if pooled:
+        return rows * channels >= POOLED_NORM_NUMBERS
     if relu:
         return rows * channels >= NORM_NUMBERS or rows >= NORM_ROWS // 2
     return rows >= NORM_ROWS and channels <= NORM_CHANNELS
 
 
-def pool_pays(numbers: int) -> bool:
+def pool_pays(numbers: int, channels: int, average: bool) -> bool:
     """Tell whether a native pooling is the faster one, of an input of so many numbers; the bits are the same."""
-    return numbers >= POOL_NUMBERS
+    return channels % POOL_CHANNELS == 0 and numbers >= (AVERAGE_NUMBERS if average else MAXIMUM_NUMBERS)
 
 
 def _time(terms: tuple[float, ...], each: tuple[float, ...]) -> float:

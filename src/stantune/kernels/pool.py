@@ -117,7 +117,13 @@ class _Pool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, winners = ctx.saved_tensors
         pool: Pool = ctx.pool
-        if torch.is_grad_enabled() or not readable(x, gradient) or not _belong(x, winners, gradient, pool):
+        if (
+            torch.is_grad_enabled()
+            or not readable(x, gradient)
+            or x.dim() != 4
+            or gradient.shape != (*x.shape[:2], *pool.pooled(*x.shape[2:]))
+            or not (pool.average or belong(winners, gradient.shape))
+        ):
             return (*gradients_of(lambda x: _plainly(x, pool), (x,), ctx.needs_input_grad[:1], gradient), None)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_input = torch.empty_like(x, memory_format=torch.channels_last)
@@ -128,31 +134,23 @@ class _Pool(torch.autograd.Function):
         return of_input, None
 
 
-def _belong(x: Tensor, winners: Tensor | None, gradient: Tensor, pool: Pool) -> bool:
-    """Tell whether what a backward pass was given is what its forward pass left: hooks may have made others of it."""
+def belong(winners: Tensor | None, shape: tuple[int, ...]) -> bool:
+    """Tell whether these are the winners of an output of this shape: hooks may have made others of them."""
     return (
-        x.dim() == 4
-        and gradient.shape == (*x.shape[:2], *pool.pooled(*x.shape[2:]))
-        and (winners is None) == pool.average
-        and (
-            winners is None
-            or (
-                type(winners) is Tensor
-                and winners.dtype is torch.uint8
-                and winners.device.type == "cpu"
-                and winners.shape == gradient.shape
-                and winners.is_contiguous(memory_format=torch.channels_last)
-            )
-        )
+        winners is not None
+        and type(winners) is Tensor
+        and winners.dtype is torch.uint8
+        and winners.device.type == "cpu"
+        and winners.shape == shape
+        and winners.is_contiguous(memory_format=torch.channels_last)
+        and winners.data_ptr() != 0
     )
 
 
 def _plainly(x: Tensor, pool: Pool) -> Tensor:
     """Do as `pooled` in operations of PyTorch, differentiable as often as they are."""
     if pool.average:
-        return F.avg_pool2d(
-            x, pool.size, pool.stride, pool.padding, pool.ceil, pool.count_pads, pool.divisor or None
-        )
+        return F.avg_pool2d(x, pool.size, pool.stride, pool.padding, pool.ceil, pool.count_pads, pool.divisor or None)
     return F.max_pool2d(x, pool.size, pool.stride, pool.padding, ceil_mode=pool.ceil)
 
 

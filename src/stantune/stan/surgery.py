@@ -20,7 +20,7 @@ from stantune.stan.layers.fusion import NATIVE, make_native_, order_
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.meprop import MePropLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
-from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d
+from stantune.stan.layers.pooling import StanPool2d
 from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
@@ -57,9 +57,10 @@ def accelerate_(
     """Turn the model's layers into STAN layers, in place.
 
     Parameters, their names, hooks and buffers stay the same objects; evaluation stays exact, bit for bit. Where native
-    kernels are faster in training, they also do each nn.BatchNorm2d, nn.MaxPool2d and nn.AvgPool2d, and the ReLU behind
-    a layer in an nn.Sequential. Layers that are not plain nn.Conv1d or nn.Conv2d (subclasses with a forward of their own,
-    parametrized ones, other dimensions) are left alone and reported. Copies and pickles of the model train exactly.
+    kernels are faster in training, they also do each nn.BatchNorm2d, nn.MaxPool2d and nn.AvgPool2d, and in one with a
+    layer the ReLU and the pooling behind it in an nn.Sequential. Layers that are not plain nn.Conv1d or nn.Conv2d
+    (subclasses with a forward of their own, parametrized ones, other dimensions) are left alone and reported. Copies
+    and pickles of the model train exactly.
 
     Args:
         model: any module; it may itself be a convolution.
@@ -103,7 +104,7 @@ def accelerate_(
 
 def _is_accelerated(module: nn.Module) -> bool:
     """Tell whether a layer shows that its model is accelerated; a pooling may be another model's, too."""
-    swapped = isinstance(module, tuple(ORIGINAL)) and not isinstance(module, StanMaxPool2d | StanAvgPool2d)
+    swapped = isinstance(module, tuple(ORIGINAL)) and not isinstance(module, StanPool2d)
     return swapped or BY_SURGERY in module.__dict__
 
 
@@ -154,7 +155,7 @@ def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Los
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
     made = make_native_(model, exact_ones=stan.native)
     norms = sum(isinstance(module, StanBatchNorm2d) for module in made)
-    pools = sum(isinstance(module, StanMaxPool2d | StanAvgPool2d) for module in made)
+    pools = sum(isinstance(module, StanPool2d) for module in made)
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})

@@ -93,6 +93,55 @@ def test_relu_is_done_along_with_it_unless_somebody_looks_between() -> None:
     assert operations(model(x)) == ["TanhBackward0", "_BatchNormBackward"]
 
 
+BEHIND = {
+    "maximum": lambda: [nn.MaxPool2d(2)],
+    "ReLU, maximum": lambda: [nn.ReLU(), nn.MaxPool2d((2, 3))],
+    "maximum, ReLU": lambda: [nn.MaxPool2d(3), nn.ReLU(inplace=True)],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("behind", BEHIND)
+def test_a_maximum_pooling_is_done_along_with_it(behind: str, kind: str) -> None:
+    model = nn.Sequential(KINDS[kind](), *BEHIND[behind]())
+    if kind != "cumulative averages":
+        assert operations(accelerated(model)(images().requires_grad_())) == ["_BatchNormBackward"]
+    agree(trained(accelerated(model)), trained(model))
+
+
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [
+        ([nn.ReLU(), nn.MaxPool2d(3, 2)], ["_PoolBackward", "_BatchNormBackward"]),
+        ([nn.ReLU(), nn.MaxPool2d(2, padding=1)], ["_PoolBackward", "_BatchNormBackward"]),
+        ([nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)], ["_PoolBackward", "_BatchNormBackward"]),
+        ([nn.ReLU(), nn.AvgPool2d(2)], ["_PoolBackward", "_BatchNormBackward"]),
+        ([nn.AvgPool2d(2), nn.ReLU()], ["ReluBackward0", "_PoolBackward", "_BatchNormBackward"]),
+        ([nn.Tanh(), nn.MaxPool2d(2)], ["_PoolBackward", "TanhBackward0", "_BatchNormBackward"]),
+        # A window has more places than a byte can tell.
+        ([nn.MaxPool2d((7, 40))], None),
+    ],
+)
+def test_another_pooling_is_done_after_it(behind: list[nn.Module], expected: list[str] | None) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(6), *behind)
+    ours = accelerated(model)
+    if expected is None:
+        with pytest.raises(RuntimeError, match="Output size is too small"):
+            ours(images())
+        return
+    assert operations(ours(images().requires_grad_())) == expected
+    agree(trained(accelerated(model)), trained(model))
+
+
+def test_contiguous_images_are_pooled_as_pytorch_lays_them_out() -> None:
+    model = nn.Sequential(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+    agree(trained(accelerated(model)), trained(model))
+    x = images().contiguous()
+    y = accelerated(model[:-1])(x)
+    assert y.is_contiguous()
+    torch.testing.assert_close(accelerated(model)(x), model(x))
+
+
 def test_what_it_was_not_made_for_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = accelerated(nn.BatchNorm2d(6))
     assert operations(layer(images().requires_grad_())) == ["_BatchNormBackward"]
@@ -127,7 +176,7 @@ def test_what_pytorch_refuses_it_refuses_in_its_own_words(what: Tensor, sentence
 def test_eps_that_is_not_above_zero_is_pytorchs_to_judge(eps: float) -> None:
     layer = accelerated(nn.BatchNorm2d(6, eps=eps))
     assert isinstance(layer, StanBatchNorm2d)
-    assert not layer.is_native(images(), False)
+    assert not layer.is_native(images(), False, None)
 
 
 def test_averages_that_require_a_gradient_are_refused_as_pytorch_does() -> None:
@@ -212,8 +261,10 @@ def test_the_handle_counts_them() -> None:
 
 def test_where_it_pays() -> None:
     # The first layer of a small network; the last of a wide one; and the same of one image.
-    assert norm_pays(100 * 28 * 28, 16, False)
-    assert norm_pays(16 * 8 * 8, 64, True)
-    assert not norm_pays(16 * 8 * 8, 64, False)
-    assert not norm_pays(100 * 28 * 28, 256, False)
-    assert not norm_pays(7 * 7, 512, True)
+    assert norm_pays(100 * 28 * 28, 16, False, False)
+    assert norm_pays(16 * 8 * 8, 64, True, False)
+    assert not norm_pays(16 * 8 * 8, 64, False, False)
+    assert not norm_pays(100 * 28 * 28, 256, False, False)
+    assert not norm_pays(7 * 7, 512, True, False)
+    assert norm_pays(16 * 8 * 8, 64, False, True)
+    assert not norm_pays(4 * 8 * 8, 64, True, True)

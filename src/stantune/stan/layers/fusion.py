@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
-from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d, pool_of
+from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d, StanPool2d, pool_of
 from stantune.stan.layers.stan_layer import SET_BY_HANDLE
 from stantune.stan.layers.stand_in import StandIn, stand_in_for_
 
@@ -52,20 +53,16 @@ class StanSequential(StandIn, nn.Sequential):
                     turned = contiguous and _goes_on(modules, place)
                     input = module.followed(input, follow, turned if contiguous else None)
                     continue
-            elif isinstance(module, StanBatchNorm2d):
-                relu = any(_kind(each) == "relu" for each in modules[place : place + 1])
-                if _takes_either(module) and module.is_native(input, relu):
-                    place += relu
-                    input = module.followed(input, relu)
-                    if turned and not _goes_on(modules, place):
-                        input, turned = input.contiguous(), False
+            elif isinstance(module, StanBatchNorm2d) and _takes_either(module):
+                behind = _behind_norm(module, input, modules[place : place + 2])
+                if behind is not None:
+                    place += behind.taken
+                    input = module.followed(input, behind.relu, behind.pool)
+                    input, turned = _handed_on(input, turned, modules, place)
                     continue
-            elif isinstance(module, StanMaxPool2d | StanAvgPool2d):
-                if turned and _takes_either(module) and module.is_native(input):
-                    input = module.natively(input)
-                    if not _goes_on(modules, place):
-                        input, turned = input.contiguous(), False
-                    continue
+            elif turned and isinstance(module, StanPool2d) and _takes_either(module) and module.is_native(input):
+                input, turned = _handed_on(module.natively(input), True, modules, place)
+                continue
             input = module(input.contiguous() if turned else input)
             turned = False
         return input
@@ -76,6 +73,13 @@ def _goes_on(modules: Sequence[nn.Module], place: int) -> bool:
     return place < len(modules) and _takes_either(modules[place])
 
 
+def _handed_on(x: Tensor, turned: bool, modules: Sequence[nn.Module], place: int) -> tuple[Tensor, bool]:
+    """Return what the next module gets, (B, C, H, W), and whether it is still channels last for these alone."""
+    if turned and not _goes_on(modules, place):
+        return x.contiguous(), False
+    return x, turned
+
+
 def _takes_either(module: nn.Module) -> bool:
     """Tell whether a module is native where its input lets it be, and nobody watches it or has patched it."""
     if isinstance(module, StanConv2d):
@@ -83,7 +87,7 @@ def _takes_either(module: nn.Module) -> bool:
         return module.watch is None and called_as_written(module, nn.Conv2d) and unobserved(module)
     if isinstance(module, StanBatchNorm2d):
         return called_as_written(module, nn.BatchNorm2d) and unobserved(module)
-    if isinstance(module, StanMaxPool2d | StanAvgPool2d):
+    if isinstance(module, StanPool2d):
         return called_as_written(module, module.original) and unobserved(module)
     return False
 
@@ -91,9 +95,10 @@ def _takes_either(module: nn.Module) -> bool:
 def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
     """Have layers that native kernels may do faster in training, and what follows them; return what was changed.
 
-    A plain nn.Conv2d becomes a StanConv2d, a plain nn.BatchNorm2d a StanBatchNorm2d, a plain pooling STAN's, and a plain
-    nn.Sequential that holds one of the former two a StanSequential; not so where somebody has given one of them a forward method of its own. STAN's
-    convolutions and linear layers learn their names, for errors.
+    A plain nn.Conv2d becomes a StanConv2d, a plain nn.BatchNorm2d a StanBatchNorm2d, a plain pooling a StanMaxPool2d or
+    StanAvgPool2d, and a plain nn.Sequential that holds one of the former two a StanSequential; not so where somebody
+    has given one of them a forward method of its own. STAN's convolutions and linear layers learn their names, for
+    errors.
 
     Args:
         model: any module.
@@ -108,7 +113,7 @@ def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
         if isinstance(module, StanConv1d | StanConv2d | StanLinear):
             module.stan_name = name
             stand_in_for_(module, module.original)
-        elif isinstance(module, StanBatchNorm2d | StanMaxPool2d | StanAvgPool2d):
+        elif isinstance(module, StanBatchNorm2d | StanPool2d):
             stand_in_for_(module, module.original)
     for module in model.modules():
         if (
@@ -211,6 +216,24 @@ def follow_of(modules: Sequence[nn.Module]) -> tuple[Follow, int]:
     does = pool_of(pool)
     assert does is not None, "_kind has asked"
     return Follow("average" if does.average else "max", does.size, does.stride, does.ceil, relu), 1 + int(relu)
+
+
+class _BehindNorm(NamedTuple):
+    """What is done along with a batch norm: ReLU, the windows of a maximum; and how many modules those are."""
+
+    relu: bool
+    pool: tuple[int, int] | None
+    taken: int
+
+
+def _behind_norm(norm: StanBatchNorm2d, x: Tensor, modules: Sequence[nn.Module]) -> _BehindNorm | None:
+    """Return what of the next two modules is done along with a norm of x (B, C, H, W); None where that is PyTorch's."""
+    follow, taken = follow_of(modules)
+    parts = follow.pool == "max" and follow.size == follow.stride and not follow.ceil
+    if parts and norm.is_native(x, follow.relu, follow.size):
+        return _BehindNorm(follow.relu, follow.size, taken)
+    relu = any(_kind(each) == "relu" for each in modules[:1])
+    return _BehindNorm(relu, None, int(relu)) if norm.is_native(x, relu, None) else None
 
 
 def unobserved(module: nn.Module) -> bool:

@@ -14,8 +14,10 @@ from stantune.stan.layers.stand_in import StandIn, not_compiled
 _DOES = nn.MaxPool2d.forward, nn.AvgPool2d.forward, F.max_pool2d, F.avg_pool2d
 
 
-class _StanPool2d(StandIn):
+class StanPool2d(StandIn):
     """What both poolings have in common."""
+
+    original: type[nn.Module]
 
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels are to do this layer for an input (B, C, H, W)."""
@@ -25,7 +27,7 @@ class _StanPool2d(StandIn):
         pool = pool_of(self)
         return (
             pool is not None
-            and pool_pays(input.numel())
+            and pool_pays(input.numel(), input.shape[1], pool.average)
             and (nn.MaxPool2d.forward, nn.AvgPool2d.forward, F.max_pool2d, F.avg_pool2d) == _DOES
             and fits(input, pool)
         )
@@ -38,7 +40,7 @@ class _StanPool2d(StandIn):
         return pooled(input, pool)
 
 
-class StanMaxPool2d(_StanPool2d, nn.MaxPool2d):
+class StanMaxPool2d(StanPool2d, nn.MaxPool2d):
     """An nn.MaxPool2d that native kernels do where they are faster; PyTorch does all else.
 
     `stantune.accelerate_` turns an nn.MaxPool2d into one in place. What it computes is the same, bit for bit.
@@ -48,10 +50,10 @@ class StanMaxPool2d(_StanPool2d, nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the maxima of the input's windows, (B, C, H', W')."""
-        return self.natively(input) if self.is_native(input) else super().forward(input)  # type: ignore[no-any-return]
+        return self.natively(input) if self.is_native(input) else super().forward(input)
 
 
-class StanAvgPool2d(_StanPool2d, nn.AvgPool2d):
+class StanAvgPool2d(StanPool2d, nn.AvgPool2d):
     """An nn.AvgPool2d that native kernels do where they are faster; PyTorch does all else.
 
     `stantune.accelerate_` turns an nn.AvgPool2d into one in place. What it computes is the same, bit for bit.
