@@ -114,6 +114,10 @@ LAST = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
         (LAST[:0], Pool(False, (2, 2), (2, 2))),
         # Both orders at once.
         (LAST[:, :1].contiguous(), Pool(False, (2, 2), (2, 2))),
+        # Sides of length 1 whose strides are others than channels-last memory gives them.
+        (LAST[0].unsqueeze(0), Pool(False, (2, 2), (2, 2))),
+        (LAST[:1].as_strided((1, 3, 8, 8), (0, 1, 24, 3)), Pool(True, (2, 2), (2, 2))),
+        (LAST[:, :, :1].as_strided((2, 3, 1, 8), (192, 1, 1, 3)), Pool(True, (1, 2), (1, 2))),
         (LAST[:, :, :1, :1], Pool(False, (2, 1), (1, 1), (1, 0))),
         # A place in a window would be no byte.
         (torch.randn(1, 2, 40, 40).contiguous(memory_format=torch.channels_last), Pool(False, (17, 16), (1, 1))),
@@ -123,7 +127,9 @@ def test_what_it_was_not_made_for_is_pytorchs(x: Tensor, pool: Pool) -> None:
     assert not fits(x, pool)
     with plain_pytorch():
         expected = pooled(x, pool)
-    assert torch.equal(pooled(x, pool), expected)
+    found = pooled(x, pool)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
 
 
 @pytest.mark.parametrize(
