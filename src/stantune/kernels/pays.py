@@ -28,7 +28,7 @@ NORM_ROWS, NORM_CHANNELS, NORM_NUMBERS = 4096, 128, 2**16
 # With a maximum pooling behind it: the fewest numbers.
 POOLED_NORM_NUMBERS = 2**15
 # Of a pooling by itself: the fewest numbers of its input, of maxima and of averages, and what its channels divide by.
-MAXIMUM_NUMBERS, AVERAGE_NUMBERS, POOL_CHANNELS = 2**18, 2**20, 16
+MAXIMUM_NUMBERS, AVERAGE_NUMBERS, POOL_CHANNELS = 2**18, 2**21, 16
 
 
 class Work(NamedTuple):
