@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stantune.compare.study.contract import NATIVE, STOCK, Interval, StudiedProblem, StudySummary, WayResult
-from stantune.compare.study.lines import search_line
+from stantune.compare.study.lines import lost_final, search_line
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.operating import metric_of
@@ -52,6 +52,16 @@ def study_sentences(summary: StudySummary) -> list[str]:
         for search in summary.searches
         if search.failure is not None
     ]
+    problems = {problem.name: problem for problem in summary.problems}
+    lost = [search for search in summary.searches if lost_final(problems[search.problem], search)]
+    lines += [
+        f"{search.problem}, {search.way}, seed {search.seed}: the final training diverged; its trial had "
+        f"{metric_of(problems[search.problem].metric).text(search.best)}"
+        for search in lost
+        if search.best is not None
+    ]
+    if lost:
+        lines.append("behind what fewer searches have stands of how many it is")
     if done and any(result.seeds > 1 for result in summary.results):
         lines.append(
             "± is the half of a 95 % interval (Student's t over the seeds, in pairs of one seed), a range is all of it,"
@@ -110,15 +120,19 @@ def _table(problem: StudiedProblem, results: Sequence[WayResult], ways: Sequence
         (f"{problem.unit}s", lambda one: count(one.iterations)),
         ("evaluations", lambda one: count(one.evaluations)),
         ("diverged", lambda one: count(one.diverged)),
-        (BEST, lambda one: value(one.best, metric)),
-        (metric.name, lambda one: value(one.final, metric)),
+        (BEST, lambda one: value(one.best, metric) + of_fewer(one.best, one)),
+        (metric.name, lambda one: value(one.final, metric) + of_fewer(one.final, one)),
     ]
     if problem.test is not None:
-        columns.append((test.name, lambda one: value(one.test, test)))
+        columns.append((test.name, lambda one: value(one.test, test) + of_fewer(one.test, one)))
         if STOCK in ways:
-            columns.append(("- stock", lambda one: difference(one.test_against_stock)))
+            columns.append(
+                ("- stock", lambda one: difference(one.test_against_stock) + of_fewer(one.test_against_stock, one))
+            )
         if NATIVE in ways:
-            columns.append(("- native", lambda one: difference(one.test_against_native)))
+            columns.append(
+                ("- native", lambda one: difference(one.test_against_native) + of_fewer(one.test_against_native, one))
+            )
     title = (
         f"{problem.name}: R = {problem.max_iterations} {problem.unit}s, r = {problem.min_iterations}, final trainings "
         f"of {problem.final_iterations}"
@@ -155,3 +169,8 @@ def difference(found: Interval) -> str:
         return DASH
     reach = "" if found.high is None else f" ± {found.high - found.mean:.2f}"
     return f"{found.mean:+.2f}{reach}"
+
+
+def of_fewer(found: Interval, way: WayResult) -> str:
+    """Return of how many seeds a value is, where not all of a way's searches that are done have one."""
+    return f", of {found.seeds}" if 0 < found.seeds < way.seeds else ""

@@ -44,6 +44,10 @@ def search(**changes: Any) -> StudiedSearch:
             "done, 2 min 10 s; 14 trials, 3 diverged; best validation error 4.32 %; "
             "after the final training validation error 3.00 %, test error 3.50 %",
         ),
+        (
+            {"state": "done", **BEGUN},
+            "done, 2 min 10 s; 14 trials, 3 diverged; best validation error 4.32 %; its final training diverged",
+        ),
         ({"state": "failed", "failure": "the disk is full"}, "failed (the disk is full)"),
     ],
 )
@@ -62,3 +66,8 @@ def test_one_that_runs() -> None:
         "lenet, stan:0.5, seed 2: running, 2 min 10 s; 14 of 17 trials, 3 diverged; best validation error 4.32 %; "
         "trial 4: iteration 2 of 3; about 1 min 01 s left"
     )
+
+
+def test_who_asked_for_no_final_training_has_lost_none() -> None:
+    without = PROBLEM.model_copy(update={"final": "none"})
+    assert search_line(without, search(state="done", **BEGUN)).endswith("best validation error 4.32 %")

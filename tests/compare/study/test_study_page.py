@@ -9,7 +9,8 @@ from stantune.report.study import study_sentences, study_tables
 from stantune.search.contract import MetricResult, Seconds
 
 
-def summary(ways: list[str]) -> StudySummary:
+def summary(ways: list[str], lost: tuple[str, int] | None = None) -> StudySummary:
+    """Return two seeds in each way; of the search `lost` the final training diverged."""
     problem = StudiedProblem(
         name="p<q>",
         source=None,
@@ -27,6 +28,10 @@ def summary(ways: list[str]) -> StudySummary:
         waiting("p<q>", way, seed, f"p-{way}-{seed}").model_copy(update={**done, "test": 7.0 + seed})
         for seed in (0, 1)
         for way in ways
+    ]
+    searches = [
+        search.model_copy(update={"final": None, "test": None}) if (search.way, search.seed) == lost else search
+        for search in searches
     ]
     return summary_of([problem], ways, [0, 1], searches)
 
@@ -48,3 +53,15 @@ def test_what_columns_are_is_said_where_there_are_such() -> None:
     assert any("behind a minus stands whose test error is taken off" in line for line in several)
     assert not any("behind a minus" in line for line in alone)
     assert any("s is the standard deviation" in line for line in alone)
+
+
+def test_what_a_diverged_final_training_leaves_out_is_said() -> None:
+    found = summary(["none", "native"], lost=("native", 1))
+    [table] = study_tables(found)
+    stock, native = (dict(zip(table.heads, row, strict=True)) for row in table.rows)
+    assert (stock["test error"], stock["- native"]) == ("7.50 % (s 0.71)", "+0.00, of 1")
+    assert (native["test error"], native["- stock"]) == ("7.00 %, of 1", "+0.00, of 1")
+    assert native["best trial"] == "5.00 % (s 0)"
+    said = "p<q>, native, seed 1: the final training diverged; its trial had 5.00 %"
+    assert said in study_sentences(found)
+    assert not any("diverged" in line for line in study_sentences(summary(["none", "native"])))

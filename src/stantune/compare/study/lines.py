@@ -8,11 +8,17 @@ from stantune.compare.study.contract import StudiedProblem, StudiedSearch
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.search.operating.told import StatusResult
+from stantune.search.plan.finals import NONE as NO_FINALS
 
 
 def search_line(problem: StudiedProblem, search: StudiedSearch, now: StatusResult | None = None) -> str:
     """Say which search it is and where it stands; `now` is more of one that runs."""
     return f"{search.problem}, {search.way}, seed {search.seed}: {'; '.join(_parts(problem, search, now))}"
+
+
+def lost_final(problem: StudiedProblem, search: StudiedSearch) -> bool:
+    """Tell whether a search that is done has no final value although it had final trainings: they all diverged."""
+    return search.state == "done" and search.best is not None and search.final is None and problem.final != NO_FINALS
 
 
 def _parts(problem: StudiedProblem, search: StudiedSearch, now: StatusResult | None) -> Iterator[str]:
@@ -31,6 +37,8 @@ def _parts(problem: StudiedProblem, search: StudiedSearch, now: StatusResult | N
         if search.test is not None:
             after.append(f"{test.name} {test.text(search.test)}")
         yield f"after the final training {', '.join(after)}"
+    elif lost_final(problem, search):
+        yield "its final training diverged"
     if now is not None:
         yield from (f"trial {each.trial}: {now.unit} {each.iterations} of {each.stop}" for each in now.training)
         if now.seconds_left is not None:
