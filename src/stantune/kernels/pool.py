@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stantune.kernels.block.follow import windows
+from stantune.kernels.block.layout import is_last
 from stantune.kernels.derivatives import gradients_of
 from stantune.kernels.gate import readable
 from stantune.kernels.library import loaded, suits
@@ -53,24 +54,17 @@ def fits(x: Tensor, pool: Pool) -> bool:
     return (
         suits(x)
         and x.dim() == 4
-        and leads_to_last(x)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        # Where it is both, of images of one channel or one position, PyTorch leaves the output contiguous.
+        and not x.is_contiguous()
+        # And so it may, where a side of length 1 has a stride of its own, as the batch of `images[0].unsqueeze(0)`: one
+        # order has a `view` that the other has not.
+        and is_last(x)
         and all(map(_is_known, pool.size, pool.stride, pool.padding))
         and (pool.average or pool.size[0] * pool.size[1] <= PLACES)
         and 0 <= pool.divisor <= EXACT
         and min(pool.pooled(*x.shape[2:])) > 0
     )
-
-
-def leads_to_last(x: Tensor) -> bool:
-    """Tell whether what PyTorch makes of x (B, C, H, W) in channels-last memory is channels last, too.
-
-    Not so of images of one channel or one position, which are contiguous as well; and where a side of length 1 has
-    another stride than channels-last memory gives it, as the batch of `images[0].unsqueeze(0)`, PyTorch may take x for
-    contiguous: what it makes of it has other strides, and one of the two has a `view` that the other has not.
-    """
-    _, channels, height, width = x.shape
-    line = width * channels
-    return x.stride() == (height * line, 1, line, channels) and not x.is_contiguous()
 
 
 def _is_known(size: int, stride: int, padding: int) -> bool:

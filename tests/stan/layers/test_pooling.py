@@ -139,6 +139,15 @@ def test_contiguous_images_stay_turned_through_a_pooling() -> None:
     assert turned == [False, False]
 
 
+@pytest.mark.parametrize("behind", [[], [nn.BatchNorm2d(4)], [nn.BatchNorm2d(4), nn.Identity()]])
+def test_contiguous_images_of_one_position_are_contiguous_to_what_pytorch_does(behind: list[nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(20, 4, 14), *behind, nn.MaxPool2d(2, 1, 1))
+    x = images().contiguous()
+    y, expected = accelerated(model)(x), model(x)
+    assert y.stride() == expected.stride() == (16, 4, 2, 1)
+    torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_watched_pooling_sees_what_it_would_see() -> None:
     model = accelerated(nn.Sequential(nn.Conv2d(20, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)))
     seen: list[Tensor] = []

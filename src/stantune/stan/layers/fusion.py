@@ -63,7 +63,7 @@ class StanSequential(StandIn, nn.Sequential):
             elif turned and isinstance(module, StanPool2d) and _takes_either(module) and module.is_native(input):
                 input, turned = _handed_on(module.natively(input), True, modules, place)
                 continue
-            input = module(input.contiguous() if turned else input)
+            input = module(_turned_back(input) if turned else input)
             turned = False
         return input
 
@@ -76,8 +76,15 @@ def _goes_on(modules: Sequence[nn.Module], place: int) -> bool:
 def _handed_on(x: Tensor, turned: bool, modules: Sequence[nn.Module], place: int) -> tuple[Tensor, bool]:
     """Return what the next module gets, (B, C, H, W), and whether it is still channels last for these alone."""
     if turned and not _goes_on(modules, place):
-        return x.contiguous(), False
+        return _turned_back(x), False
     return x, turned
+
+
+def _turned_back(x: Tensor) -> Tensor:
+    """Return what was channels last here, (B, C, H, W), as it is to everybody else: contiguous, by its strides, too."""
+    x = x.contiguous()
+    # Of one channel or one position it is both, and was left as it is.
+    return x.flatten().view(x.shape) if is_last(x) else x
 
 
 def _takes_either(module: nn.Module) -> bool:
