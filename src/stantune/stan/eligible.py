@@ -50,8 +50,8 @@ def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:
         "forward" not in own
         and own.get("_compiled_call_impl") is None
         and kind.forward is _DOES[kind]
-        and nn.Module.__call__ is _CALL
-        and nn.Module._call_impl is _CALLED
+        and kind.__call__ is _CALL
+        and kind._call_impl is _CALLED
         and (F.relu, F.max_pool2d, F.avg_pool2d) == _FOLLOWING_DOES
     )
 

@@ -93,6 +93,21 @@ def test_relu_is_done_along_with_it_unless_somebody_looks_between() -> None:
     assert operations(model(x)) == ["TanhBackward0", "_BatchNormBackward"]
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.Module])
+@pytest.mark.parametrize("method", ["__call__", "_call_impl"])
+def test_a_class_whose_calls_are_patched_is_called(
+    kind: type[nn.Module], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = accelerated(nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)))
+    seen: list[nn.Module] = []
+    calls = getattr(kind, method)
+    monkeypatch.setattr(
+        kind, method, lambda self, *given, **named: seen.append(self) or calls(self, *given, **named), raising=False
+    )
+    model(images())
+    assert {each for each in model if isinstance(each, kind)} <= set(seen)  # type: ignore[union-attr]
+
+
 BEHIND = {
     "maximum": lambda: [nn.MaxPool2d(2)],
     "ReLU, maximum": lambda: [nn.ReLU(), nn.MaxPool2d((2, 3))],
