@@ -155,7 +155,8 @@ def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Los
         swapped.append((name, layer))  # type: ignore[arg-type]  # it has just become one
     made = make_native_(model, exact_ones=stan.native)
     norms = sum(isinstance(module, StanBatchNorm2d) for module in made)
-    pools = sum(isinstance(module, StanPool2d) for module in made)
+    # Those, too, that another model's accelerate_ has made.
+    pools = sum(isinstance(module, StanPool2d) for module in model.modules())
     native = {name for name, module in found.items() if type(module) is StanConv2d and has_native_form(module)}
     report = [line._replace(native=line.name in native) for line in report]
     sparse = _insert_meprop(dense, stan, {name for name, _ in swapped})

@@ -200,7 +200,7 @@ def test_a_pooling_may_be_shared_by_models() -> None:
     pool = nn.MaxPool2d(2)
     models = [nn.Sequential(nn.Conv2d(20, 4, 3), pool) for _ in range(2)]
     for model in models:
-        accelerate_(model, Stan(rate=1))
+        assert accelerate_(model, Stan(rate=1)).pools == 1
     restore_(models[0])
     assert type(pool) is nn.MaxPool2d
     assert models[1](images()).shape == (3, 4, 6, 6)
