@@ -65,7 +65,8 @@ struct StanLrn {
     float* input_gradient;         // as input
 };
 
-// Batch norm in training, the ReLU behind it, and a maximum pooling behind that. The order of the fields is that of kernels/batch_norm.py.
+// Batch norm in training, the ReLU behind it, and a maximum pooling behind that. The order of the fields is that of
+// kernels/batch_norm.py.
 struct StanBatchNorm {
     int64_t rows;  // positions of all images, 2 or more
     int32_t channels, threads, relu;

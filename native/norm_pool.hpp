@@ -10,7 +10,7 @@
 
 namespace STAN_FORM {
 
-constexpr uint8_t no_place = 0xFF;  // no place receives the gradient: ReLU gave zero
+constexpr int32_t no_place = 0xFF;  // no place receives the gradient: ReLU gave zero
 
 struct NormPool {
     int height, width, channels, rows, columns, pooled_h, pooled_w;  // rows and columns: of a window
@@ -70,7 +70,7 @@ void pooled_row(const StanBatchNorm& n, const NormPool& s, const Lines& lines, i
                     most = value;
             }
         if (with_relu) {
-            winner = most <= all(0.0f) ? all(static_cast<int32_t>(no_place)) : winner;
+            winner = most <= all(0.0f) ? all(no_place) : winner;
             most = relu(most);
         }
         write<whole>(n.output + to, most, count);
@@ -78,7 +78,8 @@ void pooled_row(const StanBatchNorm& n, const NormPool& s, const Lines& lines, i
     });
 }
 
-// Adds to sums (2, padded channels) those of the gradients that pass, and of their products with x - mean.
+// Adds the gradients that pass to `sums`, and their products with x - mean to `products`: (channels,) each, with room for
+// a whole number of vectors.
 template <bool whole>
 void pooled_products(const StanBatchNorm& n, const NormPool& s, const Lines& lines, int64_t window_row, float* sums,
                      float* products) {
@@ -94,10 +95,9 @@ void pooled_products(const StanBatchNorm& n, const NormPool& s, const Lines& lin
             for (int j = 0; j < columns; ++j)
                 if (i || j)
                     x = winner == all(i * s.columns + j) ? input(from + i * s.line + j * s.channels, count) : x;
-        const Vector passed = winner == all(static_cast<int32_t>(no_place)) ? Vector{} : g;
-        const Vector product = winner == all(static_cast<int32_t>(no_place)) ? Vector{} : g * lines.away(x, c);
-        store(sums + c, load(sums + c) + passed);
-        store(products + c, load(products + c) + product);
+        const Whole cut_off = winner == all(no_place);
+        store(sums + c, load(sums + c) + (cut_off ? Vector{} : g));
+        store(products + c, load(products + c) + (cut_off ? Vector{} : g * lines.away(x, c)));
     });
 }
 

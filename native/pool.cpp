@@ -4,7 +4,6 @@
 // equals, sums begin at zero, and averages are divisions. In the backward pass each number is written once: where
 // windows meet, the input's positions gather from the windows that they belong to, in their order.
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "api.hpp"
