@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -40,13 +40,15 @@ def check_learned(x: Tensor, gradient: Tensor, relu: bool, seed: int) -> None:
 
     whole = F.batch_norm(x.double(), None, None, *(each.double() for each in learned), training=True, eps=EPS)
     error = (whole - F.batch_norm(x, None, None, *learned, training=True, eps=EPS)).abs().max()
-    if relu:
-        gradient = torch.where(whole.abs() > 4 * error + 1e-5, gradient, 0.0)
-    exact = passes(x.double(), gradient.double(), native=False)
-    stock, found = passes(x, gradient, native=False), passes(x, gradient, native=True)
     # The mean's own rounding, in standard deviations.
     deviation = (x.double().var((0, 2, 3), unbiased=False) + EPS).sqrt()
     condition = float((1.0 + x.abs().amax((0, 2, 3)) / deviation).max())
+    if relu:
+        # By chance PyTorch's own error may be far below that rounding.
+        near = 4 * error + 2 * EPSILON * condition * learned[0].abs().max() + 1e-5
+        gradient = torch.where(whole.abs() > near, gradient, 0.0)
+    exact = passes(x.double(), gradient.double(), native=False)
+    stock, found = passes(x, gradient, native=False), passes(x, gradient, native=True)
     # What is added up, without its sign.
     most, weight = gradient.abs().max(), learned[0].abs().max()
     total = gradient.abs().sum((0, 2, 3)).max()
@@ -128,6 +130,7 @@ def check_pooled(x: Tensor, relu: bool, windows: tuple[int, int], seed: int) -> 
     threads=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
+@example((4, 1, 6, 8), -100.0, 0.01, False, (1, 1), 1, 216)  # a number next to zero is cut off by one of the two
 def test_it_is_its_definition(
     shape: tuple[int, ...],
     mean: float,
