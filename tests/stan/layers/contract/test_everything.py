@@ -24,9 +24,10 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import BaseTorchFunctionMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from stantune.stan.layers.fusion import make_native_
+from stantune.stan.layers.meprop import MePropLinear
 
 pytestmark = [*NATIVE, pytest.mark.filterwarnings("ignore")]
 
@@ -222,6 +223,10 @@ def test_all_layers_are_pytorchs_or_the_oracles_under_everything(
     exact, found = (
         outcome(lambda model=model: results(model, shape, {**case, "model": model})) for model in (stock, ours)
     )
+    if isinstance(found, CheckpointError) and (case["surroundings"], case["mode"]) == ("checkpoint", "function"):
+        # Under the mode meProp is PyTorch's, and what is checkpointed is computed again without it: PyTorch refuses.
+        assert isinstance(ours[0], MePropLinear)
+        return
     values = None if case["device"] != "cpu" else 5e-2 if case["mode"] == "autocast" else 2e-3
     strides = not (case["surroundings"] in ("grad", "vmap", "jvp") or case["device"] == "fake")
     differences = [difference(found, exact, values, strides)]
