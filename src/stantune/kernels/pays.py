@@ -124,7 +124,10 @@ def norm_pays(rows: int, channels: int, relu: bool, pooled: bool) -> bool:
 
 
 def pool_pays(numbers: int, channels: int, average: bool) -> bool:
-    """Tell whether a native pooling is the faster one, of an input of so many numbers; the bits are the same."""
+    """Tell whether a native pooling is the faster one, of an input of so many numbers; the bits are the same.
+
+    `benchmarks/kernels/norms_and_pools.py` has the figures.
+    """
     return channels % POOL_CHANNELS == 0 and numbers >= (AVERAGE_NUMBERS if average else MAXIMUM_NUMBERS)
 
 

@@ -98,9 +98,9 @@ class Stan:
         plan: what the planner decided, layer by layer; layers that it does not name are left alone.
         offset_sets: how many sets of the layers' offsets the iterations draw from, a multiple of 4; None: each layer
             draws by itself. With few sets a deep network's steps can be recorded (`stan.graphs.GraphedStep`).
-        native: whether batch norms, and convolutions that compute every entry, are done by native kernels, too, where
-            the rule of shapes says that this pays. The planner says no where the whole model would be hardly faster
-            for it.
+        native: whether batch norms, poolings, and convolutions that compute every entry are done by native kernels,
+            too, where the rule of shapes says that this pays. The planner says no where the whole model would be
+            hardly faster for it.
 
     Raises:
         UsageError: a value outside its range, or two that contradict each other.

@@ -1,4 +1,4 @@
-"""The batch norm that native kernels do in training, with the ReLU that follows it."""
+"""The batch norm that native kernels do in training, with the ReLU and the maximum pooling that follow it."""
 
 from __future__ import annotations
 
