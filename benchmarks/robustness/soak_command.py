@@ -3,8 +3,8 @@
     python -m benchmarks.robustness.soak_command [--way all] [--kills 50] [--seed 0]
 
 SIGKILL at random moments, mostly to a command's whole process group, and the same command again: `stantune search` as
-it starts, with `--fresh` over a search that is there, in its final trainings, with `--workers 2`; and `stantune data
-fetch`. In the end table, result, weights and the names of all files must be those of a command that nothing happened
+it starts, with `--fresh` over a search that is there, in its final trainings, with `--workers 2`, without and with
+`--together 3`; and `stantune data fetch`. In the end table, result, weights and the names of all files must be those of a command that nothing happened
 to, files of others must be what they were, and no process and no temporary file may be left over. Needs Linux (/proc).
 """
 
@@ -79,6 +79,7 @@ WAYS = {
     "fresh": Way(ANY, (0.0003, 1.5), fresh=True),
     "final": Way(("final", ".final", "best", ".best", "result", ".result"), (0.0003, 1.0)),
     "workers": Way(("trial", ".trial"), (0.001, 2.0), ("--workers", "2"), bare=True),
+    "turns": Way(("trial", ".trial"), (0.001, 2.0), ("--workers", "2", "--together", "3"), bare=True),
     "fetch": Way(ANY, (0.0003, 0.5)),
 }
 

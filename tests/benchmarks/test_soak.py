@@ -50,7 +50,7 @@ def test_soak_of_commands_that_are_killed_a_few_times(way: str) -> None:
 @pytest.mark.slow
 def test_soak_of_commands_in_every_way() -> None:
     rows = soaked("--kills", "6", "--seed", "4", script="soak_command")
-    assert [told["way"] for told in rows] == ["start", "fresh", "final", "workers", "fetch"]
+    assert [told["way"] for told in rows] == ["start", "fresh", "final", "workers", "turns", "fetch"]
     for told in rows:
         check_commands(told, 6)
 

@@ -146,6 +146,13 @@ def test_as_each_alone(
     check_same(told(tmp_path), alone)
 
 
+def test_in_several_processes_too(alone: Any, tmp_path: Path) -> None:
+    lines: list[str] = []
+    tune(tmp_path, together=2, workers=2, say=lines.append)
+    check_same(told(tmp_path), alone)
+    assert any(line.startswith("together: 2 trainings in a process, each of which keeps about") for line in lines)
+
+
 def of_blocks(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     monkeypatch.setattr(stantune.training.train, "Trial", partial(Trial, block=length))
 
@@ -209,12 +216,11 @@ def test_copies_of_data_on_another_device_are_one() -> None:
     ("options", "sentence"),
     [
         ({"together": 0}, "`together`=0"),
-        ({"together": 2, "workers": 2}, "`together`=2 trainings take turns in this process; leave it away"),
-        ({"together": 2, "trial_timeout": 5}, "leave `workers`, `executor`, `trial_timeout` and `trial_memory`"),
-        ({"together": 2, "executor": lambda order: order(0)}, "take turns in this process"),
+        ({"together": 2, "trial_memory": "2G"}, "`together`=2 trainings share the memory of a process"),
+        ({"together": 2, "executor": lambda order: order(0)}, "take turns in processes of this machine"),
         ({"together": 2, "stan": st.Stan(memo=Memo(96, 10))}, "give each a budget: Memo"),
     ],
-    ids=["none", "workers", "time-out", "executor", "a memory of what is free"],
+    ids=["none", "memory", "executor", "a memory of what is free"],
 )
 def test_what_does_not_go_together(options: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     with pytest.raises(st.UsageError, match=sentence):

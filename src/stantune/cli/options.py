@@ -98,7 +98,7 @@ Together = Annotated[
         metavar="K",
         min=1,
         max=MOST_AT_ONCE,
-        help="Trainings that take turns in one process, for a GPU that one alone leaves without work.",
+        help="Trainings that take turns in each process, for a GPU that one alone leaves without work.",
     ),
 ]
 SearchWorkers = Annotated[

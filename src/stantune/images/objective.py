@@ -195,14 +195,14 @@ class ProblemObjective:
         except (Exception, SystemExit) as error:
             # What the problem's own numbers do says nothing of the settings that are searched.
             return (
-                f"note: together: what memory each of {together} trainings keeps could not be measured with the "
-                f"problem's own numbers: {words_of(error)}"
+                f"note: together: what memory each of {together} trainings in a process keeps could not be measured "
+                f"with the problem's own numbers: {words_of(error)}"
             )
         data = sum(part.nbytes for part in (splits.train.inputs, splits.train.targets, splits.train.ids))
         return (
-            f"together: {together} trainings, each of which keeps about {_mb(each)} with the problem's own numbers "
-            f"(weights, gradients, what the optimizer and a backward pass need), beside {_mb(data)} of training data "
-            "for all"
+            f"together: {together} trainings in a process, each of which keeps about {_mb(each)} with the problem's "
+            f"own numbers (weights, gradients, what the optimizer and a backward pass need), beside {_mb(data)} of "
+            "training data for all"
         )
 
     def trainer(self, place: Place) -> ProblemTrainer:

@@ -15,22 +15,28 @@ from stantune.search.stopping import Stop, stoppable
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.watching import Watcher
+from stantune.search.workers.workers import Limits
 
 if TYPE_CHECKING:
     from stantune.search.ray.cluster import Cluster
 
 
-def check_turns(what: Objective, together: int, alone: bool) -> None:
-    """Raise UsageError where trainings cannot take turns in this process."""
+def check_turns(what: Objective, together: int, local: bool, limits: Limits) -> None:
+    """Raise UsageError where trainings cannot take turns in a process."""
     if not getattr(what, "takes_turns", False):
         raise UsageError(
             f"`together`={together} is for Problems, whose trainings can take turns in one process, and {what.name} is "
             "none; give `workers`, processes of their own"
         )
-    if not alone:
+    if not local:
         raise UsageError(
-            f"`together`={together} trainings take turns in this process; leave it away, or leave `workers`, "
-            "`executor`, `trial_timeout` and `trial_memory`, which are for processes of their own"
+            f"`together`={together} trainings take turns in processes of this machine; leave it away, or leave "
+            "`executor`"
+        )
+    if limits.bytes is not None:
+        raise UsageError(
+            f"`together`={together} trainings share the memory of a process, and `trial_memory` is for one training in "
+            "a process of its own; leave one of them away"
         )
     stan = getattr(what, "stan", None)
     if stan is not None and stan.memo is not None and stan.memo.budget is None:

@@ -147,8 +147,8 @@ def tune(
             that is written into its table.
         workers: trainings side by side, each in a process of its own; 1, in this process, by default, and with Ray as
             many as there is room for.
-        together: trainings of a Problem that take turns in this process, for a GPU that one alone leaves without work;
-            the result is the same for every number.
+        together: trainings of a Problem that take turns in a process, this one or each worker's, for a GPU that one
+            alone leaves without work; the result is the same for every number.
         executor: "local", "ray", or what makes an Executor of your own of an Order.
         address: of the Ray cluster, HOST:PORT or "auto".
         checkpoints: URL of where a cluster's nodes keep them, if `out` is not on a file system that they share.
@@ -242,7 +242,7 @@ def tune(
     directory = directory_for(path_of(out, what), storage, checkpoints)
     alone = local and side == 1 and limits == Limits()
     if together > 1:
-        check_turns(what, together, alone)
+        check_turns(what, together, local, limits)
     with stopping(stop, seconds) as asks, cluster_for(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else device_for(device)
@@ -295,12 +295,14 @@ def tune(
                     raise UsageError(f"`executor` made {shown(train)}, which is no Executor; see stantune.Executor")
             elif alone and together > 1:
                 train = stack.enter_context(InTurns(cast(TakesTurns, order(0)), together, tell))
-                if (told := getattr(what, "memory_told", None)) is not None:
-                    tell(told(together, where))
             elif alone:
                 train = InProcess(order(0))
             else:
-                train = stack.enter_context(Workers(order, side, limits, note=lambda line: log.info(one_line(line))))
+                train = stack.enter_context(
+                    Workers(order, side, limits, lambda line: log.info(one_line(line)), together, tell)
+                )
+            if together > 1 and (told := getattr(what, "memory_told", None)) is not None:
+                tell(told(together, where))
             view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             state = search(

@@ -22,9 +22,12 @@ def search(stantune: Any, tiny_file: Path, out: Path, *options: object) -> Any:
     return stantune("search", f"{tiny_file}:problem", *LENGTHS, "--out", out, "--json", "-", *options)
 
 
-def test_turns_change_nothing_but_times(stantune: Any, tiny_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--workers", 2), ("--trial-timeout", "1m")], ids=["one", "two", "timeout"])
+def test_turns_change_nothing_but_times(
+    stantune: Any, tiny_file: Path, tmp_path: Path, options: tuple[object, ...]
+) -> None:
     alone = search(stantune, tiny_file, tmp_path / "alone")
-    turns = search(stantune, tiny_file, tmp_path / "turns", "--together", 3)
+    turns = search(stantune, tiny_file, tmp_path / "turns", "--together", 3, *options)
     assert (alone.code, turns.code) == (0, 0), turns.err
     for result in (alone, turns):
         assert result.json["complete"]
@@ -33,14 +36,14 @@ def test_turns_change_nothing_but_times(stantune: Any, tiny_file: Path, tmp_path
         for each in (alone, turns)
     ]
     assert kept[0] == kept[1]
-    assert "together: 3 trainings, each of which keeps about" in " ".join(turns.err.split())
+    assert "together: 3 trainings in a process, each of which keeps about" in " ".join(turns.err.split())
     assert "together" not in alone.err
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--together", 2, "--workers", 2), "--together 2 trainings take turns in this process; leave it away"),
+        (("--together", 2, "--trial-memory", "2G"), "--together 2 trainings share the memory of a process, and"),
         (("--together", 0), "--together"),
         (("--precision", "tf32"), "--precision tf32 are numbers of NVIDIA's GPUs, and here is none in use"),
         (("--precision", "half"), "--precision 'half' is unknown; give fp32, tf32, bf16"),
@@ -51,7 +54,7 @@ def test_turns_change_nothing_but_times(stantune: Any, tiny_file: Path, tmp_path
         ),
         (("--compile", "--accelerate", "stan:auto"), "give it with --accelerate none"),
     ],
-    ids=["workers", "none", "tf32", "unknown", "auto", "compile", "compile-rates"],
+    ids=["memory", "none", "tf32", "unknown", "auto", "compile", "compile-rates"],
 )
 def test_what_cannot_be_is_refused(
     stantune: Any, tiny_file: Path, tmp_path: Path, options: tuple[object, ...], said: str

@@ -12,7 +12,7 @@ import hashlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from stantune.parameters import Float
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
 from stantune.search.workers.order import Order
 from stantune.space import Space
+from stantune.training.together.turns import drained
 
 LENGTH = 27
 
@@ -92,6 +93,12 @@ class Trainer:
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See objective.Trainer."""
+        return drained(self.turns(segment, stop_early, watch))
+
+    def turns(
+        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
+    ) -> Generator[None, None, Outcome]:
+        """See objective.TakesTurns; an iteration is a turn."""
         start, stop, checkpoint, place = segment.start, segment.stop, segment.checkpoint, self._objective.place
         # Faults and log know a finalist's training by a number below zero.
         number = segment.trial if segment.finalist is None else -1 - segment.finalist
@@ -114,6 +121,7 @@ class Trainer:
             watch(done)
             if done < stop and stop_early():
                 return Outcome(done, {}, None, True, Cost(exact=done))
+            yield
         digest = hashlib.blake2b(f"{sorted(segment.params.items())} {stop}".encode(), digest_size=2).digest()
         if digest[0] < 26 and not segment.final:
             return Outcome(done, {}, start, False, Cost())
@@ -144,5 +152,7 @@ class Trainer:
             hoard = []
             while True:
                 hoard.append(bytearray(os.urandom(1 << 20)))
+        elif what == "memory":
+            raise MemoryError("2 GiB")
         elif what == "full":
             raise StantuneError("the disk is full; make room")

@@ -41,7 +41,13 @@ class Told(Silent):
 
 
 def run(
-    numbers: Numbers, workers: int = 2, limits: Limits | None = None, finalists: int = 1, **options: Any
+    numbers: Numbers,
+    workers: int = 2,
+    limits: Limits | None = None,
+    finalists: int = 1,
+    together: int = 1,
+    said: list[str] | None = None,
+    **options: Any,
 ) -> SearchState:
     """Run the search in the objective's place, in worker processes or in this one where `workers` is 0."""
     assert numbers.place is not None
@@ -51,7 +57,8 @@ def run(
     with directory.locked():
         if not workers:
             return search(numbers, settings, directory, InProcess(numbers.order(0)), **options)
-        with Workers(numbers.order, workers, limits) as executor:
+        say = (lambda line: None) if said is None else said.append
+        with Workers(numbers.order, workers, limits, together=together, say=say) as executor:
             return search(numbers, settings, directory, executor, **options)
 
 

@@ -163,7 +163,7 @@ def test_idle_worker_killed_costs_nothing(tmp_path: Path) -> None:
     with Workers(Numbers(tmp_path).order, 1) as executor:
         executor.submit(segments[0])
         [first] = finish(executor)
-        process = executor._places[0].process  # type: ignore[union-attr]
+        process = executor._places[0].worker.process  # type: ignore[union-attr]
         process.kill()
         process.join()
         executor.submit(segments[1])

@@ -53,5 +53,5 @@ def test_it_is_told_where_several_begin(tmp_path: Path) -> None:
     st.tune(LINEAR, together=2, out=tmp_path / "two", say=told.append, **sizes)
     st.tune(LINEAR, out=tmp_path / "one", say=told.append, **sizes)
     assert [line.partition(" with")[0] for line in told if line.startswith("together")] == [
-        "together: 2 trainings, each of which keeps about 0.1 MB"
+        "together: 2 trainings in a process, each of which keeps about 0.1 MB"
     ]

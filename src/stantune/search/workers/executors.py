@@ -56,6 +56,23 @@ class Ended(NamedTuple):
         return 0.0
 
 
+class EndedBeside(Ended):
+    """A segment that had others beside it, and the seconds in which the process that trained it was at those."""
+
+    _elsewhere: float
+
+    def __new__(cls, segment: Segment, how: Outcome | Failure, elsewhere: float) -> EndedBeside:
+        """Take both; as a tuple it is a pair like any other."""
+        made = super().__new__(cls, segment, how)
+        made._elsewhere = elsewhere
+        return made
+
+    @property
+    def elsewhere(self) -> float:
+        """See Ended."""
+        return self._elsewhere
+
+
 def not_begun(segment: Segment) -> Ended:
     """Return the end of a segment that was interrupted before it was begun."""
     return Ended(segment, Outcome(segment.start, {}, None, True, Cost()))
@@ -227,6 +244,15 @@ class InProcess:
     def submit(self, segment: Segment) -> None:
         """See Executor."""
         self._segments.append(segment)
+
+    @property
+    def held(self) -> Sequence[Segment]:
+        """What was submitted and is not over."""
+        return self._segments
+
+    def step(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
+        """Train the next segment; see InTurns."""
+        return self.finished(stop_early, watch)
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""

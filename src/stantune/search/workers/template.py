@@ -75,18 +75,21 @@ def can_copy() -> bool:
 class Template:
     """Starts workers as copies of one process, which is started with the first."""
 
-    def __init__(self, order: bytes, modules: Sequence[str], shares: bool) -> None:
+    def __init__(self, order: bytes, modules: Sequence[str], shares: bool, together: int = 1) -> None:
         """Take what each worker makes its trainer of, and what is loaded beforehand.
 
         Args:
             order: pickled; see `worker.work`.
             modules: to be imported; those of the user's are none of them, since they may begin threads.
             shares: whether the order is unpickled once for all, and its data loaded by its `load`.
+            together: see `worker.work`.
         """
         ours, theirs = _SPAWN.Pipe()
         self._connection = ours
         self._process = _SPAWN.Process(
-            target=_serve, args=(theirs, order, tuple(modules), shares), name="stantune template"
+            target=_serve,
+            args=(theirs, order, tuple(modules), shares, together),
+            name="stantune template",
         )
         self._copies: dict[int, TemplateCopy] = {}
         self._gone = False
@@ -176,7 +179,7 @@ class TemplateCopy:
                 self.exitcode = _GONE
 
 
-def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares: bool) -> None:
+def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares: bool, together: int) -> None:
     """Load, and be copied; the body of a template's process. It ends when the other side is gone."""
     settle(favourite=False)
     make = _loaded(order, modules, shares)
@@ -192,7 +195,7 @@ def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares:
                         copies[message.name].kill()
                 else:
                     theirs = Connection(reduction.recv_handle(connection))
-                    copy = _copied(connection, theirs, make, message.place)
+                    copy = _copied(connection, theirs, make, message.place, together)
                     theirs.close()
                     if isinstance(copy, str):
                         connection.send(_Refused(message.name, copy))
@@ -252,14 +255,16 @@ def _threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def _copied(command: Connection, connection: Connection, make: Callable[[], Any], place: int) -> BaseProcess | str:
+def _copied(
+    command: Connection, connection: Connection, make: Callable[[], Any], place: int, together: int
+) -> BaseProcess | str:
     """Start a copy that works on a connection; say why where this process cannot be copied."""
     if (threads := _threads()) > 1:
         return f"it has {threads} threads"
 
     def body() -> None:
         command.close()
-        work(connection, make, place)
+        work(connection, make, place, together)
 
     copy = multiprocessing.get_context("fork").Process(target=body, name=f"stantune worker {place}")
     try:

@@ -12,7 +12,7 @@ from types import TracebackType
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, TakesTurns
-from stantune.search.workers.executors import Ended, Failure, Watch, attempt_in_turns, not_begun
+from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, attempt_in_turns, not_begun
 
 
 @dataclass
@@ -24,23 +24,10 @@ class _Training:
     turns: Generator[None, None, Outcome | Failure] | None = None
     seconds: float = 0.0
 
-
-class _Ended(Ended):
-    """A segment that had others beside it."""
-
-    _elsewhere: float
-
-    def __new__(cls, training: _Training, how: Outcome | Failure) -> _Ended:
-        """Take how a training has ended just now."""
-        made = super().__new__(cls, training.segment, how)
-        lived = time.perf_counter() - training.submitted
-        made._elsewhere = max(lived - training.seconds, 0.0)
-        return made
-
-    @property
-    def elsewhere(self) -> float:
-        """See Ended."""
-        return self._elsewhere
+    def ended(self, how: Outcome | Failure) -> Ended:
+        """Return that it has ended just now."""
+        lived = time.perf_counter() - self.submitted
+        return EndedBeside(self.segment, how, max(lived - self.seconds, 0.0))
 
 
 class InTurns:
@@ -85,20 +72,29 @@ class InTurns:
         """See Executor."""
         self._waiting.append(_Training(segment))
 
+    @property
+    def held(self) -> Sequence[Segment]:
+        """What was submitted and is not over."""
+        return [training.segment for training in (*self._begun, *self._waiting)]
+
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
+        while not (over := self.step(stop_early, watch)):
+            pass
+        return over
+
+    def step(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
+        """Take one turn; return what is over with it, perhaps nothing. Arguments and errors are those of `finished`."""
         self._stop_early, self._watch = stop_early, watch
-        while True:
-            if self._waiting and stop_early():
-                over = [not_begun(training.segment) for training in self._waiting]
-                self._waiting.clear()
-                return over
-            while self._has_room():
-                self._begin(self._waiting.popleft())
-            training = self._begun.popleft()
-            how = self._turn(training)
-            if how is not None:
-                return [_Ended(training, how)]
+        if self._waiting and stop_early():
+            over = [not_begun(training.segment) for training in self._waiting]
+            self._waiting.clear()
+            return over
+        while self._has_room():
+            self._begin(self._waiting.popleft())
+        training = self._begun.popleft()
+        how = self._turn(training)
+        return [] if how is None else [training.ended(how)]
 
     def _has_room(self) -> bool:
         """Tell whether the first that waits may begin beside those that have begun."""

@@ -10,24 +10,32 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
-from stantune.protocols import Segment, Trainer
+from stantune.protocols import Segment, TakesTurns, Trainer
 from stantune.search.stopping import ENDING
-from stantune.search.workers.executors import Failure, attempt, cause_of
+from stantune.search.workers.executors import Failure, InProcess, cause_of
+from stantune.search.workers.turns import InTurns
 
 TELL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
+class Given(NamedTuple):
+    """To a worker: a segment to train, and the number by which what is said of it is told apart."""
+
+    number: int
+    segment: Segment
+
+
 class Stop(NamedTuple):
-    """To a worker: end the present segment in good order."""
+    """To a worker: end all segments in good order, those to come as well."""
 
 
 class Ready(NamedTuple):
@@ -35,30 +43,41 @@ class Ready(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """From a worker: the present segment has done so many iterations."""
+    """From a worker: a segment has done so many iterations."""
 
     done: int
+    number: int = 0
 
 
 class Over(NamedTuple):
-    """From a worker: the present segment is over."""
+    """From a worker: a segment is over, and how many seconds the worker was at others since it took it."""
 
     how: Outcome | Failure
+    number: int = 0
+    elsewhere: float = 0.0
 
 
 class Broken(NamedTuple):
-    """From a worker: no training can go on."""
+    """From a worker: no training can go on, as was found in these segments."""
 
     error: StantuneError
+    numbers: tuple[int, ...] = ()
 
 
-def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], place: int) -> None:
+class Said(NamedTuple):
+    """From a worker: a line for the user."""
+
+    line: str
+
+
+def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], place: int, together: int = 1) -> None:
     """Train what comes over the connection; the body of a worker process.
 
     Args:
         connection: to the process that gives the segments. When that is gone, for whatever reason, this process ends.
         order: gives what makes the trainer of the worker with the number that it is given.
         place: this worker's number.
+        together: how many segments it trains in turns.
     """
     # First of all: from here on there is no way to be left behind.
     inbox = _Inbox(connection)
@@ -73,12 +92,38 @@ def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], 
             connection.send(Broken(StantuneError(f"a worker process cannot begin ({cause_of(error)})")))
             return
         connection.send(Ready())
-        while True:
-            segment = inbox.next()
-            try:
-                connection.send(Over(attempt(trainer, segment, inbox.stopped, _teller(connection))))
-            except StantuneError as error:
-                connection.send(Broken(error))
+        trainings: InProcess | InTurns = InProcess(trainer)
+        if together > 1:
+            # Who starts a worker for several has looked whether its objective takes turns.
+            trainings = InTurns(cast(TakesTurns, trainer), together, lambda line: connection.send(Said(line)))
+        _train_for_ever(connection, inbox, trainings)
+
+
+def _train_for_ever(connection: Connection, inbox: _Inbox, trainings: InProcess | InTurns) -> None:
+    """Take segments, train them, and say what they come to."""
+    given: dict[int, Segment] = {}
+    tellers: dict[int, Callable[[int], None]] = {}
+
+    def number_of(segment: Segment) -> int:
+        return next(number for number, each in given.items() if each is segment)
+
+    def forget(number: int) -> int:
+        del given[number], tellers[number]
+        return number
+
+    while True:
+        for number, segment in inbox.come(wait=not given):
+            given[number], tellers[number] = segment, _teller(connection, number)
+            trainings.submit(segment)
+        try:
+            over = trainings.step(inbox.stopped, lambda segment, done: tellers[number_of(segment)](done))
+        except StantuneError as error:
+            left = trainings.held
+            lost = [number for number, segment in given.items() if not any(segment is each for each in left)]
+            connection.send(Broken(error, tuple(map(forget, lost))))
+            continue
+        for ended in over:
+            connection.send(Over(ended.how, forget(number_of(ended.segment)), ended.elsewhere))
 
 
 class _Inbox:
@@ -86,16 +131,20 @@ class _Inbox:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._segments: queue.SimpleQueue[Segment] = queue.SimpleQueue()
+        self._segments: queue.SimpleQueue[Given] = queue.SimpleQueue()
         self._stop = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def next(self) -> Segment:
-        """Wait for the next segment."""
-        return self._segments.get()
+    def come(self, wait: bool) -> Iterator[Given]:
+        """Yield the segments that have come, after waiting for one if it is asked to."""
+        if wait:
+            yield self._segments.get()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                yield self._segments.get_nowait()
 
     def stopped(self) -> bool:
-        """Tell whether the present segment is to end."""
+        """Tell whether all segments are to end."""
         return self._stop.is_set()
 
     def _listen(self) -> None:
@@ -138,7 +187,7 @@ def settle(favourite: bool = True) -> None:
     sys.stdout = sys.stderr
 
 
-def _teller(connection: Connection) -> Callable[[int], None]:
+def _teller(connection: Connection, number: int) -> Callable[[int], None]:
     """Return a function that tells the iterations done: the first at once, then a few times a second."""
     told = float("-inf")
 
@@ -147,6 +196,6 @@ def _teller(connection: Connection) -> Callable[[int], None]:
         now = time.monotonic()
         if now - told >= TELL_SECONDS:
             told = now
-            connection.send(Moved(done))
+            connection.send(Moved(done, number))
 
     return watch

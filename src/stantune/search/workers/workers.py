@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,10 +23,10 @@ import cloudpickle
 
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
-from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
+from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
 from stantune.search.workers.starting import starting
 from stantune.search.workers.template import Template, TemplateCopy, can_copy
-from stantune.search.workers.worker import Broken, Moved, Over, Ready, Stop, work
+from stantune.search.workers.worker import Broken, Given, Moved, Over, Ready, Said, Stop, work
 
 POLL_SECONDS = 0.1
 # For workers to write their checkpoints when a search ends on an error.
@@ -63,15 +64,42 @@ class _Worker:
     process: SpawnProcess | TemplateCopy
     connection: Connection
     ready: bool = False
-    segment: Segment | None = None
+    segments: dict[int, Segment] = field(default_factory=dict)
     heard: float = field(default_factory=time.monotonic)
+
+    def give(self, number: int, segment: Segment) -> bool:
+        """Send a segment, which is this worker's from now on; return whether it is alive to take it."""
+        self.segments[number], self.heard = segment, time.monotonic()
+        try:
+            self.connection.send(Given(number, segment))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass(eq=False)
+class _Place:
+    """Where a worker is, or is to be started when it is needed.
+
+    Where a process is lost that several segments took turns in, nobody knows which of them it was; they are tried
+    again there, `apart`, one at a time and with nothing beside them.
+    """
+
+    worker: _Worker | None = None
+    apart: deque[Segment] = field(default_factory=deque)
+    alone: bool = False
+
+    @property
+    def load(self) -> int:
+        """How many segments it has."""
+        return 0 if self.worker is None else len(self.worker.segments)
 
 
 class Workers:
     """Trains in `count` processes, which are started when they are first needed, and again when they are lost.
 
-    Use it in a `with`: at its end the processes end; in good order, their checkpoints written, unless what leaves the
-    block is a KeyboardInterrupt.
+    In each up to `together` segments take turns. Use it in a `with`: at its end the processes end; in good order, their
+    checkpoints written, unless what leaves the block is a KeyboardInterrupt.
     """
 
     def __init__(
@@ -80,16 +108,20 @@ class Workers:
         count: int,
         limits: Limits | None = None,
         note: Callable[[str], None] = lambda line: None,
+        together: int = 1,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Take what makes a trainer in each process, and how many.
 
         Args:
-            order: it makes a trainer; it is pickled.
+            order: it makes a trainer, one that takes turns where there are to be several; it is pickled.
             count: of processes.
             limits: what a training may use.
             note: takes a line for the log.
+            together: segments that take turns in each process.
+            say: takes a line for the user.
         """
-        self.capacity = count
+        self.capacity = count * together
         # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch;
         # and by cloudpickle, which knows what to do with functions of scripts and notebooks.
         self._order = cloudpickle.dumps(order)
@@ -98,8 +130,11 @@ class Workers:
         self._copies = count > 1 and can_copy() and bool(getattr(order, "copies", False))
         self._modules, self._shares = getattr(order, "modules", ()), bool(getattr(order, "shares", False))
         self._limits = limits or Limits()
-        self._note = note
-        self._places: list[_Worker | None] = [None] * count
+        self._note, self._say = note, say
+        self._together = together
+        self._places = [_Place() for _ in range(count)]
+        self._waiting: deque[Segment] = deque()
+        self._numbers = itertools.count()
         self._stillborn = 0
         self._stopping = False
 
@@ -123,20 +158,39 @@ class Workers:
             worker.process.join(LEAVE_SECONDS)
             worker.process.kill()
             worker.process.join()
-        self._places = [None] * self.capacity
+        self._places = [_Place() for _ in self._places]
         if self._template is not None:
             self._template.close()
             self._template = None
 
     def submit(self, segment: Segment) -> None:
         """See Executor."""
-        for place, worker in enumerate(self._places):
-            if worker is not None and worker.segment is None:
-                if _give(worker, segment):
-                    return
-                # It was killed while it had nothing to do, which costs nothing.
-                self._bury(place)
-        self._start(self._places.index(None), segment)
+        self._waiting.append(segment)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give workers what they have room for; start those that are not there."""
+        for place in self._places:
+            if not place.load:
+                place.alone = bool(place.apart)
+                if place.alone:
+                    self._give(place, place.apart.popleft())
+        while self._waiting:
+            roomy = [place for place in self._places if not place.alone and place.load < self._together]
+            if not roomy:
+                return
+            # One that has nothing to do before one that is to be started, and both before one that has.
+            self._give(min(roomy, key=lambda place: (place.load, place.worker is None)), self._waiting.popleft())
+
+    def _give(self, place: _Place, segment: Segment) -> None:
+        if (worker := place.worker) is not None:
+            idle, number = not worker.segments, next(self._numbers)
+            # What a dead one had, and this with it, is found in its turn.
+            if worker.give(number, segment) or not idle:
+                return
+            # It was killed while it had nothing to do, which costs nothing.
+            self._bury(place)
+        self._start(place, [segment])
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
@@ -149,56 +203,73 @@ class Workers:
 
     def _listen(self, watch: Watch) -> Iterator[Ended]:
         """Wait a moment for what busy workers say; yield the segments that are over."""
-        busy = [(place, worker) for place, worker in enumerate(self._places) if worker is not None and worker.segment]
+        self._hand_out()
+        busy = [(place, place.worker) for place in self._places if place.worker is not None and place.load]
         spoken = wait([worker.connection for _, worker in busy], POLL_SECONDS)
         for place, worker in busy:
             yield from self._attend(place, worker, worker.connection in spoken, watch)
 
-    def _attend(self, place: int, worker: _Worker, spoken: bool, watch: Watch) -> Iterator[Ended]:
-        """Hear what a busy worker says and see how it does; yield its segment if that is over."""
-        segment, alive = worker.segment, worker.process.is_alive()
-        assert segment is not None
+    def _attend(self, place: _Place, worker: _Worker, spoken: bool, watch: Watch) -> Iterator[Ended]:
+        """Hear what a busy worker says and see how it does; yield its segments that are over."""
+        alive = worker.process.is_alive()
         try:
             # What a dead worker has said counts, too.
-            while (spoken or not alive) and worker.segment is not None and worker.connection.poll():
+            while (spoken or not alive) and worker.segments and worker.connection.poll():
                 message = worker.connection.recv()
                 worker.heard = time.monotonic()
                 if isinstance(message, Moved):
-                    watch(segment, message.done)
+                    watch(worker.segments[message.number], message.done)
                 elif isinstance(message, Ready):
                     worker.ready, self._stillborn = True, 0
+                elif isinstance(message, Said):
+                    self._say(message.line)
                 elif isinstance(message, Over):
-                    worker.segment = None
-                    yield Ended(segment, message.how)
+                    yield EndedBeside(worker.segments.pop(message.number), message.how, message.elsewhere)
                 elif isinstance(message, Broken):
-                    worker.segment = None
+                    for number in message.numbers or tuple(worker.segments):
+                        del worker.segments[number]
                     raise message.error
         except (EOFError, OSError):
             alive = False
-        if worker.segment is None:
+        if not worker.segments:
             return
+        lost = list(worker.segments.values())
         if alive:
             excess = self._excess(worker)
             if excess is not None:
                 self._bury(place)
-                yield Ended(segment, Failure(excess))
+                yield from self._lost(place, lost, excess)
             return
         end = self._bury(place, LEAVE_SECONDS)
         if worker.ready:
-            yield Ended(segment, Failure(f"its worker process {end}"))
+            yield from self._lost(place, lost, f"its worker process {end}")
         elif self._stopping:
-            yield not_begun(segment)
+            yield from map(not_begun, lost)
         elif isinstance(worker.process, TemplateCopy) and worker.process.refused is not None:
             self._copy_no_more(worker.process.refused)
-            self._start(place, segment)
+            self._start(place, lost)
         else:
             self._stillborn += 1
             if self._stillborn >= MOST_STILLBORN:
                 raise StantuneError(
                     f"{MOST_STILLBORN} worker processes in a row ended as they started (the last one {end}); see that "
-                    f"there is memory for {self.capacity} of them, or give fewer `workers`"
+                    f"there is memory for {len(self._places)} of them, or give fewer `workers`"
                 )
-            self._start(place, segment)
+            self._start(place, lost)
+
+    def _lost(self, place: _Place, segments: list[Segment], cause: str) -> Iterator[Ended]:
+        """Yield a segment whose process was lost as failed; of several, try each again with nothing beside it."""
+        if len(segments) == 1:
+            yield Ended(segments[0], Failure(cause))
+        elif self._stopping:
+            yield from map(not_begun, segments)
+        else:
+            place.apart.extend(segments)
+            trials = ", ".join(str(segment.trial) for segment in segments)
+            self._say(
+                f"note: trials {trials} took turns in a process that is lost ({cause}); each is trained again from its "
+                "checkpoint, with nothing beside it"
+            )
 
     def _excess(self, worker: _Worker) -> str | None:
         """Say which limit a worker has passed, None if none."""
@@ -212,10 +283,13 @@ class Workers:
         return None
 
     def _stop(self) -> Iterator[Ended]:
-        """Have all segments end; those whose worker has not begun yet are over at once."""
+        """Have all segments end; those that no worker has begun yet are over at once."""
         self._stopping = True
-        for place, worker in enumerate(self._places):
-            if worker is None or worker.segment is None:
+        for waiting in (self._waiting, *(place.apart for place in self._places)):
+            while waiting:
+                yield not_begun(waiting.popleft())
+        for place in self._places:
+            if (worker := place.worker) is None or not worker.segments:
                 continue
             if worker.ready:
                 # Where it fails, the worker is dead, and that is noticed in its turn.
@@ -223,37 +297,40 @@ class Workers:
                     worker.connection.send(Stop())
             else:
                 self._bury(place)
-                yield not_begun(worker.segment)
+                yield from map(not_begun, worker.segments.values())
 
     def _finish_in_good_order(self) -> None:
         """Have the workers keep what they have; one that cannot write it, or takes too long, is none to wait for."""
         end = time.monotonic() + GRACE_SECONDS
         if not self._stopping:
-            collections.deque(self._stop(), 0)
-        while any(worker.segment for worker in self._living()) and time.monotonic() < end:
+            deque(self._stop(), 0)
+        while any(worker.segments for worker in self._living()) and time.monotonic() < end:
             with contextlib.suppress(StantuneError):
-                collections.deque(self._listen(lambda segment, done: None), 0)
+                deque(self._listen(lambda segment, done: None), 0)
 
-    def _start(self, place: int, segment: Segment) -> None:
+    def _start(self, place: _Place, segments: Sequence[Segment]) -> None:
         ours, theirs = _SPAWN.Pipe()
+        number = self._places.index(place)
         process: SpawnProcess | TemplateCopy
         try:
-            process = self._copy(theirs, place) or self._spawned(theirs, place)
+            process = self._copy(theirs, number) or self._spawned(theirs, number)
         except OSError as error:
             raise StantuneError(
-                f"worker process {place} of {self.capacity} cannot be started ({error.strerror or error}); give "
+                f"worker process {number} of {len(self._places)} cannot be started ({error.strerror or error}); give "
                 "fewer `workers`"
             ) from error
         theirs.close()
-        worker = self._places[place] = _Worker(process, ours, segment=segment)
-        # Where it is dead already, that is noticed in its turn.
-        _give(worker, segment)
+        place.worker = _Worker(process, ours)
+        for segment in segments:
+            # Where it is dead already, that is noticed in its turn.
+            place.worker.give(next(self._numbers), segment)
 
     def _spawned(self, connection: Connection, place: int) -> SpawnProcess:
         """Start a worker's process anew; raises OSError."""
         # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
         give = partial(pickle.loads, self._order)
-        process = _SPAWN.Process(target=work, args=(connection, give, place), name=f"stantune worker {place}")
+        arguments = (connection, give, place, self._together)
+        process = _SPAWN.Process(target=work, args=arguments, name=f"stantune worker {place}")
         with starting():
             process.start()
         return process
@@ -266,7 +343,7 @@ class Workers:
             self._template.close()
             self._template = None
         if self._template is None:
-            self._template = Template(self._order, self._modules, self._shares)
+            self._template = Template(self._order, self._modules, self._shares, self._together)
         try:
             return self._template.start(connection, place)
         except OSError:
@@ -288,11 +365,11 @@ class Workers:
             self._template.close()
             self._template = None
 
-    def _bury(self, place: int, patience: float = 0.0) -> str:
+    def _bury(self, place: _Place, patience: float = 0.0) -> str:
         """End a worker that has not ended within `patience` seconds; return how it ended."""
-        worker = self._places[place]
+        worker = place.worker
         assert worker is not None
-        self._places[place] = None
+        place.worker = None
         worker.process.join(patience)
         worker.process.kill()
         worker.process.join()
@@ -302,17 +379,7 @@ class Workers:
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def _living(self) -> list[_Worker]:
-        return [worker for worker in self._places if worker is not None]
-
-
-def _give(worker: _Worker, segment: Segment) -> bool:
-    """Send a worker a segment; return whether it is alive to take it."""
-    try:
-        worker.connection.send(segment)
-    except OSError:
-        return False
-    worker.segment, worker.heard = segment, time.monotonic()
-    return True
+        return [place.worker for place in self._places if place.worker is not None]
 
 
 def _resident(process: SpawnProcess | TemplateCopy) -> int:
