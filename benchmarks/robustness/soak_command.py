@@ -4,8 +4,9 @@
 
 SIGKILL at random moments, mostly to a command's whole process group, and the same command again: `stantune search` as
 it starts, with `--fresh` over a search that is there, in its final trainings, with `--workers 2`, without and with
-`--together 3`; and `stantune data fetch`. In the end table, result, weights and the names of all files must be those of a command that nothing happened
-to, files of others must be what they were, and no process and no temporary file may be left over. Needs Linux (/proc).
+`--together 3`; and `stantune data fetch`. In the end table, result, weights and the names of all files must be those of
+a command that nothing happened to, files of others must be what they were, and no process and no temporary file may be
+left over. Needs Linux (/proc).
 """
 
 from __future__ import annotations
