@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stantune.errors import UsageError
-from stantune.images.data import Batch, Batches, Dataset, Normalise, Normaliser, Split, in_order
+from stantune.images.data import Batch, Batches, Dataset, Normalise, Normaliser, Split, in_order, splits
 
 PLAIN = Normaliser(None, 1.0)
 
@@ -58,6 +58,37 @@ def test_images_labels_and_ids_belong_together(size: tuple[int, int], seed: int,
     images, labels, ids = Batches(split, size[1], seed, PLAIN).at(iteration)
     assert torch.equal(labels, split.labels[ids])
     assert torch.equal(images.permute(0, 2, 3, 1), split.images[ids].float())
+
+
+def test_data_that_a_gpu_has_no_room_for_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch's "meta" stands for a GPU: it has shapes and no numbers.
+    split, free = random_split(20), 2**20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert split.has_room_on("cuda:0")
+    free = 2 * split.nbytes - 1
+    assert not split.has_room_on("cuda:0")
+    assert split.has_room_on("cpu")
+    assert split.nbytes == 20 * (3 * 4 * 3 + 8 + 8)
+    resident = Batches(split, 4, 0, PLAIN, device="meta")
+    assert resident.at(0).inputs.is_meta
+    with monkeypatch.context() as patched:
+        patched.setattr(Split, "has_room_on", lambda self, device: False)
+        moved, here = Batches(split, 4, 0, PLAIN, device="meta"), Batches(split, 4, 0, PLAIN, device="cpu")
+    assert not moved._split.inputs.is_meta
+    shapes = [[each.shape for each in batches.at(7)] for batches in (resident, moved)]
+    assert shapes[0] == shapes[1]
+    assert all(part.is_meta for part in moved.at(7))
+    assert same(here.at(7), Batches(split, 4, 0, PLAIN).at(7))
+
+
+def test_a_copy_that_is_there_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    split, where = random_split(20), torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    copy = split.to("meta")
+    copies = {where: copy}
+    monkeypatch.setitem(splits._COPIES, split, copies)
+    assert split.has_room_on("cuda:0")
+    assert not random_split(20).has_room_on("cuda:0")
 
 
 def test_the_order_is_the_documented_one() -> None:

@@ -198,11 +198,10 @@ class ProblemObjective:
                 f"note: together: what memory each of {together} trainings in a process keeps could not be measured "
                 f"with the problem's own numbers: {words_of(error)}"
             )
-        data = sum(part.nbytes for part in (splits.train.inputs, splits.train.targets, splits.train.ids))
         return (
             f"together: {together} trainings in a process, each of which keeps about {_mb(each)} with the problem's "
-            f"own numbers (weights, gradients, what the optimizer and a backward pass need), beside {_mb(data)} of "
-            "training data for all"
+            "own numbers (weights, gradients, what the optimizer and a backward pass need), beside "
+            f"{_mb(splits.train.nbytes)} of training data for all"
         )
 
     def trainer(self, place: Place) -> ProblemTrainer:

@@ -39,10 +39,11 @@ def _generator(purpose: str, seed: int, number: int) -> torch.Generator:
 class Batches:
     """Endless training batches of a split, reshuffled each epoch: pure functions of seed and iteration.
 
-    Epoch e visits the samples in an order drawn from (seed, e) alone, and leaves out the last
-    n mod batch_size of it, so that batch i needs no state: it is the same in a new process, after a resume,
-    on any device. The split and the normaliser's mean are copied to `device` once and batches are gathered
-    there. `augment` is applied after normalisation with a generator drawn from (seed, iteration).
+    Epoch e visits the samples in an order drawn from (seed, e) alone, and leaves out the last n mod batch_size of it,
+    so that batch i needs no state: it is the same in a new process, after a resume, on any device. The split and the
+    normaliser's mean are copied to `device` once and batches are gathered there. A split that takes more than half of
+    a GPU's free memory stays where it is, and each batch is copied from page-locked memory, without waiting for it.
+    `augment` is applied after normalisation with a generator drawn from (seed, iteration).
 
     Raises UsageError unless 1 <= batch_size <= n.
     """
@@ -63,7 +64,9 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.per_epoch = len(split) // batch_size
-        self._split = split.to(device)
+        self._device = torch.device(device)
+        self._resident = split.has_room_on(device)
+        self._split = split.to(device) if self._resident else split
         self._normaliser = normaliser.to(device)
         self._augment = augment
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
@@ -77,11 +80,22 @@ class Batches:
             raise UsageError(f"there is no training iteration {iteration}: they are counted from 0.")
         epoch, place = divmod(iteration, self.per_epoch)
         index = self._epoch_order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        inputs = self._normaliser(self._split.inputs.index_select(0, index))
-        ids = self._split.ids.index_select(0, index)
+        inputs, targets, ids = (
+            self._there(part.index_select(0, index))
+            for part in (self._split.inputs, self._split.targets, self._split.ids)
+        )
+        inputs = self._normaliser(inputs)
         if self._augment is not None:
             inputs = self._augmented(self._augment, inputs, ids, iteration)
-        return Batch(inputs, _targets(self._split.targets.index_select(0, index)), ids)
+        return Batch(inputs, _targets(targets), ids)
+
+    def _there(self, part: Tensor) -> Tensor:
+        """Return a part of a batch on the device."""
+        if self._resident:
+            return part
+        # PyTorch keeps page-locked memory until it has been copied; the device goes on with what it has meanwhile.
+        locked = part.pin_memory() if self._device.type == "cuda" else part
+        return locked.to(self._device, non_blocking=True)
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order[0] != epoch:

@@ -85,6 +85,18 @@ class Split:
         """The samples at these places (m,) int64, copied."""
         return Split(self.inputs[places], self.targets[places], self.ids[places])
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return self.inputs.nbytes + self.targets.nbytes + self.ids.nbytes
+
+    def has_room_on(self, device: torch.device | str) -> bool:
+        """Tell whether it is on `device`, or would leave half of a GPU's free memory to what trains there."""
+        where = torch.device(device)
+        if where.type != "cuda" or self.inputs.device == where or where in _COPIES.get(self, {}):
+            return True
+        return self.nbytes <= torch.cuda.mem_get_info(where)[0] // 2
+
     def to(self, device: torch.device | str) -> Split:
         """The same samples on `device`: itself where they are there already; all who have a copy have the same."""
         where = torch.device(device)
