@@ -73,10 +73,19 @@ class Bench:
         assert comparison is not None
         return comparison
 
-    def alone(self, seed: int, stan: Stan | None) -> float:
+    def alone(self, seed: int, stan: Stan | None, precision: str | None = None) -> float:
         """Return the test error of one of the trainings, by itself."""
         outcome = run(
-            self.problem, {}, None, 0, 40, splits=self.splits, seed=derive("train", seed), stan=stan, evaluate=("test",)
+            self.problem,
+            {},
+            None,
+            0,
+            40,
+            splits=self.splits,
+            seed=derive("train", seed),
+            stan=stan,
+            evaluate=("test",),
+            precision=precision,
         )
         return outcome.metrics["test error"]
 

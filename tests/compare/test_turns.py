@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from stantune.compare.comparison import Spread, error_difference, speedup
 from stantune.compare.turns import TURN, WARM_UP, train_in_turns
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, UsageError
 from stantune.images.data import Dataset
 from stantune.images.problem.built_in import Splits, find
 from stantune.images.solving.solver import Inv, Solver
@@ -141,3 +142,17 @@ def test_stan_that_changes_nothing_is_told_once(bench: Any, recwarn: pytest.Warn
     assert [line.split(" (")[0] for line in lines] == ["1: STAN changes nothing in this model"]
     assert not recwarn.list
     assert bench.errors(comparison.exact) == bench.errors(comparison.arms[0].trainings)
+
+
+@pytest.mark.usefixtures("errors_are_digests")
+def test_in_bfloat16_they_end_as_alone_in_it_and_nothing_is_predicted(bench: Any, tmp_path: Path) -> None:
+    stans = {"0.5": bench.stans["0.5"]}
+    compared = bench.compared(1, equal_time=True, stans=stans, precision="bf16", directory=tmp_path)
+    (arm,) = compared.arms
+    assert bench.errors(compared.exact) == [bench.alone(0, None, "bf16")] != [bench.alone(0, None)]
+    assert bench.errors(arm.trainings) == [bench.alone(0, arm.stan, "bf16")]
+    assert arm.predicted_speedup is None
+    with pytest.raises(UsageError, match="precision is there alone"):
+        bench.compared(1, stans=stans, directory=tmp_path)
+    # What float32 is on a CPU.
+    assert bench.errors(bench.compared(1, stans=stans, precision="fp32").exact) == [bench.alone(0, None)]

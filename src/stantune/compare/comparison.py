@@ -24,6 +24,7 @@ from stantune.images.problem.built_in import Problem, Splits
 from stantune.images.solving.schedules import policy_of
 from stantune.seeds import derive
 from stantune.stan.config import Stan
+from stantune.training.precision import check_plan, multiplying, precision_on
 from stantune.training.train import run
 
 # The name of the arm that is none of STAN's.
@@ -125,9 +126,10 @@ class Comparer:
         progress: called with a title and a number of iterations before each piece of work; the context that it
             returns is told the iterations done.
         say: called with a line on what was planned, on memory that is held, or on STAN that changes nothing.
+        precision: in what numbers all train: see training.precision; None for what PyTorch is set to.
 
     Raises:
-        UsageError: a setting outside the problem's space, or no test images.
+        UsageError: a setting outside the problem's space, no test images, or numbers that cannot be had.
     """
 
     problem: Problem
@@ -140,8 +142,12 @@ class Comparer:
     stop_early: Callable[[], bool] = lambda: False
     progress: Progress = _unseen
     say: Callable[[str], None] = lambda line: None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precision", precision_on(self.precision, self.device))
+        for stan in self.stans.values():
+            check_plan(self.precision, stan)
         object.__setattr__(self, "setting", self.problem.space.check(self.setting))
         object.__setattr__(self, "problem", self.problem.lasting(self.iterations))
         if not len(self.splits.test):
@@ -162,7 +168,7 @@ class Comparer:
             scaled(self.problem, Fraction(1))
         records = Records(self.directory, self._identity())
         try:
-            with records.locked(), warnings.catch_warnings():
+            with records.locked(), multiplying(self.precision), warnings.catch_warnings():
                 # `say` says it once.
                 warnings.simplefilter("ignore", NoEffectWarning)
                 return self._compare(records, seeds, equal_time)
@@ -178,7 +184,7 @@ class Comparer:
                 # A kill came in between.
                 under_way.discard()
         if None in table:
-            said = warm_up(self.problem, self.setting, list(stans.values()), self.splits, self.device)
+            said = warm_up(self.problem, self.setting, list(stans.values()), self.splits, self.device, self.precision)
             for name, words in zip(stans, said, strict=True):
                 if words:
                     self.say(f"{name}: {words}")
@@ -206,6 +212,7 @@ class Comparer:
             **made_of(self.problem),
             "device": self.device,
             "threads": torch.get_num_threads(),
+            **({} if self.precision is None else {"precision": self.precision}),
             "stan": {name: stan.identity for name, stan in self.stans.items()},
         }
 
@@ -213,7 +220,16 @@ class Comparer:
         """Return the plans; those that were made before, since another timing would make others."""
         kept = records.load(_PLANS_RECORD, _PLANS)
         if kept is None:
-            planned = plan(self.problem, self.setting, self.stans, self.iterations, self.splits, self.device)
+            planned = plan(
+                self.problem,
+                self.setting,
+                self.stans,
+                self.iterations,
+                self.splits,
+                self.device,
+                # The times that predict are float32's.
+                predict=self.precision in (None, "fp32"),
+            )
             records.save(_PLANS_RECORD, {name: Kept.of(one) for name, one in planned.items()}, _PLANS)
         else:
             planned = {name: kept[name].planned(asked) for name, asked in self.stans.items()}
@@ -239,6 +255,7 @@ class Comparer:
                 splits=self.splits,
                 seed=seed,
                 device=self.device,
+                precision=self.precision,
                 stop_early=self.stop_early,
                 watch=watch,
                 under_way=under_way,
@@ -282,6 +299,7 @@ class Comparer:
             device=self.device,
             stop_early=self.stop_early,
             watch=watch,
+            precision=self.precision,
         )
         if outcome.interrupted:
             raise _InterruptedError

@@ -78,12 +78,15 @@ def plan(
     iterations: int,
     splits: Splits,
     device: str = "cpu",
+    predict: bool = True,
 ) -> dict[str, Planned]:
-    """Time the problem's layers once, settle what `stans` leave open, and predict the speed-up of each.
+    """Time the problem's layers once, settle what `stans` leave open, and, if asked to, predict the speed-up of each.
 
     Raises StantuneError where a plan is needed and the setting diverges or the times make no sense.
     """
     stans = _budgeted(stans)
+    if not predict:
+        return {name: Planned(stan, None) for name, stan in stans.items()}
     layers = tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers))
     try:
         times = times_of(problem, setting, layers, splits, device=device)

@@ -54,6 +54,7 @@ def train_in_turns(
     splits: Splits,
     seed: int,
     device: str = "cpu",
+    precision: str | None = None,
     stop_early: Callable[[], bool] = lambda: False,
     watch: Callable[[int], None] = lambda done: None,
     under_way: UnderWay | None = None,
@@ -63,7 +64,10 @@ def train_in_turns(
     In each round the next one goes first. `watch` is told the iterations done by all of them. `under_way` keeps each
     training when it is finished, all where they are interrupted, and else from time to time; it is gone on from there.
     """
-    trials = [Trial(problem, setting, splits, seed=derive("train", seed), stan=stan, device=device) for stan in stans]
+    trials = [
+        Trial(problem, setting, splits, seed=derive("train", seed), stan=stan, device=device, precision=precision)
+        for stan in stans
+    ]
     diverged_at: dict[int, int] = {}
     if under_way is not None:
         for place, trial in enumerate(trials):
@@ -116,7 +120,12 @@ def test_error(problem: Problem, model: nn.Module, splits: Splits, device: str) 
 
 
 def warm_up(
-    problem: Problem, setting: Mapping[str, Any], stans: Sequence[Stan | None], splits: Splits, device: str = "cpu"
+    problem: Problem,
+    setting: Mapping[str, Any],
+    stans: Sequence[Stan | None],
+    splits: Splits,
+    device: str = "cpu",
+    precision: str | None = None,
 ) -> list[str]:
     """Train a few iterations with each of `stans` (None: exactly) and throw them away; return what STAN says of each.
 
@@ -127,7 +136,9 @@ def warm_up(
         now = None if stan is None else replace(stan, pretrain=0, tail=0)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", NoEffectWarning)
-            trial = Trial(problem, setting, splits, seed=derive("warm-up"), stan=now, device=device)
+            trial = Trial(
+                problem, setting, splits, seed=derive("warm-up"), stan=now, device=device, precision=precision
+            )
         trial.train(WARM_UP, lambda: False, lambda iteration: None)
         words = [str(warning.message) for warning in caught if issubclass(warning.category, NoEffectWarning)]
         if trial.handle is not None and trial.handle.memory_bytes:

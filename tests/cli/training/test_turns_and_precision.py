@@ -106,6 +106,32 @@ def test_a_compiled_training_is_another_and_a_compiled_search_too(
     assert (changed.code, "compile: True there, not set here" in " ".join(changed.err.split())) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--precision", "tf32"), "--precision tf32 are numbers of NVIDIA's GPUs, and here is none in use"),
+        (("--precision", "half"), "--precision 'half' is unknown; give fp32, tf32, bf16"),
+        (("--precision", "bf16", "--rate", "auto"), "--precision bf16 does not go with a --rate of auto"),
+    ],
+    ids=["tf32", "unknown", "auto"],
+)
+def test_what_cannot_be_compared_is_refused(
+    stantune: Any, tiny_file: Path, options: tuple[object, ...], said: str
+) -> None:
+    run = stantune("compare", f"{tiny_file}:problem", "--iterations", 4, *options)
+    assert run.code == 2
+    assert said in " ".join(run.err.split())
+
+
+def test_compared_in_bfloat16(stantune: Any, tiny_file: Path) -> None:
+    command = ("compare", f"{tiny_file}:problem", "--iterations", 30, "--seeds", 1, "--threads", 1, "--device", "cpu")
+    plain, bf16 = (stantune(*command, "--json", "-", *more) for more in ((), ("--precision", "bf16")))
+    assert (plain.code, bf16.code) == (0, 0), bf16.err
+    train = ("train", *command[1:4], "--threads", 1, "--device", "cpu", "--precision", "bf16", "--json", "-")
+    assert bf16.json["exact"]["test_error"] == [stantune(*train).json["test_error"]]
+    assert bf16.json["predicted_speedup"] is None
+
+
 @pytest.mark.slow
 def test_killed_at_many_moments_it_ends_as_the_undisturbed(tmp_path: Path) -> None:
     script, problem = TESTS / "helpers" / "search" / "killed_command.py", f"{TESTS / 'tiny_problem.py'}:problem"

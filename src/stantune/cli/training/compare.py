@@ -63,6 +63,7 @@ def compare(
     json: o.Json = None,
     threads: o.AnyThreads = None,
     device: o.Device = "auto",
+    precision: o.Precision = None,
     debug: o.Debug = False,
 ) -> None:
     """Train one setting exactly and under STAN, and print the time that STAN saves and the error that it costs.
@@ -76,6 +77,7 @@ def compare(
     from stantune.process.runtime import tune_process
     from stantune.report.compare import compare_result, show_comparison
     from stantune.report.live import training_progress
+    from stantune.training.precision import check_plan, precision_on
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
@@ -89,6 +91,10 @@ def compare(
             raise UsageError(f"{option} {value} is too small; give at least 1")
     stans = _stans(what, rate or ["0.5"], fill, (tolerance, period, pretrain, tail, length))
     where = device_of(device)
+    # Before data are loaded.
+    precision_on(precision, where)
+    for stan in stans.values():
+        check_plan(precision, stan)
     count = tune_process(None if asked == "auto" else asked)
     console = console_for(json)
     splits = load_splits(what, data, console, full_train)
@@ -112,7 +118,9 @@ def compare(
         console.print(line, soft_wrap=True)
 
     with stoppable() as stop:
-        comparer = Comparer(what, setting, stans, length, splits, where, directory, stop.asked, progress, say)
+        comparer = Comparer(
+            what, setting, stans, length, splits, where, directory, stop.asked, progress, say, precision
+        )
         comparison = comparer.compare(seeds, equal_time)
     if comparison is None:
         how = (
