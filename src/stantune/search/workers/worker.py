@@ -58,10 +58,10 @@ class Over(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """From a worker: no training can go on, as was found in these segments."""
+    """From a worker: no training can go on, as was found in these segments; None where it cannot begin any."""
 
     error: StantuneError
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int, ...] | None = None
 
 
 class Said(NamedTuple):

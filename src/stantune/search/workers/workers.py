@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -24,9 +24,10 @@ import cloudpickle
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
+from stantune.search.workers.places import Held, Place, Worker, shared
 from stantune.search.workers.starting import starting
 from stantune.search.workers.template import Template, TemplateCopy, can_copy
-from stantune.search.workers.worker import Broken, Given, Moved, Over, Ready, Said, Stop, work
+from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, work
 
 POLL_SECONDS = 0.1
 # For workers to write their checkpoints when a search ends on an error.
@@ -55,44 +56,6 @@ class Limits:
         """Raise UsageError where a limit cannot be kept on this system."""
         if self.bytes is not None and sys.platform != "linux":
             raise UsageError("`trial_memory` works on Linux alone, by /proc; leave it away here")
-
-
-@dataclass
-class _Worker:
-    """A process, the connection to it, and what it is at; `heard` is when it last gave a sign of life."""
-
-    process: SpawnProcess | TemplateCopy
-    connection: Connection
-    ready: bool = False
-    segments: dict[int, Segment] = field(default_factory=dict)
-    heard: float = field(default_factory=time.monotonic)
-
-    def give(self, number: int, segment: Segment) -> bool:
-        """Send a segment, which is this worker's from now on; return whether it is alive to take it."""
-        self.segments[number], self.heard = segment, time.monotonic()
-        try:
-            self.connection.send(Given(number, segment))
-        except OSError:
-            return False
-        return True
-
-
-@dataclass(eq=False)
-class _Place:
-    """Where a worker is, or is to be started when it is needed.
-
-    Where a process is lost that several segments took turns in, nobody knows which of them it was; they are tried
-    again there, `apart`, one at a time and with nothing beside them.
-    """
-
-    worker: _Worker | None = None
-    apart: deque[Segment] = field(default_factory=deque)
-    alone: bool = False
-
-    @property
-    def load(self) -> int:
-        """How many segments it has."""
-        return 0 if self.worker is None else len(self.worker.segments)
 
 
 class Workers:
@@ -132,8 +95,10 @@ class Workers:
         self._limits = limits or Limits()
         self._note, self._say = note, say
         self._together = together
-        self._places = [_Place() for _ in range(count)]
-        self._waiting: deque[Segment] = deque()
+        self._places = [Place() for _ in range(count)]
+        self._waiting: deque[Held] = deque()
+        # Trainings that lost a process with nothing beside them, and have done nothing else since.
+        self._suspects: set[tuple[int, int | None]] = set()
         self._numbers = itertools.count()
         self._stillborn = 0
         self._stopping = False
@@ -158,14 +123,18 @@ class Workers:
             worker.process.join(LEAVE_SECONDS)
             worker.process.kill()
             worker.process.join()
-        self._places = [_Place() for _ in self._places]
+        self._places = [Place() for _ in self._places]
         if self._template is not None:
             self._template.close()
             self._template = None
 
     def submit(self, segment: Segment) -> None:
         """See Executor."""
-        self._waiting.append(segment)
+        if self._together > 1 and _training(segment) in self._suspects:
+            # With others beside it, it would have them lose their process, too.
+            min(self._places, key=lambda place: (len(place.apart), place.load)).apart.append(Held(segment))
+        else:
+            self._waiting.append(Held(segment))
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -176,21 +145,25 @@ class Workers:
                 if place.alone:
                     self._give(place, place.apart.popleft())
         while self._waiting:
-            roomy = [place for place in self._places if not place.alone and place.load < self._together]
+            roomy = [place for place in self._places if place.has_room(self._together)]
             if not roomy:
                 return
             # One that has nothing to do before one that is to be started, and both before one that has.
             self._give(min(roomy, key=lambda place: (place.load, place.worker is None)), self._waiting.popleft())
 
-    def _give(self, place: _Place, segment: Segment) -> None:
+    def _give(self, place: Place, held: Held) -> None:
         if (worker := place.worker) is not None:
-            idle, number = not worker.segments, next(self._numbers)
-            # What a dead one had, and this with it, is found in its turn.
-            if worker.give(number, segment) or not idle:
+            number = next(self._numbers)
+            if worker.give(number, held):
+                return
+            del worker.segments[number]
+            if worker.segments:
+                # What it had is found in its turn; this was not lost with it.
+                self._waiting.appendleft(held)
                 return
             # It was killed while it had nothing to do, which costs nothing.
             self._bury(place)
-        self._start(place, [segment])
+        self._start(place, [held])
 
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
@@ -209,7 +182,7 @@ class Workers:
         for place, worker in busy:
             yield from self._attend(place, worker, worker.connection in spoken, watch)
 
-    def _attend(self, place: _Place, worker: _Worker, spoken: bool, watch: Watch) -> Iterator[Ended]:
+    def _attend(self, place: Place, worker: Worker, spoken: bool, watch: Watch) -> Iterator[Ended]:
         """Hear what a busy worker says and see how it does; yield its segments that are over."""
         alive = worker.process.is_alive()
         try:
@@ -218,15 +191,18 @@ class Workers:
                 message = worker.connection.recv()
                 worker.heard = time.monotonic()
                 if isinstance(message, Moved):
-                    watch(worker.segments[message.number], message.done)
+                    watch(worker.segments[message.number].segment, message.done)
                 elif isinstance(message, Ready):
                     worker.ready, self._stillborn = True, 0
+                    shared(worker.segments.values())
                 elif isinstance(message, Said):
                     self._say(message.line)
                 elif isinstance(message, Over):
-                    yield EndedBeside(worker.segments.pop(message.number), message.how, message.elsewhere)
+                    held = worker.segments.pop(message.number)
+                    self._suspects.discard(_training(held.segment))
+                    yield EndedBeside(held.segment, message.how, held.elsewhere + message.elsewhere)
                 elif isinstance(message, Broken):
-                    for number in message.numbers or tuple(worker.segments):
+                    for number in tuple(worker.segments) if message.numbers is None else message.numbers:
                         del worker.segments[number]
                     raise message.error
         except (EOFError, OSError):
@@ -244,7 +220,7 @@ class Workers:
         if worker.ready:
             yield from self._lost(place, lost, f"its worker process {end}")
         elif self._stopping:
-            yield from map(not_begun, lost)
+            yield from (not_begun(held.segment) for held in lost)
         elif isinstance(worker.process, TemplateCopy) and worker.process.refused is not None:
             self._copy_no_more(worker.process.refused)
             self._start(place, lost)
@@ -257,21 +233,23 @@ class Workers:
                 )
             self._start(place, lost)
 
-    def _lost(self, place: _Place, segments: list[Segment], cause: str) -> Iterator[Ended]:
+    def _lost(self, place: Place, lost: list[Held], cause: str) -> Iterator[Ended]:
         """Yield a segment whose process was lost as failed; of several, try each again with nothing beside it."""
-        if len(segments) == 1:
-            yield Ended(segments[0], Failure(cause))
+        if len(lost) == 1:
+            [held] = lost
+            self._suspects.add(_training(held.segment))
+            yield EndedBeside(held.segment, Failure(cause), held.elsewhere)
         elif self._stopping:
-            yield from map(not_begun, segments)
+            yield from (not_begun(held.segment) for held in lost)
         else:
-            place.apart.extend(segments)
-            trials = ", ".join(str(segment.trial) for segment in segments)
+            place.apart.extend(lost)
+            trials = ", ".join(str(held.segment.trial) for held in lost)
             self._say(
                 f"note: trials {trials} took turns in a process that is lost ({cause}); each is trained again from its "
                 "checkpoint, with nothing beside it"
             )
 
-    def _excess(self, worker: _Worker) -> str | None:
+    def _excess(self, worker: Worker) -> str | None:
         """Say which limit a worker has passed, None if none."""
         if not worker.ready:
             return None
@@ -287,7 +265,7 @@ class Workers:
         self._stopping = True
         for waiting in (self._waiting, *(place.apart for place in self._places)):
             while waiting:
-                yield not_begun(waiting.popleft())
+                yield not_begun(waiting.popleft().segment)
         for place in self._places:
             if (worker := place.worker) is None or not worker.segments:
                 continue
@@ -297,7 +275,7 @@ class Workers:
                     worker.connection.send(Stop())
             else:
                 self._bury(place)
-                yield from map(not_begun, worker.segments.values())
+                yield from (not_begun(held.segment) for held in worker.segments.values())
 
     def _finish_in_good_order(self) -> None:
         """Have the workers keep what they have; one that cannot write it, or takes too long, is none to wait for."""
@@ -308,7 +286,7 @@ class Workers:
             with contextlib.suppress(StantuneError):
                 deque(self._listen(lambda segment, done: None), 0)
 
-    def _start(self, place: _Place, segments: Sequence[Segment]) -> None:
+    def _start(self, place: Place, several: Sequence[Held]) -> None:
         ours, theirs = _SPAWN.Pipe()
         number = self._places.index(place)
         process: SpawnProcess | TemplateCopy
@@ -320,10 +298,10 @@ class Workers:
                 "fewer `workers`"
             ) from error
         theirs.close()
-        place.worker = _Worker(process, ours)
-        for segment in segments:
+        place.worker = Worker(process, ours)
+        for held in several:
             # Where it is dead already, that is noticed in its turn.
-            place.worker.give(next(self._numbers), segment)
+            place.worker.give(next(self._numbers), held)
 
     def _spawned(self, connection: Connection, place: int) -> SpawnProcess:
         """Start a worker's process anew; raises OSError."""
@@ -365,7 +343,7 @@ class Workers:
             self._template.close()
             self._template = None
 
-    def _bury(self, place: _Place, patience: float = 0.0) -> str:
+    def _bury(self, place: Place, patience: float = 0.0) -> str:
         """End a worker that has not ended within `patience` seconds; return how it ended."""
         worker = place.worker
         assert worker is not None
@@ -378,8 +356,13 @@ class Workers:
         assert code is not None
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
-    def _living(self) -> list[_Worker]:
+    def _living(self) -> list[Worker]:
         return [place.worker for place in self._places if place.worker is not None]
+
+
+def _training(segment: Segment) -> tuple[int, int | None]:
+    """Return what tells a trial's segments, and each final training, from others."""
+    return segment.trial, segment.finalist
 
 
 def _resident(process: SpawnProcess | TemplateCopy) -> int:
