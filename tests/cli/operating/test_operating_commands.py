@@ -170,6 +170,15 @@ def test_export(done: Path, tmp_path: Path, stantune: Stantune) -> None:
     assert len(table.read_text().splitlines()) == 23
     assert f"22 rows of 17 trials in {table}" in run.err
     assert optuna.get_all_study_names(url) == [f"stantune {done}"]
+    printed = stantune("export", done, "--csv", "-")
+    assert (printed.code, printed.out, printed.err) == (0, table.read_text(), "")
+    for options, words in (
+        (("--csv", "-", "--json", "-"), "--csv - and --json - would be printed into one another"),
+        (("--parquet", "-"), "--parquet - cannot be printed, since it is no text"),
+    ):
+        refused = stantune("export", done, *options)
+        assert refused.code == 2
+        assert words in refused.err
     again = stantune("export", done, "--optuna", url)
     assert again.code == 2
     assert "delete that one there, or name another storage" in again.err

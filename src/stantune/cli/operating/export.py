@@ -10,10 +10,13 @@ import typer
 from stantune.cli import options as o
 from stantune.cli.operating.directories import Directory, Storage
 from stantune.cli.output import check_file, console_for, write_json
+from stantune.cli.streams import print_result, reserve_stdout
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
 
-Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="A row for each trial and rung, as CSV.")]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="A row for each trial and rung, as CSV; - for here.")
+]
 Parquet = Annotated[
     Path | None, typer.Option("--parquet", metavar="FILE", help="The same as Parquet; needs pandas and pyarrow.")
 ]
@@ -37,11 +40,25 @@ def export(
 
     if csv is None and parquet is None and json is None and optuna is None:
         raise UsageError("nothing says what to write; give --csv FILE, --parquet FILE, --json FILE or --optuna URL")
-    for option, file in (("--csv", csv), ("--parquet", parquet)):
+    printed = csv == Path("-")
+    if printed and json == "-":
+        raise UsageError("--csv - and --json - would be printed into one another; give one of them a file")
+    if parquet == Path("-"):
+        raise UsageError("--parquet - cannot be printed, since it is no text; give it a file")
+    if printed:
+        reserve_stdout()
+    for option, file in (("--csv", None if printed else csv), ("--parquet", parquet)):
         if file is not None:
             check_file(option, file)
-    seen, console = look(directory, storage), console_for(json)
+    seen, console = look(directory, storage), console_for("-" if printed else json)
     rows = rows_of(seen)
+    if printed:
+        try:
+            # Its last line's end is print's.
+            print_result(csv_of(rows).decode().replace("\r\n", "\n").rstrip("\n"))
+        except OSError as error:
+            raise StantuneError(f"--csv - cannot be written ({error.strerror}); name a file") from error
+        csv = None
     for option, file, write in (("--csv", csv, csv_of), ("--parquet", parquet, parquet_of)):
         if file is None:
             continue
