@@ -133,15 +133,14 @@ class Session:
             StantuneError: none of the first trials could be trained.
         """
         job = training_of(segment)
-        began = self._running.pop(job)
+        began, now = self._running.pop(job), time.perf_counter()
         if isinstance(how, Failure):
             # Whatever raised it: it goes into the table, into JSON and to a terminal.
             how = how._replace(cause=one_line(how.cause))
             # The time that was lost counts as coordination of whatever comes next.
-            heapq.heappush(self._free, began)
+            heapq.heappush(self._free, min(began + elsewhere, now))
             self._failed(job, how)
             return
-        now = time.perf_counter()
         heapq.heappush(self._free, now)
         if how.interrupted:
             self._stopped = True

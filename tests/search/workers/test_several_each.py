@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -79,9 +80,9 @@ def test_one_that_kills_its_process_once_costs_nobody_a_try(
 def test_one_that_fails_for_good_fails_alone(
     undisturbed: SearchState, tmp_path: Path, fault: str, cause: str, limits: Limits | None
 ) -> None:
-    told = Told()
+    told, said = Told(), list[str]()
     faulty = Numbers(tmp_path / "w", {0: fault, 6: fault}, pause=0.002)
-    state = run(faulty, together=3, limits=limits, retries=1, watcher=told)
+    state = run(faulty, together=3, limits=limits, retries=1, watcher=told, said=said)
     assert state.complete
     for number in (0, 6):
         row = state.rows[number]
@@ -92,6 +93,7 @@ def test_one_that_fails_for_good_fails_alone(
     assert not any(row.failed or row.failures for row in others), "what was beside it lost no try"
     assert len(others) == len(undisturbed.rows) - 2
     assert {which for which, _, _ in told.failures} == {0, 6}
+    assert len(said) <= 2, "each of them took others along once, and had its second try alone"
 
 
 def test_one_that_runs_out_of_memory_is_trained_again_with_fewer_beside_it(
@@ -204,6 +206,41 @@ def test_idle_worker_killed_costs_nothing(tmp_path: Path) -> None:
     assert first.segment is given[0]
     assert {each.segment.trial for each in later} == {1, 2}
     assert all(isinstance(each.how, Outcome) for each in later)
+
+
+def test_one_that_comes_as_a_process_dies_is_not_lost_with_it(tmp_path: Path) -> None:
+    with Workers(Numbers(tmp_path).order, 1, together=2) as executor:
+        first, second = segments(tmp_path, 2, 2)
+        executor.submit(first)
+        [worker] = executor._living()
+        end = time.monotonic() + 60
+        while not (first.checkpoint.exists() and first.checkpoint.read_text() == "2"):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        # For it to say so.
+        time.sleep(0.2)
+        worker.process.kill()
+        worker.process.join()
+        executor.submit(second)
+        over = all_of(executor, 2)
+    assert [each.segment for each in over] == [first, second]
+    assert all(isinstance(each.how, Outcome) for each in over), "it had not even begun there"
+
+
+@pytest.mark.parametrize("fault", ["", "once kill"])
+def test_seconds_of_a_process_are_counted_once(tmp_path: Path, fault: str) -> None:
+    began, own = time.monotonic(), 0.0
+    # Its start takes seconds of all that wait for it, and where it is lost they wait for one another.
+    with Workers(Numbers(tmp_path, {0: fault}, pause=0.02).order, 1, together=4) as executor:
+        for each in segments(tmp_path, 4):
+            executor.submit(each)
+        over = 0
+        while over < 4:
+            for ended in executor.finished(lambda: False, lambda segment, done: None):
+                own += time.monotonic() - began - ended.elsewhere
+                over += 1
+        lived = time.monotonic() - began
+    assert 0.8 * lived <= own <= 1.2 * lived
 
 
 def test_seconds_with_others_are_told_apart(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ class Split:
         where = torch.device(device)
         if where.type != "cuda" or self.inputs.device == where or where in _COPIES.get(self, {}):
             return True
-        return self.nbytes <= torch.cuda.mem_get_info(where)[0] // 2
+        # What earlier trainings gave back PyTorch keeps for those to come.
+        kept = torch.cuda.memory_reserved(where) - torch.cuda.memory_allocated(where)
+        return self.nbytes <= (torch.cuda.mem_get_info(where)[0] + kept) // 2
 
     def to(self, device: torch.device | str) -> Split:
         """The same samples on `device`: itself where they are there already; all who have a copy have the same."""

@@ -86,8 +86,9 @@ class Place:
 
     def has_room(self, most: int) -> bool:
         """Tell whether a segment may come beside what is there, where a process has so many at most."""
-        busy = self.alone or self.apart or (self.worker is not None and self.worker.deaf)
-        return not busy and self.load < most
+        if self.worker is not None and self.worker.deaf and self.worker.segments:
+            return False
+        return not self.alone and not self.apart and self.load < most
 
 
 def shared(several: Collection[Held]) -> None:
