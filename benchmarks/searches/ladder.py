@@ -18,13 +18,15 @@ The rungs; from `native` on each has all that those above it have, and `wide` an
 - `bold`: `measured` with 1/2 up to R, too (`--accelerate stan:0.25,0.5,0.5`): the final training alone is exact.
 - `continue`: `measured` without a final training: the best trial's own weights, whose way to R was exact, are taken as
   they are (`--final continue`).
+- `resized`: `measured` with images of half their sides up to a third of R (`--resize 1/2`), of `fashion`: the networks
+  of the others have a layer of weights for each place of the last map.
 
 Same seeds: all but Optuna and the plans try the same settings, from the same weights, on the same data. A search has a
 process of its own, and workers of one thread each. Times are of the search and its final training (of the best setting,
 exact, from scratch, to R, but for `continue`, where the trial is tested and no more), without the start of the search's
 own process but with that of its workers: processor time of all its processes, and wall time. A share is the ratio of
-times of a rung and of the one before it (of `wide` and `measured`: of `start-up`; of `bold` and `continue`: of
-`measured`) with the same seed; means of ratios are geometric, intervals Student's of 95 %.
+times of a rung and of the one before it (of `wide` and `measured`: of `start-up`; of `bold`, `continue` and
+`resized`: of `measured`) with the same seed; means of ratios are geometric, intervals Student's of 95 %.
 
 To Optuna's quality: its lowest validation error, whenever it found it, and the time until it did; how many times sooner
 a rung has an error as low, of a trial that was judged by the whole validation set. That time is the processor's, read
@@ -74,8 +76,10 @@ class Rung(NamedTuple):
     copies: bool = False
     plan_name: str = "hyperband"
     final: str = finals.SCRATCH
+    resize: str | None = None
 
 
+RESIZED = "resized"
 # Of Optuna's side `stock` comes first: it says how long.
 RUNGS = {
     "stock": Rung(EXACT),
@@ -88,7 +92,10 @@ RUNGS = {
     "measured": Rung("stan:auto", "by-rung", copies=True, plan_name="measured"),
     "bold": Rung("stan:0.25,0.5,0.5", "by-rung", copies=True, plan_name="measured"),
     "continue": Rung("stan:auto", "by-rung", copies=True, plan_name="measured", final=finals.CONTINUE),
+    RESIZED: Rung("stan:auto", "by-rung", copies=True, plan_name="measured", resize="1/2"),
 }
+# Whose networks take images of any size.
+OF_ANY_SIZE = ("fashion",)
 
 
 class Meter(threading.Thread):
@@ -171,7 +178,8 @@ def _found(key: Key, workers: int, budget: float, patience: float) -> Found:
         return search_optuna(problem, key.resource, key.seed, workers, budget, "rungs", patience)
     what = searched_by(problem, key.resource, key.seed, rung.side)
     settings = replace(what.settings, validation=rung.validation, plan_name=rung.plan_name, final=rung.final)
-    return search_ours(what._replace(settings=settings), workers, copies=rung.copies)
+    objective = replace(what.objective, resize=rung.resize)
+    return search_ours(what._replace(objective=objective, settings=settings), workers, copies=rung.copies)
 
 
 def improving(points: Sequence[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
@@ -189,7 +197,8 @@ def wanted(options: argparse.Namespace) -> Iterator[Key]:
         for resource in options.resource:
             for problem in options.problems:
                 for rung in options.rungs:
-                    yield Key(problem, resource, seed, rung)
+                    if rung != RESIZED or problem in OF_ANY_SIZE:
+                        yield Key(problem, resource, seed, rung)
 
 
 def apart(work: Callable[..., Searched], *given: object) -> Searched:

@@ -23,6 +23,7 @@ BEFORE = {
     "measured": "start-up",
     "bold": "measured",
     "continue": "measured",
+    "resized": "measured",
 }
 
 

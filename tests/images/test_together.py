@@ -139,7 +139,7 @@ def test_as_each_alone(
 ) -> None:
     """Whatever the number of trainings, of iterations in a turn and of those whose losses are read at a time."""
     of_blocks(monkeypatch, block)
-    monkeypatch.setattr("stantune.images.objective.PACE", pace)
+    monkeypatch.setattr("stantune.images.trainer.PACE", pace)
     # What the process has drawn before is nothing to them.
     np.random.seed(together)
     tune(tmp_path, together=together)
@@ -158,7 +158,7 @@ def of_blocks(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
 
 
 def test_killed_and_gone_on_with(alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stantune.images.objective.PACE", 2)
+    monkeypatch.setattr("stantune.images.trainer.PACE", 2)
     monkeypatch.setattr(stantune.training.train, "SAVE_SECONDS", 0.0)
     moments, kills = random.Random(1), 0
     real, left = Trial.submit, 0
@@ -183,7 +183,7 @@ def test_killed_and_gone_on_with(alone: Any, tmp_path: Path, monkeypatch: pytest
 
 
 def test_ended_in_good_order_and_gone_on_with(alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stantune.images.objective.PACE", 2)
+    monkeypatch.setattr("stantune.images.trainer.PACE", 2)
     ends = 0
     while True:
         asked, stop = 0, Stop()

@@ -120,6 +120,14 @@ Checkpoints = Annotated[
     typer.Option("--checkpoints", metavar="URL", help="Where nodes keep them if DIR is not shared: s3://… and more."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="SHARE[:UNTIL]",
+        help="Average images to this share of their sides up to this share of R: 1/2:1/3.",
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option("--precision", metavar="NUMBERS", help="bf16, tf32 (CUDA) or fp32 (default: as PyTorch is set)."),

@@ -26,6 +26,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Sampling": ("sampler", "lag", "validation", "start_from", "enqueue", "set", "seed"),
     "STAN": ("accelerate", "rate", "tolerance", "period", "pretrain", "tail", "layers"),
+    "Small images": ("resize",),
     "Where it runs": (
         "workers",
         "together",

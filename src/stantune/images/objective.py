@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -16,21 +16,19 @@ from stantune.errors import NoEffectWarning, UsageError, words_of
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
 from stantune.images.problem.built_in import Problem, Splits, built_in, find
+from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
-from stantune.outcome import Outcome
+from stantune.images.trainer import ProblemTrainer, said_already
 from stantune.process.runtime import tune_process
-from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
+from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.stan.surgery import accelerate_
-from stantune.training.best import Best
 from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, check_precision, precision_on
 from stantune.training.threads import measure_threads
 from stantune.training.together.memory import bytes_kept
-from stantune.training.together.turns import PACE, begun_within, drained
-from stantune.training.train import turns
 from stantune.user_code.digest import digest
 
 # Fields of a problem that are set after it was found.
@@ -50,9 +48,11 @@ class ProblemObjective:
         precision: in what numbers trainings compute, final ones too: see training.precision; None for what PyTorch is
             set to.
         compile: whether torch.compile compiles the network of trainings, final ones too; not with STAN.
+        resize: how small images are in the first part of a trial, "1/2:1/3" say; None for whole ones.
 
     Raises:
-        UsageError: there is no such precision, a plan would be made of times in another one, or STAN would be compiled.
+        UsageError: there is no such precision, a plan would be made of times in another one, STAN would be compiled, or
+            what it remembers would be of images of two sizes.
     """
 
     problem: Problem
@@ -61,6 +61,7 @@ class ProblemObjective:
     source: str | None = None
     precision: str | None = None
     compile: bool = False
+    resize: Resize | None = None
     unit: str = field(default="iteration", init=False)
     can_continue: bool = field(default=True, init=False)
     takes_turns: bool = field(default=True, init=False)
@@ -69,6 +70,14 @@ class ProblemObjective:
         check_precision(self.precision)
         check_plan(self.precision, self.stan)
         check_compile(self.compile, self.stan)
+        if self.resize is not None:
+            # Given as a text by `tune` and the command line.
+            object.__setattr__(self, "resize", Resize.of(self.resize))
+            if self.stan is not None and self.stan.memo is not None:
+                raise UsageError(
+                    f"`resize`={self.resize} does not go with a memory of entries, which are those of whole images; "
+                    "leave one of them away"
+                )
 
     @property
     def name(self) -> str:
@@ -112,6 +121,7 @@ class ProblemObjective:
             # They came later, and are named only where they are set, so that searches from before are known again.
             **({} if self.precision is None else {"precision": self.precision}),
             **({"compile": True} if self.compile else {}),
+            **({} if self.resize is None else {"resize": str(self.resize)}),
             **self.problem.identity,
         }
 
@@ -158,9 +168,11 @@ class ProblemObjective:
         Schedules of the learning rate that have no times of their own take as long as the search trains.
         """
         self.fetch(conditions.say)
-        if conditions.here and conditions.begun is None:
+        if conditions.begun is None and (conditions.here or self.resize is not None):
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
             _ = self.splits
+        if conditions.begun is None and self.resize is not None:
+            self.resize.check(self.problem, self.splits)
         threads = self._threads(conditions)
         numbers = precision_on(self.precision, conditions.device)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)
@@ -183,7 +195,7 @@ class ProblemObjective:
         """Say, before so many trainings take turns, what memory each keeps, measured with the problem's own numbers."""
         splits = self.splits
         try:
-            with _said_already():
+            with said_already():
                 each = bytes_kept(
                     self.problem,
                     {},
@@ -264,72 +276,6 @@ class ProblemObjective:
             seed=conditions.seed,
             device=conditions.device,
         )
-
-
-class ProblemTrainer:
-    """Trains a problem's settings; see protocols.Trainer."""
-
-    def __init__(self, objective: ProblemObjective, device: str) -> None:
-        """Train on `device`."""
-        self._objective = objective
-        self._device = device
-
-    def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer. A final training is exact, from scratch, to the maximum, or has been trained."""
-        return drained(self._turns(segment, stop_early, watch, None))
-
-    def turns(
-        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
-    ) -> Generator[None, None, Outcome]:
-        """See objective.TakesTurns."""
-        return self._turns(segment, stop_early, watch, PACE)
-
-    def _turns(
-        self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None], pace: int | None
-    ) -> Generator[None, None, Outcome]:
-        stan = self._objective.stan
-        if stan is not None:
-            if segment.final and not segment.continued:
-                # Every entry computed, by native kernels where the trials' are.
-                stan = Stan(rate=1, native=stan.native)
-            else:
-                stan = replace(stan, seed=segment.seed, rate=segment.rates or stan.rate)
-        problem = self._objective.problem
-        if segment.final and not segment.continued and segment.length is not None:
-            # Which may be longer than what the trials' schedules are for.
-            problem = problem.lasting(segment.length)
-        splits, share = self._objective.compared_by(segment.validation_share)
-        best = None if segment.best is None else Best(segment.best, segment.points, problem.metric)
-        course = turns(
-            problem,
-            segment.params,
-            segment.checkpoint,
-            segment.start,
-            segment.stop,
-            pace=pace,
-            splits=splits,
-            seed=segment.seed,
-            stan=stan,
-            evaluate=("validation", "test") if segment.final and len(splits.test) else ("validation",),
-            best=best,
-            device=self._device,
-            stop_early=stop_early,
-            watch=watch,
-            precision=self._objective.precision,
-            compile=self._objective.compile,
-            to_use=segment.final,
-        )
-        # Not around all turns: Python would forget between them which warnings it has shown.
-        outcome = yield from begun_within(course, _said_already)
-        return replace(outcome, validation_share=share)
-
-
-@contextmanager
-def _said_already() -> Iterator[None]:
-    """Be silent where STAN changes nothing: that was said once, where the search began."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoEffectWarning)
-        yield
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def objective_of(
     name: str | None = None,
     stan: Stan | None = None,
     precision: str | None = None,
+    resize: object = None,
     compile: bool = False,
 ) -> Objective:
     """Return what is to be searched.
@@ -49,6 +50,7 @@ def objective_of(
         name: of a function's search; its own by default.
         stan: how it is accelerated; None as it says itself, and for a function or a Problem not at all.
         precision: in what numbers a Problem is trained; None as PyTorch is set.
+        resize: how small a Problem's images are in the first part of a trial: "1/2:1/3"; None for whole ones.
         compile: whether a Problem's network is compiled.
 
     Raises:
@@ -59,6 +61,7 @@ def objective_of(
     trained = {
         "precision": (precision, "use torch.autocast"),
         "compile": (compile or None, "call torch.compile"),
+        "resize": (resize, "make images small"),
     }
     problem = _as_problem(thing)
     if problem is not None:

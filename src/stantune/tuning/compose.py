@@ -38,6 +38,7 @@ def compose(
     name: str | None = None,
     stan: Stan | None = None,
     precision: str | None = None,
+    resize: object = None,
     compile: bool = False,
     seed: int = 0,
     eta: int = 3,
@@ -72,6 +73,7 @@ def compose(
         name=name,
         stan=stan,
         precision=precision,
+        resize=resize,
         compile=compile,
     )
     _check_names(what)

@@ -46,6 +46,7 @@ from stantune.tuning.surroundings import (
 )
 
 if TYPE_CHECKING:
+    from stantune.images.resizing import Resize
     from stantune.stan.config import Stan
 
 # Trainings side by side, as far as it is known beforehand, where a cluster says how many there is room for.
@@ -75,6 +76,7 @@ def tune(
     stan: Stan | None = None,
     rates: Sequence[float] | Literal["auto"] = (),
     precision: str | None = None,
+    resize: str | float | Resize | None = None,
     compile: bool = False,
     enqueue: Sequence[Mapping[str, Any]] = (),
     fixed: Mapping[str, Any] | None = None,
@@ -128,6 +130,9 @@ def tune(
         name: of a function's search, its own by default.
         stan: how trials are accelerated: what `Run.accelerate` does, or how a Problem is trained; None for exactly.
         rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
+        resize: small images in the first part of a Problem's trials: "1/2", the share of their sides, up to a third of
+            `max_resource`, or "1/2:1/4", up to a quarter; they are compared there by small images, too. Final trainings
+            see whole ones.
         precision: in what numbers a Problem is trained, final trainings too: "bf16" (PyTorch's autocast), "tf32" or
             "fp32"; by default as PyTorch is set. Weights, updates and what is measured are float32 in each.
         compile: whether torch.compile compiles a Problem's network, for final trainings too; not with STAN.
@@ -211,6 +216,7 @@ def tune(
         name=name,
         stan=stan,
         precision=precision,
+        resize=resize,
         compile=compile,
         seed=seed,
         eta=eta,

@@ -1,0 +1,156 @@
+"""Small images first: trainings whose first part sees images of fewer pixels, and is compared by such."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stantune.arguments import shown
+from stantune.errors import UsageError
+from stantune.images.data import Batches, Normaliser
+from stantune.images.problem.problem import Problem, Splits
+from stantune.training.trainable import Trainable
+
+# Up to the last rung but one of a search with eta 3.
+UNTIL = Fraction(1, 3)
+FORM = "give the share of the sides, 1/2 say, or with the share of the longest training behind it, 1/2:1/3"
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Progressive resizing: images averaged to a share of their sides, in the first part of a training.
+
+    Its iterations take less time, and low rungs put settings in order by them. What is evaluated within that part is
+    evaluated on images that are as small. Final trainings from scratch see whole images alone.
+
+    Attributes:
+        share: of height and of width, between 0 and 1.
+        until: the share of a search's longest training up to which images are small, between 0 and 1.
+
+    Raises:
+        UsageError: a share that is none.
+    """
+
+    share: Fraction
+    until: Fraction = UNTIL
+
+    @classmethod
+    def of(cls, given: object) -> Resize:
+        """Return what is meant by "1/2", "1/2:1/3", 0.5, or a Resize; raises UsageError where nothing is."""
+        if isinstance(given, Resize):
+            return given
+        shares = [_share(part, given) for part in str(given).split(":")]
+        if len(shares) > 2:
+            raise UsageError(f"`resize`={shown(given)} has more than two parts; {FORM}")
+        return cls(*shares)
+
+    def __str__(self) -> str:
+        return f"{self.share}:{self.until}"
+
+    def iterations(self, length: int) -> int:
+        """Return how many iterations of a training that may get so long see small images."""
+        return math.floor(length * self.until)
+
+    def shrunk(self, images: Tensor) -> Tensor:
+        """Return images (B, C, H, W), each pixel the mean of those that it covers: (B, C, H * share, W * share)."""
+        rows, columns = (max(1, round(side * self.share)) for side in images.shape[-2:])
+        return F.adaptive_avg_pool2d(images, (rows, columns)).contiguous(memory_format=torch.channels_last)
+
+    def check(self, problem: Problem, splits: Splits) -> None:
+        """Raise UsageError where the problem's network, loss and data do not take small images."""
+        if splits.train.inputs.dim() != 4:
+            raise UsageError(
+                f"`resize`={self} is for images, and the inputs of problem {problem.name!r} are none; leave it away"
+            )
+        try:
+            problem.check(self.small(splits))
+        except UsageError as error:
+            raise UsageError(
+                f"`resize`={self} does not go with this: {error}; a network whose last map is averaged "
+                "(nn.AdaptiveAvgPool2d(1)) takes images of any size; with others leave `resize` away"
+            ) from error
+
+    def small(self, splits: Splits) -> Splits:
+        """Return the data with images that become small where they are normalised."""
+        whole = splits.normaliser
+        return replace(splits, normaliser=_Shrinking(whole.mean, whole.scale, whole.std, self))
+
+
+def _share(text: str, given: object) -> Fraction:
+    try:
+        share = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share < 1:
+        raise UsageError(f"`resize`={shown(given)}: {text.strip()!r} is no share between 0 and 1; {FORM}")
+    return share
+
+
+@dataclass(frozen=True, eq=False)
+class _Shrinking(Normaliser):
+    """Normalises, and makes images small."""
+
+    resize: Resize | None = None
+
+    def __call__(self, samples: Tensor) -> Tensor:
+        """See Normaliser."""
+        assert self.resize is not None
+        return self.resize.shrunk(super().__call__(samples))
+
+    def to(self, device: torch.device | str) -> Normaliser:
+        """See Normaliser."""
+        there = super().to(device)
+        return _Shrinking(there.mean, there.scale, there.std, self.resize)
+
+
+class _SmallFirst:
+    """Batches whose first ones are of small images, after whatever the user's augmentation does with whole ones."""
+
+    def __init__(self, batches: Batches, resize: Resize, until: int) -> None:
+        self._batches, self._resize, self._until = batches, resize, until
+
+    def at(self, iteration: int) -> Any:
+        """See Batches."""
+        batch = self._batches.at(iteration)
+        if iteration >= self._until:
+            return batch
+        return batch._replace(inputs=self._resize.shrunk(batch.inputs))
+
+
+class _Resized:
+    """A problem as it is trained within a segment; all that is not below is the problem's."""
+
+    def __init__(self, problem: Problem, resize: Resize, length: int, start: int, stop: int) -> None:
+        self._problem, self._resize, self._until = problem, resize, resize.iterations(length)
+        self._small_at_end = stop <= self._until
+        # Steps are recorded for one shape.
+        self.recordable = problem.recordable and not start < self._until < stop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._problem, name)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See Trainable."""
+        return {**self._problem.identity, "resize": [str(self._resize.share), self._until]}
+
+    def batches(self, splits: Splits, setting: Mapping[str, Any], seed: int, device: str) -> Any:
+        """See Trainable."""
+        return _SmallFirst(self._problem.batches(splits, setting, seed, device), self._resize, self._until)
+
+    def evaluate(self, model: torch.nn.Module, splits: Splits, split: str, device: str) -> dict[str, float]:
+        """See Trainable; at the segment's end, by images as they were trained on last."""
+        compared = self._resize.small(splits) if self._small_at_end else splits
+        return self._problem.evaluate(model, compared, split, device)
+
+
+def resized(problem: Problem, resize: Resize, length: int, start: int, stop: int) -> Trainable:
+    """Return the problem as it is trained from iteration `start` to `stop` of a training of up to `length`."""
+    return cast(Trainable, _Resized(problem, resize, length, start, stop))
