@@ -6,18 +6,20 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from numbers_objective import Numbers
-from numbers_search import Told, costless, run, table, trained
+from numbers_search import SETTINGS, Told, costless, run, table, trained
 
 from stantune.errors import DataError, StantuneError
 from stantune.outcome import Outcome
-from stantune.protocols import Segment
+from stantune.protocols import Segment, StopEarly
+from stantune.search.loop import search
 from stantune.search.state import SearchState
-from stantune.search.workers.executors import Ended, Failure
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.workers.executors import Ended, EndedBeside, Failure, InProcess, Watch
 from stantune.search.workers.workers import Limits, Workers
 from stantune.testing import check_executor
 
@@ -250,3 +252,31 @@ def test_seconds_with_others_are_told_apart(tmp_path: Path) -> None:
         over = all_of(executor, 2)
     # Each had 20 turns of 0.02 s, and as many were the other's.
     assert all(each.elsewhere >= 0.3 for each in over)
+
+
+class LosesTheFirst:
+    """Loses the first segment after 0.3 s that were others', and trains it and all others then."""
+
+    capacity = 1
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._trains, self._lost = InProcess(numbers.order(0)), False
+
+    def submit(self, segment: Segment) -> None:
+        self._trains.submit(segment)
+
+    def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
+        if self._lost:
+            return self._trains.finished(stop_early, watch)
+        time.sleep(0.3)
+        self._lost = True
+        return [EndedBeside(self._trains._segments.pop(), Failure("it is lost"), 0.3)]
+
+
+def test_seconds_of_others_are_no_part_of_what_a_failure_takes(tmp_path: Path) -> None:
+    numbers, directory = Numbers(tmp_path), SearchDirectory(tmp_path)
+    with directory.locked():
+        state = search(numbers, SETTINGS, directory, LosesTheFirst(numbers))
+    [failure] = state.rows[0].failures
+    assert failure.cause == "it is lost"
+    assert state.rows[0].costs[3].coordination_seconds < 0.3
