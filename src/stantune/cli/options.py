@@ -108,7 +108,7 @@ SearchWorkers = Annotated[
         metavar="N",
         min=1,
         max=MOST_AT_ONCE,
-        help="Trainings side by side, each in a process of its own (default: 1; with Ray, all there is room for).",
+        help="Processes that train side by side (default: 1; with Ray, all there is room for).",
     ),
 ]
 Executor = Annotated[str, typer.Option("--executor", metavar="local|ray", help="Train here, or on a Ray cluster.")]

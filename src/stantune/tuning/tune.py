@@ -150,8 +150,8 @@ def tune(
         fresh: delete the directory's search and begin anew.
         accept_changes: go on with a search although the code, or what a Problem is made of, has changed since it began;
             that is written into its table.
-        workers: trainings side by side, each in a process of its own; 1, in this process, by default, and with Ray as
-            many as there is room for.
+        workers: processes that train side by side; 1, this process, by default, and with Ray as many as there is room
+            for.
         together: trainings of a Problem that take turns in a process, this one or each worker's, for a GPU that one
             alone leaves without work; the result is the same for every number.
         executor: "local", "ray", or what makes an Executor of your own of an Order.
