@@ -59,6 +59,7 @@ from benchmarks.searches.ours_side import search_ours, searched_by
 from benchmarks.searches.quality_results import EXACT, OPTUNA, Found
 from stantune.errors import UsageError
 from stantune.files import write_whole
+from stantune.images.resizing import Resize
 from stantune.search.plan import finals
 
 PROBLEMS = {
@@ -76,7 +77,7 @@ class Rung(NamedTuple):
     copies: bool = False
     plan_name: str = "hyperband"
     final: str = finals.SCRATCH
-    resize: str | None = None
+    resize: Resize | None = None
 
 
 RESIZED = "resized"
@@ -92,7 +93,7 @@ RUNGS = {
     "measured": Rung("stan:auto", "by-rung", copies=True, plan_name="measured"),
     "bold": Rung("stan:0.25,0.5,0.5", "by-rung", copies=True, plan_name="measured"),
     "continue": Rung("stan:auto", "by-rung", copies=True, plan_name="measured", final=finals.CONTINUE),
-    RESIZED: Rung("stan:auto", "by-rung", copies=True, plan_name="measured", resize="1/2"),
+    RESIZED: Rung("stan:auto", "by-rung", copies=True, plan_name="measured", resize=Resize.of("1/2")),
 }
 # Whose networks take images of any size.
 OF_ANY_SIZE = ("fashion",)

@@ -70,7 +70,7 @@ class Resize:
                 f"`resize`={self} is for images, and the inputs of problem {problem.name!r} are none; leave it away"
             )
         try:
-            problem.check(self.small(splits))
+            problem.shown(self.small(splits))
         except UsageError as error:
             raise UsageError(
                 f"`resize`={self} does not go with this: {error}; a network whose last map is averaged "

@@ -181,7 +181,7 @@ class Problem:
         train, validation = hold_out(dataset.train, count, self.hold_out, self.hold_out_seed)
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
         check_batch_size(self.name, self.space.get("batch_size"), len(train))
-        self.check(splits)
+        self._look(splits)
         if self.hold_out in ("first", "last") and self._loss().targets == "classes":
             warn_of_other_classes(self.name, self.hold_out, train.targets, validation.targets)
         return splits
@@ -256,12 +256,17 @@ class Problem:
             return partial(self.augment, setting=setting)
         return self.augment
 
-    def check(self, splits: Splits) -> None:
-        """Raise UsageError where the network, the loss, the measure, the solver and the data do not go together."""
+    def shown(self, splits: Splits) -> nn.Module:
+        """Return a new network that was shown inputs; raises UsageError where it, the loss or the measure fails."""
         model = check_network(
             self.name, self.tried, self._loss(), self._measure(), splits.normaliser, splits.train, splits.classes
         )
         check_judged_test(self.name, self._measure(), model, splits.normaliser, splits.validation, splits.test)
+        return model
+
+    def _look(self, splits: Splits) -> None:
+        """Raise UsageError where the network, the loss, the measure, the solver and the data do not go together."""
+        model = self.shown(splits)
         with torch.random.fork_rng([]):
             check_layers(self.name, self.space, inspect.signature(self.network).parameters, self.build, model)
         self.optimizer(model, {})

@@ -1,0 +1,273 @@
+"""Small images first: what they are, where a trial sees them, and that a search with them is one like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stantune as st
+from stantune.images.data import Dataset, Split
+from stantune.images.objective import ProblemObjective
+from stantune.images.resizing import Resize, resized
+from stantune.protocols import Place, Segment
+from stantune.search.stopping import Stop
+from stantune.search.table import studies
+from stantune.search.table.directory import SearchDirectory
+from stantune.seeds import derive
+from stantune.stan.config import Memo
+from stantune.training.train import run
+from stantune.training.trial import Trial
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIZES: list[tuple[bool, int]] = []
+
+
+def images(root: Path | None) -> Dataset:
+    """Return noisy images in each of which one of four corners is lit."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> Split:
+        labels = torch.randint(4, (count,), generator=generator)
+        pixels = torch.randint(100, (count, 8, 8, 1), generator=generator)
+        for image, label in zip(pixels, labels.tolist(), strict=True):
+            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 60
+        return Split(pixels.to(torch.uint8), labels)
+
+    return Dataset("corners", split(120), split(30), 4)
+
+
+class Noting(nn.Module):
+    """Notes what it is shown: whether to be trained, and of what side."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        SIZES.append((self.training, input.shape[-1]))
+        return input
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        Noting(), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(24, 4),
+    )  # fmt: skip
+
+
+def of_one_size() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4))
+
+
+def shifted(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+    assert images.shape[-1] == 8, "augmentations have whole images"
+    return images.roll(int(torch.randint(2, (1,), generator=generator)), 3)
+
+
+PROBLEM = st.Problem(
+    name="corners",
+    network=network,
+    data=images,
+    space=st.Space({"lr": st.Float(1e-4, 1.0, log=True)}),
+    solver=st.Solver(lr=1e-2, momentum=0.9, weight_decay=0.0),
+    iterations=27,
+    batch_size=10,
+    validation=30,
+    hold_out="last",
+    augment=shifted,
+)
+
+
+def tune(where: Path, **options: Any) -> st.SearchResult:
+    settings = {"max_resource": 27, "min_resource": 3, "threads": 1, "device": "cpu", "out": where, "resize": "1/2"}
+    return st.tune(PROBLEM, **{**settings, **options})
+
+
+def table(where: Path) -> list[Any]:
+    directory = SearchDirectory(where)
+    there = studies.table_of(directory.url, directory.study)
+    assert there is not None
+    return [replace(row, costs={}) for row in there[1]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("undisturbed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        tune(where)
+    finally:
+        torch.set_num_threads(threads)
+    return where
+
+
+@pytest.mark.parametrize(
+    ("given", "resize"),
+    [
+        ("1/2", Resize(Fraction(1, 2), Fraction(1, 3))),
+        ("0.5:1/4", Resize(Fraction(1, 2), Fraction(1, 4))),
+        (0.75, Resize(Fraction(3, 4))),
+        (Resize(Fraction(1, 3)), Resize(Fraction(1, 3), Fraction(1, 3))),
+        (" 1/2 : 1/3 ", Resize(Fraction(1, 2))),
+    ],
+    ids=str,
+)
+def test_what_is_meant(given: Any, resize: Resize) -> None:
+    assert Resize.of(given) == resize
+    assert Resize.of(str(resize)) == resize
+
+
+@pytest.mark.parametrize("given", ["", "half", "0", "1", "3/2", "-1/2", "1/0", "1/2:", "1/2:1", "1/2:1/3:1/4", 2, True])
+def test_what_is_none_is_refused(given: object) -> None:
+    with pytest.raises(st.UsageError, match=r"`resize`=.*give the share of the sides, 1/2 say, or with the share of"):
+        Resize.of(given)
+
+
+def test_up_to_a_rung_and_no_further() -> None:
+    assert [Resize.of("1/2").iterations(length) for length in (27, 400, 1000, 300, 2)] == [9, 133, 333, 100, 0]
+    assert Resize.of("1/2:0.3").iterations(10) == 3
+
+
+def test_a_pixel_is_the_mean_of_those_that_it_covers() -> None:
+    whole = torch.randn(2, 3, 8, 6).contiguous(memory_format=torch.channels_last)
+    half = Resize.of("1/2").shrunk(whole)
+    assert half.shape == (2, 3, 4, 3)
+    assert half.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(half, whole.unflatten(2, (4, 2)).unflatten(4, (3, 2)).mean((3, 5)), atol=1e-6)
+    assert Resize.of("2/3").shrunk(torch.randn(1, 1, 28, 1)).shape == (1, 1, 19, 1)
+
+
+def test_low_rungs_see_small_images_the_last_one_and_final_trainings_whole_ones(tmp_path: Path) -> None:
+    SIZES.clear()
+    tune(tmp_path, brackets=1)
+    # 9 trials to iteration 3, 3 of them to 9, one to 27, and the final training.
+    assert sum(training and side == 4 for training, side in SIZES) == 9 * 3 + 3 * 6
+    assert sum(training and side == 8 for training, side in SIZES) == 18 + 27
+    looks = [side for training, side in SIZES if not training]
+    # Before anything trains both kinds are shown; then each rung is evaluated by what it was trained on last.
+    assert looks.count(4) >= 9 + 3
+    assert {side for _, side in SIZES} == {4, 8}
+
+
+@pytest.mark.parametrize(("start", "stop", "recorded"), [(0, 9, True), (9, 27, True), (0, 27, False), (3, 9, True)])
+def test_steps_are_recorded_where_all_are_of_one_size(start: int, stop: int, recorded: bool) -> None:
+    problem = replace(PROBLEM, recordable=True)
+    assert resized(problem, Resize.of("1/2"), 27, start, stop).recordable is recorded
+    assert not resized(PROBLEM, Resize.of("1/2"), 27, start, stop).recordable
+
+
+def test_by_hand_in_any_pieces(tmp_path: Path) -> None:
+    """Trained in one piece, or in two with a checkpoint between them: the same, and small images are what it saw."""
+    splits, resize = PROBLEM.load(), Resize.of("1/2")
+    seed = derive("train", 0)
+
+    def piece(file: Path | None, start: int, stop: int) -> dict[str, float]:
+        problem = resized(PROBLEM, resize, 27, start, stop)
+        return dict(run(problem, {}, file, start, stop, splits=splits, seed=seed).metrics)
+
+    file = tmp_path / "trial.pt"
+    pieces = [piece(file, start, stop) for start, stop in ((0, 3), (3, 9), (9, 27))]
+    assert piece(None, 0, 27) == pieces[2]
+    assert piece(None, 0, 9) == pieces[1]
+    trial = Trial(PROBLEM, {}, splits, seed=seed, stan=None)
+    batches: Any = trial.batches
+
+    class Small:
+        def at(self, iteration: int) -> Any:
+            batch = batches.at(iteration)
+            return batch._replace(inputs=nn.functional.avg_pool2d(batch.inputs, 2)) if iteration < 9 else batch
+
+    trial.batches = Small()
+    trial.train(9, lambda: False, lambda iteration: None)
+    small = PROBLEM.evaluate(trial.model, resize.small(splits), "validation", "cpu")
+    assert small == pieces[1]
+    trial.train(27, lambda: False, lambda iteration: None)
+    assert PROBLEM.evaluate(trial.model, splits, "validation", "cpu") == pieces[2]
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {"together": 3}], ids=["workers", "turns"])
+def test_one_result_for_any_number_of_workers(undisturbed: Path, tmp_path: Path, options: dict[str, int]) -> None:
+    tune(tmp_path, **options)
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_ended_in_good_order_and_gone_on_with(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = 0
+    while True:
+        asked, stop = 0, Stop()
+
+        def ask(asking: Callable[[], bool] = stop.asked) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > 150 or asking()
+
+        monkeypatch.setattr(stop, "asked", ask)
+        if tune(tmp_path, stop=stop).complete:
+            break
+        ends += 1
+    assert ends >= 1
+    assert table(tmp_path) == table(undisturbed)
+    with pytest.raises(st.UsageError, match="resize"):
+        tune(tmp_path, resize=None)
+    with pytest.raises(st.UsageError, match="resize"):
+        tune(tmp_path, resize="1/2:1/4")
+
+
+def test_a_final_training_sees_whole_images_but_one_that_is_continued(tmp_path: Path) -> None:
+    def trained(resize: str | None, start: int) -> Any:
+        objective = ProblemObjective(PROBLEM, resize=resize)  # type: ignore[arg-type]  # as `tune` is given it
+        trainer = objective.trainer(Place())
+        file = tmp_path / f"{resize is None}-{start}.pt"
+        trial = Segment(0, {"lr": 0.01}, 0, 27, 5, file, bracket=0, length=27)
+        if start:
+            trainer.train(trial, lambda: False, lambda iteration: None)
+        final = replace(trial, start=start, bracket=None, finalist=0)
+        return trainer.train(final, lambda: False, lambda iteration: None).metrics
+
+    assert trained("1/2", 0) == trained(None, 0)
+    SIZES.clear()
+    trained("1/2", 27)
+    assert sum(training and side == 4 for training, side in SIZES) == 9, "what it goes on from is the trial's own"
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "words"),
+    [
+        (
+            {"network": of_one_size},
+            {},
+            "`resize`=1/2:1/3 does not go with this: problem 'corners': the network fails on inputs of shape "
+            r"\(2, 1, 4, 4\) .*AdaptiveAvgPool2d",
+        ),
+        ({}, {"stan": st.Stan(memo=Memo(90, 9))}, "`resize`=1/2:1/3 does not go with a memory of entries"),
+        ({}, {"resize": "2"}, "'2' is no share between 0 and 1"),
+    ],
+    ids=["network", "memo", "share"],
+)
+def test_what_does_not_go_together(
+    tmp_path: Path, changed: dict[str, Any], options: dict[str, Any], words: str
+) -> None:
+    settings = {"max_resource": 27, "out": tmp_path, "resize": "1/2", **options}
+    with pytest.raises(st.UsageError, match=words):
+        st.tune(replace(PROBLEM, **changed), **settings)
+
+
+def test_tables_and_functions_have_no_images(tmp_path: Path) -> None:
+    rows = Split(torch.rand(40, 5), torch.arange(40) % 4)
+    flat = replace(
+        PROBLEM,
+        network=lambda: nn.Linear(5, 4),
+        data=lambda root: Dataset("rows", rows, rows),
+        augment=None,
+        validation=10,
+    )
+    with pytest.raises(st.UsageError, match="is for images, and the inputs of problem 'corners' are none"):
+        st.tune(flat, max_resource=9, out=tmp_path, resize="1/2")
+    with pytest.raises(st.UsageError, match="`resize`=1/2 says how a Problem is trained, and search says that itself"):
+        st.tune(lambda run: 1.0, st.Space({"x": st.Float(0, 1)}), minimize="x", name="search", resize="1/2")
