@@ -271,3 +271,17 @@ def test_tables_and_functions_have_no_images(tmp_path: Path) -> None:
         st.tune(flat, max_resource=9, out=tmp_path, resize="1/2")
     with pytest.raises(st.UsageError, match="`resize`=1/2 says how a Problem is trained, and search says that itself"):
         st.tune(lambda run: 1.0, st.Space({"x": st.Float(0, 1)}), minimize="x", name="search", resize="1/2")
+
+
+def test_as_a_way_of_a_study(tmp_path: Path) -> None:
+    other = replace(PROBLEM, name="other", network=of_one_size)
+    with pytest.raises(st.UsageError, match="`ways`=resize: `resize`=1/2:1/3 does not go with this: problem 'other'"):
+        st.study([PROBLEM, other], ways="native,resize", seeds=1, max_resource=9, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists(), "before anything is trained"
+    result = st.study(PROBLEM, ways="native,resize", seeds=1, max_resource=9, threads=1, out=tmp_path / "out")
+    assert result.complete
+    (problem,) = result.summary.problems
+    assert problem.predicted["resize"] is None
+    alone = tune(tmp_path / "alone", max_resource=9, min_resource=None, stan=st.Stan(rate=1))
+    found = [search for search in result.summary.searches if search.way == "resize"]
+    assert [search.best for search in found] == [alone.best.value]

@@ -72,12 +72,9 @@ class ProblemObjective:
         check_compile(self.compile, self.stan)
         if self.resize is not None:
             # Given as a text by `tune` and the command line.
-            object.__setattr__(self, "resize", Resize.of(self.resize))
-            if self.stan is not None and self.stan.memo is not None:
-                raise UsageError(
-                    f"`resize`={self.resize} does not go with a memory of entries, which are those of whole images; "
-                    "leave one of them away"
-                )
+            resize = Resize.of(self.resize)
+            object.__setattr__(self, "resize", resize)
+            resize.check_memory(self.stan)
 
     @property
     def name(self) -> str:
@@ -172,7 +169,7 @@ class ProblemObjective:
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
             _ = self.splits
         if conditions.begun is None and self.resize is not None:
-            self.resize.check(self.problem, self.splits)
+            self.resize.check(self.problem, self.splits, self.stan)
         threads = self._threads(conditions)
         numbers = precision_on(self.precision, conditions.device)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)

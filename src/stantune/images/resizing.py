@@ -16,6 +16,7 @@ from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.images.data import Batches, Normaliser
 from stantune.images.problem.problem import Problem, Splits
+from stantune.stan.config import Stan
 from stantune.training.trainable import Trainable
 
 # Up to the last rung but one of a search with eta 3.
@@ -63,8 +64,9 @@ class Resize:
         rows, columns = (max(1, round(side * self.share)) for side in images.shape[-2:])
         return F.adaptive_avg_pool2d(images, (rows, columns)).contiguous(memory_format=torch.channels_last)
 
-    def check(self, problem: Problem, splits: Splits) -> None:
-        """Raise UsageError where the problem's network, loss and data do not take small images."""
+    def check(self, problem: Problem, splits: Splits, stan: Stan | None = None) -> None:
+        """Raise UsageError where the problem's network, loss and data, or STAN's memory, do not take small images."""
+        self.check_memory(stan)
         if splits.train.inputs.dim() != 4:
             raise UsageError(
                 f"`resize`={self} is for images, and the inputs of problem {problem.name!r} are none; leave it away"
@@ -76,6 +78,14 @@ class Resize:
                 f"`resize`={self} does not go with this: {error}; a network whose last map is averaged "
                 "(nn.AdaptiveAvgPool2d(1)) takes images of any size; with others leave `resize` away"
             ) from error
+
+    def check_memory(self, stan: Stan | None) -> None:
+        """Raise UsageError where STAN remembers entries, which would be of images of two sizes."""
+        if stan is not None and stan.memo is not None:
+            raise UsageError(
+                f"`resize`={self} does not go with a memory of entries, which are those of whole images; leave one of "
+                "them away"
+            )
 
     def small(self, splits: Splits) -> Splits:
         """Return the data with images that become small where they are normalised."""

@@ -291,3 +291,13 @@ def test_real_lenet(stantune: Stantune, data_dir: Path, tmp_path: Path) -> None:
     assert result.final is not None
     assert result.final.test_error is not None
     assert result.final.test_error < 80, "forty iterations are enough to beat chance"
+
+
+def test_small_images_first(stantune: Any, tiny_file: Path, tmp_path: Path) -> None:
+    run = stantune("search", f"{tiny_file}:problem", "--quick", "--resize", "2", "--out", tmp_path / "out")
+    assert run.code == 2
+    assert "stantune: --resize '2': '2' is no share between 0 and 1; give the share of the sides, 1/2 say" in " ".join(
+        run.err.split()
+    )
+    alone = stantune("train", f"{tiny_file}:problem", "--iterations", 6, "--resize", "a")
+    assert (alone.code, "--resize 'a': 'a' is no share" in " ".join(alone.err.split())) == (2, True)

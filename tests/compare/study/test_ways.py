@@ -56,6 +56,36 @@ def test_what_is_set(text: str, stan: Stan | None) -> None:
     assert stan_of(text) == stan
 
 
+@pytest.mark.parametrize(
+    ("text", "resize", "rate"),
+    [
+        ("resize", "1/2:1/3", 1),
+        ("resize:3/4", "3/4:1/3", 1),
+        ("resize:1/2:1/9", "1/2:1/9", 1),
+        ("stan:0.25+resize", "1/2:1/3", 0.25),
+        ("stan:0.25/9@*+resize:0.5:0.25", "1/2:1/4", 0.25),
+    ],
+)
+def test_small_images(text: str, resize: str, rate: float) -> None:
+    objective = way_of(text).applied(LENET).objective
+    assert isinstance(objective, ProblemObjective)
+    assert objective.stan is not None
+    assert (str(objective.resize), objective.stan.rate) == (resize, rate)
+    assert way_of("native").applied(objective).objective.resize is None  # type: ignore[attr-defined]
+    assert way_of("none").applied(objective).objective.resize is None  # type: ignore[attr-defined]
+
+
+def test_where_images_cannot_be_small() -> None:
+    with pytest.raises(UsageError, match=r"`ways`=resize:2 is no way of training: .*'2' is no share between 0 and 1"):
+        way_of("resize:2")
+    with pytest.raises(UsageError, match="nothing is called 'resized'"):
+        way_of("resized")
+    with pytest.raises(UsageError, match="does not go with a memory of entries"):
+        way_of("memo+resize").applied(LENET)
+    with pytest.raises(UsageError, match="`ways`=resize is for problems, whose images are known, and timed is none"):
+        way_of("resize").applied(Timed(Path("/nowhere")))
+
+
 def test_stock_pytorch_compiled() -> None:
     for text, compiled in (("none", False), ("compiled", True)):
         objective = way_of(text).applied(LENET).objective

@@ -17,8 +17,8 @@ from stantune.errors import StantuneError, UsageError
 from stantune.search.stopping import stoppable
 
 if TYPE_CHECKING:
-    from stantune.images.problem.built_in import Problem
     from stantune.outcome import Outcome
+    from stantune.training.trainable import Trainable
 
 Checkpoint = Annotated[
     Path | None, typer.Option("--checkpoint", metavar="FILE", help="Keep the training there; the same command goes on.")
@@ -47,6 +47,7 @@ def train(
     json: o.Json = None,
     threads: o.AnyThreads = None,
     device: o.Device = "auto",
+    resize: o.Resize = None,
     precision: o.Precision = None,
     compile: o.Compile = False,
     debug: o.Debug = False,
@@ -54,6 +55,7 @@ def train(
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
     say_loading("PyTorch and the problem", json)
     from stantune.images.objective import made_of
+    from stantune.images.resizing import Resize, resized
     from stantune.process.runtime import tune_process
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
@@ -79,6 +81,7 @@ def train(
     stan: Stan | None = stan_of(accelerate, rate, tolerance, period, pretrain, tail, length, what)
     where = device_of(device)
     # Before data are loaded.
+    small = None if resize is None else Resize.of(resize)
     precision_on(precision, where)
     check_compile(compile, stan)
     if compile:
@@ -90,6 +93,8 @@ def train(
     if stan is not None:
         warn_of_no_kernels(where, console)
         stan = filled(stan, fill, what, splits, setting)
+    if small is not None:
+        small.check(what, splits, stan)
 
     def choose(before: int | None) -> None:
         if asked == "auto":
@@ -101,7 +106,7 @@ def train(
 
     with stoppable() as stop, training_progress(console, length) as moved:
         outcome = _trained(
-            what,
+            what if small is None else resized(what, small, length, 0, length),
             setting,
             checkpoint,
             0,
@@ -141,7 +146,7 @@ def train(
     write_json(result, json)
 
 
-def _trained(problem: Problem, setting: dict[str, Any], *rest: Any, **options: Any) -> Outcome:
+def _trained(problem: Trainable, setting: dict[str, Any], *rest: Any, **options: Any) -> Outcome:
     """Train; a setting that cannot be trained, or compiled, is bad use here, where it is the only one."""
     from stantune.images.solving.optimizers import SettingError
     from stantune.training.compiling import CompileError

@@ -24,7 +24,7 @@ def predicted_speedups(
 ) -> dict[str, float | None]:
     """Time the problem's layers here and now; return of each way how many times faster than stock a trial trains.
 
-    Nothing is predicted of memo and meProp, and of no way where the network's own setting diverges at once.
+    Nothing is predicted of memo, meProp and small images, and of no way where the network's own setting diverges.
 
     Args:
         objective: the problem.
@@ -37,7 +37,7 @@ def predicted_speedups(
         stan = getattr(way.applied(objective, fixed, objective.splits).objective, "stan", None)
         # The kernels that this process has are those that convolve by minimal filtering; and a network that does meProp
         # by itself is not asked for it by STAN's settings.
-        if stan is not None and way.winograd and "meprop" not in (way.stan or {}):
+        if stan is not None and way.winograd and way.resize is None and "meprop" not in (way.stan or {}):
             stans[way.name] = stan, way
     layers = tuple(dict.fromkeys(name for stan, _ in stans.values() for name in stan.layers))
     found: dict[str, float | None] = {way.name: 1.0 if way.name == STOCK else None for way in ways}

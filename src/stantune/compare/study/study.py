@@ -31,6 +31,7 @@ from stantune.compare.study.result import StudyResult
 from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
+from stantune.images.resizing import Resize
 from stantune.process.runtime import device_named, tune_process
 from stantune.quantities import parse_duration
 from stantune.search.plan.finals import SCRATCH
@@ -176,6 +177,8 @@ class _Study:
                 with _named(way):
                     self._composed(problem, way)
                     _check_layers(problem, way)
+                    if way.resize is not None:
+                        self._check_images(problem, way.resize)
                 place, name = directory_of(problem.told.name, way, self.seeds[0]), problem.told.name
                 # Not all systems tell large letters from small ones.
                 if place.lower() in places:
@@ -241,6 +244,12 @@ class _Study:
         given = _with_fixed(problem, applied)
         _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
+
+    def _check_images(self, problem: Problem, resize: Resize) -> None:
+        """Raise UsageError where a problem does not take small images; its data are loaded for that."""
+        if isinstance(problem.objective, ProblemObjective):
+            problem.objective.fetch(self.say)
+            resize.check(problem.objective.problem, problem.objective.splits)
 
     def _identity(self, problem: Problem) -> dict[str, Any]:
         # What is the problem's in it is the same in each way.

@@ -12,6 +12,7 @@ from stantune.compare.study.contract import NATIVE, STOCK
 from stantune.errors import UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import Splits
+from stantune.images.resizing import Resize
 from stantune.kernels.library import WINOGRAD_SWITCH
 from stantune.objectives.choose import objective_of
 from stantune.protocols import Objective
@@ -25,6 +26,8 @@ from stantune.tuning.compose import BY_RUNG
 MEMO_BYTES = 2**30
 # Components that meProp keeps where nothing else is said: its authors' for a layer of 500.
 TOP_K = 80
+# The sides of small images where nothing else is said.
+SMALL = "1/2"
 # Stock PyTorch, too, whose network torch.compile compiles.
 COMPILED = "compiled"
 # Letters of a way in a folder's name, of which others may have 255.
@@ -33,7 +36,7 @@ _LONGEST = 100
 _TOP_K = "top_k"
 _REMEDY = (
     "give none, compiled, native, native:no-winograd, stan, stan:0.25, stan:annealed, stan:auto, stan:0.25,0.5,1, "
-    "memo, meprop:80, meprop:unified:80, or stan+meprop; stan and memo with /Z and @LAYERS"
+    "memo, meprop:80, meprop:unified:80, resize:1/2, stan+meprop or stan+resize; stan and memo with /Z and @LAYERS"
 )
 
 
@@ -56,6 +59,7 @@ class Way:
         remembers: whether the fill is memo.
         winograd: whether native kernels may convolve by minimal filtering; not is the control of its rounding.
         compiles: whether torch.compile compiles a problem's network.
+        resize: how small images are in the first part of a trial; None for whole ones.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Way:
     remembers: bool = False
     winograd: bool = True
     compiles: bool = False
+    resize: Resize | None = None
 
     @property
     def folder(self) -> str:
@@ -101,6 +106,11 @@ class Way:
                 f"`ways`={self.name} is for problems, whose networks are known, and {objective.name} is none; leave it "
                 "out, or call torch.compile in a function of its own"
             )
+        if self.resize is not None:
+            raise UsageError(
+                f"`ways`={self.name} is for problems, whose images are known, and {objective.name} is none; leave it "
+                "out, or make images small in a function of its own"
+            )
         if getattr(objective, "stan", None) is None and given is None:
             return Applied(objective)
         if given is None:
@@ -130,7 +140,7 @@ class Way:
                 )
             fixed[_TOP_K] = 0 if meprop is None else meprop.top_k
         if given is None:
-            return Applied(replace(objective, stan=None, compile=self.compiles), (), fixed)
+            return Applied(replace(objective, stan=None, compile=self.compiles, resize=None), (), fixed)
         if self.remembers:
             if "batch_size" in problem.space and "batch_size" not in held:
                 raise UsageError(
@@ -141,7 +151,7 @@ class Way:
             samples = 1 if splits is None else int(splits.train.ids.max()) + 1
             epoch = 1 if splits is None else max(len(splits.train) // problem.batch_size_of(held), 1)
             settings["memo"] = Memo(samples=samples, epoch=epoch, budget=MEMO_BYTES)
-        return Applied(replace(objective, stan=Stan(**settings)), self.rates, fixed)
+        return Applied(replace(objective, stan=Stan(**settings), resize=self.resize), self.rates, fixed)
 
 
 def ways_of(given: object) -> tuple[Way, ...]:
@@ -169,11 +179,12 @@ def way_of(text: str) -> Way:
     if text in (NATIVE, f"{NATIVE}:no-winograd"):
         return Way(text, {"rate": 1}, winograd=text == NATIVE)
     first, plus, second = text.partition("+")
-    if first.partition(":")[0] == "meprop" and not plus:
-        return Way(text, {"rate": 1, "meprop": _meprop(text, first)})
+    if not plus and first.partition(":")[0] in ("meprop", "resize"):
+        alone = Way(text, {"rate": 1})
+        return _resized(alone, first) if first.startswith("resize") else _meprop_too(alone, first)
     way = _thinned(text, first)
     if plus:
-        way = replace(way, stan={**(way.stan or {}), "meprop": _meprop(text, second)})
+        way = _resized(way, second) if second.partition(":")[0] == "resize" else _meprop_too(way, second)
     return way
 
 
@@ -182,7 +193,7 @@ def _thinned(name: str, text: str) -> Way:
     what, at, layers = text.partition("@")
     what, slash, period = what.partition("/")
     kind, colon, rate = what.partition(":")
-    if kind in (STOCK, COMPILED, NATIVE, "meprop"):
+    if kind in (STOCK, COMPILED, NATIVE, "meprop", "resize"):
         raise _unknown(name, f"{kind} is not said so")
     if kind not in ("stan", "memo"):
         raise _unknown(name, f"nothing is called {kind!r}" if kind else "it is empty")
@@ -211,6 +222,22 @@ def _thinned(name: str, text: str) -> Way:
         else:
             [given["rate"]] = found
     return Way(name, given, rates, kind == "memo")
+
+
+def _resized(way: Way, text: str) -> Way:
+    """Return the way with small images first: resize[:SHARE[:UNTIL]]."""
+    kind, colon, shares = text.partition(":")
+    if kind != "resize":
+        raise _unknown(way.name, f"{text!r} is no resize")
+    try:
+        return replace(way, resize=Resize.of(shares if colon else SMALL))
+    except UsageError as error:
+        raise _unknown(way.name, str(error)) from None
+
+
+def _meprop_too(way: Way, text: str) -> Way:
+    """Return the way with meProp in linear layers."""
+    return replace(way, stan={**(way.stan or {}), "meprop": _meprop(way.name, text)})
 
 
 def _meprop(name: str, text: str) -> MeProp:
