@@ -54,8 +54,8 @@ Ways = Annotated[
         "--ways",
         metavar="WAY,…",
         help="none (stock PyTorch), compiled (torch.compile), native, native:no-winograd, stan, stan:RATE, "
-        "stan:annealed, stan:auto, stan:RATE,…, memo, meprop:K, meprop:unified:K, resize:SHARE, stan+meprop, stan+resize; "
-        "stan and memo with /Z and @LAYERS.",
+        "stan:annealed, stan:auto, stan:RATE,…, memo, meprop:K, meprop:unified:K, resize:SHARE, stan+meprop, "
+        "stan+resize; stan and memo with /Z and @LAYERS.",
     ),
 ]
 Seeds = Annotated[
