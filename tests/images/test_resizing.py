@@ -121,10 +121,34 @@ def test_what_is_meant(given: Any, resize: Resize) -> None:
     assert Resize.of(str(resize)) == resize
 
 
-@pytest.mark.parametrize("given", ["", "half", "0", "1", "3/2", "-1/2", "1/0", "1/2:", "1/2:1", "1/2:1/3:1/4", 2, True])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "half", "0", "1", "3/2", "-1/2", "1/0", "1/2:", "1/2:1", "1/2:1/3:1/4", 2, True, "nan", "inf"),
+        # Not as people write them, though Python reads some.
+        *("\N{ARABIC-INDIC DIGIT ONE}/\N{ARABIC-INDIC DIGIT TWO}", "1_0/2_0", "1/0_2", "1 / 2", b"1/2", (1, 2)),
+        # Python makes no text of such, or takes very long.
+        *("1e-400", "1e-5000", "1e-999999999"),
+    ],
+    ids=str,
+)
 def test_what_is_none_is_refused(given: object) -> None:
     with pytest.raises(st.UsageError, match=r"`resize`=.*give the share of the sides, 1/2 say, or with the share of"):
         Resize.of(given)
+
+
+@pytest.mark.parametrize("given", ["x" * 100_000, "1" * 5000 + "/" + "2" * 5000, 10**5000], ids=["word", "text", "int"])
+def test_what_is_long_is_refused_in_a_sentence(given: object) -> None:
+    with pytest.raises(st.UsageError, match="is no share between 0 and 1") as refused:
+        Resize.of(given)
+    assert len(str(refused.value)) < 400
+
+
+def test_one_that_is_made_by_hand_is_checked_too() -> None:
+    assert Resize(0.5, "1/4") == Resize.of("1/2:1/4")  # type: ignore[arg-type]
+    for shares in ((Fraction(2),), (Fraction(1, 2), 1), (Fraction(1, 10**5000),)):
+        with pytest.raises(st.UsageError, match="is no share between 0 and 1"):
+            Resize(*shares)  # type: ignore[arg-type]
 
 
 def test_up_to_a_rung_and_no_further() -> None:
@@ -236,6 +260,42 @@ def test_a_final_training_sees_whole_images_but_one_that_is_continued(tmp_path: 
     assert sum(training and side == 4 for training, side in SIZES) == 9, "what it goes on from is the trial's own"
 
 
+def cut(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
+    return images[..., 2:6, 2:6]
+
+
+def of_setting(images: Tensor, ids: Tensor, generator: torch.Generator, setting: dict[str, Any]) -> Tensor:
+    return images * setting["lr"]
+
+
+def masks(root: Path | None) -> Dataset:
+    pixels = torch.rand(60, 8, 8, 1, generator=torch.Generator().manual_seed(0))
+    lit = Split(pixels, (pixels[..., 0] > 0.5).float())
+    return Dataset("masks", lit, lit)
+
+
+def apart(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.squeeze(1) - targets).square().mean()
+
+
+def grown(outputs: Tensor, targets: Tensor) -> Tensor:
+    return apart(nn.functional.interpolate(outputs, targets.shape[1:]), targets)
+
+
+def wrongly(outputs: Tensor, targets: Tensor) -> float:
+    return float((outputs.flatten(1).argmax(1) != targets).float().mean())
+
+
+SEGMENTATION: dict[str, Any] = {
+    "network": lambda: nn.Conv2d(1, 1, 3, padding=1),
+    "data": masks,
+    "augment": None,
+    "validation": 10,
+    "loss": apart,
+    "measure": apart,
+}
+
+
 @pytest.mark.parametrize(
     ("changed", "options", "words"),
     [
@@ -247,8 +307,28 @@ def test_a_final_training_sees_whole_images_but_one_that_is_continued(tmp_path: 
         ),
         ({}, {"stan": st.Stan(memo=Memo(90, 9))}, "`resize`=1/2:1/3 does not go with a memory of entries"),
         ({}, {"resize": "2"}, "'2' is no share between 0 and 1"),
+        (
+            {"augment": cut},
+            {},
+            r"`resize`=1/2:1/3 does not go with this: problem 'corners': the network fails on images of a training "
+            r"batch, which are \(2, 1, 2, 2\) then",
+        ),
+        (
+            SEGMENTATION,
+            {},
+            "`resize`=1/2:1/3 does not go with this: problem 'corners': its loss fails on what the netw",
+        ),
+        (
+            {**SEGMENTATION, "loss": grown},
+            {},
+            "`resize`=1/2:1/3 does not go with this: problem 'corners': its measure fails on what the network says",
+        ),
+        # Which PyTorch would compare with each pixel.
+        (SEGMENTATION, {"resize": "1/8"}, r"makes \(2, 1, 1, 1\) of small images, and \(2, 1, 8, 8\) of whole ones"),
+        ({}, {"resize": "0.99"}, "`resize`=99/100:1/3 makes no image small: 99/100 of 8 by 8 pixels is as many"),
+        ({}, {"max_resource": 2}, "`resize`=1/2:1/3 makes no image small: 1/3 of 2 iterations is less than one"),
     ],
-    ids=["network", "memo", "share"],
+    ids=["network", "memo", "share", "cut", "loss", "measure", "spread", "as many", "short"],
 )
 def test_what_does_not_go_together(
     tmp_path: Path, changed: dict[str, Any], options: dict[str, Any], words: str
@@ -256,6 +336,21 @@ def test_what_does_not_go_together(
     settings = {"max_resource": 27, "out": tmp_path, "resize": "1/2", **options}
     with pytest.raises(st.UsageError, match=words):
         st.tune(replace(PROBLEM, **changed), **settings)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"augment": of_setting}, {**SEGMENTATION, "loss": grown, "measure": grown}, {"measure": wrongly}],
+    ids=["setting", "segmentation", "measure"],
+)
+def test_what_goes_together(tmp_path: Path, changed: dict[str, Any]) -> None:
+    problem = replace(PROBLEM, **changed)
+    before = torch.get_rng_state()
+    Resize.of("1/2").check(problem, problem.load(), 9)
+    assert torch.equal(torch.get_rng_state(), before)
+    result = st.tune(problem, max_resource=3, threads=1, device="cpu", out=tmp_path, resize="1/2")
+    assert result.complete
+    assert not result.summary.failures
 
 
 def test_tables_and_functions_have_no_images(tmp_path: Path) -> None:

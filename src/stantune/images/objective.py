@@ -169,7 +169,8 @@ class ProblemObjective:
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
             _ = self.splits
         if conditions.begun is None and self.resize is not None:
-            self.resize.check(self.problem, self.splits, self.stan)
+            with _going_on(self.problem):
+                self.resize.check(self.problem, self.splits, conditions.max_resource, self.stan)
         threads = self._threads(conditions)
         numbers = precision_on(self.precision, conditions.device)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -14,11 +15,17 @@ from torch import Tensor
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
-from stantune.images.data import Batches, Normaliser
+from stantune.images.data import Batch, Batches, Normaliser
 from stantune.images.problem.problem import Problem, Splits
+from stantune.images.resizing_checks import check_small
 from stantune.stan.config import Stan
 from stantune.training.trainable import Trainable
 
+# Digits of other scripts, and 1_0 as ten, are Python's alone.
+_SHARE = re.compile(r"\d+/\d+|(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+_LONGEST = 100
+# What is beyond this is nobody's share, and no sentence has room for it.
+_FINEST = 10**30
 # Up to the last rung but one of a search with eta 3.
 UNTIL = Fraction(1, 3)
 FORM = "give the share of the sides, 1/2 say, or with the share of the longest training behind it, 1/2:1/3"
@@ -42,12 +49,17 @@ class Resize:
     share: Fraction
     until: Fraction = UNTIL
 
+    def __post_init__(self) -> None:
+        given = (self.share, self.until)
+        object.__setattr__(self, "share", _share(self.share, given))
+        object.__setattr__(self, "until", _share(self.until, given))
+
     @classmethod
     def of(cls, given: object) -> Resize:
         """Return what is meant by "1/2", "1/2:1/3", 0.5, or a Resize; raises UsageError where nothing is."""
         if isinstance(given, Resize):
             return given
-        shares = [_share(part, given) for part in str(given).split(":")]
+        shares = [_share(part, given) for part in _text(given, given).split(":")]
         if len(shares) > 2:
             raise UsageError(f"`resize`={shown(given)} has more than two parts; {FORM}")
         return cls(*shares)
@@ -64,15 +76,33 @@ class Resize:
         rows, columns = (max(1, round(side * self.share)) for side in images.shape[-2:])
         return F.adaptive_avg_pool2d(images, (rows, columns)).contiguous(memory_format=torch.channels_last)
 
-    def check(self, problem: Problem, splits: Splits, stan: Stan | None = None) -> None:
-        """Raise UsageError where the problem's network, loss and data, or STAN's memory, do not take small images."""
+    def check(self, problem: Problem, splits: Splits, length: int, stan: Stan | None = None) -> None:
+        """Raise UsageError where this does not go with a problem, or makes nothing small.
+
+        Args:
+            problem: its network, loss and measure are shown images, and are to take small ones, too.
+            splits: its data.
+            length: of the longest training of its search.
+            stan: what remembers entries of images does not go with it.
+        """
         self.check_memory(stan)
         if splits.train.inputs.dim() != 4:
             raise UsageError(
                 f"`resize`={self} is for images, and the inputs of problem {problem.name!r} are none; leave it away"
             )
+        if not self.iterations(length):
+            raise UsageError(
+                f"`resize`={self} makes no image small: {self.until} of {length} iterations is less than one; train "
+                "longer, or leave `resize` away"
+            )
+        height, width = splits.train.inputs.shape[1:3]
+        if self.shrunk(torch.empty(1, 1, height, width)).shape[2:] == (height, width):
+            raise UsageError(
+                f"`resize`={self} makes no image small: {self.share} of {height} by {width} pixels is as many; give "
+                "a smaller share, or leave `resize` away"
+            )
         try:
-            problem.shown(self.small(splits))
+            check_small(problem, splits, self.small(splits), self.shrunk)
         except UsageError as error:
             raise UsageError(
                 f"`resize`={self} does not go with this: {error}; a network whose last map is averaged "
@@ -93,14 +123,28 @@ class Resize:
         return replace(splits, normaliser=_Shrinking(whole.mean, whole.scale, whole.std, self))
 
 
-def _share(text: str, given: object) -> Fraction:
-    try:
-        share = Fraction(text.strip())
-    except (ValueError, ZeroDivisionError):
-        share = Fraction(0)
+def _share(given: object, whole: object) -> Fraction:
+    """Return a share; raises UsageError, which shows all that was given, where it is none."""
+    text = _text(given, whole).strip()
+    if len(text) > _LONGEST or not _SHARE.fullmatch(text) or not int(text.partition("/")[2] or 1):
+        raise _no_share(text, whole)
+    share = Fraction(text)
     if not 0 < share < 1:
-        raise UsageError(f"`resize`={shown(given)}: {text.strip()!r} is no share between 0 and 1; {FORM}")
+        raise _no_share(text, whole)
+    if share.denominator > _FINEST:
+        raise UsageError(f"`resize`={shown(whole)}: {shown(text)} is too fine a share; {FORM}")
     return share
+
+
+def _text(given: object, whole: object) -> str:
+    try:
+        return str(given)
+    except Exception:  # of some thousand digits Python makes no text, and an object's own method may raise anything
+        raise _no_share(given, whole) from None
+
+
+def _no_share(part: object, given: object) -> UsageError:
+    return UsageError(f"`resize`={shown(given)}: {shown(part)} is no share between 0 and 1; {FORM}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +175,7 @@ class _SmallFirst:
         batch = self._batches.at(iteration)
         if iteration >= self._until:
             return batch
-        return batch._replace(inputs=self._resize.shrunk(batch.inputs))
+        return Batch(self._resize.shrunk(batch.inputs), batch.targets, batch.ids)
 
 
 class _Resized:

@@ -175,10 +175,10 @@ class _Study:
         for problem in self.problems:
             for way in self.ways:
                 with _named(way):
-                    self._composed(problem, way)
+                    settings = self._composed(problem, way)
                     _check_layers(problem, way)
                     if way.resize is not None:
-                        self._check_images(problem, way.resize)
+                        self._check_images(problem, way.resize, settings.max_resource)
                 place, name = directory_of(problem.told.name, way, self.seeds[0]), problem.told.name
                 # Not all systems tell large letters from small ones.
                 if place.lower() in places:
@@ -245,11 +245,11 @@ class _Study:
         _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
 
-    def _check_images(self, problem: Problem, resize: Resize) -> None:
+    def _check_images(self, problem: Problem, resize: Resize, length: int) -> None:
         """Raise UsageError where a problem does not take small images; its data are loaded for that."""
         if isinstance(problem.objective, ProblemObjective):
             problem.objective.fetch(self.say)
-            resize.check(problem.objective.problem, problem.objective.splits)
+            resize.check(problem.objective.problem, problem.objective.splits, length)
 
     def _identity(self, problem: Problem) -> dict[str, Any]:
         # What is the problem's in it is the same in each way.
