@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -171,6 +171,7 @@ class Conditions:
         side_by_side: whether several trainings run at the same time.
         begun: the identity of the search that goes on, None for one that begins.
         say: takes a line for the user.
+        fixed: parameters that have one value in all settings.
     """
 
     max_resource: int
@@ -181,6 +182,7 @@ class Conditions:
     side_by_side: bool = False
     begun: Mapping[str, Any] | None = None
     say: Callable[[str], None] = lambda line: None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Prepared(NamedTuple):

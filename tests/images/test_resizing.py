@@ -81,9 +81,9 @@ PROBLEM = st.Problem(
 )
 
 
-def tune(where: Path, **options: Any) -> st.SearchResult:
+def tune(where: Path, problem: st.Problem = PROBLEM, **options: Any) -> st.SearchResult:
     settings = {"max_resource": 27, "min_resource": 3, "threads": 1, "device": "cpu", "out": where, "resize": "1/2"}
-    return st.tune(PROBLEM, **{**settings, **options})
+    return st.tune(problem, **{**settings, **options})
 
 
 def table(where: Path) -> list[Any]:
@@ -351,6 +351,22 @@ def test_what_goes_together(tmp_path: Path, changed: dict[str, Any]) -> None:
     result = st.tune(problem, max_resource=3, threads=1, device="cpu", out=tmp_path, resize="1/2")
     assert result.complete
     assert not result.summary.failures
+
+
+def deep(depth: int = 1) -> nn.Module:
+    first, further = nn.Conv2d(1, 4, 3), [nn.Conv2d(4, 4, 3) for _ in range(depth - 1)]
+    return nn.Sequential(first, *further, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
+
+
+def test_what_is_fixed_is_what_is_looked_at(tmp_path: Path) -> None:
+    space = st.Space({**PROBLEM.space, "depth": st.Integer(1, 3)})
+    problem = replace(PROBLEM, network=deep, space=space)
+    deeper = replace(problem, network=lambda depth=3: deep(depth))
+    with pytest.raises(st.UsageError, match="the network fails on inputs of shape"):
+        tune(tmp_path / "deep", problem=problem, max_resource=3, min_resource=1, fixed={"depth": 3})
+    with pytest.raises(st.UsageError, match=r"`ways`=resize: .* the network fails on inputs of shape"):
+        st.study(problem, ways="resize", seeds=1, max_resource=9, fixed={"depth": 3}, out=tmp_path / "study")
+    assert tune(tmp_path / "low", problem=deeper, max_resource=3, min_resource=1, fixed={"depth": 1}).complete
 
 
 def test_tables_and_functions_have_no_images(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ class ProblemObjective:
             _ = self.splits
         if conditions.begun is None and self.resize is not None:
             with _going_on(self.problem):
-                self.resize.check(self.problem, self.splits, conditions.max_resource, self.stan)
+                self.resize.check(self.problem, self.splits, conditions.max_resource, self.stan, conditions.fixed)
         threads = self._threads(conditions)
         numbers = precision_on(self.precision, conditions.device)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)

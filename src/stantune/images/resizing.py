@@ -76,7 +76,14 @@ class Resize:
         rows, columns = (max(1, round(side * self.share)) for side in images.shape[-2:])
         return F.adaptive_avg_pool2d(images, (rows, columns)).contiguous(memory_format=torch.channels_last)
 
-    def check(self, problem: Problem, splits: Splits, length: int, stan: Stan | None = None) -> None:
+    def check(
+        self,
+        problem: Problem,
+        splits: Splits,
+        length: int,
+        stan: Stan | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> None:
         """Raise UsageError where this does not go with a problem, or makes nothing small.
 
         Args:
@@ -84,6 +91,7 @@ class Resize:
             splits: its data.
             length: of the longest training of its search.
             stan: what remembers entries of images does not go with it.
+            fixed: parameters that have one value in all settings; of the others the network has what is its own.
         """
         self.check_memory(stan)
         if splits.train.inputs.dim() != 4:
@@ -102,7 +110,7 @@ class Resize:
                 "a smaller share, or leave `resize` away"
             )
         try:
-            check_small(problem, splits, self.small(splits), self.shrunk)
+            check_small(problem, fixed or {}, splits, self.small(splits), self.shrunk)
         except UsageError as error:
             raise UsageError(
                 f"`resize`={self} does not go with this: {error}; a network whose last map is averaged "

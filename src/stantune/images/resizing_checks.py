@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +17,16 @@ from stantune.images.problem.problem import Problem, Splits
 from stantune.texts import one_line
 
 
-def check_small(problem: Problem, whole: Splits, small: Splits, shrunk: Callable[[Tensor], Tensor]) -> None:
+def check_small(
+    problem: Problem, setting: Mapping[str, Any], whole: Splits, small: Splits, shrunk: Callable[[Tensor], Tensor]
+) -> None:
     """Show a problem a few samples of both sizes, in training and as they are compared.
 
     Random state is afterwards what it was.
 
     Args:
         problem: what is to be trained.
+        setting: so far as it is known.
         whole: its data.
         small: the same, which become small where they are normalised.
         shrunk: makes images (B, C, H, W) of a batch small.
@@ -31,11 +34,11 @@ def check_small(problem: Problem, whole: Splits, small: Splits, shrunk: Callable
     Raises:
         UsageError: the network, the loss or the measure takes whole images, and small ones not, or otherwise.
     """
-    problem.shown(small)
+    problem.shown(small, setting)
     with torch.random.fork_rng([]), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        batch = _few(problem, whole)
-        model = problem.tried({}).eval()
+        batch = _few(problem, setting, whole)
+        model = problem.tried(setting).eval()
         try:
             before = model(batch.inputs)
         except Exception:
@@ -54,7 +57,7 @@ def check_small(problem: Problem, whole: Splits, small: Splits, shrunk: Callable
                 f"problem {problem.name!r}: the network makes {tuple(outputs.shape)} of small images, and "
                 f"{tuple(before.shape)} of whole ones"
             )
-        criterion = problem.criterion({})
+        criterion = problem.criterion(setting)
         _check_same("loss", problem, *(lambda said=said: criterion(said, batch.targets) for said in (before, outputs)))
         _check_same(
             "measure",
@@ -68,10 +71,10 @@ def check_small(problem: Problem, whole: Splits, small: Splits, shrunk: Callable
         )
 
 
-def _few(problem: Problem, splits: Splits) -> Batch:
+def _few(problem: Problem, setting: Mapping[str, Any], splits: Splits) -> Batch:
     """Return a few samples of a training batch, whole."""
     try:
-        batch = problem.batches(splits, {}, 0, "cpu").at(0)
+        batch = problem.batches(splits, setting, 0, "cpu").at(0)
     except Exception:
         # An augmentation may need a parameter of the setting.
         return next(in_order(splits.train, SHOWN, splits.normaliser))

@@ -282,7 +282,15 @@ def tune(
                 settings = starting_from(settings, what, directory, earlier)
             beside = not alone and side > 1
             conditions = Conditions(
-                settings.max_resource, settings.seed, threads, where, alone, beside, _begun(directory), tell
+                settings.max_resource,
+                settings.seed,
+                threads,
+                where,
+                alone,
+                beside,
+                _begun(directory),
+                tell,
+                settings.fixed,
             )
             what, of_each = what.prepared(conditions)
             settings = replace(settings, threads=of_each)

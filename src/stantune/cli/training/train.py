@@ -94,7 +94,7 @@ def train(
         warn_of_no_kernels(where, console)
         stan = filled(stan, fill, what, splits, setting)
     if small is not None:
-        small.check(what, splits, length, stan)
+        small.check(what, splits, length, stan, setting)
 
     def choose(before: int | None) -> None:
         if asked == "auto":

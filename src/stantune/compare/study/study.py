@@ -178,7 +178,7 @@ class _Study:
                     settings = self._composed(problem, way)
                     _check_layers(problem, way)
                     if way.resize is not None:
-                        self._check_images(problem, way.resize, settings.max_resource)
+                        self._check_images(problem, way.resize, settings)
                 place, name = directory_of(problem.told.name, way, self.seeds[0]), problem.told.name
                 # Not all systems tell large letters from small ones.
                 if place.lower() in places:
@@ -245,11 +245,13 @@ class _Study:
         _, settings = compose(applied.objective, rates=applied.rates, device=self.running["device"], **given)
         return settings
 
-    def _check_images(self, problem: Problem, resize: Resize, length: int) -> None:
+    def _check_images(self, problem: Problem, resize: Resize, settings: SearchSettings) -> None:
         """Raise UsageError where a problem does not take small images; its data are loaded for that."""
         if isinstance(problem.objective, ProblemObjective):
             problem.objective.fetch(self.say)
-            resize.check(problem.objective.problem, problem.objective.splits, length)
+            resize.check(
+                problem.objective.problem, problem.objective.splits, settings.max_resource, fixed=settings.fixed
+            )
 
     def _identity(self, problem: Problem) -> dict[str, Any]:
         # What is the problem's in it is the same in each way.

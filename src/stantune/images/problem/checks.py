@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def check_batch_size(name: str, sizes: Parameter | None, samples: int) -> None:
 
 def check_network(
     name: str,
-    build: Callable[[Mapping[str, Any]], nn.Module],
+    build: Callable[[], nn.Module],
     loss: Loss,
     measure: Measure,
     normaliser: Normaliser,
@@ -204,9 +204,9 @@ def check_augment(name: str, batch: Callable[[], object], sees_setting: bool) ->
         ) from error
 
 
-def _new(name: str, build: Callable[[Mapping[str, Any]], nn.Module]) -> nn.Module:
+def _new(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """Return a new network; raises UsageError where another one would train the same weights."""
-    model, other = build({}), build({})
+    model, other = build(), build()
     for made in (model, other):
         if not isinstance(made, nn.Module):
             raise UsageError(

@@ -256,10 +256,16 @@ class Problem:
             return partial(self.augment, setting=setting)
         return self.augment
 
-    def shown(self, splits: Splits) -> nn.Module:
+    def shown(self, splits: Splits, setting: Mapping[str, Any] | None = None) -> nn.Module:
         """Return a new network that was shown inputs; raises UsageError where it, the loss or the measure fails."""
         model = check_network(
-            self.name, self.tried, self._loss(), self._measure(), splits.normaliser, splits.train, splits.classes
+            self.name,
+            lambda: self.tried(setting or {}),
+            self._loss(),
+            self._measure(),
+            splits.normaliser,
+            splits.train,
+            splits.classes,
         )
         check_judged_test(self.name, self._measure(), model, splits.normaliser, splits.validation, splits.test)
         return model
