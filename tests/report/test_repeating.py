@@ -52,8 +52,9 @@ def test_the_call_has_the_same_settings_of_stan(stan: Stan) -> None:
         {"rates": (0.25, 1.0)},
         {"stan": Stan(), "precision": "fp32"},
         {"compile": True},
+        {"resize": "1/2:1/4"},
     ],
-    ids=["meprop", "no-refresh", "rates", "rates-alone", "precision", "compile"],
+    ids=["meprop", "no-refresh", "rates", "rates-alone", "precision", "compile", "resize"],
 )
 def test_what_was_lost_is_in_the_call(asked: dict[str, Any]) -> None:
     asked = {"max_resource": 27, "min_resource": 9, **asked}
