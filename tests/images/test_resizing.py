@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import stantune as st
+from stantune.cli.training.train import train
 from stantune.images.data import Dataset, Split
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize, resized
@@ -382,6 +383,18 @@ def test_tables_and_functions_have_no_images(tmp_path: Path) -> None:
         st.tune(flat, max_resource=9, out=tmp_path, resize="1/2")
     with pytest.raises(st.UsageError, match="`resize`=1/2 says how a Problem is trained, and search says that itself"):
         st.tune(lambda run: 1.0, st.Space({"x": st.Float(0, 1)}), minimize="x", name="search", resize="1/2")
+
+
+def test_a_plan_is_for_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[object] = []
+
+    def planned(stan: st.Stan, problem: object, *rest: Any, **options: Any) -> st.Stan:
+        timed.append(problem)
+        return st.Stan(rate=1)
+
+    monkeypatch.setattr("stantune.training.train.planned_stan", planned)
+    train(f"{__file__}:PROBLEM", iterations=9, accelerate="stan", rate="auto", resize="1/2", device="cpu")
+    assert [type(each) for each in timed] == [st.Problem]
 
 
 def test_as_a_way_of_a_study(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def run(
     made: Mapping[str, Any] | None = None,
     precision: str | None = None,
     compile: bool = False,
+    timed: Trainable | None = None,
 ) -> Outcome:
     """Train a setting from iteration `start` to `stop` and evaluate it, exactly, at the end.
 
@@ -79,6 +80,7 @@ def run(
         made: what else the checkpoint is to depend on, such as the problem's code; a search asks for that by itself.
         precision: "fp32", "tf32" (CUDA) or "bf16"; None for what PyTorch is set to.
         compile: whether torch.compile compiles the network, for training steps alone; not with STAN.
+        timed: what is timed for a rate of "auto", where that is not `problem` itself.
 
     Returns:
         The outcome; a diverged trial's is an ordinary result.
@@ -110,6 +112,7 @@ def run(
             made=made,
             precision=precision,
             compile=compile,
+            timed=timed,
         )
     )
 
@@ -135,6 +138,7 @@ def turns(
     precision: str | None = None,
     compile: bool = False,
     to_use: bool = False,
+    timed: Trainable | None = None,
 ) -> Generator[None, None, Outcome]:
     """Do what `run` does in turns of about `pace` iterations (None: in one), between which others may have theirs.
 
@@ -175,7 +179,9 @@ def turns(
         if stan is not None:
             before = None if state is None else state["planned"]
             length = problem.iterations
-            planned = planned_stan(stan, problem, checked, splits, before, iterations=length, seed=seed, device=device)
+            planned = planned_stan(
+                stan, timed or problem, checked, splits, before, iterations=length, seed=seed, device=device
+            )
 
         def new() -> Trial:
             return Trial(

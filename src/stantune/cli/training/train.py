@@ -122,6 +122,8 @@ def train(
             made=made_of(what),
             precision=precision,
             compile=compile,
+            # A plan is for whole images, as in a search.
+            timed=what,
         )
     if outcome.interrupted:
         how = (
