@@ -143,7 +143,7 @@ def test_a_plan_without_native_kernels_is_gone_on_with(monkeypatch: pytest.Monke
         return reached
         yield
 
-    monkeypatch.setattr("stantune.images.objective.turns", turns)
+    monkeypatch.setattr("stantune.images.trainer.turns", turns)
     final = replace(segment, start=0, stop=20, finalist=0)
     again.trainer(Place(threads=1)).train(final, lambda: False, lambda iteration: None)
     assert made == [Stan(rate=1, native=False)]
