@@ -29,7 +29,7 @@ def split(count):
 problem, train = BUILT_IN["cq"], split(400)
 splits = Splits(train, split(0), split(200), problem.normalise.fit(train), 10)
 trial = Trial(problem, {}, splits, seed=0, stan=Stan(period=2))
-for _ in range(8):
+for _ in range(16):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     trial.train(trial.iteration + 3, lambda: False, lambda done: None)
     error_percent(trial.model, splits.test, splits.normaliser)
@@ -43,5 +43,5 @@ LARGE = 2**20  # bytes; a batch's images are 1.2 MB
 def test_after_its_first_iterations_a_tuned_process_takes_nothing_large() -> None:
     ran = subprocess.run([sys.executable, "-c", ROUNDS], capture_output=True, text=True, check=True)
     pages = [int(word) for word in ran.stdout.split()]
-    # The median: the heap grows a last time where its gaps happen to be too small. (Untuned: some 5 MB a round.)
-    assert statistics.median(pages[2:]) * PAGE < LARGE
+    # The median: the heap grows now and then at first, where its gaps are too small. (Untuned: some 5 MB a round.)
+    assert statistics.median(pages[6:]) * PAGE < LARGE

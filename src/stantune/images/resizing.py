@@ -35,8 +35,9 @@ FORM = "give the share of the sides, 1/2 say, or with the share of the longest t
 class Resize:
     """Progressive resizing: images averaged to a share of their sides, in the first part of a training.
 
-    Its iterations take less time, and low rungs put settings in order by them. What is evaluated within that part is
-    evaluated on images that are as small. Final trainings from scratch see whole images alone.
+    As in fast.ai's entry to DAWNBench (Howard, 2018) and in EfficientNetV2 (Tan & Le, 2021). Its iterations take less
+    time, and low rungs put settings in order by them. What is evaluated within that part is evaluated on images that
+    are as small. Final trainings from scratch see whole images alone.
 
     Attributes:
         share: of height and of width, between 0 and 1.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.objectives.function.objective import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
@@ -236,7 +237,8 @@ def _refuse_trained(what: str, how: Mapping[str, tuple[Any, str]]) -> None:
     """Raise UsageError where something is given of how a Problem is trained, and this is none."""
     for parameter, (value, remedy) in how.items():
         if value is not None:
-            said = "" if value is True else f"={value}"
+            # As it is told on a command line; a value of another kind may have no text at all.
+            said = "" if value is True else f"={value if isinstance(value, str) else shown(value)}"
             raise UsageError(
                 f"`{parameter}`{said} says how a Problem is trained, and {what} says that itself; leave it away, and "
                 f"{remedy} there"

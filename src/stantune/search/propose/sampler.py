@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from stantune.arguments import function
+from stantune.arguments import function, shown
 from stantune.errors import UsageError
 from stantune.search.plan.values import PastTrial
 from stantune.search.propose.sampling import Model, optuna_quiet, sample, to_distribution, to_optuna, within
@@ -291,7 +291,8 @@ def sampler_of(sampler: str | Sampler) -> Sampler:
         if sampler not in _BUILT_IN:
             close = difflib.get_close_matches(sampler.lower(), SAMPLERS, n=1)
             raise UsageError(
-                f"`sampler`={sampler!r} is unknown; give {' or '.join(SAMPLERS)}, or an object that proposes settings"
+                f"`sampler`={shown(sampler)} is unknown; give {' or '.join(SAMPLERS)}, or an object that proposes "
+                "settings"
                 f"{f'; the nearest is {close[0]}' if close else ''}"
             )
         return _BUILT_IN[sampler]()
