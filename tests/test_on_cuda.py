@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,15 @@ from torch import Tensor, nn
 from stantune import Stan, accelerate_
 from stantune.errors import StanWarning
 from stantune.images.data import Split
-from stantune.images.problem.built_in import Splits, find
+from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.kernels.cuda.ways import cuda_path
+from stantune.outcome import Outcome
 from stantune.stan.entries.entries import PATTERNS, Grid
 from stantune.stan.graphs import GraphedStep
+from stantune.training.checkpoint import load_any
+from stantune.training.device_steps import DeviceSteps
+from stantune.training.together.turns import drained
+from stantune.training.train import turns
 from stantune.training.trial import Trial
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -35,16 +42,100 @@ def _one_way(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
-def trained(name: str, recordable: bool, stan: Stan | None, iterations: int) -> Trial:
-    """Train a built-in problem on random images."""
-    problem = replace(find(name), recordable=recordable, batch_size=20)
+def random_splits(problem: Problem) -> Splits:
+    """Return random images for a built-in problem."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (400, *SHAPES[str(problem.data)]), generator=generator, dtype=torch.uint8)
     split = Split(images, torch.randint(10, (400,), generator=generator), torch.arange(400))
-    splits = Splits(split, split, split, problem.normalise.fit(split), 10)
-    trial = Trial(problem, {}, splits, seed=0, stan=stan, device="cuda")
+    return Splits(split, split, split, problem.normalise.fit(split), 10)
+
+
+def trained(name: str, recordable: bool, stan: Stan | None, iterations: int) -> Trial:
+    """Train a built-in problem on random images."""
+    problem = replace(find(name), recordable=recordable, batch_size=20)
+    trial = Trial(problem, {}, random_splits(problem), seed=0, stan=stan, device="cuda")
     trial.train(iterations, lambda: False, lambda iteration: None)
     return trial
+
+
+def task(name: str, seed: int, start: int, stop: int, folder: Path, **changes: Any) -> Generator[None, None, Outcome]:
+    """Return the turns of a training of a built-in problem on random images, with a checkpoint in the folder."""
+    problem, setting = replace(find(name), batch_size=20, **changes), SETTINGS.get(name, {})
+    splits = random_splits(problem)
+    return turns(
+        problem, setting, folder / f"{name}-{seed}.pt", start, stop, pace=16, splits=splits, seed=seed, device="cuda"
+    )
+
+
+def weights(name: str, seed: int, folder: Path) -> dict[str, Tensor]:
+    """Return what a training has kept."""
+    kept: dict[str, Tensor] = load_any(folder / f"{name}-{seed}.pt")["model"]
+    return kept
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[each], other[each]) for each in one)
+
+
+# Dropout draws from each training's own random state.
+SETTINGS: dict[str, dict[str, Any]] = {"mlp": {"hidden": 300, "dropout": 0.5}}
+
+
+@pytest.mark.parametrize("name", ["lenet", "cq", "alexbn", "mlp"])
+def test_trainings_in_turns_are_those_alone_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    for folder in (together, alone):
+        folder.mkdir()
+    lengths = {0: 100, 1: 37, 2: 150, 3: 64, 4: 100, 5: 7}
+    came = {seed: drained(task(name, seed, 0, stop, alone)) for seed, stop in lengths.items()}
+    row = {seed: task(name, seed, 0, stop, together) for seed, stop in lengths.items()}
+    ends: dict[int, Outcome] = {}
+    while row:
+        for seed, course in list(row.items()):
+            try:
+                next(course)
+            except StopIteration as end:
+                ends[seed] = end.value
+                del row[seed]
+    for seed in lengths:
+        assert ends[seed].losses == came[seed].losses
+        assert ends[seed].metrics == came[seed].metrics
+        assert same(weights(name, seed, together), weights(name, seed, alone)), seed
+
+
+@pytest.mark.parametrize("name", ["lenet", "cq", "alexbn", "mlp"])
+def test_a_training_comes_to_the_same_in_pieces_and_again(name: str, tmp_path: Path) -> None:
+    folders = [tmp_path / each for each in ("whole", "again", "pieces")]
+    for folder in folders:
+        folder.mkdir()
+    whole, again, pieces = folders
+    drained(task(name, 3, 0, 90, whole))
+    drained(task(name, 3, 0, 90, again))
+    for start, stop in ((0, 11), (11, 50), (50, 90)):
+        drained(task(name, 3, start, stop, pieces))
+    assert same(weights(name, 3, whole), weights(name, 3, again))
+    assert same(weights(name, 3, whole), weights(name, 3, pieces))
+
+
+@pytest.mark.parametrize("name", ["lenet", "cq", "mlp"])
+def test_steps_that_a_device_makes_by_itself_are_those_as_written(name: str, tmp_path: Path) -> None:
+    written, by_itself = tmp_path / "written", tmp_path / "by itself"
+    for folder in (written, by_itself):
+        folder.mkdir()
+    drained(task(name, 1, 0, 60, written, recordable=False))
+    drained(task(name, 1, 0, 60, by_itself))
+    for its, mine in zip(weights(name, 1, written).values(), weights(name, 1, by_itself).values(), strict=True):
+        assert float((mine - its).norm() / its.norm()) < 1e-4
+
+
+def test_lanes_and_their_memory_are_used_again(tmp_path: Path) -> None:
+    def memory_after(seeds: range) -> int:
+        for seed in seeds:
+            drained(task("cq", seed, 0, 40, tmp_path))
+        torch.cuda.synchronize()
+        return torch.cuda.memory_reserved()
+
+    assert memory_after(range(4)) == memory_after(range(4, 24))
 
 
 def distance(one: Trial, other: Trial) -> float:
@@ -69,8 +160,10 @@ CASES = {
 def test_steps_are_replayed_in_trainings(case: str) -> None:
     name, stan, graphs = CASES[case]
     replayed = trained(name, True, stan, 60)
-    assert isinstance(replayed._learn, GraphedStep)
-    assert len(replayed._learn._recorded) == graphs
+    steps = replayed._by_itself or replayed._learn
+    assert isinstance(steps, GraphedStep | DeviceSteps)
+    assert isinstance(steps, DeviceSteps) == (stan is None)
+    assert len(steps._recorded) == graphs
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -127,7 +127,7 @@ def test_on_a_gpu_each_is_what_it_says() -> None:
         for was in (True, False):
             matrices.allow_tf32 = convolutions.allow_tf32 = was
             for precision, allowed in (("tf32", True), ("fp32", False), ("bf16", was), (None, was)):
-                with multiplying(precision):
+                with multiplying(precision, "cuda"):
                     assert (matrices.allow_tf32, convolutions.allow_tf32) == (allowed, allowed)
                 assert (matrices.allow_tf32, convolutions.allow_tf32) == (was, was)
     finally:

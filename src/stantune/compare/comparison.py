@@ -168,7 +168,7 @@ class Comparer:
             scaled(self.problem, Fraction(1))
         records = Records(self.directory, self._identity())
         try:
-            with records.locked(), multiplying(self.precision), warnings.catch_warnings():
+            with records.locked(), multiplying(self.precision, self.device), warnings.catch_warnings():
                 # `say` says it once.
                 warnings.simplefilter("ignore", NoEffectWarning)
                 return self._compare(records, seeds, equal_time)

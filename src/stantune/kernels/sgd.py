@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stantune.kernels.library import loaded, suits
+
+Noted = list[list[tuple[float, float]]]
+"""Rates and momenta: of each iteration, of each group."""
 
 
 class Sgd(torch.optim.SGD):
@@ -23,11 +27,17 @@ class Sgd(torch.optim.SGD):
     # Of each group rate and momentum, (groups, 2), on the parameters' device.
     _sent: Tensor | None = None
     _last: list[tuple[float, float]] | None = None
+    _noted: Noted | None = None
 
     @property
     def follows(self) -> bool:
         """Whether steps read rates and momenta from the device."""
         return self._sent is not None
+
+    @property
+    def sent(self) -> Tensor | None:
+        """Where steps read rates and momenta, (groups, 2); None where they do not."""
+        return self._sent
 
     def follow(self) -> None:
         """Have all further steps read rates and momenta from the parameters' device, where `send` puts them.
@@ -48,9 +58,20 @@ class Sgd(torch.optim.SGD):
         """Put the groups' rates and momenta where steps read them; nothing without `follow`, or where none changed."""
         if self._sent is not None:
             numbers = [(float(group["lr"]), float(group["momentum"])) for group in self.param_groups]
-            if numbers != self._last:
+            if self._noted is not None:
+                self._noted.append(numbers)
+            elif numbers != self._last:
                 self._sent.copy_(torch.tensor(numbers))
                 self._last = numbers
+
+    @contextmanager
+    def noting(self) -> Iterator[Noted]:
+        """Have `send` add all groups' (rate, momentum) to a list, and send nothing: who asks puts them there."""
+        self._noted, self._last = [], None
+        try:
+            yield self._noted
+        finally:
+            self._noted = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step, as torch.optim.SGD does, and return what the closure returns."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from stantune.errors import StanWarning
-from stantune.kernels.cuda.ways import no_collection, replayed
+from stantune.kernels.cuda.lanes import Lane
+from stantune.kernels.cuda.ways import replayed
 from stantune.stan.entries.entries import EntryMatrix
 from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.convolution import StanConv1d
@@ -99,12 +100,7 @@ class GraphedStep:
         try:
             self._recorded[key] = own, self._recorder.record(self._step, own)
         except RuntimeError as error:  # CUDA's errors among them
-            first = str(error).partition("\n")[0]
-            warnings.warn(
-                f"the step cannot be recorded as a CUDA graph and runs as it is written: {first}",
-                StanWarning,
-                stacklevel=3,
-            )
+            warn_unrecorded(error)
             self._most = 0
         return key in self._recorded
 
@@ -120,27 +116,29 @@ class GraphedStep:
         return tuple(layer.grid for layer in self._layers), modes, kinds, self._constants()
 
 
+def warn_unrecorded(error: RuntimeError) -> None:
+    """Say why a step is not replayed."""
+    first = str(error).partition("\n")[0]
+    warnings.warn(
+        f"the step cannot be recorded as a CUDA graph and runs as it is written: {first}", StanWarning, stacklevel=4
+    )
+
+
 class OnCuda:
     """Records CUDA graphs, which share their memory: none is replayed while another one runs, or its result needed."""
 
-    def __init__(self) -> None:
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, lane: Lane | None = None) -> None:
+        """Record in a training's lane; in one of its own where there is none."""
+        self._lane = lane or Lane(torch.cuda.current_device())
 
     def run(self, step: Step, inputs: tuple[Tensor, ...]) -> Tensor:
         """Do a step now; on the stream that records, as parts of the autograd graph remember theirs."""
-        here = torch.cuda.current_stream(self._stream.device)
-        self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream), replayed():
-            result = step(*inputs)
-        here.wait_stream(self._stream)
-        return result
+        with self._lane.between(), replayed():
+            return step(*inputs)
 
     def record(self, step: Step, inputs: tuple[Tensor, ...]) -> Callable[[], Tensor]:
         """Record a step without doing it; return what replays it."""
-        graph = torch.cuda.CUDAGraph()
-        with no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream), replayed():
-            result = step(*inputs).detach()
+        graph, result = self._lane.recorded(lambda: step(*inputs).detach())
 
         def replay() -> Tensor:
             graph.replay()

@@ -46,15 +46,24 @@ def casting(precision: str | None, device: str) -> AbstractContextManager[object
 
 
 @contextmanager
-def multiplying(precision: str | None) -> Iterator[None]:
-    """Have products of float32 on a GPU be in TF32 or not, as the precision says; afterwards it is as it was."""
-    if precision not in ("fp32", "tf32"):
+def multiplying(precision: str | None, device: str) -> Iterator[None]:
+    """Have a GPU compute a training in the numbers asked for, and the same ones each time; then it is as it was.
+
+    Of float32 products are in TF32 or not. Of cuDNN's algorithms those are taken that add up in one order, and by its
+    own rules: not the ones that happen to be fastest now. Then a training's bits depend neither on when it runs nor on
+    what runs beside it.
+    """
+    if torch.device(device).type != "cuda":
         yield
         return
     of_matrices, of_convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = of_matrices.allow_tf32, of_convolutions.allow_tf32
-    of_matrices.allow_tf32 = of_convolutions.allow_tf32 = precision == "tf32"
+    order = of_convolutions.deterministic, of_convolutions.benchmark
+    if precision in ("fp32", "tf32"):
+        of_matrices.allow_tf32 = of_convolutions.allow_tf32 = precision == "tf32"
+    of_convolutions.deterministic, of_convolutions.benchmark = True, False
     try:
         yield
     finally:
         of_matrices.allow_tf32, of_convolutions.allow_tf32 = before
+        of_convolutions.deterministic, of_convolutions.benchmark = order

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stantune.kernels.cuda.lanes import Lane
 from stantune.kernels.sgd import Sgd
-from stantune.stan.graphs import GraphedStep
+from stantune.stan.graphs import GraphedStep, OnCuda
 from stantune.training.trainable import Criterion
 
 Step = Callable[[Tensor, Tensor], Tensor]
@@ -39,13 +40,14 @@ def plain_step(
 
 
 def recorded_step(
-    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, casting: Casting, device: int
+    model: nn.Module, criterion: Criterion, optimizer: torch.optim.Optimizer, casting: Casting, lane: Lane
 ) -> Step:
     """Return what records steps on a CUDA device as graphs, and replays them."""
     if isinstance(optimizer, Sgd):
         optimizer.follow()
-    with torch.cuda.device(device):
-        return GraphedStep(model, plain_step(model, criterion, optimizer, casting), lambda: numbers_of(optimizer))
+    with torch.cuda.device(lane.device):
+        step = plain_step(model, criterion, optimizer, casting)
+        return GraphedStep(model, step, lambda: numbers_of(optimizer), OnCuda(lane))
 
 
 def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:

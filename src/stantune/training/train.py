@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, DamagedCheckpointError, UsageError
+from stantune.kernels.cuda.lanes import Lane, lane_on
 from stantune.outcome import Outcome
 from stantune.seeds import derive
 from stantune.stan.config import Stan
@@ -146,7 +147,7 @@ def turns(
     With `to_use` the checkpoint is kept for its weights, and what they were fed lies beside them, as with `best`.
     """
 
-    def course() -> Generator[None, None, Outcome]:
+    def course(lane: Lane | None) -> Generator[None, None, Outcome]:
         checked = problem.space.check(setting)
         if not 0 <= start <= stop or (start and checkpoint is None):
             raise UsageError(
@@ -194,6 +195,7 @@ def turns(
                 start=start,
                 precision=numbers,
                 compile=compile,
+                lane=lane,
             )
 
         trial = new()
@@ -248,11 +250,17 @@ def turns(
     own = OwnRandom("random", seed)
 
     @contextmanager
-    def apart() -> Iterator[None]:
-        with own.here(), multiplying(precision):
+    def apart(lane: Lane | None) -> Iterator[None]:
+        in_lane = nullcontext() if lane is None else lane.taken_up()
+        with own.here(), multiplying(precision, device), in_lane:
             yield
 
-    return within(course(), apart)
+    def on_device() -> Generator[None, None, Outcome]:
+        index = cuda_index(device)
+        with nullcontext() if index is None else lane_on(index) as lane:
+            return (yield from within(course(lane), lambda: apart(lane)))
+
+    return on_device()
 
 
 class _Training:

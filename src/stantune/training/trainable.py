@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sized
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,24 @@ class Batches(Protocol):
 
     def at(self, iteration: int) -> Batch:
         """Return the batch of an iteration, counted from 0."""
+        ...
+
+
+@runtime_checkable
+class Feeding(Batches, Protocol):
+    """Batches that a device can gather by itself, given the places of their samples."""
+
+    @property
+    def feeds(self) -> bool:
+        """Whether it can, with these data and on this device."""
+        ...
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """Return the samples of the iterations from `first` on, (count, B) int64, on the device."""
+        ...
+
+    def gathered(self, rows: Tensor) -> Batch:
+        """Return the batch of these samples, (B,) int64, as `at` does, by operations of the device alone."""
         ...
 
 

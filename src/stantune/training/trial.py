@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stantune.kernels.cuda.lanes import Lane, drawing_from
 from stantune.kernels.library import plain_pytorch
 from stantune.loss_curve import LossMeans
 from stantune.outcome import Cost
@@ -22,25 +23,19 @@ from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.compiling import compiled_step, compiling
+from stantune.training.device_steps import DeviceSteps, InLane
 from stantune.training.guard import Guard
 from stantune.training.precision import casting
 from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
 from stantune.training.together.randomness import seeded
 from stantune.training.together.turns import drained
-from stantune.training.trainable import Splits, Trainable
+from stantune.training.trainable import Feeding, Splits, Trainable
 
 # Checkpoints of before kept no more of it: what such a training began with is not known, so that chance is the measure.
 _GUARD_OF_BEFORE = {"first": 0.0, "high": (), "peak": 0.0}
 # A device is given so many iterations before their losses are waited for: it is never without work, and an iteration
 # that turns out to be lost has cost no more than so many.
 BLOCK = 16
-
-
-class _Random(NamedTuple):
-    """States of torch's generators, of the host and of the trial's CUDA device, (bytes,) each."""
-
-    host: Tensor
-    cuda: Tensor | None
 
 
 class _Stretch(NamedTuple):
@@ -82,6 +77,7 @@ class Trial:
         block: int | None = None,
         precision: str | None = None,
         compile: bool = False,
+        lane: Lane | None = None,
     ) -> None:
         """Make a new network.
 
@@ -96,6 +92,7 @@ class Trial:
             block: iterations of a block; None for what suits the device.
             precision: one of precision.PRECISIONS for the device, None for what PyTorch is set to.
             compile: whether training steps run what torch.compile makes of the network; not with STAN.
+            lane: of the CUDA device, in which whoever gives it has taken it up; None for one of the trial's own.
         """
         self._device = device
         self._cuda = cuda_index(device)
@@ -103,7 +100,9 @@ class Trial:
         self._running = False
         with seeded(derive("weights", seed), self._cuda):
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-            self._random = self._live_random()
+            self._random = torch.get_rng_state()
+            # Graphs remember the generator that they were recorded with, so that each trial has one.
+            self._generator = None if self._cuda is None else torch.cuda.default_generators[self._cuda].clone_state()
         self._problem = problem
         self._setting = setting
         self._criterion = problem.criterion(setting)
@@ -119,14 +118,17 @@ class Trial:
             self.handle = accelerate_(self.model, stan, example)
         recordable = problem.recordable and not compile
         self._recordable = recordable and self._cuda is not None and can_be_recorded(self.optimizer)
+        self._own_lane = self._cuda is not None and lane is None
+        self._lane = Lane(self._cuda) if self._cuda is not None and lane is None else lane
+        # On a CPU each loss is there when its step is. STAN's two kinds of iterations are timed apart.
+        self._block = 1 if stan is not None else block or (1 if self._cuda is None else BLOCK)
+        self._by_itself = self._device_steps()
         self._learn = self._learner()
         self.start = start
         self.iteration = 0
         self.moved = False
         self.cost = Cost()
-        # On a CPU each loss is there when its step is. STAN's two kinds of iterations are timed apart.
-        self._block = 1 if stan is not None else block or (1 if self._cuda is None else BLOCK)
-        # Losses of iterations that were submitted and not collected, scalars on the device.
+        # Losses of iterations that were submitted and not collected, one or several in each tensor, on the device.
         self._submitted: list[Tensor] = []
         self._stretch = _Stretch(False, time.perf_counter())
 
@@ -136,15 +138,15 @@ class Trial:
         random = self._random
         if self._running:
             self._account()
-            random = self._live_random()
+            random = torch.get_rng_state()
         return {
             "iteration": self.iteration,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "guard": self.guard.state,
             "losses": self.losses.state,
-            "random": random.host,
-            "random_cuda": random.cuda,
+            "random": random,
+            "random_cuda": None if self._generator is None else self._generator.get_state(),
             "stan": None if self.handle is None else self.handle.state_dict(),
             "planned": self.stan and self.stan.planned,
             "threads": torch.get_num_threads(),
@@ -160,11 +162,14 @@ class Trial:
         self.guard.restore(state.get("guard", _GUARD_OF_BEFORE))
         # Checkpoints of before kept none.
         self.losses = LossMeans(state.get("losses", {"begin": self.iteration}))
-        self._random = _Random(state["random"], state["random_cuda"])
+        self._random = state["random"]
+        if self._generator is not None and state["random_cuda"] is not None:
+            self._generator.set_state(state["random_cuda"])
         if state["start"] == self.start:
             self.cost = Cost.from_plain(state["cost"])
         if self.handle is not None:
             self.handle.load_state_dict(state["stan"])
+        self._by_itself = self._device_steps()
         self._learn = self._learner()
 
     def train(self, stop: int, stop_early: Callable[[], bool], watch: Callable[[int], None]) -> tuple[bool, bool]:
@@ -191,9 +196,12 @@ class Trial:
         """Do the iterations of a block, none beyond `stop`, as far as this is the host's work; return how many."""
         if self._stretch.reduced != self._reduced():
             self._account()
-        for iteration in range(self.iteration, min(self.iteration + self._block, stop)):
-            self._submitted.append(self._step(iteration))
-        return len(self._submitted)
+        count = min(self._block, stop - self.iteration)
+        if self._by_itself is not None:
+            self._submitted.append(self._by_itself(self.iteration, count))
+        else:
+            self._submitted += [self._step(iteration) for iteration in range(self.iteration, self.iteration + count)]
+        return count
 
     def collect(self) -> bool:
         """Wait for what was submitted and take its losses; return whether one tells that the trial diverged.
@@ -234,11 +242,8 @@ class Trial:
         # native layers into it.
         plain = self.stan is None and not any(isinstance(module, StanConv2d) for module in self.model.modules())
         own_kernels = plain_pytorch() if plain else nullcontext()
-        of_cuda = [] if self._cuda is None else [self._cuda]
-        with torch.random.fork_rng(of_cuda), own_kernels, compiling(self._compile):
-            torch.set_rng_state(self._random.host)
-            if self._cuda is not None and self._random.cuda is not None:
-                torch.cuda.set_rng_state(self._random.cuda, self._cuda)
+        with torch.random.fork_rng([]), self._on_device(), own_kernels, compiling(self._compile):
+            torch.set_rng_state(self._random)
             self._stretch = _Stretch(self._reduced(), time.perf_counter())
             self._running = True
             try:
@@ -246,10 +251,16 @@ class Trial:
             finally:
                 self._running = False
                 self._account()
-                self._random = self._live_random()
+                self._random = torch.get_rng_state()
 
-    def _live_random(self) -> _Random:
-        return _Random(torch.get_rng_state(), None if self._cuda is None else torch.cuda.get_rng_state(self._cuda))
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Have a CUDA device work in the trial's lane, and draw from its generator."""
+        if self._lane is None or self._generator is None:
+            yield
+            return
+        with self._lane.between() if self._own_lane else nullcontext(), drawing_from(self._generator):
+            yield
 
     def _step_stan(self, handle: StanHandle) -> None:
         rate = handle.rate
@@ -271,9 +282,21 @@ class Trial:
         parts = self.model, self._criterion, self.optimizer, self._casting
         if self._compile:
             return compiled_step(*parts, self._device)
-        if self._recordable and self._cuda is not None:
-            return recorded_step(*parts, self._cuda)
+        if self._recordable and self._lane is not None and self._by_itself is None:
+            return recorded_step(*parts, self._lane)
         return plain_step(*parts)
+
+    def _device_steps(self) -> DeviceSteps | None:
+        """Return what makes the steps of whole blocks, where a device can; without the trial itself, as above."""
+        feeding = self.batches
+        if not (self._recordable and self._lane is not None and self._block > 1):
+            return None
+        if not isinstance(feeding, Feeding) or not feeding.feeds:
+            return None
+        step = plain_step(self.model, self._criterion, self.optimizer, self._casting)
+        prepare = partial(self._problem.set_iteration, self.optimizer, self._setting)
+        with self._on_device():
+            return DeviceSteps(step, feeding, self.optimizer, prepare, self._block, InLane(self._lane))
 
     def _reduced(self) -> bool:
         return self.handle is not None and self.handle.phase is Phase.REDUCED
@@ -290,10 +313,8 @@ class Trial:
 
 
 def _read(losses: list[Tensor]) -> list[float]:
-    """Return scalars as numbers, waiting for their device once."""
-    if len(losses) == 1:
-        return [losses[0].item()]
-    numbers: list[float] = torch.stack([loss.reshape(()) for loss in losses]).tolist()
+    """Return all losses as numbers, waiting for their device once."""
+    numbers: list[float] = torch.cat([loss.reshape(-1) for loss in losses]).tolist()
     return numbers
 
 

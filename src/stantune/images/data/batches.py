@@ -78,16 +78,32 @@ class Batches:
         """
         if iteration < 0:
             raise UsageError(f"there is no training iteration {iteration}: they are counted from 0.")
-        epoch, place = divmod(iteration, self.per_epoch)
-        index = self._epoch_order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        batch = self.gathered(self._row(iteration))
+        if self._augment is None:
+            return batch
+        return batch._replace(inputs=self._augmented(self._augment, batch.inputs, batch.ids, iteration))
+
+    @property
+    def feeds(self) -> bool:
+        """See training.trainable.Feeding: all samples are on the device, and what is done to them is the same work."""
+        return self._resident and self._augment is None
+
+    def rows(self, first: int, count: int) -> Tensor:
+        """See training.trainable.Feeding."""
+        return torch.stack([self._row(iteration) for iteration in range(first, first + count)])
+
+    def gathered(self, rows: Tensor) -> Batch:
+        """Return the batch of these samples, (B,) int64, before any augmentation."""
         inputs, targets, ids = (
-            self._there(part.index_select(0, index))
+            self._there(part.index_select(0, rows))
             for part in (self._split.inputs, self._split.targets, self._split.ids)
         )
-        inputs = self._normaliser(inputs)
-        if self._augment is not None:
-            inputs = self._augmented(self._augment, inputs, ids, iteration)
-        return Batch(inputs, _targets(targets), ids)
+        return Batch(self._normaliser(inputs), _targets(targets), ids)
+
+    def _row(self, iteration: int) -> Tensor:
+        """Return the places of an iteration's samples in the split, (B,) int64."""
+        epoch, place = divmod(iteration, self.per_epoch)
+        return self._epoch_order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
     def _there(self, part: Tensor) -> Tensor:
         """Return a part of a batch on the device."""
