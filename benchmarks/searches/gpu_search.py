@@ -42,7 +42,9 @@ from stantune.search.workers.turns import InTurns
 
 FILE = RESULTS / "gpu_search.jsonl"
 # Of a trial; about as long as it takes the others.
-ITERATIONS = {"lenet": 600, "mlp": 600, "cq": 400, "resnet18": 60}
+ITERATIONS = {"lenet": 400, "mlp": 400, "cq": 300, "resnet18": 40}
+# Trials of so many seeds are trained again and again, so that each can be compared with the same one alone.
+SEEDS = 8
 SAMPLES, VALIDATION = 12_000, 2_000
 MPS = "nvidia-cuda-mps-control"
 
@@ -121,13 +123,14 @@ class Trials:
         self._objective.load()
         self._trainer = self._objective.trainer(Place(0, 1, "cuda"))
 
-    def train(self, seeds: Sequence[int], iterations: int, together: int) -> dict[int, str]:
-        """Train a trial of each seed; return what it came to, to the last bit."""
+    def train(self, numbers: Sequence[int], iterations: int, together: int) -> dict[int, str]:
+        """Train the trials with these numbers; return what each came to, to the last bit."""
         came = {}
         with tempfile.TemporaryDirectory() as folder, InTurns(self._trainer, together) as executor:
-            for seed in seeds:
-                executor.submit(Segment(seed, {}, 0, iterations, seed, Path(folder) / f"{seed}.pt", bracket=0))
-            while len(came) < len(seeds):
+            for number in numbers:
+                file = Path(folder) / f"{number}.pt"
+                executor.submit(Segment(number, {}, 0, iterations, number % SEEDS, file, bracket=0))
+            while len(came) < len(numbers):
                 for segment, how in executor.finished(lambda: False, lambda segment, done: None):
                     # All but its cost.
                     came[segment.trial] = repr(replace(how, cost=Cost()) if isinstance(how, Outcome) else how)
@@ -139,7 +142,7 @@ class Task(NamedTuple):
     """For a process: trials to train, with how many in turns and whether by blocks."""
 
     network: str
-    seeds: tuple[int, ...]
+    numbers: tuple[int, ...]
     iterations: int
     together: int
     blocks: bool
@@ -159,8 +162,9 @@ def serve(connection: Connection) -> None:
                 of[task.network] = Trials(task.network)
             # Else each step is prepared by the processor.
             Batches.feeds = by_blocks if task.blocks else property(lambda self: False)  # type: ignore[misc, assignment]
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-            came = of[task.network].train(task.seeds, task.iterations, task.together)
+            came = of[task.network].train(task.numbers, task.iterations, task.together)
             connection.send((came, torch.cuda.max_memory_reserved()))
 
 
@@ -182,15 +186,15 @@ class Pool:
             end.recv()
 
     def train(self, network: str, way: Way, trials: int, iterations: int) -> tuple[dict[int, str], int, float]:
-        """Train the trials with seeds from 0 on; return what they came to, the memory they had, and the seconds."""
+        """Train the trials from 0 on; return what they came to, the memory they had, and the seconds."""
         ends = self._ends[: way.processes]
         began = time.perf_counter()
         for number, end in enumerate(ends):
-            seeds = tuple(range(number, trials, way.processes))
-            end.send(Task(network, seeds, iterations, way.together, way.blocks))
+            numbers = tuple(range(number, trials, way.processes))
+            end.send(Task(network, numbers, iterations, way.together, way.blocks))
         answers = [end.recv() for end in ends]
         seconds = time.perf_counter() - began
-        came = {seed: what for found, _ in answers for seed, what in found.items()}
+        came = {number: what for found, _ in answers for number, what in found.items()}
         return came, sum(memory for _, memory in answers), seconds
 
     def close(self) -> None:
@@ -230,18 +234,19 @@ def measured(
     """Yield what the ways of a pool took, in turns."""
     own = f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA_DEVICE_MAX_CONNECTIONS={_connections()}"
     for network in networks:
-        iterations = ITERATIONS[network]
-        fit = [way for way in ways if network != "resnet18" or way.processes * way.together <= 16]
-        most = max(trials_of(way) for way in fit)
-        if len(alone.get(network, {})) < most:
-            alone[network] = pool.train(network, ALONE, most, iterations)[0]
-        for way in fit:  # everything is there, and compiled, before anything is timed
-            pool.train(network, way, way.processes * way.together, 40)
-        for number in range(rounds):
-            for way in fit:
+        # Everything is there, and compiled, before anything is timed.
+        pool.train(network, Way(max(way.processes for way in ways), max(way.together for way in ways)), 64, 40)
+        if network not in alone:
+            alone[network] = pool.train(network, ALONE, SEEDS, ITERATIONS[network])[0]
+    for number in range(rounds):
+        for network in networks:
+            iterations = ITERATIONS[network]
+            for way in ways:
                 trials = trials_of(way)
+                if network == "resnet18" and trials > 16:
+                    continue
                 came, memory, seconds = pool.train(network, way, trials, iterations)
-                same = sum(alone[network][seed] == what for seed, what in came.items())
+                same = sum(alone[network][trial % SEEDS] == what for trial, what in came.items())
                 record = Record(network, way.name, number, trials, iterations, seconds, memory, same, own)
                 print(
                     f"{network}, {way.name}: {trials} in {seconds:.2f} s, {record.an_hour:.0f} an hour, {same} the "

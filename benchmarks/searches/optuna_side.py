@@ -89,11 +89,12 @@ def optimize(order: OptunaOrder, place: int) -> tuple[list[tuple[float, float, i
         torch.manual_seed(derive("optuna", order.seed, trial.number))
         model = problem.build(setting).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         optimizer = problem.optimizer(model, setting)
+        prepare = problem.scheduled(optimizer, setting)
         batches = problem.batches(splits, setting, derive("optuna data", order.seed, trial.number), "cpu")
         error = math.nan
         for iteration in range(order.iterations):
             batch = batches.at(iteration)
-            problem.set_iteration(optimizer, setting, iteration)
+            prepare(iteration)
             loss = F.cross_entropy(model(batch.inputs), batch.targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

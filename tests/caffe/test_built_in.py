@@ -47,7 +47,7 @@ def trained(problem: Problem, iterations: int, stan: Stan | None = None) -> tupl
         batch = trial.batches.at(iteration)
         if trial.handle is not None:
             trial.handle.step()
-        problem.set_iteration(trial.optimizer, {}, iteration)
+        problem.scheduled(trial.optimizer, {})(iteration)
         loss = problem.criterion({})(trial.model(batch.inputs), batch.targets)
         trial.optimizer.zero_grad()
         loss.backward()

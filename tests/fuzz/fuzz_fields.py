@@ -83,7 +83,7 @@ def use_problem(problem: st.Problem) -> None:
     setting = {name: setting[name] for name in problem.space.active(setting)}
     model = problem.build(setting)
     optimizer = problem.optimizer(model, setting)
-    problem.lasting(7).set_iteration(optimizer, setting, 3)
+    problem.lasting(7).scheduled(optimizer, setting)(3)
     batch = problem.batches(splits, setting, 0, "cpu").at(0)
     problem.criterion(setting)(model(batch.inputs), batch.targets)
     problem.chance_loss(splits)

@@ -154,7 +154,7 @@ def test_steps_and_moving_averages(activation: str, order: str, kind: torch.dtyp
     generator = np.random.default_rng(0)
     for iteration in range(4):
         x, labels = generator.normal(0.3, 1.0, (5, 3, 32, 32)), generator.integers(0, 10, 5)
-        problem.set_iteration(optimizer, SETTING, iteration)
+        problem.scheduled(optimizer, SETTING)(iteration)
         loss = F.cross_entropy(network(torch.from_numpy(x).to(kind)), torch.from_numpy(labels))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

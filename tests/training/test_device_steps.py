@@ -76,7 +76,7 @@ class Training:
         self.optimizer = self.problem.optimizer(self.model, {})
         self.batches = self.problem.batches(splits_of(self.problem), {}, 7, "cpu")
         self.step = plain_step(self.model, self.problem.criterion({}), self.optimizer)
-        self.prepare = partial(self.problem.set_iteration, self.optimizer, {})
+        self.prepare = self.problem.scheduled(self.optimizer, {})
         self.recorder = Repeats(self.optimizer, refuses)
 
     def by_itself(self, *blocks: int) -> Tensor:

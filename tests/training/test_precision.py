@@ -37,7 +37,7 @@ def test_bf16_is_what_autocast_makes_of_each_step(small: Callable[..., Splits], 
         trial = Trial(problem, setting, splits, seed=4, stan=None)
         for iteration in range(6):
             batch = trial.batches.at(iteration)
-            problem.set_iteration(trial.optimizer, setting, iteration)
+            problem.scheduled(trial.optimizer, setting)(iteration)
             with torch.autocast("cpu", torch.bfloat16, enabled=cast):
                 loss = nn.functional.cross_entropy(trial.model(batch.inputs), batch.targets)
             trial.optimizer.zero_grad()

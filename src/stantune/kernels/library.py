@@ -54,7 +54,7 @@ class Kernels(NamedTuple):
 def kernels() -> Kernels:
     """Load the library once, in the form that the environment's STANTUNE_KERNELS asks for or the best one."""
     asked = os.environ.get(SWITCH, "").lower()
-    if asked == "off":
+    if switched_off():
         return Kernels(None, "", f"{SWITCH}=off")
     path = _find()
     if path is None:
@@ -87,7 +87,7 @@ def kernels() -> Kernels:
 def lack() -> str:
     """Say that native kernels are missing, and why; "" where they are there, or somebody switched them off."""
     found = kernels()
-    if found.library is not None or os.environ.get(SWITCH, "").lower() == "off":
+    if found.library is not None or switched_off():
         return ""
     return f"there are no native kernels, plain PyTorch does the work ({found.reason})"
 
@@ -117,6 +117,11 @@ def loaded() -> ctypes.CDLL:
     library = kernels().library
     assert library is not None, "callers ask suits() first"
     return library
+
+
+def switched_off() -> bool:
+    """Tell whether the environment asks for PyTorch alone."""
+    return os.environ.get(SWITCH, "").lower() == "off"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,19 +106,50 @@ class Sgd(torch.optim.SGD):
     @torch.no_grad()
     def _follow(self, sent: Tensor) -> None:
         """Make a step by what was sent: V = momentum * V + gradient + decay * w, w -= rate * V."""
-        for group, (rate, momentum) in zip(self.param_groups, sent, strict=True):
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not parameters:
-                continue
-            change: list[Any] | tuple[Any, ...] = [parameter.grad for parameter in parameters]
-            if group["weight_decay"]:
-                change = torch._foreach_add(change, parameters, alpha=group["weight_decay"])
-            if group["momentum"]:
-                velocities = [self._velocity(parameter) for parameter in parameters]
+        # One operation for all parameters wherever that can be: a small network waits for launches, not for numbers.
+        trained = [
+            (number, parameter)
+            for number, group in enumerate(self.param_groups)
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if not trained:
+            return
+        owners, parameters = [number for number, _ in trained], [parameter for _, parameter in trained]
+        change: list[Any] = [parameter.grad for parameter in parameters]
+        decays = [float(self.param_groups[number]["weight_decay"]) for number in owners]
+        if any(decays):
+            decayed = torch._foreach_mul(parameters, decays)
+            torch._foreach_add_(decayed, change)
+            change = list(decayed)
+        of_rate, of_momentum = self.shared([(group["lr"], group["momentum"]) for group in self.param_groups])
+        for first, momentum in enumerate(sent[:, 1]):
+            places = [place for place, number in enumerate(owners) if of_momentum[number] == first]
+            if places and self.param_groups[first]["momentum"]:
+                velocities = [self._velocity(parameters[place]) for place in places]
                 torch._foreach_mul_(velocities, momentum)
-                torch._foreach_add_(velocities, change)
-                change = velocities
-            torch._foreach_sub_(parameters, torch._foreach_mul(change, rate))
+                torch._foreach_add_(velocities, [change[place] for place in places])
+                for place, velocity in zip(places, velocities, strict=True):
+                    change[place] = velocity
+        for first, rate in enumerate(sent[:, 0]):
+            places = [place for place, number in enumerate(owners) if of_rate[number] == first]
+            if places:
+                for place, times_rate in zip(
+                    places, torch._foreach_mul([change[place] for place in places], rate), strict=True
+                ):
+                    change[place] = times_rate
+        torch._foreach_sub_(parameters, change)
+
+    @staticmethod
+    def shared(numbers: Sequence[tuple[float, float]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return of each group the first one of the same rate, and the first one of the same momentum."""
+        rates, momenta = ([pair[kind] for pair in numbers] for kind in (0, 1))
+        return tuple(map(rates.index, rates)), tuple(map(momenta.index, momenta))
+
+    @classmethod
+    def kind_of_step(cls, numbers: Sequence[tuple[float, float]]) -> Hashable:
+        """Return all that the operations of a step that follows depend on, of the groups' rates and momenta."""
+        return cls.shared(numbers), tuple(bool(momentum) for _, momentum in numbers)
 
     def _is_native(self, parameter: nn.Parameter, group: dict[str, Any]) -> bool:
         gradient = parameter.grad

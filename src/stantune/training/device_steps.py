@@ -12,7 +12,7 @@ from torch import Tensor
 from stantune.kernels.cuda.lanes import Lane
 from stantune.kernels.sgd import Noted, Sgd
 from stantune.stan.graphs import warn_unrecorded
-from stantune.training.steps import Step, numbers_of
+from stantune.training.steps import Step
 from stantune.training.trainable import Feeding
 
 # So many kinds of steps (rates of 0, say) are recorded; all others run as they are written.
@@ -84,10 +84,10 @@ class DeviceSteps:
         for place in range(count):
             if followed is None:
                 self._prepare(first + place)
-                key: Hashable = numbers_of(self._optimizer)
+                key: Hashable = _scheduled(self._optimizer)
             else:
-                # Of these numbers a step depends on whether they are 0; all others remain what they are.
-                key = tuple((bool(rate), bool(momentum)) for rate, momentum in followed[place])
+                # All other numbers remain what they are.
+                key = Sgd.kind_of_step(followed[place])
             if not self._replayed(key):
                 self._prepared([first + place])
                 self._made(key)
@@ -139,6 +139,11 @@ class DeviceSteps:
         loss = self._step(batch.inputs, batch.targets)
         self._losses.index_copy_(0, self._done, loss.detach().reshape(1).to(self._losses.dtype))
         self._done.add_(1)
+
+
+def _scheduled(optimizer: torch.optim.Optimizer) -> Hashable:
+    """Return the numbers of an optimizer that schedules change; all others remain what they are in a training."""
+    return tuple(group.get(name) for group in optimizer.param_groups for name in ("lr", "momentum", "betas"))
 
 
 class InLane:

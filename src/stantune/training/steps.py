@@ -60,12 +60,13 @@ def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:
 def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:
     """Return what a step depends on besides tensors: the groups' settings, hashable.
 
-    Of rates and momenta that it reads from tensors (`Sgd.follow`) only whether they are 0.
+    Of rates and momenta that it reads from tensors (`Sgd.follow`) only what decides by which operations.
     """
-    followed = ("lr", "momentum") if isinstance(optimizer, Sgd) and optimizer.follows else ()
-    return tuple(
-        tuple(
-            (name, bool(group[name]) if name in followed else group[name]) for name in sorted(group.keys() - {"params"})
-        )
-        for group in optimizer.param_groups
-    )
+    left_out, kind = {"params"}, []
+    if isinstance(optimizer, Sgd) and optimizer.follows:
+        left_out |= {"lr", "momentum"}
+        kind = [Sgd.kind_of_step([(group["lr"], group["momentum"]) for group in optimizer.param_groups])]
+    settings = [
+        tuple((name, group[name]) for name in sorted(group.keys() - left_out)) for group in optimizer.param_groups
+    ]
+    return *kind, *settings

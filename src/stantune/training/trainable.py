@@ -119,8 +119,8 @@ class Trainable(Protocol):
         """Return an optimizer for the network."""
         ...
 
-    def set_iteration(self, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any], iteration: int) -> None:
-        """Prepare the optimizer for the step of an iteration: learning rate and the like."""
+    def scheduled(self, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]) -> Callable[[int], None]:
+        """Return what prepares the optimizer for the step of an iteration, given its number: learning rate and such."""
         ...
 
     def batches(self, splits: Any, setting: Mapping[str, Any], seed: int, device: str) -> Batches:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stantune.kernels.cuda.lanes import Lane, drawing_from
+from stantune.kernels.cuda.one_channel import with_fast_gradients_
 from stantune.kernels.library import plain_pytorch
 from stantune.loss_curve import LossMeans
 from stantune.outcome import Cost
@@ -35,7 +36,7 @@ from stantune.training.trainable import Feeding, Splits, Trainable
 _GUARD_OF_BEFORE = {"first": 0.0, "high": (), "peak": 0.0}
 # A device is given so many iterations before their losses are waited for: it is never without work, and an iteration
 # that turns out to be lost has cost no more than so many.
-BLOCK = 16
+BLOCK = 32
 
 
 class _Stretch(NamedTuple):
@@ -101,13 +102,14 @@ class Trial:
         with seeded(derive("weights", seed), self._cuda):
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self._random = torch.get_rng_state()
+            if self._cuda is not None and stan is None and not compile:
+                with_fast_gradients_(self.model)
             # Graphs remember the generator that they were recorded with, so that each trial has one.
             self._generator = None if self._cuda is None else torch.cuda.default_generators[self._cuda].clone_state()
-        self._problem = problem
-        self._setting = setting
         self._criterion = problem.criterion(setting)
         self._casting = partial(casting, precision, device)
         self.optimizer = problem.optimizer(self.model, setting)
+        self._prepare = problem.scheduled(self.optimizer, setting)
         self.batches = problem.batches(splits, setting, derive("data", seed), device)
         self.guard = Guard(problem.chance_loss(splits))
         self.losses = LossMeans()
@@ -273,7 +275,7 @@ class Trial:
         batch = self.batches.at(iteration)
         if self.handle is not None and self.handle.remembers:
             self.handle.visit(batch.ids, batch.inputs)
-        self._problem.set_iteration(self.optimizer, self._setting, iteration)
+        self._prepare(iteration)
         return self._learn(batch.inputs, batch.targets).detach()
 
     def _learner(self) -> Step:
@@ -294,9 +296,8 @@ class Trial:
         if not isinstance(feeding, Feeding) or not feeding.feeds:
             return None
         step = plain_step(self.model, self._criterion, self.optimizer, self._casting)
-        prepare = partial(self._problem.set_iteration, self.optimizer, self._setting)
         with self._on_device():
-            return DeviceSteps(step, feeding, self.optimizer, prepare, self._block, InLane(self._lane))
+            return DeviceSteps(step, feeding, self.optimizer, self._prepare, self._block, InLane(self._lane))
 
     def _reduced(self) -> bool:
         return self.handle is not None and self.handle.phase is Phase.REDUCED

@@ -199,9 +199,10 @@ class Problem:
         """See Trainable."""
         return self.solver.optimizer(model, setting)
 
-    def set_iteration(self, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any], iteration: int) -> None:
+    def scheduled(self, optimizer: torch.optim.Optimizer, setting: Mapping[str, Any]) -> Callable[[int], None]:
         """See Trainable."""
-        self.solver.set_iteration(optimizer, iteration, self.course_of(setting))
+        course = self.course_of(setting)
+        return lambda iteration: self.solver.set_iteration(optimizer, iteration, course)
 
     def batches(self, splits: Splits, setting: Mapping[str, Any], seed: int, device: str) -> Batches:
         """See Trainable."""

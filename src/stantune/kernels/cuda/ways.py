@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stantune.errors import StanWarning
 from stantune.kernels.library import SWITCH as ALL_KERNELS
+from stantune.kernels.library import switched_off
 
 # Of the environment: one of WAYS; without it both are measured.
 SWITCH = "STANTUNE_CUDA"
@@ -91,7 +92,7 @@ def cuda_path() -> CudaPath:
     """Tell what the machine, the installation and the environment allow."""
     if not torch.cuda.is_available():
         return CudaPath((), "PyTorch sees no CUDA device")
-    if os.environ.get(ALL_KERNELS, "").lower() == "off":
+    if switched_off():
         return CudaPath(("cudnn",), f"{ALL_KERNELS}=off")
     asked = os.environ.get(SWITCH, "").lower()
     if asked == "cudnn":
