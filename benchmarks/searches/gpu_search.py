@@ -42,7 +42,7 @@ from stantune.search.workers.turns import InTurns
 
 FILE = RESULTS / "gpu_search.jsonl"
 # Of a trial; about as long as it takes the others.
-ITERATIONS = {"lenet": 400, "mlp": 400, "cq": 300, "resnet18": 40}
+ITERATIONS = {"lenet": 400, "mlp": 400, "cq": 300, "resnet18": 24}
 # Trials of so many seeds are trained again and again, so that each can be compared with the same one alone.
 SEEDS = 8
 SAMPLES, VALIDATION = 12_000, 2_000
@@ -64,7 +64,7 @@ class Way(NamedTuple):
             return "one, a step at a time"
         inside = f"{self.together} together" if self.together > 1 else "one"
         if self.processes == 1:
-            return inside
+            return f"{inside} under MPS" if self.mps else inside
         return f"{self.processes} processes{' under MPS' if self.mps else ''}, {inside} in each"
 
 
@@ -72,7 +72,7 @@ ALONE, STEPWISE = Way(), Way(blocks=False)
 IN_ONE = [STEPWISE, ALONE, *(Way(together=count) for count in (2, 4, 8, 16, 32))]
 IN_SEVERAL = [Way(count) for count in (2, 4, 8, 16)]
 IN_BOTH = [Way(2, 8), Way(4, 8)]
-UNDER_MPS = [way._replace(mps=True) for way in (*IN_SEVERAL[1:], *IN_BOTH)]
+UNDER_MPS = [way._replace(mps=True) for way in (ALONE, *IN_SEVERAL[1:], *IN_BOTH)]
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def service() -> Iterator[None]:
         where = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         os.environ.update(where)
         try:
-            subprocess.run([MPS, "-d"], check=True, timeout=20)
+            subprocess.run([MPS, "-d"], check=True, timeout=20, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
                 yield
             finally:
@@ -235,7 +235,9 @@ def measured(
     own = f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA_DEVICE_MAX_CONNECTIONS={_connections()}"
     for network in networks:
         # Everything is there, and compiled, before anything is timed.
-        pool.train(network, Way(max(way.processes for way in ways), max(way.together for way in ways)), 64, 40)
+        most = min(max(way.together for way in ways), 16 if network == "resnet18" else 64)
+        pool.train(network, Way(together=most), most, 34)
+        pool.train(network, Way(max(way.processes for way in ways), 8), 64, 34)
         if network not in alone:
             alone[network] = pool.train(network, ALONE, SEEDS, ITERATIONS[network])[0]
     for number in range(rounds):
@@ -280,7 +282,7 @@ def main() -> None:
     if arguments.mps and shutil.which(MPS) is None:
         print(f"{MPS} is not here: nothing is measured under it", file=sys.stderr)
     elif arguments.mps:
-        pools.append((service(), [ALONE, *UNDER_MPS]))
+        pools.append((service(), UNDER_MPS))
     for context, those in pools:
         with context:
             pool = Pool(min(max(way.processes for way in those), arguments.processes))
