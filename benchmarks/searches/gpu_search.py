@@ -1,6 +1,7 @@
 """How many trials an hour one GPU trains: one at a time, in several processes, in one that has several, and both.
 
-    python -m benchmarks.searches.gpu_search [--networks lenet,cq] [--rounds 3] [--mps] [--keep] | --table | --plot FILE
+    python -m benchmarks.searches.gpu_search [--networks lenet,cq] [--rounds 3] [--mps] [--one]
+    python -m benchmarks.searches.gpu_search --table --plot docs/gpu-search.png
 
 A trial is a training from scratch of some hundred iterations, with its checkpoint and its evaluation, as a search has
 it (`stantune search --workers W --together K`); images are random, and processes have begun before anything is timed.
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ import torch
 
 from benchmarks.common.kept import RESULTS, Kept
 from benchmarks.networks.gpu import SHAPES, resnet18
+from benchmarks.searches.gpu_results import Record, plot, tables
 from stantune import Space
 from stantune.images.data import Batches, Dataset, Split
 from stantune.images.objective import ProblemObjective
@@ -73,32 +75,6 @@ IN_ONE = [STEPWISE, ALONE, *(Way(together=count) for count in (2, 4, 8, 16, 32))
 IN_SEVERAL = [Way(count) for count in (2, 4, 8, 16)]
 IN_BOTH = [Way(2, 8), Way(4, 8)]
 UNDER_MPS = [way._replace(mps=True) for way in (ALONE, *IN_SEVERAL[1:], *IN_BOTH)]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one way took in one round.
-
-    Attributes:
-        memory: of the device, in bytes: the most that PyTorch had there in all processes together.
-        same: trials that came to the same, bit for bit, as alone.
-        own: of whoever measured: GPU, PyTorch, environment.
-    """
-
-    network: str
-    way: str
-    round: int
-    trials: int
-    iterations: int
-    seconds: float
-    memory: int
-    same: int
-    own: str
-
-    @property
-    def an_hour(self) -> float:
-        """Trials an hour."""
-        return self.trials / self.seconds * 3600
 
 
 def problem_of(network: str) -> Problem:
@@ -270,11 +246,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--mps", action="store_true")
     parser.add_argument("--one", action="store_true", help="only ways with one process")
-    parser.add_argument("--keep", type=Path, help="add records to this file")
+    parser.add_argument("--keep", type=Path, default=FILE, help="the file of the records")
+    parser.add_argument("--table", action="store_true", help="measure nothing, and print what is kept")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="measure nothing, and draw it")
     arguments = parser.parse_args()
+    kept = Kept(arguments.keep, lambda line: Record(**line), _key)
+    if arguments.table or arguments.plot is not None:
+        if arguments.table:
+            print(tables(kept.records.values()))
+        if arguments.plot is not None:
+            plot(kept.records.values(), arguments.plot)
+        return
     if not torch.cuda.is_available():
         parser.exit(2, "PyTorch sees no CUDA device here, and this measures nothing else\n")
-    kept = None if arguments.keep is None else Kept(arguments.keep, lambda line: Record(**line), _key)
     networks = arguments.networks.split(",")
     alone: dict[str, Mapping[int, str]] = {}
     ways = IN_ONE if arguments.one else [*IN_ONE, *IN_SEVERAL, *IN_BOTH]
@@ -289,8 +273,7 @@ def main() -> None:
             fit = [way for way in those if way.processes <= arguments.processes]
             try:
                 for record in measured(pool, fit, networks, arguments.rounds, alone):
-                    if kept is not None:
-                        kept.add(record)
+                    kept.add(record)
             finally:
                 pool.close()
 

@@ -24,6 +24,7 @@ from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, multiplying, precision_on
 from stantune.training.together.randomness import OwnRandom, seeded
 from stantune.training.together.turns import drained, within
+from stantune.training.together.writing import written
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial, cuda_index
 
@@ -143,7 +144,8 @@ def turns(
 ) -> Generator[None, None, Outcome]:
     """Do what `run` does in turns of about `pace` iterations (None: in one), between which others may have theirs.
 
-    An evaluation is part of one turn. What it comes to is what `run` returns, whoever has turns in between.
+    An evaluation is part of one turn; the checkpoint of the end is written between turns. What it comes to is what
+    `run` returns, whoever has turns in between.
     With `to_use` the checkpoint is kept for its weights, and what they were fed lies beside them, as with `best`.
     """
 
@@ -237,7 +239,11 @@ def turns(
             )
         unsaid = to_use and state is not None and "inputs" not in state
         if checkpoint is not None and (trial.moved or unsaid):
-            training.save(checkpoint)
+            write = training.saving(checkpoint)
+            if pace is None:
+                write()
+            else:
+                yield from written(write)
         if interrupted:
             return Outcome(trial.iteration, {}, None, True, trial.cost)
         metrics = measure(trial.model, evaluate)
@@ -332,11 +338,16 @@ class _Training:
 
     def save(self, path: Path) -> None:
         """Keep it as it is now."""
+        self.saving(path)()
+
+    def saving(self, path: Path) -> Callable[[], None]:
+        """Return what keeps it as it is now; to be called before it is trained further."""
         noted: dict[str, Any] = {} if self._best is None else {"curve": self.curve}
         if self._inputs is not None:
             # Weights that are to be used lie beside what they were fed.
             noted["inputs"] = dict(self._inputs)
-        checkpoints.save(path, self._identity, self._trial.state() | {"random_others": OwnRandom.state()} | noted)
+        state = self._trial.state() | {"random_others": OwnRandom.state()} | noted
+        return lambda: checkpoints.save(path, self._identity, state)
 
     def _moved(self, iteration: int) -> None:
         if self._checkpoint is not None and time.monotonic() - self._saved >= SAVE_SECONDS:
