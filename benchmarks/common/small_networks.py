@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Of the built-in data: (C, H, W).
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+
 
 class Residual(nn.Module):
     """ResNet's basic block (He et al. 2016)."""
@@ -40,6 +43,16 @@ def resnet18(width: int = 16, classes: int = 10) -> nn.Module:
         layers += [Residual(channels, filters, 2 if stage else 1), Residual(filters, filters, 1)]
         channels = filters
     return _initialised(nn.Sequential(*layers, *_head(channels, classes)))
+
+
+def resnet18_for_32(classes: int = 10) -> nn.Module:
+    """Return a ResNet-18 for images of 32x32: a 3x3 stem, and no pooling behind it."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    channels = 64
+    for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        layers += [Residual(channels, filters, stride), Residual(filters, filters, 1)]
+        channels = filters
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
 def vgg(width: int = 16, classes: int = 10, norm: bool = True) -> nn.Module:

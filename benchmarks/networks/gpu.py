@@ -18,16 +18,16 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.common.side_by_side import Times, table
+from benchmarks.common.small_networks import SHAPES, resnet18_for_32
 from stantune import Stan, accelerate_
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.kernels.cuda.ways import choices, cuda_path
 from stantune.stan.graphs import GraphedStep
 from stantune.stan.planning.timing import clock_for
 
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 STOCK = "stock"
 KEPT = {"kept 1/2": Stan(rate=0.5, period=None), "kept 1/4": Stan(rate=0.25, period=None)}
 TYPES = {"fp32": None, "bf16": torch.bfloat16}
@@ -35,41 +35,12 @@ REPEATS = 10  # steps in a row between two looks at the clock
 SETS = 16  # of offsets, where steps are replayed
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions with batch norm, and the way around them (He et al., 2016)."""
-
-    def __init__(self, channels: int, filters: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(filters)
-        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(filters)
-        self.around: nn.Module = nn.Identity()
-        if stride > 1 or channels != filters:
-            self.around = nn.Sequential(nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, filters, H / stride, W / stride)."""
-        inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(inner + self.around(x))
-
-
-def resnet18(classes: int = 10) -> nn.Module:
-    """Return a ResNet-18 for images of 32x32: a 3x3 stem, and no pooling behind it."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
-    channels = 64
-    for filters, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [Residual(channels, filters, stride), Residual(filters, filters, 1)]
-        channels = filters
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
-
-
 def stepper(network: str, batch: int, kind: str, stan: Stan | None, compiled: bool, graphs: bool) -> Callable[[], None]:
     """Return a function that trains one step of a network on random images, without waiting for it."""
     torch.manual_seed(0)
     last, device = torch.channels_last, torch.device("cuda")
     if network == "resnet18":
-        model, shape = resnet18(), (3, 32, 32)
+        model, shape = resnet18_for_32(), (3, 32, 32)
     else:
         model, shape = BUILT_IN[network].build({}), SHAPES[str(BUILT_IN[network].data)]
     model = model.to(device, memory_format=last)  # type: ignore[call-overload]

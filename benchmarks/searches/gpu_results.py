@@ -1,4 +1,4 @@
-"""What gpu_search.py kept, as a table of each network and as a picture."""
+"""What gpu_search.py kept, as a table of each GPU and as a picture."""
 
 from __future__ import annotations
 
@@ -42,25 +42,27 @@ ONE = "one"
 
 
 def tables(records: Iterable[Record]) -> str:
-    """Return a Markdown table for each GPU and network, in the order that was measured."""
-    texts = []
+    """Return a Markdown table for each GPU, in the order that was measured, and what else was found."""
+    by_gpu: dict[str, dict[str, dict[str, list[Record]]]] = {}
     for (own, network), its in _grouped(records).items():
-        trained, same = (sum(sum(getattr(each, what) for each in rounds) for rounds in its.values()) for what in FIELDS)
-        iterations = next(iter(its.values()))[0].iterations
-        rows = [(way, *_cells(rounds, its.get(ONE))) for way, rounds in its.items()]
-        each = memory_of_one(its)
-        head = (
-            f"{network}, {iterations} iterations a trial, {own}; {same} of {trained} trials have the bits of one alone"
-        )
-        if each is not None:
-            head += f"; each further one beside it takes {each / 1e6:.0f} MB"
-        texts.append(
-            f"{head}\n\n{table(('trials at the same time', 'trials an hour', 'its rounds', 'times one'), rows)}"
-        )
-    return "\n\n".join(texts)
+        by_gpu.setdefault(own, {})[network] = its
+    return "\n\n".join(_table(own, networks) for own, networks in by_gpu.items())
 
 
-FIELDS = ("trials", "same")
+def _table(own: str, networks: Mapping[str, Mapping[str, Sequence[Record]]]) -> str:
+    every = [each for its in networks.values() for rounds in its.values() for each in rounds]
+    trained, same = sum(each.trials for each in every), sum(each.same for each in every)
+    spread = max(_spread(rounds) for its in networks.values() for rounds in its.values())
+    head = (
+        f"{own}: {same} of {trained} trials came to the bits of the same one alone; trials an hour, median of "
+        f"{1 + max(each.round for each in every)} rounds, which differ by {spread:.0%} at most (times one alone)"
+    )
+    ways = dict.fromkeys(way for its in networks.values() for way in its)
+    rows = [(way, *(_cell(its.get(way), its.get(ONE)) for its in networks.values())) for way in ways]
+    memory = [None if (each := memory_of_one(its)) is None else f"{each / 1e6:,.0f} MB" for its in networks.values()]
+    rows.append(("memory of each further one beside it", *(each or "" for each in memory)))
+    names = [f"{network}, {next(iter(its.values()))[0].iterations} iterations" for network, its in networks.items()]
+    return f"{head}\n\n{table(('trials at the same time', *names), rows)}"
 
 
 def memory_of_one(its: Mapping[str, Sequence[Record]]) -> float | None:
@@ -123,15 +125,20 @@ def _at_once(way: str) -> int:
     return (int(processes[1]) if processes else 1) * (int(together[1]) if together else 1)
 
 
-def _cells(rounds: Sequence[Record], alone: Sequence[Record] | None) -> tuple[str, str, str]:
-    hours = sorted(each.an_hour for each in rounds)
+def _cell(rounds: Sequence[Record] | None, alone: Sequence[Record] | None) -> str:
+    """Return trials an hour, and how many times those of one at a time that is, round by round."""
+    if not rounds:
+        return ""
     of_one = {each.round: each.an_hour for each in alone or ()}
     ratios = [each.an_hour / of_one[each.round] for each in rounds if each.round in of_one]
-    return (
-        f"{statistics.median(hours):,.0f}",
-        f"{hours[0]:,.0f} … {hours[-1]:,.0f}" if len(hours) > 1 else "",
-        f"{statistics.median(ratios):.2f}" if ratios else "",
-    )
+    ratio = f" ({statistics.median(ratios):.2f})" if ratios else ""
+    return f"{statistics.median(each.an_hour for each in rounds):,.0f}{ratio}"
+
+
+def _spread(rounds: Sequence[Record]) -> float:
+    """Return by which share of the slowest round the fastest one is faster."""
+    hours = [each.an_hour for each in rounds]
+    return max(hours) / min(hours) - 1
 
 
 def _grouped(records: Iterable[Record]) -> dict[tuple[str, str], dict[str, list[Record]]]:

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.common.kept import RESULTS, Kept
-from benchmarks.networks.gpu import SHAPES, resnet18
+from benchmarks.common.small_networks import SHAPES, resnet18_for_32
 from benchmarks.searches.gpu_results import Record, plot, tables
 from stantune import Space
 from stantune.images.data import Batches, Dataset, Split
@@ -86,7 +86,7 @@ def problem_of(network: str) -> Problem:
     dataset = Dataset("random", Split(images, torch.randint(10, (SAMPLES,), generator=generator)))
     if built_in is None:
         solver = Solver(kind="sgd", lr=0.01, momentum=0.9)
-        own = Problem("resnet18", resnet18, dataset, Space({}), solver, 100, validation=VALIDATION)
+        own = Problem("resnet18", resnet18_for_32, dataset, Space({}), solver, 100, validation=VALIDATION)
         return replace(own, batch_size=128, recordable=True)
     return replace(built_in, data=dataset, validation=VALIDATION)
 

@@ -171,6 +171,11 @@ class ProblemObjective:
         if conditions.begun is None and self.resize is not None:
             with _going_on(self.problem):
                 self.resize.check(self.problem, self.splits, conditions.max_resource, self.stan, conditions.fixed)
+        if conditions.begun is None and self.stan is not None and torch.device(conditions.device).type == "cuda":
+            conditions.say(
+                "note: on a GPU trials under STAN take several times longer than exact ones, whose steps the device "
+                "makes by itself; `stan`=none trains them exactly"
+            )
         threads = self._threads(conditions)
         numbers = precision_on(self.precision, conditions.device)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)
