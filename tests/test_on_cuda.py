@@ -59,12 +59,23 @@ def trained(name: str, recordable: bool, stan: Stan | None, iterations: int) -> 
     return trial
 
 
-def task(name: str, seed: int, start: int, stop: int, folder: Path, **changes: Any) -> Generator[None, None, Outcome]:
+def task(
+    name: str, seed: int, start: int, stop: int, folder: Path, stan: Stan | None = None
+) -> Generator[None, None, Outcome]:
     """Return the turns of a training of a built-in problem on random images, with a checkpoint in the folder."""
-    problem, setting = replace(find(name), batch_size=20, **changes), SETTINGS.get(name, {})
+    problem, setting = replace(find(name), batch_size=20), SETTINGS.get(name, {})
     splits = random_splits(problem)
     return turns(
-        problem, setting, folder / f"{name}-{seed}.pt", start, stop, pace=16, splits=splits, seed=seed, device="cuda"
+        problem,
+        setting,
+        folder / f"{name}-{seed}.pt",
+        start,
+        stop,
+        pace=16,
+        splits=splits,
+        seed=seed,
+        device="cuda",
+        stan=stan,
     )
 
 
@@ -129,6 +140,14 @@ def test_replayed_steps_are_those_as_written_to_the_last_bit(
     monkeypatch.setattr(InLane, "record", lambda self, step: step)
     drained(task(name, 1, 0, 60, written))
     assert same(weights(name, 1, replayed), weights(name, 1, written))
+
+
+def test_where_nothing_is_spared_it_is_exact_training(tmp_path: Path) -> None:
+    exact, native = tmp_path / "exact", tmp_path / "native"
+    for folder, stan in ((exact, None), (native, Stan(rate=1))):
+        folder.mkdir()
+        drained(task("cq", 1, 0, 40, folder, stan))
+    assert same(weights("cq", 1, exact), weights("cq", 1, native))
 
 
 def test_lanes_and_their_memory_are_used_again(tmp_path: Path) -> None:

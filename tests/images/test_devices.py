@@ -24,6 +24,7 @@ def test_gpus_take_turns() -> None:
         (Stan(), "cuda:0", None, True),
         (Stan(), "cpu", None, False),
         (None, "cuda:0", None, False),
+        (Stan(rate=1), "cuda:0", None, False),
         (Stan(), "cuda:0", {"threads": 1}, False),
     ],
 )

@@ -19,7 +19,7 @@ import stantune.training.train
 import stantune.training.trial
 from stantune.images.problem.built_in import Splits, find
 from stantune.outcome import Outcome
-from stantune.stan.config import Stan
+from stantune.stan.config import Memo, Stan
 from stantune.training.train import run
 
 
@@ -259,3 +259,25 @@ def test_segments_on_a_gpu_give_the_same_bits(quick: Any, tmp_path: Path) -> Non
     assert quick(tmp_path / "parts.pt", 12, ALL, device="cuda:0") == whole
     assert equal(what_counts(tmp_path / "whole.pt"), what_counts(tmp_path / "parts.pt"))
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_what_a_gpu_trained_exactly_goes_on_where_every_entry_is_computed(small: Callable[..., Splits]) -> None:
+    """A GPU makes exact steps by itself, and keeps nothing of STAN's where that spares nothing."""
+    problem = replace(find("cq"), batch_size=10)
+    splits, nothing = small(problem), Stan(rate=1)
+    assert nothing.spares_nothing
+    first = stantune.training.trial.Trial(problem, {}, splits, seed=1, stan=None)
+    first.train(3, lambda: False, lambda iteration: None)
+    other = stantune.training.trial.Trial(problem, {}, splits, seed=1, stan=nothing)
+    other.restore(first.state())
+    assert other.handle is not None
+    assert other.handle.iteration == 3
+    other.train(5, lambda: False, lambda iteration: None)
+    assert other.handle.iteration == other.iteration == 5
+
+
+@pytest.mark.parametrize(
+    "stan", [Stan(), Stan(rate=1, memo=Memo(samples=8, epoch=2)), Stan(rate=((0, 0.5), (9, 1.0))), Stan(rate="auto")]
+)
+def test_what_spares_anything_is_told(stan: Stan) -> None:
+    assert not stan.spares_nothing

@@ -230,7 +230,9 @@ SearchAccelerate = Annotated[
 SearchRate = Annotated[
     str | None,
     typer.Option(
-        "--rate", metavar="RATE|auto|annealed", help="Share of the entries that STAN computes (default: 0.5)."
+        "--rate",
+        metavar="RATE|auto|annealed",
+        help="Share of the entries that STAN computes (default: 0.5 of built-in problems', 1 of others').",
     ),
 ]
 Rate = Annotated[

@@ -171,7 +171,8 @@ class ProblemObjective:
         if conditions.begun is None and self.resize is not None:
             with _going_on(self.problem):
                 self.resize.check(self.problem, self.splits, conditions.max_resource, self.stan, conditions.fixed)
-        if conditions.begun is None and self.stan is not None and torch.device(conditions.device).type == "cuda":
+        spares = self.stan is not None and not self.stan.spares_nothing
+        if conditions.begun is None and spares and torch.device(conditions.device).type == "cuda":
             conditions.say(
                 "note: on a GPU trials under STAN take several times longer than exact ones, whose steps the device "
                 "makes by itself; `stan`=none trains them exactly"
@@ -293,7 +294,8 @@ def _going_on(problem: Problem) -> Iterator[None]:
         ) from error
 
 
-def _is_built_in(problem: Problem) -> bool:
+def is_built_in(problem: Problem) -> bool:
+    """Tell whether it is one of ours, as it is."""
     try:
         own = built_in(problem.name)
     except UsageError:  # a user's, by a name that only looks like one
@@ -307,7 +309,7 @@ def made_of(problem: Problem) -> dict[str, Any]:
 
     Nothing of a built-in one.
     """
-    if _is_built_in(problem):
+    if is_built_in(problem):
         return {}
     left_out = ("name", "space", "iterations", "batch_size", "stan_layers", "recordable", "course", "edition")
     parts = {each.name: _plain(getattr(problem, each.name)) for each in fields(problem) if each.name not in left_out}

@@ -220,6 +220,11 @@ class Stan:
         return f"meProp keeps {self.meprop.top_k} components of each gradient"
 
     @property
+    def spares_nothing(self) -> bool:
+        """Tell whether every entry of every layer is computed in all iterations."""
+        return self.least_rate == 1 and self.memo is None and self.inexact is None
+
+    @property
     def chooses(self) -> bool:
         """Tell whether each layer chooses its pattern anew at every refresh."""
         return self.rate == "auto" or self.tolerance is not None

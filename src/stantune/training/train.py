@@ -185,6 +185,9 @@ def turns(
             planned = planned_stan(
                 stan, timed or problem, checked, splits, before, iterations=length, seed=seed, device=device
             )
+            if lane is not None and planned.spares_nothing:
+                # Native kernels are for CPUs, and a GPU makes exact steps by itself.
+                planned = None
 
         def new() -> Trial:
             return Trial(

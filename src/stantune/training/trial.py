@@ -170,7 +170,10 @@ class Trial:
         if state["start"] == self.start:
             self.cost = Cost.from_plain(state["cost"])
         if self.handle is not None:
-            self.handle.load_state_dict(state["stan"])
+            if state["stan"] is None:  # on a GPU it was trained without, where nothing is spared
+                self.handle.seek(self.iteration)
+            else:
+                self.handle.load_state_dict(state["stan"])
         self._by_itself = self._device_steps()
         self._learn = self._learner()
 

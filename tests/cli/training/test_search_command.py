@@ -136,7 +136,7 @@ def test_same_seed_elsewhere(
         (("--accelerate", "stan:0.5,1"), "accelerate: stan there, stan:0.5,1 here"),
         (("--accelerate", "stan:auto"), "accelerate: stan there, stan:0.25,0.5,1 here"),
         (("--accelerate", "stan:auto"), "period: 1 there, 9 here"),
-        (("--rate", 0.25), "rate: 0.5 there, 0.25 here"),
+        (("--rate", 0.25), "rate: 1.0 there, 0.25 here"),
         (("--period", 3), "period: 1 there, 3 here"),
         (("--pretrain", 5), "pretrain: 0 there, 5 here"),
         (("--tail", 5), "tail: 0 there, 5 here"),

@@ -60,7 +60,7 @@ def _stan(
     layers: list[str] | None,
 ) -> Stan | None:
     """Return STAN's settings as the options say them; None for exact training, or as the objective has it."""
-    from stantune.images.objective import ProblemObjective
+    from stantune.images.objective import ProblemObjective, is_built_in
     from stantune.tuning.compose import BY_RUNG
 
     if not isinstance(objective, ProblemObjective):
@@ -80,10 +80,12 @@ def _stan(
                 )
         return None
     names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
+    # What sparing costs a network is known of ours alone; in others every entry is computed.
+    usual = o.SEARCH_RATE if by_rung or is_built_in(objective.problem) else "1"
     reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period
     return stan_of(
         "stan" if by_rung else accelerate,
-        o.SEARCH_RATE if rate is None else rate,
+        usual if rate is None else rate,
         tolerance,
         reduced,
         pretrain,
