@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from stantune.kernels.cuda import one_channel
 from stantune.kernels.cuda.one_channel import OneChannelConv2d, with_fast_gradients_
 
 
@@ -63,6 +64,53 @@ def test_they_are_pytorchs(
 def test_other_layers_are_left(layer: nn.Conv2d) -> None:
     assert not with_fast_gradients_(nn.Sequential(layer))
     assert type(layer) is not OneChannelConv2d
+
+
+def test_a_replaced_convolution_is_left() -> None:
+    layer = nn.Conv2d(1, 3, 3)
+    layer._conv_forward = lambda input, weight, bias: input  # type: ignore[method-assign]
+    assert not with_fast_gradients_(layer)
+
+
+def test_large_images_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Conv2d(1, 3, 3, padding=1, stride=2)
+    with_fast_gradients_(layer)
+    images = torch.randn(2, 1, 6, 8)
+    assert "_OneChannel" in str(layer(images).grad_fn)
+    monkeypatch.setattr(one_channel, "MOST", 2 * 3 * 4 * 9 * 4 - 1)
+    assert "_OneChannel" not in str(layer(images).grad_fn)
+    monkeypatch.setattr(one_channel, "MOST", 2 * 3 * 4 * 9 * 4)
+    assert "_OneChannel" in str(layer(images).grad_fn)
+
+
+def test_gradients_have_gradients() -> None:
+    plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.Tanh()).double().float()
+    mine = copy.deepcopy(plain)
+    assert with_fast_gradients_(mine) == 1
+    images, found = torch.randn(2, 1, 6, 6), []
+    for model in (plain, mine):
+        weights = list(model.parameters())
+        first = torch.autograd.grad(model(images).square().sum(), weights, create_graph=True)
+        sum(each.square().sum() for each in first).backward()
+        found.append([each.grad for each in weights])
+    for its, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, its, rtol=1e-3, atol=1e-3)
+
+
+def test_functions_of_functions_take_it() -> None:
+    layer = nn.Conv2d(1, 3, 3)
+    with_fast_gradients_(layer)
+    images = torch.randn(4, 2, 1, 6, 6)
+    weights = dict(layer.named_parameters())
+
+    def loss(weights: dict[str, torch.Tensor], seen: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, weights, (seen,)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(weights, images)
+    for number, some in enumerate(images):
+        layer.zero_grad()
+        layer(some).square().sum().backward()
+        torch.testing.assert_close(each["weight"][number], layer.weight.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_the_switch_leaves_all_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

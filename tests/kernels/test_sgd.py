@@ -243,6 +243,20 @@ def test_steps_that_follow_are_pytorchs(momenta: tuple[float, float], decays: tu
     assert held == expected
 
 
+def test_what_follows_again_has_its_numbers() -> None:
+    """As a training does that goes on from a checkpoint, or whose steps are made anew: it stood still once."""
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = Sgd([{"params": []}, {"params": [weight]}], lr=0.1, momentum=0.9)
+    for _ in range(2):
+        optimizer.follow()
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.send()
+        torch.testing.assert_close(optimizer.sent, torch.tensor([[0.1, 0.9], [0.1, 0.9]]))
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((2,), 0.9))
+
+
 def test_what_cannot_be_followed_is_refused() -> None:
     optimizer = Sgd([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9, nesterov=True)
     with pytest.raises(ValueError, match="Nesterov"):

@@ -155,6 +155,17 @@ def test_what_cannot_be_recorded_is_trained_as_it_is_written() -> None:
     assert mine.recorder.done == ["run"] * 16
 
 
+def test_memory_that_ends_while_a_step_is_recorded_is_told() -> None:
+    training = Training()
+
+    def full(step: Callable[[], None]) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    training.recorder.record = full  # type: ignore[method-assign]
+    with pytest.raises(torch.OutOfMemoryError):
+        training.by_itself(16)
+
+
 def test_a_loss_that_is_no_number_is_told_as_it_is() -> None:
     training = Training(Solver(kind="sgd", lr=1e30))
     losses = training.by_itself(16)
@@ -165,7 +176,7 @@ def test_a_loss_that_is_no_number_is_told_as_it_is() -> None:
 def test_batches_are_gathered_by_their_rows() -> None:
     batches = Training().batches
     assert isinstance(batches, Feeding)
-    assert batches.feeds
+    assert batches.feeds(0)
     rows = batches.rows(2, 5)
     assert rows.shape == (5, 20)
     for row, iteration in zip(rows, range(2, 7), strict=True):
@@ -175,7 +186,7 @@ def test_batches_are_gathered_by_their_rows() -> None:
 
 def test_what_is_augmented_is_not_fed() -> None:
     problem = replace(find("lenet"), augment=lambda images, ids, generator: images)
-    assert not problem.batches(splits_of(problem), {}, 0, "cpu").feeds
+    assert not problem.batches(splits_of(problem), {}, 0, "cpu").feeds(0)
 
 
 @pytest.mark.parametrize(("start", "stop", "feeds"), [(0, 5, True), (5, 12, True), (0, 12, False)])
@@ -183,7 +194,9 @@ def test_small_images_are_fed_where_all_of_a_segment_are(start: int, stop: int, 
     problem = replace(find("lenet"), batch_size=20)
     small = resized(problem, Resize.of("1/2:5/12"), 12, start, stop)
     batches: Any = small.batches(splits_of(problem), {}, 0, "cpu")
-    assert batches.feeds == feeds
+    assert batches.feeds(start) == feeds
+    # Where the checkpoint is lost, it begins anew.
+    assert batches.feeds(0) == (stop <= 5)
     for iteration in range(start, stop) if feeds else ():
         gathered = batches.gathered(batches.rows(iteration, 1)[0])
         assert torch.equal(gathered.inputs, batches.at(iteration).inputs)

@@ -171,7 +171,8 @@ class ProblemObjective:
         if conditions.begun is None and self.resize is not None:
             with _going_on(self.problem):
                 self.resize.check(self.problem, self.splits, conditions.max_resource, self.stan, conditions.fixed)
-        spares = self.stan is not None and not self.stan.spares_nothing
+        by_itself = self.problem.recordable and self.problem.augment is None
+        spares = by_itself and self.stan is not None and not self.stan.spares_nothing
         if conditions.begun is None and spares and torch.device(conditions.device).type == "cuda":
             conditions.say(
                 "note: on a GPU trials under STAN take several times longer than exact ones, whose steps the device "

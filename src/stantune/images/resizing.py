@@ -179,15 +179,17 @@ class _SmallFirst:
     Those of a segment that are all small, or all whole, a device can gather by itself.
     """
 
-    def __init__(self, batches: Batches, resize: Resize, until: int, start: int, stop: int) -> None:
-        self._batches, self._resize, self._until = batches, resize, until
-        self._all_small = stop <= until
-        self.feeds = batches.feeds and not start < until < stop
+    def __init__(self, batches: Batches, resize: Resize, until: int, stop: int) -> None:
+        self._batches, self._resize, self._until, self._stop = batches, resize, until, stop
 
     def at(self, iteration: int) -> Any:
         """See Batches."""
         batch = self._batches.at(iteration)
         return batch if iteration >= self._until else self._small(batch)
+
+    def feeds(self, first: int) -> bool:
+        """See training.trainable.Feeding. A segment whose checkpoint is lost begins with iteration 0."""
+        return self._batches.feeds(first) and not first < self._until < self._stop
 
     def rows(self, first: int, count: int) -> Tensor:
         """See training.trainable.Feeding."""
@@ -196,7 +198,7 @@ class _SmallFirst:
     def gathered(self, rows: Tensor) -> Batch:
         """See training.trainable.Feeding."""
         batch = self._batches.gathered(rows)
-        return self._small(batch) if self._all_small else batch
+        return self._small(batch) if self._stop <= self._until else batch
 
     def _small(self, batch: Batch) -> Batch:
         return batch._replace(inputs=self._resize.shrunk(batch.inputs))
@@ -207,7 +209,7 @@ class _Resized:
 
     def __init__(self, problem: Problem, resize: Resize, length: int, start: int, stop: int) -> None:
         self._problem, self._resize, self._until = problem, resize, resize.iterations(length)
-        self._start, self._stop = start, stop
+        self._stop = stop
         self._small_at_end = stop <= self._until
         # Steps are recorded for one shape.
         self.recordable = problem.recordable and not start < self._until < stop
@@ -223,7 +225,7 @@ class _Resized:
     def batches(self, splits: Splits, setting: Mapping[str, Any], seed: int, device: str) -> Any:
         """See Trainable."""
         whole = self._problem.batches(splits, setting, seed, device)
-        return _SmallFirst(whole, self._resize, self._until, self._start, self._stop)
+        return _SmallFirst(whole, self._resize, self._until, self._stop)
 
     def evaluate(self, model: torch.nn.Module, splits: Splits, split: str, device: str) -> dict[str, float]:
         """See Trainable; at the segment's end, by images as they were trained on last."""

@@ -50,8 +50,8 @@ class Sgd(torch.optim.SGD):
         for group in self.param_groups:
             if group["nesterov"] or group["dampening"] or group["maximize"]:
                 raise ValueError("steps that follow have neither Nesterov's momentum nor dampening nor maximization")
-        device = self.param_groups[0]["params"][0].device
-        self._sent = torch.zeros(len(self.param_groups), 2, device=device)
+        device = next(parameter.device for group in self.param_groups for parameter in group["params"])
+        self._sent, self._last = torch.zeros(len(self.param_groups), 2, device=device), None
         self.send()
 
     def send(self) -> None:

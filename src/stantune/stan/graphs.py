@@ -99,6 +99,8 @@ class GraphedStep:
         own = tuple(each.clone() for each in inputs)
         try:
             self._recorded[key] = own, self._recorder.record(self._step, own)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # CUDA's errors among them
             warn_unrecorded(error)
             self._most = 0

@@ -124,6 +124,8 @@ class DeviceSteps:
         if key in self._seen and len(self._recorded) < self._most:
             try:
                 self._recorded[key] = self._recorder.record(self._next)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:  # CUDA's errors among them
                 warn_unrecorded(error)
                 self._most = 0

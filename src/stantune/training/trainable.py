@@ -45,9 +45,8 @@ class Batches(Protocol):
 class Feeding(Batches, Protocol):
     """Batches that a device can gather by itself, given the places of their samples."""
 
-    @property
-    def feeds(self) -> bool:
-        """Whether it can, with these data and on this device."""
+    def feeds(self, first: int) -> bool:
+        """Tell whether it can from iteration `first` on, with these data and on this device."""
         ...
 
     def rows(self, first: int, count: int) -> Tensor:

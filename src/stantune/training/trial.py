@@ -102,7 +102,7 @@ class Trial:
         with seeded(derive("weights", seed), self._cuda):
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
             self._random = torch.get_rng_state()
-            if self._cuda is not None and stan is None and not compile:
+            if lane is not None and stan is None and not compile:
                 with_fast_gradients_(self.model)
             # Graphs remember the generator that they were recorded with, so that each trial has one.
             self._generator = None if self._cuda is None else torch.cuda.default_generators[self._cuda].clone_state()
@@ -124,10 +124,10 @@ class Trial:
         self._lane = Lane(self._cuda) if self._cuda is not None and lane is None else lane
         # On a CPU each loss is there when its step is. STAN's two kinds of iterations are timed apart.
         self._block = 1 if stan is not None else block or (1 if self._cuda is None else BLOCK)
+        self.iteration = 0
         self._by_itself = self._device_steps()
         self._learn = self._learner()
         self.start = start
-        self.iteration = 0
         self.moved = False
         self.cost = Cost()
         # Losses of iterations that were submitted and not collected, one or several in each tensor, on the device.
@@ -296,7 +296,7 @@ class Trial:
         feeding = self.batches
         if not (self._recordable and self._lane is not None and self._block > 1):
             return None
-        if not isinstance(feeding, Feeding) or not feeding.feeds:
+        if not isinstance(feeding, Feeding) or not feeding.feeds(self.iteration):
             return None
         step = plain_step(self.model, self._criterion, self.optimizer, self._casting)
         with self._on_device():

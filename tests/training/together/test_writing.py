@@ -35,6 +35,34 @@ def test_what_hinders_it_is_raised() -> None:
         drained(written(write))
 
 
+def test_without_another_thread_it_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    file = tmp_path / "file"
+    assert list(written(file.touch)) == []
+    assert file.exists()
+
+
+def test_one_is_written_after_the_other() -> None:
+    writing, most = 0, 0
+
+    def write() -> None:
+        nonlocal writing, most
+        writing += 1
+        most = max(most, writing)
+        threading.Event().wait(0.02)
+        writing -= 1
+
+    row = [written(write) for _ in range(4)]
+    for turns in row:
+        next(turns)
+    for turns in row:
+        drained(turns)
+    assert most == 1
+
+
 def test_where_turns_end_it_is_written_first(tmp_path: Path) -> None:
     began, file = threading.Event(), tmp_path / "file"
 

@@ -83,8 +83,7 @@ class Batches:
             return batch
         return batch._replace(inputs=self._augmented(self._augment, batch.inputs, batch.ids, iteration))
 
-    @property
-    def feeds(self) -> bool:
+    def feeds(self, first: int) -> bool:
         """See training.trainable.Feeding: all samples are on the device, and what is done to them is the same work."""
         return self._resident and self._augment is None
 

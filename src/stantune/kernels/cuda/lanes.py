@@ -35,6 +35,14 @@ class Lane:
 
         Raises RuntimeError where that cannot be recorded.
         """
+        try:
+            return self._recorded(work)
+        except torch.OutOfMemoryError:
+            # While it records, PyTorch gives back nothing of what it keeps.
+            torch.cuda.empty_cache()
+            return self._recorded(work)
+
+    def _recorded(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         graph = torch.cuda.CUDAGraph()
         # Not by torch.cuda.graph, which waits for the whole device and gives back its unused memory: other lanes would
         # run dry at each recording.
@@ -72,8 +80,12 @@ def lane_on(device: int) -> Iterator[Lane]:
     lane.stream.wait_stream(outside)
     try:
         yield lane
-    finally:
         outside.wait_stream(lane.stream)
+    except torch.OutOfMemoryError:
+        # What lanes without a training hold is for those that have one.
+        free.clear()
+        raise
+    finally:
         free.append(lane)
 
 

@@ -5,14 +5,17 @@ cuDNN has one way for them that adds up in one order, and it takes longer than a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from stantune.kernels.library import switched_off
+
+# Bytes of the matrices; those of a small network's grey images are a tenth of it.
+MOST = 64 * 2**20
 
 
 def with_fast_gradients_(model: nn.Module) -> int:
@@ -29,14 +32,16 @@ def with_fast_gradients_(model: nn.Module) -> int:
 
 
 def suits(layer: nn.Conv2d) -> bool:
-    """Tell whether a layer's weights have their gradient by `weight_gradient`."""
-    return layer.in_channels == 1 and layer.padding_mode == "zeros" and layer.dilation == (1, 1)
+    """Tell whether a layer is as it is written, and its weights can have their gradient by `weight_gradient`."""
+    written = not {"forward", "_conv_forward"} & vars(layer).keys()
+    return written and layer.in_channels == 1 and layer.padding_mode == "zeros" and layer.dilation == (1, 1)
 
 
 class OneChannelConv2d(nn.Conv2d):
     """A convolution as PyTorch's, whose weights' gradient is a product of matrices for each image, and their sum.
 
-    It is PyTorch's itself for other numbers than float32, under autocast and where its input is to have a gradient.
+    It is PyTorch's itself for other numbers than float32, under autocast, where its input is to have a gradient, and
+    where the matrices would take more than MOST bytes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -49,6 +54,7 @@ class OneChannelConv2d(nn.Conv2d):
             or input.dim() != 4
             or isinstance(self.padding, str)
             or torch.is_autocast_enabled(input.device.type)
+            or self._bytes_seen(input) > MOST
         ):
             return super().forward(input)
         result: Tensor = _OneChannel.apply(  # type: ignore[no-untyped-call]
@@ -56,16 +62,33 @@ class OneChannelConv2d(nn.Conv2d):
         )
         return result
 
+    def _bytes_seen(self, input: Tensor) -> int:
+        """Return the bytes of all windows that the filters see."""
+        (above, beside), (down, across) = self._padded(), self.stride
+        rows = (input.shape[2] + 2 * above - self.kernel_size[0]) // down + 1
+        columns = (input.shape[3] + 2 * beside - self.kernel_size[1]) // across + 1
+        return input.shape[0] * rows * columns * math.prod(self.kernel_size) * input.element_size()
+
+    def _padded(self) -> tuple[int, int]:
+        assert not isinstance(self.padding, str)
+        above, beside = self.padding
+        return above, beside
+
 
 class _OneChannel(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.shape = weight.shape[2:], stride, padding
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, stride, padding = inputs
+        ctx.save_for_backward(x)
+        ctx.shape = weight.shape[2:], stride, padding
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None

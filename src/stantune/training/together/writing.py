@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor, wait
 
 # Seconds that a turn looks whether it is written: where all others wait, too, the thread that writes has the time.
 LOOK = 0.001
+# What is written takes memory several times: trainings that end together write one after the other.
+_TURN = threading.Lock()
 
 
 def written(write: Callable[[], None]) -> Generator[None, None, None]:
-    """Have `write` done by a thread, and give way until it is; raises what it raises. It is done, too, where this ends.
+    """Have `write` done by a thread, and give way until it is; raises what it raises.
 
-    What it writes must not change meanwhile.
+    What it writes must not change meanwhile. Where this is closed or thrown into, it ends when `write` has, and what
+    hindered that is not told: what was there before is there.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="stantune writes") as thread:
-        future = thread.submit(write)
-        while not future.done():
-            yield
-            wait([future], LOOK)
-        future.result()
+    hindered: list[BaseException] = []
+
+    def work() -> None:
+        with _TURN:
+            try:
+                write()
+            except BaseException as error:
+                hindered.append(error)
+
+    thread = threading.Thread(target=work, name="stantune writes")
+    try:
+        thread.start()
+    except RuntimeError:  # there can be no more threads
+        work()
+    else:
+        try:
+            while thread.is_alive():
+                yield
+                thread.join(LOOK)
+        finally:
+            thread.join()
+    if hindered:
+        raise hindered[0]
