@@ -196,6 +196,16 @@ def test_replayed_trainings_are_those_as_written(case: str) -> None:
     assert distance(trained(name, True, stan, 12), written) <= 0.005 + 5 * distance(again, written)
 
 
+@pytest.mark.parametrize("stan", [None, Stan(rate=0.5, layers=("conv2",), seed=3)])
+def test_a_training_whose_rate_is_that_of_before_moves_on_from_its_state(stan: Stan | None) -> None:
+    half, other = trained("cq", True, stan, 8), trained("cq", True, stan, 4)
+    other.restore(half.state())
+    assert distance(other, half) == 0
+    other.train(16, lambda: False, lambda iteration: None)
+    # It is 1.5 on a CPU.
+    assert distance(other, half) > 0.1
+
+
 def test_a_replayed_training_goes_on_from_its_state() -> None:
     whole, again, half = trained("cq", True, None, 12), trained("cq", True, None, 12), trained("cq", True, None, 6)
     # A trial that has recorded graphs of other tensors.
