@@ -6,7 +6,7 @@
 A trial is a training from scratch of some hundred iterations, with its checkpoint and its evaluation, as a search has
 it (`stantune search --workers W --together K`); images are random, and processes have begun before anything is timed.
 All ways of a network take turns, round by round. "a step at a time" is one trial whose every step the processor
-prepares by itself, replayed from a CUDA graph; in all others a device makes the 16 steps of a block by itself. Each
+prepares by itself, replayed from a CUDA graph; in all others a device makes the 32 steps of a block by itself. Each
 trial's losses and its error are compared with those of the same trial alone: "same bits". With --mps the processes of
 that pool share the device by NVIDIA's Multi-Process Service, which is started for them and ended after them.
 """
@@ -241,10 +241,10 @@ def _connections() -> str:
 def main() -> None:
     """Measure, or print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=",".join(ITERATIONS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=16)
-    parser.add_argument("--mps", action="store_true")
+    parser.add_argument("--networks", default=",".join(ITERATIONS), help="by default %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="by default %(default)s")
+    parser.add_argument("--processes", type=int, default=16, help="no way with more; by default %(default)s")
+    parser.add_argument("--mps", action="store_true", help="also under NVIDIA's Multi-Process Service")
     parser.add_argument("--one", action="store_true", help="only ways with one process")
     parser.add_argument("--keep", type=Path, default=FILE, help="the file of the records")
     parser.add_argument("--table", action="store_true", help="measure nothing, and print what is kept")

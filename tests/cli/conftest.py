@@ -18,7 +18,7 @@ import pytest
 from stantune.cli import main, options
 
 TINY_FILE = Path(__file__).parents[1] / "tiny_problem.py"
-TINY = (f"{TINY_FILE}:problem", "--min-iterations", "6", "--threads", "1")
+TINY = (f"{TINY_FILE}:problem", "--min-iterations", "6", "--threads", "1", "--rate", "0.5")
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ SearchRate = Annotated[
     typer.Option(
         "--rate",
         metavar="RATE|auto|annealed",
-        help="Share of the entries that STAN computes (default: 0.5 of built-in problems', 1 of others').",
+        help="Share of the entries that STAN computes (default: 0.5; of own problems 1, unless more is said).",
     ),
 ]
 Rate = Annotated[

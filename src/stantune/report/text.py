@@ -61,7 +61,7 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
     times.add_row("coordination", duration(seconds.coordination))
     times.add_row("saved by early stopping", f"about {duration(saved.early_stopping)}")
     times.add_row("saved by continuing instead of restarting", f"about {duration(saved.continuing)}")
-    if result.accelerate == "stan":
+    if saved.stan:  # nothing where every entry is computed
         what = "saved" if saved.stan >= 0 else "lost"
         times.add_row(f"{what} by STAN, as measured", duration(abs(saved.stan)))
     print_table(console, times)
@@ -181,11 +181,14 @@ def show_training(console: Console, result: TrainResult) -> None:
 
 
 def show_plan(console: Console, result: PlanResult) -> None:
-    """Print brackets and rungs, and what they come to."""
+    """Print what trials compute, brackets and rungs, and what they come to."""
     how = "asynchronous" if result.mode == "async" else result.variant
     if result.plan != "hyperband":
         how = "one wide bracket" if result.plan == "wide" else f"measured, {how}"
     console.print(f"{result.problem}, {how}, eta {result.eta}", soft_wrap=True)
+    if len(result.rates) == 1:
+        rate = result.rates[0].rate
+        console.print(f"share of the entries that STAN computes: {'all' if rate == 1 else rate}", soft_wrap=True)
     _show_rates(console, result.rates, result.unit)
     table = Table("bracket", "rung", f"{result.unit}s", "trials", box=SIMPLE_HEAD)
     _numbers(table, 1)

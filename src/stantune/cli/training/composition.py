@@ -80,8 +80,10 @@ def _stan(
                 )
         return None
     names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
-    # What sparing costs a network is known of ours alone; in others every entry is computed.
-    usual = o.SEARCH_RATE if by_rung or is_built_in(objective.problem) else "1"
+    # What sparing costs a network is known of ours alone; in others every entry is computed, unless it is said how to
+    # spare.
+    said = by_rung or tolerance is not None or period is not None or pretrain or tail or layers is not None
+    usual = o.SEARCH_RATE if said or is_built_in(objective.problem) else "1"
     reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period
     return stan_of(
         "stan" if by_rung else accelerate,

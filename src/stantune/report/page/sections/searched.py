@@ -29,6 +29,8 @@ def entries_of_table(identity: Mapping[str, Any], summary: SearchSummary, direct
     # Of functions and the like nobody knows the layers.
     if summary.accelerate == "none" or not {"layers", "pattern", "batch-size"} <= identity.keys():
         return None
+    if identity.get("rate") == 1 and not identity.get("rates"):
+        return "every entry is computed, in all layers"
     if "made-of" in identity:
         return "the problem is one of your own; `SearchResult.report()`, which has it at hand, shows them"
     from stantune.images.data import is_present
