@@ -148,7 +148,9 @@ VARIANT = Field(description='"algorithm1" or "table1": how the numbers of trials
 ETA = Field(description="one trial of so many is promoted")
 MAX_ITERATIONS = Field(description="R, iterations of a trial that is never dropped")
 MIN_ITERATIONS = Field(description="r, the least iterations before a trial may be dropped")
-RATES = Field(description="of a trial under STAN, from its first iteration on; empty where trials train exactly")
+RATES = Field(
+    description="of a trial under STAN, from its first iteration on (1: every entry, natively); empty without STAN"
+)
 BRACKETS = Field(description="the plan, in the order in which it is run")
 PLAN: Any = Field(
     default="hyperband", description='"hyperband", "wide" (one bracket) or "measured" (brackets chosen while searching)'
