@@ -213,7 +213,9 @@ def test_after_an_exception_prediction_is_exact_and_training_can_go_on(task, aga
         net.fit(task.images, task.labels)
     exact = copy.deepcopy(net.module_)
     restore_(exact)
-    assert torch.equal(net.forward(task.images), exact(task.images))
+    # In its own batches: of others PyTorch may round otherwise.
+    expected = torch.cat([exact(images) for images in task.images.split(net.batch_size)])
+    assert torch.equal(net.forward(task.images), expected)
     getattr(net, again)(task.images, task.labels)
     assert task.is_restored(net.module_)
     grids = task.plain(STAN, 8)[1]
