@@ -1,4 +1,4 @@
-"""Narrow forms of everyday networks for benchmarks that need no other package: ResNet-18, VGG, U-Net, SqueezeNet."""
+"""Everyday networks for benchmarks that need no other package, mostly narrow: ResNet-18, VGG, U-Net, SqueezeNet."""
 
 from __future__ import annotations
 

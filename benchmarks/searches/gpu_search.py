@@ -136,12 +136,16 @@ def serve(connection: Connection) -> None:
             task: Task = connection.recv()
             if task.network not in of:
                 of[task.network] = Trials(task.network)
-            # Else each step is prepared by the processor.
-            Batches.feeds = by_blocks if task.blocks else property(lambda self: False)  # type: ignore[misc, assignment]
+            Batches.feeds = by_blocks if task.blocks else _not_fed  # type: ignore[method-assign]
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             came = of[task.network].train(task.numbers, task.iterations, task.together)
             connection.send((came, torch.cuda.max_memory_reserved()))
+
+
+def _not_fed(batches: Batches, first: int) -> bool:
+    """In place of `Batches.feeds`: the processor prepares each step."""
+    return False
 
 
 class Pool:

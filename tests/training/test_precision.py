@@ -18,7 +18,7 @@ from stantune.images.problem.built_in import Splits, find
 from stantune.kernels.library import plain_pytorch
 from stantune.protocols import Conditions
 from stantune.stan.config import Stan
-from stantune.training.precision import PRECISIONS, multiplying, precision_on
+from stantune.training.precision import PRECISIONS, computing_in, precision_on
 from stantune.training.train import run
 from stantune.training.trial import Trial
 
@@ -127,7 +127,7 @@ def test_on_a_gpu_each_is_what_it_says() -> None:
         for was in (True, False):
             matrices.allow_tf32 = convolutions.allow_tf32 = was
             for precision, allowed in (("tf32", True), ("fp32", False), ("bf16", was), (None, was)):
-                with multiplying(precision, "cuda"):
+                with computing_in(precision, "cuda"):
                     assert (matrices.allow_tf32, convolutions.allow_tf32) == (allowed, allowed)
                 assert (matrices.allow_tf32, convolutions.allow_tf32) == (was, was)
     finally:

@@ -24,7 +24,7 @@ from stantune.images.problem.built_in import Problem, Splits
 from stantune.images.solving.schedules import policy_of
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.training.precision import check_plan, multiplying, precision_on
+from stantune.training.precision import check_plan, computing_in, precision_on
 from stantune.training.train import run
 
 # The name of the arm that is none of STAN's.
@@ -168,7 +168,7 @@ class Comparer:
             scaled(self.problem, Fraction(1))
         records = Records(self.directory, self._identity())
         try:
-            with records.locked(), multiplying(self.precision, self.device), warnings.catch_warnings():
+            with records.locked(), computing_in(self.precision, self.device), warnings.catch_warnings():
                 # `say` says it once.
                 warnings.simplefilter("ignore", NoEffectWarning)
                 return self._compare(records, seeds, equal_time)

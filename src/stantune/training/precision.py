@@ -46,7 +46,7 @@ def casting(precision: str | None, device: str) -> AbstractContextManager[object
 
 
 @contextmanager
-def multiplying(precision: str | None, device: str) -> Iterator[None]:
+def computing_in(precision: str | None, device: str) -> Iterator[None]:
     """Have a GPU compute a training in the numbers asked for, and the same ones each time; then it is as it was.
 
     Of float32 products are in TF32 or not. Of cuDNN's algorithms those are taken that add up in one order, and by its

@@ -21,7 +21,7 @@ from stantune.training import checkpoint as checkpoints
 from stantune.training.best import Best
 from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
-from stantune.training.precision import check_plan, multiplying, precision_on
+from stantune.training.precision import check_plan, computing_in, precision_on
 from stantune.training.together.randomness import OwnRandom, seeded
 from stantune.training.together.turns import drained, within
 from stantune.training.together.writing import written
@@ -261,7 +261,7 @@ def turns(
     @contextmanager
     def apart(lane: Lane | None) -> Iterator[None]:
         in_lane = nullcontext() if lane is None else lane.taken_up()
-        with own.here(), multiplying(precision, device), in_lane:
+        with own.here(), computing_in(precision, device), in_lane:
             yield
 
     def on_device() -> Generator[None, None, Outcome]:
