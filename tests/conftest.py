@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,10 +40,14 @@ hypothesis.settings.load_profile("stantune")
 
 @pytest.fixture(autouse=True)
 def _process_as_it_was() -> Iterator[None]:
-    """Take back what a test sets for its whole process, for the tests after it: threads, and denormals as zeros."""
-    threads = torch.get_num_threads()
+    """Take back what a test sets for its whole process, for the tests after it.
+
+    These are threads, denormals as zeros, and folders that modules are found in.
+    """
+    threads, folders = torch.get_num_threads(), sys.path.copy()
     yield
     torch.set_num_threads(threads)
+    sys.path[:] = folders
     torch.set_flush_denormal(False)
 
 

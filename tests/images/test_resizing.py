@@ -8,8 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import corners
 import pytest
 import torch
+from corners import CORNERS, SHOWN
 from torch import Tensor, nn
 
 import stantune as st
@@ -27,62 +29,13 @@ from stantune.training.train import run
 from stantune.training.trial import Trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SIZES: list[tuple[bool, int]] = []
-
-
-def images(root: Path | None) -> Dataset:
-    """Return noisy images in each of which one of four corners is lit."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(count: int) -> Split:
-        labels = torch.randint(4, (count,), generator=generator)
-        pixels = torch.randint(100, (count, 8, 8, 1), generator=generator)
-        for image, label in zip(pixels, labels.tolist(), strict=True):
-            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 60
-        return Split(pixels.to(torch.uint8), labels)
-
-    return Dataset("corners", split(120), split(30), 4)
-
-
-class Noting(nn.Module):
-    """Notes what it is shown: whether to be trained, and of what side."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        SIZES.append((self.training, input.shape[-1]))
-        return input
-
-
-def network() -> nn.Module:
-    return nn.Sequential(
-        Noting(), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(24, 4),
-    )  # fmt: skip
 
 
 def of_one_size() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4))
 
 
-def shifted(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
-    assert images.shape[-1] == 8, "augmentations have whole images"
-    return images.roll(int(torch.randint(2, (1,), generator=generator)), 3)
-
-
-PROBLEM = st.Problem(
-    name="corners",
-    network=network,
-    data=images,
-    space=st.Space({"lr": st.Float(1e-4, 1.0, log=True)}),
-    solver=st.Solver(lr=1e-2, momentum=0.9, weight_decay=0.0),
-    iterations=27,
-    batch_size=10,
-    validation=30,
-    hold_out="last",
-    augment=shifted,
-)
-
-
-def tune(where: Path, problem: st.Problem = PROBLEM, **options: Any) -> st.SearchResult:
+def tune(where: Path, problem: st.Problem = CORNERS, **options: Any) -> st.SearchResult:
     settings = {"max_resource": 27, "min_resource": 3, "threads": 1, "device": "cpu", "out": where, "resize": "1/2"}
     return st.tune(problem, **{**settings, **options})
 
@@ -167,38 +120,38 @@ def test_a_pixel_is_the_mean_of_those_that_it_covers() -> None:
 
 
 def test_low_rungs_see_small_images_the_last_one_and_final_trainings_whole_ones(tmp_path: Path) -> None:
-    SIZES.clear()
+    SHOWN.clear()
     tune(tmp_path, brackets=1)
     # 9 trials to iteration 3, 3 of them to 9, one to 27, and the final training.
-    assert sum(training and side == 4 for training, side in SIZES) == 9 * 3 + 3 * 6
-    assert sum(training and side == 8 for training, side in SIZES) == 18 + 27
-    looks = [side for training, side in SIZES if not training]
+    assert sum(training and side == 4 for training, side in SHOWN) == 9 * 3 + 3 * 6
+    assert sum(training and side == 8 for training, side in SHOWN) == 18 + 27
+    looks = [side for training, side in SHOWN if not training]
     # Before anything trains both kinds are shown; then each rung is evaluated by what it was trained on last.
     assert looks.count(4) >= 9 + 3
-    assert {side for _, side in SIZES} == {4, 8}
+    assert {side for _, side in SHOWN} == {4, 8}
 
 
 @pytest.mark.parametrize(("start", "stop", "recorded"), [(0, 9, True), (9, 27, True), (0, 27, False), (3, 9, True)])
 def test_steps_are_recorded_where_all_are_of_one_size(start: int, stop: int, recorded: bool) -> None:
-    problem = replace(PROBLEM, recordable=True)
+    problem = replace(CORNERS, recordable=True)
     assert resized(problem, Resize.of("1/2"), 27, start, stop).recordable is recorded
-    assert not resized(PROBLEM, Resize.of("1/2"), 27, start, stop).recordable
+    assert not resized(CORNERS, Resize.of("1/2"), 27, start, stop).recordable
 
 
 def test_by_hand_in_any_pieces(tmp_path: Path) -> None:
     """Trained in one piece, or in two with a checkpoint between them: the same, and small images are what it saw."""
-    splits, resize = PROBLEM.load(), Resize.of("1/2")
+    splits, resize = CORNERS.load(), Resize.of("1/2")
     seed = derive("train", 0)
 
     def piece(file: Path | None, start: int, stop: int) -> dict[str, float]:
-        problem = resized(PROBLEM, resize, 27, start, stop)
+        problem = resized(CORNERS, resize, 27, start, stop)
         return dict(run(problem, {}, file, start, stop, splits=splits, seed=seed).metrics)
 
     file = tmp_path / "trial.pt"
     pieces = [piece(file, start, stop) for start, stop in ((0, 3), (3, 9), (9, 27))]
     assert piece(None, 0, 27) == pieces[2]
     assert piece(None, 0, 9) == pieces[1]
-    trial = Trial(PROBLEM, {}, splits, seed=seed, stan=None)
+    trial = Trial(CORNERS, {}, splits, seed=seed, stan=None)
     batches: Any = trial.batches
 
     class Small:
@@ -208,10 +161,10 @@ def test_by_hand_in_any_pieces(tmp_path: Path) -> None:
 
     trial.batches = Small()
     trial.train(9, lambda: False, lambda iteration: None)
-    small = PROBLEM.evaluate(trial.model, resize.small(splits), "validation", "cpu")
+    small = CORNERS.evaluate(trial.model, resize.small(splits), "validation", "cpu")
     assert small == pieces[1]
     trial.train(27, lambda: False, lambda iteration: None)
-    assert PROBLEM.evaluate(trial.model, splits, "validation", "cpu") == pieces[2]
+    assert CORNERS.evaluate(trial.model, splits, "validation", "cpu") == pieces[2]
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"together": 3}], ids=["workers", "turns"])
@@ -246,7 +199,7 @@ def test_ended_in_good_order_and_gone_on_with(
 
 def test_a_final_training_sees_whole_images_but_one_that_is_continued(tmp_path: Path) -> None:
     def trained(resize: str | None, start: int) -> Any:
-        objective = ProblemObjective(PROBLEM, resize=resize)  # type: ignore[arg-type]  # as `tune` is given it
+        objective = ProblemObjective(CORNERS, resize=resize)  # type: ignore[arg-type]  # as `tune` is given it
         trainer = objective.trainer(Place())
         file = tmp_path / f"{resize is None}-{start}.pt"
         trial = Segment(0, {"lr": 0.01}, 0, 27, 5, file, bracket=0, length=27)
@@ -256,9 +209,9 @@ def test_a_final_training_sees_whole_images_but_one_that_is_continued(tmp_path: 
         return trainer.train(final, lambda: False, lambda iteration: None).metrics
 
     assert trained("1/2", 0) == trained(None, 0)
-    SIZES.clear()
+    SHOWN.clear()
     trained("1/2", 27)
-    assert sum(training and side == 4 for training, side in SIZES) == 9, "what it goes on from is the trial's own"
+    assert sum(training and side == 4 for training, side in SHOWN) == 9, "what it goes on from is the trial's own"
 
 
 def cut(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
@@ -336,7 +289,7 @@ def test_what_does_not_go_together(
 ) -> None:
     settings = {"max_resource": 27, "out": tmp_path, "resize": "1/2", **options}
     with pytest.raises(st.UsageError, match=words):
-        st.tune(replace(PROBLEM, **changed), **settings)
+        st.tune(replace(CORNERS, **changed), **settings)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +298,7 @@ def test_what_does_not_go_together(
     ids=["setting", "segmentation", "measure"],
 )
 def test_what_goes_together(tmp_path: Path, changed: dict[str, Any]) -> None:
-    problem = replace(PROBLEM, **changed)
+    problem = replace(CORNERS, **changed)
     before = torch.get_rng_state()
     Resize.of("1/2").check(problem, problem.load(), 9)
     assert torch.equal(torch.get_rng_state(), before)
@@ -360,8 +313,8 @@ def deep(depth: int = 1) -> nn.Module:
 
 
 def test_what_is_fixed_is_what_is_looked_at(tmp_path: Path) -> None:
-    space = st.Space({**PROBLEM.space, "depth": st.Integer(1, 3)})
-    problem = replace(PROBLEM, network=deep, space=space)
+    space = st.Space({**CORNERS.space, "depth": st.Integer(1, 3)})
+    problem = replace(CORNERS, network=deep, space=space)
     deeper = replace(problem, network=lambda depth=3: deep(depth))
     with pytest.raises(st.UsageError, match="the network fails on inputs of shape"):
         tune(tmp_path / "deep", problem=problem, max_resource=3, min_resource=1, fixed={"depth": 3})
@@ -373,7 +326,7 @@ def test_what_is_fixed_is_what_is_looked_at(tmp_path: Path) -> None:
 def test_tables_and_functions_have_no_images(tmp_path: Path) -> None:
     rows = Split(torch.rand(40, 5), torch.arange(40) % 4)
     flat = replace(
-        PROBLEM,
+        CORNERS,
         network=lambda: nn.Linear(5, 4),
         data=lambda root: Dataset("rows", rows, rows),
         augment=None,
@@ -393,16 +346,16 @@ def test_a_plan_is_for_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return st.Stan(rate=1)
 
     monkeypatch.setattr("stantune.training.train.planned_stan", planned)
-    train(f"{__file__}:PROBLEM", iterations=9, accelerate="stan", rate="auto", resize="1/2", device="cpu")
+    train(f"{corners.__file__}:CORNERS", iterations=9, accelerate="stan", rate="auto", resize="1/2", device="cpu")
     assert [type(each) for each in timed] == [st.Problem]
 
 
 def test_as_a_way_of_a_study(tmp_path: Path) -> None:
-    other = replace(PROBLEM, name="other", network=of_one_size)
+    other = replace(CORNERS, name="other", network=of_one_size)
     with pytest.raises(st.UsageError, match="`ways`=resize: `resize`=1/2:1/3 does not go with this: problem 'other'"):
-        st.study([PROBLEM, other], ways="native,resize", seeds=1, max_resource=9, out=tmp_path / "none")
+        st.study([CORNERS, other], ways="native,resize", seeds=1, max_resource=9, out=tmp_path / "none")
     assert not (tmp_path / "none").exists(), "before anything is trained"
-    result = st.study(PROBLEM, ways="native,resize", seeds=1, max_resource=9, threads=1, out=tmp_path / "out")
+    result = st.study(CORNERS, ways="native,resize", seeds=1, max_resource=9, threads=1, out=tmp_path / "out")
     assert result.complete
     (problem,) = result.summary.problems
     assert problem.predicted["resize"] is None

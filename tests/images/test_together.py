@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from corners import CLASSES, DRAWING
 from states import equal, what_counts
 from torch import Tensor, nn
 
 import stantune as st
 import stantune.training.train
-from stantune.images.data import Dataset, Split
-from stantune.images.data.splits import Split as AnySplit
+from stantune.images.data.splits import Split
 from stantune.search.stopping import Stop
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
@@ -27,70 +27,15 @@ from stantune.stan.config import Memo
 from stantune.training.trial import Trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CLASSES = 4
 
 
 class Killed(BaseException):
     """The end of a process, as far as a search can tell: nothing is written any more."""
 
 
-def images(root: Path | None) -> Dataset:
-    """Return noisy images in each of which one of four corners is lit."""
-    generator = torch.Generator().manual_seed(0)
-
-    def split(count: int) -> Split:
-        labels = torch.randint(CLASSES, (count,), generator=generator)
-        pixels = torch.randint(100, (count, 8, 8, 1), generator=generator)
-        for image, label in zip(pixels, labels.tolist(), strict=True):
-            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 60
-        return Split(pixels.to(torch.uint8), labels)
-
-    return Dataset("corners", split(120), split(30), CLASSES)
-
-
-class Noise(nn.Module):
-    """Adds noise to what is evaluated."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.training:
-            return input
-        return input + torch.rand_like(input) + random.random() + np.random.rand()
-
-
-def network(width: int = 5) -> nn.Module:
-    """Return a network whose weights depend on all random states, and of which one in four cannot be made."""
-    if width % 4 == 0:
-        raise ValueError(f"no layer is {width} wide")
-    net = nn.Sequential(
-        nn.Conv2d(1, width, 3), nn.LeakyReLU(), nn.Dropout(0.3), nn.Flatten(), nn.Linear(36 * width, 4), Noise()
-    )
-    with torch.no_grad():
-        net[0].bias += 0.01 * float(np.random.rand()) + 0.01 * random.random()  # type: ignore[union-attr,operator]
-    return net
-
-
-def augment(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw from the generators of the process and not from ours, as users do."""
-    return images + np.random.randn() + random.random() + torch.rand_like(images)
-
-
-PROBLEM = st.Problem(
-    name="drawing",
-    network=network,
-    data=images,
-    space=st.Space({"lr": st.Float(1e-5, 1e4, log=True), "width": st.Integer(1, 12)}),
-    solver=st.Solver(lr=1e-3, momentum=0.9, weight_decay=0.0),
-    iterations=27,
-    batch_size=10,
-    validation=30,
-    hold_out="last",
-    augment=augment,
-)
-
-
 def tune(where: Path, **options: Any) -> st.SearchResult:
     settings = {"max_resource": 27, "min_resource": 3, "threads": 1, "retries": 0, "device": "cpu", "out": where}
-    return st.tune(PROBLEM, **{**settings, **options})
+    return st.tune(DRAWING, **{**settings, **options})
 
 
 def told(where: Path) -> Any:
@@ -203,7 +148,7 @@ def test_ended_in_good_order_and_gone_on_with(alone: Any, tmp_path: Path, monkey
 
 def test_copies_of_data_on_another_device_are_one() -> None:
     """Of each training a copy would fill a GPU."""
-    split = AnySplit(torch.zeros(3, 4), torch.zeros(3))
+    split = Split(torch.zeros(3, 4), torch.zeros(3))
     one, other = split.to("meta"), split.to("meta")
     assert one is other
     assert one.inputs.is_meta
@@ -260,7 +205,7 @@ def slow(width: int = 0) -> nn.Module:
 
 def test_what_the_own_numbers_cannot_do_and_warnings_of_each_step(tmp_path: Path) -> None:
     said, space, out = list[str](), st.Space({"width": st.Integer(1, 12)}), tmp_path / "out"
-    problem = replace(PROBLEM, name="slow", network=slow, augment=None, space=space, iterations=81)
+    problem = replace(DRAWING, name="slow", network=slow, augment=None, space=space, iterations=81)
     with warnings.catch_warnings(record=True) as shown:
         warnings.resetwarnings()
         warnings.simplefilter("default")
