@@ -15,7 +15,7 @@ import torch
 from stantune.errors import NoEffectWarning, UsageError, words_of
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
-from stantune.images.problem.built_in import Problem, Splits, built_in, find
+from stantune.images.problem.built_in import Problem, Splits, built_in, find, is_built_in
 from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
 from stantune.images.trainer import ProblemTrainer, said_already
@@ -293,16 +293,6 @@ def _going_on(problem: Problem) -> Iterator[None]:
             f"problem {problem.name!r}: its data or its network ends the program, by sys.exit or the like; have it "
             "raise an error that says what is wrong"
         ) from error
-
-
-def is_built_in(problem: Problem) -> bool:
-    """Tell whether it is one of ours, as it is."""
-    try:
-        own = built_in(problem.name)
-    except UsageError:  # a user's, by a name that only looks like one
-        return False
-    # What a search itself sets.
-    return own is not None and replace(problem, stan_layers=own.stan_layers, course=own.course) == own
 
 
 def made_of(problem: Problem) -> dict[str, Any]:

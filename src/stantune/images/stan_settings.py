@@ -1,4 +1,4 @@
-"""STAN's settings as a search of images notes them in its identity, and the settings of such a note."""
+"""STAN's settings of a search of images: the usual ones, how its identity notes them, and those of such a note."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from stantune.images.problem.built_in import Problem, is_built_in
 from stantune.stan.config import LayerPlan, Memo, Stan
 from stantune.stan.layers.meprop import MeProp
 
 # How long the run is that a tail is the end of; "iterations" is the problem's own number.
 RUN = "stan-iterations"
+
+
+def usual(problem: Problem) -> Stan:
+    """Return how the trials of a problem are trained where nobody says how.
+
+    What sparing entries costs a network is known of built-in ones alone, of which half are computed; in others all are,
+    by native kernels.
+    """
+    return Stan(rate=0.5 if is_built_in(problem) else 1, layers=problem.stan_layers)
 
 
 def noted(stan: Stan | None) -> dict[str, Any]:

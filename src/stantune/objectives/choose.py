@@ -86,6 +86,16 @@ def objective_of(
     return FunctionObjective(thing, space, metric, unit or "epoch", name=what, stan=stan)
 
 
+def usual_stan(thing: object, compile: bool = False) -> Stan | None:
+    """Return how a thing's trials are accelerated where nobody says: a Problem's alone, unless it is compiled."""
+    problem = None if compile else _as_problem(thing)
+    if problem is None:
+        return None
+    from stantune.images.stan_settings import usual
+
+    return usual(problem)
+
+
 def find_objective(source: str | Problem, stan: Stan | None = None, data: Path | None = None) -> Objective:
     """Return the objective that is called so on the command line.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stantune.arguments import MOST_SEED, shown, text, whole
 from stantune.errors import UsageError
-from stantune.objectives.choose import objective_of
+from stantune.objectives.choose import objective_of, usual_stan
 from stantune.protocols import Objective
 from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.plan.finals import SCRATCH
@@ -36,7 +36,7 @@ def compose(
     minimize: str | None = None,
     maximize: str | None = None,
     name: str | None = None,
-    stan: Stan | None = None,
+    stan: Stan | Literal["usual"] | None = "usual",
     precision: str | None = None,
     resize: object = None,
     compile: bool = False,
@@ -58,12 +58,9 @@ def compose(
     precision = None if precision is None else text("precision", precision)
     if not isinstance(compile, bool):
         raise UsageError(f"`compile`={shown(compile)} is neither True nor False; give one of them")
-    if stan is not None and not hasattr(stan, "least_rate"):
-        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
     if not isinstance(rates, str | list | tuple):
         raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
-    if rates and stan is None:
-        stan = _spared_by_rung(objective)
+    how = _accelerated(objective, stan, bool(rates), compile)
     what = objective_of(
         objective,
         space,
@@ -71,7 +68,7 @@ def compose(
         minimize=minimize,
         maximize=maximize,
         name=name,
-        stan=stan,
+        stan=how,
         precision=precision,
         resize=resize,
         compile=compile,
@@ -106,9 +103,9 @@ def compose(
     (replace(settings, final=SCRATCH) if rates else settings).check(what)
     if rates:
         chosen = chosen_rates(rates, max_resource, least, eta)
-        if stan is not None:
+        if how is not None:
             # Each one is looked at; the objective is told the least, and one for all rungs is its own.
-            spared = {rate: replace(stan, rate=rate) for rate in chosen}
+            spared = {rate: replace(how, rate=rate) for rate in chosen}
             what = objective_of(what, None, stan=spared[min(chosen)])
         settings = replace(settings, rates=chosen if len(chosen) > 1 else ())
         settings.check(what)
@@ -121,6 +118,17 @@ def _check_names(objective: Objective) -> None:
     for what, name in [*names, *(("parameter", name) for name in objective.space)]:
         if encodable(name) != name:
             raise UsageError(f"the {what} {shown(name)} holds a character that is none in UTF-8, or NUL; leave it out")
+
+
+def _accelerated(objective: object, stan: Stan | Literal["usual"] | None, by_rung: bool, compile: bool) -> Stan | None:
+    """Return what is meant by `stan`, before rates by rung are looked at; raises UsageError."""
+    if isinstance(stan, str) and stan == "usual":
+        return _spared_by_rung(objective) if by_rung else usual_stan(objective, compile)
+    if stan is None:
+        return _spared_by_rung(objective) if by_rung else None
+    if not hasattr(stan, "least_rate"):
+        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
+    return stan
 
 
 def _spared_by_rung(objective: object) -> Stan | None:

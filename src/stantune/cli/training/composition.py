@@ -60,7 +60,8 @@ def _stan(
     layers: list[str] | None,
 ) -> Stan | None:
     """Return STAN's settings as the options say them; None for exact training, or as the objective has it."""
-    from stantune.images.objective import ProblemObjective, is_built_in
+    from stantune.images.objective import ProblemObjective
+    from stantune.images.stan_settings import usual
     from stantune.tuning.compose import BY_RUNG
 
     if not isinstance(objective, ProblemObjective):
@@ -80,14 +81,13 @@ def _stan(
                 )
         return None
     names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
-    # What sparing costs a network is known of ours alone; in others every entry is computed, unless it is said how to
-    # spare.
+    # Whoever says how to spare wants it.
     said = by_rung or tolerance is not None or period is not None or pretrain or tail or layers is not None
-    usual = o.SEARCH_RATE if said or is_built_in(objective.problem) else "1"
+    by_default = o.SEARCH_RATE if said else f"{usual(objective.problem).rate:g}"
     reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period
     return stan_of(
         "stan" if by_rung else accelerate,
-        usual if rate is None else rate,
+        by_default if rate is None else rate,
         tolerance,
         reduced,
         pretrain,

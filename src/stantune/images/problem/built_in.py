@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from stantune.images.problem.options import options_of, with_options
 from stantune.images.problem.problem import Problem, Splits
 from stantune.user_code.files import load_file
 
-__all__ = ["BUILT_IN", "Problem", "Splits", "built_in", "find", "options_of"]
+__all__ = ["BUILT_IN", "Problem", "Splits", "built_in", "find", "is_built_in", "options_of"]
 
 
 # The second convolution of these networks does more than half of the arithmetic, and its entries can best be spared:
@@ -81,6 +82,16 @@ def built_in(name: str) -> Problem | None:
         return None
     plain, _, options = name.partition(":")
     return with_options(BUILT_IN[plain], options) if options else BUILT_IN[plain]
+
+
+def is_built_in(problem: Problem) -> bool:
+    """Tell whether it is one of ours, as it is."""
+    try:
+        own = built_in(problem.name)
+    except UsageError:  # a user's, by a name that only looks like one
+        return False
+    # What a search itself sets.
+    return own is not None and replace(problem, stan_layers=own.stan_layers, course=own.course) == own
 
 
 def find(name: str) -> Problem:

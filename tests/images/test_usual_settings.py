@@ -1,0 +1,50 @@
+"""How trials are trained where nobody says: a call and a command without options are one search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from corners import CORNERS
+
+from stantune import Float, ProblemObjective, Space, Stan
+from stantune.cli.training.composition import composed
+from stantune.images.problem.built_in import find
+from stantune.images.stan_settings import noted
+from stantune.tuning.compose import compose
+
+OF_THE_COMMAND = ("stan", None, None, None, 0, 0, None)
+
+
+def stan_of(what: Any, **options: Any) -> Stan | None:
+    objective: Any = compose(what, max_resource=9, **options)[0]
+    return objective.stan
+
+
+@pytest.mark.parametrize("problem", [CORNERS, find("lenet"), find("cq")], ids=lambda problem: problem.name)
+def test_a_call_is_what_the_command_is(problem: Any) -> None:
+    _, sizes = composed(problem, False, 9, None, 3, OF_THE_COMMAND, None)
+    assert noted(stan_of(problem)) == noted(sizes["stan"])
+
+
+def test_others_problems_are_trained_with_every_entry() -> None:
+    assert stan_of(CORNERS) == Stan(rate=1)
+    assert stan_of(find("cq")) == Stan(rate=0.5, layers=("conv2",))
+
+
+@pytest.mark.parametrize("options", [{"stan": None}, {"compile": True}], ids=["none", "compiled"])
+def test_plain_pytorch(options: dict[str, Any]) -> None:
+    assert stan_of(CORNERS, **options) is None
+
+
+def test_rates_are_spared_by_as_ever() -> None:
+    assert stan_of(CORNERS, rates=(0.5, 1)) == stan_of(CORNERS, stan=None, rates=(0.5, 1)) == Stan(rate=0.5, period=9)
+
+
+@pytest.mark.parametrize("stan", [None, Stan(rate=0.25)], ids=str)
+def test_an_objective_says_it_itself(stan: Stan | None) -> None:
+    assert stan_of(ProblemObjective(CORNERS, stan)) == stan
+
+
+def test_functions_are_not_accelerated() -> None:
+    assert stan_of(lambda run: 1.0, space=Space({"x": Float(0, 1)}), minimize="x", name="one") is None
