@@ -53,8 +53,10 @@ def test_the_call_has_the_same_settings_of_stan(stan: Stan) -> None:
         {"stan": Stan(), "precision": "fp32"},
         {"compile": True},
         {"resize": "1/2:1/4"},
+        {"stan": None},
+        {},
     ],
-    ids=["meprop", "no-refresh", "rates", "rates-alone", "precision", "compile", "resize"],
+    ids=["meprop", "no-refresh", "rates", "rates-alone", "precision", "compile", "resize", "plain", "usual"],
 )
 def test_what_was_lost_is_in_the_call(asked: dict[str, Any]) -> None:
     asked = {"max_resource": 27, "min_resource": 9, **asked}

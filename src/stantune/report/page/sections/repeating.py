@@ -68,6 +68,8 @@ def call_of(settings: SearchSettings, identity: Mapping[str, Any], directory: Pa
         given["stan"] = _Name(f"Stan({_listed(stan)})")
         imports = ["from stantune import Stan, tune"]
         imports += [f"from {home} import {kind}" for part, (kind, home) in _PARTS.items() if part in stan]
+    elif _of_images(identity):
+        given["stan"] = None
     given |= {name: identity[name] for name in ("precision", "compile", "resize") if name in identity}
     given |= {"seed": settings.seed, "threads": settings.threads, "out": str(directory)}
     what = identity.get("problem")
