@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from corners import CORNERS
 from torch import nn
 
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
@@ -16,6 +18,7 @@ from stantune.images import estimate
 from stantune.images.estimate import DRAWN, drawn, estimate_seconds
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find
+from stantune.images.resizing import Resize
 from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
@@ -35,7 +38,7 @@ from stantune.stan.config import Stan
     ],
 )
 def test_rates(monkeypatch: pytest.MonkeyPatch, stan: Stan | None, rates: tuple[float, ...], trial: float) -> None:
-    def time(objective: Any, settings: Any, stan: Stan | None, evaluate: bool) -> Cost:
+    def time(objective: Any, settings: Any, stan: Stan | None, resize: object, evaluate: bool) -> Cost:
         if stan is None or stan.rate == 1:
             return Cost(exact=5, exact_seconds=20.0, evaluation_seconds=0.5 if evaluate else 0.0)
         return Cost(reduced=8, reduced_seconds=8 * 4.0 * float(stan.rate))
@@ -77,6 +80,26 @@ def test_a_network_whose_width_is_searched_is_timed_at_widths_drawn_from_the_spa
     assert mean == pytest.approx(4.146, rel=0.3)
     fixed = replace(settings, fixed={"hidden": 8000})
     assert estimate_seconds(mlp, fixed) == pytest.approx((18 + 3 * 0.25) * 8)
+
+
+def test_low_rungs_are_timed_on_small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There an iteration takes 1 s and an evaluation 1/4 s; on whole images it is four times that."""
+
+    def run(problem: Any, setting: Any, checkpoint: Any, start: int, stop: int, **more: Any) -> Any:
+        share, until = problem.identity.get("resize", ("1", stop))
+        assert until >= stop, "all of it is of one size"
+        images = float(Fraction(share)) ** 2 * 4
+        evaluation = 0.25 * images if more["evaluate"] else 0.0
+        return SimpleNamespace(cost=Cost(exact=stop, exact_seconds=stop * images, evaluation_seconds=evaluation))
+
+    monkeypatch.setattr(estimate, "run", run)
+    monkeypatch.setattr(ProblemObjective, "splits", None)
+    monkeypatch.setattr(ProblemObjective, "compared_by", lambda self, share: (None, share))
+    # Nine trials to 1, three of them to 3, where images become whole, and one to 9.
+    monkeypatch.setattr(SearchSettings, "plan", lambda self: plan(9, 1, 3)[:1])
+    estimated = estimate_seconds(ProblemObjective(CORNERS, resize=Resize.of("1/2")), SearchSettings(0, 9, 1, 3))
+    trials = (9 + 3 * 2) * 1 + 6 * 4 + 12 * 0.25 + 1
+    assert estimated == pytest.approx(trials + 9 * 4 + 4 * 1)
 
 
 def net(width: int = 3, deep: bool = False) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from stantune.errors import NoEffectWarning
 from stantune.images.objective import ProblemObjective
+from stantune.images.resizing import Resize, resized
 from stantune.outcome import Cost, total
 from stantune.search.estimate import seconds_of
 from stantune.search.plan.finals import CONTINUE
@@ -21,6 +22,7 @@ from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 from stantune.stan.schedule import Schedule
 from stantune.training.train import run
+from stantune.training.trainable import Trainable
 
 # Where settings differ in what they cost, so many are timed, the first that a random search tries.
 DRAWN = 8
@@ -39,29 +41,40 @@ def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, work
     slow one another down is supposed. Where parameters change what an iteration costs (a width, the batch size), they
     are those of a few settings drawn from the space; everything else is the problem's own.
     """
-    # Under STAN exact iterations are computed as those of the final training are.
-    whole = None if objective.stan is None else Stan(rate=1, native=objective.stan.native)
-    cost = _time(objective, settings, whole, evaluate=True)
-    # Fewer than TIMED where a setting diverges.
-    exact = cost.exact_seconds / max(cost.exact, 1)
-    savings = _savings(objective, settings, exact)
+    resize = objective.resize
+    whole = _pace(objective, settings)
+    small = whole if resize is None else _pace(objective, settings, resize)
+    until = 0 if resize is None else resize.iterations(settings.max_resource)
 
     def training(start: int, stop: int) -> float:
-        return exact * (stop - start) - sum(saving.of(start, stop) for saving in savings)
+        change = min(max(start, until), stop)
+        return small.training(start, change) + whole.training(change, stop)
 
     plan = settings.plan()
     # Evaluated on the test images as well as where each rung ends, and at its own end.
     evaluations = len({*stops_of(plan), settings.final_length}) + 1
-    final = exact * settings.final_length + evaluations * cost.evaluation_seconds
+    final = whole.exact * settings.final_length + evaluations * whole.evaluation
     if settings.final == CONTINUE:
-        final = 2 * cost.evaluation_seconds
+        final = 2 * whole.evaluation
     rounds = math.ceil(settings.finals / workers)
 
     def evaluation(stop: int) -> float:
         _, share = objective.compared_by(settings.validation_share(stop))
-        return cost.evaluation_seconds * share
+        return (small if stop <= until else whole).evaluation * share
 
     return seconds_of(plan, training, evaluation, workers) + rounds * final
+
+
+class _Pace(NamedTuple):
+    """The seconds of an exact iteration and of an evaluation of all that is held out, and what reduced ones save."""
+
+    exact: float
+    evaluation: float
+    savings: list[_Saving]
+
+    def training(self, start: int, stop: int) -> float:
+        """Return the seconds of a training from `start` to `stop`."""
+        return self.exact * (stop - start) - sum(saving.of(start, stop) for saving in self.savings)
 
 
 class _Saving(NamedTuple):
@@ -77,7 +90,19 @@ class _Saving(NamedTuple):
         return self.seconds * self.schedule.counts(max(start, self.start), min(stop, self.stop)).reduced
 
 
-def _savings(objective: ProblemObjective, settings: SearchSettings, exact: float) -> list[_Saving]:
+def _pace(objective: ProblemObjective, settings: SearchSettings, resize: Resize | None = None) -> _Pace:
+    """Time what a trial does, on whole images or on small ones."""
+    # Under STAN exact iterations are computed as those of the final training are.
+    stan = None if objective.stan is None else Stan(rate=1, native=objective.stan.native)
+    cost = _time(objective, settings, stan, resize, evaluate=True)
+    # Fewer than TIMED where a setting diverges.
+    exact = cost.exact_seconds / max(cost.exact, 1)
+    return _Pace(exact, cost.evaluation_seconds, _savings(objective, settings, resize, exact))
+
+
+def _savings(
+    objective: ProblemObjective, settings: SearchSettings, resize: Resize | None, exact: float
+) -> list[_Saving]:
     """Time a reduced iteration of each rate, against the seconds of an exact one."""
     stan = objective.stan
     if stan is None:
@@ -87,7 +112,7 @@ def _savings(objective: ProblemObjective, settings: SearchSettings, exact: float
     stans = [replace(stan, rate=rate) for _, rate in rates] or [stan]
     savings = []
     for start, stop, settled in zip(starts, [*starts[1:], settings.max_resource], stans, strict=True):
-        part = _time(objective, settings, replace(settled, pretrain=0, tail=0), evaluate=False)
+        part = _time(objective, settings, replace(settled, pretrain=0, tail=0), resize, evaluate=False)
         if part.reduced:
             saved = exact - part.reduced_seconds / part.reduced
             savings.append(_Saving(start, stop, stan.schedule, saved))
@@ -111,12 +136,18 @@ def drawn(objective: ProblemObjective, settings: SearchSettings) -> list[dict[st
     return [{name: value for name, value in setting.items() if name in costly} for setting in whole]
 
 
-def _time(objective: ProblemObjective, settings: SearchSettings, stan: Stan | None, evaluate: bool) -> Cost:
+def _time(
+    objective: ProblemObjective, settings: SearchSettings, stan: Stan | None, resize: Resize | None, evaluate: bool
+) -> Cost:
     """Return what iterations of the settings drawn cost, after a few that warm up; and an evaluation, if asked for."""
 
     def cost(setting: Mapping[str, Any], iterations: int, evaluated: tuple[str, ...]) -> Cost:
+        problem: Trainable = objective.problem
+        if resize is not None:
+            # Of a training that is so long that all these iterations see small images.
+            problem = resized(objective.problem, resize, math.ceil(iterations / resize.until), 0, iterations)
         return run(
-            objective.problem,
+            problem,
             setting,
             None,
             0,
@@ -126,6 +157,7 @@ def _time(objective: ProblemObjective, settings: SearchSettings, stan: Stan | No
             stan=stan,
             evaluate=evaluated,
             device=settings.device,
+            precision=objective.precision,
         ).cost
 
     costs = []

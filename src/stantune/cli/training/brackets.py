@@ -48,6 +48,8 @@ def brackets(
     workers: o.Workers = 1,
     threads: o.SearchThreads = None,
     device: o.Device = "auto",
+    resize: o.Resize = None,
+    precision: o.Precision = None,
     debug: o.Debug = False,
 ) -> None:
     """Show what a search with these options would run, without running it."""
@@ -89,6 +91,8 @@ def brackets(
         final_resource=final_iterations,
         seed=seed,
         device=device_of(device),
+        resize=resize,
+        precision=precision,
     )
     console = console_for(json)
     run = settings.plan()
