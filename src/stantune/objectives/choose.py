@@ -64,7 +64,7 @@ def objective_of(
         "compile": (compile or None, "call torch.compile"),
         "resize": (resize, "make images small"),
     }
-    problem = _as_problem(thing)
+    problem = as_problem(thing)
     if problem is not None:
         _refuse(given, f"problem {problem.name}")
         return _trained(_of_problem(problem, stan), trained)
@@ -84,16 +84,6 @@ def objective_of(
     if thing is None:
         return ToldObjective(what, space, metric, unit or "epoch")
     return FunctionObjective(thing, space, metric, unit or "epoch", name=what, stan=stan)
-
-
-def usual_stan(thing: object, compile: bool = False) -> Stan | None:
-    """Return how a thing's trials are accelerated where nobody says: a Problem's alone, unless it is compiled."""
-    problem = None if compile else _as_problem(thing)
-    if problem is None:
-        return None
-    from stantune.images.stan_settings import usual
-
-    return usual(problem)
 
 
 def find_objective(source: str | Problem, stan: Stan | None = None, data: Path | None = None) -> Objective:
@@ -117,13 +107,20 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     found, source = _loaded(source)
     file, _, attribute = source.rpartition(":")
     source = f"{Path(file).absolute()}:{attribute}"
-    problem = _as_problem(found)
+    problem = as_problem(found)
     if problem is not None:
         return _of_problem(problem, stan, data, source)
     assert isinstance(found, Objective)
     if isinstance(found, FunctionObjective):
         found = replace(found, source=source)
     return _accelerated(found, stan)
+
+
+def as_problem(thing: object) -> Problem | None:
+    """Return a thing that is a Problem; None for any other."""
+    # Where nobody has imported them, it is none; the module of the class, which all that make one import.
+    problems = sys.modules.get("stantune.images.problem.problem")
+    return thing if problems is not None and isinstance(thing, problems.Problem) else None
 
 
 def load_source(source: str) -> Any:
@@ -147,7 +144,7 @@ def _loaded(source: str) -> tuple[Any, str]:
     """Return what a source names, and the source with the name in it."""
     if ":" in Path(source).name:
         found = load_source(source)
-        if _as_problem(found) is None and not _is_objective(found):
+        if as_problem(found) is None and not _is_objective(found):
             remedy = "put @stantune.objective(space=..., minimize=...) above it" if callable(found) else "name one"
             raise UsageError(f"{source} is a {type(found).__name__} and no Problem or Objective; {remedy}")
         return found, source
@@ -177,7 +174,7 @@ def _searchable(module: ModuleType) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in vars(module).items():
         new = all(value is not other for other in found.values())
-        if new and not name.startswith("_") and (_as_problem(value) is not None or _is_objective(value)):
+        if new and not name.startswith("_") and (as_problem(value) is not None or _is_objective(value)):
             found[name] = value
     return found
 
@@ -194,12 +191,6 @@ def _module(path: Path) -> ModuleType:
 
 def _is_objective(thing: object) -> bool:
     return isinstance(thing, Objective) and not isinstance(thing, type)
-
-
-def _as_problem(thing: object) -> Problem | None:
-    # Where nobody has imported them, it is none; the module of the class, which all that make one import.
-    problems = sys.modules.get("stantune.images.problem.problem")
-    return thing if problems is not None and isinstance(thing, problems.Problem) else None
 
 
 def _built_in(name: str) -> Problem:

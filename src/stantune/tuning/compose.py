@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stantune.arguments import MOST_SEED, shown, text, whole
 from stantune.errors import UsageError
-from stantune.objectives.choose import objective_of, usual_stan
+from stantune.objectives.choose import as_problem, objective_of
 from stantune.protocols import Objective
 from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.plan.finals import SCRATCH
@@ -122,13 +122,24 @@ def _check_names(objective: Objective) -> None:
 
 def _accelerated(objective: object, stan: Stan | Literal["usual"] | None, by_rung: bool, compile: bool) -> Stan | None:
     """Return what is meant by `stan`, before rates by rung are looked at; raises UsageError."""
-    if isinstance(stan, str) and stan == "usual":
-        return _spared_by_rung(objective) if by_rung else usual_stan(objective, compile)
-    if stan is None:
-        return _spared_by_rung(objective) if by_rung else None
-    if not hasattr(stan, "least_rate"):
+    said = not (isinstance(stan, str) and stan == "usual")
+    if by_rung and (not said or stan is None):
+        return _spared_by_rung(objective)
+    if not said:
+        return None if compile else _usual(objective)
+    if stan is not None and not hasattr(stan, "least_rate"):
         raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
-    return stan
+    return cast("Stan | None", stan)
+
+
+def _usual(objective: object) -> Stan | None:
+    """Return how a Problem is accelerated where nobody says; None for all else, which says it itself or is not."""
+    problem = as_problem(objective)
+    if problem is None:
+        return None
+    from stantune.images.stan_settings import usual
+
+    return usual(problem)
 
 
 def _spared_by_rung(objective: object) -> Stan | None:
