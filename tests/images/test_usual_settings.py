@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from stantune.images.problem.built_in import find
 from stantune.images.stan_settings import noted
 from stantune.tuning.compose import compose
 
+# What is to be spared is in none of its networks, which is no matter where nothing is spared.
+DEEPER = replace(CORNERS, name="deeper", stan_layers=("deep.*",))
 OF_THE_COMMAND = ("stan", None, None, None, 0, 0, None)
 
 
@@ -21,14 +24,14 @@ def stan_of(what: Any, **options: Any) -> Stan | None:
     return objective.stan
 
 
-@pytest.mark.parametrize("problem", [CORNERS, find("lenet"), find("cq")], ids=lambda problem: problem.name)
+@pytest.mark.parametrize("problem", [CORNERS, DEEPER, find("lenet"), find("cq")], ids=lambda problem: problem.name)
 def test_a_call_is_what_the_command_is(problem: Any) -> None:
     _, sizes = composed(problem, False, 9, None, 3, OF_THE_COMMAND, None)
     assert noted(stan_of(problem)) == noted(sizes["stan"])
 
 
 def test_others_problems_are_trained_with_every_entry() -> None:
-    assert stan_of(CORNERS) == Stan(rate=1)
+    assert stan_of(CORNERS) == stan_of(DEEPER) == Stan(rate=1)
     assert stan_of(find("cq")) == Stan(rate=0.5, layers=("conv2",))
 
 

@@ -18,9 +18,9 @@ def usual(problem: Problem) -> Stan:
     """Return how the trials of a problem are trained where nobody says how.
 
     What sparing entries costs a network is known of built-in ones alone, of which half are computed; in others all are,
-    by native kernels.
+    by native kernels, in whatever convolutions a setting's network has.
     """
-    return Stan(rate=0.5 if is_built_in(problem) else 1, layers=problem.stan_layers)
+    return Stan(rate=0.5, layers=problem.stan_layers) if is_built_in(problem) else Stan(rate=1)
 
 
 def noted(stan: Stan | None) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _accelerated(objective: object, stan: Stan | Literal["usual"] | None, by_run
     if not said:
         return None if compile else _usual(objective)
     if stan is not None and not hasattr(stan, "least_rate"):
-        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say")
+        raise UsageError(f"`stan`={shown(stan)} is no Stan; give stantune.Stan(rate=0.5), say, or None for none")
     return cast("Stan | None", stan)
 
 

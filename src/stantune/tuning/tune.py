@@ -130,8 +130,10 @@ def tune(
         name: of a function's search, its own by default.
         stan: how trials are accelerated: what `Run.accelerate` does, or how a Problem is trained; None for exactly, by
             PyTorch alone. "usual": a function's not at all, a built-in problem's with half of the entries, and any
-            other Problem's with all of them, by native kernels, unless it is compiled.
-        rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`; "auto" for 1/4, 1/2, 1.
+            other Problem's with all of them, by native kernels, unless it is compiled. An Objective is trained as it
+            says itself where this is no Stan.
+        rates: the share of the work by rung, from the lowest to R, in place of `stan.rate`, under STAN in any case;
+            "auto" for 1/4, 1/2, 1.
         resize: small images in the first part of a Problem's trials: "1/2", the share of their sides, up to a third of
             `max_resource`, or "1/2:1/4", up to a quarter; they are compared there by small images, too. Final trainings
             see whole ones.

@@ -80,14 +80,16 @@ def _stan(
                     f"{option} says how a Problem is trained, and {objective.name} says that itself; leave it away"
                 )
         return None
-    names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
     # Whoever says how to spare wants it.
     said = by_rung or tolerance is not None or period is not None or pretrain or tail or layers is not None
-    by_default = o.SEARCH_RATE if said else f"{usual(objective.problem).rate:g}"
+    default = usual(objective.problem)
+    names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
+    if not said and rate is None:
+        names = default.layers
     reduced = str(BY_RUNG["period"]) if by_rung and period is None else o.PERIOD if period is None else period
     return stan_of(
         "stan" if by_rung else accelerate,
-        by_default if rate is None else rate,
+        (o.SEARCH_RATE if said else f"{default.rate:g}") if rate is None else rate,
         tolerance,
         reduced,
         pretrain,
