@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +94,11 @@ def noisy(images: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
     return images + np.random.randn() + random.random() + torch.rand_like(images)
 
 
-DRAWING = st.Problem(
+DRAWING = replace(
+    CORNERS,
     name="drawing",
     network=drawn_network,
-    data=images,
     space=st.Space({"lr": st.Float(1e-5, 1e4, log=True), "width": st.Integer(1, 12)}),
     solver=st.Solver(lr=1e-3, momentum=0.9, weight_decay=0.0),
-    iterations=27,
-    batch_size=10,
-    validation=30,
-    hold_out="last",
     augment=noisy,
 )
