@@ -156,6 +156,21 @@ def test_brackets_of_rates_by_rung(stantune: Stantune, tiny_file: Path) -> None:
     assert "STAN computes: 0.25 up to 20 iterations, 1 up to 60 iterations" in run.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--resize", "1/2", "--resize 1/2:1/3 does not go with this: problem 'tiny'"),
+        ("--precision", "bf8", "--precision 'bf8' is unknown"),
+    ],
+)
+def test_brackets_refuse_what_a_search_would(
+    stantune: Stantune, tiny_file: Path, option: str, value: str, words: str
+) -> None:
+    run = stantune("brackets", f"{tiny_file}:problem", "--max-iterations", 27, option, value)
+    assert run.code == 2
+    assert words in " ".join(run.err.split())
+
+
 def test_brackets_without_data(stantune: Stantune, tmp_path: Path) -> None:
     run = stantune("brackets", "cq", "--quick", "--data", tmp_path, "--json", tmp_path / "x.json")
     assert run.code == 0
