@@ -90,7 +90,9 @@ class SumsTrainer:
                 number = random.random()
             else:
                 number = random.Random(f"{segment.seed} {done}").random()
-            total += segment.params["x"] * number
+            # A schedule, which is to be that of the longest training in all segments.
+            whole = segment.stop if self.wrong == "anneals by segment" else segment.length
+            total += segment.params["x"] * number * (1 - done / whole)
             done += 1
             watch(
                 {"tells texts": str(done), "tells too much": done + 1, "tells backwards": -done}.get(self.wrong, done)
@@ -148,6 +150,7 @@ def test_what_does_all_that_is_asked_passes():
         ("tells backwards", "to `watch`, and not how far"),
         ("another's random state", "the same training, done anew, of sums comes to"),
         ("forgets", "a training in two segments of sums comes to"),
+        ("anneals by segment", "a training in two segments of sums comes to"),
         ("trains again", "a segment of sums that is done twice comes to"),
         ("interrupted drift", "a training that went on although it was asked to end of sums comes to"),
         ("interrupted with metrics", "sums is interrupted and has the metrics .*; one that is interrupted has none"),

@@ -47,7 +47,8 @@ class Case:
         checkpoint = where / "checkpoints" / f"trial-{trial:06d}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         seed = self.seed if seed is None else seed
-        return Segment(trial, dict(self.setting), start, stop, seed, checkpoint, bracket=0)
+        # As a search has it, all segments of a trial know how long the longest training is.
+        return Segment(trial, dict(self.setting), start, stop, seed, checkpoint, bracket=0, length=self.stop)
 
     def trained(
         self, trainer: Trainer, segment: Segment, stop_early: Callable[[list[int]], bool] = lambda told: False
