@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,19 +32,12 @@ def warn_of_no_effect(problem: Problem, stan: Stan | None, console: Console) -> 
     import warnings
 
     from stantune.errors import NoEffectWarning
-    from stantune.stan.surgery import accelerate_
+    from stantune.images.no_effect import of_no_effect
 
     if stan is None:
         return
-    if stan.rate == "auto":
-        # What the planner leaves of it shows only in the training.
-        stan = dataclasses.replace(stan, rate=0.5)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NoEffectWarning)
-        accelerate_(problem.tried({}), stan)
-    for warning in caught:
-        if issubclass(warning.category, NoEffectWarning):
-            console.print(f"note: {warning.message}", soft_wrap=True)
+    for sentence in of_no_effect(problem, stan):
+        console.print(sentence, soft_wrap=True)
     warnings.simplefilter("ignore", NoEffectWarning)
 
 

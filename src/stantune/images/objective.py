@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -12,18 +11,18 @@ from typing import Any, Literal
 
 import torch
 
-from stantune.errors import NoEffectWarning, UsageError, words_of
+from stantune.errors import UsageError, words_of
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
+from stantune.images.no_effect import of_no_effect, said_already
 from stantune.images.problem.built_in import Problem, Splits, built_in, find, is_built_in
 from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
-from stantune.images.trainer import ProblemTrainer, said_already
+from stantune.images.trainer import ProblemTrainer
 from stantune.process.runtime import tune_process
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 from stantune.stan.config import Stan
-from stantune.stan.surgery import accelerate_
 from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, check_precision, precision_on
@@ -193,7 +192,8 @@ class ProblemObjective:
         if ready.stan is not None and ready.stan.memo is None:
             # A memory would be made for it, of all samples.
             with _going_on(self.problem):
-                _say_of_no_effect(self.problem, ready.stan, conditions.say)
+                for sentence in of_no_effect(self.problem, ready.stan):
+                    conditions.say(sentence)
         return Prepared(ready, threads)
 
     def memory_told(self, together: int, device: str) -> str:
@@ -329,13 +329,3 @@ def device_of(device: str, place: int, gpus: int) -> str:
 
 def _mb(size: int) -> str:
     return f"{max(size / 1e6, 0.1):.3g} MB"
-
-
-def _say_of_no_effect(problem: Problem, stan: Stan, say: Callable[[str], None]) -> None:
-    """Say once, before the first trial, where STAN changes nothing; the trials themselves are silent about it."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NoEffectWarning)
-        accelerate_(problem.tried({}), stan)
-    for warning in caught:
-        if issubclass(warning.category, NoEffectWarning):
-            say(f"note: {warning.message}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stantune.errors import NoEffectWarning
+from stantune.images.no_effect import said_already
 from stantune.images.resizing import resized
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly
@@ -83,11 +81,3 @@ class ProblemTrainer:
         # Not around all turns: Python would forget between them which warnings it has shown.
         outcome = yield from begun_within(course, said_already)
         return replace(outcome, validation_share=share)
-
-
-@contextmanager
-def said_already() -> Iterator[None]:
-    """Be silent where STAN changes nothing: that was said once, where the search began."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NoEffectWarning)
-        yield

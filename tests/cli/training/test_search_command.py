@@ -259,11 +259,13 @@ def test_everything_diverges(stantune: Stantune, tiny_file: Path, tmp_path: Path
 
 
 def test_no_effect_is_said_once(stantune: Stantune, tiny_file: Path, tmp_path: Path) -> None:
-    ended = stantune("search", f"{tiny_file}:flat", "--threads", 1, "--out", tmp_path, "--json", "-")
-    assert ended.code == 0
-    notes = [line for line in ended.err.splitlines() if line.startswith("note:")]
-    assert len(notes) == 1
-    assert "Warning" not in ended.err
+    for rate, count in (("0.5", 1), ("1", 0)):
+        out = tmp_path / rate
+        ended = stantune("search", f"{tiny_file}:flat", "--threads", 1, "--out", out, "--rate", rate, "--json", "-")
+        assert ended.code == 0
+        notes = [line for line in ended.err.splitlines() if line.startswith("note:")]
+        assert len(notes) == count
+        assert "Warning" not in ended.err
 
 
 def test_own_directory_and_variant(

@@ -267,3 +267,33 @@ def test_stan_that_no_model_is_given_to_is_said_once(trained):
         objective.trainer(Place(threads=1)).train(segment(9, finalist=0), lambda: False, lambda done: None)
         trained(forgets)
         trained(train, stan=Stan(rate=0.5))
+
+
+@pytest.mark.parametrize(("keeps", "steps", "stan", "stands"), [
+    (False, False, Stan(rate=0.5), True),
+    (False, True, Stan(rate=0.5), False),
+    (True, False, Stan(rate=0.5), False),
+    (False, False, Stan(rate=1), False),
+])  # fmt: skip
+def test_stan_that_nothing_moves_is_said_once(trained, keeps, steps, stan, stands):
+    def loop(run):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        run.keep(model=model, **{"optimizer": optimizer} if keeps else {})
+        acceleration = run.accelerate(model)
+        for _ in run.steps():
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 1, 12, 12)).square().mean()
+            loss.backward()
+            optimizer.step()
+            if steps:
+                acceleration.step()
+        return 1.0
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(loop, 0, 2, stan=stan)
+        # Done already: there is nothing to move.
+        trained(loop, 2, 2, stan=stan)
+    sentence = "STAN stood still in train, as in its first iteration: it moves with the steps of a kept optimizer"
+    assert [sentence in str(each.message) for each in said] == [True] * stands

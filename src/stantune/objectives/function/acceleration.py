@@ -52,10 +52,12 @@ class Acceleration:
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._hook: Any = None
         self._reduced = False
+        self._moved = False
 
     def step(self) -> None:
         """Go on to the next iteration: for loops none of whose optimizers is kept, once per optimizer step."""
         self._reduced = self._reduced or self.handle.phase is Phase.REDUCED
+        self._moved = True
         self.handle.step()
 
     def visit(self, ids: Tensor, inputs: Tensor | None = None) -> None:
@@ -86,6 +88,11 @@ class Acceleration:
             self.handle = self._accelerated()
             self.handle.seek(iteration)
         return reduced
+
+    @property
+    def stands(self) -> bool:
+        """Tell whether no step was taken, and there is anything that moves."""
+        return not self._moved and any(layer.patterns for layer in self.handle.report)
 
     @property
     def state(self) -> dict[str, Any]:

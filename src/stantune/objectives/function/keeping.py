@@ -94,6 +94,11 @@ class Keeper:
         return bool(self._accelerations)
 
     @property
+    def stands(self) -> bool:
+        """Tell whether any model's STAN has never moved, and should have."""
+        return any(made.stands for made in self._accelerations)
+
+    @property
     def directory(self) -> Path:
         """See Run.checkpoint_dir."""
         if not self._has_folder:

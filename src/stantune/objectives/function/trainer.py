@@ -91,6 +91,11 @@ class FunctionTrainer:
                 f"{self._name} did not call run.accelerate, so that `stan` changed nothing; call "
                 "run.accelerate(model) before run.steps(), or leave `stan` away"
             )
+        if course.done > course.start and not segment.final and keeper.stands:
+            self._say_once(
+                f"STAN stood still in {self._name}, as in its first iteration: it moves with the steps of a kept "
+                "optimizer; call run.keep(optimizer=optimizer), or step() of what run.accelerate returns after each"
+            )
         losses = course.losses.means.curve
         if isinstance(course.ended, Diverged):
             return Outcome(course.done, {}, course.done, False, course.cost, course.curve, losses=losses)

@@ -1,0 +1,36 @@
+"""Where STAN changes nothing in a problem's network: that is said once, before the first training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from stantune.errors import NoEffectWarning
+from stantune.images.problem.built_in import Problem
+from stantune.stan.config import Stan
+from stantune.stan.surgery import accelerate_
+
+
+def of_no_effect(problem: Problem, stan: Stan) -> list[str]:
+    """Return what is to be said where STAN changes nothing in the network of the problem's own numbers.
+
+    Nothing at a rate of 1: nobody asked for anything to be spared.
+    """
+    if stan.rate == 1:
+        return []
+    # What the planner leaves of "auto" shows only in the training.
+    tried = replace(stan, rate=0.5) if stan.rate == "auto" else stan
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", NoEffectWarning)
+        accelerate_(problem.tried({}), tried)
+    return [f"note: {warning.message}" for warning in caught if issubclass(warning.category, NoEffectWarning)]
+
+
+@contextmanager
+def said_already() -> Iterator[None]:
+    """Be silent about it in a training."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NoEffectWarning)
+        yield
