@@ -64,6 +64,9 @@ def test_the_old_syntax_says_the_same_as_the_new_one() -> None:
         ("top: \"loss\" }", "top: \"loss\" loss_weight: 1 loss_param { normalization: BATCH_SIZE } }"),
         ('top: "data"', 'top: "data" include { max_level: 0 min_level: 0 not_stage: "x" }'),
         ("include: { phase: TEST } }", "include: { phase: TEST } phase: TEST }"),
+        ('"conv1" top: "conv1" }', '"conv1" top: "conv1" relu_param { engine: MKLDNN } }'),
+        ('layer { name: "accuracy"',
+         'layer { type: "Softmax" bottom: "ip" top: "p" include { phase: TEST } }\nlayer { name: "accuracy"'),
     ],
 )  # fmt: skip
 def test_what_makes_no_difference(old: str, new: str) -> None:
@@ -72,6 +75,15 @@ def test_what_makes_no_difference(old: str, new: str) -> None:
     if "Split" in new:
         text = text.replace('bottom: "conv1" top: "ip"', 'bottom: "conv2" top: "ip"')
     assert read_net(text, (3, 32, 32), 10) == read_net(NEW, (3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("kind", ["Split", "Softmax"])
+def test_what_leads_elsewhere_in_one_phase_is_refused(kind: str) -> None:
+    """In testing alone, "x" is made of something else."""
+    other = f'layer {{ name: "s" type: "{kind}" bottom: "data" top: "y" include {{ phase: TEST }} }}\n'
+    split = other.replace('"s"', '"t"').replace("TEST", "TRAIN").replace(kind, "Split").replace('"data"', '"x"')
+    with pytest.raises(RefusalError, match="as it is not in T"):
+        read_net(network(layer("ReLU"), other, split, bottom="y"), (3, 32, 32), 10)
 
 
 def test_dropout_and_frozen_statistics_of_one_phase_are_one_network() -> None:
@@ -130,7 +142,10 @@ def test_names_become_those_that_modules_and_python_can_have() -> None:
         (of("Slice"), 5, "layer 'x' (Slice) is of a type that is not taken; there are Accuracy, BatchNorm"),
         (of("Input"), 5, "(Input) is of a file for deployment"),
         (of(""), 5, "layer 'x' has no type; give one"),
-        (of("ReLU", "relu_param { negative_slop: 1 }"), 6, "ReLUParameter has no field negative_slop (did you mean"),
+        (of("ReLU", "relu_param { negative_slop: 1 }"), 6,
+         "layer 'x': ReLUParameter has no field negative_slop (did you mean negative_slope?); mend or remove it"),
+        (of("Pooling", "pooling_param { ceil_mode: true }"), 6, "layer 'x': PoolingParameter has no field ceil_mode;"),
+        (of("ReLU", "smooth_l1_loss_param { }"), 6, "layer 'x': a layer has no field smooth_l1_loss_param; mend"),
         (of("ReLU", "pooling_param { }"), 6, "(ReLU) has pooling_param, which it does not read; remove that"),
         (of("ReLU", "param { }"), 6, "(ReLU) has no parameters, and 1 are given multipliers"),
         (of("Convolution", "param { } param { }", CONV.replace("}", "bias_term: false }")), 6, "has 1 parameters"),
@@ -224,6 +239,15 @@ def test_what_is_not_taken_is_refused_by_layer_and_line(layers: str, line: int, 
         (PLAIN.replace("loss\" }", 'loss" loss_param { normalization: NONE } }'), 9, "normalization: NONE"),
         (PLAIN.replace("loss\" }", 'loss" loss_param { ignore_label: 1 } }'), 9, "has ignore_label"),
         (PLAIN.replace("loss\" }", 'loss" loss_weight: 0.3 }'), 9, "has loss_weight: 0.3"),
+        (PLAIN.replace("loss\" }", 'loss" loss_weight: 0 }'), 9, "has loss_weight: 0.0; one SoftmaxWithLoss of weight"),
+        (PLAIN.replace("loss\" }", 'loss" top: "p" }'), 9, "has a second top, of probabilities; leave it out"),
+        (PLAIN.replace("data_param", "image_data_param { is_color: false } data_param").replace('"Data"', '"ImageData"')
+         .replace("data_param { batch_size: 20 }", ""), 3, "has is_color: false, and images keep the data set's chan"),
+        (PLAIN.replace("batch_size", "scale: 2 batch_size"), 3,
+         "has scale in data_param, which Caffe reads in layers { … } alone; write it into transform_param"),
+        (PLAIN.replace("batch_size", 'mean_file: "m" batch_size'), 3, "has mean_file in data_param, which Caffe reads"),
+        (PLAIN.replace('"Data"', '"HDF5Data"').replace("data_param", "transform_param { } hdf5_data_param"), 3,
+         "(HDF5Data) has transform_param, and Caffe transforms no such data"),
         (PLAIN.replace('bottom: "label"', ""), 9, "takes 1 bottoms; give 2, the scores and the data"),
         (DATA.replace("type", "include { phase: TRAIN } type")
          + DATA.replace("type", "include { phase: TEST } transform_param { scale: 2 } type")

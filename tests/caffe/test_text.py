@@ -103,6 +103,7 @@ def test_a_message_in_place_of_a_value_and_a_value_in_place_of_a_message_are_ref
 
 
 def test_numbers_of_all_writings_and_enums_by_number_are_read() -> None:
+    assert read(parse("random_seed: 34234562302122"), SOLVER)["random_seed"] == 34234562302122
     node = read(parse("max_iter: 010 display: 0x10 base_lr: 1e-2f power: 3 solver_type: 5 debug_info: 1"), SOLVER)
     assert [node[each] for each in ("max_iter", "display", "base_lr", "power", "solver_type", "debug_info")] == [
         8, 16, 0.01, 3.0, "ADAM", True,
@@ -115,7 +116,7 @@ def protobuf_of(shape: Shape, pool: Any = None) -> Any:
     from google.protobuf import descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
-    kinds = {"int": 5, "uint": 13, "float": 1, "bool": 8, "string": 12}
+    kinds = {"int": 5, "long": 3, "uint": 13, "float": 1, "bool": 8, "string": 12}
     names: dict[int, str] = {}
 
     def add(one: Shape | Enum) -> str:

@@ -114,14 +114,20 @@ def test_what_a_file_says_wrong_is_said_with_its_line(stantune: Stantune, tmp_pa
     run = stantune("train", net, "--solver", solver, "--dataset", "mnist")
     assert (run.code, run.out) == (2, "")
     assert run.err == (
-        f"stantune: {net}, line 6: ConvolutionParameter has no field strid (did you mean stride?); mend or remove it\n"
+        f"stantune: {net}, line 6: layer 'conv/1': ConvolutionParameter has no field strid (did you mean stride?); "
+        "mend or remove it\n"
     )
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xfe", "is no text in UTF-8; give a text file, not one with weights"),
+        (b"\n\x05lenet\0", "is no text; give a text file, not one with weights"),
+        (b"# \x97\nname: 'x'\n\xff\xfe", "line 3: '\ufffd\ufffd' is neither a name, a number, a text in quotes nor"),
+        (
+            b"// a remark",
+            "line 1: '// a remark' is neither a name, a number, a text in quotes nor a sign; comments begin",
+        ),
         (b"#" * (1 << 20) + b"#", "has more than 1048576 bytes; give a text file, not one with weights"),
     ],
 )

@@ -15,6 +15,7 @@ from stantune.images.prototxt.calls import Call
 from stantune.images.prototxt.layers.layer import Layer, Multipliers
 from stantune.images.prototxt.layers.types import DECAYED, KINDS, MOST_VALUES, MOST_WEIGHTS, Size, learned_by
 from stantune.images.prototxt.net_layers import DATA, LOSS, layers_of
+from stantune.images.prototxt.syntax.messages import OLD_LAYER
 from stantune.images.prototxt.syntax.text import RefusalError
 from stantune.texts import brief
 
@@ -111,6 +112,18 @@ def _transform(layers: Sequence[Layer], size: Size) -> tuple[float, Any]:
         for name in (DATA[layer.type], "transform_param"):
             node = layer.node[name]
             said = {each for each in ("scale", "mean_file") if each in node}
+            if name == "transform_param" and name in layer.node and layer.type == "HDF5Data":
+                raise layer.refused("has transform_param, and Caffe transforms no such data", layer.node.line_of(name))
+            if said and name != "transform_param" and layer.node.shape is not OLD_LAYER:
+                each = min(said, key=node.line_of)
+                raise layer.refused(
+                    f"has {each} in {name}, which Caffe reads in layers {{ … }} alone; write it into transform_param",
+                    node.line_of(each),
+                )
+            if node.values.get("is_color") is False:
+                raise layer.refused(
+                    "has is_color: false, and images keep the data set's channels; remove it", node.line_of("is_color")
+                )
             for each in _CHANGING:
                 if node.values.get(each):
                     raise layer.refused(

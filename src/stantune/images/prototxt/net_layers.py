@@ -28,8 +28,9 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "Split": (),
     LOSS: ("loss_param", "softmax_param"),
 }
-# What may be in one phase alone: it changes nothing of what the network says, or is nothing in the other one.
-_OF_ONE_PHASE = ("Accuracy", "Dropout", "Silence", "Softmax", "Split", LOSS, *DATA)
+# What may be in one phase alone: it changes nothing of what the network says, or is nothing in the other one; a Softmax
+# too, of which no module takes the result.
+_OF_ONE_PHASE = ("Accuracy", "Dropout", "Silence", LOSS, *DATA)
 _PHASES = ("TRAIN", "TEST")
 
 
@@ -126,11 +127,13 @@ def _check_layer(layer: Layer) -> None:
         raise layer.refused("holds weights; give a file without blobs", node.line_of("blobs"))
     if "propagate_down" in node and not all(node["propagate_down"]):
         raise layer.refused("has propagate_down: false, which is not taken; remove it", node.line_of("propagate_down"))
-    if any(node["loss_weight"]) and (layer.type != LOSS or node["loss_weight"] != [1.0]):
+    if node["loss_weight"] != [1.0] if layer.type == LOSS and node["loss_weight"] else any(node["loss_weight"]):
         raise layer.refused(
             f"has loss_weight: {node['loss_weight'][0]}; one SoftmaxWithLoss of weight 1 is taken",
             node.line_of("loss_weight"),
         )
+    if layer.type == LOSS and len(layer.tops) > 1:
+        raise layer.refused("has a second top, of probabilities; leave it out, and take a Softmax for these")
     most = 0 if kind is None else kind.statistics + len(learned_by(layer))
     if len(layer.multipliers) > most:
         what = f"{most} parameters" if most else "no parameters"
@@ -172,7 +175,11 @@ def _check_phases(layers: Sequence[Layer]) -> None:
     """Raise RefusalError where the network that is trained is another than the one that is tested."""
     # What is in both phases is alike in both.
     lists = {
-        phase: [layer for layer in layers if layer.phases == {phase} and layer.type not in _OF_ONE_PHASE]
+        phase: [
+            layer
+            for place, layer in enumerate(layers)
+            if layer.phases == {phase} and layer.type not in _OF_ONE_PHASE and not _is_shown(layer, layers[place + 1 :])
+        ]
         for phase in _PHASES
     }
     for phase, other in (_PHASES, _PHASES[::-1]):
@@ -194,6 +201,16 @@ def _check_phases(layers: Sequence[Layer]) -> None:
                         f"has use_global_stats: {str(wrong).lower()} in {phase}, which is not taken; remove it",
                         node.line_of("use_global_stats"),
                     )
+
+
+def _is_shown(layer: Layer, behind: Sequence[Layer]) -> bool:
+    """Tell whether it is a Softmax of whose result nothing more is computed."""
+    taken = any(
+        layer.tops[0] in each.bottoms
+        for each in behind
+        if each.phases & layer.phases and each.type in (*KINDS, "Split")
+    )
+    return layer.type == "Softmax" and not taken
 
 
 def _told(layer: Layer) -> str:

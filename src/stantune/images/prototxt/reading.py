@@ -162,10 +162,10 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path} cannot be read ({error.strerror}); give a file that can") from error
     if len(content) > MOST_BYTES:
         raise UsageError(f"{path} has more than {MOST_BYTES} bytes; give a text file, not one with weights")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is no text in UTF-8; give a text file, not one with weights") from None
+    if b"\0" in content:
+        raise UsageError(f"{path} is no text; give a text file, not one with weights")
+    # What is not UTF-8 matters only outside of comments, where its line is told.
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def _name_of(net: Path) -> str:

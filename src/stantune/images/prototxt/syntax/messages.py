@@ -27,7 +27,8 @@ def _enum(*names: str) -> Enum:
 
 
 PHASE = _enum("TRAIN", "TEST")
-_ENGINE = Of(_enum("DEFAULT", "CAFFE", "CUDNN"))
+# The last two are of a fork; it says nothing of what is computed.
+_ENGINE = Of(_enum("DEFAULT", "CAFFE", "CUDNN", "MKL2017", "MKLDNN"))
 _RULE = Shape(
     "NetStateRule",
     _fields(phase=Of(PHASE), min_level=INT, max_level=INT, stage=STRINGS, not_stage=STRINGS),
@@ -159,6 +160,7 @@ LAYER = Shape(
         **_OF_ANY_LAYER, type=STRING, phase=Of(PHASE), param=Of(_PARAM, repeated=True),
         propagate_down=Of("bool", repeated=True), **_ALL_PARAMETERS,
     ),
+    called="layer",
 )  # fmt: skip
 # The old syntax, `layers { type: CONVOLUTION … }`: what each type is called today, and its number.
 OLD_TYPES = {
@@ -182,6 +184,7 @@ OLD_LAYER = Shape(
         blob_share_mode=Of("anything", repeated=True), blobs_lr=FLOATS, weight_decay=FLOATS,
         layer=Of("anything", repeated=True), **_ALL_PARAMETERS,
     ),
+    called="layer",
 )  # fmt: skip
 NET = Shape(
     "a network",
@@ -206,7 +209,7 @@ SOLVER = Shape(
         net=STRING, train_net=STRING, test_net=STRINGS, test_state=Of("anything", repeated=True), test_iter=INTS,
         test_interval=INT, test_compute_loss=BOOL, test_initialization=BOOL, display=INT, average_loss=INT,
         snapshot=INT, snapshot_prefix=STRING, snapshot_diff=BOOL, snapshot_format=Of(_enum("HDF5", "BINARYPROTO")),
-        solver_mode=Of(_enum("CPU", "GPU")), device_id=INT, random_seed=INT, debug_info=BOOL,
+        solver_mode=Of(_enum("CPU", "GPU")), device_id=INT, random_seed=Of("long"), debug_info=BOOL,
         snapshot_after_train=BOOL, layer_wise_reduce=BOOL,
     ),
 )  # fmt: skip

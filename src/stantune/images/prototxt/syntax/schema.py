@@ -11,10 +11,11 @@ from typing import Any, Literal
 from stantune.images.prototxt.syntax.text import Message, RefusalError, Scalar
 from stantune.texts import brief
 
-Plain = Literal["int", "uint", "float", "bool", "string", "anything"]
+Plain = Literal["int", "long", "uint", "float", "bool", "string", "anything"]
 _TRUE, _FALSE = ("true", "True", "t", "1"), ("false", "False", "f", "0")
 _WANTED = {
     "int": "a whole number",
+    "long": "a whole number",
     "uint": "a whole number of 0 or more",
     "float": "a finite number of 32 bits",
     "bool": "true or false",
@@ -22,6 +23,8 @@ _WANTED = {
 }
 # As whole numbers in base 8 or 16 begin, and no float.
 _NOT_DECIMAL = re.compile(r"-?0[0-9xX]")
+# How alike a field of the shape is to be to one that it does not have, for a hint.
+_NEAR = 0.75
 _INFINITE = ("inf", "infinity", "nan")
 # The largest number that Caffe, and what trains, can hold: float32's.
 LARGEST = (2.0 - 2.0**-23) * 2.0**127
@@ -36,10 +39,17 @@ class Enum:
 
 @dataclass(frozen=True)
 class Shape:
-    """A kind of message and its fields."""
+    """A kind of message and its fields.
+
+    Attributes:
+        name: for messages.
+        fields: by their names.
+        called: what is put before its own `name`, where a message is told by that.
+    """
 
     name: str
     fields: Mapping[str, Of]
+    called: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ def read(message: Message, shape: Shape) -> Node:
     for field in message.fields:
         of = shape.fields.get(field.name)
         if of is None:
-            near = difflib.get_close_matches(field.name, shape.fields, n=1)
+            near = difflib.get_close_matches(field.name, shape.fields, n=1, cutoff=_NEAR)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise RefusalError(field.line, f"{shape.name} has no field {brief(field.name)}{hint}; mend or remove it")
         value = _value(of.kind, field.name, field.value)
@@ -115,7 +125,10 @@ def _value(kind: Plain | Enum | Shape, name: str, value: Scalar | Message) -> An
     if isinstance(kind, Shape):
         if isinstance(value, Scalar):
             raise RefusalError(value.line, f"{name} is {brief(repr(value.text))}; give fields in braces")
-        return read(value, kind)
+        try:
+            return read(value, kind)
+        except RefusalError as error:
+            raise RefusalError(error.line, f"{_called(kind, value)}{error.words}") from None
     if isinstance(value, Message):
         wanted = ", ".join(kind.names) if isinstance(kind, Enum) else _WANTED[kind]
         raise RefusalError(value.line, f"{name} has fields in braces; give {brief(wanted)}")
@@ -125,6 +138,12 @@ def _value(kind: Plain | Enum | Shape, name: str, value: Scalar | Message) -> An
         quotes = ", without quotes" if value.kind == "text" else ""
         raise RefusalError(value.line, f"{name} is {brief(repr(value.text))}; give {wanted}{quotes}")
     return found
+
+
+def _called(kind: Shape, value: Message) -> str:
+    names = [field.value for field in value.fields if kind.called and field.name == "name"]
+    given = next((name.text for name in names if isinstance(name, Scalar)), None)
+    return "" if given is None else f"{kind.called} {brief(repr(given))}: "
 
 
 def _enumerated(kind: Enum, value: Scalar) -> str | None:
@@ -143,7 +162,7 @@ def _plain(kind: Plain, value: Scalar) -> Any:
     if kind == "float":
         return _real(value)
     number = _whole(value)
-    low, high = (0, 2**32) if kind == "uint" else (-(2**31), 2**31)
+    low, high = {"uint": (0, 2**32), "int": (-(2**31), 2**31), "long": (-(2**63), 2**63)}[kind]
     return number if number is not None and low <= number < high else None
 
 

@@ -83,7 +83,10 @@ def _tokens(text: str) -> Iterator[_Token]:
         found = _TOKEN.match(text, place)
         if found is None:
             rest = text[place : place + 20].split("\n", 1)[0]
-            raise RefusalError(line, f"{brief(repr(rest))} is neither a name, a number, a text in quotes nor a sign")
+            hint = "; comments begin with #" if rest.startswith("/") else ""
+            raise RefusalError(
+                line, f"{brief(repr(rest))} is neither a name, a number, a text in quotes nor a sign{hint}"
+            )
         kind = found.lastgroup
         assert kind is not None
         if kind == "line":
