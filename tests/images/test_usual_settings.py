@@ -10,13 +10,14 @@ from corners import CORNERS
 
 from stantune import Float, ProblemObjective, Space, Stan
 from stantune.cli.training.composition import composed
+from stantune.errors import UsageError
 from stantune.images.problem.built_in import find
 from stantune.images.stan_settings import noted
 from stantune.tuning.compose import compose
 
 # What is to be spared is in none of its networks, which is no matter where nothing is spared.
 DEEPER = replace(CORNERS, name="deeper", stan_layers=("deep.*",))
-OF_THE_COMMAND = ("stan", None, None, None, 0, 0, None)
+OF_THE_COMMAND = (None, None, None, None, 0, 0, None)
 
 
 def stan_of(what: Any, **options: Any) -> Stan | None:
@@ -28,6 +29,21 @@ def stan_of(what: Any, **options: Any) -> Stan | None:
 def test_a_call_is_what_the_command_is(problem: Any) -> None:
     _, sizes = composed(problem, False, 9, None, 3, OF_THE_COMMAND, None)
     assert noted(stan_of(problem)) == noted(sizes["stan"])
+    _, said = composed(problem, False, 9, None, 3, ("stan", *OF_THE_COMMAND[1:]), None)
+    _, compiled = composed(problem, False, 9, None, 3, OF_THE_COMMAND, None, compile=True)
+    assert (said["stan"], compiled["stan"]) == (sizes["stan"], stan_of(problem, compile=True))
+
+
+@pytest.mark.parametrize("name", ["cq", "alexbn:activation=sigmoid,order=caffe"])
+def test_a_built_in_one_is_called_by_its_name(name: str) -> None:
+    named, given = (compose(what, max_resource=9)[0] for what in (name, find(name)))
+    assert (named.identity, named.space) == (given.identity, given.space)
+
+
+@pytest.mark.parametrize("name", ["lenett", "my.py:problem", ""])
+def test_a_text_that_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=r"no problem is called .*lenet, cq, .* or give a Problem of your own itself"):
+        compose(name, max_resource=9)
 
 
 def test_others_problems_are_trained_with_every_entry() -> None:

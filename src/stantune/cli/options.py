@@ -220,11 +220,12 @@ Finalists = Annotated[
 ]
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]
 SearchAccelerate = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--accelerate",
         metavar="stan|stan:auto|stan:RATE,…|none",
-        help="How trials are trained; or by rung, with rates from the lowest up: stan:0.25,0.5,1, or stan:auto.",
+        help="How trials are trained (default: stan, none under --compile); or by rung, with rates from the lowest up: "
+        "stan:0.25,0.5,1, or stan:auto.",
     ),
 ]
 SearchRate = Annotated[

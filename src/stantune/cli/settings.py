@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stantune.arguments import digits, typed_number
+from stantune.cli.panels import PANELS
 from stantune.errors import UsageError
 from stantune.texts import brief
 
 if TYPE_CHECKING:
+    import typer
+
     # Imported for real where they are used: PyTorch and Optuna take seconds, and `--help` needs none of them.
     from stantune.images.problem.built_in import Problem
     from stantune.protocols import Objective
     from stantune.stan.config import Stan
+
+# Options that nothing reads where STAN does nothing.
+_HEEDED_BY_STAN = {"fill", *PANELS["STAN"]} - {"accelerate"}
 
 
 def device_of(text: str) -> str:
@@ -132,6 +138,24 @@ def stan_of(
         layers=problem.stan_layers,
     )
     return None if accelerate == "none" else stan
+
+
+def check_heeded(ctx: typer.Context) -> None:
+    """Raise UsageError where an option says how STAN trains, and --accelerate that it does not."""
+    if ctx.params["accelerate"] != "none":
+        return
+    for option in ctx.command.params:
+        name = option.name or ""
+        if name not in _HEEDED_BY_STAN:
+            continue
+        source = ctx.get_parameter_source(name)
+        # A whole configuration names defaults, too.
+        differs = ctx.params[name] != option.default
+        if source is not None and (source.name == "COMMANDLINE" or (source.name == "DEFAULT_MAP" and differs)):
+            raise UsageError(
+                f"--{name} says how STAN trains, and --accelerate none that it does not; give --accelerate stan, or "
+                f"no --{name}"
+            )
 
 
 def brackets_of(text: str) -> int | None:

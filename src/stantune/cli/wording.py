@@ -13,6 +13,8 @@ _OPTIONS = {
     "loggers": "--log",
     "stan": "--accelerate",
 }
+# Values that are words on the command line.
+_VALUES = {"None": "none"}
 # What follows the option, where that is not a space.
 _JOINED = {"rates": "--accelerate stan:"}
 
@@ -21,9 +23,9 @@ def worded(sentence: str) -> str:
     """Return a sentence with the names of options in place of those of parameters in backticks."""
 
     def option(found: re.Match[str]) -> str:
-        name, given = found[1], found[2]
+        name, given, value = found.groups()
         if given and name in _JOINED:
             return _JOINED[name]
-        return _OPTIONS.get(name, f"--{name.replace('_', '-')}") + (" " if given else "")
+        return _OPTIONS.get(name, f"--{name.replace('_', '-')}") + (" " if given else "") + _VALUES.get(value, "")
 
-    return re.sub(r"`([a-z_]+)`(=?)", option, sentence)
+    return re.sub(rf"`([a-z_]+)`(?:(=)({'|'.join(_VALUES)})?)?", option, sentence)

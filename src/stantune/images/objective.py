@@ -175,7 +175,7 @@ class ProblemObjective:
         if conditions.begun is None and spares and torch.device(conditions.device).type == "cuda":
             conditions.say(
                 "note: on a GPU trials under STAN take several times longer than exact ones, whose steps the device "
-                "makes by itself; `stan`=none trains them exactly"
+                "makes by itself; `stan`=None trains them exactly"
             )
         threads = self._threads(conditions)
         numbers = precision_on(self.precision, conditions.device)

@@ -103,7 +103,7 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     if not isinstance(source, str):
         return _of_problem(source, stan, data)
     if not _names_file(source):
-        return _of_problem(_built_in(source), stan, data, source)
+        return _of_problem(built_in_problem(source), stan, data, source)
     found, source = _loaded(source)
     file, _, attribute = source.rpartition(":")
     source = f"{Path(file).absolute()}:{attribute}"
@@ -114,6 +114,21 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     if isinstance(found, FunctionObjective):
         found = replace(found, source=source)
     return _accelerated(found, stan)
+
+
+def built_in_problem(name: str, others: str = "give your own as FILE.py:NAME") -> Problem:
+    """Return the built-in problem of this name.
+
+    Raises UsageError where there is none; `others` is how those that are not built in are given.
+    """
+    from stantune.images.problem.built_in import BUILT_IN, built_in
+
+    found = built_in(name)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UsageError(f"no problem is called {name!r}{hint}: there are {', '.join(BUILT_IN)}, or {others}")
 
 
 def as_problem(thing: object) -> Problem | None:
@@ -191,19 +206,6 @@ def _module(path: Path) -> ModuleType:
 
 def _is_objective(thing: object) -> bool:
     return isinstance(thing, Objective) and not isinstance(thing, type)
-
-
-def _built_in(name: str) -> Problem:
-    from stantune.images.problem.built_in import BUILT_IN, built_in
-
-    found = built_in(name)
-    if found is not None:
-        return found
-    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(
-        f"no problem is called {name!r}{hint}: there are {', '.join(BUILT_IN)}, or give your own as FILE.py:NAME"
-    )
 
 
 def _of_problem(

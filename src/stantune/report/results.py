@@ -63,7 +63,9 @@ class PlanResult(Result):
     )
     iterations_restarting: int = Field(description="the same if every rung began from scratch")
     final_iterations: int = Field(description="of the final trainings, which come on top")
-    estimated_seconds: float | None = Field(description="from a few timed iterations; null where the data are missing")
+    estimated_seconds: float | None = Field(
+        description="from a few timed iterations; null where the data are missing, and of what is no Problem"
+    )
 
 
 class ParameterResult(Result):

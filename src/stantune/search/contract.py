@@ -174,7 +174,9 @@ class SearchSummary(Result):
     metric: MetricResult = Field(description="what trials are compared by")
     unit: str = Field(description='what iterations are: "iteration", "epoch", or whatever the objective counts')
     seed: int = SEED
-    sampler: str = Field(description='"random", "tpe" or "bohb": what proposed the settings')
+    sampler: str = Field(
+        description='"random", "tpe", "bohb", "optuna:CLASS" or another name: what proposed the settings'
+    )
     started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
     plan: PlanName = PLAN

@@ -108,7 +108,7 @@ def tune(
     """Search the settings of an objective with Hyperband or ASHA; the same call goes on where it was, after a kill too.
 
     Args:
-        objective: a function of a `Run` (see there), a Problem, or any Objective.
+        objective: a function of a `Run` (see there), a Problem, a built-in one's name, or any Objective.
         space: the parameters of a function, and their ranges.
         max_resource: R, the length of a trial that is never dropped, in `unit`s; the objective's own length by default.
         min_resource: r, the least length before a trial may be dropped; by default such that there are at most five

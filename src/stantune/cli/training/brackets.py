@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+import typer
+
 from stantune.cli import options as o
 from stantune.cli.output import console_for, say_loading, write_json
-from stantune.cli.settings import brackets_of, device_of, what_is_named
+from stantune.cli.settings import brackets_of, check_heeded, device_of, what_is_named
 from stantune.cli.training.composition import composed
 from stantune.cli.training.threads import threads_of
 from stantune.cli.wording import worded
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def brackets(
+    ctx: typer.Context,
     problem: o.ProblemName,
     solver: o.CaffeSolver = None,
     dataset: o.CaffeDataset = None,
@@ -30,7 +33,7 @@ def brackets(
     variant: o.Variant = "algorithm1",
     mode: o.Mode = "sync",
     trials: o.Trials = None,
-    accelerate: o.SearchAccelerate = "stan",
+    accelerate: o.SearchAccelerate = None,
     rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
     period: o.SearchPeriod = None,
@@ -66,6 +69,7 @@ def brackets(
     from stantune.search.telling.notes import one_setting
     from stantune.tuning.compose import compose
 
+    check_heeded(ctx)
     asked = threads_of(threads)
     named, sizes = composed(
         what_is_named(problem, solver, dataset, batch_size),

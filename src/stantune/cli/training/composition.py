@@ -24,8 +24,9 @@ def composed(
     max_iterations: int | None,
     min_iterations: int | None,
     eta: int,
-    acceleration: tuple[str, str | None, float | None, str | None, int, int, list[str] | None],
+    acceleration: tuple[str | None, str | None, float | None, str | None, int, int, list[str] | None],
     data: Path | None,
+    compile: bool = False,
 ) -> tuple[Objective, dict[str, Any]]:
     """Return the objective that the options name, and its sizes as `tune` takes them; raises UsageError."""
     from stantune.objectives.choose import find_objective
@@ -34,7 +35,7 @@ def composed(
     if max_iterations is None and quick and objective.length is not None:
         max_iterations = min(o.QUICK_ITERATIONS, objective.length)
     accelerate, rate = acceleration[:2]
-    rates = accelerated_by_rung(accelerate)
+    rates = () if accelerate is None else accelerated_by_rung(accelerate)
     if rates and rate is not None:
         raise UsageError(
             f"--rate {rate} and --accelerate {accelerate} both say what STAN computes; leave one of them out"
@@ -42,16 +43,17 @@ def composed(
     if max_iterations is not None:
         max_iterations = whole("max_resource", max_iterations)
     length = max_iterations if max_iterations is not None else objective.length
-    stan = _stan(objective, bool(rates), length, *acceleration)
+    stan = _stan(objective, compile, bool(rates), length, *acceleration)
     sizes = {"max_resource": max_iterations, "min_resource": min_iterations, "eta": eta, "rates": rates, "stan": stan}
     return objective, sizes
 
 
 def _stan(
     objective: Objective,
+    compile: bool,
     by_rung: bool,
     length: int | None,
-    accelerate: str,
+    accelerate: str | None,
     rate: str | None,
     tolerance: float | None,
     period: str | None,
@@ -82,6 +84,8 @@ def _stan(
         return None
     # Whoever says how to spare wants it.
     said = by_rung or tolerance is not None or period is not None or pretrain or tail or layers is not None
+    if accelerate is None:
+        accelerate = "none" if compile and not said and rate is None else "stan"
     default = usual(objective.problem)
     names = layers if layers is not None else list(BY_RUNG["layers"]) if by_rung else objective.problem.stan_layers
     if not said and rate is None:

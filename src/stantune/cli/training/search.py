@@ -13,7 +13,7 @@ import typer
 from stantune.cli import options as o
 from stantune.cli.configuration import Config, ShowConfig, all_options, kept_options
 from stantune.cli.output import console_for, say_loading, write_json, write_text
-from stantune.cli.settings import brackets_of, setting_of, what_is_named
+from stantune.cli.settings import brackets_of, check_heeded, setting_of, what_is_named
 from stantune.cli.training.composition import composed, enqueued
 from stantune.cli.training.threads import threads_of
 from stantune.cli.wording import worded
@@ -101,7 +101,7 @@ def search(
     variant: o.Variant = "algorithm1",
     mode: o.Mode = "sync",
     trials: o.Trials = None,
-    accelerate: o.SearchAccelerate = "stan",
+    accelerate: o.SearchAccelerate = None,
     rate: o.SearchRate = None,
     tolerance: o.Tolerance = None,
     period: o.SearchPeriod = None,
@@ -158,6 +158,7 @@ def search(
     from stantune.search.telling.notes import without_winner
     from stantune.tuning.tune import path_of, tune
 
+    check_heeded(ctx)
     asked = threads_of(threads)
     seconds = None if budget is None else parse_duration(budget)
     objective, sizes = composed(
@@ -168,6 +169,7 @@ def search(
         eta,
         (accelerate, rate, tolerance, period, pretrain, tail, layers),
         data,
+        compile,
     )
     console = console_for(json)
     directory = path_of(out, objective)

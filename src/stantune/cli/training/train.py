@@ -10,7 +10,7 @@ import typer
 from stantune.cli import options as o
 from stantune.cli.output import check_checkpoint, console_for, say_loading, write_json
 from stantune.cli.preparing import load_splits, warn_of_no_effect, warn_of_no_kernels
-from stantune.cli.settings import device_of, problem_of, setting_of, stan_of, what_is_named
+from stantune.cli.settings import check_heeded, device_of, problem_of, setting_of, stan_of, what_is_named
 from stantune.cli.training.fill import Fill, check_fill, filled
 from stantune.cli.training.threads import threads_of, use_threads
 from stantune.errors import StantuneError, UsageError
@@ -26,6 +26,7 @@ Checkpoint = Annotated[
 
 
 def train(
+    ctx: typer.Context,
     problem: o.ProblemName,
     solver: o.CaffeSolver = None,
     dataset: o.CaffeDataset = None,
@@ -67,6 +68,7 @@ def train(
     from stantune.training.precision import precision_on
     from stantune.training.threads import measure_threads
 
+    check_heeded(ctx)
     asked = threads_of(threads)
     check_checkpoint(checkpoint)
     what = problem_of(what_is_named(problem, solver, dataset, batch_size), layers)
