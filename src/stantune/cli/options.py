@@ -38,7 +38,9 @@ def _check_json(target: str | None) -> str | None:
 ProblemName = Annotated[
     str,
     typer.Argument(
-        metavar="PROBLEM", help="A built-in problem, your own as FILE.py:NAME, or Caffe's, a network's FILE.prototxt."
+        metavar="PROBLEM",
+        help="A built-in problem, your own as FILE.py or FILE.py:NAME (searches take objectives, too), or Caffe's, a "
+        "network's FILE.prototxt.",
     ),
 ]
 CaffeSolver = Annotated[
@@ -281,6 +283,10 @@ SearchLayers = Annotated[
     ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter's value; repeatable.")]
+Fixed = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all settings; repeatable."),
+]
 Iterations = Annotated[
     int | None, typer.Option("--iterations", max=MOST, help="How many (default: the problem's own number).")
 ]

@@ -122,13 +122,14 @@ def stan_of(
 
     if accelerate not in ("stan", "none"):
         raise UsageError(f"--accelerate {brief(accelerate)} is unknown; give stan or none")
+    if accelerate == "none":
+        return None
     reduced = period_of(period)
     if pretrain + tail > iterations:
         raise UsageError(
             f"--pretrain {pretrain} and --tail {tail} are more than the training's {iterations} iterations; give less"
         )
-    # All options are looked at, whether they are used or not.
-    stan = Stan(
+    return Stan(
         rate=rate_of(rate),
         tolerance=tolerance,
         period=reduced,
@@ -137,7 +138,6 @@ def stan_of(
         iterations=iterations,
         layers=problem.stan_layers,
     )
-    return None if accelerate == "none" else stan
 
 
 def check_heeded(ctx: typer.Context) -> None:

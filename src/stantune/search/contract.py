@@ -179,6 +179,10 @@ class SearchSummary(Result):
     )
     started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
+    identity: dict[str, Any] = Field(
+        description="all that a training's result depends on, as the objective says it: STAN's settings, precision, "
+        "small images, code by its digest; for programs that compare"
+    )
     plan: PlanName = PLAN
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT

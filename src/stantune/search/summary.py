@@ -93,6 +93,7 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
         sampler=sampler_of(settings.sampler).name,
         started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if objective.rate is None else "stan",
+        identity=dict(objective.identity),
         plan=cast(PlanName, settings.plan_name),
         mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,

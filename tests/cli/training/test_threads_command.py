@@ -77,7 +77,8 @@ def test_a_search_measures_once(
     assert "threads: 2 (it was begun with as many)" in again.out
     assert machine == [(10, (True,))]
     assert "threads: 2 there, 1 here" in stantune(*here, "--threads", 1).err
-    anew = stantune(*here, "--threads", "auto", "--fresh", "--yes", "--accelerate", "none")
+    exact = ("search", *tiny[:-2], *here[1 + len(tiny) :], "--accelerate", "none")
+    anew = stantune(*exact, "--threads", "auto", "--fresh", "--yes")
     assert "threads: 3 (an iteration" in anew.out
     assert machine[1:] == [(10, (False,))]
 

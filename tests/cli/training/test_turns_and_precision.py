@@ -49,7 +49,7 @@ def test_turns_change_nothing_but_times(
         (("--precision", "half"), "--precision 'half' is unknown; give fp32, tf32, bf16"),
         (("--precision", "bf16", "--rate", "auto"), "--precision bf16 does not go with a --rate of auto"),
         (
-            ("--compile",),
+            ("--compile", "--accelerate", "stan"),
             "--compile does not go with STAN, whose layers torch.compile leaves as they are; give it with",
         ),
         (("--compile", "--accelerate", "stan:auto"), "give it with --accelerate none"),

@@ -9,7 +9,7 @@ import typer
 
 from stantune.cli import options as o
 from stantune.cli.output import console_for, say_loading, write_json
-from stantune.cli.settings import brackets_of, check_heeded, device_of, what_is_named
+from stantune.cli.settings import brackets_of, check_heeded, device_of, setting_of, what_is_named
 from stantune.cli.training.composition import composed
 from stantune.cli.training.threads import threads_of
 from stantune.cli.wording import worded
@@ -45,6 +45,7 @@ def brackets(
     finalists: o.Finalists = 1,
     final: o.Final = "scratch",
     final_iterations: o.FinalIterations = None,
+    set: o.Fixed = None,
     seed: o.Seed = 0,
     data: o.Data = None,
     json: o.Json = None,
@@ -93,6 +94,7 @@ def brackets(
         finalists=finalists,
         final=final,
         final_resource=final_iterations,
+        fixed=setting_of(named, set),
         seed=seed,
         device=device_of(device),
         resize=resize,

@@ -78,10 +78,6 @@ Enqueue = Annotated[
     list[str] | None,
     typer.Option("--enqueue", metavar="NAME=VALUE,…", help="A known setting that is tried first; repeatable."),
 ]
-Fixed = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all settings; repeatable."),
-]
 
 
 def search(
@@ -116,7 +112,7 @@ def search(
     final_iterations: o.FinalIterations = None,
     start_from: StartFrom = None,
     enqueue: Enqueue = None,
-    set: Fixed = None,
+    set: o.Fixed = None,
     seed: o.Seed = 0,
     out: Out = None,
     storage: Storage = None,

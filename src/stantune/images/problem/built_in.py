@@ -123,7 +123,8 @@ def _from_file(path: Path, attribute: str | None) -> Problem:
     if attribute is None and len(have) == 1:
         [attribute] = have
     if attribute is None:
-        there = f"{len(have)} of them ({', '.join(have)}); give {path}:NAME" if have else "none; make one"
+        remedy = "make one; its objectives, if it has any, are for `search`, `brackets` and `study`"
+        there = f"{len(have)} of them ({', '.join(have)}); give {path}:NAME" if have else f"none; {remedy}"
         raise UsageError(f"{path} is taken where it has one Problem, and it has {there}")
     if attribute not in have:
         raise UsageError(f"{path} has no Problem called {attribute!r}; it has {', '.join(have) or 'none'}")
