@@ -55,6 +55,15 @@ def test_the_old_syntax_says_the_same_as_the_new_one() -> None:
     ]
 
 
+def test_in_the_old_syntax_what_stands_with_the_data_counts() -> None:
+    both = OLD.replace('  data_param { source: "s"', '  transform_param { scale: 3 } data_param { source: "s"')
+    assert read_net(both, (3, 32, 32), 10) == read_net(OLD, (3, 32, 32), 10)
+    without = both.replace("scale: 0.5 ", "")
+    assert read_net(without, (3, 32, 32), 10).scale == 3
+    with pytest.raises(RefusalError, match="has mean_file and mean_value; leave out one"):
+        read_net(both.replace("scale: 3", "mean_value: 3"), (3, 32, 32), 10)
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

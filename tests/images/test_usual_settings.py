@@ -46,6 +46,14 @@ def test_a_text_that_is_no_name_is_refused(name: str) -> None:
         compose(name, max_resource=9)
 
 
+def test_a_file_is_like_no_name_and_a_long_one_is_cut() -> None:
+    for name in ("my.py:problem", "meprop.py", "x" * 5000):
+        with pytest.raises(UsageError) as caught:
+            compose(name, max_resource=9)
+        assert "did you mean" not in str(caught.value)
+        assert len(str(caught.value)) < 400
+
+
 def test_others_problems_are_trained_with_every_entry() -> None:
     assert stan_of(CORNERS) == stan_of(DEEPER) == Stan(rate=1)
     assert stan_of(find("cq")) == Stan(rate=0.5, layers=("conv2",))

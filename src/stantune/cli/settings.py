@@ -153,8 +153,8 @@ def check_heeded(ctx: typer.Context) -> None:
         differs = ctx.params[name] != option.default
         if source is not None and (source.name == "COMMANDLINE" or (source.name == "DEFAULT_MAP" and differs)):
             raise UsageError(
-                f"--{name} says how STAN trains, and --accelerate none that it does not; give --accelerate stan, or "
-                f"no --{name}"
+                f"--{name} says how STAN trains, and --accelerate none that it does not; leave --{name} away, or have "
+                "a Problem trained by --accelerate stan"
             )
 
 

@@ -18,6 +18,7 @@ from stantune.objectives.function.objective import FunctionObjective, compared, 
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
 from stantune.space import Space
+from stantune.texts import brief
 from stantune.user_code.files import load_file
 from stantune.user_code.module_paths import import_from
 
@@ -126,9 +127,9 @@ def built_in_problem(name: str, others: str = "give your own as FILE.py:NAME") -
     found = built_in(name)
     if found is not None:
         return found
-    near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
+    near = [] if _names_file(name) else difflib.get_close_matches(name[:99].lower(), BUILT_IN, n=1, cutoff=0.3)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"no problem is called {name!r}{hint}: there are {', '.join(BUILT_IN)}, or {others}")
+    raise UsageError(f"no problem is called {brief(repr(name))}{hint}: there are {', '.join(BUILT_IN)}, or {others}")
 
 
 def as_problem(thing: object) -> Problem | None:

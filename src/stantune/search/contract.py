@@ -179,10 +179,9 @@ class SearchSummary(Result):
     )
     started_from: str | None = Field(description="the earlier search that it learned from; null where from none")
     accelerate: Literal["stan", "none"] = Field(description="how the trials were trained")
-    identity: dict[str, Any] = Field(
-        description="all that a training's result depends on, as the objective says it: STAN's settings, precision, "
-        "small images, code by its digest; for programs that compare"
-    )
+    precision: str | None = Field(description="in what numbers trainings computed; null as PyTorch was set")
+    compile: bool = Field(description="whether torch.compile compiled the network")
+    resize: str | None = Field(description="how small images were in the first part of a trial; null for whole ones")
     plan: PlanName = PLAN
     mode: Literal["sync", "async"] = MODE
     variant: str = VARIANT

@@ -93,7 +93,9 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
         sampler=sampler_of(settings.sampler).name,
         started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if objective.rate is None else "stan",
-        identity=dict(objective.identity),
+        precision=_said(objective, "precision"),
+        compile=objective.identity.get("compile") is True,
+        resize=_said(objective, "resize"),
         plan=cast(PlanName, settings.plan_name),
         mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,
@@ -149,6 +151,12 @@ def bracket_results(plan: Sequence[Bracket]) -> list[BracketResult]:
         )
         for bracket in plan
     ]
+
+
+def _said(objective: Described, name: str) -> str | None:
+    """Return a text of the objective's identity; None where there is none such."""
+    value = objective.identity.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _rung_results(bracket: Bracket) -> list[RungResult]:

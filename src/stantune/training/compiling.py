@@ -45,7 +45,8 @@ def check_compile(compile: object, stan: Stan | None) -> None:
         raise UsageError(f"`compile`={shown(compile)} is neither True nor False; give one of them")
     if compile and stan is not None:
         raise UsageError(
-            "`compile` does not go with STAN, whose layers torch.compile leaves as they are; give it with `stan`=None"
+            "`compile` does not go with STAN, whose layers torch.compile leaves as they are; leave away what asks for "
+            "STAN"
         )
 
 

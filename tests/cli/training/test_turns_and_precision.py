@@ -50,9 +50,9 @@ def test_turns_change_nothing_but_times(
         (("--precision", "bf16", "--rate", "auto"), "--precision bf16 does not go with a --rate of auto"),
         (
             ("--compile", "--accelerate", "stan"),
-            "--compile does not go with STAN, whose layers torch.compile leaves as they are; give it with",
+            "--compile does not go with STAN, whose layers torch.compile leaves as they are; leave away what asks",
         ),
-        (("--compile", "--accelerate", "stan:auto"), "give it with --accelerate none"),
+        (("--compile", "--accelerate", "stan:auto"), "leave away what asks for STAN"),
     ],
     ids=["memory", "none", "tf32", "unknown", "auto", "compile", "compile-rates"],
 )

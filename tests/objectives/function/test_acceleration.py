@@ -297,3 +297,46 @@ def test_stan_that_nothing_moves_is_said_once(trained, keeps, steps, stan, stand
         trained(loop, 2, 2, stan=stan)
     sentence = "STAN stood still in train, as in its first iteration: it moves with the steps of a kept optimizer"
     assert [sentence in str(each.message) for each in said] == [True] * stands
+
+
+def of_steps(every=1, moves=lambda stan: None, second=False):
+    """Return a function with a kept optimizer, or what else moves STAN, that steps in every so many iterations."""
+
+    def loop(run):
+        model, other = network(), network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        stan = run.accelerate(model)
+        if second:
+            run.accelerate(other)
+        kept = {} if moves(None) else {"optimizer": optimizer}
+        run.keep(model=model, other=other, **kept)
+        for step in run.steps():
+            model(torch.ones(2, 1, 12, 12)).square().mean().backward()
+            if step % every == every - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+            if stan is not None:
+                moves(stan)
+        return 1.0
+
+    return loop
+
+
+@pytest.mark.parametrize(
+    ("loop", "rates", "stands"),
+    [
+        (of_steps(every=4), (), False),
+        (of_steps(second=True), (), False),
+        (of_steps(moves=lambda stan: stan is None or stan.handle.step()), (), False),
+        (of_steps(moves=lambda stan: True), (), True),
+        # The second rung spares nothing, and is what the segment ends with.
+        (of_steps(moves=lambda stan: True), ((0, 0.25), (2, 1.0)), True),
+        (of_steps(), ((0, 0.25), (2, 1.0)), False),
+    ],
+    ids=["accumulated", "one of two", "by the handle", "by nothing", "by nothing, rates", "rates"],
+)
+def test_what_is_moved_late_or_otherwise_does_not_stand(trained, loop, rates, stands):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(loop, 0, 2, stan=Stan(rate=0.5), rates=rates)
+    assert ["STAN stood still" in str(each.message) for each in said] == [True] * stands

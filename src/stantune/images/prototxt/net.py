@@ -16,6 +16,7 @@ from stantune.images.prototxt.layers.layer import Layer, Multipliers
 from stantune.images.prototxt.layers.types import DECAYED, KINDS, MOST_VALUES, MOST_WEIGHTS, Size, learned_by
 from stantune.images.prototxt.net_layers import DATA, LOSS, layers_of
 from stantune.images.prototxt.syntax.messages import OLD_LAYER
+from stantune.images.prototxt.syntax.schema import Node
 from stantune.images.prototxt.syntax.text import RefusalError
 from stantune.texts import brief
 
@@ -109,31 +110,15 @@ def _transform(layers: Sequence[Layer], size: Size) -> tuple[float, Any]:
             continue
         scale: float = 1.0
         mean: Any = None
-        for name in (DATA[layer.type], "transform_param"):
+        # In the old syntax what stands with the data counts, if both say it.
+        for name in ("transform_param", DATA[layer.type]):
             node = layer.node[name]
-            said = {each for each in ("scale", "mean_file") if each in node}
-            if name == "transform_param" and name in layer.node and layer.type == "HDF5Data":
-                raise layer.refused("has transform_param, and Caffe transforms no such data", layer.node.line_of(name))
-            if said and name != "transform_param" and layer.node.shape is not OLD_LAYER:
-                each = min(said, key=node.line_of)
-                raise layer.refused(
-                    f"has {each} in {name}, which Caffe reads in layers {{ … }} alone; write it into transform_param",
-                    node.line_of(each),
-                )
-            if node.values.get("is_color") is False:
-                raise layer.refused(
-                    "has is_color: false, and images keep the data set's channels; remove it", node.line_of("is_color")
-                )
-            for each in _CHANGING:
-                if node.values.get(each):
-                    raise layer.refused(
-                        f"has {each}: {str(node[each]).lower()}, which is not taken; remove it, and change images in "
-                        "the augment of the problem that `stantune import` writes",
-                        node.line_of(each),
-                    )
-            if "scale" in said:
+            _check_data(layer, name, node)
+            if "scale" in node:
                 scale = node["scale"]
-            if "mean_file" in said:
+            if "mean_file" in node:
+                if isinstance(mean, tuple):
+                    raise layer.refused("has mean_file and mean_value; leave out one", node.line_of("mean_file"))
                 mean = "image"
             if name == "transform_param" and node["mean_value"]:
                 values, line = node["mean_value"], node.line_of("mean_value")
@@ -150,6 +135,32 @@ def _transform(layers: Sequence[Layer], size: Size) -> tuple[float, Any]:
                 f"has another scale or mean than that of line {found[0][0].line}, and one is taken; have them alike"
             )
     return found[0][1]
+
+
+def _check_data(layer: Layer, name: str, node: Node) -> None:
+    """Raise RefusalError for what one of a data layer's messages says that is not taken."""
+    if name == "transform_param" and name in layer.node and layer.type == "HDF5Data":
+        raise layer.refused(
+            "has transform_param, and Caffe transforms no such data; remove it", layer.node.line_of(name)
+        )
+    said = [each for each in ("scale", "mean_file") if each in node]
+    if said and name != "transform_param" and layer.node.shape is not OLD_LAYER:
+        first = min(said, key=node.line_of)
+        raise layer.refused(
+            f"has {first} in {name}, which Caffe reads in layers {{ … }} alone; write it into transform_param",
+            node.line_of(first),
+        )
+    if node.values.get("is_color") is False:
+        raise layer.refused(
+            "has is_color: false, and images keep the data set's channels; remove it", node.line_of("is_color")
+        )
+    for each in _CHANGING:
+        if node.values.get(each):
+            raise layer.refused(
+                f"has {each}: {str(node[each]).lower()}, which is not taken; remove it, and change images in "
+                "the augment of the problem that `stantune import` writes",
+                node.line_of(each),
+            )
 
 
 @dataclass

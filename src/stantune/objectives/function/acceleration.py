@@ -52,12 +52,12 @@ class Acceleration:
         self._parameters = {id(parameter) for parameter in model.parameters()}
         self._hook: Any = None
         self._reduced = False
-        self._moved = False
+        self._spared = False
+        self._began = 0
 
     def step(self) -> None:
         """Go on to the next iteration: for loops none of whose optimizers is kept, once per optimizer step."""
         self._reduced = self._reduced or self.handle.phase is Phase.REDUCED
-        self._moved = True
         self.handle.step()
 
     def visit(self, ids: Tensor, inputs: Tensor | None = None) -> None:
@@ -83,6 +83,7 @@ class Acceleration:
         stan = self._stan_at(self._stan, done)
         if stan is not self._stan:
             iteration = self.handle.iteration
+            self._spared = self._spared or self._spares()
             restore_(self._model)
             self._stan = stan
             self.handle = self._accelerated()
@@ -91,8 +92,9 @@ class Acceleration:
 
     @property
     def stands(self) -> bool:
-        """Tell whether no step was taken, and there is anything that moves."""
-        return not self._moved and any(layer.patterns for layer in self.handle.report)
+        """Tell whether nothing moves it, and there is or was anything to be moved."""
+        moved = self._hook is not None or self.handle.iteration != self._began
+        return not moved and (self._spared or self._spares())
 
     @property
     def state(self) -> dict[str, Any]:
@@ -102,6 +104,10 @@ class Acceleration:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was; raises UsageError where it is of other settings."""
         self.handle.load_state_dict(state)
+        self._began = self.handle.iteration
+
+    def _spares(self) -> bool:
+        return any(layer.patterns for layer in self.handle.report)
 
     def _stan_at(self, stan: Stan, done: int) -> Stan:
         rate = next((rate for start, rate in reversed(self._rates) if start <= done), None)

@@ -95,8 +95,8 @@ class Keeper:
 
     @property
     def stands(self) -> bool:
-        """Tell whether any model's STAN has never moved, and should have."""
-        return any(made.stands for made in self._accelerations)
+        """Tell whether nothing moves the STAN of any model, of those that have one."""
+        return bool(self._accelerations) and all(made.stands for made in self._accelerations)
 
     @property
     def directory(self) -> Path:

@@ -37,6 +37,7 @@ from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.summary import Described
 from stantune.search.table.start_from import label_of
+from stantune.search.table.storages.masking import without_secrets
 
 # Pictures of settings show so many trials: the best ones, and of the others as many as there is room for.
 SAMPLE, BEST_OF_SAMPLE = 1500, 300
@@ -127,7 +128,7 @@ def search_numbers(
         foretold=foretold(state, settings),
         causes=_causes(summary.failures),
         machine=dict(machine),
-        identity={name: value for name, value in identity.items() if name != "space"},
+        identity=without_secrets({name: value for name, value in identity.items() if name != "space"}),
         space=dict(space),
         digest=label_of(identity),
         call=call_of(settings, identity, directory),

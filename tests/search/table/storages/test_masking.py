@@ -12,7 +12,7 @@ import sqlalchemy
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.storages.masking import discreet, without_password
+from stantune.search.table.storages.masking import discreet, without_password, without_secrets
 
 # All have SECRET in them where a password stands, is meant to stand, or may stand.
 URLS = [
@@ -149,3 +149,18 @@ def test_what_a_driver_repeats_is_masked() -> None:
     assert "abc" not in masked
     assert '"x@host' not in masked
     assert "invalid dsn" in masked
+
+
+def test_an_identity_is_shown_without_secrets() -> None:
+    identity = {
+        "command": "train --db postgres://me:SECRET@host/db --api-key=SECRET --token SECRET --secret {lr} http://host:80/a@b",
+        "env": {"WANDB": "SECRET"},
+        "code": [["a.py", "token: SECRET"], 3, None],
+        "more": {"env": {}, "rate": 0.5},
+    }
+    assert without_secrets(identity) == {
+        "command": "train --db postgres://me:***@host/db --api-key=*** --token *** --secret {lr} http://host:80/a@b",
+        "env": "***",
+        "code": [["a.py", "token: ***"], 3, None],
+        "more": {"env": {}, "rate": 0.5},
+    }

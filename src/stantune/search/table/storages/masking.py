@@ -1,19 +1,23 @@
-"""Storages' URLs as files and messages may show them: without anything that is a password, or may be one."""
+"""Storages' URLs, and what else is shown, as files and messages may show it: without what is or may be a password."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 import sqlalchemy
 
 _MASK = "***"
 # Names of what is kept from others; a file that holds it, or the name of one who knows it, may be shown.
-_SECRET = r"(?:pass(?!file|ive)|pwd|secret|token|credential|(?:api|access|private|account|shared)_?key)"
+_SECRET = r"(?:pass(?!file|ive)|pwd|secret|token|credential|(?:api|access|private|account|shared)[_-]?key)"
 _SECRET_NAME = re.compile(rf"{_SECRET}|^key$", re.IGNORECASE)
 # Such a name with its value within another text: a driver's own connection string.
 _SECRET_PAIR = re.compile(rf"([\w-]*{_SECRET}[\w-]*\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s;&,]+)", re.IGNORECASE)
 _USER_INFO = re.compile(r":[^/@]*@")
+# As a command's argument; not where that is a placeholder, or another option.
+_SECRET_ARGUMENT = re.compile(rf"(--?[\w-]*{_SECRET}[\w-]*\s+)(?![-{{])\S+", re.IGNORECASE)
+_PASSWORD_IN_TEXT = re.compile(r"(\w://[^\s/:@]*:)[^\s/@]+@")
 # Their databases are files, whose names may have any characters; they have no users.
 _OF_FILES = ("sqlite", "journal")
 
@@ -39,6 +43,18 @@ def discreet(text: str, url: str) -> str:
     for secret in _secrets(url):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _MASK, text)
     return _SECRET_PAIR.sub(rf"\1{_MASK}", text)
+
+
+def without_secrets(value: Any) -> Any:
+    """Return plain values as a page may show them, without what an environment holds, and passwords in texts."""
+    if isinstance(value, dict):
+        return {key: _MASK if key == "env" and each else without_secrets(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(each) for each in value]
+    if isinstance(value, str):
+        masked = _PASSWORD_IN_TEXT.sub(rf"\1{_MASK}@", value)
+        return _SECRET_ARGUMENT.sub(rf"\1{_MASK}", _SECRET_PAIR.sub(rf"\1{_MASK}", masked))
+    return value
 
 
 def _masked_part(part: str) -> str:
