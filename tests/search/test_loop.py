@@ -22,6 +22,7 @@ from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.progress import Progress, iterations_left
 from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import InProcess
+from stantune.tuning.tune import tune
 
 NUMBERS = Numbers()
 SETTINGS = SearchSettings(seed=0, max_resource=27, min_resource=3)
@@ -251,3 +252,11 @@ def test_settings_that_cannot_be_had() -> None:
         SearchSettings(0, 28, 3).check(NUMBERS)
     with pytest.raises(UsageError, match="`sampler`='grid' is unknown; give random"):
         SearchSettings(0, 27, 3, sampler="grid").check(NUMBERS)
+
+
+@pytest.mark.parametrize("held", [{1, 2}, Path("x"), b"x"], ids=["set", "path", "bytes"])
+def test_an_identity_that_is_no_json_is_refused(tmp_path: Path, held: object) -> None:
+    """It says what is wrong, and not that the table is damaged."""
+    with pytest.raises(UsageError, match=r"the identity of numbers holds what JSON does not take \(TypeError: .*plain"):
+        tune(Numbers(other={"held": held}), max_resource=27, out=tmp_path / "search")
+    assert not (tmp_path / "search" / "search.db").exists()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from stantune.errors import words_of
+from stantune.errors import UsageError, words_of
 from stantune.protocols import Objective
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
@@ -47,11 +48,17 @@ def open_session(
         say: takes a line where one of them fails.
 
     Raises:
-        UsageError: the directory holds a search with other settings.
+        UsageError: the directory holds a search with other settings, or the objective's identity is no plain JSON.
         StoreError: the trial table cannot be used.
     """
     settings.check(objective)
     identity = settings.identity(objective)
+    try:
+        json.dumps(identity)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the identity of {objective.name} holds what JSON does not take ({words_of(error)}); give plain values"
+        ) from error
     with Store.open(
         directory.url,
         directory.study,
