@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -18,7 +17,6 @@ from stantune.objectives.function.objective import FunctionObjective, compared, 
 from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
 from stantune.space import Space
-from stantune.texts import brief
 from stantune.user_code.files import load_file
 from stantune.user_code.module_paths import import_from
 
@@ -104,7 +102,9 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     if not isinstance(source, str):
         return _of_problem(source, stan, data)
     if not _names_file(source):
-        return _of_problem(built_in_problem(source), stan, data, source)
+        from stantune.images.problem.built_in import called
+
+        return _of_problem(called(source), stan, data, source)
     found, source = _loaded(source)
     file, _, attribute = source.rpartition(":")
     source = f"{Path(file).absolute()}:{attribute}"
@@ -115,21 +115,6 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     if isinstance(found, FunctionObjective):
         found = replace(found, source=source)
     return _accelerated(found, stan)
-
-
-def built_in_problem(name: str, others: str = "give your own as FILE.py:NAME") -> Problem:
-    """Return the built-in problem of this name.
-
-    Raises UsageError where there is none; `others` is how those that are not built in are given.
-    """
-    from stantune.images.problem.built_in import BUILT_IN, built_in
-
-    found = built_in(name)
-    if found is not None:
-        return found
-    near = [] if _names_file(name) else difflib.get_close_matches(name[:99].lower(), BUILT_IN, n=1, cutoff=0.3)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UsageError(f"no problem is called {brief(repr(name))}{hint}: there are {', '.join(BUILT_IN)}, or {others}")
 
 
 def as_problem(thing: object) -> Problem | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stantune.arguments import MOST_SEED, shown, text, whole
 from stantune.errors import UsageError
-from stantune.objectives.choose import as_problem, built_in_problem, objective_of
+from stantune.objectives.choose import as_problem, objective_of
 from stantune.protocols import Objective
 from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.plan.finals import SCRATCH
@@ -61,7 +61,9 @@ def compose(
     if not isinstance(rates, str | list | tuple):
         raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
     if isinstance(objective, str):
-        objective = built_in_problem(objective, "give a Problem of your own itself")
+        from stantune.images.problem.built_in import called
+
+        objective = called(objective, "give a Problem of your own itself")
     how = _accelerated(objective, stan, bool(rates), compile)
     what = objective_of(
         objective,

@@ -13,9 +13,10 @@ from stantune.images.nets import cifar, lenet, meprop, mlp
 from stantune.images.problem.facts import FACTS, names_built_in
 from stantune.images.problem.options import options_of, with_options
 from stantune.images.problem.problem import Problem, Splits
+from stantune.texts import brief
 from stantune.user_code.files import load_file
 
-__all__ = ["BUILT_IN", "Problem", "Splits", "built_in", "find", "is_built_in", "options_of"]
+__all__ = ["BUILT_IN", "Problem", "Splits", "built_in", "called", "find", "is_built_in", "options_of"]
 
 
 # The second convolution of these networks does more than half of the arithmetic, and its entries can best be spared:
@@ -84,6 +85,19 @@ def built_in(name: str) -> Problem | None:
     return with_options(BUILT_IN[plain], options) if options else BUILT_IN[plain]
 
 
+def called(name: str, others: str = "give your own as FILE.py:NAME") -> Problem:
+    """Return the built-in problem of this name.
+
+    Raises UsageError where there is none; `others` says how those are given that are not built in.
+    """
+    found = built_in(name)
+    if found is not None:
+        return found
+    near = [] if "." in name else difflib.get_close_matches(name[:99].lower(), BUILT_IN, n=1, cutoff=0.3)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise UsageError(f"no problem is called {brief(repr(name))}{hint}: there are {', '.join(BUILT_IN)}, or {others}")
+
+
 def is_built_in(problem: Problem) -> bool:
     """Tell whether it is one of ours, as it is."""
     try:
@@ -109,11 +123,7 @@ def find(name: str) -> Problem:
     if not colon and name.endswith(".py"):
         return _from_file(Path(name), None)
     if not colon:
-        near = difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.3)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UsageError(
-            f"no problem is called {name!r}{hint}: there are {', '.join(BUILT_IN)}, or give your own as FILE.py:NAME"
-        )
+        return called(name)
     return _from_file(Path(file), attribute)
 
 
