@@ -34,4 +34,4 @@ def test_that_stan_is_a_loss_on_a_gpu_is_said_once(
     lines: list[str] = []
     conditions = Conditions(27, device=device, threads=1, begun=begun, here=False, say=lines.append)
     ProblemObjective(find("lenet"), stan).prepared(conditions)
-    assert any("`stan`=none trains them exactly" in line for line in lines) == told
+    assert any("`stan`=None trains them exactly" in line for line in lines) == told

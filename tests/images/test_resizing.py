@@ -13,9 +13,10 @@ import pytest
 import torch
 from corners import CORNERS, SHOWN
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import stantune as st
-from stantune.cli.training.train import train
+from stantune.cli import app
 from stantune.images.data import Dataset, Split
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize, resized
@@ -346,7 +347,9 @@ def test_a_plan_is_for_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return st.Stan(rate=1)
 
     monkeypatch.setattr("stantune.training.train.planned_stan", planned)
-    train(f"{corners.__file__}:CORNERS", iterations=9, accelerate="stan", rate="auto", resize="1/2", device="cpu")
+    asked = "--iterations 9 --accelerate stan --rate auto --resize 1/2 --device cpu"
+    run = CliRunner().invoke(app, ["train", f"{corners.__file__}:CORNERS", *asked.split()])
+    assert run.exit_code == 0, run.output
     assert [type(each) for each in timed] == [st.Problem]
 
 
