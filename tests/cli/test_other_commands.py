@@ -176,7 +176,7 @@ def test_brackets_without_data(stantune: Stantune, tmp_path: Path) -> None:
     assert run.code == 0
     result = PlanResult.model_validate_json((tmp_path / "x.json").read_text())
     assert (result.max_iterations, result.estimated_seconds) == (QUICK_ITERATIONS, None)
-    assert "unknown without the data" in run.out
+    assert "unknown; it is timed where a Problem's data are there" in run.out
     assert {file.name for file in tmp_path.iterdir()} == {"x.json"}, "nothing is fetched for it"
 
 
