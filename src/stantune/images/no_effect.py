@@ -30,7 +30,7 @@ def of_no_effect(problem: Problem, stan: Stan) -> list[str]:
 
 @contextmanager
 def said_already() -> Iterator[None]:
-    """Be silent about it in a training."""
+    """Be silent, in a training, where STAN changes nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         yield

@@ -73,6 +73,8 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
     """Return the result of a search, complete or not."""
     counts = status(state.plan, state.rows)
     metric = state.metric
+    # Once: an objective may digest its code for it.
+    identity = objective.identity
     leaders = [
         Leader(
             trial=standing.number,
@@ -93,9 +95,9 @@ def summarise(objective: Described, settings: SearchSettings, state: SearchState
         sampler=sampler_of(settings.sampler).name,
         started_from=None if settings.start is None else settings.start.label,
         accelerate="none" if objective.rate is None else "stan",
-        precision=_said(objective, "precision"),
-        compile=objective.identity.get("compile") is True,
-        resize=_said(objective, "resize"),
+        precision=_text(identity.get("precision")),
+        compile=identity.get("compile") is True,
+        resize=_text(identity.get("resize")),
         plan=cast(PlanName, settings.plan_name),
         mode="async" if settings.mode == "async" else "sync",
         variant=settings.variant,
@@ -153,9 +155,8 @@ def bracket_results(plan: Sequence[Bracket]) -> list[BracketResult]:
     ]
 
 
-def _said(objective: Described, name: str) -> str | None:
-    """Return a text of the objective's identity; None where there is none such."""
-    value = objective.identity.get(name)
+def _text(value: object) -> str | None:
+    """Return a value of an objective's identity, which may hold anything, where it is a text."""
     return value if isinstance(value, str) else None
 
 
