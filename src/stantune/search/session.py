@@ -11,7 +11,7 @@ from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Objective, Segment, compared_value
 from stantune.search.plan.coordinator import Coordinator
-from stantune.search.plan.finals import finals_of
+from stantune.search.plan.finals import finals_of, with_substitutes
 from stantune.search.plan.hyperband import stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
@@ -38,7 +38,6 @@ class Session:
     """Gives segments and takes what became of them. It may be killed at any moment: what was told stays.
 
     Attributes:
-        finals: what the final trainings that are over came to, by rank.
         final_failure: why one of them failed for good, None where none did.
     """
 
@@ -54,8 +53,8 @@ class Session:
         recorder: Recorder,
         logbook: Logbook,
     ) -> None:
-        # Of the finalists that are asked for: of more, if an earlier call asked for more, nobody wants to know.
-        self.finals = {rank: final for rank, final in store.finals().items() if rank < settings.finals}
+        # Those of an earlier call that asked for more among them.
+        self._finals = store.finals()
         self.final_failure: str | None = None
         self._metric = objective.metric
         self._settings = settings
@@ -89,6 +88,12 @@ class Session:
         # When each place was last given back; what is neither training nor evaluation in the time since then is
         # coordination.
         self._free = [time.perf_counter()] * places
+
+    @property
+    def finals(self) -> dict[int, FinalResult]:
+        """What the final trainings that are over came to, by rank, of those that there are to be."""
+        count = with_substitutes(self._settings.finals, self._finals)
+        return {rank: final for rank, final in self._finals.items() if rank < count}
 
     @property
     def running(self) -> int:
@@ -189,7 +194,7 @@ class Session:
         if result.curve:
             result = replace(result, best_kept=self._directory.holds(best), best_digest=self._directory.digest(best))
         self._store.set_final(job.rank, result)
-        self.finals[job.rank] = result
+        self._finals[job.rank] = result
         self._logbook.final(result, self._store.rows())
 
     def may_begin(self) -> bool:
@@ -238,10 +243,8 @@ class Session:
 
     def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
         """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
-        settings = self._settings
-        finals = finals_of(rows, settings.finals, settings.max_resource, settings.final, settings.final_resource)
-        for final in finals:
-            kept = self.finals.get(final.rank)
+        for final in self._finals_wanted(rows):
+            kept = self._finals.get(final.rank)
             if kept is None:
                 continue
             announced = {
@@ -255,17 +258,24 @@ class Session:
             ]
             if kept.params != rows[final.number].params:
                 # More brackets were added since, and another trial is the best.
-                del self.finals[final.rank]
+                del self._finals[final.rank]
                 for weights in announced:
                     self._directory.discard(weights)
             elif altered:
                 # What is announced must be there.
-                del self.finals[final.rank]
+                del self._finals[final.rank]
                 for weights in altered:
                     self._directory.set_aside(weights)
         return [
-            final for final in finals if final.rank not in self.finals and self._final_failures[final] <= self._retries
+            final
+            for final in self._finals_wanted(rows)
+            if final.rank not in self._finals and self._final_failures[final] <= self._retries
         ]
+
+    def _finals_wanted(self, rows: list[TrialRow]) -> list[Final]:
+        settings = self._settings
+        count = with_substitutes(settings.finals, self._finals)
+        return finals_of(rows, count, settings.max_resource, settings.final, settings.final_resource)
 
     def _begin(self, job: Training) -> Segment | None:
         """Return the segment of a job; None where the trial that it makes equals an earlier one."""

@@ -69,7 +69,8 @@ class SearchSettings:
             none keeps the objective's.
         validation: "all": every rung compares trials by the whole validation set; "by-rung": by a part that grows with
             the rungs, the last one by all.
-        finalists: so many of the best settings are trained exactly in the end. The trial table does not depend on it.
+        finalists: so many of the best settings are trained exactly in the end, and more where all of them diverge (see
+            `finals.with_substitutes`). The trial table does not depend on it.
         final: "scratch": they begin anew; "continue": the trials' own trainings are taken as they are; "none": there
             are no final trainings. The trial table does not depend on it.
         final_resource: how long final trainings are, where that is longer than R; None for R.

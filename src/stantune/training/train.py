@@ -168,26 +168,23 @@ def turns(
         depends = {**(made or {}), **{name: value for name, value in later.items() if value is not None}}
         identity = _identity(problem, checked, splits, seed, stan, depends)
         state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
-        if (
-            best is not None
-            and checkpoints.load(best.path, identity) is None
-            and state is not None
-            and state.get("curve")
-        ):
-            # The weights that were best are gone: they can only be trained again.
-            state = None
-        # Those of before the number was kept have none.
-        use_threads(None if state is None else state.get("threads"))
+        if best is not None and checkpoints.load(best.path, identity) is None and state is not None:
+            # Weights that were best and are gone can only be trained again.
+            state = None if best.at(state.get("curve", {})) is not None else state
         planned = stan
-        if stan is not None:
-            before = None if state is None else state["planned"]
-            length = problem.iterations
-            planned = planned_stan(
-                stan, timed or problem, checked, splits, before, iterations=length, seed=seed, device=device
-            )
-            if lane is not None and planned.spares_nothing:
-                # Native kernels are for CPUs, and a GPU makes exact steps by itself.
-                planned = None
+        # What is timed draws as often as the clock lets it, and nothing of that is the training's.
+        with seeded(derive("timed", seed), cuda_index(device)):
+            # Those of before the number was kept have none.
+            use_threads(None if state is None else state.get("threads"))
+            if stan is not None:
+                before = None if state is None else state["planned"]
+                length = problem.iterations
+                planned = planned_stan(
+                    stan, timed or problem, checked, splits, before, iterations=length, seed=seed, device=device
+                )
+        if planned is not None and lane is not None and planned.spares_nothing:
+            # Native kernels are for CPUs, and a GPU makes exact steps by itself.
+            planned = None
 
         def new() -> Trial:
             return Trial(

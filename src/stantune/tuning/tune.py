@@ -144,7 +144,7 @@ def tune(
         fixed: parameters that have one value in all settings.
         validation: "all" compares trials by the whole validation set; "by-rung" by a part that grows with the rungs.
         finalists: so many of the best settings are trained once more in the end, exactly and from scratch, and the best
-            of them wins.
+            of them wins; where all diverge the next one is trained, three more at most.
         final: "scratch"; "continue" takes the best trial's weights as they are, where it ended exactly; "none" trains
             nobody in the end.
         final_resource: how long final trainings are, where that is longer than `max_resource`.

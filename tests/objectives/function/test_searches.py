@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from stantune.errors import StanWarning
 from stantune.objectives.choose import find_objective
 from stantune.objectives.function.run import Run
 from stantune.parameters import Float, Integer
@@ -102,6 +105,26 @@ def test_rates_are_for_what_is_accelerated(tmp_path: Path) -> None:
     assert result.summary.final is not None
     assert result.summary.final.value == 1.0
     assert result.summary.accelerate == "stan"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_warning_is_shown_once_for_all_workers(tmp_path: Path, workers: int) -> None:
+    def forgets(run: Run) -> float:
+        (tmp_path / f"process {os.getpid()}").touch()
+        for _ in run.steps():
+            time.sleep(0.02)
+        return float(run.params["x"])
+
+    options = {"max_resource": 9, "minimize": "x", "stan": Stan(), "threads": 1, "out": tmp_path / "out"}
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        tune(forgets, Space({"x": Float(0, 1)}), workers=workers, **options)
+    assert len(list(tmp_path.glob("process *"))) == workers
+    said = sorted(str(each.message) for each in shown if each.category is StanWarning)
+    assert [sentence.split(",")[0] for sentence in said] == [
+        "forgets did not call run.accelerate",
+        "forgets keeps nothing",
+    ]
 
 
 def test_the_example_is_an_objective_that_does_all_that_is_asked() -> None:

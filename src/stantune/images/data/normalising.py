@@ -82,26 +82,27 @@ class Normalise:
             return Normaliser(None, self.scale)
         if not len(split):
             raise UsageError("a mean image needs at least one training sample, and the split has none.")
-        first = self._mean_of(split, 1)
+        first = _mean_of(split)
         if isinstance(self.mean, tuple):
             mean: Tensor | None = torch.tensor(self.mean, dtype=torch.float32)
         else:
             mean = None if self.mean == "none" else _per(self.mean, first).float()
         if self.std == "none":
             return Normaliser(mean, self.scale)
-        spread = _per(self.std, self._mean_of(split, 2)) - _per(self.std, first).square()
-        std = spread.clamp(min=0.0).sqrt()
+        # From the mean, and not of squares less its square: of values that are all the same that is seldom 0.
+        std = _per(self.std, _mean_of(split, _per(self.std, first))).sqrt()
         return Normaliser(mean, self.scale, torch.where(std > 0.0, std, 1.0).float())
 
-    def _mean_of(self, split: Split, power: int) -> Tensor:
-        """Return the mean over samples of a power of each value, float64."""
-        total = torch.zeros(split.inputs.shape[1:], dtype=torch.float64, device=split.inputs.device)
-        # Below 2^24 float32 counts exactly, so that pieces of 1000 images of bytes are summed fast and without error.
-        exact = torch.float32 if split.inputs.dtype == torch.uint8 and power == 1 else torch.float64
-        for piece in torch.split(split.inputs, 1000):
-            values = piece.to(exact)
-            total += (values if power == 1 else values.square()).sum(0)
-        return total / len(split)
+
+def _mean_of(split: Split, centre: Tensor | None = None) -> Tensor:
+    """Return the mean over samples of each value, float64; with a centre, that of its squared distance from that."""
+    total = torch.zeros(split.inputs.shape[1:], dtype=torch.float64, device=split.inputs.device)
+    # Below 2^24 float32 counts exactly, so that pieces of 1000 images of bytes are summed fast and without error.
+    exact = torch.float32 if split.inputs.dtype == torch.uint8 and centre is None else torch.float64
+    for piece in torch.split(split.inputs, 1000):
+        values = piece.to(exact)
+        total += (values if centre is None else values.sub_(centre).square_()).sum(0)
+    return total / len(split)
 
 
 def _per(kind: Kind, mean: Tensor) -> Tensor:

@@ -80,18 +80,18 @@ class Solver:
     """How a network is trained: the update rule, its numbers, the schedule, and multipliers by parameter name.
 
     `kind` is one of PyTorch's optimizers by name, such as sgd, adam, adamw, rmsprop, and `options` what else it takes
-    (betas, eps, nesterov …). `momentum` belongs to those that have one. Weight decay is what the optimizer makes of it:
-    decoupled in adamw, an L2 term in the gradient in most others. `policy` is a schedule by name (fixed, cosine,
-    one-cycle, step, warm-up: each over the whole run) or a policy; `warmup` is the first share of the run, in which the
-    rate rises to that of the policy.
+    (betas, eps, nesterov …). `momentum` and `weight_decay` belong to those that have one. Weight decay is what the
+    optimizer makes of it: decoupled in adamw, an L2 term in the gradient in most others. `policy` is a schedule by name
+    (fixed, cosine, one-cycle, step, warm-up: each over the whole run) or a policy; `warmup` is the first share of the
+    run, in which the rate rises to that of the policy.
 
     `clip` is a bound: before each step every component of the gradients is cut to ±clip; None cuts nothing.
 
     `multipliers` maps a glob over parameter names ("*.bias") to a Multiplier; of the globs that match a name
     the first counts, and a name that none matches has 1 and 1.
 
-    Raises UsageError for an unknown kind, option or schedule, a negative or non-finite number, or momentum where the
-    optimizer has none.
+    Raises UsageError for an unknown kind, option or schedule, a negative or non-finite number, or momentum or weight
+    decay where the optimizer has none.
     """
 
     lr: float
@@ -109,8 +109,10 @@ class Solver:
         object.__setattr__(self, "policy", policy_of(self.policy))
         for name in ("lr", "momentum", "weight_decay", "warmup"):
             number(f"The solver's {name}", getattr(self, name))
-        if self.momentum and not takes(self.kind, "momentum"):
-            raise UsageError(f"The solver has a momentum of {self.momentum}, but {self.kind} has none: leave it out.")
+        for name in ("momentum", "weight_decay"):
+            if getattr(self, name) and not takes(self.kind, name):
+                said, value = name.replace("_", " "), getattr(self, name)
+                raise UsageError(f"The solver has a {said} of {value}, but {self.kind} has none: leave it out.")
         if self.clip is not None and not number("The solver's clip", self.clip):
             raise UsageError("The solver's clip is 0 and leaves no gradient: take a bound above 0, or None.")
         check_options(self.kind, self.options)
@@ -146,6 +148,9 @@ class Solver:
             number(f"The setting's {name}", setting.get(name, getattr(self, name)))
             for name in ("lr", "momentum", "weight_decay")
         )
+        if "weight_decay" not in setting and not takes(kind, "weight_decay"):
+            # The solver's own is for those that have one, as its momentum is.
+            decay = 0.0
         options = _options(kind, setting, self.options)
         names = [name for name, _ in model.named_parameters()]
         layer_decay = _layer_decay(setting, names)

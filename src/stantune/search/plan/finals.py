@@ -21,6 +21,24 @@ def best_weights_of(rank: int) -> str:
 
 
 SCRATCH, CONTINUE, NONE = FINAL = ("scratch", "continue", "none")
+# So many more settings are trained, one by one, where all that were asked for diverged.
+SUBSTITUTES = 3
+
+
+def with_substitutes(count: int, results: Mapping[int, FinalResult]) -> int:
+    """Return how many final trainings there are to be where `count` are asked for, none or more.
+
+    While all that there are diverged there is one more, of the next setting of the ranking, `SUBSTITUTES` at most: who
+    searches over night is to find a trained network, and the best settings are often next to those that diverge.
+
+    Args:
+        count: how many are asked for.
+        results: what final trainings came to, by rank; some of them may be missing, or beyond `count`.
+    """
+    most = count + SUBSTITUTES if count else 0
+    while count < most and all(rank in results and results[rank].diverged_at is not None for rank in range(count)):
+        count += 1
+    return count
 
 
 def finals_of(

@@ -15,6 +15,7 @@ from pathlib import Path
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
+from stantune.search.plan.finals import SUBSTITUTES
 from stantune.search.ray.places import Place
 from stantune.search.table.directory import SearchDirectory
 
@@ -62,8 +63,11 @@ class RemoteDirectory(SearchDirectory):
         self.elsewhere.sweep("trial-*.pt", *finals)
 
     def bring_finals(self, finalists: int) -> None:
-        """Fetch the weights of so many finalists, where there are some. Raises StantuneError."""
-        for rank in range(finalists):
+        """Fetch the weights of so many finalists, and of who stands in for them, where there are some.
+
+        Raises StantuneError.
+        """
+        for rank in range(finalists + SUBSTITUTES):
             for weights in (self.final(rank), self.best(rank)):
                 if self.elsewhere.holds(weights.name):
                     self.elsewhere.fetch(weights.name, weights)

@@ -10,13 +10,14 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, StanWarning
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, TakesTurns, Trainer
 from stantune.search.stopping import ENDING
@@ -70,6 +71,13 @@ class Said(NamedTuple):
     line: str
 
 
+class Warned(NamedTuple):
+    """From a worker: a warning of ours, which all workers may have."""
+
+    sentence: str
+    category: type[StanWarning]
+
+
 def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], place: int, together: int = 1) -> None:
     """Train what comes over the connection; the body of a worker process.
 
@@ -82,6 +90,7 @@ def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], 
     # First of all: from here on there is no way to be left behind.
     inbox = _Inbox(connection)
     settle()
+    _pass_on_warnings(connection)
     with contextlib.suppress(OSError):  # nobody is there any more
         try:
             trainer = order()(place)
@@ -185,6 +194,20 @@ def settle(favourite: bool = True) -> None:
     sys.stdout.flush()
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+
+
+def _pass_on_warnings(connection: Connection) -> None:
+    """Have our warnings go to the process that gives the segments, which shows each of them once for all workers."""
+    show, here = warnings.showwarning, (os.getpid(), threading.get_ident())
+
+    def passed_on(message: Warning | str, category: type[Warning], *where: Any, **further: Any) -> None:
+        # What loads the user's data may be a copy of this process, or a thread; the connection is this thread's alone.
+        if issubclass(category, StanWarning) and here == (os.getpid(), threading.get_ident()):
+            connection.send(Warned(str(message), category))
+        else:
+            show(message, category, *where, **further)
+
+    warnings.showwarning = passed_on
 
 
 def _teller(connection: Connection, number: int) -> Callable[[int], None]:

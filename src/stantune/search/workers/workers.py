@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch
 from stantune.search.workers.places import Held, Place, Worker, shared
 from stantune.search.workers.starting import starting
 from stantune.search.workers.template import Template, TemplateCopy, can_copy
-from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, work
+from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, Warned, work
 
 POLL_SECONDS = 0.1
 # For workers to write their checkpoints when a search ends on an error.
@@ -101,6 +102,7 @@ class Workers:
         self._suspects: set[tuple[int, int | None]] = set()
         self._numbers = itertools.count()
         self._stillborn = 0
+        self._warned: set[Warned] = set()
         self._stopping = False
 
     def __enter__(self) -> Workers:
@@ -197,6 +199,8 @@ class Workers:
                     shared(worker.segments.values())
                 elif isinstance(message, Said):
                     self._say(message.line)
+                elif isinstance(message, Warned):
+                    self._warn(message)
                 elif isinstance(message, Over):
                     held = worker.segments.pop(message.number)
                     self._suspects.discard(_training(held.segment))
@@ -232,6 +236,12 @@ class Workers:
                     f"there is memory for {len(self._places)} of them, or give fewer `workers`"
                 )
             self._start(place, lost)
+
+    def _warn(self, warned: Warned) -> None:
+        """Show a warning unless another worker had it already."""
+        if warned not in self._warned:
+            self._warned.add(warned)
+            warnings.warn(warned.sentence, warned.category, stacklevel=2)
 
     def _lost(self, place: Place, lost: list[Held], cause: str) -> Iterator[Ended]:
         """Yield a segment whose process was lost as failed; of several, try each again with nothing beside it."""

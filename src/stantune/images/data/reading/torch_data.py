@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,12 @@ CHANNELS = (1, 3, 4)
 Convert = Callable[[Any], tuple[Any, Any]]
 
 
-def from_torch(dataset: Any, convert: Convert = lambda sample: (sample[0], sample[1])) -> Split:
+def first_two(sample: Any) -> tuple[Any, Any]:
+    """Return a sample's first two parts, its input and its target as most data sets have them."""
+    return sample[0], sample[1]
+
+
+def from_torch(dataset: Any, convert: Convert = first_two) -> Split:
     """Return all samples of a map-style torch Dataset, in its order, each read once.
 
     What a transform draws at random is drawn here, once; draw it in the problem's `augment` instead. Images as
@@ -45,16 +53,19 @@ def from_torch(dataset: Any, convert: Convert = lambda sample: (sample[0], sampl
     seconds = (time.perf_counter() - began) / max(len(samples), 1) * (len(dataset) - len(samples))
     rest = range(len(samples), len(dataset))
     if seconds < WORTH_SECONDS:
-        samples += [read[place] for place in rest]
+        pieces = [_stacked(samples + [read[place] for place in rest])]
     else:
-        loader = DataLoader(read, BATCH, sampler=rest, num_workers=MOST_WORKERS, collate_fn=list)
-        for batch in loader:
-            samples += batch
+        workers = MOST_WORKERS if _can_travel(read) else 0
+        loader = DataLoader(read, BATCH, sampler=rest, num_workers=workers, collate_fn=_stacked)
+        # Copied: what a worker sends keeps a file open for as long as it lives, and there may be a thousand open files.
+        pieces = [_stacked(samples), *(piece if isinstance(piece, str) else _copied(piece) for piece in loader)]
+    why = next((piece for piece in pieces if isinstance(piece, str)), "")
     try:
-        inputs, targets = (torch.stack(parts) for parts in zip(*samples, strict=True))
+        inputs, targets = (torch.cat(parts) for parts in zip(*([] if why else pieces), strict=True))
     except (RuntimeError, ValueError) as error:
         raise UsageError(
-            f"the samples of {type(dataset).__name__} do not make one tensor ({error}); have each of the same shape"
+            f"the samples of {type(dataset).__name__} do not make one tensor ({why or error}); have each of the same "
+            "shape"
         ) from None
     return Split(inputs, targets)
 
@@ -75,3 +86,30 @@ class _Reading(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if value is sample and value.dim() == 3 and value.is_floating_point() and value.shape[0] in CHANNELS:
             value = value.permute(1, 2, 0)
         return value, torch.as_tensor(target)
+
+
+def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | str:
+    """Return all inputs and all targets, (n, …) each; where they are of several shapes, what PyTorch says of that."""
+    try:
+        inputs, targets = (torch.stack(parts) for parts in zip(*samples, strict=True))
+    except (RuntimeError, ValueError) as error:
+        # Not raised: of an error in a worker process all its lines would be said.
+        return str(error)
+    return inputs, targets
+
+
+def _copied(piece: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    inputs, targets = piece
+    return inputs.clone(), targets.clone()
+
+
+def _can_travel(read: _Reading) -> bool:
+    """Tell whether worker processes can have it: where they are no copies of this one, they have it pickled."""
+    if multiprocessing.get_start_method() == "fork":
+        return True
+    try:
+        ForkingPickler(io.BytesIO()).dump(read)
+    except Exception:
+        # A lambda, an open file: whatever it is, this process can read it.
+        return False
+    return True

@@ -96,9 +96,9 @@ class Seen:
     @property
     def finals_left(self) -> int:
         """How many final trainings are not over; they begin when all trials are."""
-        asked = self.finalists
+        asked = finals.with_substitutes(self.finalists, self.finals)
         if self.trials_over:
-            asked = len(finals.finals_of(self.rows, self.finalists, self.whole, self._final))
+            asked = len(finals.finals_of(self.rows, asked, self.whole, self._final))
         return max(asked - len(self.finals), 0)
 
     @cached_property
