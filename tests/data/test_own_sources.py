@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -84,7 +86,58 @@ def test_a_torch_data_set_is_read_in_order(worth: float, monkeypatch: pytest.Mon
     assert (rows.inputs.shape, rows.targets.dtype) == ((40, 12), torch.float32)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_reading_by_workers_needs_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker sends takes a file for as long as it lives; where 1024 are allowed, a thousand samples do not."""
+    import resource
+
+    monkeypatch.setattr(module, "WORTH_SECONDS", -1.0)
+    monkeypatch.setattr(module, "MOST_WORKERS", 2)
+    monkeypatch.setattr(module, "BATCH", 8)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(number) for number in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 60, allowed[1]))
+    try:
+        split = from_torch(Squares(300))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert split.targets.tolist() == [place**2 for place in range(300)]
+
+
+@pytest.mark.parametrize(("method", "local", "workers"), [("fork", True, 2), ("spawn", True, 0), ("spawn", False, 2)])
+def test_what_cannot_be_sent_to_workers_is_read_here(
+    method: str, local: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def loader(read: object, batch: int, *, num_workers: int, **options: object) -> torch.utils.data.DataLoader:
+        asked.append(num_workers)
+        return torch.utils.data.DataLoader(read, batch, num_workers=num_workers, **options)
+
+    monkeypatch.setattr(module, "WORTH_SECONDS", -1.0)
+    monkeypatch.setattr(module, "MOST_WORKERS", 2)
+    monkeypatch.setattr(module, "usable_cores", lambda: 8)
+    monkeypatch.setattr(module, "DataLoader", loader)
+    monkeypatch.setattr(module.multiprocessing, "get_start_method", lambda: method)
+    split = from_torch(Squares(20), (lambda sample: sample[:2]) if local else module.first_two)
+    assert split.targets.tolist() == [place**2 for place in range(20)]
+    assert asked == [workers]
+
+
+def test_shapes_that_differ_are_told_of_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORTH_SECONDS", -1.0)
+    monkeypatch.setattr(module, "MOST_WORKERS", 2)
+    for batch in (4, 256):
+        monkeypatch.setattr(module, "BATCH", batch)
+        samples = [(torch.zeros(3 + (place >= 24)), 1) for place in range(32)]
+        with pytest.raises(UsageError, match=r"the samples of list do not make one tensor \(.*\); have each") as error:
+            from_torch(samples)
+        assert "Traceback" not in str(error.value)
+
+
 def test_other_things_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"the samples of list do not make one tensor .*; have each of the same shape"):
+        from_torch([])
     with pytest.raises(UsageError, match="a generator has no length or no samples by index; give a map-style Dataset"):
         from_torch(each for each in range(3))
     with pytest.raises(UsageError, match=r"the samples of list do not make one tensor .*; have each of the same shape"):

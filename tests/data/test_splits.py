@@ -107,6 +107,33 @@ def test_a_table_is_normalised_by_feature() -> None:
     assert torch.equal(split.inputs, before), "what is held is never written to"
 
 
+@pytest.mark.parametrize("constant", [0.1, -0.42421296, 1 / 3, 1e-30, 12345.678])
+def test_what_is_the_same_in_all_samples_is_divided_by_1(constant: float) -> None:
+    """Of such numbers the mean of squares is seldom the square of the mean, and a deviation of 1e-8 remained."""
+    values = torch.randn(3000, 6, 5, 2)
+    values[:, 0, 0, 0] = constant
+    values[..., 1] = constant
+    image, channel = (Normalise(std=kind).fit(Split(values, torch.zeros(3000))).std for kind in ("image", "channel"))
+    assert image is not None
+    assert channel is not None
+    assert (image[0, 0, 0], channel[1]) == (1, 1)
+    assert bool((image[..., 1] == 1).all())
+    torch.testing.assert_close(channel[0], values[..., 0].double().std(correction=0).float())
+
+
+def test_a_deviation_far_below_the_mean_is_found() -> None:
+    seconds = 1.6e9 + 128.0 * torch.randint(0, 9, (2000, 1))
+    std = Normalise(std="channel").fit(Split(seconds, torch.zeros(2000))).std
+    assert std is not None
+    torch.testing.assert_close(std, seconds.double().std(0, correction=0).float())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_samples_on_a_gpu_are_held_on_the_host() -> None:
+    data = Dataset("there", (torch.zeros(6, 3).cuda(), torch.arange(6).cuda()))
+    assert (data.train.inputs.device.type, data.train.targets.device.type) == ("cpu", "cpu")
+
+
 def test_deviations_are_per_position_or_channel() -> None:
     pixels = torch.randint(0, 256, (50, 4, 5, 3), dtype=torch.uint8)
     split = Split(pixels, torch.zeros(50, dtype=torch.int64))

@@ -13,7 +13,7 @@ from corners import CORNERS
 from torch import nn
 
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
-from stantune.errors import NoEffectWarning
+from stantune.errors import NoEffectWarning, UsageError
 from stantune.images import estimate
 from stantune.images.estimate import DRAWN, drawn, estimate_seconds
 from stantune.images.objective import ProblemObjective
@@ -38,12 +38,13 @@ from stantune.stan.config import Stan
     ],
 )
 def test_rates(monkeypatch: pytest.MonkeyPatch, stan: Stan | None, rates: tuple[float, ...], trial: float) -> None:
-    def time(objective: Any, settings: Any, stan: Stan | None, resize: object, evaluate: bool) -> Cost:
+    def time(objective: Any, settings: Any, several: object, stan: Stan | None, resize: object, evaluate: bool) -> Cost:
         if stan is None or stan.rate == 1:
             return Cost(exact=5, exact_seconds=20.0, evaluation_seconds=0.5 if evaluate else 0.0)
         return Cost(reduced=8, reduced_seconds=8 * 4.0 * float(stan.rate))
 
     monkeypatch.setattr(estimate, "_time", time)
+    monkeypatch.setattr(estimate, "_trainable", lambda objective, settings: [{}])
     settings = SearchSettings(0, 9, 1, 3, rates=rates, finalists=99)
     lenet = ProblemObjective(find("lenet"), stan)
     # A whole trial is the last bracket's job; there is one on each of many workers.
@@ -129,3 +130,30 @@ def test_only_what_changes_the_cost_is_drawn(space: Space, fixed: Any, timed: in
     for setting in settings:
         assert set(setting) == names
         space.check(setting)
+
+
+def test_settings_that_cannot_be_trained_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a search goes on without them; where there are no others nothing is known."""
+    least = [1000]
+
+    def run(problem: Any, setting: Any, checkpoint: Any, start: int, stop: int, **more: Any) -> Any:
+        if setting["hidden"] < least[0]:
+            raise ValueError("so few do not do")
+        cost = Cost(exact=stop, exact_seconds=stop * 2.0, evaluation_seconds=0.5 if more["evaluate"] else 0.0)
+        return SimpleNamespace(cost=cost)
+
+    monkeypatch.setattr(estimate, "run", run)
+    monkeypatch.setattr(ProblemObjective, "splits", None)
+    settings = SearchSettings(0, 9, 9, 3)
+    mlp = ProblemObjective(find("mlp"))
+    assert min(setting["hidden"] for setting in drawn(mlp, settings)) < least[0]
+    assert estimate_seconds(mlp, settings) == pytest.approx(18 * 2.0 + 3 * 0.5)
+    least[0] = 10**9
+    assert estimate_seconds(mlp, settings) is None
+
+    def refused(*arguments: Any, **more: Any) -> Any:
+        raise UsageError("no setting does")
+
+    monkeypatch.setattr(estimate, "run", refused)
+    with pytest.raises(UsageError, match="no setting does"):
+        estimate_seconds(mlp, settings)

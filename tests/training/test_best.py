@@ -192,3 +192,18 @@ def test_the_file_is_one_that_torch_reads(quick: Any, tmp_path: Path, best: Best
     saved: Mapping[str, Any] = torch.load(best.path, weights_only=True)
     assert set(saved) == {"version", "identity", "state"}
     assert all(isinstance(weights, Tensor) for weights in saved["state"]["model"].values())
+
+
+def test_evaluations_that_are_no_numbers_cost_no_training(
+    quick: Any, tmp_path: Path, best: Best, errors: dict[str, list[float]]
+) -> None:
+    """None of them is the best, and there are no weights that were lost."""
+    errors["validation"] = [math.inf, 7.0]
+    asked = iter([False] * 10 + [True] * 99)
+    cut = quick(tmp_path / "final.pt", 0, ALL, best=best, stop_early=lambda: next(asked))
+    assert (cut.interrupted, best.path.exists()) == (True, False)
+    assert 6 < cut.iterations < 18
+    begun: list[int] = []
+    whole = quick(tmp_path / "final.pt", 0, ALL, best=best, watch=begun.append)
+    assert begun[0] == cut.iterations + 1
+    assert (list(whole.curve), best.path.exists()) == ([6, 18, ALL], True)

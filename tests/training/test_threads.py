@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from corners import CORNERS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +20,7 @@ from stantune.kernels.library import kernels
 from stantune.stan.layers import conv2d
 from stantune.training import threads
 from stantune.training.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
+from stantune.training.train import run
 
 TINY_FILE = Path(__file__).parents[1] / "tiny_problem.py"
 
@@ -173,3 +178,22 @@ def test_words() -> None:
         "is small); --threads 1 gives the same result again"
     )
     assert "(an iteration takes 0.4 ms; there is one core for it)" in Measured(1, {1: 0.0004}).words
+
+
+def test_what_is_timed_leaves_the_training_its_random_numbers(tmp_path: Path) -> None:
+    """However often the clock lets it draw: from Python's, NumPy's and torch's."""
+
+    def drawn(images: Any, ids: Any, generator: Any) -> Any:
+        return images + random.random() + np.random.rand() + torch.rand(1)
+
+    problem = replace(CORNERS, augment=drawn)
+    splits = problem.load(None)
+
+    def losses(times: int) -> Any:
+        def timing(before: int | None) -> None:
+            for _ in range(times):
+                random.random(), np.random.rand(), torch.rand(1)
+
+        return run(problem, {}, None, 0, 5, splits=splits, seed=1, use_threads=timing).losses
+
+    assert losses(0) == losses(1) == losses(7)

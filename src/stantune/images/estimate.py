@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from stantune.errors import NoEffectWarning
+from stantune.errors import NoEffectWarning, StantuneError
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize, resized
 from stantune.outcome import Cost, total
@@ -34,16 +34,20 @@ WARM_UP = 2
 _COSTLY = ("batch_size", "optimizer")
 
 
-def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, workers: int = 1) -> float:
+def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, workers: int = 1) -> float | None:
     """Return the seconds of a whole search if no trial diverges, final trainings and all evaluations included.
 
     Exact and, under STAN, reduced iterations are timed here and now, in this process alone: that several workers do not
     slow one another down is supposed. Where parameters change what an iteration costs (a width, the batch size), they
-    are those of a few settings drawn from the space; everything else is the problem's own.
+    are those of a few settings drawn from the space; everything else is the problem's own. Settings that cannot be
+    trained are left out, as a search goes on without them; None where all of these few are such.
     """
     resize = objective.resize
-    whole = _pace(objective, settings)
-    small = whole if resize is None else _pace(objective, settings, resize)
+    several = _trainable(objective, settings)
+    if not several:
+        return None
+    whole = _pace(objective, settings, several)
+    small = whole if resize is None else _pace(objective, settings, several, resize)
     until = 0 if resize is None else resize.iterations(settings.max_resource)
 
     def training(start: int, stop: int) -> float:
@@ -90,18 +94,27 @@ class _Saving(NamedTuple):
         return self.seconds * self.schedule.counts(max(start, self.start), min(stop, self.stop)).reduced
 
 
-def _pace(objective: ProblemObjective, settings: SearchSettings, resize: Resize | None = None) -> _Pace:
+def _pace(
+    objective: ProblemObjective,
+    settings: SearchSettings,
+    several: Sequence[Mapping[str, Any]],
+    resize: Resize | None = None,
+) -> _Pace:
     """Time what a trial does, on whole images or on small ones."""
     # Under STAN exact iterations are computed as those of the final training are.
     stan = None if objective.stan is None else Stan(rate=1, native=objective.stan.native)
-    cost = _time(objective, settings, stan, resize, evaluate=True)
+    cost = _time(objective, settings, several, stan, resize, evaluate=True)
     # Fewer than TIMED where a setting diverges.
     exact = cost.exact_seconds / max(cost.exact, 1)
-    return _Pace(exact, cost.evaluation_seconds, _savings(objective, settings, resize, exact))
+    return _Pace(exact, cost.evaluation_seconds, _savings(objective, settings, several, resize, exact))
 
 
 def _savings(
-    objective: ProblemObjective, settings: SearchSettings, resize: Resize | None, exact: float
+    objective: ProblemObjective,
+    settings: SearchSettings,
+    several: Sequence[Mapping[str, Any]],
+    resize: Resize | None,
+    exact: float,
 ) -> list[_Saving]:
     """Time a reduced iteration of each rate, against the seconds of an exact one."""
     stan = objective.stan
@@ -112,7 +125,7 @@ def _savings(
     stans = [replace(stan, rate=rate) for _, rate in rates] or [stan]
     savings = []
     for start, stop, settled in zip(starts, [*starts[1:], settings.max_resource], stans, strict=True):
-        part = _time(objective, settings, replace(settled, pretrain=0, tail=0), resize, evaluate=False)
+        part = _time(objective, settings, several, replace(settled, pretrain=0, tail=0), resize, evaluate=False)
         if part.reduced:
             saved = exact - part.reduced_seconds / part.reduced
             savings.append(_Saving(start, stop, stan.schedule, saved))
@@ -136,16 +149,58 @@ def drawn(objective: ProblemObjective, settings: SearchSettings) -> list[dict[st
     return [{name: value for name, value in setting.items() if name in costly} for setting in whole]
 
 
-def _time(
-    objective: ProblemObjective, settings: SearchSettings, stan: Stan | None, resize: Resize | None, evaluate: bool
-) -> Cost:
-    """Return what iterations of the settings drawn cost, after a few that warm up; and an evaluation, if asked for."""
+def _trainable(objective: ProblemObjective, settings: SearchSettings) -> list[dict[str, Any]]:
+    """Return those of the settings to time that can be trained: in a search the others are trials that fail."""
+    found = []
+    for setting in drawn(objective, settings):
+        try:
+            _cost(objective, settings, setting, None, None, WARM_UP, ())
+        except StantuneError:
+            raise
+        except Exception:
+            # A width that heads do not divide: whatever the network, the loss or the optimizer has against it.
+            continue
+        found.append(setting)
+    return found
 
-    def cost(setting: Mapping[str, Any], iterations: int, evaluated: tuple[str, ...]) -> Cost:
-        problem: Trainable = objective.problem
-        if resize is not None:
-            # Of a training that is so long that all these iterations see small images.
-            problem = resized(objective.problem, resize, math.ceil(iterations / resize.until), 0, iterations)
+
+def _time(
+    objective: ProblemObjective,
+    settings: SearchSettings,
+    several: Sequence[Mapping[str, Any]],
+    stan: Stan | None,
+    resize: Resize | None,
+    evaluate: bool,
+) -> Cost:
+    """Return what iterations of several settings cost, after a few that warm up; and an evaluation, if asked for."""
+    costs = []
+    for setting in several:
+        _cost(objective, settings, setting, stan, resize, WARM_UP, ())
+        timed = TIMED if len(several) == 1 else TIMED_OF_EACH
+        evaluated = ("validation",) if evaluate else ()
+        costs.append(_cost(objective, settings, setting, stan, resize, timed, evaluated))
+    # What diverged all the same was not evaluated.
+    evaluations = [one.evaluation_seconds for one in costs if one.evaluation_seconds]
+    return replace(total(costs), evaluation_seconds=sum(evaluations) / max(len(evaluations), 1))
+
+
+def _cost(
+    objective: ProblemObjective,
+    settings: SearchSettings,
+    setting: Mapping[str, Any],
+    stan: Stan | None,
+    resize: Resize | None,
+    iterations: int,
+    evaluated: tuple[str, ...],
+) -> Cost:
+    """Return what a training of a setting that is so long costs."""
+    problem: Trainable = objective.problem
+    if resize is not None:
+        # Of a training that is so long that all these iterations see small images.
+        problem = resized(objective.problem, resize, math.ceil(iterations / resize.until), 0, iterations)
+    with warnings.catch_warnings():
+        # Said once, where the objective was prepared.
+        warnings.simplefilter("ignore", NoEffectWarning)
         return run(
             problem,
             setting,
@@ -159,16 +214,3 @@ def _time(
             device=settings.device,
             precision=objective.precision,
         ).cost
-
-    costs = []
-    several = drawn(objective, settings)
-    with warnings.catch_warnings():
-        # Said once, where the objective was prepared.
-        warnings.simplefilter("ignore", NoEffectWarning)
-        for setting in several:
-            cost(setting, WARM_UP, ())
-            timed = TIMED if len(several) == 1 else TIMED_OF_EACH
-            costs.append(cost(setting, timed, ("validation",) if evaluate else ()))
-    # What diverged all the same was not evaluated.
-    evaluations = [one.evaluation_seconds for one in costs if one.evaluation_seconds]
-    return replace(total(costs), evaluation_seconds=sum(evaluations) / max(len(evaluations), 1))

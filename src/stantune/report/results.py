@@ -64,7 +64,8 @@ class PlanResult(Result):
     iterations_restarting: int = Field(description="the same if every rung began from scratch")
     final_iterations: int = Field(description="of the final trainings, which come on top")
     estimated_seconds: float | None = Field(
-        description="from a few timed iterations; null where the data are missing, and of what is no Problem"
+        description="from a few timed iterations; null where the data are missing, where none of a few settings could "
+        "be trained, and of what is no Problem"
     )
 
 

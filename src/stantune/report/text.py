@@ -216,7 +216,7 @@ def show_plan(console: Console, result: PlanResult) -> None:
         soft_wrap=True,
     )
     console.print(
-        "estimated time: unknown; it is timed where a Problem's data are there"
+        "estimated time: unknown; it is timed where a Problem's data are there, and one of a few settings trains"
         if result.estimated_seconds is None
         else f"estimated time: {duration(result.estimated_seconds)} if no trial diverges"
     )

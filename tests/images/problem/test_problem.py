@@ -16,6 +16,7 @@ from torch import nn
 from stantune.errors import UsageError
 from stantune.images.data import Dataset, Normalise, Split
 from stantune.images.problem.built_in import Problem
+from stantune.images.solving.losses import LOSSES
 from stantune.images.solving.solver import Solver
 from stantune.parameters import Categorical, Float, Integer
 from stantune.space import Space
@@ -167,3 +168,24 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
     assert splits.normaliser.mean.tolist() == [7.0]
     with pytest.raises(UsageError, match="cannot hold out 20 of 20"):
         replace(problem, validation=20).load()
+
+
+def test_what_a_network_that_knows_nothing_has_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training asks for it, and of images as targets it takes a pass over all of them."""
+    asked = []
+
+    def chance(targets: torch.Tensor, classes: int | None) -> float:
+        asked.append(len(targets))
+        return float(len(targets))
+
+    monkeypatch.setitem(LOSSES, "huber", replace(LOSSES["huber"], chance=chance))
+    data = Dataset("numbers", (torch.randn(20, 3), torch.randn(20, 1)))
+    problem = Problem(
+        "numbers", lambda: nn.Linear(3, 1), data, Space({}), Solver(lr=0.1), 9, loss="huber", validation=4
+    )
+    splits, others = problem.load(None), problem.load(None)
+    assert [problem.chance_loss(splits) for _ in range(3)] == [16.0] * 3
+    assert asked == [16]
+    assert replace(problem, loss="mean squared error").chance_loss(splits) != 16.0
+    assert problem.chance_loss(others) == 16.0
+    assert asked == [16, 16]

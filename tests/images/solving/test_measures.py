@@ -99,10 +99,30 @@ def test_numbers_are_compared_as_numpy_does(seed: int, size: int) -> None:
 
 def test_loss_is_the_mean_over_samples() -> None:
     outputs, targets = torch.randn(7, 3), torch.randint(0, 3, (7,))
-    loss = measure_of("loss", LOSSES["cross entropy"].function)
+    loss = measure_of("loss", LOSSES["cross entropy"])
     expected = float(nn.functional.cross_entropy(outputs.double(), targets))
     assert of_batches(loss, outputs, targets, 3) == pytest.approx(expected)
     assert loss.metric_on("test").name == "test loss"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_loss_is_the_mean_over_pixels_that_count(size: int) -> None:
+    """Also where a batch has few of them, or none, of which the mean is no number."""
+    outputs, targets = torch.randn(8, 3, 4, 5), torch.randint(0, 3, (8, 4, 5))
+    targets[0] = IGNORED
+    targets[1, :3] = IGNORED
+    targets[5, 0, :2] = IGNORED
+    loss = measure_of("loss", LOSSES["cross entropy"])
+    expected = float(nn.functional.cross_entropy(outputs.double(), targets, ignore_index=IGNORED))
+    assert of_batches(loss, outputs, targets, size) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.float32])
+def test_loss_of_labels_is_a_mean_however_they_are_held(kind: torch.dtype) -> None:
+    outputs, labels = torch.randn(600, 3), torch.randint(0, 2, (600, 3))
+    loss = measure_of("loss", LOSSES["binary cross entropy"])
+    expected = float(nn.functional.binary_cross_entropy_with_logits(outputs.double(), labels.double()))
+    assert of_batches(loss, outputs, labels.to(kind), 500) == pytest.approx(expected)
 
 
 def test_a_users_measure_sees_all_samples_in_order() -> None:
@@ -120,12 +140,12 @@ def test_a_users_measure_sees_all_samples_in_order() -> None:
     assert torch.equal(seen[0][1], torch.arange(1200))
     metric = measure.metric_on("validation")
     assert (metric.name, metric.direction, metric.unit) == ("validation spread", "maximize", "m")
-    assert measure_of(spread, nn.MSELoss()) == Measure("spread", spread)
+    assert measure_of(spread, loss_of(nn.MSELoss())) == Measure("spread", spread)
 
 
 def test_a_name_that_is_unknown_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no measure is called 'macro_f1' \(did you mean macro F1\?\): there are"):
-        measure_of("macro_f1", nn.MSELoss())
+        measure_of("macro_f1", loss_of("huber"))
     with pytest.raises(UsageError, match=r"no loss is called 'squared_eror' \(did you mean mean squared error\?\)"):
         loss_of("squared_eror")
 

@@ -94,8 +94,24 @@ def test_a_setting_chooses_the_optimizer_and_its_numbers() -> None:
         ({}, {"optimizer": "rprop", "weight_decay": 0.5}, "has a weight decay, and rprop has none"),
         ({}, {"optimizer": "adma"}, r"no optimizer 'adma' \(did you mean adam"),
         ({"kind": "adam"}, {"beta1": 1.5}, "adam cannot be made"),
+        ({"kind": "rprop", "weight_decay": 0.5}, {}, "The solver has a weight decay of 0.5, but rprop has none"),
     ],
 )
 def test_what_an_optimizer_does_not_take_is_told(solver: Any, setting: Any, message: str) -> None:
     with pytest.raises(SettingError if setting else UsageError, match=message):
         Solver(**{"lr": 0.1, **solver}).optimizer(network(), setting)
+
+
+def test_the_solvers_own_decay_is_for_optimizers_that_have_one() -> None:
+    solver = Solver(lr=0.1, weight_decay=0.5, momentum=0.9)
+    assert {group["weight_decay"] for group in solver.optimizer(network(), {"optimizer": "rprop"}).param_groups} == {0}
+    with pytest.raises(SettingError, match="The setting has a weight decay, and rprop has none: leave it out"):
+        solver.optimizer(network(), {"optimizer": "rprop", "0_l2": 0.3})
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("option", ["foreach", "differentiable"])
+def test_another_form_of_a_step_may_be_asked_for(kind: str, option: str) -> None:
+    optimizer = Solver(lr=0.1, kind=kind, options={option: True}).optimizer(network())
+    assert optimizer.param_groups[0][option]
+    assert not optimizer.param_groups[0].get("fused")

@@ -150,7 +150,8 @@ class Dataset:
                         "(inputs, targets)"
                     )
                 given = Split(*given)
-            object.__setattr__(self, name, given)
+            # Where a training has room for them they go to its device by themselves.
+            object.__setattr__(self, name, given.to("cpu"))
         if self.train.inputs.shape[1:] != self.test.inputs.shape[1:]:
             raise UsageError(
                 f"data set {self.name!r}: an input of test is {tuple(self.test.inputs.shape[1:])} and one of train "

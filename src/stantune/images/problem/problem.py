@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ from stantune.training.trainable import Criterion
 
 # Where nobody says another one.
 BATCH_SIZE = 100
+# Of splits, what a network that knows nothing has in a loss: each training asks, and it takes a pass over all targets.
+_CHANCES: WeakKeyDictionary[Split, dict[object, float | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,11 @@ class Problem:
 
     def chance_loss(self, splits: Splits) -> float | None:
         """See Trainable."""
-        return self._loss().chance(splits.train.targets, splits.classes)
+        chance = self._loss().chance
+        known = _CHANCES.setdefault(splits.train, {})
+        if (chance, splits.classes) not in known:
+            known[chance, splits.classes] = chance(splits.train.targets, splits.classes)
+        return known[chance, splits.classes]
 
     def evaluate(self, model: nn.Module, splits: Splits, split: str, device: str) -> dict[str, float]:
         """See Trainable."""
@@ -286,7 +293,7 @@ class Problem:
 
     def _measure(self) -> Measure:
         loss = self._loss()
-        return measure_of(loss.measure if self.measure is None else self.measure, loss.function)
+        return measure_of(loss.measure if self.measure is None else self.measure, loss)
 
     def _dataset(self, root: Path | None) -> Dataset:
         if isinstance(self.data, str):

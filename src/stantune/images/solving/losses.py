@@ -19,6 +19,8 @@ from stantune.training.trainable import Criterion
 
 # A pixel of this class counts for nothing, as in PyTorch.
 IGNORED = -100
+# Samples of which something is computed at once.
+PIECE = 1000
 Targets = Literal["classes", "labels", "numbers", "any"]
 
 
@@ -34,6 +36,7 @@ class Loss:
         measure: the name of what networks are compared by, unless the problem says.
         chance: (training targets, number of classes) -> the loss of a network that knows nothing; None: nobody knows.
         smoothed: a label smoothing -> the function with it; None where it has none.
+        counted: targets -> how many parts of them the mean is over, or a number that grows as that does.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Loss:
     measure: str
     chance: Callable[[Tensor, int | None], float | None] = lambda targets, classes: None
     smoothed: Callable[[float], Criterion] | None = None
+    counted: Callable[[Tensor], int] = len
 
     def criterion(self, smoothing: float) -> Criterion:
         """Return the function, with a label smoothing unless that is 0."""
@@ -76,10 +80,19 @@ def _of_zeros(function: Criterion) -> Callable[[Tensor, int | None], float | Non
     """Return the loss of a network that always says 0, as a new one nearly does."""
 
     def chance(targets: Tensor, classes: int | None) -> float | None:
-        numbers = targets.double()
-        return float(function(torch.zeros_like(numbers), numbers)) or None
+        total = 0.0
+        # Targets may be images, and float64 of all at once more than all else that a training has in memory.
+        for piece in torch.split(targets, PIECE):
+            numbers = piece.double()
+            total += float(function(torch.zeros_like(numbers), numbers)) * len(piece)
+        return total / len(targets) or None
 
     return chance
+
+
+def _classified(targets: Tensor) -> int:
+    """Return how many samples, or pixels of theirs, are of a class."""
+    return int((targets != IGNORED).sum())
 
 
 LOSSES = {
@@ -92,6 +105,7 @@ LOSSES = {
             "error",
             lambda targets, classes: math.log(classes) if classes and classes > 1 else None,
             _smoothed_entropy,
+            _classified,
         ),
         Loss("binary cross entropy", _binary, "labels", "macro F1", lambda targets, classes: math.log(2)),
         Loss("mean squared error", _squared, "numbers", "mean squared error", _of_zeros(_squared)),

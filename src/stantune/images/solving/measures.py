@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stantune.arguments import function, one_of, shown, text
 from stantune.errors import UsageError
-from stantune.images.solving.losses import IGNORED
+from stantune.images.solving.losses import IGNORED, Loss
 from stantune.protocols import DIRECTIONS, Metric
 
 Direction = Literal["minimize", "maximize"]
@@ -76,13 +76,13 @@ class Summed(Measure):
         return self.finish(torch.stack(kept).sum(0))
 
 
-def loss_measure(criterion: Callable[[Any, Tensor], Tensor]) -> Measure:
-    """Return the mean training loss as a measure."""
+def loss_measure(loss: Loss) -> Measure:
+    """Return the mean training loss as a measure: of all that counts, however much of that each batch has."""
 
     def sums(outputs: Any, targets: Tensor) -> Tensor:
-        return torch.stack(
-            [criterion(outputs, targets).double() * len(targets), torch.tensor(len(targets)).to(targets)]
-        )
+        of_batch, count = loss.function(outputs, targets).double(), loss.counted(targets)
+        # The mean of nothing is no number.
+        return torch.stack([of_batch * count if count else torch.zeros_like(of_batch), of_batch.new_tensor(count)])
 
     return Summed("loss", sums)
 
@@ -181,7 +181,7 @@ LOSS = "loss"
 OF_NUMBERS = ("mean squared error", "root mean squared error", "mean absolute error", "R2")
 
 
-def measure_of(given: str | Measure | Callable[[Tensor, Tensor], Any], criterion: Callable[..., Tensor]) -> Measure:
+def measure_of(given: str | Measure | Callable[[Tensor, Tensor], Any], loss: Loss) -> Measure:
     """Return the measure of this name, or a user's function as one that is the better the lower it is.
 
     Raises UsageError where there is none.
@@ -191,7 +191,7 @@ def measure_of(given: str | Measure | Callable[[Tensor, Tensor], Any], criterion
     if not isinstance(given, str):
         return Measure(getattr(given, "__name__", "measure"), given)
     if given == LOSS:
-        return loss_measure(criterion)
+        return loss_measure(loss)
     if given not in MEASURES:
         names = [LOSS, *MEASURES]
         near = difflib.get_close_matches(given.replace("_", " "), names, n=1, cutoff=0.4)

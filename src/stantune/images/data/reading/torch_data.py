@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from stantune.errors import UsageError
 from stantune.images.data.splits import Split
+from stantune.training.threads import usable_cores
 
 # So many samples tell how long one takes; worker processes take about a second to start.
 TRIED = 16
@@ -55,7 +56,7 @@ def from_torch(dataset: Any, convert: Convert = first_two) -> Split:
     if seconds < WORTH_SECONDS:
         pieces = [_stacked(samples + [read[place] for place in rest])]
     else:
-        workers = MOST_WORKERS if _can_travel(read) else 0
+        workers = min(MOST_WORKERS, usable_cores()) if _can_travel(read) else 0
         loader = DataLoader(read, BATCH, sampler=rest, num_workers=workers, collate_fn=_stacked)
         # Copied: what a worker sends keeps a file open for as long as it lives, and there may be a thousand open files.
         pieces = [_stacked(samples), *(piece if isinstance(piece, str) else _copied(piece) for piece in loader)]
