@@ -85,7 +85,7 @@ class Problem:
         full_iterations: length of a training with nothing held out, where that differs from N.
         augment: (images (B, C, H, W), ids (B,), generator) -> images, on training batches alone; with a parameter
             called `setting` it is given that, too.
-        stan_layers: names of the layers that STAN accelerates, as shell patterns.
+        stan_layers: names of the layers that STAN accelerates, as shell patterns, where no Stan of the user's says it.
         recordable: whether a training step gives a CUDA device the same work whenever STAN computes the same entries:
             the network neither decides in Python what it computes nor waits for the device. Its steps are then recorded
             as CUDA graphs and replayed, which launches them several times faster.
