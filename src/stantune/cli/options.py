@@ -217,8 +217,8 @@ Finalists = Annotated[
         "--finalists",
         min=1,
         metavar="K",
-        help="So many of the best settings are trained exactly in the end, and the best of them wins; where all diverge, "
-        "up to three more are.",
+        help="So many of the best settings are trained exactly in the end, and the best of them wins; where all "
+        "diverge, up to three more are.",
     ),
 ]
 Accelerate = Annotated[str, typer.Option("--accelerate", metavar="stan|none", help="How trials are trained.")]

@@ -28,7 +28,9 @@ Seeds = Annotated[
 Rates = Annotated[
     list[str] | None,
     typer.Option(
-        "--rate", metavar="RATE|auto|annealed", help="Share of the entries that STAN computes (default: 0.5); repeatable."
+        "--rate",
+        metavar="RATE|auto|annealed",
+        help="Share of the entries that STAN computes (default: 0.5); repeatable.",
     ),
 ]
 EqualTime = Annotated[

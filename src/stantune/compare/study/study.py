@@ -88,8 +88,8 @@ def study(
         objectives: what is searched, one or several: names of built-in problems, FILE.py:NAME, Problems, Objectives.
         ways: how is trained, a list or one text with commas: "none" (stock PyTorch), "compiled" (the same under
             torch.compile), "native" (all entries, by native kernels), "native:no-winograd", "stan" with ":RATE",
-            ":annealed", by rung ":auto" or ":RATE,…", "memo", "meprop:K", "meprop:unified:K", "resize:SHARE", "stan+meprop",
-            "stan+resize"; stan and memo with "/Z" and "@LAYERS" behind them.
+            ":annealed", by rung ":auto" or ":RATE,…", "memo", "meprop:K", "meprop:unified:K", "resize:SHARE",
+            "stan+meprop", "stan+resize"; stan and memo with "/Z" and "@LAYERS" behind them.
         seeds: how many, from 0 on; or which.
         max_resource: R of each search: a number, or a share of the problem's own length such as "1/10"; None for all.
         min_resource: see `tune`; so are all others that are not explained here.
