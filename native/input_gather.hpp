@@ -17,13 +17,13 @@ namespace STAN_FORM {
 inline int floor_of(int number, int by) { return number >= 0 ? number / by : -((-number + by - 1) / by); }
 
 // One side of the input: rows or columns.
-struct Side {
+struct GatherSide {
     int length, kept;     // places of the input, computed entries along the side
     int kernel, period;   // period: between computed entries, in places of the input
     int first;            // the input place under the first computed entry's first weight; may be negative
     int before, padded;   // zeros in front of the gradients, and their number with all zeros
 
-    Side(int length, int kernel, int stride, int pad, int grid_period, int grid_first, int outputs)
+    GatherSide(int length, int kernel, int stride, int pad, int grid_period, int grid_first, int outputs)
         : length(length),
           kept((outputs - grid_first + grid_period - 1) / grid_period),
           kernel(kernel),
@@ -42,17 +42,17 @@ struct Side {
 };
 
 struct InputGather {
-    Side rows, columns;
+    GatherSide rows, columns;
     int filters, channels, pitch;
 
-    InputGather(const StanBlock& b, Side rows, Side columns)
+    InputGather(const StanBlock& b, GatherSide rows, GatherSide columns)
         : rows(rows), columns(columns), filters(b.filters), channels(b.channels), pitch(vectors_of(b.channels) * lanes) {}
 
-    static Side rows_of(const StanBlock& b) {
-        return Side(b.height, b.kernel_h, b.stride_h, b.pad_top, std::max(b.grid_h, 1), b.grid_top, b.out_h);
+    static GatherSide rows_of(const StanBlock& b) {
+        return GatherSide(b.height, b.kernel_h, b.stride_h, b.pad_top, std::max(b.grid_h, 1), b.grid_top, b.out_h);
     }
-    static Side columns_of(const StanBlock& b) {
-        return Side(b.width, b.kernel_w, b.stride_w, b.pad_left, std::max(b.grid_w, 1), b.grid_left, b.out_w);
+    static GatherSide columns_of(const StanBlock& b) {
+        return GatherSide(b.width, b.kernel_w, b.stride_w, b.pad_left, std::max(b.grid_w, 1), b.grid_left, b.out_w);
     }
 
     // It does more than its share where the input is larger than the output or its channels do not fill the vectors;

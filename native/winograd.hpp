@@ -148,7 +148,7 @@ class Winograd {
           top_(b.pad_top - b.grid_top * b.stride_h),
           padded_(b, tiles_ * step + seen - step, top_),
           run_{1, b.kernel_w * b.channels, 0},
-          gather_(b, Side(1, 1, 1, 0, 1, 0, 1), InputGather::columns_of(b)),
+          gather_(b, GatherSide(1, 1, 1, 0, 1, 0, 1), InputGather::columns_of(b)),
           gathers_(gather_.pays()),
           chunk_(std::max(1, entries_together / std::max(columns_, 1))) {}
 
@@ -268,8 +268,12 @@ class Winograd {
 
     int64_t per_point() const { return static_cast<int64_t>(b_.filters) * run_.length; }
     int64_t point_weights() const { return static_cast<int64_t>(run_.length) * pitch_; }
-    // Floats from a point's to the next one's, of a chunk: not a power of two, which would crowd the cache.
-    int64_t seen_apart() const { return (static_cast<int64_t>(chunk_) * padded_.row + 3 * lanes) / 16 * 16 + 48; }
+    // Floats from a point's to the next one's, of a chunk: not a power of two, which would crowd the cache. Gathered
+    // gradients are as wide as the input, which has columns that no entry sees where the stride leaves some over.
+    int64_t seen_apart() const {
+        const int row = std::max(padded_.row, b_.width * b_.channels);
+        return (static_cast<int64_t>(chunk_) * row + 3 * lanes) / 16 * 16 + 48;
+    }
     int64_t products_apart() const { return static_cast<int64_t>(chunk_) * columns_ * pitch_ + 16; }
 
     // The points of the weights: (points, filters, a run's length).
