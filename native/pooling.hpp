@@ -19,6 +19,7 @@ struct Windows {
         begins.clear();
         entries.clear();
         weights.clear();
+        places.assign(sources ? block.entries : 0, -1);
         for (int row = 0; row < block.pooled_h; ++row)
             for (int column = 0; column < block.pooled_w; ++column) {
                 const int top = row * block.pool_stride_h, left = column * block.pool_stride_w;
@@ -36,13 +37,19 @@ struct Windows {
     }
 
   private:
+    std::vector<int32_t> places;  // where each entry is in `entries`, of the last window that has it; -1: of none yet
+
+    // Without sources each place is an entry of its own, and none comes twice.
     void add(size_t begin, const int32_t* sources, int place) {
         const int32_t entry = sources ? sources[place] : place;
-        for (size_t i = begin; i < entries.size(); ++i)
-            if (entries[i] == entry) {
-                weights[i] += 1.0f;
+        if (sources) {
+            int32_t& at = places[entry];
+            if (at >= static_cast<int32_t>(begin)) {
+                weights[at] += 1.0f;
                 return;
             }
+            at = static_cast<int32_t>(entries.size());
+        }
         entries.push_back(entry);
         weights.push_back(1.0f);
     }
