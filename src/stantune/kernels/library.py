@@ -144,14 +144,12 @@ def _find() -> Path | None:
 
 def _share_threads(library: ctypes.CDLL) -> None:
     """Let the library use the threads of PyTorch's OpenMP runtime; without one it makes its own."""
-    try:
-        with open("/proc/self/maps") as maps:
-            loaded = {line.split()[-1] for line in maps if "omp" in Path(line.split()[-1]).name}
-    except OSError:
-        return  # another system than Linux
-    for path in sorted(loaded):
-        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
-            runtime = ctypes.CDLL(path)  # loaded already: this is the one in use
-            if hasattr(runtime, "GOMP_parallel"):
-                library.stan_use_openmp(ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p))
-                return
+    if not sys.platform.startswith("linux"):
+        return
+    # Other packages bring runtimes of their own. PyTorch's calls go where the linker finds them first: in what the
+    # whole process has, such as what is preloaded, then in what PyTorch was linked with.
+    for scope in (None, torch._C.__file__):
+        runtime = ctypes.CDLL(scope)
+        if hasattr(runtime, "GOMP_parallel"):
+            library.stan_use_openmp(ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p))
+            return
