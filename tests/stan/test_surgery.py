@@ -280,8 +280,9 @@ def test_meprop_goes_in_and_out_alone_and_together_with_stan(model, rate, unifie
     assert [type(layer) for layer in model] == before
     assert not {"top_k", "unified", "sparse_bias"} & set(model[4].__dict__)
     assert model[6].top_k == 1
-    with pytest.raises(UsageError, match=r"matches no nn\.Linear"):
+    with pytest.raises(UsageError, match=r"meprop's layers='fc9' matches no nn\.Linear"):
         accelerate_(model, Stan(meprop=MeProp(3, layers=("fc9",))))
+    assert [type(layer) for layer in model] == before, "a name that is misspelt changes nothing"
 
 
 @pytest.mark.parametrize(("unified", "words"), [(False, "each example's"), (True, "the whole batch's")])
@@ -315,8 +316,8 @@ def test_the_report_tells_of_stan_or_meprop_whichever_has_the_layer():
     )
     assert (for_stan[0], *for_stan[2:]) == ("0", 0, ""), "STAN goes first"
     assert for_meprop[:3] == ("2", (), 2)
-    assert neither == ("4", (), 0, "not among layers=0")
-    assert reported(meprop=MeProp(2, layers=("4",)))[0] == ("0", (), 0, "not among layers=4")
+    assert neither == ("4", (), 0, "not among linear=0")
+    assert reported(meprop=MeProp(2, layers=("4",)))[0] == ("0", (), 0, "not among meprop's layers=4")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoEffectWarning)
         assert reported(meprop=MeProp(0)) == []

@@ -66,16 +66,17 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-def why_not(name: str, module: nn.Module, wanted: tuple[str, ...]) -> str:
+def why_not(name: str, module: nn.Module, what: str, wanted: tuple[str, ...]) -> str:
     """Return why a layer cannot be accelerated, "" if it can.
 
     Args:
         name: the layer's.
         module: the layer.
-        wanted: shell patterns of the names that the user wants accelerated.
+        what: the setting that names the layers to accelerate.
+        wanted: its shell patterns.
     """
     if not any(fnmatchcase(name, pattern) for pattern in wanted):
-        return f"not among layers={', '.join(wanted)}"
+        return f"not among {what}={', '.join(wanted)}"
     kinds = (*CONVOLUTIONS, nn.Linear)
     if _depthwise(module) and not any(fnmatchcase(name, pattern) for pattern in wanted if pattern != "*"):
         return (

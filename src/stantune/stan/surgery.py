@@ -44,6 +44,8 @@ SHORT, CHECKED_SECONDS = 0.5, 0.5
 NAMED = 3
 # Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
 BY_SURGERY = "by_surgery"
+# What users are told of MeProp's own setting: Stan has one of that name, too.
+MEPROP_LAYERS = "meprop's layers"
 
 
 def accelerate_(
@@ -115,6 +117,8 @@ def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Los
     if found:
         check_names("layers", stan.layers, list(found), "convolution")
     check_names("linear", stan.linear, list(dense), "nn.Linear")
+    if stan.meprop is not None and stan.meprop.top_k:
+        check_names(MEPROP_LAYERS, stan.meprop.layers, list(dense), "nn.Linear")
     if stan.rate == "annealed" and stan.iterations is None:
         raise UsageError('rate="annealed" is of a run of known length; give Stan its iterations=, such as 10000')
     plan = None
@@ -238,7 +242,7 @@ def _why_nothing(report: Sequence[LayerReport]) -> str:
 
 def _report(name: str, module: nn.Module, stan: Stan, reasons: Mapping[str, str]) -> LayerReport:
     patterns: tuple[Pattern, ...] = ()
-    reason = why_not(name, module, stan.layers)
+    reason = why_not(name, module, "layers", stan.layers)
     if not reason:
         patterns = stan.patterns_of(name)
         if not patterns:
@@ -248,7 +252,7 @@ def _report(name: str, module: nn.Module, stan: Stan, reasons: Mapping[str, str]
 
 
 def _report_linear(name: str, module: nn.Module, stan: Stan) -> LayerReport:
-    reason = why_not(name, module, stan.linear)
+    reason = why_not(name, module, "linear", stan.linear)
     patterns = () if reason else stan.patterns_of(name)
     return LayerReport(name, patterns, reason or ("" if patterns else "rate=1 computes every entry"))
 
@@ -258,13 +262,12 @@ def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> 
     meprop = stan.meprop
     if meprop is None or not meprop.top_k:
         return {}
-    check_names("meprop's layers", meprop.layers, list(dense), "nn.Linear")
     lines = {}
     for name, module in dense.items():
         if name in taken:
             continue
         width = module.out_features
-        reason = why_not(name, module, meprop.layers)
+        reason = why_not(name, module, MEPROP_LAYERS, meprop.layers)
         if not reason and meprop.top_k >= width:
             reason = f"top_k={meprop.top_k} of meProp keeps all of its {width} components"
         lines[name] = LayerReport(name, (), reason)

@@ -151,7 +151,7 @@ def measure(
     require_weights(model)
     began = clock()
     found = convolutions(model)
-    reasons = {name: why_not(name, module, wanted) for name, module in found.items()}
+    reasons = {name: why_not(name, module, "layers", wanted) for name, module in found.items()}
     eligible = {name: module for name, module in found.items() if not reasons[name]}
     steps: list[float] = []
     native_steps: list[float] = []
