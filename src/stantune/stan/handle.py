@@ -172,10 +172,12 @@ class StanHandle:
         phase = self.phase
         if self._memory is not None:
             self._memory.begin(iteration)
-            return
         for place, layer in enumerate(self._layers):
             if not isinstance(layer, StanConv1d | StanConv2d | StanLinear):
                 continue  # it was restored meanwhile
+            layer.last = {}
+            if self._memory is not None:
+                continue
             layer.grid = self._grid(place) if phase is Phase.REDUCED else None
             layer.watch = partial(self._choose, place) if phase is Phase.REFRESH and self.stan.chooses else None
 

@@ -53,8 +53,9 @@ class StanLayer(StandIn):
         original: PyTorch's class of such layers.
         sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
             was not, under False; None where nobody asks.
-        last: what the last training pass of each thread, by its number, was; under None that of any thread. "reduced"
-            if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for that.
+        last: what the last training pass of each thread in this iteration, by its number, was; under None that of any
+            thread. "reduced" if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for
+            that.
     """
 
     grid: Grid | EntryMatrix | None = None
@@ -100,7 +101,11 @@ class StanLayer(StandIn):
         last, thread = self.__dict__.setdefault("last", {}), get_ident()
         if torch._C._current_graph_task_id() != -1:
             return last.get(thread, last.get(None, pass_))  # type: ignore[no-any-return]
-        last[thread] = last[None] = pass_
+        for key in (thread, None):
+            # What has no gradients is computed again for a reentrant checkpoint alone. Where another pass has some,
+            # it is that one whose checkpoint may be.
+            if torch.is_grad_enabled() or key not in last:
+                last[key] = pass_
         return pass_
 
     def _named(self, error: Exception) -> None:

@@ -12,6 +12,7 @@ from compared import LAST, NATIVE, agree, both, both_rates, gradients, images, n
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stantune import Stan, accelerate_
 from stantune.kernels.block.layout import is_last
 from stantune.stan.layers import stan_layer
 
@@ -93,6 +94,19 @@ def test_a_reentrant_checkpoint_trains_exactly_and_says_so() -> None:
     reduced(model, 0.5)
     with pytest.warns(UserWarning, match="use_reentrant=False"):
         checkpoint(model, input.requires_grad_(), use_reentrant=True).square().sum().backward()
+    agree(gradients(model), gradients(reference))
+
+
+@pytest.mark.filterwarnings("ignore:layers within a reentrant checkpoint")
+def test_a_reentrant_checkpoint_trains_exactly_after_an_iteration_without_one() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    reference, input = copy.deepcopy(model), images()
+    reference(input).square().sum().backward()
+    handle = accelerate_(model, Stan(rate=0.5, period=None))
+    model(input).square().sum().backward()
+    model.zero_grad()
+    handle.step()
+    checkpoint(model, input.requires_grad_(), use_reentrant=True).square().sum().backward()
     agree(gradients(model), gradients(reference))
 
 
