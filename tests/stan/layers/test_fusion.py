@@ -13,7 +13,7 @@ from stantune.kernels.block.follow import Follow
 from stantune.kernels.library import kernels
 from stantune.stan.layers import conv2d
 from stantune.stan.layers.conv2d import StanConv2d
-from stantune.stan.layers.fusion import StanSequential, evaluated_natively, follow_of
+from stantune.stan.layers.fusion import StanSequential, evaluated_natively, follow_of, follows_in
 
 needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
 
@@ -42,6 +42,22 @@ needs_kernels = pytest.mark.skipif(kernels().library is None, reason=f"no native
 )
 def test_what_can_follow_a_convolution(modules: list[nn.Module], follow: Follow, taken: int) -> None:
     assert follow_of(modules) == (follow, taken)
+
+
+def test_a_relu_and_a_pooling_that_are_shared_follow_each_convolution() -> None:
+    torch.manual_seed(0)
+    relu, pool = nn.ReLU(), nn.MaxPool2d(2)
+    shared = nn.Sequential(nn.Conv2d(3, 8, 3), relu, pool, nn.Conv2d(8, 6, 3), relu, pool)
+    follow = Follow("max", (2, 2), (2, 2), False, True)
+    assert follows_in(shared) == {shared[0]: follow, shared[3]: follow}
+    each = nn.Sequential(*(copy.deepcopy(module) for module in shared))
+    images, outputs = torch.randn(2, 3, 20, 20), []
+    for model in (shared, each):
+        accelerate_(model, Stan(rate=0.5, period=None))
+        outputs.append(model(images))
+    assert torch.equal(*outputs)
+    restore_(shared)
+    assert [type(module) for module in shared] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d] * 2
 
 
 def network() -> nn.Sequential:

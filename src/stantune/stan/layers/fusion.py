@@ -201,8 +201,8 @@ def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:
     """Return what can be done with each of the model's convolutions that stand in an nn.Sequential."""
     found: dict[nn.Module, Follow] = {}
     for sequential in model.modules():
-        if type(sequential) in (nn.Sequential, StanSequential):
-            modules = list(sequential.children())
+        if type(sequential) is nn.Sequential or type(sequential) is StanSequential:
+            modules = list(sequential)  # a layer may stand there several times, which children() leaves out
             for place, module in enumerate(modules):
                 if isinstance(module, nn.Conv2d):
                     found[module] = follow_of(modules[place + 1 : place + 3])[0]
