@@ -269,6 +269,36 @@ class TestMemo:
         with pytest.raises(UsageError, match="differs from its first visit"):
             handle.visit(ids, data.flip(3))
 
+    @pytest.mark.parametrize("positions", ["grid", "changed"])
+    @pytest.mark.parametrize(
+        ("layer", "size", "outputs"),
+        [
+            (nn.Conv2d(3, 4, 3), (3, 8, 8), (4, 6, 6)),
+            (nn.Conv1d(3, 4, 3), (3, 8), (4, 6)),
+            (nn.Linear(5, 6), (5,), (6,)),
+        ],
+        ids=["conv2d", "conv1d", "linear"],
+    )
+    def test_a_batch_that_does_not_fit_its_ids_is_refused_in_a_reduced_iteration_too(
+        self, positions, layer, size, outputs
+    ):
+        model, data = nn.Sequential(copy.deepcopy(layer)), torch.randn(self.SAMPLES, *size)
+        linear = ("0",) if isinstance(layer, nn.Linear) else ()
+        handle = accelerate_(model, self.stan(memo={"positions": positions}, linear=linear), example=data)
+        ids = torch.arange(self.BATCH)
+        for iteration in (0, 1, 2):
+            handle.seek(iteration)
+            handle.visit(ids)
+            if iteration < 2:
+                model(data[ids])
+        for number in (1, self.BATCH - 1, self.BATCH + 1):
+            with pytest.raises(UsageError, match=rf"layer '0' gave an output .*{number}, .* with {self.BATCH} ids"):
+                model(data[:number])
+        if not linear:
+            with pytest.raises(UsageError, match="keep the inputs' size"):
+                model(data[ids][..., 1:])
+        assert model(data[ids]).shape == (self.BATCH, *outputs)
+
     def test_settings_that_contradict_each_other(self):
         memo = Memo(samples=10, epoch=1)
         with pytest.raises(UsageError, match="fixed rate"):

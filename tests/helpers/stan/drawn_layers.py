@@ -25,7 +25,7 @@ class Remembered:
     def __init__(self, entries: Any, values: Tensor) -> None:
         self.entries, self.values = entries, values
 
-    def recall(self, dtype: torch.dtype) -> Recollection:
+    def recall(self, dtype: torch.dtype, shape: tuple[int, ...]) -> Recollection:
         return Recollection(self.entries, self.values.to(dtype, copy=True, memory_format=torch.preserve_format))
 
     def remember(self, output: Tensor, entries: object) -> None:

@@ -97,8 +97,9 @@ class StanConvolution(StanLayer, nn.modules.conv._ConvNd):
 
     def _with_memory(self, input: Tensor, plane: Tensor, geometry: Geometry, memory: Memory, native: bool) -> Tensor:
         weight, _, stride, padding, dilation, _ = geometry
-        recalled = memory.recall(result_type(input))
         size = output_size(plane, weight, stride, padding, dilation)
+        sides = size if self.weight.dim() == 4 else size[1:]
+        recalled = memory.recall(result_type(input), (len(input), len(weight), *sides))
         if recalled is None or (isinstance(recalled.entries, Grid) and not recalled.entries.covers(*size)):
             output = self._whole(input, native)
             memory.remember(output.detach(), None)

@@ -32,8 +32,12 @@ class Recollection(NamedTuple):
 class Memory(Protocol):
     """What a layer remembers of the samples of the present batch."""
 
-    def recall(self, dtype: torch.dtype) -> Recollection | None:
-        """Return what the batch had last, in `dtype`; None where this iteration computes every entry."""
+    def recall(self, dtype: torch.dtype, shape: tuple[int, ...]) -> Recollection | None:
+        """Return what the batch had last, in `dtype`; None where this iteration computes every entry.
+
+        Raises:
+            UsageError: the batch's output is to have another `shape` than what is remembered.
+        """
         ...
 
     def remember(self, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:

@@ -54,11 +54,12 @@ class BatchMemory:
         """Return the memory of one layer."""
         return LayerMemory(self, place, layer)
 
-    def recall(self, place: int, layer: nn.Module, dtype: torch.dtype) -> Recollection | None:
+    def recall(self, place: int, layer: nn.Module, dtype: torch.dtype, shape: tuple[int, ...]) -> Recollection | None:
         """See `stan_layer.Memory.recall`."""
         if self._stan.schedule.phase(self._iteration) is not Phase.REDUCED:
             return None
         recalled = self._store.recall(place, dtype)
+        self._store.check(place, shape)
         if recalled.entries is not None and not isinstance(layer, StanLinear):
             if not bool(recalled.known.any()):
                 return None
@@ -116,9 +117,9 @@ class LayerMemory:
         self._place = place
         self._layer = layer
 
-    def recall(self, dtype: torch.dtype) -> Recollection | None:
+    def recall(self, dtype: torch.dtype, shape: tuple[int, ...]) -> Recollection | None:
         """See `stan_layer.Memory.recall`."""
-        return self._batch.recall(self._place, self._layer, dtype)
+        return self._batch.recall(self._place, self._layer, dtype, shape)
 
     def remember(self, output: Tensor, entries: Grid | EntryMatrix | slice | None) -> None:
         """See `stan_layer.Memory.remember`."""

@@ -150,6 +150,20 @@ class MemoStore:
         needed = 2 if self._positions == "changed" else 1
         return self._complete[layer].index_select(0, self.ids) >= needed
 
+    def check(self, layer: int, shape: tuple[int, ...]) -> None:
+        """See that an output of this shape, (B, C, H, W) or (B, N), is the layer's for the announced batch.
+
+        Raises:
+            UsageError: another shape than the layer's or another batch than the announced one, or no `visit`.
+        """
+        space = self.layers[layer]
+        wanted = (len(self.ids), *space.shape)
+        if shape != wanted:
+            raise UsageError(
+                f"layer {space.name!r} gave an output {shape}, and after visit() with {len(self.ids)} ids memo expects "
+                f"{wanted}; give visit() this batch's ids, and keep the inputs' size"
+            )
+
     def recall(self, layer: int, dtype: torch.dtype) -> Recalled:
         """Return what the layer's last outputs for the batch were, in `dtype`, and which entries to compute now.
 
@@ -185,11 +199,7 @@ class MemoStore:
         """
         ids = self._current(layer)
         space = self.layers[layer]
-        if tuple(output.shape) != (len(ids), *space.shape):
-            raise UsageError(
-                f"layer {space.name!r} gave an output {tuple(output.shape)}, and after visit() with {len(ids)} ids "
-                f"memo expects {(len(ids), *space.shape)}; give visit() this batch's ids, and keep the inputs' size"
-            )
+        self.check(layer, tuple(output.shape))
         rows = output.detach()
         if len(space.shape) > 1:
             rows = rows.movedim(1, -1)
