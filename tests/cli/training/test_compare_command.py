@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import stantune.compare.plans
+import stantune.training.planning
 from stantune.report.compare import CompareResult
 from stantune.stan.config import Memo
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
@@ -28,6 +29,7 @@ TIMES = ModelTimes(
 def _fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans of a network this small would depend on how busy the machine is."""
     monkeypatch.setattr(stantune.compare.plans, "times_of", lambda *_, **__: TIMES)
+    monkeypatch.setattr(stantune.training.planning, "_cycle_seconds", lambda *_: (0.008, 0.006))
 
 
 @pytest.fixture
