@@ -96,6 +96,7 @@ class Bench:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(stantune.training.planning, "SECONDS", 0.0)
+    monkeypatch.setattr(stantune.training.planning, "CHECKED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,12 @@ from stantune.compare.comparison import (
 )
 from stantune.compare.turns import Training
 from stantune.images.problem.built_in import Problem
+from stantune.images.solving.measures import MEASURES
 from stantune.images.solving.solver import Fixed, MultiStep, Solver
 from stantune.seeds import derive
 from stantune.training.train import run
+
+ERROR = MEASURES["error"].metric_on("test")
 
 
 def training(seconds: float, error: float | None, iterations: int = 10) -> Training:
@@ -36,7 +39,7 @@ def test_numbers() -> None:
     # Of the first two seeds, which both were trained to the end: 90 s and 50 s, 1.5 and 2 times faster.
     assert speedup(exact, other) == 1.8
     assert speedup_deviation(exact, other) == pytest.approx(math.sqrt(0.125))
-    difference = error_difference(exact, other)
+    difference = error_difference(exact, other, ERROR)
     assert difference.mean == pytest.approx(0.3)
     assert difference.deviation == pytest.approx(math.sqrt(2 * 0.2**2))
     assert seconds_per_iteration(exact) == 124 / 32
@@ -44,7 +47,8 @@ def test_numbers() -> None:
     assert speedup(exact[:1], other[:1]) == 1.5
     assert speedup_deviation(exact[:1], other[:1]) is None
     assert speedup(exact[2:], other[2:]) is None
-    assert error_difference(exact[:1], other[:1]) == Spread(0.5, None)
+    assert error_difference(exact[:1], other[:1], ERROR) == Spread(0.5, None)
+    assert error_difference(exact[:1], other[:1], replace(ERROR, direction="maximize")) == Spread(-0.5, None)
     assert spread([]) == Spread(None, None)
     assert spread([1.0, 2.0, 6.0]) == Spread(3.0, math.sqrt(7))
 

@@ -20,6 +20,7 @@ from torch import nn
 from stantune.compare.comparison import Comparison
 from stantune.compare.turns import TURN
 from stantune.errors import UsageError
+from stantune.files import _part_of
 
 
 class Stop:
@@ -91,6 +92,19 @@ def test_equal_time_goes_on_too(bench: Any, tmp_path: Path) -> None:
     assert after.exact == before.exact
     assert after.arms[0].equal_time is not None
     assert len(after.arms[0].equal_time.trainings) == 2
+
+
+def test_what_was_being_written_is_deleted_and_nothing_of_others(bench: Any, tmp_path: Path) -> None:
+    stans = {"0.5": bench.stans["0.5"]}
+    bench.compared(stans=stans, directory=tmp_path, seeds=1, equal_time=True)
+    names = [file.name for file in tmp_path.glob("*.json")]
+    assert len(names) == 3
+    ours = [_part_of(tmp_path / name) for name in (*names, "seed-0-exact.pt", "seed-12-0.5.pt")]
+    others = [tmp_path / ".backup.tar.part", _part_of(tmp_path / "backup.tar"), tmp_path / ".seed-0.json.part"]
+    for part in (*ours, *others):
+        part.write_bytes(b"half of it")
+    bench.compared(stans=stans, directory=tmp_path, seeds=1)
+    assert {*tmp_path.glob(".*.part")} == {*others}
 
 
 def weights(directory: Path) -> set[str]:

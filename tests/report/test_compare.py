@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 
 from stantune.compare.comparison import Arm, Comparison, EqualTime, Training
+from stantune.images.solving.measures import MEASURES
+from stantune.protocols import Metric
 from stantune.report.compare import CompareResult, compare_result, label, sentences, show_comparison
 from stantune.stan.config import Memo, Stan
 
@@ -33,8 +35,11 @@ HALF = Arm(
 )
 
 
-def result(*arms: Arm, exact: tuple[Training, ...] = EXACT) -> CompareResult:
-    return compare_result("cq", {"lr": 0.01}, 2, Comparison(1000, exact, arms or (HALF,)))
+ERROR = MEASURES["error"].metric_on("test")
+
+
+def result(*arms: Arm, exact: tuple[Training, ...] = EXACT, metric: Metric = ERROR) -> CompareResult:
+    return compare_result("cq", {"lr": 0.01}, 2, Comparison(1000, exact, arms or (HALF,), metric))
 
 
 def shown(result: CompareResult) -> str:
@@ -61,6 +66,7 @@ def test_the_numbers_are_those_of_the_comparison() -> None:
         "iterations": 1000,
         "seeds": 3,
         "threads": 2,
+        "metric": {"name": "test error", "direction": "minimize", "unit": "%"},
         "exact": {"seconds_per_iteration": 0.03, "seconds": 30.0, "test_error": [24.0, 23.0, 25.0], "kept": 1.0},
         "stan": stan,
         **of_first,
@@ -156,6 +162,30 @@ def test_without_equal_time_it_is_not_spoken_of() -> None:
 def test_the_sentence_of_one_seed(seconds: float, error: float, said: str) -> None:
     arm = replace(HALF, trainings=whole(seconds, error), equal_time=None)
     assert sentences(result(arm, exact=whole(30.0, 24.0))) == [f"STAN 1/2 {said}"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "exact", "stan", "ends", "row"),
+    [
+        ("accuracy", (90.0,), (92.0,), "ends 2.00 points better in accuracy", ["-2.00"]),
+        ("accuracy", (90.0, 91.0), (89.0, 89.0), "ends 1.50 ± 0.71 points worse in accuracy", ["+1.50 ± 0.71"]),
+        ("accuracy", (90.0,), (90.001,), "ends with the same accuracy", ["-0.00"]),
+        ("R2", (0.8,), (0.804,), "ends 0.004 better in R2", ["-0.004"]),
+        ("R2", (0.8, 0.8), (0.804, 0.796), "ends with the same R2 (± 0.005657)", ["+0 ± 0.005657"]),
+        ("mean squared error", (0.0021,), (0.0034,), "ends 0.0013 worse in mean squared error", ["+0.0013"]),
+    ],
+)
+def test_other_measures_than_errors(
+    measure: str, exact: tuple[float, ...], stan: tuple[float, ...], ends: str, row: list[str]
+) -> None:
+    metric = MEASURES[measure].metric_on("test")
+    arm = replace(HALF, trainings=whole(20.0, *stan), equal_time=None)
+    found = result(arm, exact=whole(30.0, *exact), metric=metric)
+    assert sentences(found) == [f"STAN 1/2 trains cq 1.50 times faster and {ends}."]
+    assert (found.metric.name, found.metric.direction) == (metric.name, metric.direction)
+    cells = rows(shown(found))
+    assert f"test {measure}{', %' if measure == 'accuracy' else ''}" in cells
+    assert cells["points worse" if measure == "accuracy" else "worse by"] == row
 
 
 def test_the_sentence_of_several() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+from itertools import pairwise
 
 import pytest
 from rich.console import Console
 
 from stantune.protocols import Metric
+from stantune.report import live
 from stantune.report.live import Lines, LiveView, training_progress, watching
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import Final, Job, TrialRow
+from stantune.search.telling import progress as progress_module
 from stantune.search.telling.progress import Progress
 
 METRIC = Metric("validation error", unit="%")
@@ -52,6 +55,40 @@ def test_live_view_fits_and_tells_all() -> None:
     assert "9 of 17; 2 training, 1 waiting 3 promoted, 5 dropped, 1 diverged" in " ".join(text.split())
     assert "50.00 %" in text
     assert text.endswith("\x1b[2K"), "it is wiped away at the end"
+
+
+def test_drawing_takes_little_of_the_time_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, drawn, counted = 100.0, [], []
+    monkeypatch.setattr(live.time, "monotonic", lambda: now)
+    standing = progress_module.status
+    monkeypatch.setattr(progress_module, "status", lambda *given: counted.append(given) or standing(*given))
+    progress = Progress(PLAN, METRIC)
+    progress.update(ROWS, 27)
+    with watching(console(terminal=True)) as view:
+        assert isinstance(view, LiveView)
+
+        def update(*_: object, **__: object) -> None:
+            nonlocal now
+            drawn.append(now)
+            now += takes
+
+        monkeypatch.setattr(view.live, "update", update)
+        progress.begin(Job(0, 2, 3, 9), ROWS)
+        takes = 2.0
+        for _ in range(500):
+            view.iteration(progress)
+            now += 0.1
+        takes = 0.01
+        for _ in range(500):
+            view.iteration(progress)
+            now += 0.1
+    slow = [at for at in drawn if at < 150]
+    assert [round(b - a) for a, b in pairwise(slow)] == [22, 22]
+    assert len(drawn) > 100, "the eye is served as soon as it is quick"
+    assert len(counted) == 1, "the table is the same"
+    progress.begin(Job(1, 2, 3, 9), [*ROWS, TrialRow(9, 1, {}, {9: 1.0})])
+    assert (progress.best, progress.trials) == (1.0, 10)
+    assert len(progress.status.trials) == 10
 
 
 @pytest.mark.parametrize("width", [50, 30])

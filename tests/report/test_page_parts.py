@@ -17,7 +17,6 @@ import pytest
 import torch
 
 import stantune as st
-from stantune.errors import UsageError
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.outcome import Cost
 from stantune.process.machine import this_machine
@@ -26,12 +25,9 @@ from stantune.report.page.page import page
 from stantune.report.page.sections import searched
 from stantune.report.page.sections.entries import SIDE, _middle
 from stantune.report.page.sections.foretold import foretold
-from stantune.report.page.sections.profiled import profile_for
 from stantune.report.page.sections.repeating import call_of
 from stantune.report.page.sections.sentences import sentences
-from stantune.report.page.times import off_by
 from stantune.report.page.writing import write_report
-from stantune.report.stan.profile import LayerProfile, PatternProfile, ProfileResult
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.settings import SearchSettings
@@ -255,94 +251,6 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> st.SearchResult:
 def test_the_page_of_a_network_without_convolutions_has_an_end(flat: st.SearchResult) -> None:
     text = flat.report().read_text(encoding="utf-8")
     assert "What each layer computes is not drawn: STAN spares no entries in this network." in text
-
-
-def profile(**other: Any) -> ProfileResult:
-    patterns = [
-        PatternProfile(name="rows", t_i=1e-3, t_j=1e-3, error=0.1, planned=True),
-        PatternProfile(name="columns", t_i=2e-3, t_j=2e-3, error=0.1, planned=True),
-        PatternProfile(name="blocks", t_i=9e-3, t_j=9e-3, error=0.1, planned=False),
-    ]
-    told: dict[str, Any] = {
-        "problem": "tiny",
-        "seed": 0,
-        "rate": 0.5,
-        "batch_size": 10,
-        "threads": 1,
-        "threads_tried": None,
-        "device": "cpu",
-        "iterations": 60,
-        "step": 0.02,
-        "native_step": 0.01,
-        "layers": [
-            LayerProfile(name="1", t_f=3e-3, t_b=4e-3, t_e=0.0, patterns=patterns, left_alone=None),
-            LayerProfile(name="<b>2", t_f=None, t_b=None, t_e=None, patterns=[], left_alone="too small"),
-        ],
-        "period": 1,
-        "tolerance": None,
-        "predicted_speedup": 1.2,
-    }
-    return ProfileResult(**(told | other))
-
-
-def test_predicted_times_are_beside_the_measured_ones(result: st.SearchResult, tmp_path: Path) -> None:
-    file = tmp_path / "profile.json"
-    file.write_text(profile().model_dump_json())
-    out = write_report([result.path], tmp_path / "page.html", profiles=[file])
-    [search] = numbers_of(out).searches
-    assert search.profiled is not None
-    assert search.profiled.seconds_exact == 0.01
-    assert search.profiled.seconds_reduced == pytest.approx(0.007)
-    assert [layer.saved for layer in search.profiled.layers] == [pytest.approx(0.003), None]
-    assert search.stan is not None
-    assert search.stan.reduced_seconds is not None
-    off = off_by(search.stan.reduced_seconds, search.profiled.seconds_reduced)
-    text = out.read_text(encoding="utf-8")
-    assert f"<td>7 ms</td><td>{off}</td>" in text
-    assert "<td>rows or columns</td><td>7 ms</td><td>3 ms</td>" in text
-    assert "&lt;b&gt;2" in text
-    words = " ".join(sentences(search))
-    assert "Native kernels saved about 50% of an exact iteration against plain PyTorch, as profiled." in words
-    assert f"{off} for reduced iterations" in words
-
-
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
-        ({"threads": 2}, "threads: 2, and mine trained with 1"),
-        ({"batch_size": 7}, "images an iteration: 7, and mine trained with 10"),
-    ],
-)
-def test_a_profile_of_other_conditions_is_refused(other: dict[str, Any], says: str) -> None:
-    identity = {"problem": "tiny", "accelerate": "stan", "batch-size": 10, "threads": 1, "device": "cpu"}
-    with pytest.raises(UsageError, match=says):
-        profile_for([profile(**other)], identity, "mine")
-    assert profile_for([profile(**other)], identity | {"accelerate": "none"}, "mine") is None
-    assert profile_for([profile(**other)], identity | {"problem": "lenet"}, "mine") is None
-
-
-def test_a_file_that_is_no_profile_of_the_searches_is_refused(result: st.SearchResult, tmp_path: Path) -> None:
-    file = tmp_path / "profile.json"
-    for content, says in (
-        ("{}", "is no profile; write one with `stantune profile PROBLEM"),
-        (profile(problem="lenet").model_dump_json(), "there is a profile of lenet, and the searches are of tiny"),
-    ):
-        file.write_text(content)
-        with pytest.raises(UsageError, match=says):
-            write_report([result.path], tmp_path / "page.html", profiles=[file])
-    with pytest.raises(UsageError, match="cannot be read"):
-        write_report([result.path], tmp_path / "page.html", profiles=[tmp_path / "none.json"])
-    assert not (tmp_path / "page.html").exists()
-
-
-def test_how_far_a_time_is_off() -> None:
-    assert [off_by(measured, 0.01) for measured in (0.01, 0.0075, 0.0125, 0.1, None)] == [
-        "+0%",
-        "-25%",
-        "+25%",
-        "10 times as long",
-        "–",
-    ]
 
 
 def test_equal_failures_are_told_once(report: Path) -> None:

@@ -22,6 +22,7 @@ from stantune.errors import NoEffectWarning, UsageError
 from stantune.images.objective import made_of
 from stantune.images.problem.built_in import Problem, Splits
 from stantune.images.solving.schedules import policy_of
+from stantune.protocols import Metric
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.precision import check_plan, computing_in, precision_on
@@ -75,11 +76,13 @@ class Comparison:
         iterations: N, of each training.
         exact: one per seed.
         arms: STAN's, in the order in which they were given.
+        metric: what is measured on the test images.
     """
 
     iterations: int
     exact: tuple[Training, ...]
     arms: tuple[Arm, ...]
+    metric: Metric
 
 
 class Spread(NamedTuple):
@@ -197,7 +200,7 @@ class Comparer:
         ]
         if equal_time:
             arms = [replace(arm, equal_time=self._equal_time(records, exact, arm)) for arm in arms]
-        return Comparison(self.iterations, exact, tuple(arms))
+        return Comparison(self.iterations, exact, tuple(arms), self.problem.metric_on("test"))
 
     def _identity(self) -> dict[str, Any]:
         """Return what the records depend on; threads and device too, since times do."""
@@ -351,11 +354,11 @@ def speedup_deviation(exact: Sequence[Training], other: Sequence[Training]) -> f
     return spread([theirs.seconds / mine.seconds for theirs, mine in _both_whole(exact, other)]).deviation
 
 
-def error_difference(exact: Sequence[Training], other: Sequence[Training]) -> Spread:
-    """Return by how many points the test error of `other` is above that of exact training, paired by seed."""
+def error_difference(exact: Sequence[Training], other: Sequence[Training], metric: Metric) -> Spread:
+    """Return by how much `other` is worse than exact training, paired by seed; below 0 it is better."""
     return spread(
         [
-            mine.test_error - theirs.test_error
+            metric.loss(mine.test_error) - metric.loss(theirs.test_error)
             for theirs, mine in zip(exact, other, strict=True)
             if theirs.test_error is not None and mine.test_error is not None
         ]

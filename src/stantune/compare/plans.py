@@ -12,8 +12,7 @@ from stantune.errors import StantuneError
 from stantune.images.problem.built_in import Problem, Splits
 from stantune.stan.config import Stan
 from stantune.stan.memo.budget import free_memory
-from stantune.stan.planning.plan import decide
-from stantune.training.planning import times_of
+from stantune.training.planning import plan_from, times_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def plan(
 ) -> dict[str, Planned]:
     """Time the problem's layers once, settle what `stans` leave open, and, if asked to, predict the speed-up of each.
 
-    Raises StantuneError where a plan is needed and the setting diverges or the times make no sense.
+    Raises StantuneError where a plan is needed and the setting diverges.
     """
     stans = _budgeted(stans)
     if not predict:
@@ -90,10 +89,12 @@ def plan(
     layers = tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers))
     try:
         times = times_of(problem, setting, layers, splits, device=device)
-        plans = {name: decide(times, stan, iterations) for name, stan in stans.items()}
+        plans = {
+            name: plan_from(times, stan, problem, setting, splits, iterations=iterations, device=device)
+            for name, stan in stans.items()
+        }
     except StantuneError:
-        # The setting diverges, or the times contradict each other, as those of a tiny network on a busy machine may.
-        # Only "auto" cannot do without them.
+        # The setting diverges. Only "auto" cannot do without times.
         if any(stan.rate == "auto" for stan in stans.values()):
             raise
         return {name: Planned(stan, None) for name, stan in stans.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from stantune.texts import brief
 
 VERSION = 1
 _SHOWN = 3
+# What a process was writing when it was killed: a comparison's own files, by the names that `whole` gives their parts.
+_PART = re.compile(
+    r"\.(?:plans\.json|seed-\d+\.json|seed-\d+-.+\.pt|exact-\d+-of-\d+-seed-\d+\.json)\.[0-9a-f]+\.part"
+)
 _MADE_OF = "made-of"
 T = TypeVar("T")
 
@@ -57,9 +62,10 @@ class Records:
                 "with --out"
             ) from error
         try:
-            # What a process was writing when it was killed; whole files never have such a name.
             for part in self._directory.glob(".*.part"):
-                part.unlink(missing_ok=True)
+                # Other programs may have such files, too.
+                if _PART.fullmatch(part.name):
+                    part.unlink(missing_ok=True)
             yield
         finally:
             lock.release()

@@ -34,7 +34,7 @@ class Training:
         iterations: trained; fewer than asked for where it diverged.
         seconds: of its iterations, without evaluation.
         kept: mean share of the entries that its reduced iterations computed; 1 for exact training.
-        test_error: percent; None where it diverged.
+        test_error: what the problem measures on its test images, an error in percent as a rule; None where it diverged.
         diverged_at: the iteration whose loss told, None where it did not diverge.
     """
 

@@ -23,12 +23,23 @@ from stantune.compare.comparison import (
     spread,
 )
 from stantune.compare.turns import Training
+from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.tables import print_table
 from stantune.report.words import setting_text
-from stantune.search.contract import Result
+from stantune.search.contract import MetricResult, Result
 
 _DENOMINATORS = 64
+_PERCENT = "%"
+# What sentences need not name.
+_ERROR = "error"
+_TESTED = Field(description="the metric's value, one per seed; null where it diverged")
+
+
+class ComparedMetric(MetricResult):
+    """What is measured on the test images."""
+
+    name: str = Field(description='"test error" for the built-in problems')
 
 
 class SpreadResult(Result):
@@ -45,7 +56,7 @@ class TrainingsResult(Result):
     seconds: float | None = Field(
         description="of a whole training without evaluation, mean over the seeds; null where every seed diverged"
     )
-    test_error: list[float | None] = Field(description="percent, one per seed; null where it diverged")
+    test_error: list[float | None] = _TESTED
     kept: float = Field(description="mean share of the entries that reduced iterations computed; 1 for exact training")
 
 
@@ -56,9 +67,10 @@ class EqualTimeResult(Result):
     seconds: float | None = Field(
         description="of a whole training without evaluation, mean over the seeds; null where every seed diverged"
     )
-    test_error: list[float | None] = Field(description="percent, one per seed; null where it diverged")
+    test_error: list[float | None] = _TESTED
     error_difference: SpreadResult = Field(
-        description="points of test error above those of the exact training of all iterations, paired by seed"
+        description="how much worse the metric is than after the exact training of all iterations, paired by seed; "
+        "below 0 it is better"
     )
 
 
@@ -66,7 +78,9 @@ _SPEEDUP = Field(
     description="how many times faster the whole training was, measured; null where no seed was trained to its end"
 )
 _PREDICTED = Field(description="the same as predicted before the first training; null where nothing predicts it")
-_DIFFERENCE = Field(description="points of test error above those of exact training, paired by seed")
+_DIFFERENCE = Field(
+    description="how much worse the metric is than after exact training, paired by seed; below 0 it is better"
+)
 _EQUAL_TIME = Field(
     description="exact training for as long as STAN's took; null without --equal-time, or where speedup is null"
 )
@@ -102,6 +116,7 @@ class CompareResult(Result):
     iterations: int = Field(description="N, of each training")
     seeds: int = Field(description="how many: seed 0 comes first in every list of one value per seed")
     threads: int = Field(description="PyTorch's, of each training")
+    metric: ComparedMetric = Field(description="what is measured on the test images")
     exact: TrainingsResult = Field(description="the exact trainings")
     stan: TrainingsResult = Field(description="the trainings under STAN at the first --rate, as in arms")
     speedup: float | None = _SPEEDUP
@@ -113,7 +128,8 @@ class CompareResult(Result):
 
 def compare_result(problem: str, setting: Mapping[str, Any], threads: int, comparison: Comparison) -> CompareResult:
     """Return the numbers of a comparison with at least one arm."""
-    arms = [_arm(comparison.exact, arm) for arm in comparison.arms]
+    metric = comparison.metric
+    arms = [_arm(comparison.exact, arm, metric) for arm in comparison.arms]
     first = arms[0]
     return CompareResult(
         problem=problem,
@@ -121,6 +137,7 @@ def compare_result(problem: str, setting: Mapping[str, Any], threads: int, compa
         iterations=comparison.iterations,
         seeds=len(comparison.exact),
         threads=threads,
+        metric=ComparedMetric(name=metric.name, direction=metric.direction, unit=metric.unit),
         exact=_trainings(comparison.exact),
         stan=first.stan,
         speedup=first.speedup,
@@ -131,7 +148,7 @@ def compare_result(problem: str, setting: Mapping[str, Any], threads: int, compa
     )
 
 
-def _arm(exact: Sequence[Training], arm: Arm) -> ArmResult:
+def _arm(exact: Sequence[Training], arm: Arm, metric: Metric) -> ArmResult:
     equal = arm.equal_time
     return ArmResult(
         rate=arm.asked.rate if isinstance(arm.asked.rate, str) else arm.asked.least_rate,
@@ -144,14 +161,14 @@ def _arm(exact: Sequence[Training], arm: Arm) -> ArmResult:
         speedup=speedup(exact, arm.trainings),
         speedup_spread=speedup_deviation(exact, arm.trainings),
         predicted_speedup=arm.predicted_speedup,
-        error_difference=_spread(error_difference(exact, arm.trainings)),
+        error_difference=_spread(error_difference(exact, arm.trainings, metric)),
         equal_time=None
         if equal is None
         else EqualTimeResult(
             iterations=equal.iterations,
             seconds=_whole_seconds(equal.trainings),
             test_error=[training.test_error for training in equal.trainings],
-            error_difference=_spread(error_difference(exact, equal.trainings)),
+            error_difference=_spread(error_difference(exact, equal.trainings, metric)),
         ),
     )
 
@@ -194,10 +211,11 @@ def sentences(result: CompareResult) -> list[str]:
             lines.append(_divergence(name, arm.stan.test_error))
         if arm.speedup is None:
             continue
-        line = f"{name} trains {result.problem} {_pace(arm.speedup)} and ends {_worse(arm.error_difference)}"
+        line = f"{name} trains {result.problem} {_pace(arm.speedup)} and ends "
+        line += _worse(arm.error_difference, result.metric)
         equal = arm.equal_time
         if equal is not None and equal.error_difference.mean is not None:
-            line += f"; training exactly for the same time ends {_worse(equal.error_difference)}"
+            line += f"; training exactly for the same time ends {_worse(equal.error_difference, result.metric)}"
         elif equal is not None:
             line += "; training exactly for the same time diverges"
         lines.append(f"{line}.")
@@ -224,15 +242,20 @@ def _table(result: CompareResult) -> Table:
     table.add_row("times faster", "", *(_plus_minus(arm.speedup, arm.speedup_spread) for arm in arms))
     table.add_row("as predicted", "", *(_plus_minus(arm.predicted_speedup, None) for arm in arms))
     table.add_row("entries kept", *(f"{100 * one.kept:.0f} %" for one in each), end_section=True)
-    table.add_row("test error, %", *(_error(one.test_error) for one in each))
-    table.add_row("points worse", "", *(_difference(arm.error_difference) for arm in arms), end_section=True)
+    unit = result.metric.unit
+    measured = f"{result.metric.name}, {unit}" if unit else result.metric.name
+    worse, digits = "points worse" if unit == _PERCENT else "worse by", _digits(unit)
+    table.add_row(measured, *(_measured(one.test_error, digits) for one in each))
+    table.add_row(worse, "", *(_difference(arm.error_difference, digits) for arm in arms), end_section=True)
     equals = [arm.equal_time for arm in arms]
     if any(equals):
         table.add_row("exact, as long")
         table.add_row("  iterations", "", *("–" if one is None else str(one.iterations) for one in equals))
-        table.add_row("  test error, %", "", *("–" if one is None else _error(one.test_error) for one in equals))
         table.add_row(
-            "  points worse", "", *("–" if one is None else _difference(one.error_difference) for one in equals)
+            f"  {measured}", "", *("–" if one is None else _measured(one.test_error, digits) for one in equals)
+        )
+        table.add_row(
+            f"  {worse}", "", *("–" if one is None else _difference(one.error_difference, digits) for one in equals)
         )
     return table
 
@@ -241,18 +264,23 @@ def _milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{1000 * seconds:.1f} ms"
 
 
-def _error(errors: Sequence[float | None]) -> str:
-    return _plus_minus(*spread([error for error in errors if error is not None]))
+def _measured(values: Sequence[float | None], digits: str) -> str:
+    return _plus_minus(*spread([value for value in values if value is not None]), digits)
 
 
-def _difference(value: SpreadResult) -> str:
-    return _plus_minus(value.mean, value.spread, "+")
+def _difference(value: SpreadResult, digits: str) -> str:
+    return _plus_minus(value.mean, value.spread, f"+{digits}")
 
 
-def _plus_minus(mean: float | None, deviation: float | None, sign: str = "") -> str:
+def _plus_minus(mean: float | None, deviation: float | None, digits: str = ".2f") -> str:
     if mean is None:
         return "–"
-    return f"{mean:{sign}.2f}" if deviation is None else f"{mean:{sign}.2f} ± {deviation:.2f}"
+    return f"{mean:{digits}}" if deviation is None else f"{mean:{digits}} ± {deviation:{digits.removeprefix('+')}}"
+
+
+def _digits(unit: str) -> str:
+    """Return how values are written, as Metric.text does it."""
+    return ".2f" if unit == _PERCENT else ".4g"
 
 
 def _pace(times: float) -> str:
@@ -262,12 +290,16 @@ def _pace(times: float) -> str:
     return f"{shown} times faster" if times > 1 else f"{shown} times as fast as exact training"
 
 
-def _worse(value: SpreadResult) -> str:
+def _worse(value: SpreadResult, metric: MetricResult) -> str:
     if value.mean is None:
         return "nowhere"
-    if f"{abs(value.mean):.2f}" == "0.00":
-        return "with the same error" + ("" if value.spread is None else f" (± {value.spread:.2f} points)")
-    return f"{_plus_minus(abs(value.mean), value.spread)} points {'worse' if value.mean > 0 else 'better'}"
+    what, digits = metric.name.removeprefix("test "), _digits(metric.unit)
+    unit = " points" if metric.unit == _PERCENT else f" {metric.unit}".rstrip()
+    if float(f"{value.mean:{digits}}") == 0:
+        return f"with the same {what}" + ("" if value.spread is None else f" (± {value.spread:{digits}}{unit})")
+    how = "worse" if value.mean > 0 else "better"
+    where = "" if what == _ERROR else f" in {what}"
+    return f"{_plus_minus(abs(value.mean), value.spread, digits)}{unit} {how}{where}"
 
 
 def _divergence(name: str, errors: Sequence[float | None]) -> str:

@@ -19,6 +19,8 @@ from stantune.search.telling.progress import Progress
 from stantune.search.telling.watching import Silent, Watcher
 
 REDRAW_SECONDS = 0.25
+# Of a large table's view that takes long to draw, there is at least so many times as long between two drawings.
+PAUSES = 10
 # Trainings that the view has room for.
 SHOWN = 12
 # Where a bar has no room beside its figures, they are shown alone.
@@ -30,7 +32,7 @@ class LiveView(Silent):
 
     def __init__(self, console: Console) -> None:
         self.live = Live(console=console, transient=True, auto_refresh=False)
-        self._drawn = 0.0
+        self._next = 0.0
         self._begun = False
 
     def job(self, job: Training, progress: Progress) -> None:
@@ -48,9 +50,10 @@ class LiveView(Silent):
     def _draw(self, progress: Progress) -> None:
         # Not more often than the eye can follow: drawing takes time from training. The first training is shown at once.
         begun = bool(progress.running) and not self._begun
-        if time.monotonic() - self._drawn < REDRAW_SECONDS and not begun:
+        before = time.monotonic()
+        if before < self._next and not begun:
             return
-        self._drawn, self._begun = time.monotonic(), bool(progress.running)
+        self._begun = bool(progress.running)
         # What does not fit goes on in the next line, and is not cut.
         table = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
         running = list(progress.running.items())
@@ -65,6 +68,8 @@ class LiveView(Silent):
         table.add_row("speed", f"{progress.iterations_per_second:.1f} {progress.unit}s/s")
         table.add_row("time left", duration(progress.seconds_left))
         self.live.update(table, refresh=True)
+        after = time.monotonic()
+        self._next = after + max(REDRAW_SECONDS, PAUSES * (after - before))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from stantune.errors import StantuneError
 from stantune.seeds import derive
 from stantune.stan.config import Stan
-from stantune.stan.planning.plan import checked, decide, fitted
+from stantune.stan.planning.plan import Plan, checked, decide, fitted
 from stantune.stan.planning.timing import ModelTimes, clock_for, measure, typical
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import CHECKED_SECONDS, SHORT
@@ -88,11 +88,47 @@ def planned_stan(
         return stan.with_plan(before)
     assert splits is not None  # there is something to time
     times = times_of(problem, setting, stan.layers, splits, seed=seed, device=device, native=stan.native)
-    plan = decide(fitted(times), stan, stan.iterations or iterations)
-    if plan.stan.plan and plan.predicted_speedup is not None and 0 < times.exact_seconds < SHORT:
-        seconds = _cycle_seconds(problem, setting, splits, plan.stan, seed, device)
-        plan = checked(plan, *seconds, stan.iterations or iterations)
-    return plan.stan
+    length = stan.iterations or iterations
+    return plan_from(times, stan, problem, setting, splits, iterations=length, seed=seed, device=device).stan
+
+
+def plan_from(
+    times: ModelTimes,
+    stan: Stan,
+    problem: Trainable,
+    setting: Mapping[str, Any],
+    splits: Splits,
+    *,
+    iterations: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Plan:
+    """Return the plan that follows from times of `times_of`; whoever asks of one problem is told the same.
+
+    One for "auto" is held against whole iterations where these are short, as `accelerate_` does it.
+
+    Args:
+        times: of the problem's layers, with the same or more than `stan` has.
+        stan: the settings.
+        problem: what is trained.
+        setting: values of its parameters, checked.
+        splits: the problem's data.
+        iterations: N of the run, if `stan` does not say.
+        seed: of the training that is timed.
+        device: where to train.
+
+    Raises:
+        StantuneError: the setting diverges within the few iterations that this takes.
+    """
+    plan = decide(fitted(times), stan, iterations)
+    if (
+        stan.rate == "auto"
+        and plan.stan.plan
+        and plan.predicted_speedup is not None
+        and 0 < times.exact_seconds < SHORT
+    ):
+        plan = checked(plan, *_cycle_seconds(problem, setting, splits, plan.stan, seed, device), iterations)
+    return plan
 
 
 def _cycle_seconds(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stantune.report.stan.profile import ProfileResult
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 
 Stantune = Callable[..., Any]
 
@@ -54,6 +55,24 @@ def test_auto_and_no_exact_iterations(stantune: Stantune, tiny_file: Path) -> No
     assert "plan: 1: blocks (drawn anew for each iteration); no exact ones" in run.out
 
 
+def test_its_plan_is_what_a_training_plans(
+    stantune: Stantune, tiny_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patterns = (PatternTimes("columns", 0.001, 0.001, 0.3),)
+    times = ModelTimes((LayerTimes("1", 0.002, 0.004, 0.0005, patterns),), step_seconds=0.003, rounds=1)
+    monkeypatch.setattr("stantune.training.planning.times_of", lambda *_, **__: times)
+    # Its layer seems to take longer than the iteration, and whole iterations save nothing.
+    monkeypatch.setattr("stantune.training.planning._cycle_seconds", lambda *_: (0.004, 0.003))
+    run = stantune("profile", f"{tiny_file}:problem", "--threads", 1, "--json", "-")
+    assert run.code == 0, run.err
+    result = ProfileResult.model_validate_json(run.out)
+    (layer,) = result.layers
+    assert (layer.t_f, layer.t_b) == (pytest.approx(0.001), pytest.approx(0.002))
+    assert "of all layers together, a run would be" in (layer.left_alone or "")
+    assert result.predicted_speedup == 1
+    assert "plan: train exactly" in run.err
+
+
 def test_a_setting_that_diverges(stantune: Stantune, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stantune.training.planning.SECONDS", 60.0)  # it ends with the divergence, long before
     run = stantune("profile", f"{tiny_file}:hopeless", "--threads", 1, "--json", "-")
@@ -72,6 +91,7 @@ BAD_USE = [
     (("{file}:problem", "--rate", "fast"), ("--rate fast", "auto")),
     (("{file}:problem", "--period", "3"), ("--period 3", "--rate auto chooses it")),
     (("{file}:problem", "--rate", "0.5", "--period", "often"), ("--period often", "none")),
+    (("{file}:problem", "--rate", "0.5", "--period", ""), ("--period ", "none")),
     (("{file}:problem", "--tolerance", "-1"), ("tolerance=-1", "above 0")),
     (("{file}:problem", "--batch-size", "0"), ("--batch-size 0", "at least 1")),
     (("{file}:problem", "--batch-size", "241"), ("batch size 241", "240")),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import stantune.compare.plans
+import stantune.training.planning
 from stantune.report.compare import CompareResult
 from stantune.stan.config import Memo
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
@@ -28,6 +29,7 @@ TIMES = ModelTimes(
 def _fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans of a network this small would depend on how busy the machine is."""
     monkeypatch.setattr(stantune.compare.plans, "times_of", lambda *_, **__: TIMES)
+    monkeypatch.setattr(stantune.training.planning, "_cycle_seconds", lambda *_: (0.008, 0.006))
 
 
 @pytest.fixture
@@ -160,6 +162,47 @@ def test_a_hopeless_problem_is_a_result_too(stantune: Stantune, tiny_file: Path)
     assert run.json["error_difference"] == {"mean": None, "spread": None}
     assert "exact training diverged with every seed." in run.err
     assert "STAN 1/2 diverged with every seed." in run.err
+
+
+@pytest.mark.parametrize(
+    ("given", "metric", "worse"),
+    [
+        ("measure='accuracy'", {"name": "test accuracy", "direction": "maximize", "unit": "%"}, "points worse"),
+        (
+            # The lit corner's number, as it is guessed.
+            "measure='R2', loss='mean squared error', data=numbered, network=guessing",
+            {"name": "test R2", "direction": "maximize", "unit": ""},
+            "worse by",
+        ),
+    ],
+)
+def test_more_of_a_measure_that_is_maximised_is_better(
+    stantune: Stantune, tiny_file: Path, tmp_path: Path, given: str, metric: dict[str, str], worse: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"{tiny_file.read_text()}\n\nimport dataclasses\n\n"
+        "def numbered(root):\n"
+        "    found = images(root)\n"
+        "    parts = (Split(part.inputs, part.targets.float()[:, None]) for part in (found.train, found.test))\n"
+        "    return Dataset('corners', *parts, None)\n\n"
+        "def guessing():\n    return nn.Sequential(network(), nn.Linear(CLASSES, 1))\n\n"
+        f"problem = dataclasses.replace(problem, {given})\n"
+    )
+    setting = ("--iterations", 30, "--set", "lr=1e-4", "--threads", 1)
+    run = stantune("compare", f"{file}:problem", "--seeds", 2, *setting, "--json", "-")
+    assert run.code == 0, run.err
+    assert run.json["metric"] == metric
+    gained = [
+        mine - theirs
+        for theirs, mine in zip(run.json["exact"]["test_error"], run.json["stan"]["test_error"], strict=True)
+    ]
+    assert sum(gained) != 0, "this tells nothing"
+    assert run.json["error_difference"]["mean"] == pytest.approx(-sum(gained) / 2)
+    assert f"{'better' if sum(gained) > 0 else 'worse'} in {metric['name'].removeprefix('test ')}." in run.err
+    assert {f"{metric['name']}, %" if metric["unit"] else metric["name"], worse} <= {
+        line.split("  ")[0].strip() for line in run.err.splitlines()
+    }
 
 
 def test_interrupted(

@@ -18,7 +18,8 @@ import pytest
 from stantune.compare.study.contract import StudySummary
 from stantune.compare.study.folder import asked_to_stop, locked
 from stantune.parameters import Float, Integer
-from stantune.search.table.looking.look import look
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.looking.look import Seen, look
 from stantune.space import Space
 
 Stantune = Callable[..., Any]
@@ -84,6 +85,37 @@ def test_a_line_for_each_search_while_it_is_watched(
     assert lines[2].startswith("timed: R = 9 iterations")
     assert stantune("status", out, "--watch").out.splitlines() == lines[2:]
     assert "--storage is of one search" in stantune("status", out, "--storage", "sqlite:///x.db").err
+
+
+def test_no_table_of_a_search_that_is_done_is_read_again_and_again(
+    killed: Path, stantune: Stantune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, reads, by_then = killed / "out", Counter[str](), list[tuple[int, int]]()
+    none, native = "timed-none-seed-0", "timed-native-seed-0"
+    with ExitStack() as runs:
+        runs.enter_context(locked(out))
+        again = ExitStack()
+
+        def noted(directory: Path) -> Seen:
+            reads[directory.name] += 1
+            return look(directory)
+
+        def sleep(seconds: float) -> None:
+            by_then.append((reads[none], reads[native]))
+            if len(by_then) == 1:
+                # More brackets, say.
+                again.enter_context(SearchDirectory(out / none).locked())
+            else:
+                again.close()
+                runs.close()
+
+        monkeypatch.setattr("stantune.compare.study.folder.look", noted)
+        monkeypatch.setattr("stantune.cli.operating.status.time", SimpleNamespace(sleep=sleep))
+        watched = stantune("status", out, "--watch")
+    # While it is gone on with, its table is read, and again where more is told of what runs.
+    assert by_then == [(0, 1), (2, 2)]
+    assert "timed, none, seed 0: running, " in watched.out
+    assert reads[none] == 3, "its tables are shown in the end"
 
 
 def test_a_study_is_asked_to_end_also_between_two_searches(

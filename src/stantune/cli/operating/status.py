@@ -56,7 +56,7 @@ def _study(console: Console, folder: Path, watch: bool) -> StudySummary:
     from stantune.report.study import search_lines, show_study
 
     def lines() -> list[str]:
-        summary = study_in(folder)
+        summary = study_in(folder, watching=True)
         return search_lines(summary, now_in(folder, summary))
 
     with suppress(KeyboardInterrupt):  # Of the watching; the study knows nothing of it.

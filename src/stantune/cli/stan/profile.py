@@ -21,7 +21,7 @@ Period = Annotated[
     typer.Option(
         "--period",
         metavar="Z|none",
-        help="Reduced iterations after each exact one; none: no exact ones (default: 9, or the planner's).",
+        help=f"Reduced iterations after each exact one; none: no exact ones (default: {o.PERIOD}, or the planner's).",
     ),
 ]
 BatchSize = Annotated[
@@ -56,8 +56,7 @@ def profile(
     from stantune.process.runtime import tune_process
     from stantune.report.stan.profile import profile_result, show_profile
     from stantune.stan.config import Stan
-    from stantune.stan.planning.plan import decide
-    from stantune.training.planning import times_of
+    from stantune.training.planning import plan_from, times_of
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
@@ -74,7 +73,7 @@ def profile(
     stan = Stan(
         rate=rate_of(rate),
         tolerance=tolerance,
-        period=period_of(period or o.PERIOD),
+        period=period_of(o.PERIOD if period is None else period),
         iterations=length,
         layers=what.stan_layers,
         seed=seed,
@@ -89,7 +88,7 @@ def profile(
         measured = measure_threads(what, {}, splits, device=where)
         count = use_threads(console, measured)
     times = times_of(what, {}, stan.layers, splits, seed=seed, device=where)
-    plan = decide(times, stan, length)
+    plan = plan_from(times, stan, what, {}, splits, iterations=length, seed=seed, device=where)
     result = profile_result(what, stan.least_rate, length, count, where, seed, plan, measured)
     show_profile(console, result)
     write_json(result, json)

@@ -155,15 +155,23 @@ def searches_of(
     ]
 
 
-def study_in(folder: Path) -> StudySummary:
+def study_in(folder: Path, *, watching: bool = False) -> StudySummary:
     """Return where the study in this folder stands now, as its searches' tables have it; nothing is written.
+
+    With `watching`, of a study that runs, no table is read of a search that the study has written to be done: who looks
+    again and again would read large ones for nothing. One that is gone on with has a process in its directory.
 
     Raises UsageError where there is none.
     """
     before = written(folder)
     if before is None:
         raise UsageError(f"there is no study in {folder}; give the folder of one, as `out` named it")
-    searches = [looked_at(folder, search) for search in before.searches]
+    searches = [
+        search
+        if watching and search.state == "done" and not SearchDirectory(folder / search.directory).in_use()
+        else looked_at(folder, search)
+        for search in before.searches
+    ]
     return summary_of(before.problems, before.ways, before.seeds, searches)
 
 

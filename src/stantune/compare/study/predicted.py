@@ -14,7 +14,7 @@ from stantune.search.plan.fidelity import chosen_rates
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan, annealed
-from stantune.stan.planning.plan import predict
+from stantune.stan.planning.plan import fitted, predict
 from stantune.stan.planning.timing import ModelTimes
 from stantune.training.planning import times_of
 
@@ -45,9 +45,9 @@ def predicted_speedups(
         times = times_of(objective.problem, fixed, layers, objective.splits, device=settings.device) if stans else None
         for name, (stan, way) in stans.items():
             assert times is not None
-            found[name] = predicted(times, stan, rates_of(stan, way, settings), settings)
+            found[name] = predicted(fitted(times), stan, rates_of(stan, way, settings), settings)
     except StantuneError:
-        # The setting diverges, or the times contradict each other, as those of a tiny network on a busy machine may.
+        # The setting diverges.
         pass
     return found
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from stantune.errors import StantuneError, UsageError
@@ -116,21 +116,31 @@ def copy_study(directory: SearchDirectory, url: str) -> str:
     name = f"stantune {directory.path.resolve()}"
     with reading(directory.url, directory.study) as found:
         assert found is not None, "it was looked at before"
+        here, study = found
+        directions, trials = here.get_study_directions(study), here.get_all_trials(study, deepcopy=False)
+        told, noted = here.get_study_system_attrs(study), here.get_study_user_attrs(study)
         mend(url)
         there, where = connect(url)
         try:
             with one_sentence(where, name), optuna_quiet():
+                # Not Optuna's copy_study: it does not tell which study it has made, and only that one may go again.
                 try:
-                    optuna.copy_study(
-                        from_study_name=directory.study, from_storage=found[0], to_storage=there, to_study_name=name
-                    )
+                    copy = there.create_new_study(directions, name)
                 except DuplicatedStudyError:
                     raise UsageError(
                         f"{where} holds a study {name!r} already; delete that one there, or name another storage"
                     ) from None
+                try:
+                    for key, value in told.items():
+                        there.set_study_system_attr(copy, key, value)
+                    for key, value in noted.items():
+                        there.set_study_user_attr(copy, key, value)
+                    for trial in trials:
+                        there.create_new_trial(copy, template_trial=trial)
                 except BaseException:
-                    # Half a copy is none.
-                    there.delete_study(there.get_study_id_from_name(name))
+                    # Half a copy is none; why it is half is told even where it cannot be deleted.
+                    with suppress(Exception):
+                        there.delete_study(copy)
                     raise
         finally:
             release(there)

@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from stantune.protocols import Metric
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.hyperband import Bracket, place_of, stops_of
 from stantune.search.plan.measured import chosen_plan
-from stantune.search.plan.standings import Status, incumbent, status
+from stantune.search.plan.standings import Standing, Status, incumbent, status
 from stantune.search.plan.values import Job, Training, TrialRow
+
+
+class _Table:
+    """A trial table as it was once: who draws again and again what it comes to goes over it once."""
+
+    def __init__(self, plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> None:
+        self.plan = plan
+        self.rows = rows
+
+    @cached_property
+    def status(self) -> Status:
+        """Where the trials stand."""
+        return status(self.plan, self.rows)
+
+    @cached_property
+    def best(self) -> Standing | None:
+        """The best trial so far, at the most iterations that it has reached."""
+        return incumbent(self.rows, stops_of(self.plan)[-1])
 
 
 class Progress:
@@ -28,8 +47,7 @@ class Progress:
         self.unit = unit
         self.begun = 0
         self.retried = 0
-        self._plan = plan
-        self._rows: Sequence[TrialRow] = ()
+        self._table = _Table(plan, ())
         self._left = 0
         self._trained = 0
         # The iteration at which each running job is; None until it has done one, since it may go on from a checkpoint.
@@ -44,14 +62,14 @@ class Progress:
 
         Takes time in proportion to the trials, so call it once per rung.
         """
-        self._rows = rows
-        self._plan = chosen_plan(self._plan, rows)
-        self._left = iterations_left(self._plan, rows) + finals
+        plan = chosen_plan(self._table.plan, rows)
+        self._table = _Table(plan, rows)
+        self._left = iterations_left(plan, rows) + finals
         self._ended = 0
 
     def begin(self, job: Training, rows: Sequence[TrialRow]) -> None:
-        """A job begins."""
-        self._rows = rows
+        """A job begins; `rows` is the table as it is now."""
+        self._table = _Table(self._table.plan, rows)
         self.begun += 1
         self._running[job] = None
 
@@ -75,7 +93,8 @@ class Progress:
 
     def bracket_of(self, job: Job) -> str:
         """Return a name for the bracket of a trial: its s, and of several with that s which one, from the second on."""
-        before = sum(bracket.s == job.bracket for bracket in self._plan[: place_of(self._plan, job.number)])
+        plan = self._table.plan
+        before = sum(bracket.s == job.bracket for bracket in plan[: place_of(plan, job.number)])
         return f"{job.bracket} ({before + 1})" if before else str(job.bracket)
 
     @property
@@ -90,29 +109,29 @@ class Progress:
 
     @property
     def status(self) -> Status:
-        """Where the trials stand; takes time in proportion to them."""
-        return status(self._plan, self._rows)
+        """Where the trials stand; takes time in proportion to them, once for each job that begins."""
+        return self._table.status
 
     @property
     def trials(self) -> int:
         """Trials begun."""
-        return len(self._rows)
+        return len(self._table.rows)
 
     @property
     def planned(self) -> int:
         """Trials of the whole plan."""
-        return sum(bracket.rungs[0].trials for bracket in self._plan)
+        return sum(bracket.rungs[0].trials for bracket in self._table.plan)
 
     @property
     def best(self) -> float | None:
         """The value of the best trial so far, at the most iterations that it has reached."""
-        best = incumbent(self._rows, stops_of(self._plan)[-1])
+        best = self._table.best
         return None if best is None else self.metric.loss(best.error)
 
     @property
     def best_share(self) -> float:
         """By how much of the validation set that was measured."""
-        best = incumbent(self._rows, stops_of(self._plan)[-1])
+        best = self._table.best
         return 1.0 if best is None else best.share
 
     @property
