@@ -84,13 +84,12 @@ def processor() -> Processor:
     """Return what the system says of its processor."""
     described = described_processor()
     flags = (described.get("flags") or described.get("Features") or "").split()
-    affinity = getattr(os, "sched_getaffinity", None)
     return Processor(
         name=processor_name(),
         architecture=platform.machine(),
         vector_instructions=[name for name in VECTORS if name in flags],
         pytorch_uses=torch.backends.cpu.get_cpu_capability(),
-        usable=len(affinity(0)) if affinity else os.cpu_count() or 1,
+        usable=usable_cores(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from stantune.process.machine import usable_cores
 from stantune.seeds import derive
 from stantune.stan.layers.fusion import natively
 from stantune.training.trainable import Splits, Trainable
@@ -95,13 +95,6 @@ def numbers_up_to(cores: int, usual: int) -> tuple[int, ...]:
     """Return the numbers of threads to try: the powers of two, all cores, and the usual number."""
     powers = {2**exponent for exponent in range(cores.bit_length())}
     return tuple(sorted(count for count in powers | {cores, usual} if count <= cores))
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def time_by_threads(

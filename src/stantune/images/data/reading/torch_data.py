@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from stantune.errors import UsageError
 from stantune.images.data.splits import Split
-from stantune.training.threads import usable_cores
+from stantune.process.machine import usable_cores
 
 # So many samples tell how long one takes; worker processes take about a second to start.
 TRIED = 16
