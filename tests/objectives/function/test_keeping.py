@@ -53,7 +53,19 @@ VALUES = [
     np.float32(0.1),
     np.int64(-3),
     np.bool_(True),
+    {np.int64(3): [np.float32(0.5)], (1, (np.int8(2), "a")): {np.int64(0): 1}, 4: None},
+    OrderedDict({np.int64(3): 1, "a": 2}),
+    Counter({np.int64(3): 2, 5: 1}),
+    {np.int64(3), 4, ("a", np.float32(0.1))},
 ]
+
+
+def kinds(value):
+    """Return a value's kind and those of its parts; keys and elements are equal where their kinds are not."""
+    if isinstance(value, dict):
+        return type(value), [(kinds(key), kinds(each)) for key, each in value.items()]
+    parts = sorted(map(str, map(kinds, value))) if isinstance(value, set | tuple | list) else None
+    return type(value), parts
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -62,7 +74,7 @@ def test_values_come_back_as_they_were(tmp_path, value):
     state = checkpoints.load(tmp_path / "c.pt", "")
     assert state is not None
     found = restored(state["value"])
-    assert type(found) is type(value)
+    assert kinds(found) == kinds(value)
     assert found == value
 
 

@@ -91,8 +91,8 @@ class Run:
         """Whether the search is to end, for loops that want to see to that themselves.
 
         A function that has been told so returns when it likes; what it returns before it is at `stop` is not looked at.
-        A step of `steps` that it ends itself in is done again. A loop of your own returns between two of its steps: what
-        it keeps is saved as it is then.
+        A step of `steps` that it ends itself in is done again. A loop of your own returns between two of its steps:
+        what it keeps is saved as it is then.
         """
         return self._course.should_stop
 
