@@ -38,7 +38,14 @@ class TestTheObjective:
         assert what.identity != objective(stan=STAN).identity
 
     @pytest.mark.parametrize(
-        ("values", "sentence"), [({"mode": "up"}, "give min or max"), ({"unit": "step"}, "give epoch")]
+        ("values", "sentence"),
+        [
+            ({"mode": "up"}, "give min or max"),
+            ({"unit": "step"}, "give epoch"),
+            ({"space": {"lr": 1}}, "`space` of Net is a dict; give a Space of its parameters"),
+            ({"monitor": 3}, "the metric of Net is called 3, which is no text; give its name"),
+            ({"length": 0}, "`max_resource`=0 is no length"),
+        ],
     )
     def test_what_it_refuses(self, values, sentence):
         with pytest.raises(UsageError, match=sentence):

@@ -24,7 +24,7 @@ from stantune.objectives.lightning import checkpoint as checkpoints
 from stantune.objectives.lightning.fit import RESERVED, Fit
 from stantune.objectives.lightning.following import Lost, Stopped
 from stantune.objectives.lightning.package import quiet, require_lightning
-from stantune.objectives.preparing import chosen_threads
+from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.objectives.surroundings import as_it_was
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
@@ -128,6 +128,7 @@ class LightningObjective:
             )
         if not self.name:
             object.__setattr__(self, "name", name_of(self.module))
+        check_told(self.name, self.space, self.metric, self.unit, self.length)
 
     @property
     def metric(self) -> Metric:
