@@ -24,7 +24,6 @@ from stantune.space import Space
 from stantune.tuning.compose import compose
 from stantune.tuning.tune import path_of
 
-
 # Settings of a search that tune makes itself, or that say how it trains.
 _NOT_ASKED = {"plan_name", "rates", "start"}
 
