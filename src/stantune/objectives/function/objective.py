@@ -21,6 +21,7 @@ from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 from stantune.user_code.digest import digest
+from stantune.user_code.files import check_unchanged
 
 if TYPE_CHECKING:
     from stantune.objectives.function.run import Run
@@ -131,12 +132,14 @@ class FunctionObjective:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Find the function again."""
+        """Find the function again; raises UsageError where its file was changed meanwhile."""
         if "function" not in state:
             from stantune.objectives.choose import load_source
 
             found = load_source(state["source"])
             state["function"] = found.function if isinstance(found, FunctionObjective) else found
+            # What it trains goes into a table by the code that travelled.
+            check_unchanged(state["source"], state["identity"]["code"], digest(state["function"]))
         vars(self).update(state)
 
 
