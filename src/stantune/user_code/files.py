@@ -63,7 +63,7 @@ def check_unchanged(source: str, before: object, now: object) -> None:
     """Raise UsageError where what FILE.py:NAME names now is other code than when the search began."""
     if before != now:
         raise UsageError(
-            f"{source} was changed since the search began, or something that it imports or draws was; put it back as it "
+            f"{source} was changed since the search began, or something that it imports or draws; put it back as it "
             "was, or give the same command again"
         )
 

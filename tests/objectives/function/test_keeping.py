@@ -335,11 +335,24 @@ def test_files_come_back(tmp_path):
     (tmp_path / "one" / "deep").mkdir(parents=True)
     (tmp_path / "one" / "deep" / "empty").touch()
     (tmp_path / "one" / "a b").write_bytes(bytes(range(256)))
+    (tmp_path / "one" / "link").symlink_to("a b")
     files = folder.packed(tmp_path / "one")
-    assert list(files) == ["a b", "deep/empty"]
+    assert list(files) == ["a b", "deep/empty", "link"]
     folder.unpack(files, tmp_path / "other")
     assert (tmp_path / "other" / "a b").read_bytes() == bytes(range(256))
     assert (tmp_path / "other" / "deep" / "empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize("leads", ["to a folder", "to nothing"])
+def test_what_would_be_left_behind_is_refused(trained, leads):
+    def train(run):
+        (run.checkpoint_dir / "step-100").mkdir()
+        (run.checkpoint_dir / "step-100" / "state").touch()
+        (run.checkpoint_dir / "latest").symlink_to("step-100" if leads == "to a folder" else "nowhere")
+        return 1.0
+
+    with pytest.raises(UsageError, match=r"^latest in run\.checkpoint_dir is a link to \w.*, and only files are kept"):
+        trained(train)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
