@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stantune import Conditions, Dataset, Float, Problem, ProblemObjective, Solver, Space, Stan, tune
+from stantune.errors import UsageError
 from stantune.images.objective import made_of
 from stantune.search.settings import SearchSettings
 from stantune.search.table.looking.recorded import settings_of
@@ -64,6 +65,20 @@ def test_schedules_take_as_long_as_the_search_trains(objective: ProblemObjective
     assert there.problem.course == 27
     assert there.identity == ready.identity
     assert "splits" not in vars(there)
+
+
+@pytest.mark.parametrize(("part", "other"), [("Linear(3, 1)", "Linear(3, 1, bias=False)"), ("lr=0.1", "lr=0.2")])
+def test_a_problem_whose_file_was_changed_is_not_trained(objective: ProblemObjective, part: str, other: str) -> None:
+    ready, _ = objective.prepared(Conditions(max_resource=27))
+    travels, identity = pickle.dumps(ready), ready.identity
+    assert objective.source is not None
+    file = Path(objective.source.partition(":")[0])
+    text = file.read_text()
+    file.write_text(f"# A comment.\n{text}")
+    assert pickle.loads(travels).identity == identity == ready.identity
+    file.write_text(text.replace(part, other))
+    with pytest.raises(UsageError, match=r"numbers_problem\.py:problem was changed since the search began"):
+        pickle.loads(travels)
 
 
 def test_what_was_loaded_is_there_for_training(objective: ProblemObjective) -> None:

@@ -156,10 +156,13 @@ def test_a_decorated_function_of_a_file(file, named):
     assert found(None) == 2.0
     pickled = cloudpickle.dumps(found)
     # It is found by its source, and not sent.
-    path.write_text(path.read_text().replace("FACTOR\n\n", "7.0\n\n"))
+    path.write_text(f"# A comment.\n{path.read_text()}\nLOADED = True\n")
     copy = cloudpickle.loads(pickled)
-    assert copy(None) == 7.0
+    assert copy.function.__globals__["LOADED"]
     assert (copy.identity, copy.stan, copy.space) == (found.identity, found.stan, found.space)
+    path.write_text(path.read_text().replace("FACTOR\n\n", "7.0\n\n"))
+    with pytest.raises(UsageError, match=r"own\.py:train was changed since the search began.* put it back as it was"):
+        cloudpickle.loads(pickled)
 
 
 def test_a_problem_of_a_file(file):

@@ -29,6 +29,7 @@ from stantune.training.precision import check_plan, check_precision, precision_o
 from stantune.training.threads import measure_threads
 from stantune.training.together.memory import bytes_kept
 from stantune.user_code.digest import digest
+from stantune.user_code.files import check_unchanged
 
 # Fields of a problem that are set after it was found.
 _CHANGED = ("stan_layers", "course")
@@ -109,7 +110,7 @@ class ProblemObjective:
     def identity(self) -> Mapping[str, Any]:
         """The problem's numbers and STAN's settings."""
         return {
-            **made_of(self.problem),
+            **self._made,
             "problem": self.problem.name,
             "iterations": self.problem.iterations,
             "batch-size": self.problem.batch_size,
@@ -120,6 +121,11 @@ class ProblemObjective:
             **({} if self.resize is None else {"resize": str(self.resize)}),
             **self.problem.identity,
         }
+
+    @cached_property
+    def _made(self) -> dict[str, Any]:
+        """What the problem is made of; once, since a file that is changed later has other lines."""
+        return made_of(self.problem)
 
     @cached_property
     def splits(self) -> Splits:
@@ -232,6 +238,8 @@ class ProblemObjective:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the data, and the problem where another process finds it by its source."""
         state = {name: value for name, value in vars(self).items() if name not in ("splits", "_parts")}
+        # It goes along, so that it is what it was here.
+        state["_made"] = self._made
         if self.source is not None:
             del state["problem"]
             # What the command line and the search may have changed of the problem that the source names.
@@ -239,10 +247,12 @@ class ProblemObjective:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Find the problem again."""
+        """Find the problem again; raises UsageError where its file was changed meanwhile."""
         changed = state.pop("changed", {})
         if "problem" not in state:
             state["problem"] = replace(find(state["source"]), **changed)
+            # What it trains goes into a table by what travelled.
+            check_unchanged(state["source"], state["_made"], made_of(state["problem"]))
         vars(self).update(state)
 
     def _threads(self, conditions: Conditions) -> int:

@@ -1,11 +1,30 @@
-"""What objectives decide alike as a search begins: how many threads each training has."""
+"""What objectives of all kinds check and decide alike: what they are told, and how many threads each training has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
-from stantune.protocols import Conditions
+from stantune.protocols import Conditions, Metric
+from stantune.space import Space
+
+
+def check_told(name: object, space: object, metric: object, unit: object, length: object) -> None:
+    """Raise UsageError where what an objective is told is nothing of the kind; see protocols.Objective."""
+    if not isinstance(name, str):
+        raise UsageError(f"`name`={shown(name)} is no text; give one in quotes")
+    if not isinstance(space, Space):
+        raise UsageError(f"`space` of {name} is a {type(space).__name__}; give a Space of its parameters")
+    if not isinstance(metric, Metric):
+        raise UsageError(f"`metric` of {name} is {shown(metric)}; give a Metric, such as Metric('loss', 'minimize')")
+    if not isinstance(metric.name, str):
+        raise UsageError(f"the metric of {name} is called {shown(metric.name)}, which is no text; give its name")
+    if not isinstance(unit, str) or not unit:
+        said = f"is {shown(unit)}" if unit else "is empty"
+        raise UsageError(f"`unit` of {name} {said}; give a word for what its steps are, such as epoch")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise UsageError(f"`max_resource`={shown(length)} is no length; give a whole number of {unit}s, 1 or more")
 
 
 def chosen_threads(conditions: Conditions, name: str, default: Callable[[], int]) -> int:

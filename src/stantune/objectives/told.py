@@ -7,19 +7,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stantune.errors import UsageError
+from stantune.objectives.preparing import check_told
 from stantune.protocols import Conditions, Metric, Place, Prepared, Trainer
 from stantune.space import Space
 
 
 @dataclass(frozen=True)
 class ToldObjective:
-    """Has parameters and a metric, and no training of its own; see protocols.Objective."""
+    """Has parameters and a metric, and no training of its own; see protocols.Objective. Raises UsageError."""
 
     name: str
     space: Space
     metric: Metric
     unit: str = "epoch"
     length: int | None = None
+
+    def __post_init__(self) -> None:
+        check_told(self.name, self.space, self.metric, self.unit, self.length)
 
     @property
     def rate(self) -> float | Literal["auto"] | None:

@@ -36,9 +36,14 @@ def plain(value: Any, where: str) -> Any:
     if kind in (list, tuple):
         return kind(plain(each, f"{where}[{place}]") for place, each in enumerate(value))
     if kind is set:
-        return {plain(each, where) for each in value}
+        elements = [plain(each, where) for each in value]
+        return set(elements) if _hashable(elements) else {_KIND: "set", "value": elements}
     if kind in (dict, OrderedDict):
-        made = kind((plain(key, f"a key of {where}"), plain(each, f"{where}[{key!r}]")) for key, each in value.items())
+        keys = [plain(key, f"a key of {where}") for key in value]
+        values = [plain(each, f"{where}[{key!r}]") for key, each in value.items()]
+        if not _hashable(keys):
+            return {_KIND: "keys", "keys": keys, "value": kind(enumerate(values))}
+        made = kind(zip(keys, values, strict=True))
         if _KIND in made:
             raise UsageError(f"{where} has the key {_KIND!r}, which checkpoints need themselves; rename it")
         if hasattr(value, "_metadata"):
@@ -75,10 +80,23 @@ def restored(value: Any, device: str = "cpu") -> Any:
             return inner.to(device)
         case "counter":
             return Counter(restored(inner, device))
+        case "set":
+            return set(restored(inner, device))
+        case "keys":
+            return type(inner)(zip(restored(value["keys"], device), restored(inner, device).values(), strict=True))
         case "array":
             return inner.numpy()
         case _:
             return inner.numpy()[()]
+
+
+def _hashable(made: list[Any]) -> bool:
+    """Tell whether all can be keys still: a scalar of NumPy's can, and what stands for it cannot."""
+    try:
+        hash(tuple(made))
+    except TypeError:
+        return False
+    return True
 
 
 def _refusal(value: object, where: str, kind: str) -> UsageError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from stantune.arguments import number, path
+from stantune.arguments import number, path, shown, text, whole
 from stantune.errors import UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
@@ -23,6 +23,9 @@ from stantune.search.workers.executors import Failure
 from stantune.space import Space
 from stantune.tuning.compose import compose
 from stantune.tuning.tune import path_of
+
+# Settings of a search that tune makes itself, or that say how it trains.
+_NOT_ASKED = {"plan_name", "rates", "start"}
 
 
 class OpenSearch:
@@ -65,19 +68,22 @@ class OpenSearch:
         Args:
             segment: one that `ask` gave.
             metrics: by name, or the compared one alone; None where the training diverged.
-            seconds: what it took.
+            seconds: what it took, 0 or more.
             validation_share: by how much of the validation set it was measured; `segment.validation_share` would do.
 
         Raises:
-            UsageError: the compared metric is missing or no number, another one is no number, or the segment is not one
-                that is waited for; nothing is written then.
+            UsageError: the compared metric is missing or no number, another one or the time is none, or the segment is
+                not one that is waited for; nothing is written then.
         """
         found = {} if metrics is None else self._metrics(metrics)
         share = number("validation_share", validation_share)
         if not 0 < share <= 1:
             raise UsageError(f"`validation_share`={share:g} is no share of a validation set; give 1 for all of it")
+        spent = float(number("seconds", seconds))
+        if spent < 0:
+            raise UsageError(f"`seconds`={shown(seconds)} is no time that a training takes; give 0 or more")
         self._take(segment)
-        cost = Cost(exact=segment.stop - segment.start, exact_seconds=seconds)
+        cost = Cost(exact=segment.stop - segment.start, exact_seconds=spent)
         diverged = segment.stop if metrics is None else None
         outcome = Outcome(segment.stop, found, diverged, False, cost, validation_share=share)
         self._session.tell(segment, outcome)
@@ -89,7 +95,13 @@ class OpenSearch:
 
     def close(self) -> None:
         """Take nothing any more; another program may write to the table from now on."""
+        self._look()
         self._over = True
+
+    def _look(self) -> None:
+        """Have the session look up what may begin: only then it knows whether all is done."""
+        if not self._over:
+            self._session.may_begin()
 
     def _metrics(self, told: Mapping[str, float] | float) -> dict[str, float]:
         try:
@@ -100,6 +112,8 @@ class OpenSearch:
     def _take(self, segment: Segment) -> None:
         """Take a segment as told; raises UsageError where it was not given, or was told of before."""
         self._check_open()
+        if not isinstance(segment, Segment):
+            raise UsageError(f"{shown(segment)} is no segment; tell each segment that ask() gave")
         if _key(segment) not in self._given:
             raise UsageError(
                 f"the segment of trial {segment.trial} to {segment.stop} is not waited for: it was told of before, or "
@@ -114,6 +128,7 @@ class OpenSearch:
     @property
     def result(self) -> SearchResult:
         """What the search has come to so far."""
+        self._look()
         return SearchResult(self.objective, self.settings, self._session.state, self._path)
 
 
@@ -131,7 +146,6 @@ def open_search(
     storage: str | None = None,
     fresh: bool = False,
     retries: int = RETRIES,
-    rates: Sequence[float] | Literal["auto"] = (),
     plan: str = "hyperband",
     start_from: Path | str | None = None,
     **others: Any,
@@ -141,17 +155,19 @@ def open_search(
     What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
     `result.json` is written.
     """
-    refused = sorted(others.keys() - {field.name for field in fields(SearchSettings)} | others.keys() & {"plan_name"})
+    taken = {field.name for field in fields(SearchSettings)} - _NOT_ASKED
+    refused = sorted(others.keys() - taken)
     if refused:
         raise UsageError(
             f"`{refused[0]}` is nothing that a search by ask and tell has: your own program trains; leave it away"
         )
+    retries = whole("retries", retries, 0)
+    storage = None if storage is None else text("storage", storage)
     what, settings = compose(
         None,
         space,
         max_resource,
         min_resource,
-        rates,
         unit=unit,
         minimize=minimize,
         maximize=maximize,
@@ -161,17 +177,21 @@ def open_search(
     )
     directory = SearchDirectory(path_of(out, what), storage)
     with directory.locked():
-        if fresh:
-            directory.clear()
         if start_from is not None:
             earlier = SearchDirectory.begun(path("start_from", start_from), storage)
-            settings = starting_from(settings, what, directory, earlier)
+            settings = starting_from(settings, what, directory, earlier, fresh)
+        if fresh:
+            # Not before all that may be refused is known.
+            directory.clear()
         with open_session(what, settings, directory, retries=retries) as session:
             opened = OpenSearch(what, settings, session, directory.path)
             try:
                 yield opened
-            finally:
-                opened.close()
+            except BaseException:
+                # Without another look at the table, which may be what has failed.
+                opened._over = True
+                raise
+            opened.close()
             summary = opened.result.summary
         directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
 

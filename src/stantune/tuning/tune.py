@@ -268,13 +268,21 @@ def tune(
         # The stack last: whatever ends a search, its workers end before others may have the directory.
         heeding = asks.heeding(directory.asked_to_stop)
         with directory.locked(), heeding, logging_to(directory.log) as log, ExitStack() as stack:
-            if fresh:
-                directory.clear()
-            log.info("process %d begins the search of %s, or goes on with it", os.getpid(), one_line(what.name))
+            # The log goes with a search that is cleared, which nothing is before all that may be refused is known: what
+            # is said until then is written after it.
+            early: list[str] | None = [] if fresh else None
+
+            def write(line: str) -> None:
+                if early is None:
+                    log.info(one_line(line))
+                else:
+                    early.append(line)
 
             def tell(line: str) -> None:
-                log.info(one_line(line))
+                write(line)
                 say(line)
+
+            write(f"process {os.getpid()} begins the search of {what.name}, or goes on with it")
 
             def complain(line: str) -> None:
                 log.warning(line)
@@ -283,7 +291,7 @@ def tune(
             settings = replace(settings, device=where)
             if start_from is not None:
                 earlier = SearchDirectory.begun(path("start_from", start_from), storage)
-                settings = starting_from(settings, what, directory, earlier)
+                settings = starting_from(settings, what, directory, earlier, fresh)
             beside = not alone and side > 1
             conditions = Conditions(
                 settings.max_resource,
@@ -292,7 +300,7 @@ def tune(
                 where,
                 alone,
                 beside,
-                _begun(directory),
+                None if fresh else _begun(directory),
                 tell,
                 settings.fixed,
             )
@@ -316,13 +324,16 @@ def tune(
             elif alone:
                 train = InProcess(order(0))
             else:
-                train = stack.enter_context(
-                    Workers(order, side, limits, lambda line: log.info(one_line(line)), together, tell)
-                )
+                train = stack.enter_context(Workers(order, side, limits, write, together, tell))
             if together > 1 and (told := getattr(what, "memory_told", None)) is not None:
                 tell(told(together, where))
             view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
+            if early is not None:
+                directory.clear()
+                held, early = early, None
+                for line in held:
+                    write(line)
             state = search(
                 what,
                 settings,

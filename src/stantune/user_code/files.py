@@ -59,6 +59,15 @@ def load_file(path: Path, name: str) -> ModuleType:
     return module
 
 
+def check_unchanged(source: str, before: object, now: object) -> None:
+    """Raise UsageError where what FILE.py:NAME names now is other code than when the search began."""
+    if before != now:
+        raise UsageError(
+            f"{source} was changed since the search began, or something that it imports or draws; put it back as it "
+            "was, or give the same command again"
+        )
+
+
 def _words(error: Exception) -> str:
     """Return kind and words of an error: names in backticks are Python's here, and no options of a command."""
     return words_of(error).replace("`", "")

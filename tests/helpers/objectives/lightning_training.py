@@ -81,7 +81,7 @@ def loaders(params, **more):
 
 def objective(module=Net, data=loaders, **more) -> LightningObjective:
     """Of six epochs."""
-    return LightningObjective(module, data, SPACE, **{"whole": 6, **more})
+    return LightningObjective(module, data, **{"space": SPACE, "whole": 6, **more})
 
 
 def segment(folder, start, stop, **more) -> Segment:

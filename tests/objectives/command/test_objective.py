@@ -86,6 +86,19 @@ class TestConstruction:
         with pytest.raises(UsageError, match="trials are compared by one"):
             CommandObjective("train {lr}", SPACE, **named)
 
+    @pytest.mark.parametrize(
+        ("told", "sentence"),
+        [
+            ({"space": {"lr": 1}, "minimize": "loss"}, "`space` of train is a dict; give a Space of its parameters"),
+            ({"metric": "loss"}, r"`metric` of train is 'loss'; give a Metric, such as Metric\('loss', 'minimize'\)"),
+            ({"maximize": 3}, "the metric of train is called 3, which is no text; give its name"),
+            ({"unit": "", "minimize": "loss"}, "`unit` of train is empty; give a word"),
+        ],
+    )
+    def test_what_it_is_told_is_what_it_seems(self, told, sentence):
+        with pytest.raises(UsageError, match=sentence):
+            CommandObjective("train {lr}", **{"space": SPACE, **told})
+
     @pytest.mark.parametrize("file", ["/etc/x", "../x", ""])
     def test_the_file_is_in_the_state_folder(self, file):
         with pytest.raises(UsageError, match="no file in the state folder"):

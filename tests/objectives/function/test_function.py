@@ -137,7 +137,7 @@ def test_threads(conditions, threads):
 @pytest.mark.parametrize(
     ("threads", "sentence"),
     [
-        ("auto", "`threads`=auto times the training of a built-in problem, and train is a function; give a number"),
+        ("auto", "`threads`=auto times the training of a built-in problem, and train is none; give a number"),
         (0, "`threads`=0 is no number of threads; give 1 or more"),
         (True, "`threads`=True is no number"),
     ],
@@ -176,7 +176,10 @@ def test_what_is_no_function_of_a_run_is_refused(function, sentence):
     ("setting", "sentence"),
     [
         ({"space": {"x": Float(0, 1)}}, "`space` of train is a dict; give a Space of its parameters"),
+        ({"metric": "loss"}, r"`metric` of train is 'loss'; give a Metric, such as Metric\('loss', 'minimize'\)"),
         ({"unit": ""}, "`unit` of train is empty; give a word for what its steps are, such as epoch"),
+        ({"unit": 3}, "`unit` of train is 3; give a word"),
+        ({"name": 3}, "`name`=3 is no text; give one in quotes"),
         ({"length": 0}, "`max_resource`=0 is no length; give a whole number of epochs, 1 or more"),
         ({"length": 2.5}, "`max_resource`=2.5 is no length"),
         ({"length": True}, "`max_resource`=True is no length"),

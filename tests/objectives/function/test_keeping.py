@@ -53,7 +53,19 @@ VALUES = [
     np.float32(0.1),
     np.int64(-3),
     np.bool_(True),
+    {np.int64(3): [np.float32(0.5)], (1, (np.int8(2), "a")): {np.int64(0): 1}, 4: None},
+    OrderedDict({np.int64(3): 1, "a": 2}),
+    Counter({np.int64(3): 2, 5: 1}),
+    {np.int64(3), 4, ("a", np.float32(0.1))},
 ]
+
+
+def kinds(value):
+    """Return a value's kind and those of its parts; keys and elements are equal where their kinds are not."""
+    if isinstance(value, dict):
+        return type(value), [(kinds(key), kinds(each)) for key, each in value.items()]
+    parts = sorted(map(str, map(kinds, value))) if isinstance(value, set | tuple | list) else None
+    return type(value), parts
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -62,7 +74,7 @@ def test_values_come_back_as_they_were(tmp_path, value):
     state = checkpoints.load(tmp_path / "c.pt", "")
     assert state is not None
     found = restored(state["value"])
-    assert type(found) is type(value)
+    assert kinds(found) == kinds(value)
     assert found == value
 
 
@@ -323,11 +335,24 @@ def test_files_come_back(tmp_path):
     (tmp_path / "one" / "deep").mkdir(parents=True)
     (tmp_path / "one" / "deep" / "empty").touch()
     (tmp_path / "one" / "a b").write_bytes(bytes(range(256)))
+    (tmp_path / "one" / "link").symlink_to("a b")
     files = folder.packed(tmp_path / "one")
-    assert list(files) == ["a b", "deep/empty"]
+    assert list(files) == ["a b", "deep/empty", "link"]
     folder.unpack(files, tmp_path / "other")
     assert (tmp_path / "other" / "a b").read_bytes() == bytes(range(256))
     assert (tmp_path / "other" / "deep" / "empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize("leads", ["to a folder", "to nothing"])
+def test_what_would_be_left_behind_is_refused(trained, leads):
+    def train(run):
+        (run.checkpoint_dir / "step-100").mkdir()
+        (run.checkpoint_dir / "step-100" / "state").touch()
+        (run.checkpoint_dir / "latest").symlink_to("step-100" if leads == "to a folder" else "nowhere")
+        return 1.0
+
+    with pytest.raises(UsageError, match=r"^latest in run\.checkpoint_dir is a link to \w.*, and only files are kept"):
+        trained(train)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

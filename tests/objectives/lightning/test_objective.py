@@ -10,12 +10,16 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import CSVLogger
 from lightning_training import PARAMS, SPACE, STAN, Net, check_segments, loaders, objective, segment
 from segments import trained
 
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.lightning.objective import LightningObjective
 from stantune.protocols import Conditions, Metric, Objective, Place
+from stantune.search.settings import SearchSettings
 from stantune.stan.config import Memo, Stan
 from stantune.testing import check_objective
 from stantune.tuning.tune import tune
@@ -37,8 +41,57 @@ class TestTheObjective:
         assert json.loads(json.dumps(what.identity)) == what.identity
         assert what.identity != objective(stan=STAN).identity
 
+    def test_settings_of_the_trainer_and_callbacks_are_what_it_is(self):
+        class Own(Callback):
+            def __init__(self, factor):
+                self.factor = factor
+
+        def some(segment):
+            return [EarlyStopping("val_loss")]
+
+        def others(segment):
+            return [EarlyStopping("accuracy")]
+
+        def given():
+            yield {}
+            yield from ({"trainer_settings": {"gradient_clip_val": value}} for value in (1.0, 0.01))
+            yield from ({"trainer_settings": lambda params, each=each: {"min_epochs": each}} for each in (1, 2))
+            yield from ({"callbacks": [EarlyStopping("val_loss", patience=each)]} for each in (1, 2))
+            yield from ({"callbacks": [Own(each)]} for each in (1, 2))
+            yield from ({"callbacks": each} for each in (some, others))
+
+        found = [json.dumps(objective(**each).identity) for each in given()]
+        assert len(set(found)) == len(found)
+        assert [json.dumps(objective(**each).identity) for each in given()] == found
+        assert objective(trainer_settings={}, callbacks=[], logger=CSVLogger("a")).identity == objective().identity
+
+    def test_a_search_does_not_go_on_with_other_ones(self, tmp_path):
+        def clipping(value):
+            settings = {"accelerator": "cpu", **({} if value is None else {"gradient_clip_val": value})}
+            return LightningObjective(Net, loaders, SPACE, trainer_settings=settings)
+
+        for value in (1.0, None):
+            options = {"max_resource": 1, "trials": 1, "mode": "async", "final": "none", "out": tmp_path / str(value)}
+            tune(clipping(value), **options)
+            with pytest.raises(UsageError, match=r"made-of\.trainer_settings\.gradient_clip_val: .* there, 0\.01 here"):
+                tune(clipping(0.01), **options)
+            assert tune(clipping(0.01), **options, accept_changes=True).complete
+
+    def test_a_search_from_when_they_were_not_noted_goes_on(self):
+        what, settings = objective(trainer_settings={"gradient_clip_val": 1.0}), SearchSettings(0, 9, 1)
+        noted = settings.identity(what)
+        assert settings.extends({name: value for name, value in noted.items() if name != "made-of"}, what)
+        assert not settings.extends(noted, objective())
+
     @pytest.mark.parametrize(
-        ("values", "sentence"), [({"mode": "up"}, "give min or max"), ({"unit": "step"}, "give epoch")]
+        ("values", "sentence"),
+        [
+            ({"mode": "up"}, "give min or max"),
+            ({"unit": "step"}, "give epoch"),
+            ({"space": {"lr": 1}}, "`space` of Net is a dict; give a Space of its parameters"),
+            ({"monitor": 3}, "the metric of Net is called 3, which is no text; give its name"),
+            ({"length": 0}, "`max_resource`=0 is no length"),
+        ],
     )
     def test_what_it_refuses(self, values, sentence):
         with pytest.raises(UsageError, match=sentence):

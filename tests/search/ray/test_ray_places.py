@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ import torch
 
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.choose import find_objective
+from stantune.objectives.command.objective import CommandObjective
 from stantune.outcome import Outcome
+from stantune.parameters import Float
 from stantune.protocols import Place as Where
 from stantune.protocols import Segment, StopEarly
 from stantune.search.ray import places as ray_places
@@ -25,6 +28,7 @@ from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Failure, attempt
 from stantune.search.workers.order import Order
+from stantune.space import Space
 
 TINY = f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem"
 
@@ -173,7 +177,7 @@ def test_checkpoints_pass_through_a_folder_of_ones_own(
     if there in ("nothing", "a folder of mine"):
         made = order(0)
         assert isinstance(made, FetchingTrainer)
-        assert made._scratch == folder / str(os.getppid())
+        assert made._scratch == folder / f"{platform.node()}-{os.getppid()}"
         assert folder.stat().st_mode & 0o777 == 0o700
     else:
         with pytest.raises(StantuneError, match=rf"{folder} on node .* is not this user's alone.*; delete it, or"):
@@ -212,18 +216,21 @@ def test_remote_directory(url: str, tmp_path: Path) -> None:
         directory.discard(directory.checkpoint(1))
         directory.discard(directory.checkpoint(3))
         assert held() == names[1::3]
-        others = ("final-3.pt", "best.pt", "best-3.pt")
+        others = ("final-6.pt", "best.pt", "best-6.pt")
         for name in others:
             place.write(name)
+        directory.bring_finals(0)
+        assert not directory.final().exists()
+        # And those of who stands in for them, three at most.
         directory.bring_finals(2)
-        assert (directory.final().exists(), directory.final(2).exists()) == (True, False)
-        assert (directory.best().exists(), directory.best(2).exists()) == (True, False)
+        assert (directory.final().exists(), directory.final(5).exists()) == (True, False)
+        assert (directory.best().exists(), directory.best(5).exists()) == (True, False)
         directory.bring_finals(3)
-        assert directory.final(2).exists()
-        assert directory.best(2).exists()
+        assert directory.final(5).exists()
+        assert directory.best(5).exists()
         directory.clear()
     assert held() == []
-    assert not directory.final(2).exists()
+    assert not directory.final(5).exists()
     assert not any(place.holds(name) for name in others)
     assert not any((directory.path / name).exists() for name in others)
     directory.final().touch()
@@ -288,3 +295,22 @@ def test_damaged_file_is_told_and_kept_for_who_deletes_it(url: str, tmp_path: Pa
     assert failure == Failure("its checkpoint was cut short or altered", damaged=True)
     assert place.holds("trial-000003.pt")
     assert not scratch.exists()
+
+
+def test_a_log_that_a_failure_names_stays(url: str, tmp_path: Path) -> None:
+    space, scratch = Space({"lr": Float(0.1, 1)}), tmp_path / "scratch"
+    fails = CommandObjective("sh -c 'echo {lr} > {dir}/file; echo why >&2; exit {stop}'", space, minimize="loss")
+
+    def failure(trainer: FetchingTrainer, number: int) -> str:
+        segment = Segment(number, {"lr": 0.5}, 0, 3, 0, tmp_path / "elsewhere" / f"trial-00000{number}.pt", bracket=0)
+        failed = attempt(trainer, segment, no_stop, lambda done: None)
+        assert isinstance(failed, Failure)
+        return failed.cause
+
+    trainer = FetchingTrainer(fails.trainer(Where(threads=1)), Place(url), scratch)
+    causes = [failure(trainer, number) for number in (1, 2)]
+    for number, cause in enumerate(causes, 1):
+        log = scratch / f"trial-00000{number}" / "stderr.log"
+        assert cause.endswith(f"exit code 3: why (see {log})")
+        assert "why" in log.read_text()
+    assert sorted(path.name for path in scratch.rglob("*") if path.is_file()) == 2 * ["stderr.log"] + 2 * ["stdout.log"]

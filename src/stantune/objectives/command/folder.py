@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stantune.errors import CheckpointError, StantuneError
+from stantune.errors import CheckpointError, StantuneError, UsageError
 
 
 def packed(folder: Path) -> dict[str, Tensor]:
-    """Return the bytes, (N,), of all files below a folder by their paths in it; links are followed.
+    """Return the bytes, (N,), of all files below a folder by their paths in it; links to files are followed.
 
     Raises:
+        UsageError: something in it would be left behind: a link to a folder or to nothing, a device.
         StantuneError: one cannot be read.
     """
     files: dict[str, Tensor] = {}
@@ -25,6 +26,12 @@ def packed(folder: Path) -> dict[str, Tensor]:
             if path.is_file():
                 content = np.frombuffer(bytearray(path.read_bytes()), dtype=np.uint8)
                 files[path.relative_to(folder).as_posix()] = torch.from_numpy(content)
+            elif path.is_symlink() or not path.is_dir():
+                what = f"a link to {path.readlink()}" if path.is_symlink() else "no file"
+                raise UsageError(
+                    f"{path.relative_to(folder)} in run.checkpoint_dir is {what}, and only files are kept; write the "
+                    "folder's name into a file, or copy what is there"
+                )
     except OSError as error:
         raise StantuneError(
             f"{folder} cannot be read into the checkpoint ({error.strerror or error}); mend that, and give the same "

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
 from stantune.objectives.command.trainer import CommandTrainer, usable_threads
-from stantune.objectives.preparing import chosen_threads
+from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 
@@ -101,6 +101,8 @@ class CommandObjective:
     def __post_init__(self, minimize: str | None, maximize: str | None) -> None:
         """Check what can be checked, and fill in what was left out."""
         template = Template(self.command, self.shell)
+        name, metric = self.name or _name(template.plain), _metric(self.metric, minimize, maximize)
+        check_told(name, self.space, metric, self.unit, self.length)
         template.check(list(self.space), PLACEHOLDERS)
         cwd = Path(self.cwd or ".").absolute()
         known = PurePath(self.metrics)
@@ -110,10 +112,10 @@ class CommandObjective:
             )
         for attribute, value in (
             ("template", template),
-            ("metric", _metric(self.metric, minimize, maximize)),
+            ("metric", metric),
             ("cwd", cwd),
             ("env", dict(self.env)),
-            ("name", self.name or _name(template.plain)),
+            ("name", name),
             # Once, so that a search has one identity even if the file is changed while it runs.
             ("code", _code(template.plain, cwd)),
         ):
@@ -173,7 +175,8 @@ def _metric(metric: Metric | None, minimize: str | None, maximize: str | None) -
         )
     if metric is not None:
         return metric
-    return Metric(minimize, "minimize") if minimize is not None else Metric(str(maximize), "maximize")
+    # Which of the two it is, and whether it is a text, is checked as of a Metric that is given.
+    return Metric(cast(str, minimize), "minimize") if maximize is None else Metric(maximize, "maximize")
 
 
 def _name(words: Sequence[str]) -> str:

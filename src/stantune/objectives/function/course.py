@@ -186,7 +186,9 @@ class Course:
             self.cost.exact_seconds += took
         elif self._stopping and self.done < self._stop:
             self.cost.exact_seconds += took
-            self._save()
+            if self.within is None:
+                # In the middle of a step things are what they are at no end of one: what was saved last counts.
+                self._save()
             self.ended = Interrupted()
         elif self.done == self._stop:
             self.cost.evaluation_seconds += took

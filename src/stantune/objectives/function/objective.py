@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import cloudpickle
 
 from stantune.errors import UsageError
+from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 from stantune.user_code.digest import digest
+from stantune.user_code.files import check_unchanged
 
 if TYPE_CHECKING:
     from stantune.objectives.function.run import Run
@@ -59,13 +61,7 @@ class FunctionObjective:
         _check_function(self.function)
         if not self.name:
             object.__setattr__(self, "name", name_of(self.function))
-        if not isinstance(self.space, Space):
-            raise UsageError(f"`space` of {self.name} is a {type(self.space).__name__}; give a Space of its parameters")
-        if not self.unit:
-            raise UsageError(f"`unit` of {self.name} is empty; give a word for what its steps are, such as epoch")
-        length = self.length
-        if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
-            raise UsageError(f"`max_resource`={length!r} is no length; give a whole number of {self.unit}s, 1 or more")
+        check_told(self.name, self.space, self.metric, self.unit, self.length)
         if self.stan is not None and self.stan.least_rate == "auto":
             raise UsageError(
                 f"a rate of auto is measured on one network, and each setting of {self.name} may have its own; give "
@@ -111,24 +107,13 @@ class FunctionObjective:
 
     def prepared(self, conditions: Conditions) -> Prepared:
         """See Objective: there is nothing to decide but the number of threads."""
-        asked, begun = conditions.threads, conditions.begun
-        if asked == "auto":
-            raise UsageError(
-                f"`threads`=auto times the training of a built-in problem, and {self.name} is a function; give a number"
-            )
-        if asked is None:
-            if begun is not None:
-                asked = int(begun["threads"])
-            elif conditions.side_by_side:
-                # Two trainings side by side do more than one with two threads.
-                asked = 1
-            else:
-                import torch
 
-                asked = torch.get_num_threads()
-        if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-            raise UsageError(f"`threads`={asked} is no number of threads; give 1 or more")
-        return Prepared(self, asked)
+        def default() -> int:
+            import torch
+
+            return torch.get_num_threads()
+
+        return Prepared(self, chosen_threads(conditions, self.name, default))
 
     def trainer(self, place: Place) -> FunctionTrainer:
         """See Objective."""
@@ -147,12 +132,14 @@ class FunctionObjective:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Find the function again."""
+        """Find the function again; raises UsageError where its file was changed meanwhile."""
         if "function" not in state:
             from stantune.objectives.choose import load_source
 
             found = load_source(state["source"])
             state["function"] = found.function if isinstance(found, FunctionObjective) else found
+            # What it trains goes into a table by the code that travelled.
+            check_unchanged(state["source"], state["identity"]["code"], digest(state["function"]))
         vars(self).update(state)
 
 

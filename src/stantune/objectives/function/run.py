@@ -81,6 +81,8 @@ class Run:
     def checkpoint_dir(self) -> Path:
         """A folder for checkpoints in a format of your own; the files in it are kept, and there in the next segment.
 
+        Links to files are kept as what they lead to; one to a folder is refused, since what is there would be lost.
+
         Who takes it keeps something, as with `keep`. They are read when the checkpoint is written, all of them as they
         are then: between two steps, and when a function without steps returns.
         """
@@ -91,6 +93,8 @@ class Run:
         """Whether the search is to end, for loops that want to see to that themselves.
 
         A function that has been told so returns when it likes; what it returns before it is at `stop` is not looked at.
+        A step of `steps` that it ends itself in is done again. A loop of your own returns between two of its steps:
+        what it keeps is saved as it is then.
         """
         return self._course.should_stop
 

@@ -24,10 +24,11 @@ from stantune.objectives.lightning import checkpoint as checkpoints
 from stantune.objectives.lightning.fit import RESERVED, Fit
 from stantune.objectives.lightning.following import Lost, Stopped
 from stantune.objectives.lightning.package import quiet, require_lightning
-from stantune.objectives.preparing import chosen_threads
+from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.objectives.surroundings import as_it_was
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
+from stantune.search.settings import CODE
 from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.user_code.digest import digest
@@ -128,6 +129,7 @@ class LightningObjective:
             )
         if not self.name:
             object.__setattr__(self, "name", name_of(self.module))
+        check_told(self.name, self.space, self.metric, self.unit, self.length)
 
     @property
     def metric(self) -> Metric:
@@ -141,7 +143,7 @@ class LightningObjective:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """The name, what is compared, STAN's settings, and a digest of the code of module and data."""
+        """The name, what is compared, STAN's settings, a digest of the code, a training's settings and callbacks."""
         identity: dict[str, Any] = {
             "problem": self.name,
             "metric": self.monitor,
@@ -150,6 +152,8 @@ class LightningObjective:
             "accelerate": "none" if self.stan is None else "stan",
             "rate": self.rate,
             "code": digest(self.module) + digest(self.data),
+            # Also where there are none of them, so that those that come later are told from what nobody noted.
+            "made-of": {"trainer_settings": _noted(self.trainer_settings or {}), "callbacks": _noted(self.callbacks)},
         }
         if self.stan is not None:
             settings = {name: value for name, value in self.stan.identity.items() if name not in ("rate", "seed")}
@@ -319,7 +323,7 @@ class LightningTrainer:
 
     def _identity(self, segment: Segment) -> str:
         # Not the code: whether changed code may go on is the search's to decide, and it decides before it trains.
-        depends_on = {name: value for name, value in self._what.identity.items() if name != "code"}
+        depends_on = {name: value for name, value in self._what.identity.items() if name not in CODE}
         depends_on |= {"params": dict(segment.params), "seed": segment.seed, "rates": segment.rates}
         depends_on |= {"length": segment.length or self._what.whole or self._what.length, "final": segment.final}
         return json.dumps(depends_on, sort_keys=True)
@@ -332,6 +336,15 @@ def _add(cost: Cost, stan: Stan | None, epochs: int, seconds: float) -> None:
     else:
         cost.reduced += epochs
         cost.reduced_seconds += seconds
+
+
+def _noted(given: Any) -> Any:
+    """Return settings and callbacks as an identity has them: plain values as they are, all else by its digest."""
+    if isinstance(given, Mapping):
+        return {str(name): _noted(value) for name, value in given.items()}
+    if isinstance(given, list | tuple):
+        return [_noted(value) for value in given]
+    return given if given is None or isinstance(given, bool | int | float | str) else digest(given)
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class RemoteDirectory(SearchDirectory):
 
         Raises StantuneError.
         """
-        for rank in range(finalists + SUBSTITUTES):
+        for rank in range(finalists + SUBSTITUTES if finalists else 0):
             for weights in (self.final(rank), self.best(rank)):
                 if self.elsewhere.holds(weights.name):
                     self.elsewhere.fetch(weights.name, weights)
@@ -88,7 +88,9 @@ class FetchingOrder:
     def __call__(self, number: int) -> Trainer:
         """See Order."""
         # The next worker process of the same actor finds what this one leaves behind when it is killed, and clears it.
-        return FetchingTrainer(self.order(number), Place(self.url), _own_folder() / str(os.getppid()))
+        # The node's name is there for whoever is told of a log in it.
+        scratch = _own_folder() / f"{platform.node()}-{os.getppid()}"
+        return FetchingTrainer(self.order(number), Place(self.url), scratch)
 
 
 class FetchingTrainer:
@@ -99,6 +101,8 @@ class FetchingTrainer:
         self._trainer = trainer
         self._elsewhere = elsewhere
         self._scratch = scratch
+        # Of trainings that failed: what they say of it may name a log there, as a command's does.
+        self._logs: set[Path] = set()
         shutil.rmtree(scratch, ignore_errors=True)
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
@@ -114,8 +118,23 @@ class FetchingTrainer:
                 if file.exists():
                     self._elsewhere.send(file, file.name)
             return outcome
+        except Exception:
+            self._logs.add(path.with_suffix(""))
+            raise
         finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        """Delete the checkpoints, and the folders beside them but for those of trainings that failed."""
+        for path in self._scratch.glob("*"):
+            if path in self._logs:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there are logs in it, or nothing was ever fetched
+            self._scratch.rmdir()
 
 
 def _own_folder() -> Path:

@@ -17,17 +17,22 @@ from stantune.search.table.directory import SearchDirectory
 
 
 def starting_from(
-    settings: SearchSettings, objective: Objective, directory: SearchDirectory, earlier: SearchDirectory
+    settings: SearchSettings,
+    objective: Objective,
+    directory: SearchDirectory,
+    earlier: SearchDirectory,
+    fresh: bool = False,
 ) -> SearchSettings:
     """Return the settings with the search in `earlier` to start from.
 
-    A search that was begun goes on from what it took then, whatever has become of the earlier one since.
+    A search that was begun goes on from what it took then, whatever has become of the earlier one since; unless it is
+    to be deleted, which is not done before this is known (`fresh`).
 
     Raises:
         UsageError: there is no search in `earlier`, or none that a search of this problem can start from.
         StoreError: a trial table cannot be used.
     """
-    kept = studies.start_of(directory.url, directory.study) if directory.may_hold_search() else None
+    kept = None if fresh or not directory.may_hold_search() else studies.start_of(directory.url, directory.study)
     path = str(earlier.path.resolve())
     if earlier.path.resolve() == directory.path.resolve():
         raise UsageError(f"`start_from`={earlier.path} is this search's own directory; name another one with `out`")

@@ -238,6 +238,33 @@ def test_a_loop_that_asks_ends_itself(trained):
     assert trained(train, 0, 5).metrics == {"loss": 5.0}
 
 
+@pytest.mark.parametrize("asks", ["in the middle of a step", "as the last thing of a step"])
+def test_a_step_in_which_a_function_ends_itself_is_done_again(trained, monkeypatch, asks):
+    def train(run):
+        kept = [0.0]
+        run.keep(kept=kept)
+        for _ in run.steps():
+            for batch in range(10):
+                if batch == 5 and asks == "in the middle of a step" and run.should_stop:
+                    return None
+                kept[0] += random.random()
+            if asks == "as the last thing of a step" and run.should_stop:
+                return None
+        return kept[0]
+
+    expected = trained(train, 0, 3).metrics
+    for seconds in (60.0, 0.0):
+        # What was saved last is what counts: nothing, or the step before.
+        monkeypatch.setattr(course, "SAVE_SECONDS", seconds)
+        trained.checkpoint.unlink()
+        trained.watched.clear()
+        asked = iter(range(3))
+        assert trained(train, 0, 3, stop_early=lambda asked=asked: next(asked, 3) == 2).interrupted
+        assert trained.watched == [1]
+        assert trained(train, 0, 3).metrics == expected
+        assert trained.watched == ([1, 1, 2, 3] if seconds else [1, 2, 3])
+
+
 def test_what_fails_is_the_functions_own_exception(trained):
     def train(run):
         for step in run.steps():

@@ -1,0 +1,99 @@
+"""A search by ask and tell: whether it is complete, what it is told, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stantune as st
+from stantune.search.table.looking.look import look
+
+SPACE = st.Space({"x": st.Float(-1, 1)})
+
+
+def opened(out: Path, **options: Any) -> Any:
+    return st.open_search(SPACE, **{"minimize": "loss", "max_resource": 9, "out": out, **options})
+
+
+def written(out: Path) -> bool:
+    """Return whether result.json says that it is complete."""
+    said: bool = json.loads((out / "result.json").read_text())["complete"]
+    return said
+
+
+def test_one_that_has_hardly_begun_is_not_complete(tmp_path: Path) -> None:
+    with opened(tmp_path) as search:
+        assert not search.result.complete
+    assert not search.result.complete
+    assert not written(tmp_path)
+    with opened(tmp_path) as search:
+        search.close()
+    assert not search.result.complete
+    assert not written(tmp_path)
+
+
+def test_it_is_complete_when_all_is_told_and_not_before(tmp_path: Path) -> None:
+    complete, told = [], 0
+    with opened(tmp_path) as search:
+        while not search.result.complete:
+            segment = search.ask()
+            assert not search.result.complete
+            search.tell(segment, segment.params["x"] ** 2 + 1 / segment.stop)
+            told += 1
+            complete.append(search.result.complete)
+        assert search.ask() is None
+    # At the end of a rung, too, nothing is known to be left before one has looked.
+    assert complete == [False] * (told - 1) + [True]
+    assert search.result.final is not None
+    assert written(tmp_path)
+
+
+def test_what_ends_it_is_what_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="mine"), opened(tmp_path) as search:
+        raise KeyError("mine")
+    with pytest.raises(st.UsageError, match="is closed"):
+        search.ask()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sentence"),
+    [
+        (None, "`seconds`=None is no finite number"),
+        ("3", "`seconds`='3' is no finite number"),
+        (float("nan"), "`seconds`=nan is no finite number"),
+        (float("inf"), "`seconds`=inf is no finite number"),
+        (-0.3, "`seconds`=-0.3 is no time that a training takes; give 0 or more"),
+    ],
+)
+def test_a_time_that_is_none_is_refused_before_it_is_written(tmp_path: Path, seconds: Any, sentence: str) -> None:
+    with opened(tmp_path) as search:
+        segment = search.ask()
+        with pytest.raises(st.UsageError, match=sentence):
+            search.tell(segment, 0.3, seconds)
+        search.tell(segment, 0.3, np.float32(1.5))
+    assert look(tmp_path).rows[0].costs[segment.stop].exact_seconds == 1.5
+
+
+def test_what_is_no_segment_is_named(tmp_path: Path) -> None:
+    with opened(tmp_path) as search, pytest.raises(st.UsageError, match="None is no segment; tell each segment that"):
+        search.tell(None, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"retries": "3"}, "`retries`='3' is no whole number; give one, 0 or more"),
+        ({"storage": 5}, "`storage`=5 is no text"),
+        ({"rates": "auto"}, "`rates` is nothing that a search by ask and tell has: your own program trains"),
+        ({"start": 3}, "`start` is nothing that a search by ask and tell has"),
+        ({"plan_name": "wide"}, "`plan_name` is nothing that a search by ask and tell has"),
+    ],
+)
+def test_what_makes_no_sense_is_named(tmp_path: Path, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(st.UsageError, match=sentence), opened(tmp_path / "out", **given):
+        pass
+    assert not (tmp_path / "out").exists()
