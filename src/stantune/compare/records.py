@@ -19,9 +19,7 @@ from stantune.texts import brief
 VERSION = 1
 _SHOWN = 3
 # What a process was writing when it was killed: a comparison's own files, by the names that `whole` gives their parts.
-_PART = re.compile(
-    r"\.(?:plans\.json|seed-\d+\.json|seed-\d+-.+\.pt|exact-\d+-of-\d+-seed-\d+\.json)\.[0-9a-f]+\.part"
-)
+_PART = re.compile(r"\.(?:plans\.json|seed-\d+\.json|seed-\d+-.+\.pt|exact-\d+-of-\d+-seed-\d+\.json)\.[0-9a-f]+\.part")
 _MADE_OF = "made-of"
 T = TypeVar("T")
 

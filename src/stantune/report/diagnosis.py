@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import time
@@ -20,7 +19,7 @@ from stantune.kernels.block.convolve import convolve
 from stantune.kernels.block.follow import Follow
 from stantune.kernels.cuda.ways import cuda_path
 from stantune.kernels.library import WINOGRAD, kernels
-from stantune.process.machine import described_processor, processor_name
+from stantune.process.machine import described_processor, processor_name, usable_cores
 from stantune.process.runtime import keeps_buffers
 from stantune.report.doctor import BlockTiming, CudaKernels, DataSet, DoctorResult, Extra, NativeKernels, Processor
 

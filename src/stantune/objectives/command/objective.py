@@ -13,8 +13,9 @@ from typing import Any, cast
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
-from stantune.objectives.command.trainer import CommandTrainer, usable_threads
+from stantune.objectives.command.trainer import CommandTrainer
 from stantune.objectives.preparing import check_told, chosen_threads
+from stantune.process.machine import usable_cores
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 
@@ -145,7 +146,7 @@ class CommandObjective:
         """See Objective: the number of threads is chosen."""
         if os.name != "posix":
             raise StantuneError("commands are run in process groups, which this system has not; use Linux or macOS")
-        threads = chosen_threads(conditions, self.name, usable_threads)
+        threads = chosen_threads(conditions, self.name, usable_cores)
         return Prepared(replace(self, whole=conditions.max_resource), threads)
 
     def trainer(self, place: Place) -> CommandTrainer:

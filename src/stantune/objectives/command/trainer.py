@@ -19,6 +19,7 @@ from stantune.objectives.command import groups, packing
 from stantune.objectives.command.said import STDOUT, CommandError, Said, read_object, short
 from stantune.objectives.command.templates import PARAMS
 from stantune.outcome import Cost, Outcome
+from stantune.process.machine import usable_cores
 from stantune.protocols import Place, Segment, StopEarly
 from stantune.seeds import derive
 
@@ -34,7 +35,7 @@ class CommandTrainer:
     def __init__(self, objective: CommandObjective, place: Place) -> None:
         """Run it at a place."""
         self._what = objective
-        self._threads = place.threads or usable_threads()
+        self._threads = place.threads or usable_cores()
         self._device = _device(place)
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
@@ -161,11 +162,6 @@ class CommandTrainer:
             "length": segment.length or what.whole or what.length,
         }
         return json.dumps(depends_on, sort_keys=True)
-
-
-def usable_threads() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(place: Place) -> str:
