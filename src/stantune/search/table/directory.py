@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import read_json, write_whole
-from stantune.search.plan.finals import best_weights_of, weights_of
+from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
 from stantune.search.table.storages.opening import sqlite_url, without_password
@@ -127,6 +127,10 @@ class SearchDirectory:
     def best(self, rank: int = 0) -> Path:
         """Return the file for the weights of a finalist's best evaluation, by its rank."""
         return self.path / best_weights_of(rank)
+
+    def ranks(self) -> set[int]:
+        """Return the ranks of the finalists whose trainings have left a checkpoint."""
+        return ranks_in(path.name for path in self.path.iterdir())
 
     def checkpoint_of(self, job: Job | Final) -> Path:
         """Return the checkpoint of a training."""
