@@ -215,6 +215,7 @@ def test_remote_directory(url: str, tmp_path: Path) -> None:
         others = ("final-3.pt", "best.pt", "best-3.pt")
         for name in others:
             place.write(name)
+        assert directory.ranks() == {0, 2}
         directory.bring_finals(2)
         assert (directory.final().exists(), directory.final(2).exists()) == (True, False)
         assert (directory.best().exists(), directory.best(2).exists()) == (True, False)
