@@ -72,10 +72,12 @@ def open_session(
     ) as store:
         directory.note_storage()
         if store.extended:
-            # What was begun for whoever was the best may not be gone on with for another.
-            for rank in set(range(settings.finals)) - set(store.finals()):
+            # What was begun for whoever was the best may not be gone on with for another. Whoever is killed in between
+            # finds the search still to be extended.
+            for rank in directory.ranks() - store.finals().keys():
                 directory.discard(directory.final(rank))
                 directory.discard(directory.best(rank))
+            store.adopt()
         recorder = Recorder(directory.run, objective, settings.finals, places, heeds)
         failure, logbook = None, Logbook(loggers, directory.logged, say)
         try:

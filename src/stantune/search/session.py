@@ -10,8 +10,8 @@ from dataclasses import replace
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Objective, Segment, compared_value
+from stantune.search.finalists import Finalists
 from stantune.search.plan.coordinator import Coordinator
-from stantune.search.plan.finals import finals_of, with_substitutes
 from stantune.search.plan.hyperband import stops_of
 from stantune.search.plan.measured import chosen_plan
 from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
@@ -53,8 +53,7 @@ class Session:
         recorder: Recorder,
         logbook: Logbook,
     ) -> None:
-        # Those of an earlier call that asked for more among them.
-        self._finals = store.finals()
+        self._finalists = Finalists(settings, objective.metric, store, directory, retries)
         self.final_failure: str | None = None
         self._metric = objective.metric
         self._settings = settings
@@ -81,19 +80,12 @@ class Session:
         self._stopped = False
         # All trials are over.
         self._ending = False
-        self._final_failures: Counter[Final] = Counter()
         self._tidied: set[int] = set()
         # Jobs done since ended trials were last closed, and before that.
         self._done_since = self._done_before = 0
         # When each place was last given back; what is neither training nor evaluation in the time since then is
         # coordination.
         self._free = [time.perf_counter()] * places
-
-    @property
-    def finals(self) -> dict[int, FinalResult]:
-        """What the final trainings that are over came to, by rank, of those that there are to be."""
-        count = with_substitutes(self._settings.finals, self._finals)
-        return {rank: final for rank, final in self._finals.items() if rank < count}
 
     @property
     def running(self) -> int:
@@ -109,9 +101,8 @@ class Session:
     def state(self) -> SearchState:
         """What the search has come to."""
         rows = self._store.rows()
-        return SearchState(
-            chosen_plan(self._plan, rows), rows, self.finals, self._metric, self.complete, self.final_failure
-        )
+        plan, finals = chosen_plan(self._plan, rows), self._finalists.over(rows)
+        return SearchState(plan, rows, finals, self._metric, self.complete, self.final_failure)
 
     def ask(self) -> Segment | None:
         """Return a segment to be trained; None where nothing may begin now.
@@ -157,13 +148,14 @@ class Session:
             # Nothing to compare it by: not a number, or none at all.
             how = replace(how, diverged_at=how.iterations, metrics={})
         if isinstance(job, Final):
-            self._finish(job, FinalResult.of(segment.params, how, cost))
+            result = self._finalists.finish(job.rank, FinalResult.of(segment.params, how, cost))
+            self._logbook.final(result, self._store.rows())
         elif how.diverged_at is not None:
             self._store.record_divergence(job.number, job.stop, how.diverged_at, cost, how.losses)
         else:
             self._store.record(job.number, job.stop, how.metrics, cost, how.validation_share, how.losses)
         if isinstance(job, Job):
-            self._logbook.trial(self._store.rows()[job.number])
+            self._logbook.trial(self._store.row(job.number))
         self._over(job)
 
     def give_up(self, cause: str) -> bool:
@@ -184,18 +176,6 @@ class Session:
         """Have those who watch look again; call it often, also where nothing has moved."""
         self._watcher.iteration(self._progress)
         self._recorder.beat(self._progress)
-
-    def _finish(self, job: Final, result: FinalResult) -> None:
-        weights, best = self._directory.final(job.rank), self._directory.best(job.rank)
-        # A value that is none is no JSON, and the best of nothing.
-        curve = {at: found for at, found in result.curve.items() if compared_value(self._metric, found) is not None}
-        result = replace(result, curve=curve)
-        result = replace(result, kept=self._directory.holds(weights), digest=self._directory.digest(weights))
-        if result.curve:
-            result = replace(result, best_kept=self._directory.holds(best), best_digest=self._directory.digest(best))
-        self._store.set_final(job.rank, result)
-        self._finals[job.rank] = result
-        self._logbook.final(result, self._store.rows())
 
     def may_begin(self) -> bool:
         """Tell whether there is something to begin; not where all is done, running, or waits for a result."""
@@ -226,11 +206,11 @@ class Session:
         while found := self._coordinator.take_overs(self._store.rows()):
             for take_over in found:
                 self._store.take_over(take_over)
-                self._logbook.trial(self._store.rows()[take_over.number])
+                self._logbook.trial(self._store.row(take_over.number))
         rows = self._store.rows()
         ready = self._coordinator.ready_jobs(rows)
         self._ending = not ready
-        finals = [] if ready else self._finals_left(rows)
+        finals = [] if ready else self._finalists.left(rows)
         left: list[Training] = [*ready, *finals]
         if not (self._coordinator.asynchronous and ready and self._done_since < CLOSED_SHARE * self._done_before):
             self._tidy(rows)
@@ -240,42 +220,6 @@ class Session:
         self._open = Counter(map(_rung, ready))
         self._queue = deque(job for job in left if job not in self._running)
         self._stale = self._duplicates = False
-
-    def _finals_left(self, rows: list[TrialRow]) -> list[Final]:
-        """Return the final trainings that are neither over nor given up, of a table whose trials all are."""
-        for final in self._finals_wanted(rows):
-            kept = self._finals.get(final.rank)
-            if kept is None:
-                continue
-            announced = {
-                self._directory.final(final.rank): kept.digest,
-                self._directory.best(final.rank): kept.best_digest,
-            }
-            altered = [
-                weights
-                for weights, digest in announced.items()
-                if digest is not None and digest != self._directory.digest(weights)
-            ]
-            if kept.params != rows[final.number].params:
-                # More brackets were added since, and another trial is the best.
-                del self._finals[final.rank]
-                for weights in announced:
-                    self._directory.discard(weights)
-            elif altered:
-                # What is announced must be there.
-                del self._finals[final.rank]
-                for weights in altered:
-                    self._directory.set_aside(weights)
-        return [
-            final
-            for final in self._finals_wanted(rows)
-            if final.rank not in self._finals and self._final_failures[final] <= self._retries
-        ]
-
-    def _finals_wanted(self, rows: list[TrialRow]) -> list[Final]:
-        settings = self._settings
-        count = with_substitutes(settings.finals, self._finals)
-        return finals_of(rows, count, settings.max_resource, settings.final, settings.final_resource)
 
     def _begin(self, job: Training) -> Segment | None:
         """Return the segment of a job; None where the trial that it makes equals an earlier one."""
@@ -349,12 +293,11 @@ class Session:
             if failure.damaged:
                 self._directory.set_aside(best)
             self._directory.sweep(best)
-            self._final_failures[job] += 1 if failure.again else self._retries + 1
-            for_good = self._final_failures[job] > self._retries
+            for_good = self._finalists.failed(job, failure.again)
             if for_good:
                 self.final_failure = failure.cause
         else:
-            before = sum(earlier.stop == job.stop for earlier in self._store.rows()[job.number].failures)
+            before = sum(earlier.stop == job.stop for earlier in self._store.row(job.number).failures)
             for_good = before >= self._retries or not failure.again
             self._store.record_failure(job.number, job.stop, failure.cause, for_good)
         self._watcher.failure(job, failure.cause, for_good)

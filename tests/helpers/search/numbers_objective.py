@@ -12,12 +12,13 @@ import hashlib
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stantune.errors import DamagedCheckpointError, DataError, StantuneError
+from stantune.errors import DamagedCheckpointError, DataError, StantuneError, StanWarning
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Float
@@ -143,6 +144,8 @@ class Trainer:
             os._exit(5)
         elif what == "raise":
             raise RuntimeError("these shapes do not fit")
+        elif what == "warn":
+            warnings.warn("nothing is kept", StanWarning, stacklevel=2)
         elif what == "hang":
             time.sleep(1000)
         elif what == "hang for good":

@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,6 +140,38 @@ def test_all_searches_below_a_folder(done: Path, tmp_path: Path) -> None:
     assert (old.changed, old.error) == ("2001-09-09T01:46:40+00:00", None)
     with pytest.raises(UsageError, match="there is no folder"):
         searches_below(tmp_path / "nowhere")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_no_search_is_left_as_it_is(tmp_path: Path) -> None:
+    """No table is made there, nor put into a database of another program."""
+    theirs, claimed = tmp_path / "theirs", SearchDirectory(tmp_path / "claimed")
+    theirs.mkdir()
+    with closing(sqlite3.connect(theirs / "search.db")) as database, database:
+        database.execute("CREATE TABLE index_of_mine (word TEXT)")
+    with claimed.locked():
+        pass
+    before = files(theirs), files(claimed.path)
+    assert searches_below(tmp_path).searches == []
+    for path in (theirs, claimed.path):
+        with pytest.raises(UsageError, match="there is no search"):
+            look(path)
+    assert (files(theirs), files(claimed.path)) == before
+
+
+def test_a_table_that_is_away_is_made_by_nobody(tmp_path: Path) -> None:
+    directory = SearchDirectory(tmp_path / "search")
+    play(directory)
+    table = tmp_path / "search" / "search.db"
+    table.rename(tmp_path / "away.db")
+    with pytest.raises(UsageError, match="there is no search"):
+        look(directory.path)
+    assert not table.exists()
+    (tmp_path / "away.db").rename(table)
+    assert look(directory.path).state == "done"
 
 
 def test_a_trial(done: Path) -> None:

@@ -77,6 +77,12 @@ def test_one_form_for_the_same_rates(length: tuple[int, int, int], rates: list[f
         assert chosen_rates([float(part) for part in text_of(chosen).split(",")], *length) == chosen
 
 
+def test_other_rates_have_another_text() -> None:
+    assert text_of((0.25, 0.5, 1)) == "0.25,0.5,1"
+    near = (1 / 3, 0.333333, 0.3333334)
+    assert [float(text) for text in text_of(near).split(",")] == list(near)
+
+
 @pytest.mark.parametrize(
     ("rates", "said"),
     [

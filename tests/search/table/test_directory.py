@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from stantune.errors import StoreError, UsageError
+from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.search.table.directory import SearchDirectory
 
 # Is killed under the lock, which a process that it has started keeps for a moment.
@@ -26,6 +29,8 @@ def test_half_written_files_of_a_killed_search_are_swept_and_whole_ones_kept(tmp
     checkpoints = tmp_path / "checkpoints"
     parts = [tmp_path / ".result.json.0a.part", checkpoints / ".trial-000001.pt.ff.part"]
     whole = [tmp_path / "final.pt", checkpoints / "trial-000001.pt", tmp_path / "notes.part"]
+    # Another program's, which may be writing them now.
+    whole += [tmp_path / ".backup.tar.part", tmp_path / ".backup.tar.0a.part", checkpoints / ".copy.part"]
     with SearchDirectory(tmp_path).locked():
         pass
     checkpoints.mkdir()
@@ -92,6 +97,40 @@ def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path,
             pass
     assert (tmp_path / name).read_bytes() == b"mine"
     assert not (tmp_path / "search.json").exists()
+
+
+@pytest.mark.parametrize("database", [True, False])
+def test_a_database_of_another_program_is_no_search_s(tmp_path: Path, database: bool) -> None:
+    file = tmp_path / "search.db"
+    if database:
+        with closing(sqlite3.connect(file)) as theirs, theirs:
+            theirs.execute("CREATE TABLE index_of_mine (word TEXT)")
+    else:
+        file.write_text("a list of what I look for")
+    before = file.read_bytes()
+    with (
+        pytest.raises(UsageError, match=r"holds search\.db, which no search wrote"),
+        SearchDirectory(tmp_path).locked(),
+    ):
+        pass
+    assert file.read_bytes() == before
+    assert not (tmp_path / "search.json").exists()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    directory = SearchDirectory(tmp_path)
+    directory.make_room(directory.checkpoint(0))
+    directory.checkpoint(0).write_bytes(b"x")
+    monkeypatch.setattr("stantune.search.table.directory.write_whole", full)
+    monkeypatch.setattr(Path, "mkdir", full)
+    said = r"cannot be written \(No space left on device\); make room"
+    with pytest.raises(StantuneError, match=f"final.pt {said}"):
+        directory.copy(directory.checkpoint(0), directory.final())
+    with pytest.raises(StantuneError, match=f"checkpoints {said}"):
+        directory.make_room(directory.checkpoint(1))
 
 
 @pytest.mark.parametrize(

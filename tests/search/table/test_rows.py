@@ -128,6 +128,12 @@ def test_final(table: Any, store: Store, url: str) -> None:
     store.set_final(0, final_of(0.9))
     with table.open(url) as again:
         assert again.finals() == {0: final_of(0.9), 2: diverged}
+        again.drop_final(0)
+        again.drop_final(2)
+        assert again.finals() == {}
+        again.set_final(2, diverged)
+    with table.open(url) as again:
+        assert again.finals() == {2: diverged}
 
 
 def test_finals_of_before_metrics_had_names(table: Any, url: str) -> None:

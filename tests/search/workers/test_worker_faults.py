@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from numbers_objective import Numbers
 from numbers_search import Told, costless, linux, run, table, trained
 
-from stantune.errors import DataError, StantuneError, UsageError
+from stantune.errors import DataError, StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment
 from stantune.search.plan.values import Final, Training
 from stantune.search.session import HOPELESS
@@ -31,6 +32,15 @@ def test_worker_killed_once(undisturbed: SearchState, tmp_path: Path) -> None:
     assert [tuple(failure) for failure in state.rows[4].failures] == [(3, cause)]
     assert sum(len(row.failures) for row in state.rows) == 1
     assert set(Counter(trained(tmp_path / "w")).values()) == {1}, "it went on from its checkpoint"
+
+
+def test_a_warning_ends_no_search_of_a_program_that_makes_them_errors(undisturbed: SearchState, tmp_path: Path) -> None:
+    said: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StanWarning)
+        state = run(Numbers(tmp_path / "w", {0: "warn"}), said=said)
+    assert table(state) == table(undisturbed)
+    assert said == ["nothing is kept"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def trial_report(seen: Seen, number: int) -> TrialReport:
     places = {standing.number: rank for rank, standing in enumerate(ranking(seen.rows, seen.whole))}
     finals = []
     for rank, final in sorted(seen.finals.items()):
-        if places.get(number) == rank and final.params == row.params:
+        if places.get(number) == rank:
             weights = last_of(rank, final).weights
             finals.append(
                 FinalOf(

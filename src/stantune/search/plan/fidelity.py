@@ -93,8 +93,8 @@ def _shortest(rates: Sequence[float]) -> tuple[float, ...]:
 
 
 def text_of(rates: Sequence[float]) -> str:
-    """Return rates as they are typed."""
-    return ",".join(f"{rate:g}" for rate in rates)
+    """Return rates as they are typed, in so many digits that others have another text."""
+    return ",".join(short if float(short := f"{rate:g}") == rate else repr(float(rate)) for rate in rates)
 
 
 def _of_each(rates: Sequence[float], rungs: int) -> list[float]:

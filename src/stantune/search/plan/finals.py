@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from stantune.protocols import Metric, best_point, compared_value
@@ -20,6 +21,12 @@ def best_weights_of(rank: int) -> str:
     return f"best-{rank + 1}.pt" if rank else "best.pt"
 
 
+def ranks_in(names: Iterable[str]) -> set[int]:
+    """Return the ranks of the finalists whose weights are in files of these names; other names are passed over."""
+    return {int(found[1] or 1) - 1 for found in map(_WEIGHTS.fullmatch, names) if found}
+
+
+_WEIGHTS = re.compile(r"(?:final|best)(?:-([2-9]|[1-9]\d+))?\.pt")
 SCRATCH, CONTINUE, NONE = FINAL = ("scratch", "continue", "none")
 # So many more settings are trained, one by one, where all that were asked for diverged.
 SUBSTITUTES = 3
@@ -39,6 +46,27 @@ def with_substitutes(count: int, results: Mapping[int, FinalResult]) -> int:
     while count < most and all(rank in results and results[rank].diverged_at is not None for rank in range(count)):
         count += 1
     return count
+
+
+def that_count(
+    results: Mapping[int, FinalResult], rows: Sequence[TrialRow], whole: int, asked: int
+) -> dict[int, FinalResult]:
+    """Return what those final trainings came to that a search says something of, by rank.
+
+    A table may have others: of settings that were the best before brackets were added, and of more finalists than are
+    asked for now.
+
+    Args:
+        results: what the table has, by rank.
+        rows: the trials, as they are now.
+        whole: R.
+        asked: how many are asked for, without substitutes.
+    """
+    ranked = enumerate(ranking(rows, whole)) if results else ()
+    places = {rank: standing.params for rank, standing in ranked if rank in results}
+    sound = {rank: results[rank] for rank, params in places.items() if results[rank].params == params}
+    count = with_substitutes(asked, sound)
+    return {rank: result for rank, result in sound.items() if rank < count}
 
 
 def finals_of(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stantune.errors import UsageError
 from stantune.search.plan.measured import fewest_trials, is_open
-from stantune.search.plan.observations import observations_of
+from stantune.search.plan.observations import Observations, observations_of
 from stantune.search.plan.values import PastTrial, TrialRow
 from stantune.search.propose.given import enqueued_settings, fixed_values, past_of, with_fixed
 from stantune.search.propose.sampler import Asked, Seen, sampler_of
@@ -52,7 +53,6 @@ class Proposals:
             )
             there = {trial.number for trial in self._past}
             self._given = [trial for trial in settings.start.best if trial.number in there]
-        self._observations = observations_of(self._plan, settings.lag)
         self._resources = tuple(sorted({rung.iterations for bracket in self._plan for rung in bracket.rungs}))
         # The history by how much of the paper it is, with who is overtaken there.
         self._seen: tuple[int, tuple[Seen, ...], Mapping[int, Sequence[int]]] = (0, (), {})
@@ -86,6 +86,11 @@ class Proposals:
             raise UsageError(
                 f"what the sampler {self._sampler.name!r} proposed for trial {number} is no setting: {error}"
             ) from None
+
+    @cached_property
+    def _observations(self) -> Observations:
+        """What samplers that wait see; the others need no paper, which takes a while to write for many trials."""
+        return observations_of(self._plan, self._settings.lag)
 
     @property
     def _trials(self) -> int:

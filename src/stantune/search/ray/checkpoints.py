@@ -15,7 +15,7 @@ from pathlib import Path
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
-from stantune.search.plan.finals import SUBSTITUTES
+from stantune.search.plan.finals import SUBSTITUTES, ranks_in
 from stantune.search.ray.places import Place
 from stantune.search.table.directory import SearchDirectory
 
@@ -27,6 +27,10 @@ class RemoteDirectory(SearchDirectory):
         """Keep checkpoints at `url`, and the trial table as SearchDirectory does; raises UsageError."""
         super().__init__(path, storage)
         self.elsewhere = Place(url)
+
+    def ranks(self) -> set[int]:
+        """See SearchDirectory."""
+        return ranks_in(self.elsewhere.names())
 
     def make_room(self, checkpoint: Path) -> None:
         """Do nothing: a node makes the folder that it trains in."""

@@ -100,8 +100,8 @@ class Place:
 
         self._insist(delete, "deleted")
 
-    def sweep(self, *patterns: str) -> None:
-        """Delete the files whose names match shell patterns. Raises StantuneError after a minute."""
+    def names(self) -> list[str]:
+        """Return the names of all files there. Raises StantuneError after a minute."""
 
         def names() -> list[str]:
             try:
@@ -109,7 +109,11 @@ class Place:
             except FileNotFoundError:
                 return []
 
-        for name in self._insist(names, "read"):
+        return self._insist(names, "read")
+
+    def sweep(self, *patterns: str) -> None:
+        """Delete the files whose names match shell patterns. Raises StantuneError after a minute."""
+        for name in self.names():
             if any(fnmatch(name, pattern) for pattern in patterns):
                 self.delete(name)
 

@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import read_json, write_whole
-from stantune.search.plan.finals import best_weights_of, weights_of
+from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
-from stantune.search.table.storages.opening import sqlite_url, without_password
+from stantune.search.table.locking import is_locked
+from stantune.search.table.storages.opening import holds_studies, sqlite_url, without_password
 from stantune.texts import encodable, one_line
 
 _DATABASE = "search.db"
@@ -34,6 +35,8 @@ STUDY_RESULT = "study.json"
 # Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
 _OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
 _LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
+# What is written to a file until it is whole; see files.whole.
+_PART = re.compile(r"\.(.+)\.[0-9a-f]+\.part")
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
 
@@ -128,13 +131,18 @@ class SearchDirectory:
         """Return the file for the weights of a finalist's best evaluation, by its rank."""
         return self.path / best_weights_of(rank)
 
+    def ranks(self) -> set[int]:
+        """Return the ranks of the finalists whose trainings have left a checkpoint."""
+        return ranks_in(path.name for path in self.path.iterdir())
+
     def checkpoint_of(self, job: Job | Final) -> Path:
         """Return the checkpoint of a training."""
         return self.final(job.rank) if isinstance(job, Final) else self.checkpoint(job.number)
 
     def make_room(self, checkpoint: Path) -> None:
-        """See to it that whoever trains has a folder to write the checkpoint to."""
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        """See to it that whoever trains has a folder to write the checkpoint to; raises StantuneError."""
+        with _one_sentence(checkpoint.parent):
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
 
     def holds(self, checkpoint: Path) -> bool:
         """Tell whether a checkpoint is there."""
@@ -154,7 +162,8 @@ class SearchDirectory:
         Raises StantuneError where it cannot be written.
         """
         if checkpoint.exists():
-            write_whole(to, checkpoint.read_bytes())
+            with _one_sentence(to):
+                write_whole(to, checkpoint.read_bytes())
 
     def discard(self, checkpoint: Path) -> None:
         """Delete a checkpoint if there is one."""
@@ -173,7 +182,10 @@ class SearchDirectory:
     def sweep_all(self) -> None:
         """Delete what processes were writing when they were killed; whole files never have such names."""
         for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
-            part.unlink(missing_ok=True)
+            # Another program may have files of its own there, and be writing one.
+            written = _PART.fullmatch(part.name)
+            if written and self.owns(part.with_name(written[1])):
+                part.unlink(missing_ok=True)
 
     def owns(self, file: Path) -> bool:
         """Return whether a file is the search's own, or would be one day."""
@@ -307,12 +319,8 @@ class SearchDirectory:
         return self.path / "search.json"
 
     def _write(self, file: Path, text: str) -> None:
-        try:
+        with _one_sentence(file):
             write_whole(file, text.encode())
-        except OSError as error:
-            raise StantuneError(
-                f"{file} cannot be written ({error.strerror}); make room and give the same command again"
-            ) from error
 
     def _claim(self) -> None:
         """Note that the directory is a search's, before anything else is written: what is there by then is not ours."""
@@ -321,7 +329,11 @@ class SearchDirectory:
             if not self.was_begun():
                 self._write(self._note, note)
             return
-        if (self.path / _DATABASE).exists():
+        database = self.path / _DATABASE
+        if database.exists():
+            # Searches of long ago have no note.
+            if not holds_studies(database):
+                raise UsageError(self._occupied(_DATABASE))
             return
         if (self.path / STUDY_RESULT).is_file():
             raise UsageError(
@@ -332,11 +344,14 @@ class SearchDirectory:
             files = (self.result, self.run, self.options, self.logged, self._request)
             ours = ("checkpoints", *(file.name for file in files))
             if path.name in ours or _OURS.fullmatch(path.name) or _LOGS.fullmatch(path.name):
-                raise UsageError(
-                    f"{self.path} holds {path.name}, which no search wrote and a search would overwrite; move it away, "
-                    "or choose another directory with `out`"
-                )
+                raise UsageError(self._occupied(path.name))
         self._write(self._note, note)
+
+    def _occupied(self, name: str) -> str:
+        return (
+            f"{self.path} holds {name}, which no search wrote and a search would overwrite; move it away, or choose "
+            "another directory with `out`"
+        )
 
     def _check_storage(self) -> None:
         try:
@@ -360,24 +375,15 @@ class SearchDirectory:
             )
 
 
-def is_locked(file: Path) -> bool:
-    """Tell whether another process holds a lock file; raises OSError where it is not there or may not be read."""
+@contextmanager
+def _one_sentence(file: Path) -> Iterator[None]:
+    """Say what the system says of a file, or a folder, that is written."""
     try:
-        import fcntl
-    except ImportError:  # Windows, where nobody can look without the right to lock
-        lock = FileLock(file)
-        try:
-            with file.open("rb"), lock.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
-    with file.open("rb") as opened:
-        try:
-            # A shared one, so that those who look at the same time do not see one another.
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        yield
+    except OSError as error:
+        raise StantuneError(
+            f"{file} cannot be written ({error.strerror}); make room and give the same command again"
+        ) from error
 
 
 def _delete(path: Path) -> None:

@@ -46,11 +46,11 @@ def identify(
     start: WarmStart | None,
     extends: Extends,
     new: bool,
-) -> bool:
-    """Know the study again, or make it this search's; return whether it was that of one that this one extends.
+) -> list[str]:
+    """Know the study again, or make it this search's; return how it differs where it is one that this one extends.
 
-    For the arguments see `Store.open`; `new` says that it has no trials and was not begun before. Raises UsageError
-    where it is another search's, and StoreError where it is none of ours.
+    That one's it stays until `adopt`. For the arguments see `Store.open`; `new` says that it has no trials and was not
+    begun before. Raises UsageError where it is another search's, and StoreError where it is none of ours.
     """
     here = json.loads(json.dumps(identity))
     attributes = ask(storage, lambda: storage.get_study_user_attrs(study_id))
@@ -74,18 +74,22 @@ def identify(
         # As Optuna itself keeps it: its dashboard and plots then name their axes.
         ask(storage, lambda: storage.set_study_system_attr(study_id, METRIC_NAMES, [metric.name]))
         keep(IDENTITY, here)
-        return False
+        return []
     differences = differences_between(there, here)
     if turned:
         # Of an objective of the user's own whose identity says nothing of it.
         differences.append(f"direction: {directions[0].name.lower()} there, {metric.direction} here")
-    if not differences:
-        return False
-    if turned or there.get("space") != here["space"] or not extends(there):
+    if differences and (turned or there.get("space") != here["space"] or not extends(there)):
         raise another_search(name, where, differences)
-    keep(ACCEPTED, [*attributes.get(ACCEPTED, []), differences])
-    keep(IDENTITY, here)
-    return True
+    return differences
+
+
+def adopt(storage: BaseStorage, study_id: int, identity: Mapping[str, Any], differences: list[str]) -> None:
+    """Make a study that of the search that extends it, and note what was another before."""
+    attributes = ask(storage, lambda: storage.get_study_user_attrs(study_id))
+    accepted = [*attributes.get(ACCEPTED, []), differences]
+    ask(storage, lambda: storage.set_study_user_attr(study_id, ACCEPTED, accepted))
+    ask(storage, lambda: storage.set_study_user_attr(study_id, IDENTITY, json.loads(json.dumps(identity))))
 
 
 def _is_without(storage: BaseStorage, name: str) -> bool:

@@ -150,7 +150,8 @@ def finals_of(attributes: Mapping[str, Any], metric: Metric, rows: Sequence[Tria
     """
     finals = {}
     for name in sorted(attributes):
-        if name.startswith(FINAL):
+        # One that was dropped is none.
+        if name.startswith(FINAL) and attributes[name] is not None:
             rank = name.removeprefix(FINAL).removeprefix(":") or "0"
             if not (rank.isascii() and rank.isdigit()):
                 raise ImpossibleError(f"the study has an attribute {brief(name)}, and a finalist's rank is a number")

@@ -35,7 +35,7 @@ from stantune.search.table.attributes import (
     STARTED_FROM,
     TAKEN,
 )
-from stantune.search.table.ownership import Extends, identify, made_or_found
+from stantune.search.table.ownership import Extends, adopt, identify, made_or_found
 from stantune.search.table.rows import STATES, finals_of, is_of, row_of, state_of
 from stantune.search.table.storages.messages import foreign_sentence, one_sentence
 from stantune.search.table.storages.opening import connect, mend, release
@@ -61,7 +61,8 @@ class Store:
     Attributes:
         study_name: the study's.
         where: the storage, as messages may show it.
-        extended: the study was that of a search with fewer brackets, whose table this one goes on with.
+        extended: the study is that of a search with fewer brackets, say, whose table this one may go on with; it is
+            this one's after `adopt`.
     """
 
     def __init__(
@@ -96,8 +97,11 @@ class Store:
             found = ask(storage, lambda: storage.get_all_trials(self._study_id, deepcopy=False))
             trials = sorted(found, key=lambda trial: trial.number)
             new = not trials and not begun
-            own = {**identity, "space": space.as_json()}
-            self.extended = identify(storage, self._study_id, study_name, where, metric, own, start, extends, new)
+            self._identity = {**identity, "space": space.as_json()}
+            self._differences = identify(
+                storage, self._study_id, study_name, where, metric, self._identity, start, extends, new
+            )
+            self.extended = bool(self._differences)
         for trial in trials:
             self._load(trial, space)
 
@@ -118,8 +122,8 @@ class Store:
 
         `identity` (plain values, also nested) is all that makes this search what it is; the space is added
         to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`.
-        `extends` tells of another identity whether its table is the beginning of this search's, which then takes it
-        over. `begun` says that the search was begun before: where its study is gone, no other one is made.
+        `extends` tells of another identity whether its table is the beginning of this search's, which then may take
+        it over. `begun` says that the search was begun before: where its study is gone, no other one is made.
         `plan` are its brackets, for what trials may hold. Raises
         UsageError where the study was begun with another identity, naming each difference, and StoreError
         where the storage cannot be used or holds what no search of ours wrote.
@@ -146,9 +150,18 @@ class Store:
         """Give up the connections; nothing may be written after this."""
         release(self._storage)
 
+    def adopt(self) -> None:
+        """Make the study that was another search's, which this one extends, this one's. Raises StoreError."""
+        with one_sentence(self.where, self.study_name):
+            adopt(self._storage, self._study_id, self._identity, self._differences)
+
     def rows(self) -> list[TrialRow]:
         """Return the trial table in the order of the numbers, as of the last write."""
         return list(self._rows)
+
+    def row(self, number: int) -> TrialRow:
+        """Return one row of the table, which is there."""
+        return self._rows[number]
 
     def create(self, number: int, params: Mapping[str, Any], bracket: int, started_from: int | None = None) -> None:
         """Add trial `number`, which must be the next one; `started_from` is as in TrialRow. Raises StoreError."""
@@ -281,17 +294,24 @@ class Store:
 
     def set_final(self, rank: int, final: FinalResult) -> None:
         """Keep what a final training came to, in place of an earlier one. Raises StoreError."""
-        # The best one's has the name that it had when there was no other.
-        name = f"{FINAL}:{rank}" if rank else FINAL
-        told = plain(final.plain())
-        with one_sentence(self.where, self.study_name):
-            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, told))
+        self._keep_final(rank, plain(final.plain()))
+
+    def drop_final(self, rank: int) -> None:
+        """Forget what a final training came to. Raises StoreError."""
+        # A study's attributes cannot be deleted.
+        self._keep_final(rank, None)
 
     def finals(self) -> dict[int, FinalResult]:
         """Return what the final trainings came to, by their finalists' ranks. Raises StoreError."""
         with one_sentence(self.where, self.study_name, reads=True):
             found = insist(self._storage, lambda again: self._storage.get_study_user_attrs(self._study_id))
             return finals_of(found, self._metric, self._rows)
+
+    def _keep_final(self, rank: int, told: Any) -> None:
+        # The best one's has the name that it had when there was no other.
+        name = f"{FINAL}:{rank}" if rank else FINAL
+        with one_sentence(self.where, self.study_name):
+            insist(self._storage, lambda again: self._storage.set_study_user_attr(self._study_id, name, told))
 
     def _load(self, trial: FrozenTrial, space: Space) -> None:
         # Outside of what takes all for damage: the rows that it is of are sound.

@@ -22,7 +22,7 @@ from types import TracebackType
 
 import cloudpickle
 
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
 from stantune.search.workers.places import Held, Place, Worker, shared
@@ -241,7 +241,11 @@ class Workers:
         """Show a warning unless another worker had it already."""
         if warned not in self._warned:
             self._warned.add(warned)
-            warnings.warn(warned.sentence, warned.category, stacklevel=2)
+            try:
+                warnings.warn(warned.sentence, warned.category, stacklevel=2)
+            except StanWarning as error:
+                # Where the program turns warnings into errors: it would be out of a search whose processes go on.
+                self._say(str(error))
 
     def _lost(self, place: Place, lost: list[Held], cause: str) -> Iterator[Ended]:
         """Yield a segment whose process was lost as failed; of several, try each again with nothing beside it."""

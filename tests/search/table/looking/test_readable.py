@@ -96,6 +96,8 @@ def test_the_study_and_its_note(store: Store) -> None:
         "\n\n| parameter | value |\n|---|---|\n| lr | 0.1 |\n| act | tanh |\n\n"
         "## Final training of the setting in place 2\n\nIt diverged at epoch 4." in after[NOTE]
     )
+    store.drop_final(0)
+    assert "in place" not in shown.get_study_system_attrs(0)[NOTE]
     # The table itself has none of it.
     assert NOTE not in store._storage.get_study_system_attrs(0)
 

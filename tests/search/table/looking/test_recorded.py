@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from numbers_objective import Numbers
 
 import stantune as st
+from stantune.search.settings import SearchSettings
 from stantune.search.summary import summarise
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded, settings_of
@@ -49,6 +51,8 @@ PLAN = {"seed": 0, "max-iterations": 9, "min-iterations": 1, "eta": 3, "variant"
 def test_rates_by_rung_are_known_again() -> None:
     identity = {**PLAN, "brackets": "all", "accelerate": "stan:0.25,0.5,1", "rate": None}
     assert settings_of(identity).rates == (0.25, 0.5, 1.0)
+    settings = SearchSettings(0, 9, 1, rates=(1 / 3, 1.0))
+    assert settings_of(settings.identity(Numbers(rate=1.0))).rates == settings.rates
 
 
 def test_a_sampler_of_ones_own_is_known_by_its_name() -> None:

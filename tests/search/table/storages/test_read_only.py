@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, UsageError
 from stantune.parameters import Float
 from stantune.protocols import Metric
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.looking.look import look
 from stantune.search.table.store import Store
 from stantune.space import Space
 
@@ -124,6 +125,14 @@ def test_one_that_looks_sees_what_is_written_meanwhile(folder: Path) -> None:
                 assert steps() == [3, 9, 27]
         with as_reader(directory.path):
             looking.__exit__(None, None, None)
+
+
+def test_where_nothing_was_begun_there_is_no_search(folder: Path) -> None:
+    directory = SearchDirectory(folder / "search")
+    with directory.locked():
+        pass
+    with as_reader(directory.path), pytest.raises(UsageError, match="there is no search"):
+        look(directory.path)
 
 
 @pytest.mark.parametrize("closed", ["", "search.json", "search.db"])

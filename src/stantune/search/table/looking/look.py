@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,7 @@ class Seen:
         identity: all that its result depends on, as its table has it.
         plan: its brackets.
         rows: the trial table.
-        finals: the final trainings that are over, by rank.
+        finals: the final trainings that are over and count, by rank.
         metric: what trials are compared by.
         run: what is known of its last run; None where nothing is.
         running: whether a process works on it now.
@@ -91,15 +91,16 @@ class Seen:
     @property
     def finalists(self) -> int:
         """How many final trainings there are to be."""
-        return self.run.finalists if self.run else 1
+        return self.run.finalists if self.run else max(len(self.finals), 1)
 
     @property
     def finals_left(self) -> int:
         """How many final trainings are not over; they begin when all trials are."""
         asked = finals.with_substitutes(self.finalists, self.finals)
+        wanted: Iterable[int] = range(asked)
         if self.trials_over:
-            asked = len(finals.finals_of(self.rows, asked, self.whole, self._final))
-        return max(asked - len(self.finals), 0)
+            wanted = [final.rank for final in finals.finals_of(self.rows, asked, self.whole, self._final)]
+        return sum(rank not in self.finals for rank in wanted)
 
     @cached_property
     def trials_over(self) -> bool:
@@ -158,8 +159,11 @@ def look(path: Path, storage: str | None = None) -> Seen:
             with one_sentence(where, directory.study, reads=True):
                 rows.append(row_of(trial, metric, rows, plan=plan))
     with one_sentence(where, directory.study, reads=True):
-        finals = finals_of(attributes, metric, rows)
-    return Seen(directory, identity, choices.plan(rows), rows, finals, metric, run, running)
+        there_are = finals_of(attributes, metric, rows)
+        # Where no run tells how many were asked for, all that are there are.
+        asked = run.finalists if run else len(there_are)
+        counted = finals.that_count(there_are, rows, int(identity["max-iterations"]), asked)
+    return Seen(directory, identity, choices.plan(rows), rows, counted, metric, run, running)
 
 
 def _plan_of(identity: Mapping[str, Any]) -> tuple[Bracket, ...]:

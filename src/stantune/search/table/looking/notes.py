@@ -83,7 +83,11 @@ def unit_of(identity: Mapping[str, Any]) -> str:
 
 def _finals(attributes: Mapping[str, Any], unit: str) -> Iterator[str]:
     """Yield a section for each final training that is over, the best setting's first."""
-    ranks = {name: name.removeprefix(FINAL).removeprefix(":") or "0" for name in attributes if name.startswith(FINAL)}
+    ranks = {
+        name: name.removeprefix(FINAL).removeprefix(":") or "0"
+        for name, told in attributes.items()
+        if name.startswith(FINAL) and told is not None
+    }
     for name, rank in sorted(ranks.items(), key=lambda item: item[1].zfill(9)):
         final, finalist = FinalResult.from_plain(attributes[name]), int(rank)
         of = f" of the setting in place {finalist + 1}" if len(ranks) > 1 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,7 +21,7 @@ from stantune.errors import StoreError, UsageError
 from stantune.search.table.storages.masking import discreet
 from stantune.search.table.storages.masking import without_password as without_password
 from stantune.search.table.storages.messages import one_sentence
-from stantune.search.table.storages.read_only import connect_read_only, is_closed
+from stantune.search.table.storages.read_only import connect_read_only, has_studies, is_closed
 from stantune.search.table.storages.retry import insist
 from stantune.search.table.tables import sqlite_factory
 from stantune.texts import encodable
@@ -33,6 +34,7 @@ JOURNAL_LOCK_SECONDS = 5
 # Drivers whose connect() takes `connect_timeout` in seconds; the others keep their own default.
 _TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
 _JOURNAL = "journal"
+_FILES = ("sqlite", "sqlite+pysqlite")
 
 
 def sqlite_url(path: Path) -> str:
@@ -89,8 +91,7 @@ def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | Non
 
     Raises as `connect` does.
     """
-    parsed = _parsed(url)
-    if parsed.drivername == _JOURNAL and not _journal_file(parsed).exists():
+    if not _may_hold_studies(_parsed(url)):
         # To look at it would make it.
         yield None
         return
@@ -134,6 +135,31 @@ def mend(url: str) -> None:
                     journal.truncate(whole)
         finally:
             lock.release()
+
+
+def holds_studies(file: Path) -> bool:
+    """Tell whether an SQLite file has Optuna's tables, or is in use, which leaves it open; nothing is written."""
+    try:
+        return has_studies(file, PATIENCE_SECONDS)
+    except (sqlite3.OperationalError, OSError):
+        return True
+    except sqlite3.DatabaseError:
+        # No database at all.
+        return False
+
+
+def _may_hold_studies(url: sqlalchemy.URL) -> bool:
+    """Tell whether a study may be at a URL; not where a file is not there, or is a database of another program."""
+    if url.drivername == _JOURNAL:
+        return _journal_file(url).exists()
+    # In a URI of SQLite's own the name is none of a file.
+    if url.drivername not in _FILES or url.database in (None, "", ":memory:") or "uri" in url.query:
+        return True
+    file = Path(str(url.database))
+    # What else may be wrong with it, Optuna finds out.
+    with suppress(sqlite3.Error, OSError):
+        return file.exists() and has_studies(file, PATIENCE_SECONDS)
+    return True
 
 
 class _JournalFile(JournalFileBackend):

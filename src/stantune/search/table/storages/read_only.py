@@ -1,9 +1,10 @@
-"""Reads SQLite files that may not be written to: another user's, on a read-only medium, in a folder that is closed."""
+"""Reads SQLite files that may not be written to: another user's or program's, in a closed folder, on a DVD."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 # In an SQLite file: the byte that says how it is written to, and its value for write-ahead mode.
@@ -29,6 +30,16 @@ def connect_read_only(file: Path, patience: float) -> sqlite3.Connection:
     still = "&immutable=1" if alone and _is_write_ahead(file) else ""
     uri = f"{file.absolute().as_uri()}?mode=ro{still}"
     return sqlite3.connect(uri, uri=True, timeout=patience, check_same_thread=False)
+
+
+def has_studies(file: Path, patience: float) -> bool:
+    """Tell whether an SQLite file has Optuna's tables, which Optuna would put into any other; nothing is written.
+
+    Raises sqlite3.Error where it cannot be read.
+    """
+    with closing(connect_read_only(file, patience)) as connection:
+        found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'studies'")
+        return found.fetchone() is not None
 
 
 def _is_write_ahead(file: Path) -> bool:

@@ -1,0 +1,98 @@
+"""The final trainings of a search: which are left, and what those that are over came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from stantune.protocols import Metric, compared_value
+from stantune.search.plan.finals import finals_of, that_count, with_substitutes
+from stantune.search.plan.values import Final, FinalResult, TrialRow
+from stantune.search.settings import SearchSettings
+from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
+
+
+class Finalists:
+    """Keeps what final trainings came to in the table, and their weights with it.
+
+    Of each rank the files are those of what the table has; where it has nothing, those of the training that is under
+    way, which the next call goes on with.
+    """
+
+    def __init__(
+        self, settings: SearchSettings, metric: Metric, store: Store, directory: SearchDirectory, retries: int
+    ) -> None:
+        """Begin with those of an earlier call, which may have asked for more."""
+        self._settings = settings
+        self._metric = metric
+        self._store = store
+        self._directory = directory
+        self._retries = retries
+        self._results = store.finals()
+        self._failures: Counter[Final] = Counter()
+
+    def over(self, rows: Sequence[TrialRow]) -> dict[int, FinalResult]:
+        """Return what those that are over came to, by rank, of those that there are to be."""
+        return that_count(self._results, rows, self._settings.max_resource, self._settings.finals)
+
+    def left(self, rows: Sequence[TrialRow]) -> list[Final]:
+        """Return those that are neither over nor given up, of a table whose trials all are. Raises StoreError."""
+        for final in self._wanted(rows):
+            if final.rank in self._results:
+                self._look_after(final.rank, rows[final.number])
+        return [
+            final
+            for final in self._wanted(rows)
+            if final.rank not in self._results and self._failures[final] <= self._retries
+        ]
+
+    def finish(self, rank: int, result: FinalResult) -> FinalResult:
+        """Keep what one came to; return it with what is known of its weights. Raises StoreError."""
+        weights, best = self._directory.final(rank), self._directory.best(rank)
+        # A value that is none is no JSON, and the best of nothing.
+        curve = {at: found for at, found in result.curve.items() if compared_value(self._metric, found) is not None}
+        result = replace(result, curve=curve)
+        result = replace(result, kept=self._directory.holds(weights), digest=self._directory.digest(weights))
+        if result.curve:
+            result = replace(result, best_kept=self._directory.holds(best), best_digest=self._directory.digest(best))
+        self._store.set_final(rank, result)
+        self._results[rank] = result
+        return result
+
+    def failed(self, job: Final, again: bool) -> bool:
+        """Take it that one failed, and may be tried again or not; return whether it has failed for good."""
+        self._failures[job] += 1 if again else self._retries + 1
+        return self._failures[job] > self._retries
+
+    def _wanted(self, rows: Sequence[TrialRow]) -> list[Final]:
+        settings = self._settings
+        count = with_substitutes(settings.finals, self.over(rows))
+        return finals_of(rows, count, settings.max_resource, settings.final, settings.final_resource)
+
+    def _look_after(self, rank: int, row: TrialRow) -> None:
+        """Drop one that is of another trial, or whose weights are not there as they were.
+
+        First its files and then what the table says: whoever is killed in between does it again, and what a new
+        training leaves is never taken for the old one's.
+        """
+        kept = self._results[rank]
+        announced = {self._directory.final(rank): kept.digest, self._directory.best(rank): kept.best_digest}
+        if kept.params != row.params:
+            # More brackets were added since, and another trial is the best.
+            for weights in announced:
+                self._directory.discard(weights)
+        else:
+            # What is announced must be there.
+            altered = [
+                weights
+                for weights, digest in announced.items()
+                if digest is not None and digest != self._directory.digest(weights)
+            ]
+            if not altered:
+                return
+            for weights in altered:
+                self._directory.set_aside(weights)
+        self._store.drop_final(rank)
+        del self._results[rank]
