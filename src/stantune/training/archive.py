@@ -18,7 +18,7 @@ import torch
 # What training saves shares a few values, such as the betas of all parameter groups.
 _SHARED = 100
 _LEAST = 10**6
-# How PyTorch ends an archive: the directory's size and start among numbers, where these are, and what all archives have.
+# How PyTorch ends an archive: the directory's size and start, in 64 bits; where that is told; and how all archives end.
 _END = struct.Struct("<4s36x2Q4s4xQ4x4s18x")
 _HASHING = ("SETITEM", "SETITEMS", "ADDITEMS", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID")
 _HASHABLE = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "DUP", "REDUCE", "NEWOBJ")
