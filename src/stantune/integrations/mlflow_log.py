@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
+from stantune.search.columns import metric_columns
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 # Tags by which runs are found again.
@@ -57,7 +58,8 @@ class MlflowLogger:
         run, now = self._run(training), int(1000 * time.time())
         points = [("loss", count, mean) for count, mean in segment.losses]
         for iterations, metrics in segment.measured.items():
-            points += [(_key(name), iterations, value) for name, value in metrics.items()]
+            keys = metric_columns(map(_key, metrics), ["loss"])
+            points += [(keys[_key(name)], iterations, value) for name, value in metrics.items()]
         if run in self._begun:
             there = {
                 (name, point.step)
