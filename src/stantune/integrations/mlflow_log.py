@@ -9,6 +9,7 @@ from typing import Any
 
 from stantune.errors import StantuneError
 from stantune.search.columns import metric_columns
+from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 # Tags by which runs are found again.
@@ -28,7 +29,8 @@ class MlflowLogger:
             from mlflow import MlflowClient, entities
         except ImportError as error:
             raise StantuneError("MLflow is not installed; pip install 'stantune[mlflow]'") from error
-        self.name = "mlflow" if uri is None else f"mlflow={uri}"
+        # It is written and said, and a database's URI may have a password.
+        self.name = "mlflow" if uri is None else f"mlflow={without_password(uri)}"
         self._uri, self._client_of, self._entities = uri, MlflowClient, entities
         self._client: Any = None
         self._experiment = self._search = ""
