@@ -50,7 +50,7 @@ class Place:
         self._root = root.rstrip("/")
 
     def fetch(self, name: str, path: Path) -> bool:
-        """Copy a file to `path`, which has the old one or the new one at any moment; return whether there is such a file.
+        """Copy a file to `path`, where the old one or the new one is at any moment; return whether there is one.
 
         Raises StantuneError after a minute.
         """
