@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import pickle
 import signal
@@ -20,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.lightning import objective as objectives
 from stantune.objectives.lightning.objective import MetricError
+from stantune.training.checkpoint import sealed
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -170,6 +172,17 @@ class TestCheckpoints:
         content[len(content) // 2] ^= 1
         asked.checkpoint.write_bytes(content)
         with pytest.raises(DamagedCheckpointError, match="cut short or altered"):
+            trained(objective(), segment(tmp_path, 1, 2))
+
+    @pytest.mark.parametrize("note", [None, [1], {}, {"done": "1", "metrics": None, "start": 0, "cost": {}}])
+    def test_a_note_that_no_training_makes(self, tmp_path, note):
+        asked = segment(tmp_path, 0, 1)
+        trained(objective(), asked)
+        saved = kept(asked.checkpoint)
+        buffer = io.BytesIO()
+        torch.save({**saved, "stantune": {**saved["stantune"], "note": note}}, buffer)
+        asked.checkpoint.write_bytes(sealed(buffer.getvalue()))
+        with pytest.raises(DamagedCheckpointError, match="a note that no training makes; delete it"):
             trained(objective(), segment(tmp_path, 1, 2))
 
     def test_lightning_executes_nothing_in_one_either(self, tmp_path, monkeypatch):
