@@ -138,7 +138,7 @@ def test_a_file_that_is_none_is_refused(content: bytes, words: str, tmp_path: Pa
 
 
 def test_the_batch_size_is_the_files_unless_another_is_given(
-    stantune: Stantune, files: tuple[object, ...], tmp_path: Path
+    stantune: Stantune, files: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stantune("problems", *files, "--json", "-").json["problems"][0]["batch_size"] == 20
     assert stantune("problems", *files, "--batch-size", 30, "--json", "-").json["problems"][0]["batch_size"] == 30
@@ -148,3 +148,9 @@ def test_the_batch_size_is_the_files_unless_another_is_given(
     assert f"{net} says batch_size: 60000, more than the 50000" in stantune("problems", *files).err
     net.write_text(SMALL.replace("batch_size: 20", ""))
     assert f"{net} says no batch_size" in stantune("problems", *files).err
+    # That of a profile is of any problem.
+    write(tmp_path, net.read_text(), 'base_lr: 1e-6 lr_policy: "fixed" max_iter: 100')
+    monkeypatch.setattr("stantune.training.planning.SECONDS", 0.2)
+    run = stantune("profile", *files, "--batch-size", 30, "--iterations", 9, "--threads", 1, "--json", "-")
+    assert run.code == 0, run.err
+    assert run.json["batch_size"] == 30

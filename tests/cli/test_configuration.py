@@ -131,6 +131,13 @@ REFUSED = [
         (),
         ("--checkpoints s3://me:***@host/db ", 'says checkpoints = "s3://me:***@host/db")'),
     ),
+    (
+        'log = ["csv", "mlflo=http://me:secret@host"]',
+        (),
+        ("--log has 'mlflo=http://me:***@host'; give csv, ", 'says log = ["csv", "mlflo=http://me:***@host"])'),
+    ),
+    ('log = {to = "http://me:secret@host"}', (), ("says log = {'to': 'http://me:***@host'}",)),
+    (f"a{'.a' * 5000} = 1", (), ("says a = a dict, and there is no such option",)),
     # No such files.
     ("max-iterations = ", (), ("--config", "is no TOML", "Invalid value", "max-iterations = 600")),
     ("seed = 1\nseed = 2", (), ("is no TOML", "overwrite a value")),
@@ -196,6 +203,15 @@ def test_what_is_no_text_and_what_is_secret_is_left_out() -> None:
     assert tomllib.loads(lines) == {}
     assert "secret" not in lines
     assert 'storage = "mysql://me:secret@host/db"' in options_text(values, names, "some options")
+
+
+def test_where_loggers_write_to_is_kept_if_it_is_no_secret() -> None:
+    names = {"log": KEYS["log"]}
+    values: dict[str, Any] = {"log": ["csv", "mlflow=http://localhost:5000", "mlflow=databricks://mine?a=b"]}
+    assert tomllib.loads(options_text(values, names, "some options", shared=True)) == values
+    for url in ("postgresql://me:secret@host/db", "http://me:secret@host:5000", "mysql://host/db?password=secret"):
+        lines = options_text({"log": ["csv", f"mlflow={url}"]}, names, "some options", shared=True)
+        assert "# log has a password, which is kept nowhere" in lines
 
 
 def test_it_is_kept_beside_the_search(stantune: Stantune, tiny: tuple[str, ...], tmp_path: Path) -> None:

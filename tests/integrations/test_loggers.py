@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,6 +158,30 @@ def test_one_that_fails_is_said_once_and_told_later(whole, tmp_path):
     again = Noting("bad")
     tuned(out, loggers=[again])
     assert in_order(bad.told + again.told) == in_order(noting.told)
+
+
+def test_no_password_is_written_or_said(tmp_path, monkeypatch):
+    """Neither of where a logger writes to, nor in what it says of that when it fails."""
+    mlflow = SimpleNamespace(entities=None, MlflowClient=lambda tracking_uri: fail(f"there is no {tracking_uri}"))
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    url, out, lines = "mlflow=postgresql://me:SECRET@host/db", tmp_path / "run", []
+    tuned(out, loggers=[url], say=lines.append)
+    assert any("logger mlflow=postgresql://me:***@host/db failed" in line for line in lines)
+    [logger] = loggers_of([url])
+    out.joinpath("logged.jsonl").unlink()
+    logger.begin, logger.training, logger.segment, logger.ended = [lambda *told: None] * 4
+    tuned(out, loggers=[logger], say=lines.append)
+    assert '["mlflow=postgresql://me:***@host/db", "trial-000000"]' in (out / "logged.jsonl").read_text()
+    for loggers in ([url, url], [url.replace("flow", "flo")]):
+        with pytest.raises(st.UsageError) as raised:
+            tuned(out, loggers=loggers)
+        lines.append(str(raised.value))
+    assert not any("SECRET" in line for line in lines)
+    assert not [file for file in out.rglob("*") if file.is_file() and b"SECRET" in file.read_bytes()]
+
+
+def fail(words: str) -> None:
+    raise ValueError(words)
 
 
 def test_notes_that_are_cut_or_strange(whole, tmp_path):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stantune.integrations.csv_log import CsvLogger
+from stantune.search.telling.loggers import LoggedSegment
 from stantune.testing import check_logger
 from stantune.testing.loggers import CHECKS, TRIAL, Point, check_all, check_going_on, check_name, search_in
 
@@ -63,7 +67,8 @@ def test_tensorboard():
             events = accumulator.EventAccumulator(str(run))
             events.Reload()
             for tag in events.Tags()["scalars"]:
-                points += [Point(run.name, tag.removeprefix("metrics/"), e.step, e.value) for e in events.Scalars(tag)]
+                name = "metric_loss" if tag == "metrics/loss" else tag.removeprefix("metrics/")
+                points += [Point(run.name, name, e.step, e.value) for e in events.Scalars(tag)]
         return points
 
     check_logger(lambda folder: TensorBoardLogger(), read)
@@ -181,6 +186,26 @@ def test_wandb(tmp_path, monkeypatch):
     check_all(lambda folder: WandbLogger(), wandb_points, tmp_path)
 
 
+def test_wandb_is_told_metrics_by_names_that_are_not_its_own(tmp_path, monkeypatch):
+    """Whether it is installed or not."""
+    logged = []
+
+    class Run(nullcontext):
+        def log(self, values, step):
+            logged.append((step, values))
+
+    package = SimpleNamespace(init=lambda **named: Run(Run()), Settings=dict)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    from stantune.integrations.wandb_log import WandbLogger
+
+    logger = WandbLogger()
+    logger.begin(search_in(tmp_path))
+    measured = {"loss": 0.5, "losses": 2.0, "epoch": 7.0, "error": 1.0}
+    logger.segment(TRIAL, LoggedSegment(3, {3: measured}, [(4, 0.25)]))
+    own = {"loss": 0.25, "losses": 4, "epoch": 3}
+    assert logged == [(4, {**own, "metric_loss": 0.5, "metric_losses": 2.0, "metric_epoch": 7.0, "error": 1.0})]
+
+
 class Forgetful(CsvLogger):
     """Does not look at what is there."""
 
@@ -204,7 +229,15 @@ class Lossless(CsvLogger):
     """Writes no losses."""
 
     def segment(self, training, segment):
-        rows = [(name, at, value) for at, metrics in segment.measured.items() for name, value in metrics.items()]
+        super().segment(training, replace(segment, losses=()))
+
+
+class Mixed(CsvLogger):
+    """Writes a metric called loss among the losses."""
+
+    def segment(self, training, segment):
+        rows = [("loss", count, mean) for count, mean in segment.losses]
+        rows += [(name, at, value) for at, metrics in segment.measured.items() for name, value in metrics.items()]
         self._write(training, rows)
 
 
@@ -221,6 +254,7 @@ class Unfinished:
         (Forgetful, "the loss of trial-000000 after 1 is logged 2 times where a search was killed and went on"),
         (Numbered, "two that write to one place are named 'csv-1' and 'csv-2'"),
         (Lossless, "the loss of trial-000000 after 1 is not logged after a whole search"),
+        (Mixed, "the loss of trial-000000 after 3 is logged after a whole search, and nobody told it"),
         (Unfinished, "a Unfinished is no Logger: it lacks a method or its name"),
     ],
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from archives import DOUBLED, ENDLESS, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -152,17 +153,13 @@ def test_code_in_a_file_is_not_run(path: Path, tmp_path: Path) -> None:
 
 def with_program(path: Path, program: bytes, packed: int = zipfile.ZIP_STORED) -> bytes:
     """Return a sealed checkpoint whose pickle is another one."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", packed) as new:
-        for name in old.namelist():
-            new.writestr(name, program if name.endswith("/data.pkl") else old.read(name))
-    return checkpoint.sealed(buffer.getvalue())
+    with zipfile.ZipFile(path) as old:
+        parts = [(name, program if name.endswith("/data.pkl") else old.read(name)) for name in old.namelist()]
+    return checkpoint.sealed(zipped(parts, packed))
 
 
-# {(((…)))}: each tuple is twice the one before.
-DOUBLED = b")q\x01" + b"h\x01h\x01\x86q\x01" * 60
 SHARED = {
-    "key of a dict": b"\x80\x02}" + DOUBLED + b"K\x01s.",
+    "key of a dict": ENDLESS,
     "key of a storage": b"\x80\x02X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
     + DOUBLED
     + b"X\x03\x00\x00\x00cpuK\x06tQ.",
@@ -190,7 +187,8 @@ def test_values_that_cannot_be_gone_through_are_refused(path: Path) -> None:
 
 def test_a_packed_file_is_refused(path: Path) -> None:
     program = pickle.dumps({"version": 1, "identity": "trial 3", "state": {}}, protocol=2)
-    assert with_program(path, program)
+    path.write_bytes(with_program(path, program))
+    assert checkpoint.load(path, "trial 3") == {}
     refused(path, with_program(path, program, zipfile.ZIP_DEFLATED), "holds what no checkpoint holds")
 
 

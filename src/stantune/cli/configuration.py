@@ -252,12 +252,21 @@ def _line(key: Key, value: Any, shared: bool) -> str:
 
 
 def _masked(text: str) -> str:
-    """Return a text without its password, if it is a URL that has one."""
+    """Return a text without its password, if it is a URL that has one, or NAME=URL."""
     if "://" not in text:
         return text
     from stantune.search.table.storages.masking import without_password
 
-    return without_password(text)
+    name, equals, url = text.partition("=")
+    return f"{name}={without_password(url)}" if equals and "://" not in name else without_password(text)
+
+
+def _without_passwords(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_passwords(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_passwords(each) for each in value]
+    return _masked(value) if isinstance(value, str) else value
 
 
 def _toml(value: Any) -> str:
@@ -273,8 +282,10 @@ def _toml(value: Any) -> str:
 
 def _written(value: Any) -> str:
     """Return a value of a file as it stands there, or nearly so; without a password."""
-    if isinstance(value, str):
-        value = _masked(value)
+    try:
+        value = _without_passwords(value)
+    except RecursionError:  # tables in tables, by a key of many dots
+        return f"a {type(value).__name__}"
     plain = isinstance(value, str | bool | int | float) or (
         isinstance(value, list) and all(isinstance(one, str | bool | int | float) for one in value)
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from stantune.errors import StantuneError
+from stantune.search.columns import metric_columns
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 FILE = "log.csv"
@@ -20,8 +21,8 @@ _HEAD = ",".join(COLUMNS).encode() + b"\r\n"
 class CsvLogger:
     """Writes `log.csv` into the search's directory, or the file that it is given.
 
-    `name` is `loss`, a metric's, `params_NAME` or `ended`; `step` counts losses for `loss`, and else iterations.
-    Several searches may write to one file, one after the other.
+    `name` is `loss`, a metric's, `params_NAME` or `ended`; `step` counts losses for `loss`, and else iterations. A
+    metric called `loss` is `metric_loss`. Several searches may write to one file, one after the other.
     """
 
     def __init__(self, file: Path | None = None) -> None:
@@ -60,7 +61,8 @@ class CsvLogger:
         """See Logger."""
         rows: list[tuple[str, object, object]] = [("loss", count, mean) for count, mean in segment.losses]
         for iterations, metrics in segment.measured.items():
-            rows += [(name, iterations, value) for name, value in metrics.items()]
+            names = metric_columns(metrics, ["loss"])
+            rows += [(names[name], iterations, value) for name, value in metrics.items()]
         self._write(training, rows)
 
     def ended(self, training: LoggedTraining, how: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
+from stantune.search.table.storages.masking import without_secrets
 from stantune.search.telling.loggers import Logger
 from stantune.texts import brief
 
@@ -42,7 +43,8 @@ def logger_of(given: object) -> Logger:
     name, equals, place = given.partition("=")
     if name not in NAMES or (equals and not place):
         raise UsageError(
-            f"`loggers` has {brief(given)!r}; give {_names()}, and where it writes behind =, as in csv=log.csv"
+            f"`loggers` has {brief(without_secrets(given))!r}; give {_names()}, and where it writes behind =, as in "
+            "csv=log.csv"
         )
     if name == "csv":
         from stantune.integrations.csv_log import CsvLogger

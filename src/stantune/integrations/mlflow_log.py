@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
+from stantune.search.columns import metric_columns
+from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 # Tags by which runs are found again.
@@ -27,7 +29,8 @@ class MlflowLogger:
             from mlflow import MlflowClient, entities
         except ImportError as error:
             raise StantuneError("MLflow is not installed; pip install 'stantune[mlflow]'") from error
-        self.name = "mlflow" if uri is None else f"mlflow={uri}"
+        # It is written and said, and a database's URI may have a password.
+        self.name = "mlflow" if uri is None else f"mlflow={without_password(uri)}"
         self._uri, self._client_of, self._entities = uri, MlflowClient, entities
         self._client: Any = None
         self._experiment = self._search = ""
@@ -57,7 +60,8 @@ class MlflowLogger:
         run, now = self._run(training), int(1000 * time.time())
         points = [("loss", count, mean) for count, mean in segment.losses]
         for iterations, metrics in segment.measured.items():
-            points += [(_key(name), iterations, value) for name, value in metrics.items()]
+            keys = metric_columns(map(_key, metrics), ["loss"])
+            points += [(keys[_key(name)], iterations, value) for name, value in metrics.items()]
         if run in self._begun:
             there = {
                 (name, point.step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stantune.errors import StantuneError
+from stantune.search.columns import metric_columns
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 
@@ -42,7 +43,9 @@ class WandbLogger:
         for iterations, metrics in segment.measured.items():
             # Where losses are told by their number, what was measured stands beside the last of them.
             step = last if segment.losses and iterations == segment.iterations else iterations
-            logged.setdefault(step, {}).update({**metrics, self._search.unit: iterations})
+            keys = metric_columns(metrics, ["loss", "losses", self._search.unit])
+            found = {keys[name]: value for name, value in metrics.items()}
+            logged.setdefault(step, {}).update({**found, self._search.unit: iterations})
         with self._open(training) as run:
             for step in sorted(logged):
                 run.log(logged[step], step=step)

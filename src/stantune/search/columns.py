@@ -1,4 +1,4 @@
-"""The columns of metrics in a table of trials, which has columns of its own beside them."""
+"""The columns of metrics in a table of trials or a log, which has columns of its own beside them."""
 
 from __future__ import annotations
 

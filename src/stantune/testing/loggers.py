@@ -27,11 +27,13 @@ ReadPoints: TypeAlias = Callable[[Path], Sequence[Point]]
 
 # Of the user's own, and with what a format may have a meaning of its own for.
 METRIC = "validation error"
+# A metric that has the name of the training losses, and that by which it is told from them.
+LOSS, COLUMN = "loss", "metric_loss"
 TRIAL = LoggedTraining("trial-000000", 0, {"lr": 0.1, "act": "relu", "kernel": (3, 3), "deep": True, "none": None}, 2)
 OTHER = LoggedTraining("trial-000001", 1, {"lr": 1e-300}, 2)
 FINAL = LoggedTraining("final-of-000000", 0, dict(TRIAL.params), None)
-FIRST = LoggedSegment(3, {3: {METRIC: 12.5, "top5": 0.0}}, [(1, 2.5), (2, 1e300), (4, 0.25)])
-SECOND = LoggedSegment(9, {9: {METRIC: 1e-30}}, [(8, 0.125), (10, -0.5)])
+FIRST = LoggedSegment(3, {3: {METRIC: 12.5, "top5": 0.0, LOSS: 0.75}}, [(1, 2.5), (2, 1e300), (4, 0.25)])
+SECOND = LoggedSegment(9, {9: {METRIC: 1e-30, LOSS: 0.5}}, [(8, 0.125), (9, -0.5)])
 LOST = LoggedSegment(3, {}, [(1, 2.0)], diverged_at=3)
 SILENT = LoggedSegment(9, {3: {METRIC: 3.0}, 9: {METRIC: 2.0}})
 
@@ -46,8 +48,9 @@ def check_logger(make_logger: MakeLogger, read: ReadPoints | None = None) -> Non
 
     Args:
         make_logger: returns a logger that writes to a folder, each time for the same.
-        read: returns all numbers in what such loggers wrote there: losses under "loss", metrics under their names.
-            Without it only that is checked for which nothing needs to be read.
+        read: returns all numbers in what such loggers wrote there: losses under "loss", metrics under their names, but
+            a metric called "loss" under "metric_loss". Without it only that is checked for which nothing needs to be
+            read.
 
     Raises:
         AssertionError: says in a sentence what it does that it should not.
@@ -115,9 +118,10 @@ def _same(
         return
     expected: dict[tuple[str, str, int], float] = {}
     for training, segment in told:
-        expected |= {(training.name, "loss", count): mean for count, mean in segment.losses}
+        expected |= {(training.name, LOSS, count): mean for count, mean in segment.losses}
         for at, metrics in segment.measured.items():
-            expected |= {(training.name, name, at): value for name, value in metrics.items()}
+            named = {COLUMN if name == LOSS else name: value for name, value in metrics.items()}
+            expected |= {(training.name, name, at): value for name, value in named.items()}
     found = read(folder)
     places = [point[:3] for point in found]
     for place in places:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import struct
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 # What training saves shares a few values, such as the betas of all parameter groups.
 _SHARED = 100
 _LEAST = 10**6
+# How PyTorch ends an archive: the directory's size and start, in 64 bits; where that is told; and how all archives end.
+_END = struct.Struct("<4s36x2Q4s4xQ4x4s18x")
 _HASHING = ("SETITEM", "SETITEMS", "ADDITEMS", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID")
 _HASHABLE = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "DUP", "REDUCE", "NEWOBJ")
 
@@ -32,16 +35,29 @@ def read(content: bytes) -> Any:
         UnsoundError: it is no such archive, or stands for far more values than it has bytes.
         Exception: of many kinds, which torch.load lets through.
     """
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        programs = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-        if len(programs) != 1 or any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise UnsoundError("it has not one program, or is packed")
-        program = archive.read(programs[0])
+    _check_form(content)
+    # By PyTorch's own reader, whose rules are its own: the name may be in another case.
+    program = torch._C.PyTorchFileReader(io.BytesIO(content)).get_record("data.pkl")
     most = _SHARED * len(program) + _LEAST
     _check_program(program, most)
     value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     _check_value(value, most)
     return value
+
+
+def _check_form(content: bytes) -> None:
+    """Raise UnsoundError where torch.load would read something else than zipfile, or unpack what is small in the file.
+
+    It takes what begins otherwise for a format of old, and finds the directory where the end says that it is; zipfile
+    takes any beginning, and the directory right before the end.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist())
+        end = len(content) - len(archive.comment) - _END.size
+    numbers, size, start, place, found, last = _END.unpack_from(content, max(end, 0))
+    whole = content.startswith(b"PK\3\4") and (numbers, place, last) == (b"PK\6\6", b"PK\6\7", b"PK\5\6")
+    if packed or not whole or not start + size == found == end:
+        raise UnsoundError("it is packed, or no archive as PyTorch writes them")
 
 
 def _check_program(program: bytes, most: int) -> None:

@@ -13,7 +13,7 @@ from command_training import SPACE
 from stantune.errors import UsageError
 from stantune.objectives.command.objective import CommandObjective
 from stantune.objectives.command.templates import Template
-from stantune.parameters import Integer
+from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Conditions, Metric, Objective
 from stantune.space import Space
 
@@ -74,6 +74,28 @@ class TestConstruction:
         with pytest.raises(UsageError, match=r"'lr' is used nowhere in the command 'train'; write \{lr\}"):
             CommandObjective("train", SPACE, minimize="loss")
         assert CommandObjective("train {params}", SPACE, minimize="loss")
+
+    @pytest.mark.parametrize(
+        ("placeholder", "said"),
+        [
+            (
+                "{kind:.3f}",
+                r"\{kind:\.3f\} in the command .* cannot print 'sgd', which kind may be \(Unknown format code",
+            ),
+            ("{lr:d}", r"cannot print 0\.0, which lr may be .*; write \{lr\}, or another form"),
+            ("{layers:c}", "cannot print 2000000, which layers may be"),
+            ("{seed:s}", "cannot print 0, which seed may be"),
+            ("{dir:d}", "cannot print 'state', which dir may be"),
+            ("{params:x}", r"cannot print \{\}, which params may be"),
+        ],
+    )
+    @pytest.mark.parametrize("shell", [False, True])
+    def test_a_form_is_tried_before_the_search(self, placeholder, said, shell):
+        space = Space({"lr": Float(0, 1), "layers": Integer(1, 2_000_000), "kind": Categorical((None, 0.5, "sgd"))})
+        with pytest.raises(UsageError, match=said):
+            CommandObjective(f"train {{params}} {placeholder}", space, minimize="loss", shell=shell)
+        right = "train {lr:.3e} {layers:>4} {layers:.1f} {kind:>5} {stop:03d} {dir:>20} {params}"
+        assert CommandObjective(right, space, minimize="loss", shell=shell)
 
     def test_a_parameter_must_not_be_called_as_a_placeholder(self):
         with pytest.raises(UsageError, match="'seed' has the name of a placeholder"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import shutil
 import socket
@@ -23,6 +24,8 @@ from stantune.objectives.command import packing
 names = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..") and len(os.fsencode(name)) < 200
 )
+# What a training notes.
+NOTED = {"done": 3, "from": 0, "metrics": {"loss": 0.5}, "diverged_at": None, "seconds": 1.5}
 # A file is its content and whether it is executable.
 trees = st.recursive(
     st.tuples(st.binary(max_size=3000), st.booleans()),
@@ -62,8 +65,8 @@ def test_it_comes_back_as_it_was(tree, note):
     with tempfile.TemporaryDirectory() as where:
         here = Path(where)
         lay(tree, here / "before")
-        packing.pack(here / "before", here / "kept.pt", "mine", note)
-        assert back(here / "kept.pt", "mine", here / "after") == note
+        packing.pack(here / "before", here / "kept.pt", "mine", {**note, **NOTED})
+        assert back(here / "kept.pt", "mine", here / "after") == {**note, **NOTED}
         assert look(here / "after") == tree
         assert sorted(place.name for place in here.iterdir()) == ["after", "before", "kept.pt"]
 
@@ -74,7 +77,7 @@ def test_what_is_cut_or_altered_is_found_before_anything_is_unpacked(data):
     with tempfile.TemporaryDirectory() as where:
         here = Path(where)
         lay({"a": (bytes(range(200)), False), "b": {"c": (b"x", True)}}, here / "before")
-        packing.pack(here / "before", here / "kept.pt", "mine", {"at": 3})
+        packing.pack(here / "before", here / "kept.pt", "mine", {**NOTED, "at": 3})
         content = bytearray((here / "kept.pt").read_bytes())
         place = data.draw(st.integers(0, len(content) - 1))
         if data.draw(st.booleans()):
@@ -99,7 +102,7 @@ def test_there_may_be_none(tmp_path):
 
 
 def test_another_trials_is_refused(tmp_path, folder):
-    packing.pack(folder, tmp_path / "kept.pt", "mine", {})
+    packing.pack(folder, tmp_path / "kept.pt", "mine", NOTED)
     with pytest.raises(CheckpointError, match="another trial's") as caught:
         back(tmp_path / "kept.pt", "yours", tmp_path / "after")
     assert not isinstance(caught.value, DamagedCheckpointError)
@@ -107,21 +110,21 @@ def test_another_trials_is_refused(tmp_path, folder):
 
 def test_times_of_change_are_kept(tmp_path, folder):
     os.utime(folder / "weights.bin", (1e9, 1e9 + 0.5))
-    packing.pack(folder, tmp_path / "kept.pt", "mine", {})
+    packing.pack(folder, tmp_path / "kept.pt", "mine", NOTED)
     back(tmp_path / "kept.pt", "mine", tmp_path / "after")
     assert (tmp_path / "after/weights.bin").stat().st_mtime == 1e9 + 0.5
 
 
 def test_a_hard_link_is_a_file(tmp_path, folder):
     os.link(folder / "weights.bin", folder / "again.bin")
-    packing.pack(folder, tmp_path / "kept.pt", "mine", {})
+    packing.pack(folder, tmp_path / "kept.pt", "mine", NOTED)
     back(tmp_path / "kept.pt", "mine", tmp_path / "after")
     assert look(tmp_path / "after") == look(folder)
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="no tar here")
 def test_tar_reads_it(tmp_path, folder):
-    packing.pack(folder, tmp_path / "kept.pt", "mine", {})
+    packing.pack(folder, tmp_path / "kept.pt", "mine", NOTED)
     done = subprocess.run(["tar", "-xf", "kept.pt"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert (tmp_path / "state/weights.bin").read_bytes() == b"1234"
@@ -147,37 +150,40 @@ def bound(folder):
 
 @pytest.mark.parametrize("make", [link, link_to_a_folder, fifo, bound])
 def test_what_is_neither_file_nor_folder_is_not_packed(tmp_path, folder, make, monkeypatch):
-    packing.pack(folder, tmp_path / "kept.pt", "mine", {"at": 1})
+    packing.pack(folder, tmp_path / "kept.pt", "mine", {**NOTED, "at": 1})
     monkeypatch.chdir(folder)  # a socket's path must be short
     make(folder if make is not bound else Path())
     with pytest.raises(ValueError, match="a checkpoint keeps files and folders alone; leave none there"):
-        packing.pack(folder, tmp_path / "kept.pt", "mine", {"at": 2})
-    assert back(tmp_path / "kept.pt", "mine", tmp_path / "after") == {"at": 1}
+        packing.pack(folder, tmp_path / "kept.pt", "mine", {**NOTED, "at": 2})
+    assert back(tmp_path / "kept.pt", "mine", tmp_path / "after") == {**NOTED, "at": 1}
     assert not list(tmp_path.glob(".*.part"))
 
 
 def test_a_disk_that_is_full_leaves_the_old_one(tmp_path, folder, monkeypatch):
-    packing.pack(folder, tmp_path / "kept.pt", "mine", {"at": 1})
+    packing.pack(folder, tmp_path / "kept.pt", "mine", {**NOTED, "at": 1})
 
     def full(handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(packing.os, "fsync", full)
     with pytest.raises(StantuneError, match=r"cannot be written \(No space left on device\); make room"):
-        packing.pack(folder, tmp_path / "kept.pt", "mine", {"at": 2})
+        packing.pack(folder, tmp_path / "kept.pt", "mine", {**NOTED, "at": 2})
     monkeypatch.undo()
-    assert back(tmp_path / "kept.pt", "mine", tmp_path / "after") == {"at": 1}
+    assert back(tmp_path / "kept.pt", "mine", tmp_path / "after") == {**NOTED, "at": 1}
     assert not list(tmp_path.glob(".*.part"))
 
 
-def forged(path: Path, *members: tarfile.TarInfo, content: bytes = b"evil") -> None:
+HEAD = json.dumps({"version": 1, "identity": "mine", "note": NOTED}).encode()
+
+
+def forged(path: Path, *members: tarfile.TarInfo, content: bytes = b"evil", head: bytes | None = HEAD) -> None:
     """Write a file as `pack` would, sound and with the right identity, that holds other things."""
     archive_bytes = io.BytesIO()
-    head = b'{"version": 1, "identity": "mine", "note": {}}'
     with tarfile.open(fileobj=archive_bytes, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        first = tarfile.TarInfo(packing.NOTE)
-        first.size = len(head)
-        archive.addfile(first, io.BytesIO(head))
+        if head is not None:
+            first = tarfile.TarInfo(packing.NOTE)
+            first.size = len(head)
+            archive.addfile(first, io.BytesIO(head))
         for member in members:
             member.size = len(content) if member.isreg() else 0
             archive.addfile(member, io.BytesIO(content) if member.isreg() else None)
@@ -228,6 +234,43 @@ def test_nothing_leads_out_of_the_folder(tmp_path, members):
     assert [place.name for place in out.parent.iterdir()] == ["after"]
     assert not any(place.is_symlink() for place in out.rglob("*"))
     assert not Path("/tmp/stantune-out").exists()
+
+
+def noted(**changed: object) -> bytes:
+    return json.dumps({"version": 1, "identity": "mine", "note": {**NOTED, **changed}}).encode()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b"\xff",
+        b"no JSON",
+        b'{"version": 1, "identity": "mine"}',
+        b'{"version": 1, "identity": "mine", "note": {}}',
+        b'{"version": 1, "identity": "mine", "note": [1]}',
+        noted(done="3"),
+        noted(metrics=None),
+        noted(seconds=[1]),
+        noted(diverged_at="3"),
+        noted(**{"from": None}),
+    ],
+    ids=lambda head: head[:60].decode(errors="replace"),
+)
+def test_a_note_that_no_training_makes_is_damage(tmp_path, head):
+    forged(tmp_path / "kept.pt", STATE, head=head)
+    with pytest.raises(DamagedCheckpointError, match=r"holds (a note that no training makes|what no checkpoint)"):
+        back(tmp_path / "kept.pt", "mine", tmp_path / "after")
+    assert not (tmp_path / "after").exists()
+
+
+def test_a_note_that_is_a_link_is_none(tmp_path):
+    """To itself it leads nowhere, and elsewhere to what nobody noted."""
+    for kind, to in ((tarfile.SYMTYPE, packing.NOTE), (tarfile.LNKTYPE, packing.NOTE), (tarfile.DIRTYPE, "")):
+        forged(tmp_path / "kept.pt", member(packing.NOTE, kind, to), STATE, head=None)
+        with pytest.raises(CheckpointError, match=r"is another trial's or another version's; put"):
+            back(tmp_path / "kept.pt", "mine", tmp_path / "after")
 
 
 @given(st.binary(max_size=2000))

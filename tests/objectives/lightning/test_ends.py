@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning_training import PARAMS, Net, as_others_find_it, dataset, kept, loaders, objective, same_state, segment
 from segments import trained
 from torch.nn.functional import cross_entropy
@@ -18,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.lightning import objective as objectives
 from stantune.objectives.lightning.objective import MetricError
+from stantune.training.checkpoint import sealed
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -169,6 +173,37 @@ class TestCheckpoints:
         asked.checkpoint.write_bytes(content)
         with pytest.raises(DamagedCheckpointError, match="cut short or altered"):
             trained(objective(), segment(tmp_path, 1, 2))
+
+    @pytest.mark.parametrize("note", [None, [1], {}, {"done": "1", "metrics": None, "start": 0, "cost": {}}])
+    def test_a_note_that_no_training_makes(self, tmp_path, note):
+        asked = segment(tmp_path, 0, 1)
+        trained(objective(), asked)
+        saved = kept(asked.checkpoint)
+        buffer = io.BytesIO()
+        torch.save({**saved, "stantune": {**saved["stantune"], "note": note}}, buffer)
+        asked.checkpoint.write_bytes(sealed(buffer.getvalue()))
+        with pytest.raises(DamagedCheckpointError, match="a note that no training makes; delete it"):
+            trained(objective(), segment(tmp_path, 1, 2))
+
+    def test_lightning_executes_nothing_in_one_either(self, tmp_path, monkeypatch):
+        """Not where it is exchanged after it was looked at, nor in an environment in which torch.load would."""
+        if "weights_only" not in inspect.signature(Trainer.fit).parameters:
+            pytest.skip("Lightning has no such argument before 2.6")
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+        asked, exploded = segment(tmp_path, 0, 1), tmp_path / "exploded"
+        trained(objective(), asked)
+
+        class Bomb:
+            def __reduce__(self):
+                return os.mkdir, (str(exploded),)
+
+        def exchanged(params):
+            torch.save(Bomb(), asked.checkpoint)
+            return Net(params)
+
+        with pytest.raises(pickle.UnpicklingError):
+            trained(objective(exchanged, name="Net"), segment(tmp_path, 1, 2))
+        assert not exploded.exists()
 
     def test_what_would_execute_code_is_refused_in_a_sentence(self, tmp_path):
         class Odd(Net):

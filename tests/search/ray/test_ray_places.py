@@ -87,6 +87,30 @@ def test_what_fails_to_be_sent_leaves_the_old_file(url: str, tmp_path: Path, mon
     assert [Path(name).name for name in place._files.ls(place._root, detail=False)] == ["one"]
 
 
+def test_what_fails_to_be_fetched_leaves_the_old_file(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, here, back = Place(url), tmp_path / "here", tmp_path / "folder of mine" / "back"
+    here.write_bytes(b"new")
+    place.send(here, "one")
+    back.parent.mkdir()
+    back.write_bytes(b"old")
+
+    def torn(name: str, path: str) -> None:
+        Path(path).write_bytes(b"n")
+        fail()
+
+    monkeypatch.setattr(ray_places, "PATIENCE_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(place._files, "get_file", torn)
+        with pytest.raises(StantuneError, match=r"cannot be read \(the net is down\); mend"):
+            place.fetch("one", back)
+    assert back.read_bytes() == b"old"
+    assert [file.name for file in back.parent.iterdir()] == ["back"]
+    assert place.fetch("one", back)
+    assert back.read_bytes() == b"new"
+
+
 def fail(*arguments: Any, **named: Any) -> None:
     """Fail as a connection does."""
     raise OSError("the net\n  is down")

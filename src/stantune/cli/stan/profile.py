@@ -11,7 +11,7 @@ from stantune.arguments import MOST
 from stantune.cli import options as o
 from stantune.cli.output import console_for, say_loading, write_json
 from stantune.cli.preparing import load_splits
-from stantune.cli.settings import device_of, period_of, problem_of, rate_of, what_is_named
+from stantune.cli.settings import device_of, is_caffe, period_of, problem_of, rate_of, what_is_named
 from stantune.cli.stan.effect import check_effect
 from stantune.cli.training.threads import threads_of, use_threads
 from stantune.errors import UsageError
@@ -60,7 +60,7 @@ def profile(
     from stantune.training.threads import measure_threads
 
     asked = threads_of(threads)
-    what = problem_of(what_is_named(problem, solver, dataset), layers)
+    what = problem_of(what_is_named(problem, solver, dataset, batch_size if is_caffe(problem) else None), layers)
     for option, value in (("--batch-size", batch_size), ("--iterations", iterations)):
         if value is not None and value < 1:
             raise UsageError(f"{option} {value} is too small; give at least 1")

@@ -99,6 +99,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         # What was asked of an earlier run is over with it.
         take_back(folder)
+        # And what a process was writing when it was killed.
+        with suppress(OSError):
+            for part in folder.glob(f".{STUDY_RESULT}.*.part"):
+                part.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -15,24 +15,25 @@ from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
 from stantune.objectives.command.trainer import CommandTrainer
 from stantune.objectives.preparing import check_told, chosen_threads
+from stantune.parameters import Categorical, Float, Parameter
 from stantune.process.machine import usable_cores
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 
-# Placeholders besides the parameters.
-PLACEHOLDERS = (
-    "start",
-    "stop",
-    "length",
-    "dir",
-    "seed",
-    "trial",
-    "final",
-    "device",
-    "threads",
-    PARAMS,
-    "python",
-)
+# Placeholders besides the parameters, each with a value of its kind.
+PLACEHOLDERS: dict[str, Any] = {
+    "start": 0,
+    "stop": 1,
+    "length": 1,
+    "dir": "state",
+    "seed": 0,
+    "trial": 0,
+    "final": 0,
+    "device": "cpu",
+    "threads": 1,
+    PARAMS: {},
+    "python": "python",
+}
 # Files that the command names and that are no larger are taken for its code.
 _CODE_BYTES = 1 << 20
 
@@ -104,7 +105,7 @@ class CommandObjective:
         template = Template(self.command, self.shell)
         name, metric = self.name or _name(template.plain), _metric(self.metric, minimize, maximize)
         check_told(name, self.space, metric, self.unit, self.length)
-        template.check(list(self.space), PLACEHOLDERS)
+        template.check({name: _some_values(parameter) for name, parameter in self.space.items()}, PLACEHOLDERS)
         cwd = Path(self.cwd or ".").absolute()
         known = PurePath(self.metrics)
         if not self.metrics or known.is_absolute() or ".." in known.parts:
@@ -160,6 +161,14 @@ class CommandObjective:
                 f"there is no program {program!r} to run in {cwd}; give its whole path, or {{python}} for this Python"
             )
         return CommandTrainer(self, place)
+
+
+def _some_values(parameter: Parameter) -> Sequence[Any]:
+    """Return the values of a parameter by which it shows whether a form can print them all."""
+    if isinstance(parameter, Categorical):
+        return parameter.choices
+    kind = float if isinstance(parameter, Float) else int
+    return [kind(parameter.low), kind(parameter.high)]
 
 
 def _path(program: str, cwd: Path) -> str:

@@ -21,6 +21,14 @@ VERSION = 1
 # After the archive's end, where tar stops reading, comes the digest of all before it.
 NOTE = "stantune.json"
 STATE = "state"
+# What every training notes, and of what kind.
+_NOTED: Mapping[str, type | tuple[type, ...]] = {
+    "done": int,
+    "from": int,
+    "metrics": dict,
+    "diverged_at": (int, type(None)),
+    "seconds": (int, float),
+}
 _LABEL = b"sha256 "
 _SEAL_LENGTH = len(_LABEL) + 2 * hashlib.sha256().digest_size + 1
 _CHUNK = 1 << 20
@@ -156,18 +164,23 @@ def _archive(path: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
 
 
 def _note(path: Path, archive: tarfile.TarFile, identity: str) -> Mapping[str, Any]:
-    """Return the note; raises CheckpointError where it is not the trial's."""
+    """Return the note; raises CheckpointError where it is not the trial's, DamagedCheckpointError where it is none."""
     try:
         member = archive.next()
-        content = None if member is None or member.name != NOTE else archive.extractfile(member)
+        there = member is not None and member.name == NOTE and member.isreg() and not member.issparse()
+        content = archive.extractfile(member) if member is not None and there else None
         head = {} if content is None else json.load(content)
-        note = head["note"] if head["version"] == VERSION and head["identity"] == identity else None
-    except (tarfile.TarError, UnicodeError, ValueError, KeyError, TypeError):
-        note = None
-    if not isinstance(note, dict):
+        mine = head.get("version") == VERSION and head.get("identity") == identity
+        sound = not mine or all(isinstance(head["note"].get(name), kind) for name, kind in _NOTED.items())
+    except Exception as error:  # tarfile lets many kinds through, and JSON may be nested without end
+        raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
+    if not mine:
         raise CheckpointError(
             f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
         )
+    if not sound:
+        raise DamagedCheckpointError(f"checkpoint {path} holds a note that no training makes; {_REMEDY}")
+    note: Mapping[str, Any] = head["note"]
     return note
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import string
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 
 # All of the setting, as a JSON object.
@@ -63,8 +65,16 @@ class Template:
             self.plain = [word for word in _split(self.text) if "{" not in word]
             _check_quotes(self._words[0])
 
-    def check(self, parameters: Collection[str], others: Collection[str]) -> None:
-        """Raise UsageError where a placeholder is unknown, or one of `parameters` is used nowhere."""
+    def check(self, parameters: Mapping[str, Sequence[Any]], others: Mapping[str, Any]) -> None:
+        """Check the placeholders.
+
+        Args:
+            parameters: some values of each.
+            others: a value of the kind of each.
+
+        Raises:
+            UsageError: one is unknown, or has a form that does not print its values; or a parameter is used nowhere.
+        """
         for name in parameters:
             if name in others:
                 raise UsageError(
@@ -82,6 +92,21 @@ class Template:
                     f"the parameter {name!r} is used nowhere in the command {self.text!r}; write {{{name}}} where its "
                     f"value belongs, or {{{PARAMS}}} for all of them as JSON"
                 )
+
+        for piece in itertools.chain(*self._words):
+            if piece.name is not None:
+                values = parameters[piece.name] if piece.name in parameters else [others[piece.name]]
+                for value in values:
+                    self._check_form(piece.name, piece.form, value)
+
+    def _check_form(self, name: str, form: str, value: Any) -> None:
+        try:
+            _shown(value, form)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UsageError(
+                f"the placeholder {{{name}:{form}}} in the command {self.text!r} cannot print {shown(value)}, which "
+                f"{name} may be ({error}); write {{{name}}}, or another form"
+            ) from error
 
     def fill(self, values: Mapping[str, Any]) -> list[str]:
         """Return the arguments; for a shell one, its line. A parameter that has no value becomes an empty text."""

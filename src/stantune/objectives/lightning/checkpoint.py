@@ -19,6 +19,8 @@ from stantune.training.checkpoint import is_sound, sealed
 VERSION = 1
 # Lightning leaves keys alone that it does not know, so that the file remains one that it can read itself.
 KEY = "stantune"
+# What every training notes.
+_NOTED = {"done", "metrics", "start", "cost"}
 _REMEDY = "delete it and the trial is trained again from its beginning"
 
 
@@ -72,7 +74,7 @@ def load_note(path: Path, identity: str) -> dict[str, Any] | None:
     Where there is one, Lightning may read the file: it was found whole, and to hold nothing that executes anything.
 
     Raises:
-        DamagedCheckpointError: it is cut short or altered.
+        DamagedCheckpointError: it is cut short or altered, or no training made it.
         CheckpointError: it cannot be read, or is another trial's.
     """
     try:
@@ -95,7 +97,9 @@ def load_note(path: Path, identity: str) -> dict[str, Any] | None:
         raise CheckpointError(
             f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
         )
-    note: dict[str, Any] = ours["note"]
+    note = ours.get("note")
+    if not isinstance(note, dict) or not isinstance(note.get("done"), int) or not note.keys() >= _NOTED:
+        raise DamagedCheckpointError(f"checkpoint {path} holds a note that no training makes; {_REMEDY}")
     return note
 
 

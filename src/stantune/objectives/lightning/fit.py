@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ class Fit:
         self.trainer = package.Trainer(**arguments, logger=copy.deepcopy(logger))
         self.seed_for("setup")
         with seeded_loaders(package, self) as given, interruptible():
-            self.trainer.fit(self.module, **given, ckpt_path=None if checkpoint is None else str(checkpoint))
+            self.trainer.fit(self.module, **given, **from_checkpoint(self.trainer, checkpoint))
         self.trainer.fit_loop.max_epochs = self.whole
 
     @property
@@ -164,6 +165,15 @@ class Fit:
                 how(self.module, loaders, verbose=False)
         self.evaluation_seconds += time.perf_counter() - began
         return numbers_of(self.trainer.callback_metrics)
+
+
+def from_checkpoint(trainer: Any, checkpoint: Path | None) -> dict[str, Any]:
+    """Return the arguments by which a fit goes on from a checkpoint, in which nothing is executed."""
+    if checkpoint is None:
+        return {}
+    # Lightning before 2.6 does not take it; the file was looked at in any case.
+    safely = {"weights_only": True} if "weights_only" in inspect.signature(trainer.fit).parameters else {}
+    return {"ckpt_path": str(checkpoint), **safely}
 
 
 def trainer_arguments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -49,15 +50,22 @@ class Place:
         self._root = root.rstrip("/")
 
     def fetch(self, name: str, path: Path) -> bool:
-        """Copy a file to `path`; return whether there is such a file. Raises StantuneError after a minute."""
+        """Copy a file to `path`, where the old one or the new one is at any moment; return whether there is one.
+
+        Raises StantuneError after a minute.
+        """
 
         def fetch() -> bool:
+            part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._files.get_file(self._of(name), str(path))
+                self._files.get_file(self._of(name), str(part))
+                os.replace(part, path)
             except FileNotFoundError:
                 path.unlink(missing_ok=True)
                 return False
+            finally:
+                part.unlink(missing_ok=True)
             return True
 
         return self._insist(fetch, "read")

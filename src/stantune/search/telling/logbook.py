@@ -15,6 +15,7 @@ from stantune.loss_curve import NO_LOSSES
 from stantune.outcome import Cost
 from stantune.protocols import Objective
 from stantune.search.plan.values import FinalResult, TrialRow
+from stantune.search.table.storages.masking import without_secrets
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
 from stantune.texts import one_line
 
@@ -126,8 +127,8 @@ class Logbook:
             self._loggers.remove(logger)
             self._say(
                 one_line(
-                    f"logger {logger.name} failed and is told nothing more ({words_of(error)}); the search goes on, "
-                    "and the same call tells it later what it missed"
+                    f"logger {logger.name} failed and is told nothing more ({without_secrets(words_of(error))}); the "
+                    "search goes on, and the same call tells it later what it missed"
                 )
             )
             return False
