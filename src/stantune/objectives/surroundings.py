@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stantune.process.float32 import kept_float32
 from stantune.seeds import derive
 from stantune.user_code.working_folder import kept_folder
 
@@ -58,13 +59,13 @@ def as_it_was(device: str) -> Iterator[None]:
     flushes = flushes_denormals()
     cudnn = torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark, cudnn.enabled
-    precision = torch.get_float32_matmul_precision()
     fills: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # as documented
     where = torch.get_default_device()
     gradients = torch.is_grad_enabled()
     anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     errors = np.geterr()
-    with kept_folder(), torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext():
+    on_device = torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext()
+    with kept_folder(), kept_float32(), on_device:
         try:
             yield
         finally:
@@ -75,7 +76,6 @@ def as_it_was(device: str) -> Iterator[None]:
             torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
             torch.set_flush_denormal(flushes)
             cudnn.deterministic, cudnn.benchmark, cudnn.enabled = flags
-            torch.set_float32_matmul_precision(precision)
             if torch.get_default_device() != where:
                 # "cpu" would be a mode of its own, and slow.
                 torch.set_default_device(None if where.type == "cpu" else where)
