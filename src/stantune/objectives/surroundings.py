@@ -18,7 +18,7 @@ from stantune.user_code.working_folder import kept_folder
 
 
 def seed_all(seed: int, device: str) -> None:
-    """Seed Python's random, NumPy's global generator, and torch's of the host and of the device."""
+    """Seed Python's random, NumPy's global generator, and torch's of the host, of the device, and of a Mac's GPU."""
     random.seed(derive("python", seed))
     np.random.seed(derive("numpy", seed) >> 31)
     # Not torch.manual_seed: it seeds every device, and the random states of the others are not ours.
@@ -26,6 +26,9 @@ def seed_all(seed: int, device: str) -> None:
     if _is_cuda(device):
         with torch.cuda.device(device):
             torch.cuda.manual_seed(derive("torch", seed))
+    # No place of a search's own, so that whoever trains there has said so by himself.
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(derive("torch", seed))
 
 
 def random_states(device: str) -> dict[str, Any]:
@@ -35,6 +38,7 @@ def random_states(device: str) -> dict[str, Any]:
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if _is_cuda(device) else None,
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     }
 
 
@@ -45,6 +49,9 @@ def put_back(states: Mapping[str, Any], device: str) -> None:
     torch.set_rng_state(states["torch"])
     if _is_cuda(device) and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
+    # Checkpoints of before have none.
+    if torch.backends.mps.is_available() and states.get("mps") is not None:
+        torch.mps.set_rng_state(states["mps"])
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stantune.objectives.surroundings import flushes_denormals
+from stantune.objectives.surroundings import as_it_was, flushes_denormals, put_back, random_states, seed_all
 from stantune.process.float32 import kept_float32
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,6 +112,27 @@ def test_tf32_by_its_new_names_is_as_it_was(trained):
         backends.fp32_precision = "tf32"
         assert of_cpu.fp32_precision == "tf32"
     assert surroundings()["precision"] == "highest"
+
+
+def test_the_random_states_of_a_mac_s_gpu_are_seeded_and_put_back(monkeypatch):
+    gpu = torch.Generator()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "manual_seed", gpu.manual_seed)
+    monkeypatch.setattr(torch.mps, "get_rng_state", gpu.get_state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", gpu.set_state)
+    before = gpu.get_state()
+    drawn = []
+    for _ in range(2):
+        with as_it_was("cpu"):
+            seed_all(3, "cpu")
+            drawn.append(torch.rand(4, generator=gpu).tolist())
+        assert torch.equal(gpu.get_state(), before)
+    assert drawn[0] == drawn[1]
+    # A checkpoint that was written elsewhere, or before, has none.
+    states = random_states("cpu")
+    put_back({**states, "mps": None}, "cpu")
+    put_back({name: state for name, state in states.items() if name != "mps"}, "cpu")
+    assert torch.equal(gpu.get_state(), before)
 
 
 def test_denormals_are_told(request):

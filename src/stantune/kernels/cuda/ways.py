@@ -180,11 +180,16 @@ def _compare(what: str, trials: Mapping[str, Trial], clock: Clock) -> CudaChoice
     reference = trials["cudnn"]()
     try:
         found = trials["triton"]()
-        agree = all(_agree(one, other) for one, other in zip(found, reference, strict=True))
+        if not all(_agree(one, other) for one, other in zip(found, reference, strict=True)):
+            return _without_triton(what, "Triton's result is not cuDNN's")
+        seconds = _timed(trials, clock)
     except Exception as error:  # whatever it is: it must not end a training that PyTorch alone can do
         return _without_triton(what, f"Triton failed: {type(error).__name__}: {error}")
-    if not agree:
-        return _without_triton(what, "Triton's result is not cuDNN's")
+    return faster(seconds)._replace(what=what)
+
+
+def _timed(trials: Mapping[str, Trial], clock: Clock) -> dict[str, list[float]]:
+    """Return the seconds that each way takes for a trial, in each round."""
     work = {way: (_recorded if _replayed else _written)(trials[way]) for way in (EXACT, *WAYS)}
     seconds: dict[str, list[float]] = {way: [] for way in work}
     for _ in range(ROUNDS):
@@ -192,7 +197,7 @@ def _compare(what: str, trials: Mapping[str, Trial], clock: Clock) -> CudaChoice
             began = clock()
             work[way]()
             taken.append((clock() - began) / CALLS)
-    return faster(seconds)._replace(what=what)
+    return seconds
 
 
 def _advise(choice: CudaChoice) -> None:
