@@ -20,7 +20,7 @@ from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.kernels.cuda.one_channel import with_fast_gradients_
 from stantune.kernels.cuda.ways import cuda_path
 from stantune.outcome import Outcome
-from stantune.stan.entries.entries import PATTERNS, Grid
+from stantune.stan.entries.entries import PATTERNS, EntryMatrix, Grid
 from stantune.stan.graphs import GraphedStep
 from stantune.training.checkpoint import load_any
 from stantune.training.device_steps import DeviceSteps, InLane
@@ -290,6 +290,20 @@ def test_a_step_that_waits_for_the_device_runs_as_it_is_written() -> None:
         warnings.simplefilter("error", StanWarning)
         _, graphed = losses(Deep(), 60, True)
     assert graphed._recorded
+
+
+def test_entries_that_are_no_grid_are_trained_where_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways are measured, outside of a graph."""
+    monkeypatch.delenv("STANTUNE_CUDA")
+    cuda_path.cache_clear()
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)).cuda()
+    accelerate_(model, Stan(rate=0.5, pretrain=1000))
+    layer: Any = model[0]
+    layer.grid = EntryMatrix(torch.rand(4, 8, 8, device="cuda") < 0.5)
+    graphed = GraphedStep(model, lambda images: model(images).sum())
+    for _ in range(3):
+        assert torch.isfinite(graphed(torch.randn(4, 16, 8, 8, device="cuda")))
+    assert not graphed._recorded
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(5, 1, 0), (3, 2, 1)])
