@@ -32,19 +32,21 @@ def allow_tf32(allowed: bool) -> None:
     """Have a CUDA device multiply float32 numbers in TF32, or not."""
     # Both names: PyTorch refuses to tell by the old ones, as torch.compile asks, what was set by the new ones alone.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
-    if hasattr(torch.backends.cudnn, "conv"):
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(cudnn, "conv"):
         # By the old name they are not forbidden it, but left to what is set for all of them.
-        for place in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        for place in (cudnn.conv, cudnn.rnn):
             place.fp32_precision = "tf32" if allowed else "ieee"
 
 
 def _new_names() -> list[tuple[Any, str]]:
     """Return places and their numbers, those first that others have theirs from; nothing before PyTorch 2.9."""
-    of_cuda, cudnn, of_cpu = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    every: Any = torch.backends
+    cudnn, of_cpu = every.cudnn, every.mkldnn
     if not hasattr(cudnn, "conv"):
         return []
-    places: list[Any] = [torch.backends, cudnn, of_cpu, of_cuda.matmul, cudnn.conv, cudnn.rnn]
-    places += [of_cpu.matmul, of_cpu.conv, of_cpu.rnn]
+    of_all = every, cudnn, of_cpu
+    places = *of_all, every.cuda.matmul, cudnn.conv, cudnn.rnn, of_cpu.matmul, of_cpu.conv, of_cpu.rnn
     return [(place, place.fp32_precision) for place in places]
 
 
