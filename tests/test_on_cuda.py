@@ -19,8 +19,9 @@ from stantune.images.data import Split
 from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.kernels.cuda.one_channel import with_fast_gradients_
 from stantune.kernels.cuda.ways import cuda_path
+from stantune.kernels.sgd import Sgd
 from stantune.outcome import Outcome
-from stantune.stan.entries.entries import PATTERNS, Grid
+from stantune.stan.entries.entries import PATTERNS, EntryMatrix, Grid
 from stantune.stan.graphs import GraphedStep
 from stantune.training.checkpoint import load_any
 from stantune.training.device_steps import DeviceSteps, InLane
@@ -285,11 +286,39 @@ def test_a_step_that_waits_for_the_device_runs_as_it_is_written() -> None:
         mine, graphed = losses(Deep(waits=True), 60, True)
     assert not graphed._recorded
     assert all(loss == loss for loss in mine)
-    # The device is none the worse for it.
+    # The device is none the worse for it, nor its random numbers.
+    assert torch.rand(3, device="cuda").max() < 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", StanWarning)
         _, graphed = losses(Deep(), 60, True)
     assert graphed._recorded
+
+
+def test_rates_are_sent_without_waiting_for_the_device() -> None:
+    optimizer = Sgd([nn.Parameter(torch.zeros(3, device="cuda"))], lr=0.5, momentum=0.75)
+    optimizer.follow()
+    optimizer.param_groups[0]["lr"] = 0.25
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.send()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert optimizer.sent is not None
+    assert optimizer.sent.tolist() == [[0.25, 0.75]]
+
+
+def test_entries_that_are_no_grid_are_trained_where_steps_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways are measured, outside of a graph."""
+    monkeypatch.delenv("STANTUNE_CUDA")
+    cuda_path.cache_clear()
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)).cuda()
+    accelerate_(model, Stan(rate=0.5, pretrain=1000))
+    layer: Any = model[0]
+    layer.grid = EntryMatrix(torch.rand(4, 8, 8, device="cuda") < 0.5)
+    graphed = GraphedStep(model, lambda images: model(images).sum())
+    for _ in range(3):
+        assert torch.isfinite(graphed(torch.randn(4, 16, 8, 8, device="cuda")))
+    assert not graphed._recorded
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(5, 1, 0), (3, 2, 1)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+import weakref
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 import stantune as st
 import stantune.training.train
 from stantune.images.data.splits import Split
+from stantune.images.objective import ProblemObjective
 from stantune.search.stopping import Stop
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
@@ -201,6 +203,17 @@ class Slow(nn.Module):
 def slow(width: int = 0) -> nn.Module:
     """Return a network that can be trained with settings that are searched, and not with the problem's own."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES), Slow(width))
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_what_memory_is_measured_with_is_kept_where_trainings_are(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, kept = ProblemObjective(DRAWING), []
+    data = weakref.ref(objective.splits.train)
+    # Also what a GPU has copies of.
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: kept.append(data() is not None))
+    assert objective.memory_told(2, "cpu", here).startswith("together: 2 trainings in a process")
+    assert ("splits" in vars(objective)) == here
+    assert kept[-1] == here
 
 
 def test_what_the_own_numbers_cannot_do_and_warnings_of_each_step(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ class Fake:
 
         return trial
 
-    def choose(self, key: str = "shape") -> str:
-        return choose(key, "a convolution", self.trials, lambda: self.now)
+    def choose(self, key: str = "shape", recordable: bool = True) -> str:
+        return choose(key, "a convolution", self.trials, lambda: self.now, recordable)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -120,7 +120,7 @@ def test_a_program_that_fails_or_errs_is_not_used_and_says_so(device: Callable[.
         raise RuntimeError("out of resources: shared memory")
 
     fake = Fake({"cudnn": 2.0, "triton": 1.0})
-    with pytest.warns(StanWarning, match="a convolution is computed by cuDNN: Triton failed: RuntimeError: out of"):
+    with pytest.warns(StanWarning, match="by cuDNN: the comparison with Triton failed: RuntimeError: out of"):
         assert choose("fails", "a convolution", {**fake.trials, "triton": fail}) == "cudnn"
     wrong = Fake({"cudnn": 2.0, "triton": 1.0}, {"triton": [torch.tensor([1.0, 1.0, 1.1])]})
     with pytest.warns(StanWarning, match="Triton's result is not cuDNN's"):
@@ -270,4 +270,24 @@ def test_where_steps_are_replayed_the_devices_time_alone_counts(
         assert fake.choose() == "triton"
     assert recorded == [EXACT, *WAYS] * cuda.ROUNDS
     assert fake.choose() == "cudnn"
+    assert [choice.what for choice in choices()] == ["a convolution", "a convolution, replayed"]
+
+
+def test_what_cannot_be_recorded_is_timed_as_it_is_written(
+    device: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device((9, 0))
+
+    def refuse(trial: Callable[[], object]) -> Callable[[], object]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(cuda, "_recorded", refuse)
+    fake = Fake({"cudnn": 2.0, "triton": 1.0})
+    with cuda.replayed():
+        assert fake.choose(recordable=False) == "triton"
+        # What has turned out to be so ends no training.
+        with pytest.warns(
+            StanWarning, match="the comparison with Triton failed: RuntimeError: operation not permitted"
+        ):
+            assert fake.choose() == "cudnn"
     assert [choice.what for choice in choices()] == ["a convolution", "a convolution, replayed"]

@@ -19,7 +19,8 @@ from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.images.resizing import Resize, resized
 from stantune.images.solving.solver import Solver
 from stantune.kernels.sgd import Sgd
-from stantune.training.device_steps import DeviceSteps
+from stantune.training import device_steps
+from stantune.training.device_steps import MOST, OFTEN, DeviceSteps
 from stantune.training.steps import plain_step
 from stantune.training.trainable import Feeding
 
@@ -145,6 +146,40 @@ def test_a_rate_of_nothing_is_another_step() -> None:
     assert torch.equal(mine.by_itself(12), its.as_written(12))
     assert torch.equal(mine.weights(), its.weights())
     assert mine.recorder.done.count("record") == 2
+
+
+def under(rates: Callable[[int], float], iterations: int) -> Training:
+    """Train by Adam, whose graphs are good for one rate each, under rates by iteration."""
+    training = Training(Solver(kind="adam", lr=0.001))
+
+    def prepare(iteration: int) -> None:
+        for group in training.optimizer.param_groups:
+            group["lr"] = rates(iteration)
+
+    training.prepare = prepare
+    training.by_itself(iterations)
+    return training
+
+
+def test_a_rate_that_stays_is_recorded_after_any_number_of_others() -> None:
+    done = under(lambda iteration: 0.001 / (1 + iteration // 20), 160).recorder.done
+    assert done.count("record") == 8
+    # The first four kinds once, and each of the others until it is worth it.
+    assert done.count("run") == 4 + 4 * OFTEN
+
+
+def test_rates_in_turn_are_hardly_recorded_anew() -> None:
+    done = under(lambda iteration: 0.001 / (1 + iteration % (MOST + 1)), 60).recorder.done
+    assert done.count("record") == MOST + 1
+
+
+def test_rates_that_never_come_again_do_not_fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_steps, "SEEN", 3)
+    training = Training(Solver(kind="adam", lr=0.001, policy="cosine"))
+    steps = DeviceSteps(training.step, training.batches, training.optimizer, training.prepare, 16, training.recorder)
+    steps(0, 16)
+    assert training.recorder.done == ["run"] * 16
+    assert len(steps._seen) <= 3
 
 
 def test_what_cannot_be_recorded_is_trained_as_it_is_written() -> None:

@@ -16,6 +16,7 @@ from stantune.errors import CheckpointError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import Splits, find
 from stantune.kernels.library import plain_pytorch
+from stantune.process.float32 import kept_float32
 from stantune.protocols import Conditions
 from stantune.stan.config import Stan
 from stantune.training.precision import PRECISIONS, computing_in, precision_on
@@ -132,6 +133,29 @@ def test_on_a_gpu_each_is_what_it_says() -> None:
                 assert (matrices.allow_tf32, convolutions.allow_tf32) == (was, was)
     finally:
         matrices.allow_tf32, convolutions.allow_tf32 = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch has no new names for TF32")
+def test_tf32_may_be_set_by_its_new_names() -> None:
+    cudnn, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    places = matrices, cudnn.conv, cudnn.rnn
+
+    def precisions() -> list[str]:
+        return [place.fp32_precision for place in places]
+
+    with kept_float32():
+        matrices.fp32_precision, cudnn.conv.fp32_precision = "tf32", "ieee"
+        # Reaches all that has nothing of its own.
+        torch.backends.fp32_precision = "tf32"
+        before = precisions()
+        for precision, its in (("tf32", "tf32"), ("fp32", "ieee")):
+            with computing_in(precision, "cuda"):
+                assert precisions() == [its] * 3
+                # As torch.compile asks.
+                assert matrices.allow_tf32 == cudnn.allow_tf32 == (precision == "tf32")
+            assert precisions() == before
+        with computing_in(None, "cuda"):
+            assert precisions() == before
 
 
 def test_memory_that_ends_while_a_training_comes_back_is_no_damage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,9 +19,13 @@ from torch import Tensor
 import stantune.training.train
 import stantune.training.trial
 from stantune.images.problem.built_in import Splits, find
+from stantune.images.solving.optimizers import KINDS, takes
+from stantune.images.solving.solver import Solver
 from stantune.outcome import Outcome
+from stantune.space import Space
 from stantune.stan.config import Memo, Stan
 from stantune.training.train import run
+from stantune.training.trial import Trial
 
 
 def test_states_of_different_bits_are_told_apart() -> None:
@@ -281,3 +286,29 @@ def test_what_a_gpu_trained_exactly_goes_on_where_every_entry_is_computed(small:
 )
 def test_what_spares_anything_is_told(stan: Stan) -> None:
     assert not stan.spares_nothing
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if takes(kind, "capturable")])
+def test_a_training_goes_on_on_another_kind_of_device(kind: str, small: Callable[..., Splits]) -> None:
+    """On a GPU the optimizers' steps can be part of a graph, which a CPU refuses; and the other way round."""
+    problem = replace(find("lenet"), solver=Solver(kind=kind, lr=0.001), space=Space({}), batch_size=10)
+    splits = small(problem, 40, 10)
+
+    def made() -> Trial:
+        return Trial(problem, {}, splits, seed=2, stan=None)
+
+    def weights(trial: Trial, stop: int) -> Tensor:
+        trial.train(stop, lambda: False, lambda iteration: None)
+        return torch.cat([each.detach().flatten() for each in trial.model.parameters()])
+
+    first, gone_on, on_gpu = made(), made(), made()
+    weights(first, 2)
+    state = copy.deepcopy(first.state())
+    for group in state["optimizer"]["param_groups"]:
+        group["capturable"] = True
+    gone_on.restore(state)
+    assert torch.equal(weights(gone_on, 4), weights(first, 4))
+    for group in on_gpu.optimizer.param_groups:
+        group["capturable"] = True
+    on_gpu.restore(first.state())
+    assert all(group["capturable"] for group in on_gpu.optimizer.param_groups)

@@ -202,8 +202,19 @@ class ProblemObjective:
                     conditions.say(sentence)
         return Prepared(ready, threads)
 
-    def memory_told(self, together: int, device: str) -> str:
-        """Say, before so many trainings take turns, what memory each keeps, measured with the problem's own numbers."""
+    def memory_told(self, together: int, device: str, here: bool) -> str:
+        """Say, before so many trainings take turns, what memory each keeps, measured with the problem's own numbers.
+
+        Where they are not in this process, it keeps nothing of the data that it measured with.
+        """
+        try:
+            return self._memory_told(together, device)
+        finally:
+            if not here:
+                vars(self).pop("splits", None)
+            torch.cuda.empty_cache()
+
+    def _memory_told(self, together: int, device: str) -> str:
         splits = self.splits
         try:
             with said_already():

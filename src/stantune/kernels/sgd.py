@@ -61,7 +61,8 @@ class Sgd(torch.optim.SGD):
             if self._noted is not None:
                 self._noted.append(numbers)
             elif numbers != self._last:
-                self._sent.copy_(torch.tensor(numbers))
+                # From memory that is not pinned, each iteration would wait for the device.
+                self._sent.copy_(torch.tensor(numbers, pin_memory=self._sent.is_cuda), non_blocking=True)
                 self._last = numbers
 
     @contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from stantune.process.float32 import kept_float32
 from stantune.seeds import derive
 from stantune.user_code.working_folder import kept_folder
 
 
 def seed_all(seed: int, device: str) -> None:
-    """Seed Python's random, NumPy's global generator, and torch's of the host and of the device."""
+    """Seed Python's random, NumPy's global generator, and torch's of the host, of the device, and of a Mac's GPU."""
     random.seed(derive("python", seed))
     np.random.seed(derive("numpy", seed) >> 31)
     # Not torch.manual_seed: it seeds every device, and the random states of the others are not ours.
@@ -25,6 +26,9 @@ def seed_all(seed: int, device: str) -> None:
     if _is_cuda(device):
         with torch.cuda.device(device):
             torch.cuda.manual_seed(derive("torch", seed))
+    # No place of a search's own, so that whoever trains there has said so by himself.
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(derive("torch", seed))
 
 
 def random_states(device: str) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def random_states(device: str) -> dict[str, Any]:
         "numpy": np.random.get_state(legacy=False),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if _is_cuda(device) else None,
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
     }
 
 
@@ -44,6 +49,9 @@ def put_back(states: Mapping[str, Any], device: str) -> None:
     torch.set_rng_state(states["torch"])
     if _is_cuda(device) and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
+    # Checkpoints of before have none.
+    if torch.backends.mps.is_available() and states.get("mps") is not None:
+        torch.mps.set_rng_state(states["mps"])
 
 
 @contextmanager
@@ -58,13 +66,13 @@ def as_it_was(device: str) -> Iterator[None]:
     flushes = flushes_denormals()
     cudnn = torch.backends.cudnn
     flags = cudnn.deterministic, cudnn.benchmark, cudnn.enabled
-    precision = torch.get_float32_matmul_precision()
     fills: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # as documented
     where = torch.get_default_device()
     gradients = torch.is_grad_enabled()
     anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     errors = np.geterr()
-    with kept_folder(), torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext():
+    on_device = torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext()
+    with kept_folder(), kept_float32(), on_device:
         try:
             yield
         finally:
@@ -75,7 +83,6 @@ def as_it_was(device: str) -> Iterator[None]:
             torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
             torch.set_flush_denormal(flushes)
             cudnn.deterministic, cudnn.benchmark, cudnn.enabled = flags
-            torch.set_float32_matmul_precision(precision)
             if torch.get_default_device() != where:
                 # "cpu" would be a mode of its own, and slow.
                 torch.set_default_device(None if where.type == "cpu" else where)

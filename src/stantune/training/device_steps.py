@@ -11,12 +11,14 @@ from torch import Tensor
 
 from stantune.kernels.cuda.lanes import Lane
 from stantune.kernels.sgd import Noted, Sgd
-from stantune.stan.graphs import warn_unrecorded
+from stantune.stan.graphs import SEEN, warn_unrecorded
 from stantune.training.steps import Step
 from stantune.training.trainable import Feeding
 
-# So many kinds of steps (rates of 0, say) are recorded; all others run as they are written.
+# So many kinds of steps (rates of 0, say) are recorded at a time; all others run as they are written.
 MOST = 4
+# Made as often as it is written, a further kind takes the place of the oldest: recording takes as long as a few steps.
+OFTEN = 8
 
 
 class Recorder(Protocol):
@@ -72,7 +74,8 @@ class DeviceSteps:
         self._done = torch.zeros(1, dtype=torch.int64, device=device)
         self._sent = optimizer.sent if isinstance(optimizer, Sgd) else None
         self._numbers = None if self._sent is None else self._sent.new_zeros(most, *self._sent.shape)
-        self._seen: set[Hashable] = set()
+        # How often each kind was made as it is written.
+        self._seen: dict[Hashable, int] = {}
         self._recorded: dict[Hashable, Callable[[], None]] = {}
         self._most = MOST
 
@@ -121,7 +124,7 @@ class DeviceSteps:
 
     def _made(self, key: Hashable) -> None:
         """Make the next step, and have it recorded for those to come if one like it has been made before."""
-        if key in self._seen and len(self._recorded) < self._most:
+        if self._wanted(key):
             try:
                 self._recorded[key] = self._recorder.record(self._next)
             except torch.OutOfMemoryError:
@@ -130,8 +133,21 @@ class DeviceSteps:
                 warn_unrecorded(error)
                 self._most = 0
         if not self._replayed(key):
-            self._seen.add(key)
+            # Where rates are others in each step, none would ever come again.
+            if key not in self._seen and len(self._seen) == SEEN:
+                self._seen.clear()
+            self._seen[key] = self._seen.get(key, 0) + 1
             self._recorder.run(self._next)
+
+    def _wanted(self, key: Hashable) -> bool:
+        """Tell whether a step is to be recorded now, and make room for it."""
+        full = len(self._recorded) >= self._most
+        if not self._most or self._seen.get(key, 0) < (OFTEN if full else 1):
+            return False
+        if full:
+            del self._recorded[next(iter(self._recorded))]
+        del self._seen[key]
+        return True
 
     def _next(self) -> None:
         """Make the step of the iteration whose turn it is by the device's count."""

@@ -9,6 +9,7 @@ import torch
 
 from stantune.arguments import shown
 from stantune.errors import UsageError
+from stantune.process.float32 import allow_tf32, kept_float32
 from stantune.stan.config import Stan
 
 # Weights, their updates and what is measured at the end are float32 in each.
@@ -56,14 +57,13 @@ def computing_in(precision: str | None, device: str) -> Iterator[None]:
     if torch.device(device).type != "cuda":
         yield
         return
-    of_matrices, of_convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = of_matrices.allow_tf32, of_convolutions.allow_tf32
-    order = of_convolutions.deterministic, of_convolutions.benchmark
-    if precision in ("fp32", "tf32"):
-        of_matrices.allow_tf32 = of_convolutions.allow_tf32 = precision == "tf32"
-    of_convolutions.deterministic, of_convolutions.benchmark = True, False
-    try:
-        yield
-    finally:
-        of_matrices.allow_tf32, of_convolutions.allow_tf32 = before
-        of_convolutions.deterministic, of_convolutions.benchmark = order
+    cudnn = torch.backends.cudnn
+    order = cudnn.deterministic, cudnn.benchmark
+    with kept_float32():
+        if precision in ("fp32", "tf32"):
+            allow_tf32(precision == "tf32")
+        cudnn.deterministic, cudnn.benchmark = True, False
+        try:
+            yield
+        finally:
+            cudnn.deterministic, cudnn.benchmark = order

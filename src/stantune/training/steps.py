@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -55,6 +55,16 @@ def can_be_recorded(optimizer: torch.optim.Optimizer) -> bool:
     if isinstance(optimizer, Sgd):
         return not any(group["nesterov"] or group["dampening"] or group["maximize"] for group in optimizer.param_groups)
     return all(group.get("capturable", False) for group in optimizer.param_groups)
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Have an optimizer go on from a state, of another kind of device as well: what a graph needs is its own."""
+    # Changed before it is loaded: PyTorch puts counts of steps where these say.
+    groups = [
+        {**saved, "capturable": own["capturable"]} if "capturable" in own else saved
+        for own, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ from stantune.training.compiling import compiled_step, compiling
 from stantune.training.device_steps import DeviceSteps, InLane
 from stantune.training.guard import Guard
 from stantune.training.precision import casting
-from stantune.training.steps import Step, can_be_recorded, plain_step, recorded_step
+from stantune.training.steps import Step, can_be_recorded, load_state, plain_step, recorded_step
 from stantune.training.together.randomness import seeded
 from stantune.training.together.turns import drained
 from stantune.training.trainable import Feeding, Splits, Trainable
@@ -160,7 +160,7 @@ class Trial:
         """Go on from a state."""
         self.iteration = state["iteration"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.guard.restore(state.get("guard", _GUARD_OF_BEFORE))
         # Checkpoints of before kept none.
         self.losses = LossMeans(state.get("losses", {"begin": self.iteration}))

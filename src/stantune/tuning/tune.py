@@ -326,7 +326,7 @@ def tune(
             else:
                 train = stack.enter_context(Workers(order, side, limits, write, together, tell))
             if together > 1 and (told := getattr(what, "memory_told", None)) is not None:
-                tell(told(together, where))
+                tell(told(together, where, isinstance(train, InTurns)))
             view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             if early is not None:

@@ -6,17 +6,21 @@ import os
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import lightning.pytorch
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning_training import STAN, Net, as_others_find_it, kept, objective, segment
 from segments import trained
 
 from stantune.errors import UsageError
+from stantune.objectives.lightning.fit import trainer_arguments
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
@@ -125,6 +129,33 @@ class TestWhatIsTheUsers:
         trained(objective(), segment(tmp_path, 0, 2))
         assert states() == before
         assert dict(os.environ) == environment
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "accelerator", "devices"),
+    [
+        ("cpu", {}, "cpu", 1),
+        ("cuda:1", {}, "gpu", [1]),
+        ("cuda:1", {"devices": 1}, "gpu", [1]),
+        ("cuda:1", {"accelerator": "gpu"}, "gpu", [1]),
+        ("cuda:1", {"accelerator": "cuda", "devices": 1}, "cuda", [1]),
+        ("cuda:1", {"accelerator": "auto", "devices": "auto"}, "auto", [1]),
+        ("cuda:1", {"accelerator": "cpu"}, "cpu", 1),
+        ("cuda:1", {"accelerator": "gpu", "devices": [0]}, "gpu", [0]),
+        ("cuda:1", {"accelerator": "gpu", "devices": 2}, "gpu", 2),
+        ("cpu", {"accelerator": "mps"}, "mps", 1),
+    ],
+)
+def test_a_training_has_the_one_device_of_its_place(device, settings, accelerator, devices):
+    fit = SimpleNamespace(device=device, whole=3, folder="trial-3")
+    arguments = trainer_arguments(lightning.pytorch, fit, settings, [], [])
+    assert (arguments["accelerator"], arguments["devices"]) == (accelerator, devices)
+
+
+def test_an_accelerator_of_lightnings_is_one_by_its_name():
+    fit = SimpleNamespace(device="cuda:1", whole=3, folder="trial-3")
+    settings = {"accelerator": CUDAAccelerator()}
+    assert trainer_arguments(lightning.pytorch, fit, settings, [], [])["devices"] == [1]
 
 
 def test_a_worker_says_nothing(tmp_path):

@@ -151,3 +151,22 @@ def test_an_accelerated_model_trains_as_on_the_cpu(device: Device, monkeypatch: 
     monkeypatch.setattr(filled, "_on_cuda", lambda input: False)
     for mine, its in zip(trained, train(plain), strict=True):
         torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("entries", [Grid(PATTERNS["blocks"], 1, 0), EntryMatrix(MATRIX)], ids=["grid", "matrix"])
+def test_only_grids_are_timed_as_recorded(device: Device, entries: Entries, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which entries a matrix has, the processor waits for; that cannot be part of a graph."""
+    recorded: list[object] = []
+
+    def record(trial: cuda.Trial) -> object:
+        recorded.append(trial)
+        return trial
+
+    monkeypatch.setattr(cuda, "_recorded", record)
+    layer = nn.Conv2d(3, 5, 3, padding=1)
+    layer.__class__ = StanConv2d
+    layer.grid = entries
+    with cuda.replayed():
+        layer(torch.randn(2, 3, 6, 6))
+    assert len(recorded) == (3 if isinstance(entries, Grid) else 0)
+    assert choices()[0].seconds

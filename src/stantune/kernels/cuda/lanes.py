@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -36,11 +36,28 @@ class Lane:
         Raises RuntimeError where that cannot be recorded.
         """
         try:
-            return self._recorded(work)
-        except torch.OutOfMemoryError:
+            # Left before the second try: the error holds on to all that the first one had made.
+            with suppress(torch.OutOfMemoryError):
+                return self._recorded(work)
             # While it records, PyTorch gives back nothing of what it keeps.
             torch.cuda.empty_cache()
             return self._recorded(work)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            self._end_recording()
+            raise
+
+    def _end_recording(self) -> None:
+        """Have PyTorch know that nothing is recorded any more: before 2.12 it thinks that what failed goes on."""
+        if torch.__version__ >= "2.12":
+            return
+        names = "_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"  # since 2.8, before
+        end = next(getattr(torch._C, name) for name in names if hasattr(torch._C, name))
+        with suppress(RuntimeError):  # it has ended
+            end(self.device, self._pool)
+        # Of the generator, it ends with one that does not fail; until then no random number could be drawn.
+        self._recorded(lambda: torch.zeros(1, device=self.stream.device))
 
     def _recorded(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         graph = torch.cuda.CUDAGraph()
@@ -78,15 +95,18 @@ def lane_on(device: int) -> Iterator[Lane]:
     lane = free.pop() if free else Lane(device)
     outside = torch.cuda.current_stream(device)
     lane.stream.wait_stream(outside)
+    given_up = False
     try:
         yield lane
         outside.wait_stream(lane.stream)
     except torch.OutOfMemoryError:
-        # What lanes without a training hold is for those that have one.
+        # What lanes without a training hold is for those that have one; this one holds most.
         free.clear()
+        given_up = True
         raise
     finally:
-        free.append(lane)
+        if not given_up:
+            free.append(lane)
 
 
 @contextmanager

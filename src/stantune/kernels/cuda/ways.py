@@ -37,6 +37,7 @@ AGREEMENT = 0.03
 
 Clock = Callable[[], float]
 Trial = Callable[[], Sequence[Tensor]]
+Prepared = Callable[[Trial], Callable[[], object]]
 
 
 class CudaPath(NamedTuple):
@@ -132,7 +133,9 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def choose(key: Hashable, what: str, trials: Mapping[str, Trial], clock: Clock | None = None) -> str:
+def choose(
+    key: Hashable, what: str, trials: Mapping[str, Trial], clock: Clock | None = None, recordable: bool = True
+) -> str:
     """Return which of WAYS to go: the environment's, or what was measured for this key, now if never before.
 
     Nothing is measured, and cuDNN taken, where PyTorch is to be deterministic, since times are not, and while a CUDA
@@ -143,17 +146,20 @@ def choose(key: Hashable, what: str, trials: Mapping[str, Trial], clock: Clock |
         what: that in words, for `choices`.
         trials: of WAYS and EXACT: does it once, forward and backward, and returns output and gradients.
         clock: for tests; by default the time when the device has finished.
+        recordable: whether a CUDA graph can be recorded of them; what waits for the device is never replayed.
     """
     ways = cuda_path().ways
     if len(ways) == 1:
         return ways[0]
     if torch.are_deterministic_algorithms_enabled():
         return "cudnn"
-    key = key, _replayed
+    replays = _replayed and recordable
+    key = key, replays
     if key not in _choices:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return "cudnn"
-        _choices[key] = _compare(f"{what}, replayed" if _replayed else what, trials, clock or _finished)
+        prepared = _recorded if replays else _written
+        _choices[key] = _compare(f"{what}, replayed" if replays else what, trials, prepared, clock or _finished)
         _advise(_choices[key])
     return _choices[key].way
 
@@ -174,25 +180,29 @@ def faster(seconds: Mapping[str, Sequence[float]]) -> CudaChoice:
     return CudaChoice("", way, medians)
 
 
-def _compare(what: str, trials: Mapping[str, Trial], clock: Clock) -> CudaChoice:
+def _compare(what: str, trials: Mapping[str, Trial], prepared: Prepared, clock: Clock) -> CudaChoice:
     """Try both ways, see that they agree, and time them in turns, and every entry with them."""
     trials[EXACT]()
     reference = trials["cudnn"]()
     try:
         found = trials["triton"]()
-        agree = all(_agree(one, other) for one, other in zip(found, reference, strict=True))
+        if not all(_agree(one, other) for one, other in zip(found, reference, strict=True)):
+            return _without_triton(what, "Triton's result is not cuDNN's")
+        seconds = _timed({way: prepared(trials[way]) for way in (EXACT, *WAYS)}, clock)
     except Exception as error:  # whatever it is: it must not end a training that PyTorch alone can do
-        return _without_triton(what, f"Triton failed: {type(error).__name__}: {error}")
-    if not agree:
-        return _without_triton(what, "Triton's result is not cuDNN's")
-    work = {way: (_recorded if _replayed else _written)(trials[way]) for way in (EXACT, *WAYS)}
+        return _without_triton(what, f"the comparison with Triton failed: {type(error).__name__}: {error}")
+    return faster(seconds)._replace(what=what)
+
+
+def _timed(work: Mapping[str, Callable[[], object]], clock: Clock) -> dict[str, list[float]]:
+    """Return the seconds that each way takes for a trial, in each round."""
     seconds: dict[str, list[float]] = {way: [] for way in work}
     for _ in range(ROUNDS):
         for way, taken in seconds.items():
             began = clock()
             work[way]()
             taken.append((clock() - began) / CALLS)
-    return faster(seconds)._replace(what=what)
+    return seconds
 
 
 def _advise(choice: CudaChoice) -> None:

@@ -186,11 +186,7 @@ def trainer_arguments(
     def wants(*kinds: type) -> bool:
         return any(isinstance(callback, kinds) for callback in own)
 
-    where = {"accelerator": "cpu", "devices": 1}
-    if fit.device.startswith("cuda"):
-        where = {"accelerator": "gpu", "devices": [torch.device(fit.device).index or 0]}
     defaults: dict[str, Any] = {
-        **(where if "accelerator" not in settings else {}),
         # A trial is one process, also within a batch system's job, whose size is the search's.
         "plugins": [environments.LightningEnvironment()],
         "default_root_dir": fit.folder,
@@ -199,4 +195,17 @@ def trainer_arguments(
         "enable_progress_bar": wants(callbacks.ProgressBar),
         "enable_model_summary": wants(callbacks.ModelSummary),
     }
-    return {**defaults, **settings, "max_epochs": fit.whole, "callbacks": [*added[:1], *own, *added[1:]]}
+    where = _where(package, fit.device, settings)
+    return {**defaults, **settings, **where, "max_epochs": fit.whole, "callbacks": [*added[:1], *own, *added[1:]]}
+
+
+def _where(package: ModuleType, device: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return accelerator and devices: the user's, but the one device of this place where they say no other number."""
+    on_gpu = device.startswith("cuda")
+    accelerator = settings.get("accelerator", "gpu" if on_gpu else "cpu")
+    devices = settings.get("devices", "auto")
+    if devices in ("auto", 1, "1"):
+        # Not Lightning's auto, which is all of them, and several begin the program again.
+        of_gpu = accelerator in ("gpu", "cuda", "auto") or isinstance(accelerator, package.accelerators.CUDAAccelerator)
+        devices = [torch.device(device).index or 0] if on_gpu and of_gpu else 1
+    return {"accelerator": accelerator, "devices": devices}

@@ -178,7 +178,9 @@ def _way(convolution: Convolution, entries: Entries) -> str:
         "triton": partial(by_triton, copied, entries),
     }
     with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]
-        return choose(key, what, {way: partial(trial, do) for way, do in ways.items()})
+        # Which other entries there are, PyTorch waits for the device to know.
+        recordable = isinstance(entries, Grid)
+        return choose(key, what, {way: partial(trial, do) for way, do in ways.items()}, recordable=recordable)
 
 
 def _copy(tensor: Tensor | None) -> Any:
