@@ -51,6 +51,9 @@ class Finalists:
     def finish(self, rank: int, result: FinalResult) -> FinalResult:
         """Keep what one came to; return it with what is known of its weights. Raises StoreError."""
         weights, best = self._directory.final(rank), self._directory.best(rank)
+        if result.diverged_at is not None:
+            # Weights on the way to that are no winner's, and nobody is to take them for such.
+            self._directory.discard(weights)
         # A value that is none is no JSON, and the best of nothing.
         curve = {at: found for at, found in result.curve.items() if compared_value(self._metric, found) is not None}
         result = replace(result, curve=curve)
