@@ -19,7 +19,7 @@ from stantune.stan.entries.entries import Entries, EntryMatrix, Grid, check_entr
 from stantune.stan.entries.lists import lists_among, lists_of
 from stantune.stan.entries.strided import output_size
 from stantune.stan.layers.convolution import StanConvolution
-from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, window_of
+from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, whole, window_of
 from stantune.stan.layers.stand_in import not_compiled
 
 
@@ -77,7 +77,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
     def _takes(self, input: Tensor, follow: Follow) -> bool:
         """Tell whether settings and shapes are such, and native code pays: what PyTorch refuses is its to refuse."""
         # Asked at each pass of each layer, so that all that follows from numbers alone is kept.
-        settings = (hashable(self.stride), hashable(self.padding), hashable(self.dilation), self.groups)
+        settings = (hashable(self.stride), hashable(self.padding), hashable(self.dilation), whole(self.groups))
         listed = self.training and (self.grid is not None or self.memory is not None)
         planes = input.is_contiguous() and self.weight.is_contiguous()
         return _is_for_native(input.shape, self.weight.shape, settings, self.padding_mode, follow, listed, planes)
@@ -151,7 +151,7 @@ def _is_for_native(
     Args:
         input: its shape.
         weight: its shape.
-        settings: stride, padding, dilation and groups, as the layer has them.
+        settings: stride, padding and dilation, as `hashable` makes them, and groups, as `whole` does.
         padding_mode: the layer's.
         follow: what follows it.
         listed: whether only some entries are computed, for which PyTorch has no form.
