@@ -66,6 +66,17 @@ int best() {
 
 int used = best();
 
+// No exception may leave for who calls from C. They are of memory, and of threads that the system refuses.
+template <class Call, class... Given>
+int done(Call call, const Given&... given) {
+    try {
+        call(given...);
+        return 0;
+    } catch (...) {
+        return 1;
+    }
+}
+
 }  // namespace
 
 extern "C" {
@@ -74,17 +85,18 @@ int stan_best_form() { return best(); }
 int stan_use_form(int form) { return used = std::clamp(form, 0, best()); }
 int stan_interface() { return STAN_INTERFACE; }
 
-void stan_block_forward(const StanBlock* block) { forms[used].forward(*block); }
-void stan_block_backward(const StanBlock* block) { forms[used].backward(*block); }
-void stan_lrn_forward(const StanLrn* lrn) { forms[used].lrn_forward(*lrn); }
-void stan_lrn_backward(const StanLrn* lrn) { forms[used].lrn_backward(*lrn); }
 int stan_lrn_keeps_factor(double power) { return forms[used].lrn_keeps_factor(power); }
-void stan_batch_norm_forward(const StanBatchNorm* norm) { forms[used].batch_norm_forward(*norm); }
-void stan_batch_norm_backward(const StanBatchNorm* norm) { forms[used].batch_norm_backward(*norm); }
-void stan_pool_forward(const StanPool* pool) { forms[used].pool_forward(*pool); }
-void stan_pool_backward(const StanPool* pool) { forms[used].pool_backward(*pool); }
-void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads) {
-    forms[used].sgd(parameters, count, threads);
+
+int stan_block_forward(const StanBlock* block) { return done(forms[used].forward, *block); }
+int stan_block_backward(const StanBlock* block) { return done(forms[used].backward, *block); }
+int stan_lrn_forward(const StanLrn* lrn) { return done(forms[used].lrn_forward, *lrn); }
+int stan_lrn_backward(const StanLrn* lrn) { return done(forms[used].lrn_backward, *lrn); }
+int stan_batch_norm_forward(const StanBatchNorm* norm) { return done(forms[used].batch_norm_forward, *norm); }
+int stan_batch_norm_backward(const StanBatchNorm* norm) { return done(forms[used].batch_norm_backward, *norm); }
+int stan_pool_forward(const StanPool* pool) { return done(forms[used].pool_forward, *pool); }
+int stan_pool_backward(const StanPool* pool) { return done(forms[used].pool_backward, *pool); }
+int stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads) {
+    return done(forms[used].sgd, parameters, count, threads);
 }
 
 }  // extern "C"

@@ -124,21 +124,23 @@ STAN_EXPORT int stan_best_form();          // the best one that was built and th
 STAN_EXPORT int stan_use_form(int form);   // returns the form used from now on: the asked one, or the best below it
 // A library and a package that belong together have one number; raise it here and in kernels/library.py with each
 // change of what is below or of the structures above.
-#define STAN_INTERFACE 8
+#define STAN_INTERFACE 9
 STAN_EXPORT int stan_interface();
 
 // PyTorch's own GOMP_parallel, or null: threads of our own.
 STAN_EXPORT void stan_use_openmp(void* gomp_parallel);
 
-STAN_EXPORT void stan_block_forward(const StanBlock* block);
-STAN_EXPORT void stan_block_backward(const StanBlock* block);
-STAN_EXPORT void stan_lrn_forward(const StanLrn* lrn);
-STAN_EXPORT void stan_lrn_backward(const StanLrn* lrn);
 STAN_EXPORT int stan_lrn_keeps_factor(double power);  // 0 where the form in use takes this power again faster
-STAN_EXPORT void stan_batch_norm_forward(const StanBatchNorm* norm);
-STAN_EXPORT void stan_batch_norm_backward(const StanBatchNorm* norm);
-STAN_EXPORT void stan_pool_forward(const StanPool* pool);
-STAN_EXPORT void stan_pool_backward(const StanPool* pool);
-STAN_EXPORT void stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads);
+
+// Each returns 0, or 1 where there was not enough memory: what it was to write is then of no use.
+STAN_EXPORT int stan_block_forward(const StanBlock* block);
+STAN_EXPORT int stan_block_backward(const StanBlock* block);
+STAN_EXPORT int stan_lrn_forward(const StanLrn* lrn);
+STAN_EXPORT int stan_lrn_backward(const StanLrn* lrn);
+STAN_EXPORT int stan_batch_norm_forward(const StanBatchNorm* norm);
+STAN_EXPORT int stan_batch_norm_backward(const StanBatchNorm* norm);
+STAN_EXPORT int stan_pool_forward(const StanPool* pool);
+STAN_EXPORT int stan_pool_backward(const StanPool* pool);
+STAN_EXPORT int stan_sgd(const StanSgd* parameters, int32_t count, int32_t threads);
 
 }  // extern "C"

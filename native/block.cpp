@@ -152,6 +152,19 @@ void add_rows(const float* rows, int number, int pitch, float* sums) {
     }
 }
 
+// Adds to the first part's sums, from `first` on, those of all other parts, always in the same order.
+void add_parts(float* sums, int parts, int64_t size, int64_t first) {
+    constexpr int64_t least = 4096;  // numbers for which another thread is worth its waking
+    const int64_t vectors = (size - first) / lanes;
+    const int slices = static_cast<int>(std::clamp<int64_t>((size - first) / least, 1, parts));
+    stan::in_parallel(slices, [&](int slice) {
+        const int64_t begin = first + vectors * slice / slices * lanes;
+        const int64_t end = first + vectors * (slice + 1) / slices * lanes;
+        for (int part = 1; part < parts; ++part)
+            for (int64_t i = begin; i < end; i += lanes) store(sums + i, load(sums + i) + load(sums + part * size + i));
+    });
+}
+
 // The calling thread's memory, which all threads of a call use; the other scratch memory is each thread's own. One for
 // all kinds of products and both passes: transformed weights and their sums are several times as large as the weights.
 struct CallMemory {
@@ -207,6 +220,7 @@ void backward_by(const Products& products, const StanBlock& b) {
         products.pack_inputs(packed);
     }
     float* sums = memory.sums.sized(parts * size);
+    const int64_t summed = b.weight_gradient ? 0 : products.weight_sums();  // from where on the sums are asked for
     if (b.pool && b.shared) memory.windows.make(b, b.sources);
     const Windows& shared = memory.windows;
     stan::in_parallel(parts, [&](int part) {
@@ -214,7 +228,7 @@ void backward_by(const Products& products, const StanBlock& b) {
         float* rows = own.rows.sized(static_cast<size_t>(products.together()) * b.entries * pitch);
         float* weights = sums + part * size;
         float* bias = weights + products.weight_sums();
-        std::fill_n(weights, size, 0.0f);
+        std::fill_n(weights + summed, size - summed, 0.0f);
         Ordered<Products> ordered(products, b);
         ordered.products().begin_gradients(own);
         groups_of(b, products.together(), part, parts, [&](int first, int number) {
@@ -228,9 +242,7 @@ void backward_by(const Products& products, const StanBlock& b) {
             ordered.end(first, number);
         });
     });
-    // The sums of the parts, always in the same order.
-    for (int part = 1; part < parts; ++part)
-        for (int64_t i = 0; i < size; i += lanes) store(sums + i, load(sums + i) + load(sums + part * size + i));
+    add_parts(sums, parts, size, summed);
     if (b.weight_gradient) products.finish(sums);
     if (b.bias_gradient) std::copy_n(sums + products.weight_sums(), b.filters, b.bias_gradient);
 }

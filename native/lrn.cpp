@@ -16,16 +16,18 @@
 namespace STAN_FORM {
 namespace {
 
+// A window that is larger than the image is cut to what it sees of it: what lies beyond is zeros.
 struct Sizes {
-    int height, run, channels, size, half, border, pitch;
+    int height, run, channels, columns, half, kept, border, pitch;
 
     explicit Sizes(const StanLrn& l)
         : height(l.height),
           run(l.width * l.channels),
           channels(l.channels),
-          size(l.size),
-          half(l.size / 2),
-          border(half * l.channels),
+          columns(2 * std::min(l.size / 2, l.width) + 1),
+          half(std::min(l.size / 2, l.height)),
+          kept(std::min(l.size, l.height)),
+          border(columns / 2 * l.channels),
           pitch(vectors_of(run + 2 * border) * lanes + lanes) {}
 };
 
@@ -35,12 +37,15 @@ float* rows_of(size_t numbers) {
     return memory.sized(numbers);
 }
 
-// Sums over the `size` columns around each, of a row with a border on both sides; `fixed` is the size where known.
+// The share of each number of a window, whether or not that is larger than the image. Its square may pass 32 bits.
+double share_of(const StanLrn& l) { return l.scale / (static_cast<double>(l.size) * l.size); }
+
+// Sums over the window's columns around each, of a row with a border on both sides; `fixed` is how many, where known.
 template <int fixed>
 Vector across(const float* bordered, const Sizes& s) {
-    const int size = fixed ? fixed : s.size;
+    const int columns = fixed ? fixed : s.columns;
     Vector sum = load(bordered);
-    for (int k = 1; k < size; ++k) sum += load(bordered + static_cast<int64_t>(k) * s.channels);
+    for (int k = 1; k < columns; ++k) sum += load(bordered + static_cast<int64_t>(k) * s.channels);
     return sum;
 }
 
@@ -67,7 +72,7 @@ void squares_down(const float* x, int y, const Sizes& s, float* bordered) {
 
 template <int fixed, class Power>
 void forward_images(const StanLrn& l, const Sizes& s, const Power& power, int64_t first, int64_t last) {
-    const Vector weight = all(static_cast<float>(l.scale / (l.size * l.size))), one = all(1.0f);
+    const Vector weight = all(static_cast<float>(share_of(l))), one = all(1.0f);
     float* sums = rows_of(s.pitch);
     std::fill_n(sums, s.pitch, 0.0f);
     for (int64_t image = first; image < last; ++image) {
@@ -97,18 +102,18 @@ struct Again {
 };
 
 // dL/dx = g · d^-power - 2 · scale · power · x · mean(g · x · d^(-power - 1)), row by row: the products under the mean
-// are made `half` rows ahead of the gradient and kept for `size` rows.
+// are made `half` rows ahead of the gradient, and those of `kept` rows are in memory at once.
 template <int fixed, class Factor>
 void backward_images(const StanLrn& l, const Sizes& s, const Factor& factor_of, int64_t first, int64_t last) {
-    const double share = l.scale / (l.size * l.size);
+    const double share = share_of(l);
     const Vector weight = all(static_cast<float>(share)), one = all(1.0f);
     const Vector through = all(static_cast<float>(-2.0 * share * l.power));
-    float* sums = rows_of(static_cast<size_t>(s.pitch) * (1 + 2 * s.size));
+    float* sums = rows_of(static_cast<size_t>(s.pitch) * (1 + 2 * s.kept));
     float* products = sums + s.pitch;
-    float* direct = products + static_cast<int64_t>(s.size) * s.pitch;
-    std::fill_n(sums, static_cast<size_t>(s.pitch) * (1 + 2 * s.size), 0.0f);
-    std::vector<const float*> around(s.size);  // the rows of products that are summed: a slot costs a division
-    const auto slot = [&](float* rows, int row) { return rows + static_cast<int64_t>(row % s.size) * s.pitch; };
+    float* direct = products + static_cast<int64_t>(s.kept) * s.pitch;
+    std::fill_n(sums, static_cast<size_t>(s.pitch) * (1 + 2 * s.kept), 0.0f);
+    std::vector<const float*> around(s.kept);  // the rows of products that are summed: a slot costs a division
+    const auto slot = [&](float* rows, int row) { return rows + static_cast<int64_t>(row % s.kept) * s.pitch; };
     for (int64_t image = first; image < last; ++image) {
         const float* x = l.input + image * s.height * s.run;
         const float* factors = l.factor ? l.factor + image * s.height * s.run : nullptr;

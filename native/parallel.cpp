@@ -13,6 +13,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #include "api.hpp"
@@ -24,9 +25,15 @@ struct Job {
     const std::function<void(int)>* part;
     int parts;
     std::atomic<int> next{0};
+    std::atomic<bool> failed{false};
 
+    // What a part throws must not leave the thread: that would end the process.
     void work() {
-        for (int number; (number = next.fetch_add(1)) < parts;) (*part)(number);
+        for (int number; (number = next.fetch_add(1)) < parts;) try {
+                (*part)(number);
+            } catch (...) {
+                failed = true;
+            }
     }
 };
 
@@ -113,6 +120,8 @@ void in_parallel(int parts, const std::function<void(int)>& part) {
         gomp_parallel(work, &job, static_cast<unsigned>(parts), 0);
     else
         pool->run(job);
+    // Parts ask for nothing but memory. The exception itself would want a newer C++ runtime to travel.
+    if (job.failed) throw std::bad_alloc();
 }
 
 }  // namespace stan

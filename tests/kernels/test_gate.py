@@ -356,6 +356,14 @@ def test_shapes_that_do_not_fit_are_refused_in_pytorchs_words() -> None:
         assert str(found.value) == str(stock.value)
 
 
+def test_numbers_that_pytorch_refuses_are_refused_after_equal_ones_were_taken() -> None:
+    x, weight = numbers(), torch.randn(4, 3, 3, 3)
+    convolve(x, weight, None, (1, 1), (1, 1, 1, 1))
+    for strange in (1.0, True):
+        with pytest.raises(TypeError):
+            convolve(x, weight, None, (strange, strange), (1, 1, 1, 1))
+
+
 def test_a_momentum_of_another_kind_is_left_to_pytorch() -> None:
     torch.manual_seed(0)
     parameters = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]

@@ -42,3 +42,41 @@ def test_of_several_openmp_runtimes_pytorchs_is_shared(folder: str, tmp_path: Pa
     ran = subprocess.run([sys.executable, "-c", SCRIPT, str(other)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == str(RUNTIMES[0].resolve())
+
+
+# Lets the process have 400 MB more: input and output take 72 MB, and what each thread keeps between them 576 MB.
+CROWDED = """
+import resource, sys
+import torch
+from stantune.kernels.block.convolve import convolve
+from stantune.kernels.block.follow import Follow
+from stantune.kernels.library import kernels
+
+torch.set_num_threads(int(sys.argv[1]))
+if sys.argv[2] == "own":
+    kernels().library.stan_use_openmp(None)
+weight, follow = torch.ones(16, 1, 1, 1), Follow("average", (64, 64), (64, 64))
+
+def largest(side):
+    return float(convolve(torch.ones(2, 1, side, side), weight, None, (1, 1), (0, 0, 0, 0), None, follow).max())
+
+largest(100)
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 400 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    largest(3000)
+except MemoryError as error:
+    print(error)
+print(largest(101))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and their measure are those of Linux")
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("whose", ["OpenMP's", "own"])
+def test_too_little_memory_is_an_error_and_not_the_processs_end(threads: str, whose: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", CROWDED, threads, whose], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "native kernels could not have the memory" in ran.stdout.splitlines()[0]
+    assert ran.stdout.splitlines()[1] == "1.0"

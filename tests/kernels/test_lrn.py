@@ -48,14 +48,15 @@ def check(x: Tensor, gradient: Tensor, scale: float, power: float, size: int) ->
     d = 1.0 + scale * mean(exact * exact, size)
     expected = exact * d.pow(-power)
     (of_exact,) = torch.autograd.grad(expected, exact, gradient.double())
-    # d is a sum of `size` sums of `size` terms, and its relative error grows by the power.
-    roundings = 4 + (3 + size) * power
+    # d is a sum of `terms` sums of `terms` numbers other than zero, and its relative error grows by the power.
+    terms = min(size, max(x.shape[2:]))
+    roundings = 4 + (3 + terms) * power
     excess = (y.double() - expected).abs() - EPSILON * roundings * expected.abs()
     assert excess.max() <= 0
     factor = d.detach().pow(-power)
-    terms = (gradient.double() * factor).abs()
-    terms += 2 * scale * power * exact.abs() * mean((gradient.double() * exact).abs() * factor / d, size)
-    excess = (of_x.double() - of_exact).abs() - EPSILON * (roundings + 6 + size) * terms
+    parts = (gradient.double() * factor).abs()
+    parts += 2 * scale * power * exact.abs() * mean((gradient.double() * exact).abs() * factor / d, size)
+    excess = (of_x.double() - of_exact).abs() - EPSILON * (roundings + 6 + terms) * parts
     assert excess.max() <= 0
 
 
@@ -89,6 +90,21 @@ def test_it_is_its_definition(
     x = laid_out(spread * torch.randn(shape, generator=generator).relu(), layout)
     gradient = torch.ones(()).expand(shape) if expanded else torch.randn(shape, generator=generator)
     check(x, gradient, scale, power, size)
+
+
+@pytest.mark.parametrize("size", [9, 11, 13, 21, 46341, 65535, 2**31 - 1])
+@pytest.mark.parametrize("shape", [(2, 5, 6, 9), (1, 17, 9, 6), (3, 1, 1, 1)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
+def test_a_window_may_be_larger_than_the_image(shape: tuple[int, ...], layout: str, size: int) -> None:
+    """The square of such a size passes 32 bits, and memory for all of the window there is none."""
+    generator = torch.Generator().manual_seed(0)
+    x = laid_out(torch.randn(shape, generator=generator), layout)
+    check(x, torch.randn(shape, generator=generator), 0.1 * size**2, 0.75, size)
+
+
+def test_a_window_beyond_32_bits_is_refused_in_pytorchs_words() -> None:
+    with pytest.raises(RuntimeError, match="overflow"):
+        normalise(torch.ones(1, 1, 2, 2), 1.0, 0.75, 2**32 + 1)
 
 
 @pytest.mark.parametrize("power", [0.3, 0.5, 0.75, 1.0, 1.7, 3.0, 40.0])

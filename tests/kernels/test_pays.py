@@ -48,9 +48,22 @@ def test_what_a_pooling_follows_is_native() -> None:
     assert pays(square(4, 3, 64, 7, 64, 2), MAXIMUM)
 
 
+@pytest.mark.parametrize("follow", [Follow(), MAXIMUM])
+def test_few_images_for_many_threads_are_left_to_pytorch(follow: Follow) -> None:
+    """Each thread has whole images: of two images fourteen of sixteen threads have none."""
+    few = [square(batch, 64, 64, 3, 64) for batch in (0, 1, 2)]
+    assert all(pays(work, follow) for work in few[1:])
+    assert not any(pays(work, follow, 16) for work in few)
+    assert pays(square(16, 64, 64, 3, 64), follow, 16)
+
+
+@pytest.mark.usefixtures("_threads")
 @pytest.mark.skipif(kernels().library is None, reason="there are no native kernels")
-@pytest.mark.parametrize(("side", "batch", "native"), [(16, 8, True), (1, 1, False)])
-def test_a_layer_asks_the_rule(side: int, batch: int, native: bool) -> None:
+@pytest.mark.parametrize(
+    ("side", "batch", "threads", "native"), [(16, 8, 1, True), (1, 1, 1, False), (16, 2, 1, True), (16, 2, 8, False)]
+)
+def test_a_layer_asks_the_rule(side: int, batch: int, threads: int, native: bool) -> None:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = nn.Conv2d(64, 64, 3, padding=1)
     input = torch.randn(batch, 64, side, side)

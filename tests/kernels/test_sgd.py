@@ -179,6 +179,20 @@ def test_sparse_gradients_and_closures_are_pytorchs(calls: list[int]) -> None:
     assert calls == [1]
 
 
+def test_hooks_run_once_for_each_step_whoever_makes_it() -> None:
+    """Where somebody has made one of PyTorch's in the same process, a step that was left to it ran them twice."""
+    parameter = nn.Parameter(torch.ones(3))
+    torch.optim.SGD([parameter], lr=0.1)
+    optimizer, ran = Sgd([parameter], lr=0.1), []
+    optimizer.register_step_post_hook(lambda *_: ran.append(1))
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.step(lambda: 7.0)
+    with plain_pytorch():
+        optimizer.step()
+    assert len(ran) == 3
+
+
 def test_a_parameter_without_gradient_stays(calls: list[int]) -> None:
     still, moved = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     optimizer = Sgd([still, moved], lr=0.5, momentum=0.9, weight_decay=1.0)

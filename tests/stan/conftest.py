@@ -10,7 +10,7 @@ from stantune.stan.layers.conv2d import _is_for_native
 @pytest.fixture(autouse=True)
 def native_wherever_it_can(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have native kernels do the small layers of these tests, too, for which PyTorch is the faster one."""
-    monkeypatch.setattr("stantune.stan.layers.conv2d.pays", lambda work, follow: True)
+    monkeypatch.setattr("stantune.stan.layers.conv2d.pays", lambda work, follow, threads: True)
     monkeypatch.setattr("stantune.stan.layers.fusion.may_pay", lambda rows, stride, follow: True)
     monkeypatch.setattr("stantune.stan.layers.norm.norm_pays", lambda rows, channels, relu, pooled: True)
     monkeypatch.setattr("stantune.stan.layers.pooling.pool_pays", lambda numbers, channels, average: True)

@@ -25,7 +25,12 @@ FORMS = ("portable", "avx2", "avx512")
 WINOGRAD_SWITCH = "STANTUNE_WINOGRAD"
 WINOGRAD = ("off", "auto", "always")  # native/api.hpp's numbers: never, where it pays, wherever it fits
 # That of the library which belongs to this package: native/api.hpp's STAN_INTERFACE.
-INTERFACE = 8
+INTERFACE = 9
+# Those of its functions that tell whether there was enough memory.
+_TELLING = (
+    *(f"stan_{name}_{way}" for name in ("block", "lrn", "batch_norm", "pool") for way in ("forward", "backward")),
+    "stan_sgd",
+)
 
 _NAME = {"win32": "stantune_kernels.dll", "darwin": "libstantune_kernels.dylib"}.get(
     sys.platform, "libstantune_kernels.so"
@@ -67,6 +72,8 @@ def kernels() -> Kernels:
         return Kernels(None, "", f"{path} cannot be loaded: {error}")
     if not hasattr(library, "stan_interface") or library.stan_interface() != INTERFACE:
         return Kernels(None, "", f"{path} is of another version of stantune; install stantune again")
+    for name in _TELLING:
+        getattr(library, name).errcheck = _checked
     _share_threads(library)
     best: int = library.stan_best_form()
     reason = f"the best that this processor runs, from {path}"
@@ -140,6 +147,14 @@ def _find() -> Path | None:
     with suppress(PackageNotFoundError):
         places.append(Path(str(distribution("stantune").locate_file(f"stantune/kernels/{_NAME}"))))
     return next((place for place in places if place.exists()), None)
+
+
+def _checked(result: int, function: object, given: object) -> None:
+    if result:
+        raise MemoryError(
+            "native kernels could not have the memory or the threads that they need: take smaller images or fewer "
+            f"threads, or set {SWITCH}=off"
+        )
 
 
 def _share_threads(library: ctypes.CDLL) -> None:

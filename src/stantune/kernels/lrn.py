@@ -13,6 +13,9 @@ from stantune.kernels.derivatives import gradients_of
 from stantune.kernels.gate import readable
 from stantune.kernels.library import loaded, suits
 
+# A window's side is counted in 32 bits.
+LARGEST = 2**31
+
 
 def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
     """Return x · (1 + scale · mean of x² over the window)^-power; zeros beyond the border count in the mean.
@@ -28,7 +31,7 @@ def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
         power: 0 or more.
         size: of the window's sides, odd.
     """
-    if not (suits(x) and x.dim() == 4 and _layout(x) is not None and size > 0 and size % 2):
+    if not (suits(x) and x.dim() == 4 and _layout(x) is not None and 0 < size < LARGEST and size % 2):
         return _plainly(x, scale, power, size)
     result: Tensor = _Lrn.apply(x, scale, power, size)  # type: ignore[no-untyped-call]
     return result

@@ -1,4 +1,4 @@
-"""Which convolutions, batch norms and poolings native kernels do faster than PyTorch: a rule of their shapes alone.
+"""Which convolutions, batch norms and poolings native kernels do faster than PyTorch: a rule of shapes and threads.
 
 A rule, not a timing: what computes a layer decides how its sums are rounded, and one seed is to give one result,
 whatever the machine was busy with. Its figures are those of `benchmarks/kernels/shapes.py`: milliseconds of a forward
@@ -21,6 +21,9 @@ FEWEST = 32
 # Milliseconds for each of a side's `terms`.
 FILTERED = (0.108, 0.0219, 3.1, 3.16, 0.829, 0.708)
 STOCK = (0.147, 0.0181, 1.64, 0.264, 0.444, 0.338)
+# With a pooling behind a convolution native code takes about half of PyTorch's time: it pays up to so many threads for
+# each image.
+POOLED_THREADS = 2
 # What PyTorch takes for a ReLU more than native code, for a million numbers.
 RELU = 0.4
 # Of a batch norm: the fewest numbers of a channel, and the most channels; with a ReLU behind it, the fewest numbers.
@@ -94,17 +97,24 @@ def stock_terms(work: Work) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=4096)
-def pays(work: Work, follow: Follow) -> bool:
+def pays(work: Work, follow: Follow, threads: int = 1) -> bool:
     """Tell whether native code is the faster one, with every entry computed.
 
-    What a pooling follows is always native: PyTorch's own poolings take as long as many a convolution. All else is,
-    where minimal filtering does it: of other shapes, too many take longer, and no rule told which.
+    What a pooling follows is native: PyTorch's own poolings take as long as many a convolution. All else is, where
+    minimal filtering does it: of other shapes, too many take longer, and no rule told which. Native code gives each
+    thread whole images, so that of few images some threads have none, and PyTorch divides images, too.
+
+    Args:
+        work: the convolution.
+        follow: what is done to its output.
+        threads: how many there are.
     """
+    idle = max(1.0, threads / max(1, work.batch))  # how many times as long native code takes for it
     if follow.pool != "none":
-        return True
+        return idle <= POOLED_THREADS
     if not filtered(work) or work.batch * work.out[0] * work.out[1] < FEWEST:
         return False
-    native, stock = _time(native_terms(work), FILTERED), _time(stock_terms(work), STOCK)
+    native, stock = idle * _time(native_terms(work), FILTERED), _time(stock_terms(work), STOCK)
     if follow.relu:
         stock += RELU * work.batch * work.filters * work.out[0] * work.out[1] / 1e6
     return native < MARGIN * stock

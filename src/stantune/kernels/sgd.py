@@ -88,7 +88,10 @@ class Sgd(torch.optim.SGD):
         # Mixed precision scales the gradients in PyTorch's own step.
         scaled = getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None
         if closure is not None or scaled or not trained or not all(self._is_native(*each) for each in trained):
-            return super().step(closure)
+            step: Any = super().step
+            # Hooks are run by this class's own step. Where a torch.optim.SGD was made in this process, its step runs
+            # them, too.
+            return step.__wrapped__(self, closure) if getattr(step, "hooked", False) else step(closure)
         parameters = (_StanSgd * len(trained))()
         for native, (parameter, group) in zip(parameters, trained, strict=True):
             assert parameter.grad is not None

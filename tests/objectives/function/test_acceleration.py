@@ -145,6 +145,38 @@ def test_each_model_moves_with_its_own_optimizer(trained):
     assert trained(loop, 3, 4, stan=Stan()).metrics == {"loss": 4, "second": 8}
 
 
+def test_a_step_that_calls_its_bases_is_one_step(trained):
+    """Whichever optimizers the process has made before: PyTorch puts hooks into the base's step with the first one."""
+
+    class Base(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    class Mine(Base):
+        def step(self, closure=None):
+            super().step(closure)
+            return super().step()
+
+    def fails():
+        raise ArithmeticError
+
+    def loop(run):
+        model = network()
+        optimizer = Mine(model.parameters(), 0.1)
+        stan = run.accelerate(model)
+        run.keep(optimizer=optimizer)
+        for _ in run.steps():
+            with pytest.raises(ArithmeticError):
+                optimizer.step(fails)
+            optimizer.step()
+        return float(stan.handle.iteration)
+
+    assert trained(loop, 0, 3, stan=Stan()).metrics == {"loss": 3.0}
+    trained.checkpoint.unlink()
+    Base([nn.Parameter(torch.ones(1))], 0.1)
+    assert trained(loop, 0, 3, stan=Stan()).metrics == {"loss": 3.0}
+
+
 def test_its_optimizer_is_let_go_in_the_end(trained):
     kept = []
 

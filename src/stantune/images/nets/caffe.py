@@ -101,7 +101,7 @@ class WithinChannelLRN(nn.Module):
 
     y = x · (1 + scale · mean of x² over the size x size window)^-power; the window is padded with zeros and
     the mean is always over size² positions, padding counted. `scale` is Caffe's alpha, `power` its beta. Much
-    faster in channels_last than in contiguous format on a CPU. Differentiable once.
+    faster in channels_last than in contiguous format on a CPU. Without native kernels differentiable once.
 
     Raises UsageError for a negative or non-finite scale or power, or an even size.
     """
@@ -137,7 +137,7 @@ class CaffeBatchNorm2d(nn.Module):
     the training batches, the variance unbiased, in which batch k of n weighs fraction^(n-k), divided by the
     sum of those weights (Caffe's scale factor): unlike PyTorch's they do not lean towards 0 and 1 in the
     beginning. The buffers hold the undivided averages; the division takes place in evaluation. Before the
-    first training batch they are zero, as in Caffe. In training on a CPU in float32, differentiable once.
+    first training batch they are zero, as in Caffe.
     """
 
     running_mean: Tensor

@@ -157,7 +157,12 @@ def _unchanged(
         and (kept is None or kept.shape == (_entries(call, len(input)), len(weight)))
         and (
             winners is None
-            or (device_of(winners) == "CPU" and winners.dtype is torch.int16 and winners.shape == gradient.shape)
+            or (
+                device_of(winners) == "CPU"
+                and winners.dtype is torch.int16
+                and winners.shape == gradient.shape
+                and winners.data_ptr() != 0
+            )
         )
     )
 

@@ -69,6 +69,9 @@ def native_shapes(
     """Return the shapes of a convolution that native code can do, None where it is PyTorch's to do or to refuse."""
     if not suits(input, weight, bias) or not (lists is None or _lists_are_read(lists)):
         return None
+    # Asked before what is kept: 1.0, which PyTorch refuses, is equal to 1.
+    if any(type(number) is not int for number in (*stride, *padding, *follow.size, *follow.stride)):
+        return None
     filters = len(weight) if bias is None else tuple(bias.shape)
     shapes = _shapes(input.shape, weight.shape, filters, stride, padding, follow)
     if shapes is not None and lists is not None and not _lists_fit(lists, len(input), shapes.places):
@@ -112,8 +115,6 @@ def _shapes(
     if len(input) != 4 or len(weight) != 4 or len(stride) != 2 or len(padding) != 4:
         return None
     numbers = (*stride, *padding, *follow.size, *follow.stride)
-    if any(type(number) is not int for number in numbers):
-        return None
     batch, channels, height, width = input
     kernel = weight[2:]
     if (

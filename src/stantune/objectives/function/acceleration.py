@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class Acceleration:
         self._stan = self._stan_at(stan, done)
         self.handle: StanHandle = self._accelerated()
         self._parameters = {id(parameter) for parameter in model.parameters()}
-        self._hook: Any = None
+        self._hook: _StepHook | None = None
         self._reduced = False
         self._spared = False
         self._began = 0
@@ -70,7 +72,7 @@ class Acceleration:
             return
         groups = optimizer.param_groups
         if any(id(parameter) in self._parameters for group in groups for parameter in group["params"]):
-            self._hook = optimizer.register_step_post_hook(lambda *_: self.step())
+            self._hook = _StepHook(optimizer, self.step)
 
     def detach(self) -> None:
         """Let go of the optimizer."""
@@ -124,3 +126,36 @@ class Acceleration:
                 # At a rate of 1 nothing need be changed.
                 self._say(str(warning.message))
         return handle
+
+
+class _StepHook:
+    """Calls a function once at the end of each of an optimizer's steps.
+
+    A step that calls its base class's runs all hooks twice where PyTorch has put them into that one, too: where one of
+    the base class was made in this process, whoever made it.
+    """
+
+    def __init__(self, optimizer: Optimizer, ended: Callable[[], None]) -> None:
+        self._ended = ended
+        self._outermost: FrameType | None = None
+        self._hooks = (
+            optimizer.register_step_pre_hook(lambda *_: self._begin(sys._getframe(1))),
+            optimizer.register_step_post_hook(lambda *_: self._end(sys._getframe(1))),
+        )
+
+    def remove(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin(self, step: FrameType) -> None:
+        # Not counted: a step that raised has begun, and never ends.
+        frame: FrameType | None = step
+        while frame is not None and frame is not self._outermost:
+            frame = frame.f_back
+        if frame is None:
+            self._outermost = step
+
+    def _end(self, step: FrameType) -> None:
+        if step is self._outermost:
+            self._outermost = None
+            self._ended()

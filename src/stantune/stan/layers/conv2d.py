@@ -19,7 +19,7 @@ from stantune.stan.entries.entries import Entries, EntryMatrix, Grid, check_entr
 from stantune.stan.entries.lists import lists_among, lists_of
 from stantune.stan.entries.strided import output_size
 from stantune.stan.layers.convolution import StanConvolution
-from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, window_of
+from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, whole, window_of
 from stantune.stan.layers.stand_in import not_compiled
 
 
@@ -77,10 +77,12 @@ class StanConv2d(StanConvolution, nn.Conv2d):
     def _takes(self, input: Tensor, follow: Follow) -> bool:
         """Tell whether settings and shapes are such, and native code pays: what PyTorch refuses is its to refuse."""
         # Asked at each pass of each layer, so that all that follows from numbers alone is kept.
-        settings = (hashable(self.stride), hashable(self.padding), hashable(self.dilation), self.groups)
+        settings = (hashable(self.stride), hashable(self.padding), hashable(self.dilation), whole(self.groups))
         listed = self.training and (self.grid is not None or self.memory is not None)
         planes = input.is_contiguous() and self.weight.is_contiguous()
-        return _is_for_native(input.shape, self.weight.shape, settings, self.padding_mode, follow, listed, planes)
+        return _is_for_native(
+            input.shape, self.weight.shape, settings, self.padding_mode, follow, listed, planes, torch.get_num_threads()
+        )
 
     @not_compiled
     def followed(self, input: Tensor, follow: Follow, last: bool | None = None) -> Tensor:
@@ -145,17 +147,19 @@ def _is_for_native(
     follow: Follow,
     listed: bool,
     planes: bool,
+    threads: int,
 ) -> bool:
     """Tell whether native code is to do a convolution.
 
     Args:
         input: its shape.
         weight: its shape.
-        settings: stride, padding, dilation and groups, as the layer has them.
+        settings: stride, padding and dilation, as `hashable` makes them, and groups, as `whole` does.
         padding_mode: the layer's.
         follow: what follows it.
         listed: whether only some entries are computed, for which PyTorch has no form.
         planes: whether input and weight are contiguous, not channels last.
+        threads: PyTorch's number of them.
     """
     stride, padding, dilation, groups = settings
     if len(input) not in (3, 4) or padding_mode != "zeros" or groups != 1 or input[-3] != weight[1]:
@@ -176,7 +180,8 @@ def _is_for_native(
     batch = input[0] if len(input) == 4 else 1
     kernel, size = (weight[2], weight[3]), (input[-2], input[-1])
     down, across = window.stride
-    return pays(Work(batch, weight[1], weight[0], kernel, (down, across), size, (rows, columns), planes), follow)
+    work = Work(batch, weight[1], weight[0], kernel, (down, across), size, (rows, columns), planes)
+    return pays(work, follow, threads)
 
 
 def has_native_form(layer: nn.Module) -> bool:

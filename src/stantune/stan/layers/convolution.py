@@ -14,7 +14,7 @@ from stantune.stan.entries.fill import memo_at
 from stantune.stan.entries.filled import Convolution, convolve_filled
 from stantune.stan.entries.positions import conv2d_at
 from stantune.stan.entries.strided import conv2d_kept, output_size
-from stantune.stan.layers.geometry import Geometry, window_of
+from stantune.stan.layers.geometry import Geometry, whole, window_of
 from stantune.stan.layers.stan_layer import Memory, StanLayer, result_type
 from stantune.stan.layers.stand_in import not_compiled
 
@@ -137,12 +137,12 @@ class StanConvolution(StanLayer, nn.modules.conv._ConvNd):
 
         None for what the original refuses; it says why in its own words then.
         """
-        window, weight, bias, groups = window_of(self), self.weight, self.bias, self.groups
+        window, weight, bias, groups = window_of(self), self.weight, self.bias, whole(self.groups)
         if (
             window is None
             or input.dim() != weight.dim()
             or not input.numel()
-            or type(groups) is not int
+            or groups is None
             or input.shape[1] != weight.shape[1] * groups
         ):
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -43,12 +44,22 @@ def window_of(layer: nn.modules.conv._ConvNd) -> Window | None:
 
 
 def hashable(setting: object) -> Any:
-    return tuple(setting) if isinstance(setting, list) else setting
+    """Return a setting as a key of what is kept: words, or each number as `whole` reads it."""
+    if isinstance(setting, str):
+        return setting
+    return tuple(map(whole, setting)) if isinstance(setting, tuple | list) else whole(setting)
+
+
+def whole(number: object) -> int | None:
+    """Return a whole number of any type as an int, None for what PyTorch refuses: True and 1.0 are equal to 1."""
+    if type(number) is int:
+        return number
+    return int(number) if isinstance(number, Integral) and not isinstance(number, bool) else None
 
 
 @lru_cache(maxsize=1024)
 def read_window(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Window | None:
-    """Return a layer's settings as F.conv2d reads them; None where it refuses them, or might."""
+    """Return a layer's settings, each made `hashable`, as F.conv2d reads them; None where it refuses them, or might."""
     sides = len(kernel)
 
     def numbers(setting: Any) -> tuple[int, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from enum import IntEnum
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +15,24 @@ from compared import NATIVE, agree, both, both_rates, gradients, images, network
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_, restore_
+from stantune.stan.layers.conv2d import _is_for_native
+from stantune.stan.layers.geometry import read_window
 
 pytestmark = NATIVE
+
+
+class Side(IntEnum):
+    ONE = 1
+
+
+@pytest.fixture
+def _new_process() -> Iterator[None]:
+    """Nothing is kept of what other tests computed."""
+    read_window.cache_clear()
+    _is_for_native.cache_clear()
+    yield
+    read_window.cache_clear()
+    _is_for_native.cache_clear()
 
 
 @both_rates
@@ -55,6 +74,43 @@ def test_settings_of_one_dimension_are_read_when_the_layer_is_called(rate: float
         return [output, input.grad, *gradients(model), outcome(lambda: model(input[:, :3])), model(input[0])]
 
     agree(*both(nn.Conv1d(4, 8, 3, padding=1), rate, work))
+
+
+@pytest.mark.usefixtures("_new_process")
+@both_rates
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
+@pytest.mark.parametrize("one", [np.int64(1), np.uint8(1), Side.ONE])
+@pytest.mark.parametrize("twin_first", [False, True])
+def test_whole_numbers_of_any_type_are_ints(rate: float, name: str, one: int, twin_first: bool) -> None:
+    """Whatever the process computed before: a layer with a NumPy number alone was once never reduced."""
+    input = torch.randn(2, 4, 11, 10, generator=torch.Generator().manual_seed(0))
+
+    def output(number: int) -> Tensor:
+        torch.manual_seed(0)
+        return reduced(nn.Conv2d(4, 8, 3, **{name: number}), rate)(input)
+
+    found = [output(number) for number in ((1, one) if twin_first else (one, 1))]
+    assert torch.equal(*found)
+    whole = nn.Conv2d(4, 8, 3, **{name: 1})
+    assert (found[0][0, 0].unique().numel() < whole(input)[0, 0].unique().numel()) is (rate < 1)
+
+
+@pytest.mark.usefixtures("_new_process")
+@both_rates
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "groups"])
+@pytest.mark.parametrize("one", [1.0, True, np.float64(1), np.True_])
+def test_numbers_that_pytorch_refuses_are_refused_after_an_equal_one_was_taken(
+    rate: float, name: str, one: object
+) -> None:
+    def work(model: nn.Module) -> object:
+        input = torch.randn(2, 4, 11, 10, generator=torch.Generator().manual_seed(0))
+        model(input)
+        setattr(model, name, one if name == "groups" else (one, one))
+        return outcome(lambda: model(input))
+
+    found, expected = both(nn.Conv2d(4, 8, 3, padding=1), rate, work)
+    assert isinstance(expected, TypeError)
+    agree(found, expected)
 
 
 def test_a_replaced_forward_is_called_in_a_sequence() -> None:
