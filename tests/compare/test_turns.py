@@ -122,7 +122,7 @@ def test_a_diverged_arm_is_told_and_the_others_go_on(
     assert speedup(comparison.exact, lost.trainings) is None
     assert lost.equal_time is None
     assert good.equal_time is not None
-    assert error_difference(comparison.exact, lost.trainings) == Spread(None, None)
+    assert error_difference(comparison.exact, lost.trainings, comparison.metric) == Spread(None, None)
 
 
 def test_a_hopeless_setting_is_a_result_too(bench: Any) -> None:
