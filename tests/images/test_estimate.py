@@ -44,7 +44,7 @@ def test_rates(monkeypatch: pytest.MonkeyPatch, stan: Stan | None, rates: tuple[
         return Cost(reduced=8, reduced_seconds=8 * 4.0 * float(stan.rate))
 
     monkeypatch.setattr(estimate, "_time", time)
-    monkeypatch.setattr(estimate, "_trainable", lambda objective, settings: [{}])
+    monkeypatch.setattr(estimate, "_trainable", lambda objective, settings, say: [{}])
     settings = SearchSettings(0, 9, 1, 3, rates=rates, finalists=99)
     lenet = ProblemObjective(find("lenet"), stan)
     # A whole trial is the last bracket's job; there is one on each of many workers.
@@ -149,7 +149,10 @@ def test_settings_that_cannot_be_trained_are_left_out(monkeypatch: pytest.Monkey
     assert min(setting["hidden"] for setting in drawn(mlp, settings)) < least[0]
     assert estimate_seconds(mlp, settings) == pytest.approx(18 * 2.0 + 3 * 0.5)
     least[0] = 10**9
-    assert estimate_seconds(mlp, settings) is None
+    said: list[str] = []
+    assert estimate_seconds(mlp, settings, say=said.append) is None
+    (note,) = said
+    assert note.endswith("tried for an estimate trains, the last one by ValueError: so few do not do")
 
     def refused(*arguments: Any, **more: Any) -> Any:
         raise UsageError("no setting does")

@@ -31,5 +31,5 @@ def test_one_large_window_takes_about_as_long_as_many_small_ones(pattern: str | 
             took.append(time.process_time() - began)
         return min(took)
 
-    # Quadratic in the window's places, it took some hundred times as long.
-    assert seconds(SIDE) < 20 * seconds(2)
+    # Quadratic in the window's places, it took some hundred times as long: seconds. Clocks may be coarse.
+    assert seconds(SIDE) < 20 * max(seconds(2), 0.02)

@@ -172,6 +172,7 @@ def test_the_sentence_of_one_seed(seconds: float, error: float, said: str) -> No
         ("accuracy", (90.0,), (90.001,), "ends with the same accuracy", ["-0.00"]),
         ("R2", (0.8,), (0.804,), "ends 0.004 better in R2", ["-0.004"]),
         ("R2", (0.8, 0.8), (0.804, 0.796), "ends with the same R2 (± 0.005657)", ["+0 ± 0.005657"]),
+        ("R2", (0.7, 0.1), (0.6, 0.2), "ends with the same R2 (± 0.1414)", ["+0 ± 0.1414"]),
         ("mean squared error", (0.0021,), (0.0034,), "ends 0.0013 worse in mean squared error", ["+0.0013"]),
     ],
 )

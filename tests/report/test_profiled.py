@@ -172,6 +172,17 @@ def test_a_profile_of_auto_is_of_a_search_with_its_patterns() -> None:
         profile_for([with_patterns("blocks", rate="auto")], identity_of(planned), "mine")
 
 
+def test_a_layer_of_one_dimension_has_its_patterns_by_their_names_there() -> None:
+    """Blocks of two by two are every fourth entry of a line, rows every second one."""
+    names = {"columns": False, "quarter": True}
+    patterns = [PatternProfile(name=name, t_i=1e-3, t_j=1e-3, error=0.1, planned=on) for name, on in names.items()]
+    made = profile(rate=0.25)
+    made = made.model_copy(update={"layers": [made.layers[0].model_copy(update={"patterns": patterns})]})
+    assert profile_for([made], identity_of(st.Stan(rate=0.25)), "mine") is not None
+    with pytest.raises(UsageError, match="patterns of layer 1: quarter, and mine trained with columns"):
+        profile_for([made.model_copy(update={"rate": 0.5})], identity_of(st.Stan(pattern="rows")), "mine")
+
+
 def test_a_file_that_is_no_profile_of_the_searches_is_refused(result: st.SearchResult, tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     for content, says in (

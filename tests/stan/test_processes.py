@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from stantune import Stan, accelerate_
+from stantune import Stan, accelerate_, restore_
 from stantune.kernels.library import kernels
 
 pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
@@ -53,3 +53,26 @@ def test_passes_without_gradients_do_not_make_a_checkpoint_exact(where: str) -> 
         infer()
     output.square().sum().backward()
     torch.testing.assert_close([parameter.grad for parameter in model.parameters()], expected)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore::stantune.errors.StanWarning")
+@pytest.mark.parametrize("first", ["plain", "checkpointed"])
+def test_a_reentrant_checkpoint_is_exact_beside_another_pass(first: str) -> None:
+    """Its first pass has no gradients and computes all, and so does what it computes again."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3))
+    plain, again = torch.randn(4, 3, 10, 10), torch.randn(4, 3, 10, 10, requires_grad=True)
+    accelerate_(model, Stan(rate=0.5, period=None))
+    passes = {
+        "plain": lambda: model(plain),
+        "checkpointed": lambda: checkpoint(model, again, use_reentrant=True),
+    }
+    order = sorted(passes, key=lambda name: name != first)
+    outputs = {name: passes[name]() for name in order}
+    outputs["checkpointed"].square().sum().backward()
+    found = [parameter.grad.clone() for parameter in model.parameters()]
+    restore_(model)
+    model.zero_grad()
+    model(again.detach()).square().sum().backward()
+    torch.testing.assert_close(found, [parameter.grad for parameter in model.parameters()])

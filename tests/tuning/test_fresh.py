@@ -42,6 +42,15 @@ def unready(lacks: str) -> Unready:
     return Unready(square, SPACE, st.Metric("loss"), name="square", lacks=lacks)
 
 
+@dataclass(frozen=True)
+class Odd(FunctionObjective):
+    """Has an identity that no table takes."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"odd": object()}
+
+
 def no_executor(order: object) -> Any:
     return None
 
@@ -55,6 +64,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"executor": no_executor}, "which is no Executor"),
     ({"threads": "auto"}, "`threads`=auto"),
     ({"eta": 1}, "`eta`=1 is too small"),
+    ({"enqueue": [{"x": 0.1}] * 99}, "`enqueue` has 99 settings, but the search tries 3; leave some out"),
+    ({"objective": Odd(square, SPACE, st.Metric("loss"), name="square")}, "holds what JSON does not take"),
 ]
 
 

@@ -367,7 +367,12 @@ def error_difference(exact: Sequence[Training], other: Sequence[Training], metri
 
 def spread(values: Sequence[float]) -> Spread:
     """Return mean and sample standard deviation."""
-    return Spread(statistics.fmean(values) if values else None, statistics.stdev(values) if len(values) > 1 else None)
+    if not values:
+        return Spread(None, None)
+    mean, most = statistics.fmean(values), max(map(abs, values))
+    # What rounding leaves of numbers that cancel is no difference.
+    mean = 0.0 if abs(mean) < 1e-12 * most else mean
+    return Spread(mean, statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _both_whole(exact: Sequence[Training], other: Sequence[Training]) -> list[tuple[Training, Training]]:

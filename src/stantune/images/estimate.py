@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from stantune.errors import NoEffectWarning, StantuneError
+import torch
+
+from stantune.errors import NoEffectWarning, StantuneError, words_of
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize, resized
 from stantune.outcome import Cost, total
@@ -21,6 +23,7 @@ from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Stan
 from stantune.stan.schedule import Schedule
+from stantune.texts import one_line
 from stantune.training.train import run
 from stantune.training.trainable import Trainable
 
@@ -34,16 +37,21 @@ WARM_UP = 2
 _COSTLY = ("batch_size", "optimizer")
 
 
-def estimate_seconds(objective: ProblemObjective, settings: SearchSettings, workers: int = 1) -> float | None:
+def estimate_seconds(
+    objective: ProblemObjective,
+    settings: SearchSettings,
+    workers: int = 1,
+    say: Callable[[str], None] = lambda line: None,
+) -> float | None:
     """Return the seconds of a whole search if no trial diverges, final trainings and all evaluations included.
 
     Exact and, under STAN, reduced iterations are timed here and now, in this process alone: that several workers do not
     slow one another down is supposed. Where parameters change what an iteration costs (a width, the batch size), they
     are those of a few settings drawn from the space; everything else is the problem's own. Settings that cannot be
-    trained are left out, as a search goes on without them; None where all of these few are such.
+    trained are left out, as a search goes on without them; None where all of these few are such, and `say` is told why.
     """
     resize = objective.resize
-    several = _trainable(objective, settings)
+    several = _trainable(objective, settings, say)
     if not several:
         return None
     whole = _pace(objective, settings, several)
@@ -149,18 +157,23 @@ def drawn(objective: ProblemObjective, settings: SearchSettings) -> list[dict[st
     return [{name: value for name, value in setting.items() if name in costly} for setting in whole]
 
 
-def _trainable(objective: ProblemObjective, settings: SearchSettings) -> list[dict[str, Any]]:
+def _trainable(
+    objective: ProblemObjective, settings: SearchSettings, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
     """Return those of the settings to time that can be trained: in a search the others are trials that fail."""
-    found = []
+    found, cause = [], ""
     for setting in drawn(objective, settings):
         try:
             _cost(objective, settings, setting, None, None, WARM_UP, ())
-        except StantuneError:
+        except (StantuneError, torch.OutOfMemoryError):
             raise
-        except Exception:
+        except Exception as error:
             # A width that heads do not divide: whatever the network, the loss or the optimizer has against it.
+            cause = words_of(error)
             continue
         found.append(setting)
+    if not found:
+        say(f"note: none of the settings that were tried for an estimate trains, the last one by {one_line(cause)}")
     return found
 
 

@@ -169,6 +169,8 @@ class ProblemObjective:
 
         Schedules of the learning rate that have no times of their own take as long as the search trains.
         """
+        # Before anything is loaded or timed, which may change what the user's own objects hold.
+        made = self._made
         self.fetch(conditions.say)
         if conditions.begun is None and (conditions.here or self.resize is not None):
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
@@ -190,6 +192,7 @@ class ProblemObjective:
             ready = replace(ready, stan=self._planned(self.stan, conditions))
         elif self.stan is not None and self.stan.rate == "annealed" and self.stan.iterations is None:
             ready = replace(ready, stan=replace(self.stan, iterations=conditions.max_resource))
+        vars(ready)["_made"] = made
         if "splits" in vars(self):
             # What was loaded for timing is there for training.
             vars(ready)["splits"] = self.splits

@@ -61,7 +61,7 @@ class CsvLogger:
         """See Logger."""
         rows: list[tuple[str, object, object]] = [("loss", count, mean) for count, mean in segment.losses]
         for iterations, metrics in segment.measured.items():
-            names = metric_columns(metrics, ["loss"])
+            names = metric_columns(metrics, ["loss", "ended", *(f"params_{name}" for name in training.params)])
             rows += [(names[name], iterations, value) for name, value in metrics.items()]
         self._write(training, rows)
 

@@ -24,7 +24,7 @@ def check_told(name: object, space: object, metric: object, unit: object, length
         said = f"is {shown(unit)}" if unit else "is empty"
         raise UsageError(f"`unit` of {name} {said}; give a word for what its steps are, such as epoch")
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
-        raise UsageError(f"`max_resource`={shown(length)} is no length; give a whole number of {unit}s, 1 or more")
+        raise UsageError(f"the length of {name} is {shown(length)}; give a whole number of {unit}s, 1 or more")
 
 
 def chosen_threads(conditions: Conditions, name: str, default: Callable[[], int]) -> int:

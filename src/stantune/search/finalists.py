@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from stantune.protocols import Metric, compared_value
 from stantune.search.plan.finals import finals_of, that_count, with_substitutes
+from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import Final, FinalResult, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -39,9 +41,14 @@ class Finalists:
 
     def left(self, rows: Sequence[TrialRow]) -> list[Final]:
         """Return those that are neither over nor given up, of a table whose trials all are. Raises StoreError."""
+        ranked = ranking(rows, self._settings.max_resource)
+        for rank, result in sorted(self._results.items()):
+            if rank >= len(ranked) or result.params != ranked[rank].params:
+                # More brackets were added since, and another trial has its place.
+                self._drop(rank, self._directory.discard, (self._directory.final(rank), self._directory.best(rank)))
         for final in self._wanted(rows):
             if final.rank in self._results:
-                self._look_after(final.rank, rows[final.number])
+                self._look_after(final.rank)
         return [
             final
             for final in self._wanted(rows)
@@ -74,28 +81,24 @@ class Finalists:
         count = with_substitutes(settings.finals, self.over(rows))
         return finals_of(rows, count, settings.max_resource, settings.final, settings.final_resource)
 
-    def _look_after(self, rank: int, row: TrialRow) -> None:
-        """Drop one that is of another trial, or whose weights are not there as they were.
-
-        First its files and then what the table says: whoever is killed in between does it again, and what a new
-        training leaves is never taken for the old one's.
-        """
+    def _look_after(self, rank: int) -> None:
+        """Drop one whose weights are not there as they were: what is announced must be there."""
         kept = self._results[rank]
         announced = {self._directory.final(rank): kept.digest, self._directory.best(rank): kept.best_digest}
-        if kept.params != row.params:
-            # More brackets were added since, and another trial is the best.
-            for weights in announced:
-                self._directory.discard(weights)
-        else:
-            # What is announced must be there.
-            altered = [
-                weights
-                for weights, digest in announced.items()
-                if digest is not None and digest != self._directory.digest(weights)
-            ]
-            if not altered:
-                return
-            for weights in altered:
-                self._directory.set_aside(weights)
+        altered = [
+            weights
+            for weights, digest in announced.items()
+            if digest is not None and digest != self._directory.digest(weights)
+        ]
+        if altered:
+            self._drop(rank, self._directory.set_aside, altered)
+
+    def _drop(self, rank: int, away: Callable[[Path], None], files: Sequence[Path]) -> None:
+        """Have files out of the way, and then what the table says.
+
+        Whoever is killed in between does it again, and what a new training leaves is never taken for the old one's.
+        """
+        for weights in files:
+            away(weights)
         self._store.drop_final(rank)
         del self._results[rank]

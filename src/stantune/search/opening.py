@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from stantune.errors import UsageError, words_of
 from stantune.protocols import Objective
+from stantune.search.plan.finals import that_count
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -16,6 +18,18 @@ from stantune.search.table.store import Store
 from stantune.search.telling.logbook import Logbook
 from stantune.search.telling.loggers import Logger
 from stantune.search.telling.watching import Silent, Watcher
+
+
+def plain_identity(objective: Objective, settings: SearchSettings) -> dict[str, Any]:
+    """Return all that a search's table depends on; raises UsageError where that is no plain JSON."""
+    identity = settings.identity(objective)
+    try:
+        json.dumps(identity)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the identity of {objective.name} holds what JSON does not take ({words_of(error)}); give plain values"
+        ) from error
+    return identity
 
 
 @contextmanager
@@ -52,13 +66,7 @@ def open_session(
         StoreError: the trial table cannot be used.
     """
     settings.check(objective)
-    identity = settings.identity(objective)
-    try:
-        json.dumps(identity)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"the identity of {objective.name} holds what JSON does not take ({words_of(error)}); give plain values"
-        ) from error
+    identity = plain_identity(objective, settings)
     with Store.open(
         directory.url,
         directory.study,
@@ -82,7 +90,8 @@ def open_session(
         failure, logbook = None, Logbook(loggers, directory.logged, say)
         try:
             rows, finals = store.rows(), store.finals() if loggers else {}
-            logbook.begin(objective, identity, rows, list(finals.values()))
+            there_are = that_count(finals, rows, settings.max_resource, settings.finals)
+            logbook.begin(objective, identity, rows, list(there_are.values()))
             watched = watcher or Silent()
             yield Session(objective, settings, store, directory, places, watched, retries, recorder, logbook)
         except BaseException as error:

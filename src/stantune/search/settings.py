@@ -11,6 +11,7 @@ from stantune.errors import UsageError
 from stantune.protocols import Objective
 from stantune.search.plan import fidelity, finals, validation
 from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import fewest_trials, is_open
 from stantune.search.plan.plans import plan_of
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampler import Sampler, sampler_of
@@ -130,6 +131,12 @@ class SearchSettings:
             raise UsageError(f"`finalists`={self.finalists} is more than any search has trials; give a few")
         self._check_mode()
         self._check_size()
+        plan = self.plan()
+        if len(self.enqueue) > (fewest := fewest_trials(plan)):
+            raise UsageError(
+                f"`enqueue` has {len(self.enqueue)} settings, but the search tries {fewest}"
+                f"{' or more' if is_open(plan) else ''}; leave some out"
+            )
         if self.rates and objective.rate is None:
             raise UsageError(
                 f"`rates`={fidelity.text_of(self.rates)} say what STAN computes, and {objective.name} trains without; "

@@ -99,8 +99,8 @@ class Stan:
         offset_sets: how many sets of the layers' offsets the iterations draw from, a multiple of 4; None: each layer
             draws by itself. With few sets a deep network's steps can be recorded (`stan.graphs.GraphedStep`).
         native: whether batch norms, poolings, and convolutions that compute every entry are done by native kernels,
-            too, where the rule of shapes says that this pays. The planner says no where the whole model would be
-            hardly faster for it.
+            too, where the rule of shapes and threads says that this pays. The planner says no where the whole model
+            would be hardly faster for it.
 
     Raises:
         UsageError: a value outside its range, or two that contradict each other.

@@ -13,7 +13,7 @@ from stantune.errors import UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
-from stantune.search.opening import open_session
+from stantune.search.opening import open_session, plain_identity
 from stantune.search.result import SearchResult
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
@@ -182,6 +182,7 @@ def open_search(
             settings = starting_from(settings, what, directory, earlier, fresh)
         if fresh:
             # Not before all that may be refused is known.
+            plain_identity(what, settings)
             directory.clear()
         with open_session(what, settings, directory, retries=retries) as session:
             opened = OpenSearch(what, settings, session, directory.path)

@@ -15,6 +15,7 @@ from stantune.integrations.loggers import loggers_of
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
+from stantune.search.opening import plain_identity
 from stantune.search.plan.finals import CONTINUE
 from stantune.search.propose.sampler import Sampler
 from stantune.search.result import SearchResult
@@ -330,6 +331,7 @@ def tune(
             view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             if early is not None:
+                plain_identity(what, settings)
                 directory.clear()
                 held, early = early, None
                 for line in held:

@@ -180,9 +180,9 @@ def test_what_is_no_function_of_a_run_is_refused(function, sentence):
         ({"unit": ""}, "`unit` of train is empty; give a word for what its steps are, such as epoch"),
         ({"unit": 3}, "`unit` of train is 3; give a word"),
         ({"name": 3}, "`name`=3 is no text; give one in quotes"),
-        ({"length": 0}, "`max_resource`=0 is no length; give a whole number of epochs, 1 or more"),
-        ({"length": 2.5}, "`max_resource`=2.5 is no length"),
-        ({"length": True}, "`max_resource`=True is no length"),
+        ({"length": 0}, "the length of train is 0; give a whole number of epochs, 1 or more"),
+        ({"length": 2.5}, "the length of train is 2.5; give a whole number"),
+        ({"length": True}, "the length of train is True; give a whole number"),
     ],
 )
 def test_other_settings_that_are_refused(setting, sentence):

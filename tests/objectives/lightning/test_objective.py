@@ -90,7 +90,7 @@ class TestTheObjective:
             ({"unit": "step"}, "give epoch"),
             ({"space": {"lr": 1}}, "`space` of Net is a dict; give a Space of its parameters"),
             ({"monitor": 3}, "the metric of Net is called 3, which is no text; give its name"),
-            ({"length": 0}, "`max_resource`=0 is no length"),
+            ({"length": 0}, "the length of Net is 0; give a whole number of epochs, 1 or more"),
         ],
     )
     def test_what_it_refuses(self, values, sentence):

@@ -88,6 +88,7 @@ def test_other_rates_have_another_text() -> None:
     [
         ("fast", "`rates`=fast is unknown; give auto, or a rate for each rung"),
         ((0.25, 2.0), "`rates`=0.25,2: 2 is no share of the work"),
+        ((1.0000001, 0.5), "`rates`=1.0000001,0.5: 1.0000001 is no share of the work"),
         ((0.0, 1.0), "`rates`=0,1: 0 is no share of the work"),
         ((0.5, math.nan), "`rates`=nan is no finite number"),
         ((0.5,), "`rates`=0.5 is one rate for all rungs; give several"),

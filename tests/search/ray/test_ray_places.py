@@ -235,9 +235,20 @@ def test_remote_directory(url: str, tmp_path: Path) -> None:
         place.write(name)
     directory.sweep(directory.checkpoint(1))
     assert held() == [names[0], names[1], names[3], names[4]]
+    foreign = (".backup.tar.part", ".backup.tar.0a.part", "0123456789abcdef.part")
+    for name in (*foreign, ".0123456789abcdef.part"):
+        place.write(name)
     with directory.locked():
         assert held() == [names[0], names[1], names[4]]
-        directory.discard(directory.checkpoint(1))
+        assert all(place.holds(name) for name in foreign), "another program's"
+        assert not place.holds(".0123456789abcdef.part")
+        for name in foreign:
+            place.delete(name)
+        brought = directory.checkpoint(1)
+        brought.parent.mkdir()
+        brought.touch()
+        directory.discard(brought)
+        assert not brought.exists()
         directory.discard(directory.checkpoint(3))
         assert held() == names[1::3]
         others = ("final-6.pt", "best.pt", "best-6.pt")

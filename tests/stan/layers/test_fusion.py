@@ -44,6 +44,12 @@ def test_what_can_follow_a_convolution(modules: list[nn.Module], follow: Follow,
     assert follow_of(modules) == (follow, taken)
 
 
+def test_a_convolution_that_stands_there_twice_keeps_the_pooling_behind_it() -> None:
+    conv, follow = nn.Conv2d(3, 3, 3), Follow("max", (2, 2), (2, 2), False, True)
+    pooled, plain = [conv, nn.ReLU(), nn.MaxPool2d(2)], [conv, nn.ReLU()]
+    assert follows_in(nn.Sequential(*pooled, *plain)) == follows_in(nn.Sequential(*plain, *pooled)) == {conv: follow}
+
+
 def test_a_relu_and_a_pooling_that_are_shared_follow_each_convolution() -> None:
     torch.manual_seed(0)
     relu, pool = nn.ReLU(), nn.MaxPool2d(2)

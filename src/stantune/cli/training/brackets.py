@@ -118,7 +118,9 @@ def brackets(
         )
         assert isinstance(prepared, ProblemObjective), "a problem stays one"
         what, settings = prepared, replace(settings, threads=of_each)
-        estimate = estimate_seconds(prepared, settings, workers)
+        estimate = estimate_seconds(
+            prepared, settings, workers, lambda line: console.print(worded(line), soft_wrap=True)
+        )
     iterations = trained_iterations(costliest(run))
     result = PlanResult(
         problem=what.name,

@@ -102,7 +102,7 @@ class Split:
     def to(self, device: torch.device | str) -> Split:
         """The same samples on `device`: itself where they are there already; all who have a copy have the same."""
         where = torch.device(device)
-        if self.inputs.device == where:
+        if {each.device for each in (self.inputs, self.targets, self.ids)} == {where}:
             return self
         copies = _COPIES.setdefault(self, WeakValueDictionary())
         copy = copies.get(where)

@@ -26,7 +26,7 @@ def packed(folder: Path) -> dict[str, Tensor]:
             if path.is_file():
                 content = np.frombuffer(bytearray(path.read_bytes()), dtype=np.uint8)
                 files[path.relative_to(folder).as_posix()] = torch.from_numpy(content)
-            elif path.is_symlink() or not path.is_dir():
+            elif path.is_symlink() or (path.exists() and not path.is_dir()):
                 what = f"a link to {path.readlink()}" if path.is_symlink() else "no file"
                 raise UsageError(
                     f"{path.relative_to(folder)} in run.checkpoint_dir is {what}, and only files are kept; write the "

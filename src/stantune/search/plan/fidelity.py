@@ -82,7 +82,9 @@ def chosen_rates(rates: str | Sequence[float], max_iterations: int, min_iteratio
         raise UsageError(f"`rates`={text_of(rates)} is one rate for all rungs; give several, such as 0.25,0.5,1")
     for rate in rates:
         if not 0 < rate <= 1:
-            raise UsageError(f"`rates`={text_of(rates)}: {rate:g} is no share of the work; give 0.25, 0.5 or 1")
+            raise UsageError(
+                f"`rates`={text_of(rates)}: {text_of([rate])} is no share of the work; give 0.25, 0.5 or 1"
+            )
     rates_from(rates, max_iterations, min_iterations, eta)
     return _shortest(rates)
 

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stantune.errors import UsageError
-from stantune.search.plan.measured import fewest_trials, is_open
 from stantune.search.plan.observations import Observations, observations_of
 from stantune.search.plan.values import PastTrial, TrialRow
 from stantune.search.propose.given import enqueued_settings, fixed_values, past_of, with_fixed
@@ -39,12 +38,6 @@ class Proposals:
         # What is left for the sampler; the space itself where nothing is fixed.
         self._left = space.without(self._fixed) if self._fixed else space
         self._enqueued = enqueued_settings(space, self._fixed, settings.enqueue)
-        fewest = fewest_trials(self._plan)
-        if len(self._enqueued) > fewest:
-            raise UsageError(
-                f"`enqueue` has {len(self._enqueued)} settings, but the search tries {fewest}"
-                f"{' or more' if is_open(self._plan) else ''}; leave some out"
-            )
         self._past: tuple[PastTrial, ...] = ()
         self._given: Sequence[PastTrial] = ()
         if settings.start is not None:

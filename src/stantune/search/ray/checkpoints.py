@@ -16,7 +16,7 @@ from stantune.errors import StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.plan.finals import SUBSTITUTES, ranks_in
-from stantune.search.ray.places import Place
+from stantune.search.ray.places import SIGN, Place
 from stantune.search.table.directory import SearchDirectory
 
 
@@ -48,8 +48,9 @@ class RemoteDirectory(SearchDirectory):
         self.discard(checkpoint)
 
     def discard(self, checkpoint: Path) -> None:
-        """See SearchDirectory."""
+        """See SearchDirectory; what was brought from there goes, too."""
         self.elsewhere.delete(checkpoint.name)
+        super().discard(checkpoint)
 
     def sweep(self, checkpoint: Path) -> None:
         """See SearchDirectory."""
@@ -58,7 +59,9 @@ class RemoteDirectory(SearchDirectory):
     def sweep_all(self) -> None:
         """See SearchDirectory."""
         super().sweep_all()
-        self.elsewhere.sweep(".*.part")
+        for name in self.elsewhere.names():
+            if self.is_half(self.path / name) or SIGN.fullmatch(name):
+                self.elsewhere.delete(name)
 
     def clear(self) -> None:
         """See SearchDirectory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from stantune.search.table.storages.masking import discreet, without_password
 # What stores files elsewhere may be gone for a while.
 PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
+# The file by which a node tells that it sees the folder; see `signed`.
+SIGN = re.compile(r"\.[0-9a-f]{16}\.part")
 
 T = TypeVar("T")
 

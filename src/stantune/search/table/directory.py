@@ -182,10 +182,13 @@ class SearchDirectory:
     def sweep_all(self) -> None:
         """Delete what processes were writing when they were killed; whole files never have such names."""
         for part in (*self.path.glob(".*.part"), *self.path.glob("checkpoints/.*.part")):
-            # Another program may have files of its own there, and be writing one.
-            written = _PART.fullmatch(part.name)
-            if written and self.owns(part.with_name(written[1])):
+            if self.is_half(part):
                 part.unlink(missing_ok=True)
+
+    def is_half(self, part: Path) -> bool:
+        """Tell whether this is a file of ours that is not whole yet; another program may be writing one of its own."""
+        written = _PART.fullmatch(part.name)
+        return written is not None and self.owns(part.with_name(written[1]))
 
     def owns(self, file: Path) -> bool:
         """Return whether a file is the search's own, or would be one day."""

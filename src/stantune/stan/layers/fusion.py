@@ -205,7 +205,10 @@ def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:
             modules = list(sequential)  # a layer may stand there several times, which children() leaves out
             for place, module in enumerate(modules):
                 if isinstance(module, nn.Conv2d):
-                    found[module] = follow_of(modules[place + 1 : place + 3])[0]
+                    follow = follow_of(modules[place + 1 : place + 3])[0]
+                    # Of one that stands there twice, where native code spares the most.
+                    if module not in found or found[module].pool == "none":
+                        found[module] = follow
     return found
 
 

@@ -104,6 +104,8 @@ class StanLayer(StandIn):
         # Other threads may be at this layer, too, such as one that only evaluates; PyTorch's own go backward only.
         last, thread = self.__dict__.setdefault("last", {}), get_ident()
         if torch._C._current_graph_task_id() != -1:
+            if _in_reentrant_checkpoint():
+                return "without gradients"
             return last.get(thread, last.get(None, pass_))  # type: ignore[no-any-return]
         for key in (thread, None):
             # What has no gradients is computed again for a reentrant checkpoint alone. Where another pass has some,
@@ -119,6 +121,12 @@ class StanLayer(StandIn):
 
 
 SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "__module__")
+
+
+def _in_reentrant_checkpoint() -> bool:
+    """Tell whether what computes again is a reentrant checkpoint's own backward pass."""
+    node = torch._C._current_autograd_node()
+    return node is not None and node.name() == "CheckpointFunctionBackward"
 
 
 @cache

@@ -154,12 +154,14 @@ def test_what_a_driver_repeats_is_masked() -> None:
 def test_an_identity_is_shown_without_secrets() -> None:
     identity = {
         "command": "train --db postgres://me:SECRET@host/db --api-key=SECRET --token SECRET --secret {lr} http://host:80/a@b",
+        "others": ["postgres://me:SEC@RET/SECRET@host/db", "mlflow=http://localhost:5000/a@b"],
         "env": {"WANDB": "SECRET"},
         "code": [["a.py", "token: SECRET"], 3, None],
         "more": {"env": {}, "rate": 0.5},
     }
     assert without_secrets(identity) == {
         "command": "train --db postgres://me:***@host/db --api-key=*** --token *** --secret {lr} http://host:80/a@b",
+        "others": ["postgres://me:***@host/db", "mlflow=http://localhost:5000/a@b"],
         "env": "***",
         "code": [["a.py", "token: ***"], 3, None],
         "more": {"env": {}, "rate": 0.5},

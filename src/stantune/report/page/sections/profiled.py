@@ -78,12 +78,15 @@ def _conditions(profile: ProfileResult, identity: Mapping[str, Any]) -> Iterator
         # The planner's own choice need not be the same twice, and an iteration does not depend on it.
         yield "reduced iterations after each exact one", profile.period, identity["period"]
     from stantune.images.stan_settings import stan_of
-    from stantune.stan.entries.entries import PATTERNS
+    from stantune.stan.entries.entries import PATTERNS, along_line
 
     stan = stan_of(identity)
     for layer in profile.layers:
         wanted = any(fnmatchcase(layer.name, pattern) for pattern in stan.layers)
         used = stan.patterns_of(layer.name) if wanted else ()
+        if any(pattern.name == "quarter" for pattern in layer.patterns):
+            # Of a line of entries, whose blocks are those of one row.
+            used = along_line(used)
         here = [pattern.name for pattern in layer.patterns if pattern.planned]
         there = [pattern.name for pattern in layer.patterns if PATTERNS[pattern.name] in used]
         yield f"patterns of layer {layer.name}", here, there
