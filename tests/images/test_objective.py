@@ -67,6 +67,29 @@ def test_schedules_take_as_long_as_the_search_trains(objective: ProblemObjective
     assert "splits" not in vars(there)
 
 
+def test_what_loading_changes_of_the_users_own_is_no_change_of_the_file(tmp_path: Path) -> None:
+    """An object that counts, or remembers what it has loaded, is digested as it is before."""
+    from stantune.images.problem.built_in import find
+
+    counting = """
+class Counting:
+    loaded = 0
+
+    def __call__(self, root):
+        self.loaded += 1
+        return data(root)
+"""
+    before, problem, after = SOURCE.partition("problem = Problem(")
+    path = tmp_path / "counting_problem.py"
+    path.write_text(before + counting + problem + after.replace("data=data", "data=Counting()"))
+    source = f"{path}:problem"
+    expected = made_of(find(source))
+    ready, _ = ProblemObjective(find(source), source=source).prepared(Conditions(max_resource=27))
+    assert vars(ready)["splits"] is not None
+    assert expected.items() <= ready.identity.items()
+    assert pickle.loads(pickle.dumps(ready)).identity == ready.identity
+
+
 @pytest.mark.parametrize(("part", "other"), [("Linear(3, 1)", "Linear(3, 1, bias=False)"), ("lr=0.1", "lr=0.2")])
 def test_a_problem_whose_file_was_changed_is_not_trained(objective: ProblemObjective, part: str, other: str) -> None:
     ready, _ = objective.prepared(Conditions(max_resource=27))

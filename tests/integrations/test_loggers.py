@@ -231,3 +231,18 @@ def test_what_is_not_installed_is_said(monkeypatch, name):
     monkeypatch.setitem(__import__("sys").modules, "tensorboard.compat.proto" if name == "tensorboard" else name, None)
     with pytest.raises(st.StantuneError, match=rf"^[\w& ]+ is not installed; pip install 'stantune\[{name}\]'$"):
         loggers_of([name])
+
+
+def test_a_metric_called_as_another_row_of_the_table_is_told_apart(tmp_path: Path) -> None:
+    def trains(run: st.Run) -> dict[str, float]:
+        run.keep(nothing=[0])
+        for _ in run.steps():
+            run.loss(0.5)
+        return {"loss": 7.0, "ended": 8.0, "params_x": 9.0, "error": run.params["x"]}
+
+    st.tune(trains, SPACE, minimize="error", max_resource=9, brackets=1, out=tmp_path, loggers=["csv"])
+    with (tmp_path / "log.csv").open(newline="") as file:
+        values = {(row["name"], row["value"]) for row in csv.DictReader(file) if row["training"] == "trial-000000"}
+    names = {name for name, _ in values}
+    assert {("metric_loss", "7.0"), ("metric_ended", "8.0"), ("metric_params_x", "9.0"), ("loss", "0.5")} <= values
+    assert names == {"metric_loss", "metric_ended", "metric_params_x", "loss", "ended", "params_x", "error"}

@@ -24,6 +24,7 @@ from stantune.search.plan.values import FinalResult
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.summary import summarise
+from stantune.search.table.attributes import FINAL
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded
@@ -262,3 +263,14 @@ def test_any_order_comes_to_what_the_undisturbed_one_does(
             final.digest,
             final.best_digest,
         )
+
+
+def test_one_whose_place_another_has_is_dropped_though_nobody_asks_for_it(tmp_path: Path) -> None:
+    run(tmp_path, Marked(), 1, finalists=2)
+    run(tmp_path, Marked(), 2)
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'search.db'}")
+    (study,) = storage.get_all_studies()
+    there = {name: told for name, told in study.user_attrs.items() if name.startswith(FINAL)}
+    assert [name for name, told in there.items() if told is not None] == [FINAL]
+    assert not (tmp_path / "final-2.pt").exists()
+    storage.engine.dispose()
