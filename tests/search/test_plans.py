@@ -21,7 +21,6 @@ from stantune.search.operating.status import status_of
 from stantune.search.plan.hyperband import plan, trained_iterations
 from stantune.search.plan.measured import OpenBracket, costliest
 from stantune.search.plan.values import training_of
-from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
@@ -178,8 +177,8 @@ def test_enqueued_settings_have_a_place_whatever_is_chosen() -> None:
     # At least 27 trials, and 4 of the bracket that has the fewest.
     settings = replace(MEASURED, enqueue=tuple({"lr": 0.5, "momentum": 0.5} for _ in range(32)))
     with pytest.raises(UsageError, match="`enqueue` has 32 settings, but the search tries 31 or more; leave some out"):
-        Proposals(SPACE, settings)
-    Proposals(SPACE, replace(settings, enqueue=settings.enqueue[1:]))
+        settings.check(Numbers())
+    replace(settings, enqueue=settings.enqueue[1:]).check(Numbers())
 
 
 def test_the_time_of_what_is_still_to_be_chosen_is_the_longest_that_it_may_take() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numbers_objective import Numbers
 from proposing import MODELS, SPACE, Told, searched, start_of
 
 from stantune.errors import UsageError
@@ -41,7 +42,6 @@ def test_what_is_enqueued_is_tried_first_then_an_earlier_search_s_best(sampler: 
         ([{"lr": 0.1}], {}, "^setting 0 of `enqueue`: the setting lacks width, kind: give"),
         ([{**FIRST, "depth": 3}], {}, "^setting 0 of `enqueue`: depth exists only where kind is deep"),
         ([3], {}, "^setting 0 of `enqueue`: it is 3; give a dict"),
-        ([FIRST] * 50, {}, "^`enqueue` has 50 settings, but the search tries 49; leave some out$"),
         ([FIRST], {"lr": 0.1}, "^setting 0 of `enqueue`: lr is 0.5, but it is fixed; give 0.1, or leave it out$"),
         ([], {"lr": 7}, "^`fixed`: lr is 7, outside its range .* the nearest valid value is 1$"),
         ([], {"width": 6.6}, "^`fixed`: width is 6.6, but it is a whole number .* the nearest valid value is 7$"),
@@ -56,6 +56,12 @@ def test_what_is_enqueued_is_tried_first_then_an_earlier_search_s_best(sampler: 
 def test_what_is_given_badly(enqueue: Any, fixed: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Proposals(SPACE, SearchSettings(0, 27, 1, enqueue=tuple(enqueue), fixed=fixed))
+
+
+def test_more_settings_than_are_tried_are_refused() -> None:
+    SearchSettings(0, 27, 1, enqueue=(FIRST,) * 49).check(Numbers())
+    with pytest.raises(UsageError, match=r"^`enqueue` has 50 settings, but the search tries 49; leave some out$"):
+        SearchSettings(0, 27, 1, enqueue=(FIRST,) * 50).check(Numbers())
 
 
 @pytest.mark.parametrize("sampler", ["random", *MODELS, "own"])
