@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import stantune as st
+from stantune.report.page.contract import ReportNumbers
 
 ODD = "</script><script>document.title='taken'</script><b>x</b>"
 SPACE = st.Space(
@@ -67,3 +69,8 @@ def numbers_in(text: str) -> dict[str, Any]:
     """Return the numbers that a page's script is given."""
     found: dict[str, Any] = json.loads(parsed(text).texts["numbers"])
     return found
+
+
+def numbers_of(file: Path) -> ReportNumbers:
+    """Return the numbers in a page, as the contract has them."""
+    return ReportNumbers.model_validate(numbers_in(file.read_text(encoding="utf-8")))

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from read_page import numbers_of
 
 import stantune as st
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.outcome import Cost
 from stantune.process.machine import this_machine
-from stantune.report.page.contract import ReportNumbers
 from stantune.report.page.page import page
 from stantune.report.page.sections import searched
 from stantune.report.page.sections.entries import SIDE, _middle
@@ -36,11 +36,6 @@ from stantune.stan.config import Memo
 from stantune.stan.layers.meprop import MeProp
 from stantune.tuning.compose import compose
 from tests import tiny_problem
-
-
-def numbers_of(file: Path) -> ReportNumbers:
-    text = file.read_text(encoding="utf-8").partition('id="numbers">')[2].partition("</script>")[0]
-    return ReportNumbers.model_validate_json(text)
 
 
 @pytest.fixture(scope="module")

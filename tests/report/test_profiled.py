@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from read_page import numbers_of
 
 import stantune as st
 from stantune.errors import UsageError
 from stantune.images.stan_settings import noted
-from stantune.report.page.contract import ReportNumbers
 from stantune.report.page.sections.profiled import profile_for
 from stantune.report.page.sections.sentences import sentences
 from stantune.report.page.times import off_by
@@ -20,11 +20,6 @@ from stantune.report.stan.profile import LayerProfile, PatternProfile, ProfileRe
 from stantune.stan.config import Memo
 from stantune.stan.layers.meprop import MeProp
 from tests import tiny_problem
-
-
-def numbers_of(file: Path) -> ReportNumbers:
-    text = file.read_text(encoding="utf-8").partition('id="numbers">')[2].partition("</script>")[0]
-    return ReportNumbers.model_validate_json(text)
 
 
 @pytest.fixture(scope="module")

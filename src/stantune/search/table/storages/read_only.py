@@ -1,4 +1,4 @@
-"""Reads SQLite files that may not be written to: another user's or program's, in a closed folder, on a DVD."""
+"""Reads SQLite files that may not be written to: of others, in a closed folder, on a read-only medium."""
 
 from __future__ import annotations
 
