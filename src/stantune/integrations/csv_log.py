@@ -22,7 +22,8 @@ class CsvLogger:
     """Writes `log.csv` into the search's directory, or the file that it is given.
 
     `name` is `loss`, a metric's, `params_NAME` or `ended`; `step` counts losses for `loss`, and else iterations. A
-    metric called `loss` is `metric_loss`. Several searches may write to one file, one after the other.
+    metric that has another's name, such as `loss`, is `metric_loss`. Several searches may write to one file, one after
+    the other.
     """
 
     def __init__(self, file: Path | None = None) -> None:

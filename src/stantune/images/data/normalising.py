@@ -95,7 +95,10 @@ class Normalise:
 
 
 def _mean_of(split: Split, centre: Tensor | None = None) -> Tensor:
-    """Return the mean over samples of each value, float64; with a centre, that of its squared distance from that."""
+    """Return the mean over samples of each value, (H, W, C) or (features,), float64.
+
+    With a centre, of that shape or (C,), that of the squared distance from it.
+    """
     total = torch.zeros(split.inputs.shape[1:], dtype=torch.float64, device=split.inputs.device)
     # Below 2^24 float32 counts exactly, so that pieces of 1000 images of bytes are summed fast and without error.
     exact = torch.float32 if split.inputs.dtype == torch.uint8 and centre is None else torch.float64
