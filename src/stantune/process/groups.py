@@ -14,6 +14,10 @@ from contextlib import contextmanager
 _GUARD = "trap '' TERM INT HUP; read -r line; kill -KILL 0"
 
 
+class GuardError(Exception):
+    """What runs in a group has nothing any more that would end it with this process."""
+
+
 @contextmanager
 def guarded_group() -> Iterator[subprocess.Popen[bytes]]:
     """Give the leader of a new process group, whose number is the group's; in the end, all that is in it is killed."""
@@ -33,3 +37,20 @@ def guarded_group() -> Iterator[subprocess.Popen[bytes]]:
             os.killpg(guard.pid, signal.SIGKILL)
         guard.stdin.close()
         guard.wait()
+
+
+@contextmanager
+def starting_in(guard: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Start a program in the group that a guard leads.
+
+    Raises:
+        GuardError: the guard was killed before it led one, so that nobody may enter it (EPERM).
+        OSError: as `subprocess.Popen`.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        # Not waited for: the number stays the guard's.
+        if ended := os.waitid(os.P_PID, guard.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            raise GuardError(f"the process that ends the group has ended with {-ended.si_status}") from error
+        raise

@@ -123,13 +123,49 @@ class TestFailures:
         with pytest.raises(CommandError, match=r"^exit code 1: no room \(see /.*trial-7/stdout\.log\)$"):
             trained(objective, segment(tmp_path, 0, 3))
 
-    @pytest.mark.parametrize(("line", "again"), [('{"los": 1}', False), ('{"loss": "low"}', False), ("bye", True)])
+    @pytest.mark.parametrize(
+        ("line", "again"),
+        [
+            ('{"los": 1}', False),
+            ('{"loss": "low"}', False),
+            ("bye", True),
+            # It may have been cut there, in a pipe, whose exit code is that of its last program.
+            ('{"resource": 1}', True),
+            ('{"resource": 3}', True),
+            ('{"resource": 1, "los": 1}', True),
+            ('{"resource": 3, "los": 1}', False),
+        ],
+    )
     def test_a_misspelt_metric_is_not_tried_again(self, tmp_path, script, line, again):
         trainer = CommandObjective(script(f"print({line!r})"), SPACE, minimize="loss").trainer(Place(threads=1))
-        how = attempt(trainer, segment(tmp_path, 0, 1), lambda: False, lambda done: None)
+        how = attempt(trainer, segment(tmp_path, 0, 3), lambda: False, lambda done: None)
         assert isinstance(how, Failure)
         assert how.again == again
         assert ".py:" not in how.cause
+
+    @pytest.mark.parametrize("killed", [1, 2, 3])
+    def test_what_was_said_before_a_kill_is_no_result(self, tmp_path, script, killed):
+        text = """
+            import json, os, sys
+            for done in range(3):
+                if done == int(sys.argv[1]):
+                    os.kill(os.getpid(), 9)
+                print(json.dumps({"resource": done + 1, "loss": 0.5 - 0.1 * done}), flush=True)
+        """
+        objective = CommandObjective(script(text, f"{killed} {{lr}} | cat"), SPACE, minimize="loss", shell=True)
+        if killed < 3:
+            with pytest.raises(CommandError, match=f"'loss' was last said at {killed} of 3, so that the command ended"):
+                trained(objective, segment(tmp_path, 0, 3))
+        else:
+            assert trained(objective, segment(tmp_path, 0, 3)).metrics == {"loss": pytest.approx(0.3)}
+
+    @pytest.mark.parametrize("end", ['{"resource": 3}', '{"loss": 0.5}', '{"loss": 0.5, "resource": 3}'])
+    def test_a_result_of_before_the_end_counts_where_the_end_was_said(self, tmp_path, end):
+        text = r'{"loss": 0.5, "resource": 2}\n' + end
+        command = CommandObjective(
+            ["printf", r"%b\n%s\n", text.replace("{", "{{").replace("}", "}}"), "{lr}"], SPACE, minimize="loss"
+        )
+        assert trained(command, segment(tmp_path, 0, 3)).metrics == {"loss": 0.5}
 
     def test_a_signal_is_named(self, tmp_path, script):
         objective = CommandObjective(script("import os; os.kill(os.getpid(), 9)"), SPACE, minimize="loss")

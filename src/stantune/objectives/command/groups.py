@@ -14,15 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stantune.errors import StantuneError
-from stantune.process.groups import guarded_group
+from stantune.process.groups import GuardError, guarded_group, starting_in
 
 POLL_SECONDS = 0.05
 # For a command that is asked to end, before it is killed.
 GRACE_SECONDS = 5.0
-
-
-class GuardError(Exception):
-    """A command has nothing any more that would end it with this process."""
 
 
 class Output(NamedTuple):
@@ -57,14 +53,14 @@ def run(
         Its exit code, negative for the signal that killed it; None where it was ended early.
 
     Raises:
-        GuardError: what guards it was killed, so that it was ended, too.
+        GuardError: what guards it was killed, so that it was ended, too, or did not start.
         StantuneError: it cannot be started.
     """
     with output.stdout.open("ab") as out, output.stderr.open("ab") as err, output.stdout.open("rb") as written:
         written.seek(0, os.SEEK_END)
         lines = _Lines(written, heard)
         with guarded_group() as guard:
-            process = _started(words, shell, cwd, env, out, err, guard.pid)
+            process = _started(words, shell, cwd, env, out, err, guard)
             code, lost = None, False
             while code is None and not lost and not stop_early():
                 code = _ended(process, POLL_SECONDS)
@@ -84,10 +80,16 @@ def run(
 
 
 def _started(
-    words: Sequence[str], shell: bool, cwd: Path, env: Mapping[str, str], out: BinaryIO, err: BinaryIO, group: int
+    words: Sequence[str],
+    shell: bool,
+    cwd: Path,
+    env: Mapping[str, str],
+    out: BinaryIO,
+    err: BinaryIO,
+    guard: subprocess.Popen[bytes],
 ) -> subprocess.Popen[bytes]:
     try:
-        with _usual_signals():
+        with _usual_signals(), starting_in(guard):
             return subprocess.Popen(
                 words[0] if shell else words,
                 shell=shell,
@@ -96,7 +98,7 @@ def _started(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                process_group=group,
+                process_group=guard.pid,
             )
     except OSError as error:
         raise StantuneError(

@@ -47,8 +47,9 @@ class CommandObjective:
     in the last line of its stdout that is a JSON object with the metric: `{"loss": 0.31, "accuracy": 0.9}`. A metric
     that is null, NaN or infinite, or `{"diverged": true}`, means that the trial is lost, which is an ordinary result.
     An exit code other than 0 is a failure, after which the segment is tried again. A JSON line with "resource" on the
-    way says how far it is, and with a "loss" in it what the training loss is there, for the trial's curve. All that it
-    says is kept in a folder beside the checkpoint.
+    way says how far it is, and with a "loss" in it what the training loss is there, for the trial's curve; a metric
+    in such a line is the result where one said that it came to {stop}. All that it says is kept in a folder beside the
+    checkpoint.
 
     Placeholders are the parameters and
 

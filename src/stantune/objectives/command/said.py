@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Said:
         self.losses = losses
         self._other: dict[str, Any] | None = None
         self._metric = metric
+        # What was told last of how far it is, in whatever it counts.
+        self._far = math.inf
         self._start, self._stop = start, stop
         self._watch = watch
 
@@ -49,6 +51,8 @@ class Said:
         else:
             self._other = said
         done = _number(said.get("resource"))
+        if done is not None:
+            self._far = done
         if done is not None and self._start <= done <= self._stop:
             loss = _number(said.get("loss"))
             if loss is not None and math.isfinite(loss):
@@ -61,7 +65,7 @@ class Said:
         if said is None or not (self._metric in said or said.get("diverged") is True):
             others = said or self._other
             there = f"only {', '.join(others)}" if others else "no JSON object at all"
-            raise (ResultError if others else CommandError)(
+            raise (ResultError if others and not self._is_progress(others) else CommandError)(
                 f"{self._metric!r} was not said, {there}; print a line like "
                 f"{json.dumps({self._metric: 0.5})} in the end; the last line was {short(line)!r}"
             )
@@ -74,7 +78,19 @@ class Said:
             at = numbers.get("resource", 0.0)
             at = int(at) if self._start < at <= self._stop else self._stop
             return {"done": at, "diverged_at": at, "metrics": {}}
+        if "resource" in numbers and self._far < self._stop:
+            raise CommandError(
+                f"{self._metric!r} was last said at {self._far:g} of {self._stop}, so that the command ended before "
+                "its end; have its failure be the exit code (a pipe's is that of its last program), or say the "
+                'result without "resource"'
+            )
         return {"done": self._stop, "diverged_at": None, "metrics": finite}
+
+    def _is_progress(self, said: Mapping[str, Any]) -> bool:
+        """Whether an object says how far the command is, and not what it came to: it may have been cut there."""
+        return _number(said.get("resource")) is not None and (
+            self._far < self._stop or set(said) <= {"resource", "loss"}
+        )
 
 
 def _number(value: object) -> float | None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from stantune.images.data.fetching.catalog import DataFile, Description
 from stantune.images.data.fetching.unpacking import Pieces, UnsoundError, gunzipped, most_packed, tar_members
 from stantune.images.data.reading.formats import write_batch
-from stantune.process.groups import guarded_group
+from stantune.process.groups import GuardError, guarded_group, starting_in
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -265,14 +265,18 @@ def _run(command: list[str], work: Path, most: int) -> None:
 def _started(command: list[str], work: Path, said: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program, and end it in the end; where there are process groups, with all that it started."""
     with guarded_group() if os.name == "posix" else nullcontext() as guard:
-        process = subprocess.Popen(
-            command,
-            cwd=work,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=said,
-            process_group=guard.pid if guard else None,
-        )
+        try:
+            with starting_in(guard) if guard else nullcontext():
+                process = subprocess.Popen(
+                    command,
+                    cwd=work,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=said,
+                    process_group=guard.pid if guard else None,
+                )
+        except (OSError, GuardError) as error:
+            raise RefusalError(f"the program {command[0]} cannot be started ({error})") from None
         try:
             yield process
         finally:
