@@ -37,8 +37,10 @@ def result_of(found: st.SearchResult) -> Result:
         [row.number, row.bracket, row.params, dict(row.errors), dict(row.metrics), row.diverged_at, row.failed]
         for row in state.rows
     ]
-    # A file's digest is another one each time, since it says what the training took.
-    finals = [replace(final, cost=st.Cost(), digest=None) for _, final in sorted(state.finals.items())]
+    # Digests of files are others each time, since these say what the training took.
+    finals = [
+        replace(final, cost=st.Cost(), digest=None, best_digest=None) for _, final in sorted(state.finals.items())
+    ]
     weights = [content_of(final.weights) if final.weights else "" for final in found.finalists]
     # What SQLite keeps beside its database comes and goes.
     files = [

@@ -33,7 +33,7 @@ def check_commands(told: dict[str, str], kills: int) -> None:
     assert (told["left over"], told["different"]) == ("0", "0")
 
 
-@pytest.mark.parametrize("objective", ["chains", "command"])
+@pytest.mark.parametrize("objective", ["chains", "problem", "command"])
 def test_soak_of_a_few_kills(objective: str) -> None:
     (told,) = soaked("--objective", objective, "--kills", "6", "--seed", "3")
     assert told["objective"] == objective
