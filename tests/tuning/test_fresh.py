@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import stantune as st
 from stantune.errors import StantuneError
 from stantune.objectives.function.objective import FunctionObjective
+from stantune.search.table import directory
 from stantune.search.table.looking.look import look
+from stantune.search.table.storages.opening import sqlite_url
 
 SPACE = st.Space({"x": st.Float(-1, 1)})
 OPTIONS: dict[str, Any] = {"max_resource": 3, "brackets": 1}
@@ -117,3 +120,49 @@ def test_the_log_has_what_was_said_before(tmp_path: Path) -> None:
     log = (tmp_path / "messages.log").read_text()
     assert log.count("begins the search of square") == log.count("the data are there") == 1
     assert log.index("begins the search of square") < log.index("the data are there")
+
+
+@pytest.mark.parametrize("storage", [None, "another.db"])
+def test_a_kill_at_any_moment_of_the_deletion_leaves_a_search_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str | None
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def ends(out: Path, **options: Any) -> list[Any]:
+        where = {} if storage is None else {"storage": sqlite_url(out.parent / f"{out.name}-{storage}")}
+        asked = {"minimize": "loss", "max_resource": 9, "final": "none", "out": out, **where, **options}
+        with st.open_search(SPACE, **asked) as search:
+            while (segment := search.ask()) is not None:
+                segment.checkpoint.write_bytes(b"kept")
+                search.tell(segment, {"loss": segment.params["x"] + 1 / segment.stop})
+            return [(row.params, row.errors) for row in search.result.state.rows]
+
+    left, steps = 10**6, 0
+
+    def dying(do: Any) -> Any:
+        def step(*given: Any, **options: Any) -> Any:
+            nonlocal left, steps
+            left, steps = left - 1, steps + 1
+            if left < 0:
+                raise Killed
+            return do(*given, **options)
+
+        return step
+
+    expected = ends(tmp_path / "undisturbed")
+    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    monkeypatch.setattr(directory, "write_whole", dying(directory.write_whole))
+    monkeypatch.setattr(directory.studies, "delete", dying(directory.studies.delete))
+    ends(tmp_path / "counted")
+    steps = 0
+    ends(tmp_path / "counted", fresh=True)
+    assert steps > 10
+    for cut in range(steps):
+        out, left = tmp_path / f"cut-{cut}", 10**6
+        ends(out)
+        left = cut
+        with contextlib.suppress(Killed):
+            ends(out, fresh=True)
+        left = 10**6
+        assert ends(out) == expected, cut

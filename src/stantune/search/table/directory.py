@@ -298,12 +298,13 @@ class SearchDirectory:
         logs = [path for path in self.path.glob(f"{_LOG}*") if _LOGS.fullmatch(path.name)]
         for path in (self.result, self.run, self.options, self.logged, self._request, *logs):
             path.unlink(missing_ok=True)
+        # Before the table: it would be missed by a search that had begun.
+        self._write(self._note, json.dumps({"storage": self._where, _BEGUN: False}))
         if self.study == _STUDY:
             for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
             studies.delete(self.url, self.study)
-        self._write(self._note, json.dumps({"storage": self._where, _BEGUN: False}))
 
     def delete(self) -> None:
         """Delete the search as `clear` does, and the directory, if nothing else is in it; call it under the lock."""
