@@ -37,7 +37,7 @@ def test_a_search_gives_one_result_for_any_number_of_workers_and_knows_other_fil
         stantune("search", *files, *OPTIONS, "--workers", count, "--out", tmp_path / f"runs{count}", "--json", "-").json
         for count in (1, 2)
     )
-    assert one["trials"] == two["trials"]
+    assert one["leaders"] == two["leaders"]
     assert one["final"] == two["final"]
     net, solver = tmp_path / "net.prototxt", tmp_path / "solver.prototxt"
     net.write_text(f"# another layout\n{SMALL}")

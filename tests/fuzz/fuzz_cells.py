@@ -99,7 +99,7 @@ def legal_in(table: str, column: str, before: Any, after: Any) -> bool:
     """Tell whether a search may have written that, so that another result follows from it in all order."""
     if before == after:
         return True
-    numbers = isinstance(after, int | float) or (isinstance(after, str) and after.replace(".", "", 1).isdigit())
+    numbers = isinstance(after, int | float) or (isinstance(after, str) and after.replace(".", "", 1).isdecimal())
     if table == "trial_params":
         return column == "param_value" and numbers
     if table == "trial_intermediate_values":

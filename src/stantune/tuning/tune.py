@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, whole
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import StantuneError, UsageError, words_of
 from stantune.integrations.loggers import loggers_of
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
@@ -316,7 +316,12 @@ def tune(
 
                 train = stack.enter_context(trainings_on(cluster, order, directory, limits, workers, settings.finals))
             elif callable(executor):
-                made = executor(order)
+                try:
+                    made = executor(order)
+                except StantuneError:
+                    raise
+                except Exception as error:
+                    raise UsageError(f"`executor`={shown(executor)} makes no Executor ({words_of(error)})") from error
                 train = stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
                 if not isinstance(train, Executor):
                     raise UsageError(f"`executor` made {shown(train)}, which is no Executor; see stantune.Executor")

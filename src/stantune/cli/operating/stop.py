@@ -51,6 +51,9 @@ def _stop_search(console: Console, directory: Path, storage: str | None) -> None
 
     there = SearchDirectory.begun(directory, storage)
     if not there.in_use():
+        if not there.may_hold_search():
+            # Its status says so.
+            return
         console.print(f"no search is running in {directory}", soft_wrap=True)
         return
     run = LastRun.read(there.run)

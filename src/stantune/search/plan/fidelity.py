@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from stantune.arguments import number
 from stantune.errors import UsageError
 from stantune.search.plan.hyperband import plan, stops_of
+from stantune.texts import brief
 
 # The word for `automatic_rates`.
 AUTO = "auto"
@@ -75,7 +76,9 @@ def chosen_rates(rates: str | Sequence[float], max_iterations: int, min_iteratio
     """
     if isinstance(rates, str):
         if rates != AUTO:
-            raise UsageError(f"`rates`={rates} is unknown; give auto, or a rate for each rung such as 0.25,0.5,1")
+            raise UsageError(
+                f"`rates`={brief(rates)} is unknown; give auto, or a rate for each rung such as 0.25,0.5,1"
+            )
         return _shortest(automatic_rates(max_iterations, min_iterations, eta))
     rates = [number("rates", rate) for rate in rates]
     if len(rates) < 2:

@@ -100,6 +100,7 @@ def _remedy(reason: str) -> str:
         ("full", "make room and give the same command again"),
         ("already finished", "another program ended a trial of this search; begin anew with `fresh`"),
         ("malformed", _ANOTHER),
+        ("UNIQUE constraint", _ANOTHER),
         ("Could not decode", _ANOTHER),
         ("no such table", _ANOTHER),
         ("no such column", _ANOTHER),

@@ -38,8 +38,12 @@ def has_studies(file: Path, patience: float) -> bool:
     Raises sqlite3.Error where it cannot be read.
     """
     with closing(connect_read_only(file, patience)) as connection:
-        found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'studies'")
-        return found.fetchone() is not None
+        try:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'studies'")
+            return found.fetchone() is not None
+        except UnicodeDecodeError as error:
+            # SQLite's own sentence on a damaged table quotes the damaged text.
+            raise sqlite3.DatabaseError("the database is malformed") from error
 
 
 def _is_write_ahead(file: Path) -> bool:
