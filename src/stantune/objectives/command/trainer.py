@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stantune.errors import StantuneError, UsageError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.command import groups, packing
-from stantune.objectives.command.said import STDOUT, CommandError, Said, read_object, short
+from stantune.objectives.command.said import STDOUT, CommandError, Said, short
 from stantune.objectives.command.templates import PARAMS
 from stantune.outcome import Cost, Outcome
 from stantune.process.machine import usable_cores
@@ -123,7 +123,7 @@ class CommandTrainer:
             log = output[1] if err or not out else output[0]
             raise CommandError(f"{how}{line and f': {line}'} (see {log.absolute()})")
         if what.metrics != STDOUT:
-            said.last = read_object(state / what.metrics)
+            said.read(state / what.metrics)
             if said.last is None:
                 raise CommandError(
                     f"there is no JSON object in the file {what.metrics} of the state folder; write one like "
