@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,14 +20,14 @@ from stantune.objectives.command import groups
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
 
 
-def run(words: list[str], folder: Path) -> int | None:
+def run(words: list[str], folder: Path, stop_early: Callable[[], bool] = lambda: False) -> int | None:
     return groups.run(
         words,
         shell=False,
         cwd=folder,
         env=dict(os.environ),
         output=groups.Output(folder / "out", folder / "err"),
-        stop_early=lambda: False,
+        stop_early=stop_early,
         heard=lambda line: None,
     )
 
@@ -74,3 +74,41 @@ def test_a_command_that_may_not_be_run_is_said_to_be(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     with pytest.raises(StantuneError, match=r"cannot be started in .* \(Permission denied\)"):
         run([str(program)], tmp_path)
+
+
+@pytest.mark.parametrize("code", [0, 3, 143, 130, 129, -signal.SIGTERM, -signal.SIGHUP])
+def test_a_command_that_ends_with_the_search_is_interrupted(tmp_path: Path, code: int) -> None:
+    ended = tmp_path / "ended"
+    # A batch system's signal goes to it as well; it has ended by itself before anybody looks.
+    how = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    words = [sys.executable, "-c", f"import os, sys; open({str(ended)!r}, 'w').close(); {how}"]
+    asked = []
+
+    def stop_early() -> bool:
+        # Not before the command is over, as the loop asks once more.
+        while not ended.exists():
+            time.sleep(0.01)
+        if not asked:
+            time.sleep(0.5)
+        asked.append(None)
+        return len(asked) > 1
+
+    assert run(words, tmp_path, stop_early) is None
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(143, 0.4), (-signal.SIGTERM, 0.4), (9, None), (0, None)])
+def test_the_word_that_the_search_ends_may_come_late(tmp_path: Path, code: int, seconds: float | None) -> None:
+    ended = tmp_path / "ended"
+    how = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+    words = [sys.executable, "-c", f"import os, sys; open({str(ended)!r}, 'w').close(); {how}"]
+
+    def stop_early() -> bool:
+        return seconds is not None and ended.exists() and time.time() > ended.stat().st_mtime + seconds
+
+    # Other codes are not waited for: those of ordinary ends and failures.
+    assert run(words, tmp_path, stop_early) == (code if seconds is None else None)
+
+
+def test_a_signal_that_is_for_the_command_alone_is_its_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "WORD_SECONDS", 0.1)
+    assert run([sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"], tmp_path) == -signal.SIGTERM

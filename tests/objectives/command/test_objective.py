@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +17,9 @@ from stantune.objectives.command.templates import Template
 from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Conditions, Metric, Objective
 from stantune.space import Space
+from stantune.tuning.tune import tune
+
+TOLD = "print('{\"loss\": 1}')"
 
 
 class TestTheTemplate:
@@ -162,6 +166,61 @@ class TestConstruction:
         assert given.identity == found[0]
         shell = CommandObjective("cd . && python train.py {lr}", SPACE, minimize="loss", shell=True)
         assert shell.identity["code"] == found[2]["code"]
+
+    @pytest.mark.parametrize(
+        ("line", "written"),
+        [
+            ("python a.py {lr} | tee log", {"log"}),
+            ("python a.py {lr}|tee -a log other|cat b.txt", {"-a", "log", "other"}),
+            ("python a.py {lr} >log 2>err; cat a.py", {"log", "err"}),
+            ("python a.py {lr} >> 'my log' 2>&1 && cat a.py", {"my log", "1"}),
+            ("python a.py {lr} >| log < a.py", {"log"}),
+            ("python a.py {lr} | /usr/bin/tee log > copy more | cat a.py", {"log", "copy", "more"}),
+        ],
+    )
+    def test_what_a_shells_line_writes_to_is_known(self, line, written):
+        assert Template(line, shell=True).written == written
+        assert Template(line.split()).written == set()
+
+    @pytest.mark.parametrize(
+        ("line", "shell", "there"),
+        [
+            ("{{python}} {0}/train.py --lr {{lr}} | tee train.log", True, False),
+            ("{{python}} {0}/train.py --lr {{lr}} | tee -a train.log", True, True),
+            ("{{python}} {0}/train.py --lr {{lr}} >> train.log && tail -n 1 train.log", True, True),
+            ("{{python}} {0}/train.py --lr {{lr}} --history=train.log", False, False),
+            ("{{python}} {0}/train.py --lr {{lr}} --history train.log", False, False),
+        ],
+    )
+    def test_what_it_writes_is_none_of_its_code(self, tmp_path, line, shell, there):
+        (tmp_path / "train.py").write_text(TOLD)
+        if there:
+            (tmp_path / "train.log").write_text("earlier\n")
+
+        def searched(**more):
+            what = CommandObjective(line.format(tmp_path), SPACE, minimize="loss", shell=shell, cwd=tmp_path)
+            return tune(what, max_resource=3, workers=1, out=tmp_path / "out", **more)
+
+        assert not searched(budget=1e-9).complete
+        (tmp_path / "train.log").write_text("earlier\n12 epochs\n")
+        assert searched().complete
+        (tmp_path / "train.py").write_text(f"{TOLD}\n")
+        with pytest.raises(UsageError, match=r"code: \w+ there, \w+ here.*accept_changes"):
+            searched()
+        (tmp_path / "train.py").unlink()
+        with pytest.raises(UsageError, match=r"made-of: \['.*train\.py'\] there, \[\] here"):
+            searched()
+
+    def test_a_search_that_noted_no_names_goes_on(self, tmp_path, monkeypatch):
+        (tmp_path / "train.py").write_text(TOLD)
+        what = CommandObjective(f"{{python}} {tmp_path}/train.py {{lr}}", SPACE, minimize="loss")
+        full = CommandObjective.identity.fget
+        with monkeypatch.context() as patch:
+            earlier = property(lambda self: {name: value for name, value in full(self).items() if name != "made-of"})
+            patch.setattr(CommandObjective, "identity", earlier)
+            assert earlier.fget(what)["code"] == hashlib.sha256(hashlib.sha256(TOLD.encode()).digest()).hexdigest()
+            tune(what, max_resource=3, workers=1, out=tmp_path / "out", budget=1e-9)
+        assert tune(what, max_resource=3, workers=1, out=tmp_path / "out").complete
 
     @pytest.mark.parametrize(
         ("conditions", "threads"),

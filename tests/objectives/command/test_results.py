@@ -159,6 +159,35 @@ class TestFailures:
         else:
             assert trained(objective, segment(tmp_path, 0, 3)).metrics == {"loss": pytest.approx(0.3)}
 
+    @pytest.mark.parametrize(
+        ("printed", "in_file", "told"),
+        [
+            ("", '{"resource": 1, "loss": 0.5}', None),
+            ("", '{"resource": 3, "loss": 0.5}', 0.5),
+            ("", '{"loss": 0.5}', 0.5),
+            ('{"resource": 1}', '{"resource": 1, "loss": 0.5}', None),
+            # Printed less often than it is written, and evaluated less often than it is printed.
+            ('{"resource": 2}', '{"resource": 3, "loss": 0.5}', 0.5),
+            ('{"resource": 3}', '{"resource": 2, "loss": 0.5}', 0.5),
+        ],
+    )
+    def test_a_file_that_was_written_on_the_way_is_no_result(self, tmp_path, script, printed, in_file, told):
+        text = f"""
+            import os, sys
+            from pathlib import Path
+            print({printed!r}, flush=True)
+            Path(sys.argv[1], "metrics.json").write_text({in_file!r})
+            os.kill(os.getpid(), 9)
+        """
+        command = CommandObjective(
+            script(text, "{dir} {lr} | cat"), SPACE, minimize="loss", metrics="metrics.json", shell=True
+        )
+        if told is None:
+            with pytest.raises(CommandError, match="'loss' was last said at 1 of 3, so that the command ended"):
+                trained(command, segment(tmp_path, 0, 3))
+        else:
+            assert trained(command, segment(tmp_path, 0, 3)).metrics == {"loss": told}
+
     @pytest.mark.parametrize("end", ['{"resource": 3}', '{"loss": 0.5}', '{"loss": 0.5, "resource": 3}'])
     def test_a_result_of_before_the_end_counts_where_the_end_was_said(self, tmp_path, end):
         text = r'{"loss": 0.5, "resource": 2}\n' + end

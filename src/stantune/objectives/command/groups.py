@@ -15,10 +15,14 @@ from typing import BinaryIO, NamedTuple
 
 from stantune.errors import StantuneError
 from stantune.process.groups import GuardError, guarded_group, starting_in
+from stantune.search.stopping import ENDING
 
 POLL_SECONDS = 0.05
 # For a command that is asked to end, before it is killed.
 GRACE_SECONDS = 5.0
+# A batch system's signal goes to the command, too; how long the word that the search ends may take to come here.
+WORD_SECONDS = 1.0
+_ASKED_TO_END = {code for number in ENDING for code in (-number, 128 + number)}
 
 
 class Output(NamedTuple):
@@ -50,7 +54,7 @@ def run(
         heard: is given each line of its stdout, soon after it is written.
 
     Returns:
-        Its exit code, negative for the signal that killed it; None where it was ended early.
+        Its exit code, negative for the signal that killed it; None where it was ended early, by whomever.
 
     Raises:
         GuardError: what guards it was killed, so that it was ended, too, or did not start.
@@ -74,9 +78,20 @@ def run(
         process.wait()
         lines.read()
         lines.close()
+    # One that has ended by then may have been asked to by somebody else, and says so by any code, 0 among them.
+    if _is_stopped(code, stop_early):
+        return None
     if lost:
         raise GuardError(f"the process that ends the command when this one is gone has ended with {guard.returncode}")
     return code
+
+
+def _is_stopped(code: int | None, stop_early: Callable[[], bool]) -> bool:
+    """Tell whether the search ends, after waiting for the word of it where the exit code is that of being asked to."""
+    end = time.monotonic() + (WORD_SECONDS if code in _ASKED_TO_END else 0)
+    while not (stopped := stop_early()) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return stopped
 
 
 def _started(

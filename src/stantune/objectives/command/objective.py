@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.command.said import STDOUT
@@ -36,6 +36,13 @@ PLACEHOLDERS: dict[str, Any] = {
 }
 # Files that the command names and that are no larger are taken for its code.
 _CODE_BYTES = 1 << 20
+
+
+class _Code(NamedTuple):
+    """The texts that a command names: a digest of them, None where there are none, and their names."""
+
+    digest: str | None
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class CommandObjective:
         env: is added to the environment.
         shell: have a shell read the line, in which values are quoted.
         whole: how long the search's longest training is; `prepared` says it.
+        files: of its code, as the search has had them from its beginning; None for all there are. `prepared` says it.
 
     Raises:
         UsageError: a placeholder is unknown, a parameter is used nowhere, or no metric is named.
@@ -98,8 +106,9 @@ class CommandObjective:
     env: Mapping[str, str] = field(default_factory=dict)
     shell: bool = False
     whole: int | None = None
+    files: Sequence[str] | None = None
     template: Template = field(init=False, repr=False, compare=False)
-    code: str | None = field(init=False, repr=False, compare=False)
+    code: _Code = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, minimize: str | None, maximize: str | None) -> None:
         """Check what can be checked, and fill in what was left out."""
@@ -120,7 +129,7 @@ class CommandObjective:
             ("env", dict(self.env)),
             ("name", name),
             # Once, so that a search has one identity even if the file is changed while it runs.
-            ("code", _code(template.plain, cwd)),
+            ("code", _code(template, cwd, self.files)),
         ):
             object.__setattr__(self, attribute, value)
 
@@ -136,7 +145,8 @@ class CommandObjective:
             "problem": self.name,
             "command": self.template.text,
             "shell": self.shell,
-            "code": self.code,
+            "code": self.code.digest,
+            "made-of": list(self.code.files),
             "env": dict(self.env),
             "metric": self.metric.name,
             "direction": self.metric.direction,
@@ -145,11 +155,13 @@ class CommandObjective:
         }
 
     def prepared(self, conditions: Conditions) -> Prepared:
-        """See Objective: the number of threads is chosen."""
+        """See Objective: the number of threads is chosen, and a file that has come since the beginning is no code."""
         if os.name != "posix":
             raise StantuneError("commands are run in process groups, which this system has not; use Linux or macOS")
         threads = chosen_threads(conditions, self.name, usable_cores)
-        return Prepared(replace(self, whole=conditions.max_resource), threads)
+        # Its own output, perhaps. Earlier versions noted no names.
+        files = (conditions.begun or {}).get("made-of")
+        return Prepared(replace(self, whole=conditions.max_resource, files=files), threads)
 
     def trainer(self, place: Place) -> CommandTrainer:
         """See Objective; raises StantuneError where there is no such folder or program."""
@@ -196,12 +208,12 @@ def _name(words: Sequence[str]) -> str:
     return next((path.stem for path in [*scripts, *map(PurePath, words)] if path.stem), "command")
 
 
-def _code(words: Sequence[str], cwd: Path) -> str | None:
-    """Return a digest of the texts among the files that a command names, None where it names none."""
-    digest, found = hashlib.sha256(), False
-    for word in words:
+def _code(template: Template, cwd: Path, files: Collection[str] | None) -> _Code:
+    """Return the texts among the files that a command names and does not write to, of `files` where there are some."""
+    digest, found = hashlib.sha256(), []
+    for word in template.plain:
         for name in (word, word.partition("=")[2]):
-            if not name:
+            if not name or name in template.written or (files is not None and name not in files):
                 continue
             try:
                 path = cwd / name
@@ -210,5 +222,5 @@ def _code(words: Sequence[str], cwd: Path) -> str | None:
                 continue
             if b"\0" not in content:
                 digest.update(hashlib.sha256(content).digest())
-                found = True
-    return digest.hexdigest() if found else None
+                found.append(name)
+    return _Code(digest.hexdigest() if found else None, tuple(dict.fromkeys(found)))

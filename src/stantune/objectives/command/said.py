@@ -37,7 +37,7 @@ class Said:
         self._other: dict[str, Any] | None = None
         self._metric = metric
         # What was told last of how far it is, in whatever it counts.
-        self._far = math.inf
+        self._far = -math.inf
         self._start, self._stop = start, stop
         self._watch = watch
 
@@ -58,6 +58,14 @@ class Said:
             if loss is not None and math.isfinite(loss):
                 self.losses.take(loss)
             self._watch(int(done))
+
+    def read(self, path: Path) -> None:
+        """Take the object in a file for what it came to; `last` is None where there is none."""
+        self.last = read_object(path)
+        # Written where it is not printed, or printed less often.
+        done = None if self.last is None else _number(self.last.get("resource"))
+        if done is not None:
+            self._far = max(self._far, done)
 
     def result(self, line: str) -> dict[str, Any]:
         """Return what it came to, to be noted; `line` is the last of its output. Raises CommandError."""

@@ -6,7 +6,8 @@ import itertools
 import json
 import shlex
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from stantune.arguments import shown
@@ -32,6 +33,7 @@ class Template:
         names: of its placeholders.
         plain: arguments without placeholders.
         program: the first argument, if it is one of these; None with a shell.
+        written: arguments that a shell's line has as files that it writes to, after `>`, `>>` and `tee`.
     """
 
     def __init__(self, command: str | Sequence[str], shell: bool = False) -> None:
@@ -61,7 +63,9 @@ class Template:
         self.plain = [word[0].text for word in self._words if len(word) == 1 and word[0].name is None]
         first = self._words[0]
         self.program = None if shell or any(piece.name is not None for piece in first) else self.plain[0]
+        self.written: set[str] = set()
         if shell:
+            self.written = set(_written(self.text))
             self.plain = [word for word in _split(self.text) if "{" not in word]
             _check_quotes(self._words[0])
 
@@ -138,6 +142,22 @@ def _split(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError as error:
         raise UsageError(f"the command {line!r} cannot be split into arguments ({error}); mend its quotes") from error
+
+
+def _written(line: str) -> Iterator[str]:
+    """Yield the words of a shell's line that are files which it writes to itself."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split, words.commenters = True, ""
+    redirected = teed = False
+    for word in words:
+        if set(word) <= set("();<>|&"):
+            # `>&` and `>|` among them; the output goes on to be a tee's after one.
+            redirected, teed = ">" in word, teed and ">" in word
+        elif redirected or teed:
+            yield word
+            redirected = False
+        else:
+            teed = PurePath(word).name == "tee"
 
 
 def _pieces(word: str, command: str) -> list[_Piece]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from stantune.errors import StantuneError, UsageError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.command import groups, packing
-from stantune.objectives.command.said import STDOUT, CommandError, Said, read_object, short
+from stantune.objectives.command.own_folder import STATE, own_folder
+from stantune.objectives.command.said import STDOUT, CommandError, Said, short
 from stantune.objectives.command.templates import PARAMS
 from stantune.outcome import Cost, Outcome
 from stantune.process.machine import usable_cores
@@ -45,39 +45,40 @@ class CommandTrainer:
             CommandError: the command failed, or said nothing of what it came to.
         """
         folder = segment.checkpoint.parent / segment.checkpoint.stem
-        state = folder / "state"
-        identity = self._identity(segment)
         try:
-            with packing.opened(segment.checkpoint, identity) as pack:
-                note: Mapping[str, Any] = {"done": 0} if pack is None else pack.note
-                start = int(note["done"])
-                if start == segment.stop or note.get("diverged_at") is not None:
-                    return _outcome(note)
-                if start > segment.stop:
-                    raise UsageError(
-                        f"checkpoint {segment.checkpoint} is at {self._what.unit} {start}, beyond {segment.stop}; "
-                        "delete it to train anew"
-                    )
-                watch(start)
-                if stop_early():
-                    return Outcome(start, {}, None, True, Cost())
-                shutil.rmtree(state, ignore_errors=True)
-                if pack is None:
-                    state.mkdir(parents=True)
-                else:
-                    pack.unpack(state)
-            came = self._run(segment, note, folder, stop_early, watch)
-            if came is None:
-                return Outcome(start, {}, None, True, Cost())
-            packing.pack(state, segment.checkpoint, identity, came)
-            return _outcome(came)
+            with own_folder(folder) as own:
+                return self._train(segment, own, stop_early, watch)
         except OSError as error:
             raise StantuneError(
                 f"folder {folder} cannot be used ({error.strerror or error}); make room or choose another directory, "
                 "then give the same command again"
             ) from error
-        finally:
-            shutil.rmtree(state, ignore_errors=True)
+
+    def _train(self, segment: Segment, folder: Path, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
+        state = folder / STATE
+        identity = self._identity(segment)
+        with packing.opened(segment.checkpoint, identity) as pack:
+            note: Mapping[str, Any] = {"done": 0} if pack is None else pack.note
+            start = int(note["done"])
+            if start == segment.stop or note.get("diverged_at") is not None:
+                return _outcome(note)
+            if start > segment.stop:
+                raise UsageError(
+                    f"checkpoint {segment.checkpoint} is at {self._what.unit} {start}, beyond {segment.stop}; "
+                    "delete it to train anew"
+                )
+            watch(start)
+            if stop_early():
+                return Outcome(start, {}, None, True, Cost())
+            if pack is None:
+                state.mkdir(parents=True)
+            else:
+                pack.unpack(state)
+        came = self._run(segment, note, folder, stop_early, watch)
+        if came is None:
+            return Outcome(start, {}, None, True, Cost())
+        packing.pack(state, segment.checkpoint, identity, came)
+        return _outcome(came)
 
     def _run(
         self,
@@ -92,7 +93,7 @@ class CommandTrainer:
         `note` is of the segment before.
         """
         what, start = self._what, int(note["done"])
-        state = folder / "state"
+        state = folder / STATE
         words = what.template.fill(self._values(segment, start, state))
         said = Said(what.metric.name, start, segment.stop, watch, LossMeans(note.get("losses")))
         if what.metrics != STDOUT:
@@ -123,7 +124,7 @@ class CommandTrainer:
             log = output[1] if err or not out else output[0]
             raise CommandError(f"{how}{line and f': {line}'} (see {log.absolute()})")
         if what.metrics != STDOUT:
-            said.last = read_object(state / what.metrics)
+            said.read(state / what.metrics)
             if said.last is None:
                 raise CommandError(
                     f"there is no JSON object in the file {what.metrics} of the state folder; write one like "
