@@ -28,9 +28,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_half_written_files_of_a_killed_search_are_swept_and_whole_ones_kept(tmp_path):
     checkpoints = tmp_path / "checkpoints"
     parts = [tmp_path / ".result.json.0a.part", checkpoints / ".trial-000001.pt.ff.part"]
+    # What a search puts there while it finds out whether other nodes see it.
+    parts += [tmp_path / ".0123456789abcdef.part"]
     whole = [tmp_path / "final.pt", checkpoints / "trial-000001.pt", tmp_path / "notes.part"]
     # Another program's, which may be writing them now.
-    whole += [tmp_path / ".backup.tar.part", tmp_path / ".backup.tar.0a.part", checkpoints / ".copy.part"]
+    whole += [tmp_path / ".backup.tar.part", tmp_path / ".backup.tar.0a.part", tmp_path / ".a.part"]
+    whole += [checkpoints / ".copy.part"]
     with SearchDirectory(tmp_path).locked():
         pass
     checkpoints.mkdir()

@@ -35,8 +35,8 @@ STUDY_RESULT = "study.json"
 # Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
 _OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
 _LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
-# What is written to a file until it is whole; see files.whole.
-_PART = re.compile(r"\.(.+)\.[0-9a-f]+\.part")
+# What is written to a file until it is whole (see files.whole), and the sign that other nodes look for.
+_PART = re.compile(r"\.(?:(.+)\.[0-9a-f]+|[0-9a-f]{16})\.part")
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
 
@@ -188,7 +188,7 @@ class SearchDirectory:
     def is_half(self, part: Path) -> bool:
         """Tell whether this is a file of ours that is not whole yet; another program may be writing one of its own."""
         written = _PART.fullmatch(part.name)
-        return written is not None and self.owns(part.with_name(written[1]))
+        return written is not None and (written[1] is None or self.owns(part.with_name(written[1])))
 
     def owns(self, file: Path) -> bool:
         """Return whether a file is the search's own, or would be one day."""
