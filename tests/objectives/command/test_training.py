@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -97,6 +99,29 @@ class TestTraining:
         (tmp_path / "train.py").unlink()
         again = trained(objective, segment(tmp_path, 0, 2))
         assert (again, again.cost) == (before, before.cost)
+
+    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY])
+    @pytest.mark.parametrize("which", [0, 1], ids=["the guard", "the command"])
+    def test_where_the_system_has_no_process_to_spare_it_is_tried_again(
+        self, tmp_path, script, monkeypatch, number, which
+    ):
+        started, popen = [], subprocess.Popen
+
+        def start(*given, **options):
+            started.append(given)
+            if len(started) - 1 == which:
+                raise OSError(number, os.strerror(number))
+            return popen(*given, **options)
+
+        objective = CommandObjective(script(TRAIN), SPACE, minimize="loss")
+        monkeypatch.setattr(subprocess, "Popen", start)
+        with pytest.raises(CommandError, match=rf"no file now \({os.strerror(number)}\); have fewer processes run"):
+            trained(objective, segment(tmp_path, 0, 2))
+        assert trained(objective, segment(tmp_path, 0, 2)).metrics["loss"] == pytest.approx(0.9**2)
+        started.clear()
+        options = {"max_resource": 1, "trials": 2, "mode": "async", "final": "none", "out": tmp_path / "search"}
+        found = tune(CommandObjective(script(TRAIN), SPACE, minimize="loss"), **options)
+        assert (found.complete, found.summary.counts.failed) == (True, 0)
 
     def test_without_its_checkpoint_it_begins_anew(self, tmp_path, script):
         objective = CommandObjective(script(TRAIN), SPACE, minimize="loss")

@@ -19,6 +19,7 @@ from stantune.objectives.command import groups, packing
 from stantune.objectives.command.said import STDOUT, CommandError, Said, read_object, short
 from stantune.objectives.command.templates import PARAMS
 from stantune.outcome import Cost, Outcome
+from stantune.process.groups import passes
 from stantune.process.machine import usable_cores
 from stantune.protocols import Place, Segment, StopEarly
 from stantune.seeds import derive
@@ -42,7 +43,7 @@ class CommandTrainer:
         """See objective.Trainer. A segment that is cut is done again from where it began.
 
         Raises:
-            CommandError: the command failed, or said nothing of what it came to.
+            CommandError: the command failed or could not be started now, or said nothing of what it came to.
         """
         folder = segment.checkpoint.parent / segment.checkpoint.stem
         state = folder / "state"
@@ -72,6 +73,12 @@ class CommandTrainer:
             packing.pack(state, segment.checkpoint, identity, came)
             return _outcome(came)
         except OSError as error:
+            if passes(error):
+                # Other trainings may go on meanwhile, and this one, tried again.
+                raise CommandError(
+                    f"the system can start no command or open no file now ({error.strerror or error}); have fewer "
+                    "processes run beside the search, or raise its limits (ulimit -a)"
+                ) from error
             raise StantuneError(
                 f"folder {folder} cannot be used ({error.strerror or error}); make room or choose another directory, "
                 "then give the same command again"
