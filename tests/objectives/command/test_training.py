@@ -15,7 +15,7 @@ import pytest
 from command_training import SPACE, TRAIN, segment
 from segments import trained
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.command import packing
 from stantune.objectives.command.objective import CommandObjective
 from stantune.objectives.command.said import CommandError
@@ -141,11 +141,20 @@ class TestTraining:
         trained(objective, asked)
         with pytest.raises(CheckpointError, match="another trial's"):
             trained(objective, segment(tmp_path, 2, 4, params={"lr": 0.2}))
-        with pytest.raises(UsageError, match="is at epoch 2, beyond 1"):
+        with pytest.raises(AheadCheckpointError, match="is at epoch 2, beyond 1"):
             trained(objective, segment(tmp_path, 0, 1))
         asked.checkpoint.write_bytes(asked.checkpoint.read_bytes()[:-200])
         with pytest.raises(DamagedCheckpointError):
             trained(objective, segment(tmp_path, 2, 4))
+
+    def test_one_that_was_lost_later_is_further_than_where_it_was_not(self, tmp_path, script):
+        text = "import json; print(json.dumps({'loss': 1.0} if STOP < 4 else {'diverged': True, 'resource': 3}))"
+        line = script(text.replace("STOP", "int(__import__('sys').argv[3])"))
+        objective = CommandObjective(line, SPACE, minimize="loss")
+        trained(objective, segment(tmp_path, 0, 2))
+        assert trained(objective, segment(tmp_path, 2, 4)).diverged_at == 3
+        with pytest.raises(DamagedCheckpointError, match="is at epoch 3, beyond 2"):
+            trained(objective, segment(tmp_path, 0, 2))
 
     def test_metrics_may_come_in_a_file_and_an_old_one_does_not_count(self, tmp_path, script):
         text = """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, StantuneError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.command import groups, packing
 from stantune.objectives.command.said import STDOUT, CommandError, Said, read_object, short
@@ -52,13 +52,13 @@ class CommandTrainer:
             with packing.opened(segment.checkpoint, identity) as pack:
                 note: Mapping[str, Any] = {"done": 0} if pack is None else pack.note
                 start = int(note["done"])
-                if start == segment.stop or note.get("diverged_at") is not None:
-                    return _outcome(note)
                 if start > segment.stop:
-                    raise UsageError(
+                    raise AheadCheckpointError(
                         f"checkpoint {segment.checkpoint} is at {self._what.unit} {start}, beyond {segment.stop}; "
                         "delete it to train anew"
                     )
+                if start == segment.stop or note.get("diverged_at") is not None:
+                    return _outcome(note)
                 watch(start)
                 if stop_early():
                     return Outcome(start, {}, None, True, Cost())

@@ -17,7 +17,7 @@ import cloudpickle
 import torch
 
 from stantune.arguments import function, shown
-from stantune.errors import NoEffectWarning, UsageError
+from stantune.errors import AheadCheckpointError, NoEffectWarning, UsageError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.function.objective import can_be_imported, name_of
 from stantune.objectives.lightning import checkpoint as checkpoints
@@ -208,7 +208,7 @@ class LightningTrainer:
         identity = self._identity(segment)
         note = checkpoints.load_note(segment.checkpoint, identity) or {"done": 0, "start": None}
         if note["done"] > segment.stop:
-            raise UsageError(
+            raise AheadCheckpointError(
                 f"checkpoint {segment.checkpoint} is at epoch {note['done']}, beyond {segment.stop}; delete it to "
                 "train anew"
             )
