@@ -84,6 +84,7 @@ def square(run: st.Run) -> float:
         ({"trial_memory": 10**400}, "is no amount"),
         ({"trial_timeout": "²s"}, "`trial_timeout`: '²s' is no length of time"),
         ({"out": "a" * 300}, "is too long a name; give a shorter one"),
+        ({"out": "~nosuchuser/x"}, "`out`='~nosuchuser/x' begins with the name of nobody here; give the whole path"),
         ({"out": "a\0b"}, "is no name that a file can have"),
         ({"start_from": Path("\ud800")}, "is no name that a file can have"),
         ({"name": Mute()}, "`name`=a Mute is no text"),
@@ -96,6 +97,18 @@ def test_what_makes_no_sense_is_named(given: dict[str, Any], sentence: str, tmp_
         st.tune(square, SPACE, **{"minimize": "loss", "max_resource": 3, "out": tmp_path / "out", **given})
     assert sentence in str(refused.value)
     assert not (tmp_path / "out" / "search.db").exists()
+
+
+def test_the_home_folder_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    options: Any = {"minimize": "loss", "max_resource": 1, "trials": 1, "mode": "async"}
+    found = st.tune(square, SPACE, **options, out=Path("~/x"), loggers=["csv=~/log.csv"])
+    st.tune(square, SPACE, **options, out="~/y", start_from="~/x")
+    assert found.report("~/page.html") == tmp_path / "page.html"
+    assert {path.name for path in tmp_path.iterdir()} == {"work", "x", "y", "log.csv", "page.html"}
+    assert not list(Path().iterdir())
 
 
 def test_numbers_of_numpy_and_whole_floats_are_numbers(tmp_path: Path) -> None:

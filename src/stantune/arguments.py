@@ -148,10 +148,15 @@ def function(parameter: str, value: object, takes: Sequence[str] = (), **named: 
 
 
 def path(parameter: str, value: object) -> Path:
-    """Return a path; raises UsageError where it is none, or empty, which would be the current folder."""
+    """Return a path, ~ as the home folder; raises UsageError where it is none, or empty: that is the current folder."""
     if not isinstance(value, str | PathLike) or not isinstance(fspath(value), str) or not fspath(value):
         raise UsageError(f"`{parameter}`={shown(value)} is no path; name a directory")
-    found = Path(fspath(value))
+    try:
+        found = Path(fspath(value)).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"`{parameter}`={shown(value)} begins with the name of nobody here; give the whole path"
+        ) from None
     try:
         found.lstat()
     except OSError as error:

@@ -30,6 +30,13 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint is cut short or altered; what it held can only be trained again."""
 
 
+class AheadCheckpointError(DamagedCheckpointError, UsageError):
+    """A checkpoint is further than what is to be trained: bad use by hand.
+
+    In a search it is of no use, as a damaged one is: the trial table has lost what came last, and says what is trained.
+    """
+
+
 class StoreError(StantuneError):
     """The trial table cannot be reached, is locked, or is another search's."""
 

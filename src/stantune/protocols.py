@@ -123,7 +123,7 @@ class Trainer(Protocol):
             watch: called with how far it is, as often as the trainer likes.
 
         Raises:
-            DamagedCheckpointError: the checkpoint is of no use.
+            DamagedCheckpointError: the checkpoint is of no use: damaged, or further than the segment's end.
             StantuneError: no training can go on here (a full disk, say).
             Exception: this training cannot go on.
         """

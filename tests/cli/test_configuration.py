@@ -178,6 +178,19 @@ def test_files_that_cannot_be_read(stantune: Stantune, tmp_path: Path) -> None:
         assert why in done.err
 
 
+def test_the_home_folder_is_that_of_a_shell(
+    stantune: Stantune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("data", "out", "start-from", "solver", "json")
+    text = "".join(f'{name} = "~/{name}"\n' for name in names) + 'problem = "~/mine.py:NAME"\nlog = ["csv=~/log.csv"]'
+    said = tomllib.loads(stantune("search", "--config", written(tmp_path, text), "--show-config").out)
+    assert {name: said[name] for name in names} == {name: f"{tmp_path}/{name}" for name in names}
+    assert said["problem"] == f"{tmp_path}/mine.py:NAME"
+    # Loggers look at theirs themselves.
+    assert said["log"] == ["csv=~/log.csv"]
+
+
 def test_what_is_typed_over_the_file_is_not_said_to_stand_there(stantune: Stantune, tmp_path: Path) -> None:
     done = stantune("search", "lenet", "--config", written(tmp_path, "eta = 4"), "--eta", "1")
     assert "--eta 1" in done.err

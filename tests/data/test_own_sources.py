@@ -158,3 +158,12 @@ def test_an_image_of_400_megapixels_is_told_and_not_unpacked(tmp_path: Path) -> 
         DataError, match=r"1.png is no image that can be read \(Image size \(400000000 pixels\) exceeds"
     ):
         ImageFolder(tmp_path, 4)()
+
+
+def test_folders_below_that_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture(tmp_path / "pets/cat/1.png", 5)
+    for root in (None, tmp_path / "elsewhere"):
+        assert ImageFolder("~/pets", 4)(root).name == "pets"
+    with pytest.raises(UsageError, match="there is no folder ~nosuchuser/pets"):
+        ImageFolder("~nosuchuser/pets", 4)()

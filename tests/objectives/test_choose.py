@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import cloudpickle
 import pytest
 
 from stantune.errors import UsageError
+from stantune.images.data import data_root
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.objectives.choose import find_objective, load_source, objective_of
@@ -46,6 +48,15 @@ def test_nothing_is_a_search_by_ask_and_tell():
 def test_a_problem():
     assert objective_of(BUILT_IN["mlp"]) == ProblemObjective(BUILT_IN["mlp"])
     assert objective_of(BUILT_IN["mlp"], stan=Stan()) == ProblemObjective(BUILT_IN["mlp"], Stan())
+
+
+def test_data_lies_in_the_same_folder_for_every_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_objective("lenet", data=Path("~/sets")).data == tmp_path / "sets" == data_root("~/sets")
+    assert find_objective("lenet", data=Path("sets")).data == Path("sets").absolute()
+    assert find_objective("lenet").data is None
+    with pytest.raises(UsageError, match=r"`data`=.*~nosuchuser/sets.* begins with the name of nobody here"):
+        find_objective("lenet", data=Path("~nosuchuser/sets"))
 
 
 def test_a_built_in_problem_with_options_is_found_by_name_in_other_processes_too():

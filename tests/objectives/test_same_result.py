@@ -114,3 +114,16 @@ def test_others_go_on_with_what_one_has_begun(tmp_path: Path, name: str, address
     part = found(name, tmp_path, executor="ray", address=address, stop=AfterOne(tmp_path))
     assert not part.complete
     same(found(name, tmp_path), alone(name))
+
+
+@pytest.mark.parametrize("name", ["problem", *OBJECTIVES])
+def test_a_table_that_has_lost_what_came_last_has_the_same_result(tmp_path: Path, name: str, alone: Any) -> None:
+    # A copy of it was put in its place, or the power failed before the last results were on the disk.
+    assert not found(name, tmp_path, stop=AfterOne(tmp_path)).complete
+    table = (tmp_path / "search.db").read_bytes()
+    assert found(name, tmp_path).complete
+    (tmp_path / "search.db").write_bytes(table)
+    again, expected = outcomes.result_of(found(name, tmp_path)), alone(name)
+    assert (again.rows, again.finals, again.weights) == (expected.rows, expected.finals, expected.weights)
+    assert list(tmp_path.glob("checkpoints/*.pt.aside")), "some were further, and none of them is lost"
+    assert again.failures == len(list(tmp_path.glob("checkpoints/*.pt.aside")))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from stantune.errors import CheckpointError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, UsageError
 from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.images.solving.solver import Solver
 from stantune.outcome import Outcome
@@ -30,7 +30,7 @@ def test_a_range_that_makes_no_sense_is_refused(quick: Any, start: int, stop: in
 
 def test_a_checkpoint_beyond_the_end_is_refused(quick: Any, tmp_path: Path) -> None:
     quick(tmp_path / "t.pt", 0, 5)
-    with pytest.raises(UsageError, match=r"t\.pt is at iteration 5, beyond 4"):
+    with pytest.raises(AheadCheckpointError, match=r"t\.pt is at iteration 5, beyond 4"):
         quick(tmp_path / "t.pt", 0, 4)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import os
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -162,7 +163,11 @@ def _version() -> str:
 def _use(ctx: typer.Context, file: Path | None) -> Path | None:
     """Have the options of a file take the place of the default ones."""
     if file is not None:
-        ctx.default_map = read_options(file, keys_of(ctx.command))
+        said = read_options(file, keys_of(ctx.command))
+        # As a shell would for what is typed.
+        ctx.default_map = {
+            name: os.path.expanduser(value) if isinstance(value, str) else value for name, value in said.items()
+        }
     return file
 
 

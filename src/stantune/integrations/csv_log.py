@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from stantune.arguments import path
 from stantune.errors import StantuneError
 from stantune.search.columns import metric_columns
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
@@ -28,7 +29,7 @@ class CsvLogger:
 
     def __init__(self, file: Path | None = None) -> None:
         """Write to a file; into the search's directory by default."""
-        self._given = None if file is None else file.absolute()
+        self._given = None if file is None else path("file", file).absolute()
         self.name = "csv" if self._given is None else f"csv={self._given}"
         self._file = Path()
         self._search = ""

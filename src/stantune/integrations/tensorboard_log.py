@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stantune.arguments import path
 from stantune.errors import StantuneError
 from stantune.files import write_whole
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
@@ -38,7 +39,7 @@ class TensorBoardLogger:
             plugin_data_pb2,
             RecordWriter,
         )
-        self._given = None if folder is None else folder.absolute()
+        self._given = None if folder is None else path("folder", folder).absolute()
         self.name = "tensorboard" if self._given is None else f"tensorboard={self._given}"
         self._folder = Path()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
 
-from stantune.arguments import shown
+from stantune.arguments import path, shown
 from stantune.errors import UsageError
 from stantune.objectives.function.objective import FunctionObjective, compared, name_of
 from stantune.objectives.told import ToldObjective
@@ -97,8 +97,9 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     Raises:
         UsageError: there is none; the message names what there is.
     """
-    # Absolute, so that processes with other working folders find the same.
-    data = data and data.absolute()
+    if data is not None:
+        # Absolute, so that processes with other working folders find the same; ~ is in none of them.
+        data = path("data", data).absolute()
     if not isinstance(source, str):
         return _of_problem(source, stan, data)
     if not _names_file(source):

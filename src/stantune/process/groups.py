@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,14 @@ from contextlib import contextmanager
 # Reads from this process until it is gone, however that came about, and then ends the group that it leads. So children
 # of the command's own are ended too, which a parent's death signal would not reach.
 _GUARD = "trap '' TERM INT HUP; read -r line; kill -KILL 0"
+
+# The system has no process, memory or file to spare, or a program is still being written: all that passes.
+_PASSING = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
+
+
+def passes(error: OSError) -> bool:
+    """Tell whether what could not be started may be started in a while, and nothing is wrong with it."""
+    return error.errno in _PASSING
 
 
 class GuardError(Exception):

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stantune.arguments import path as checked_path
 from stantune.protocols import Metric, Objective, compared_value
 from stantune.search.columns import metric_columns
 from stantune.search.contract import SearchSummary
@@ -162,7 +163,7 @@ class SearchResult:
         """
         from stantune.report.page.writing import report_of
 
-        return report_of(self, None if path is None else Path(path))
+        return report_of(self, None if path is None else checked_path("path", path))
 
     def __str__(self) -> str:
         """Say in a few lines what was searched and found."""

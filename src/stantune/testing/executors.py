@@ -20,6 +20,7 @@ from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, Sto
 from stantune.search.workers.executors import Ended, Executor, Failure, Watch
 from stantune.search.workers.order import Order
 from stantune.space import Space
+from stantune.testing.asserting import require_assertions
 from stantune.training.together.turns import drained
 
 MakeExecutor: TypeAlias = "Callable[[Order], Executor | AbstractContextManager[Executor]]"
@@ -119,7 +120,9 @@ def check_executor(make: MakeExecutor) -> None:
 
     Raises:
         AssertionError: says in a sentence what it does that it should not.
+        UsageError: Python was told to leave assertions out.
     """
+    require_assertions()
     for check in CHECKS:
         check(make)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from stantune.protocols import Metric
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
+from stantune.testing.asserting import require_assertions
 
 MakeLogger: TypeAlias = Callable[[Path], Logger]
 
@@ -54,7 +55,9 @@ def check_logger(make_logger: MakeLogger, read: ReadPoints | None = None) -> Non
 
     Raises:
         AssertionError: says in a sentence what it does that it should not.
+        UsageError: Python was told to leave assertions out.
     """
+    require_assertions()
     for check in CHECKS:
         with tempfile.TemporaryDirectory(prefix="stantune-") as folder:
             check(make_logger, read, Path(folder))

@@ -17,6 +17,7 @@ from stantune.errors import DamagedCheckpointError
 from stantune.outcome import Outcome
 from stantune.protocols import Conditions, Metric, Objective, Segment
 from stantune.space import Space
+from stantune.testing.asserting import require_assertions
 from stantune.testing.objective_case import Case, case_of, shake, what_counts
 
 
@@ -41,7 +42,9 @@ def check_objective(
 
     Raises:
         AssertionError: says in a sentence what it does that it should not.
+        UsageError: Python was told to leave assertions out.
     """
+    require_assertions()
     case = case_of(objective, setting, stop=stop, seed=seed, threads=threads, device=device)
     for check in CHECKS:
         check(case)

@@ -18,6 +18,7 @@ from stantune.search.plan.values import PastTrial
 from stantune.search.propose.sampler import Asked, Sampler, Seen, sampler_of
 from stantune.search.propose.sampling import sample
 from stantune.space import Space
+from stantune.testing.asserting import require_assertions
 
 MakeSampler: TypeAlias = Callable[[], Sampler]
 
@@ -113,7 +114,9 @@ def check_sampler(make_sampler: MakeSampler) -> None:
 
     Raises:
         AssertionError: says in a sentence what it does that it should not.
+        UsageError: Python was told to leave assertions out.
     """
+    require_assertions()
     for check in CHECKS:
         check(make_sampler)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, UsageError
 from stantune.kernels.cuda.lanes import Lane, lane_on
 from stantune.outcome import Outcome
 from stantune.seeds import derive
@@ -216,7 +216,7 @@ def turns(
                     "iteration"
                 ) from error
         if trial.iteration > stop:
-            raise UsageError(
+            raise AheadCheckpointError(
                 f"checkpoint {checkpoint} is at iteration {trial.iteration}, beyond {stop}; delete it to train anew"
             )
         inputs = problem.inputs(splits) if to_use or best is not None else None

@@ -125,7 +125,29 @@ class TestConstruction:
         with pytest.raises(UsageError, match=sentence):
             CommandObjective("train {lr}", **{"space": SPACE, **told})
 
-    @pytest.mark.parametrize("file", ["/etc/x", "../x", ""])
+    @pytest.mark.parametrize(
+        ("env", "sentence"),
+        [
+            ({"CUDA_VISIBLE_DEVICES": 0}, r"`env` has 'CUDA_VISIBLE_DEVICES': 0, .* give names and values as texts"),
+            ({3: "x"}, "`env` has 3: 'x'"),
+            ({"": "x"}, "`env` has '': 'x'"),
+            ({"a=b": "x"}, "`env` has 'a=b': 'x'"),
+            ({"a": "x\0y"}, r"`env` has 'a': 'x\\x00y'"),
+            (None, "`env`=None is no dict of names and values; give one, or leave it away"),
+            ("A=1", "`env`='A=1' is no dict"),
+        ],
+    )
+    def test_what_no_environment_can_have_is_named(self, env, sentence):
+        with pytest.raises(UsageError, match=sentence):
+            CommandObjective("train {lr}", SPACE, minimize="loss", env=env)
+
+    def test_its_folder_may_begin_with_that_of_the_user(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert CommandObjective("train {lr}", SPACE, minimize="loss", cwd="~/code").cwd == tmp_path / "code"
+        with pytest.raises(UsageError, match="`cwd`=3 is no path"):
+            CommandObjective("train {lr}", SPACE, minimize="loss", cwd=3)
+
+    @pytest.mark.parametrize("file", ["/etc/x", "../x", "", ".", None])
     def test_the_file_is_in_the_state_folder(self, file):
         with pytest.raises(UsageError, match="no file in the state folder"):
             CommandObjective("train {lr}", SPACE, minimize="loss", metrics=file)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 from command_training import SPACE, TRAIN, segment
 from segments import trained
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.command import packing
 from stantune.objectives.command.objective import CommandObjective
 from stantune.objectives.command.said import CommandError
@@ -98,6 +100,29 @@ class TestTraining:
         again = trained(objective, segment(tmp_path, 0, 2))
         assert (again, again.cost) == (before, before.cost)
 
+    @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY])
+    @pytest.mark.parametrize("which", [0, 1], ids=["the guard", "the command"])
+    def test_where_the_system_has_no_process_to_spare_it_is_tried_again(
+        self, tmp_path, script, monkeypatch, number, which
+    ):
+        started, popen = [], subprocess.Popen
+
+        def start(*given, **options):
+            started.append(given)
+            if len(started) - 1 == which:
+                raise OSError(number, os.strerror(number))
+            return popen(*given, **options)
+
+        objective = CommandObjective(script(TRAIN), SPACE, minimize="loss")
+        monkeypatch.setattr(subprocess, "Popen", start)
+        with pytest.raises(CommandError, match=rf"no file now \({os.strerror(number)}\); have fewer processes run"):
+            trained(objective, segment(tmp_path, 0, 2))
+        assert trained(objective, segment(tmp_path, 0, 2)).metrics["loss"] == pytest.approx(0.9**2)
+        started.clear()
+        options = {"max_resource": 1, "trials": 2, "mode": "async", "final": "none", "out": tmp_path / "search"}
+        found = tune(CommandObjective(script(TRAIN), SPACE, minimize="loss"), **options)
+        assert (found.complete, found.summary.counts.failed) == (True, 0)
+
     def test_without_its_checkpoint_it_begins_anew(self, tmp_path, script):
         objective = CommandObjective(script(TRAIN), SPACE, minimize="loss")
         assert trained(objective, segment(tmp_path, 2, 6)).metrics["loss"] == pytest.approx(0.9**6)
@@ -116,11 +141,20 @@ class TestTraining:
         trained(objective, asked)
         with pytest.raises(CheckpointError, match="another trial's"):
             trained(objective, segment(tmp_path, 2, 4, params={"lr": 0.2}))
-        with pytest.raises(UsageError, match="is at epoch 2, beyond 1"):
+        with pytest.raises(AheadCheckpointError, match="is at epoch 2, beyond 1"):
             trained(objective, segment(tmp_path, 0, 1))
         asked.checkpoint.write_bytes(asked.checkpoint.read_bytes()[:-200])
         with pytest.raises(DamagedCheckpointError):
             trained(objective, segment(tmp_path, 2, 4))
+
+    def test_one_that_was_lost_later_is_further_than_where_it_was_not(self, tmp_path, script):
+        text = "import json; print(json.dumps({'loss': 1.0} if STOP < 4 else {'diverged': True, 'resource': 3}))"
+        line = script(text.replace("STOP", "int(__import__('sys').argv[3])"))
+        objective = CommandObjective(line, SPACE, minimize="loss")
+        trained(objective, segment(tmp_path, 0, 2))
+        assert trained(objective, segment(tmp_path, 2, 4)).diverged_at == 3
+        with pytest.raises(DamagedCheckpointError, match="is at epoch 3, beyond 2"):
+            trained(objective, segment(tmp_path, 0, 2))
 
     def test_metrics_may_come_in_a_file_and_an_old_one_does_not_count(self, tmp_path, script):
         text = """

@@ -18,7 +18,7 @@ from lightning_training import PARAMS, Net, as_others_find_it, dataset, kept, lo
 from segments import trained
 from torch.nn.functional import cross_entropy
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.lightning import objective as objectives
 from stantune.objectives.lightning.objective import MetricError
 from stantune.training.checkpoint import sealed
@@ -166,7 +166,7 @@ class TestCheckpoints:
         trained(objective(), asked)
         with pytest.raises(CheckpointError, match="another trial's"):
             trained(objective(), segment(tmp_path, 1, 2, seed=1))
-        with pytest.raises(UsageError, match="is at epoch 1, beyond 0"):
+        with pytest.raises(AheadCheckpointError, match="is at epoch 1, beyond 0"):
             trained(objective(), segment(tmp_path, 0, 0))
         content = bytearray(asked.checkpoint.read_bytes())
         content[len(content) // 2] ^= 1

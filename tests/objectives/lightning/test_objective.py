@@ -91,11 +91,29 @@ class TestTheObjective:
             ({"space": {"lr": 1}}, "`space` of Net is a dict; give a Space of its parameters"),
             ({"monitor": 3}, "the metric of Net is called 3, which is no text; give its name"),
             ({"length": 0}, "the length of Net is 0; give a whole number of epochs, 1 or more"),
+            ({"callbacks": 5}, "`callbacks` has 5, which is no callback of Lightning's; give one, such as EarlySt"),
+            ({"callbacks": [EarlyStopping]}, "`callbacks` has <class .*EarlyStopping'>, which is no callback"),
+            ({"callbacks": EarlyStopping}, "`callbacks` has <class .*EarlyStopping'>, which is no callback"),
+            ({"trainer_settings": 5}, "`trainer_settings` is 5, and no dict of settings; give one"),
         ],
     )
     def test_what_it_refuses(self, values, sentence):
         with pytest.raises(UsageError, match=sentence):
             objective(**values)
+
+    def test_one_callback_is_taken_as_several(self, tmp_path):
+        several, one, none = (objective(callbacks=each) for each in ([EarlyStopping("a")], EarlyStopping("a"), None))
+        assert one.identity == several.identity
+        assert none.identity == objective().identity
+        stopping = EarlyStopping("val_loss", patience=0, min_delta=10)
+        for callbacks in (stopping, lambda segment: stopping):
+            outcome = trained(objective(callbacks=callbacks), segment(tmp_path / str(id(callbacks)), 0, 6))
+            assert outcome.metrics == trained(objective(), segment(tmp_path / f"two-{id(callbacks)}", 0, 2)).metrics
+
+    def test_what_is_made_of_a_setting_is_looked_at_too(self, tmp_path):
+        for given in ({"callbacks": lambda segment: 5}, {"trainer_settings": lambda params: None}):
+            with pytest.raises(UsageError, match=f"`{next(iter(given))}`"):
+                trained(objective(**given), segment(tmp_path, 0, 1))
 
     def test_what_is_no_module_or_no_data(self, tmp_path):
         with pytest.raises(UsageError, match="gave a dict, which is no LightningModule"):

@@ -210,15 +210,27 @@ def test_what_was_asked_of_an_earlier_run_is_not_asked_of_this_one(tmp_path: Pat
         assert not directory.asked_to_stop()
 
 
-@pytest.mark.parametrize("others", [(), ("notes.txt",)])
+@pytest.mark.parametrize(
+    "others", [(), ("notes.txt",), ("best/notes.txt",), ("best-2/notes.txt",), ("best.checkpoint/notes.txt",)]
+)
 def test_a_deleted_search_leaves_what_is_not_its_own(tmp_path: Path, others: tuple[str, ...]) -> None:
     directory = SearchDirectory(tmp_path / "search")
     with directory.locked():
-        for name in ("search.db", "messages.log", "last-run.json", "final.pt", *others):
+        own = (
+            "search.db",
+            "messages.log",
+            "last-run.json",
+            "final.pt",
+            "final-2.pt.aside",
+            "best.pt",
+            "best-2.pt.aside",
+        )
+        for name in (*own, "final/stdout.log", *others):
+            (directory.path / name).parent.mkdir(exist_ok=True)
             (directory.path / name).write_bytes(b"x")
         directory.delete()
-    left = [path.name for path in directory.path.iterdir()] if directory.path.exists() else None
-    assert left == (list(others) or None)
+    left = [str(path.relative_to(directory.path)) for path in directory.path.rglob("*") if path.is_file()]
+    assert (directory.path.exists(), left) == (bool(others), list(others))
 
 
 @pytest.mark.parametrize("note", ["[" * 100_000, '{"storage": ' + "9" * 5000 + "}", "5", "{}", None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stantune.arguments import path as checked_path
 from stantune.compare.study.contract import Interval, StudySummary
 
 
@@ -39,7 +40,7 @@ class StudyResult:
         """
         from stantune.report.page.writing import write_report
 
-        return write_report([self.path], None if path is None else Path(path))
+        return write_report([self.path], None if path is None else checked_path("path", path))
 
     def __str__(self) -> str:
         """Say in a line for each problem and way how fast it was and what it found."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stantune.errors import StantuneError
-from stantune.process.groups import GuardError, guarded_group, starting_in
+from stantune.process.groups import GuardError, guarded_group, passes, starting_in
 from stantune.search.stopping import ENDING
 
 POLL_SECONDS = 0.05
@@ -58,6 +58,7 @@ def run(
 
     Raises:
         GuardError: what guards it was killed, so that it was ended, too, or did not start.
+        OSError: it cannot be started now; see `passes`.
         StantuneError: it cannot be started.
     """
     with output.stdout.open("ab") as out, output.stderr.open("ab") as err, output.stdout.open("rb") as written:
@@ -116,6 +117,8 @@ def _started(
                 process_group=guard.pid,
             )
     except OSError as error:
+        if passes(error):
+            raise
         raise StantuneError(
             f"the command {words[0]!r} cannot be started in {cwd} ({error.strerror or error}); see that the program "
             "is there and may be run"

@@ -10,6 +10,8 @@ from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple, cast
 
+from stantune.arguments import path as checked_path
+from stantune.arguments import shown
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
@@ -116,12 +118,13 @@ class CommandObjective:
         name, metric = self.name or _name(template.plain), _metric(self.metric, minimize, maximize)
         check_told(name, self.space, metric, self.unit, self.length)
         template.check({name: _some_values(parameter) for name, parameter in self.space.items()}, PLACEHOLDERS)
-        cwd = Path(self.cwd or ".").absolute()
-        known = PurePath(self.metrics)
-        if not self.metrics or known.is_absolute() or ".." in known.parts:
+        cwd = checked_path("cwd", self.cwd or ".").absolute()
+        known = PurePath(self.metrics if isinstance(self.metrics, str) else "")
+        if not known.parts or known.is_absolute() or ".." in known.parts:
             raise UsageError(
-                f"`metrics`={self.metrics!r} is no file in the state folder; give stdout, or its name there"
+                f"`metrics`={shown(self.metrics)} is no file in the state folder; give stdout, or its name there"
             )
+        _check_env(self.env)
         for attribute, value in (
             ("template", template),
             ("metric", metric),
@@ -174,6 +177,19 @@ class CommandObjective:
                 f"there is no program {program!r} to run in {cwd}; give its whole path, or {{python}} for this Python"
             )
         return CommandTrainer(self, place)
+
+
+def _check_env(env: object) -> None:
+    """Raise UsageError where no command could be started with this in its environment."""
+    if not isinstance(env, Mapping):
+        raise UsageError(f"`env`={shown(env)} is no dict of names and values; give one, or leave it away")
+    for name, value in env.items():
+        texts = isinstance(name, str) and isinstance(value, str)
+        if not texts or not name or "=" in name or "\0" in name + value:
+            raise UsageError(
+                f"`env` has {shown(name)}: {shown(value)}, which no environment can have; give names and values as "
+                "texts, such as {'CUDA_VISIBLE_DEVICES': '0'}"
+            )
 
 
 def _some_values(parameter: Parameter) -> Sequence[Any]:

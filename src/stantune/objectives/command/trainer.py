@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, StantuneError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.command import groups, packing
 from stantune.objectives.command.own_folder import STATE, own_folder
 from stantune.objectives.command.said import STDOUT, CommandError, Said, short
 from stantune.objectives.command.templates import PARAMS
 from stantune.outcome import Cost, Outcome
+from stantune.process.groups import passes
 from stantune.process.machine import usable_cores
 from stantune.protocols import Place, Segment, StopEarly
 from stantune.seeds import derive
@@ -42,13 +43,19 @@ class CommandTrainer:
         """See objective.Trainer. A segment that is cut is done again from where it began.
 
         Raises:
-            CommandError: the command failed, or said nothing of what it came to.
+            CommandError: the command failed or could not be started now, or said nothing of what it came to.
         """
         folder = segment.checkpoint.parent / segment.checkpoint.stem
         try:
             with own_folder(folder) as own:
                 return self._train(segment, own, stop_early, watch)
         except OSError as error:
+            if passes(error):
+                # Other trainings may go on meanwhile, and this one, tried again.
+                raise CommandError(
+                    f"the system can start no command or open no file now ({error.strerror or error}); have fewer "
+                    "processes run beside the search, or raise its limits (ulimit -a)"
+                ) from error
             raise StantuneError(
                 f"folder {folder} cannot be used ({error.strerror or error}); make room or choose another directory, "
                 "then give the same command again"
@@ -60,13 +67,13 @@ class CommandTrainer:
         with packing.opened(segment.checkpoint, identity) as pack:
             note: Mapping[str, Any] = {"done": 0} if pack is None else pack.note
             start = int(note["done"])
-            if start == segment.stop or note.get("diverged_at") is not None:
-                return _outcome(note)
             if start > segment.stop:
-                raise UsageError(
+                raise AheadCheckpointError(
                     f"checkpoint {segment.checkpoint} is at {self._what.unit} {start}, beyond {segment.stop}; "
                     "delete it to train anew"
                 )
+            if start == segment.stop or note.get("diverged_at") is not None:
+                return _outcome(note)
             watch(start)
             if stop_early():
                 return Outcome(start, {}, None, True, Cost())

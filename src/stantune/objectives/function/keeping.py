@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stantune.errors import CheckpointError, StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, StantuneError, UsageError
 from stantune.objectives.command import folder
 from stantune.objectives.surroundings import put_back, random_states
 from stantune.objectives.values import plain, restored
@@ -65,7 +65,7 @@ class Keeper:
         self.curve: dict[int, dict[str, float]] = dict(state.get("curve", {}))
         self.done: int = state.get("done", 0)
         if self.done > segment.stop:
-            raise CheckpointError(
+            raise AheadCheckpointError(
                 f"checkpoint {self._path} is at {self.done}, beyond {segment.stop}, where the segment ends; delete it "
                 "to train anew"
             )

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import cloudpickle
 import torch
 
-from stantune.arguments import function
-from stantune.errors import NoEffectWarning, UsageError
+from stantune.arguments import function, shown
+from stantune.errors import AheadCheckpointError, NoEffectWarning, UsageError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.function.objective import can_be_imported, name_of
 from stantune.objectives.lightning import checkpoint as checkpoints
@@ -79,8 +79,8 @@ class LightningObjective:
         unit: "epoch".
         length: the longest training there is, in epochs; None where there is no end.
         trainer_settings: of Lightning's Trainer, or a function from a setting to these.
-        callbacks: Lightning's; each fit has fresh copies, whose states go along in checkpoints. Or a function from a
-            Segment to them.
+        callbacks: Lightning's, one or several; each fit has fresh copies, whose states go along in checkpoints. Or a
+            function from a Segment to them.
         logger: Lightning's, or several, copied too; or a function from a Segment to it. None for none.
         name: of the search; the module's own by default.
         stan: how trials are accelerated, with layers named as in the module; None for exactly. Final trainings are
@@ -100,7 +100,7 @@ class LightningObjective:
     unit: str = "epoch"
     length: int | None = None
     trainer_settings: Mapping[str, Any] | Callable[[Params], Mapping[str, Any]] | None = None
-    callbacks: Sequence[Any] | Callable[[Segment], Sequence[Any]] = ()
+    callbacks: Any = ()
     logger: Any = None
     name: str = ""
     stan: Stan | None = None
@@ -110,6 +110,8 @@ class LightningObjective:
         """Check what can be checked."""
         if self.mode not in MODES:
             raise UsageError(f"`mode`={self.mode!r} is unknown; give min or max")
+        if not callable(self.callbacks) or _is_callback(self.callbacks):
+            object.__setattr__(self, "callbacks", _callbacks(self.callbacks))
         function("module", self.module, ("params",))
         if self.data is not None:
             function("data", self.data, ("params",))
@@ -120,7 +122,7 @@ class LightningObjective:
             raise UsageError(
                 f"`unit`={self.unit!r} is none of Lightning's segments; they end with an epoch: give epoch"
             )
-        if isinstance(self.trainer_settings, Mapping):
+        if self.trainer_settings is not None and not callable(self.trainer_settings):
             _check_settings(self.trainer_settings)
         if self.stan is not None and (self.stan.least_rate == "auto" or self.stan.memo is not None):
             raise UsageError(
@@ -206,7 +208,7 @@ class LightningTrainer:
         identity = self._identity(segment)
         note = checkpoints.load_note(segment.checkpoint, identity) or {"done": 0, "start": None}
         if note["done"] > segment.stop:
-            raise UsageError(
+            raise AheadCheckpointError(
                 f"checkpoint {segment.checkpoint} is at epoch {note['done']}, beyond {segment.stop}; delete it to "
                 "train anew"
             )
@@ -285,7 +287,7 @@ class LightningTrainer:
         if callable(settings):
             settings = settings(dict(segment.params))
             _check_settings(settings)
-        callbacks = what.callbacks(segment) if callable(what.callbacks) else what.callbacks
+        callbacks = _callbacks(what.callbacks(segment)) if callable(what.callbacks) else what.callbacks
         # Loggers are no functions, however much can be called on them.
         logger = what.logger(segment) if callable(what.logger) else what.logger
         checkpoint = segment.checkpoint if done else None
@@ -347,7 +349,25 @@ def _noted(given: Any) -> Any:
     return given if given is None or isinstance(given, bool | int | float | str) else digest(given)
 
 
-def _check_settings(settings: Mapping[str, Any]) -> None:
+def _callbacks(given: Any) -> Sequence[Any]:
+    """Return callbacks as several, also where one is given, or None, as to Lightning's Trainer."""
+    several = given if isinstance(given, Sequence) else () if given is None else [given]
+    for each in several:
+        if isinstance(each, type) or not _is_callback(each):
+            raise UsageError(
+                f"`callbacks` has {shown(each)}, which is no callback of Lightning's; give one, such as EarlyStopping()"
+            )
+    return several
+
+
+def _is_callback(thing: Any) -> bool:
+    # Lightning, of which there are two packages, is not imported before it is needed.
+    return hasattr(thing, "on_train_batch_end")
+
+
+def _check_settings(settings: Any) -> None:
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"`trainer_settings` is {shown(settings)}, and no dict of settings; give one")
     for name, why in RESERVED.items():
         if name in settings:
             raise UsageError(f"`trainer_settings` has {name}={settings[name]!r}, which is not theirs to say: {why}")

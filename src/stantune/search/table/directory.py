@@ -32,8 +32,9 @@ _LOG = "messages.log"
 _LOGGED = "logged.jsonl"
 # What a study of many searches has in its folder, to know one by.
 STUDY_RESULT = "study.json"
-# Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own.
-_OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?|best(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?")
+# Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own; best
+# weights have none.
+_OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?|best(-\d+)?\.pt(\.aside)?")
 _LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
 # What is written to a file until it is whole (see files.whole), and the sign that other nodes look for.
 _PART = re.compile(r"\.(?:(.+)\.[0-9a-f]+|[0-9a-f]{16})\.part")

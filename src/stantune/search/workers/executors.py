@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from stantune.arguments import shown
-from stantune.errors import DamagedCheckpointError, StantuneError, words_of
+from stantune.errors import AheadCheckpointError, DamagedCheckpointError, StantuneError, words_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, StopEarly, TakesTurns, Trainer
 
@@ -187,6 +187,8 @@ def _tried(train: Callable[[], T], at: Callable[[], int]) -> T | Outcome | Failu
     """Return what `train` returns, or what its exception comes to where the training stands at `at`; see `attempt`."""
     try:
         return train()
+    except AheadCheckpointError:
+        return Failure("its checkpoint was further than the trial table", damaged=True)
     except DamagedCheckpointError:
         return Failure("its checkpoint was cut short or altered", damaged=True)
     except StantuneError:

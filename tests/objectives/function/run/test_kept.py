@@ -9,7 +9,7 @@ import pytest
 import torch
 from counting import keeping
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.function import course
 from stantune.protocols import Metric
 
@@ -102,7 +102,7 @@ def test_another_trials_checkpoint_is_refused(trained, other):
 
 def test_a_checkpoint_that_is_too_far_is_refused(trained):
     trained(keeping, 0, 4)
-    with pytest.raises(CheckpointError, match="is at 4, beyond 2, where the segment ends; delete it to train anew"):
+    with pytest.raises(AheadCheckpointError, match="is at 4, beyond 2, where the segment ends; delete it to"):
         trained(keeping, 0, 2)
 
 

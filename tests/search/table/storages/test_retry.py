@@ -118,6 +118,48 @@ def test_gone_for_a_while(simulated: ModuleType, tmp_path: Path, expected: objec
         assert (store.rows(), store.finals()) == expected
 
 
+def test_an_answer_that_took_long_to_fail_is_waited_for_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A connection that a firewall has dropped: the write blocks until TCP gives up, and another connection would do.
+    now, asked = 1000.0, list[bool]()
+
+    def ask(again: bool) -> str:
+        nonlocal now
+        asked.append(again)
+        if len(asked) < 3:
+            now += 100 if not again else 1
+            raise sqlalchemy.exc.OperationalError("UPDATE", {}, Exception("server closed the connection"))
+        return "done"
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert retry.insist(None, ask) == "done"
+    assert asked == [False, True, True]
+    asked.clear()
+    monkeypatch.setattr(retry, "SECONDS", 0.9)
+    with pytest.raises(sqlalchemy.exc.OperationalError):
+        retry.insist(None, ask)
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("postgresql+psycopg2://u@h/d", {"connect_timeout": 1, "keepalives_idle": 60, "tcp_user_timeout": 60_000}),
+        ("postgresql+psycopg2://u@h/d?connect_timeout=3&keepalives_idle=9", {"tcp_user_timeout": 60_000}),
+        ("mysql+pymysql://u@h/d", {"connect_timeout": 1}),
+    ],
+)
+def test_a_connection_is_kept_alive(url: str, given: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(storage, "_database", lambda url, options: asked.append(options["connect_args"]))
+    storage.connect(url)
+    assert asked == [given]
+
+
 def test_gone_for_good(simulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "SECONDS", 0.4)
     file = tmp_path / "search.db"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ImageFolder:
         """
         from PIL import Image  # noqa: F401  (slow to import, and needed here only: missing, it is missed now)
 
-        path = Path(self.path) if root is None else root / self.path
+        path = (root or Path()) / os.path.expanduser(self.path)
         if not path.is_dir():
             raise UsageError(f"there is no folder {path}; give ImageFolder the one that holds train/CLASS/… or CLASS/…")
         train = next((path / name for name in TRAIN if (path / name).is_dir()), path)

@@ -33,6 +33,10 @@ JOURNAL_LOCK_SECONDS = 5
 
 # Drivers whose connect() takes `connect_timeout` in seconds; the others keep their own default.
 _TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
+# Of PostgreSQL's: a firewall drops a connection that is idle while a training takes hours, and writing to one that is
+# gone would take what TCP does to give up, a quarter of an hour.
+_KEPT_ALIVE = {"psycopg", "psycopg2"}
+_ALIVE = {"keepalives_idle": 60, "tcp_user_timeout": 60_000}
 _JOURNAL = "journal"
 _FILES = ("sqlite", "sqlite+pysqlite")
 
@@ -71,7 +75,9 @@ def connect(url: str, *, to_read: bool = False) -> tuple[BaseStorage, str]:
         elif driver == "pysqlite":
             options["connect_args"] = {"factory": sqlite_factory(), "timeout": PATIENCE_SECONDS}
         elif driver in _TIMED_DRIVERS:
-            options["connect_args"] = {"connect_timeout": PATIENCE_SECONDS}
+            timed = {"connect_timeout": PATIENCE_SECONDS, **(_ALIVE if driver in _KEPT_ALIVE else {})}
+            # What the URL says itself would be overruled.
+            options["connect_args"] = {name: value for name, value in timed.items() if name not in parsed.query}
         # Optuna puts its schema version in place of {SCHEMA_VERSION}; braces are just braces here.
         there = url.replace("{", "{{").replace("}", "}}")
         storage = insist(None, lambda again: _database(there, options), begun=False)

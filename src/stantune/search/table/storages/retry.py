@@ -103,16 +103,17 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
         begun: it was in use before. Where it was not, its address may be wrong, or it may not be written to: what could
             be due to that is not waited for unless something else has shown that the database is there.
     """
-    end, again = time.monotonic() + SECONDS, False
+    end = None
     while True:
         try:
             with _silent():
-                return ask(again)
+                return ask(end is not None)
         except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
-            passing = _may_pass(error) if begun or again else _is_there(error)
+            passing = _may_pass(error) if begun or end is not None else _is_there(error)
+            # From the first error on: what was asked on a connection that is gone may have hung for longer.
+            end = time.monotonic() + SECONDS if end is None else end
             if not passing or time.monotonic() + PAUSE_SECONDS >= end:
                 raise
-        again = True
         time.sleep(PAUSE_SECONDS)
         if isinstance(storage, RDBStorage):
             # Whatever a connection was in the middle of, it is not to be used again.
