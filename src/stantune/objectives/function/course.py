@@ -186,8 +186,9 @@ class Course:
             self.cost.exact_seconds += took
         elif self._stopping and self.done < self._stop:
             self.cost.exact_seconds += took
-            if self.within is None:
-                # In the middle of a step things are what they are at no end of one: what was saved last counts.
+            if self.within is None and self.done > self.start:
+                # In the middle of a step things are what they are at no end of one, and where nobody said how far they
+                # are, nobody knows it: what was saved last counts.
                 self._save()
             self.ended = Interrupted()
         elif self.done == self._stop:

@@ -94,7 +94,8 @@ class Run:
 
         A function that has been told so returns when it likes; what it returns before it is at `stop` is not looked at.
         A step of `steps` that it ends itself in is done again. A loop of your own returns between two of its steps:
-        what it keeps is saved as it is then.
+        what it keeps is saved as it is then if it has said by `reached` how far it is, and all since `start` is done
+        again if not.
         """
         return self._course.should_stop
 
