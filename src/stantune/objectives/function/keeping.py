@@ -130,6 +130,11 @@ class Keeper:
         from stantune.objectives.function.acceleration import Acceleration
 
         stan = replace(self._stan, **changes) if self._stan.rate != 1 else self._stan
+        if stan.least_rate == "auto":
+            raise UsageError(
+                "`rate`='auto' of run.accelerate is measured by the clock in each segment, and a trial would go on "
+                "with another plan; give run.accelerate a number, such as 0.5"
+            )
         made = Acceleration(model, stan, self._rates, self.done, example, self._say)
         if self._saved is not None:
             states = self._saved["stan"]

@@ -142,6 +142,10 @@ class Run:
 
         Returns:
             What moves the schedule, None where the search does not accelerate.
+
+        Raises:
+            UsageError: a rate of "auto", which would be measured anew in each segment, or settings that Stan does not
+                take.
         """
         return self._course.accelerate(model, example, changes)
 
