@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
@@ -119,3 +120,14 @@ def test_a_request_is_looked_for_now_and_then_and_interrupts(monkeypatch: pytest
     now[0] += stopping.REQUEST_SECONDS
     Stop().asked()
     assert len(asked) == 2
+
+
+def test_who_is_urged_and_swallows_it_hears_of_it_again() -> None:
+    with stoppable() as stop:
+        send(signal.SIGINT)
+        assert stop.asked()
+        with contextlib.suppress(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                stop.asked()

@@ -158,6 +158,56 @@ def test_best_weights_that_are_gone_are_trained_again(quick: Any, tmp_path: Path
     assert equal(what_counts(best.path), weights)
 
 
+@pytest.mark.parametrize("again", [30.0, 5.0])
+def test_after_a_kill_the_best_weights_are_those_that_are_told_of(
+    again: float, quick: Any, tmp_path: Path, best: Best, errors: dict[str, list[float]]
+) -> None:
+    """They are newer than the checkpoint, and what is trained again differs, as on another machine."""
+    path, seen = tmp_path / "final.pt", list[int]()
+    errors["validation"] = [20.0]
+    assert quick(path, 0, ALL, best=best, watch=seen.append, stop_early=lambda: len(seen) >= 10).interrupted
+    earlier = path.read_bytes()
+    errors["validation"] = [10.0, 30.0]
+    quick(path, 0, ALL, best=best)
+    path.write_bytes(earlier)
+    # Of the end; at 18 the file has it.
+    errors["validation"] = [again]
+    errors["test"] = [99.0, 11.0]
+    outcome = quick(path, 0, ALL, best=best, evaluate=BOTH)
+    values = {at: measured["validation error"] for at, measured in outcome.curve.items()}
+    assert values == {6: 20.0, 18: 10.0, ALL: again}
+    assert what_counts(best.path)["iteration"] == best.at(outcome.curve)
+    assert outcome.curve[18].get("test error") == (11.0 if again > 10 else None)
+
+
+def test_best_weights_of_another_iteration_are_trained_again(
+    quick: Any, tmp_path: Path, best: Best, errors: dict[str, list[float]]
+) -> None:
+    path, seen = tmp_path / "final.pt", list[int]()
+    errors["validation"] = [20.0]
+    assert quick(path, 0, ALL, best=best, watch=seen.append, stop_early=lambda: len(seen) >= 10).interrupted
+    earlier = best.path.read_bytes()
+    errors["validation"] = [10.0, 30.0]
+    quick(path, 0, ALL, best=best)
+    best.path.write_bytes(earlier)
+    seen.clear()
+    errors["validation"] = [20.0, 10.0, 30.0]
+    outcome = quick(path, 0, ALL, best=best, watch=seen.append)
+    assert (len(seen), what_counts(best.path)["iteration"], best.at(outcome.curve)) == (ALL, 18, 18)
+
+
+def test_weights_that_are_no_longer_the_best_at_the_end_are_no_result(
+    quick: Any, tmp_path: Path, best: Best, errors: dict[str, list[float]]
+) -> None:
+    path = tmp_path / "final.pt"
+    errors["validation"] = [20.0, 10.0, 9.0]
+    quick(path, 0, ALL, best=best)
+    # Measured once more, the end is no longer the best, and the weights of what is are gone.
+    errors["validation"] = [11.0]
+    with pytest.raises(DamagedCheckpointError, match=r"best\.pt was deleted or exchanged"):
+        quick(path, 0, ALL, best=best)
+
+
 def test_best_weights_that_are_altered_or_anothers_are_refused(quick: Any, tmp_path: Path, best: Best) -> None:
     quick(tmp_path / "final.pt", 0, ALL, best=best)
     content = best.path.read_bytes()

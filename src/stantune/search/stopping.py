@@ -20,10 +20,11 @@ class Stop:
 
     Attributes:
         interrupted: somebody asked for it.
+        urged: somebody asked twice, and is to be obeyed at once.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
-        self.interrupted = False
+        self.interrupted = self.urged = False
         self._requests: list[Callable[[], bool]] = []
         self._next = 0.0
         self._deadline = None if seconds is None else time.monotonic() + seconds
@@ -41,7 +42,14 @@ class Stop:
             self._requests.remove(request)
 
     def asked(self) -> bool:
-        """Tell whether to end now."""
+        """Tell whether to end now.
+
+        Raises:
+            KeyboardInterrupt: somebody asked twice, and what that raised may have been swallowed: libraries that train
+                return at Ctrl-C as if they had trained to the end.
+        """
+        if self.urged:
+            raise KeyboardInterrupt
         if self._requests and time.monotonic() >= self._next:
             self._next = time.monotonic() + REQUEST_SECONDS
             self.interrupted |= any(request() for request in self._requests)
@@ -52,20 +60,22 @@ class Stop:
 def stoppable(seconds: float | None = None) -> Iterator[Stop]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a request to end in good order; it is taken back in the end.
 
-    A second Ctrl-C or SIGTERM ends at once (KeyboardInterrupt). A second SIGHUP does not, since shell and system both
-    send one. Where SIGHUP is ignored, as under nohup, or has a handler of the caller's, it stays so.
+    A second Ctrl-C or SIGTERM ends at once: it raises KeyboardInterrupt, and so does `asked` from then on. A second
+    SIGHUP does not, since shell and system both send one. Where SIGHUP is ignored, as under nohup, or has a handler of
+    the caller's, it stays so.
     """
     stop = Stop(seconds)
-    urged = False
+    told = False
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal urged
+        nonlocal told
         stop.interrupted = True
         if number not in (signal.SIGINT, signal.SIGTERM):
             return
-        if urged:
+        if told:
+            stop.urged = True
             raise KeyboardInterrupt
-        urged = True
+        told = True
 
     untouched = {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
     before = {number: signal.signal(number, ask) for number in ENDING if number not in untouched}

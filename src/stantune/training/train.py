@@ -18,7 +18,7 @@ from stantune.outcome import Outcome
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
-from stantune.training.best import Best
+from stantune.training.best import Best, curve_to_go_on_with
 from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
 from stantune.training.precision import check_plan, computing_in, precision_on
@@ -168,9 +168,12 @@ def turns(
         depends = {**(made or {}), **{name: value for name, value in later.items() if value is not None}}
         identity = _identity(problem, checked, splits, seed, stan, depends)
         state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
-        if best is not None and checkpoints.load(best.path, identity) is None and state is not None:
+        curve: dict[int, dict[str, float]] = {}
+        if best is not None:
+            kept = checkpoints.load(best.path, identity)
+            found = None if state is None else curve_to_go_on_with(best.metric, state, kept, "iteration")
             # Weights that were best and are gone can only be trained again.
-            state = None if best.at(state.get("curve", {})) is not None else state
+            state, curve = (None, {}) if found is None else (state, found)
         planned = stan
         # What is timed draws as often as the clock lets it, and nothing of that is the training's.
         with seeded(derive("timed", seed), cuda_index(device)):
@@ -221,7 +224,7 @@ def turns(
             )
         inputs = problem.inputs(splits) if to_use or best is not None else None
         training = _Training(trial, new, checkpoint, identity, best, watch, inputs)
-        training.curve = {} if state is None or best is None else dict(state.get("curve", {}))
+        training.curve = curve
 
         def measure(model: nn.Module, names: Sequence[str]) -> dict[str, float]:
             began, metrics = time.perf_counter(), dict[str, float]()
@@ -332,8 +335,10 @@ class _Training:
             self.save(best.path)
         elif at is not None:
             kept = checkpoints.load(best.path, self._identity)
-            if kept is None:
-                raise DamagedCheckpointError(f"{best.path} was deleted while its training ran; give the command again")
+            if kept is None or kept["iteration"] != at:
+                raise DamagedCheckpointError(
+                    f"{best.path} was deleted or exchanged while its training ran; give the command again"
+                )
             self.curve[at] |= measure(self._like(kept))
 
     def save(self, path: Path) -> None:

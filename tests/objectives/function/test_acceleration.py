@@ -246,6 +246,19 @@ def test_a_rate_of_auto_is_refused():
         FunctionObjective(train, Space({}), Metric("loss"), stan=Stan(rate="auto"))
 
 
+@pytest.mark.parametrize("rates", [(), RATES])
+def test_a_rate_of_auto_is_refused_in_the_function_too(trained, rates):
+    def plans(run):
+        run.accelerate(network(), torch.randn(2, 1, 12, 12), rate="auto")
+        return 1.0
+
+    sentence = (
+        r"^`rate`='auto' of run\.accelerate is measured by the clock .*; give run\.accelerate a number, such as 0\.5$"
+    )
+    with pytest.raises(UsageError, match=sentence):
+        trained(plans, stan=Stan(rate=0.5), rates=rates)
+
+
 def test_what_was_accelerated_goes_on_accelerated(trained):
     def without(run):
         model = network()

@@ -82,6 +82,34 @@ def test_best_weights_that_are_gone_are_trained_again(tmp_path: Path) -> None:
     assert weights(tmp_path / "best.pt") == (4, 4.0)
 
 
+def test_after_a_kill_the_best_weights_are_those_that_are_told_of(tmp_path: Path) -> None:
+    """best.pt is newer than the checkpoint, and what is trained again differs, as on another machine."""
+    seen: list[int] = []
+    for worth, file in (([5, 2, 4, 1.5, 3], (4, 4.0)), ([5, 2, 4, 1, 3], (4, 4.0)), ([5, 2, 4, 3, 0], (5, 5.0))):
+        where = tmp_path / str(worth)
+        seen.clear()
+        assert final(where, reporting([5, 2, 4, 1, 3], seen), stop_early=lambda: len(seen) >= 3).interrupted
+        earlier = (where / "final.pt").read_bytes()
+        final(where, reporting([5, 2, 4, 1, 3]))
+        (where / "final.pt").write_bytes(earlier)
+        assert weights(where / "best.pt") == (4, 4.0)
+        outcome = final(where, reporting(worth))
+        curve = {at: measured["loss"] for at, measured in outcome.curve.items()}
+        assert curve == {1: 5, 2: 2, 3: 4, 4: 1, 5: worth[4]}
+        assert (min(curve, key=lambda at: curve[at]), weights(where / "best.pt")) == (file[0], file)
+
+
+def test_best_weights_of_another_point_are_trained_again(tmp_path: Path) -> None:
+    seen: list[int] = []
+    assert final(tmp_path, reporting([5, 2, 4, 1, 3], seen), stop_early=lambda: len(seen) >= 2).interrupted
+    earlier = (tmp_path / "best.pt").read_bytes()
+    first = final(tmp_path, reporting([5, 2, 4, 1, 3], seen))
+    (tmp_path / "best.pt").write_bytes(earlier)
+    assert final(tmp_path, reporting([5, 2, 4, 1, 3], seen)) == first
+    assert seen == [*range(5), *range(5)]
+    assert weights(tmp_path / "best.pt") == (4, 4.0)
+
+
 def test_of_two_reports_of_one_epoch_the_better_one_counts(tmp_path: Path) -> None:
     def train(run: Run) -> float:
         kept = torch.zeros(1)

@@ -17,13 +17,22 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning_training import PARAMS, Net, as_others_find_it, dataset, kept, loaders, objective, same_state, segment
 from segments import trained
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
 
 from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.lightning import objective as objectives
-from stantune.objectives.lightning.objective import MetricError
+from stantune.objectives.lightning.objective import MetricError, NoBatchError
+from stantune.search.stopping import stoppable
 from stantune.training.checkpoint import sealed
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+
+
+class Nothing(IterableDataset):
+    """Has no length, and no sample."""
+
+    def __iter__(self):
+        return iter(())
 
 
 class TestInterruptions:
@@ -79,6 +88,23 @@ objective.trainer(Place(threads=1)).train(segment, lambda: False, watch)
             trained(objective(Interrupted), segment(tmp_path, 0, 1))
         assert signal.getsignal(signal.SIGINT) is before
 
+    def test_a_second_one_that_a_module_swallows_is_obeyed(self, tmp_path):
+        class Swallows(Net):
+            def validation_step(self, batch, batch_idx):
+                super().validation_step(batch, batch_idx)
+                # The last that is done of a segment.
+                if self.trainer.current_epoch == 1 and batch_idx == 2:
+                    try:
+                        signal.raise_signal(signal.SIGINT)
+                        signal.raise_signal(signal.SIGINT)
+                    except KeyboardInterrupt:
+                        pass
+
+        asked = segment(tmp_path, 0, 2)
+        with stoppable() as stop, pytest.raises(KeyboardInterrupt):
+            trained(objective(Swallows), asked, stop.asked)
+        assert not asked.checkpoint.exists()
+
     def test_a_worker_that_ignores_sigterm_goes_on_ignoring_it(self, tmp_path):
         seen = []
 
@@ -128,6 +154,27 @@ class TestLostTrials:
         what = objective(monitor="val_acc", mode="max")
         with pytest.raises(MetricError, match=r"'val_acc' was not logged.* there is .*val_loss, accuracy: log it with"):
             trained(what, segment(tmp_path, 0, 1))
+
+    @pytest.mark.parametrize(
+        ("data", "settings"),
+        [
+            (lambda params: DataLoader(dataset(), batch_size=61, drop_last=True), {}),
+            (lambda params: DataLoader(Nothing(), batch_size=10), {}),
+            (loaders, {"limit_train_batches": 0}),
+        ],
+    )
+    def test_one_that_trains_nothing_fails(self, tmp_path, data, settings):
+        class Constant(Net):
+            def configure_optimizers(self):
+                return torch.optim.SGD(self.parameters(), self.lr)
+
+        asked, what = segment(tmp_path, 0, 2), objective(Constant, data, trainer_settings=settings)
+        with pytest.raises(
+            NoBatchError, match=r"^Lightning trained nothing, .* no batch; make batches no larg"
+        ) as told:
+            trained(what, asked)
+        assert not told.value.again
+        assert not asked.checkpoint.exists()
 
     def test_an_exception_is_the_trainings_own(self, tmp_path):
         class Bad(Net):

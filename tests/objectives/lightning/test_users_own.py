@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 import lightning.pytorch
@@ -87,6 +88,24 @@ class TestWhatIsTheUsers:
             outcome = trained(what, segment(tmp_path / "cut", start, stop))
         assert outcome == whole
         assert kept(tmp_path / "cut/trial-3.pt")["epoch"] == kept(tmp_path / "whole/trial-3.pt")["epoch"]
+
+    # Never met, met in the middle of the third epoch, and at its end.
+    @pytest.mark.parametrize(
+        ("settings", "ends"),
+        [({"min_steps": 10**6}, (4, 24, 0.25)), ({"min_steps": 15}, (3, 15, 0.5)), ({"min_epochs": 3}, (3, 18, 0.5))],
+    )
+    def test_early_stopping_waits_for_lightnings_own_least(self, tmp_path, settings, ends):
+        class Once(Net):
+            def validation_step(self, batch, batch_idx):
+                # Asks for the end after the second epoch, and never again.
+                self.log("val_loss", torch.tensor([1.0, 2.0, 0.5, 0.25][self.trainer.current_epoch]))
+
+        what = objective(Once, callbacks=[EarlyStopping("val_loss", patience=1)], trainer_settings=settings)
+        for name, stops in (("whole", (4,)), ("cut", (2, 4))):
+            for start, stop in pairwise((0, *stops)):
+                outcome = trained(what, segment(tmp_path / name, start, stop))
+            saved = kept(tmp_path / name / "trial-3.pt")
+            assert (saved["epoch"], saved["global_step"], outcome.metrics["val_loss"]) == ends
 
     def test_checkpoints_of_lightnings_own_lie_in_the_trials_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

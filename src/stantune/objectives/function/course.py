@@ -186,8 +186,9 @@ class Course:
             self.cost.exact_seconds += took
         elif self._stopping and self.done < self._stop:
             self.cost.exact_seconds += took
-            if self.within is None:
-                # In the middle of a step things are what they are at no end of one: what was saved last counts.
+            if self.within is None and self.done > self.start:
+                # In the middle of a step things are what they are at no end of one, and where nobody said how far they
+                # are, nobody knows it: what was saved last counts.
                 self._save()
             self.ended = Interrupted()
         elif self.done == self._stop:
@@ -208,6 +209,7 @@ class Course:
         if best_point(self._metric, both) == 0:
             self._keeper.curve[at] = dict(metrics)
             if best_point(self._metric, self.curve) == at:
+                self._heed()
                 self._noting(lambda: self._keeper.save_best(at, self.losses.state, self.cost))
         # Writing it is no training.
         self._mark += time.perf_counter() - began
@@ -229,9 +231,14 @@ class Course:
         raise how
 
     def _save(self) -> None:
+        self._heed()
         self._noting(lambda: self._keeper.save(self.losses.state, self.cost))
         # Writing it is no training.
         self._mark = self._saved = time.perf_counter()
+
+    def _heed(self) -> None:
+        """Raise KeyboardInterrupt once more where the function has swallowed it: what it left half done is not kept."""
+        self._stop_early()
 
     def _noting(self, do: Callable[[], T]) -> T:
         """Do something; what goes wrong in it is known afterwards, even where the function swallows it."""

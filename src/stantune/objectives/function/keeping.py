@@ -19,8 +19,9 @@ from stantune.objectives.command import folder
 from stantune.objectives.surroundings import put_back, random_states
 from stantune.objectives.values import plain, restored
 from stantune.outcome import Cost
-from stantune.protocols import Segment
+from stantune.protocols import Metric, Segment
 from stantune.training import checkpoint as checkpoints
+from stantune.training.best import curve_to_go_on_with
 
 if TYPE_CHECKING:
     from stantune.objectives.function.acceleration import Acceleration
@@ -40,13 +41,20 @@ class Keeper:
     """
 
     def __init__(
-        self, segment: Segment, identity: str, stan: Stan | None, device: str, say: Callable[[str], None]
+        self,
+        segment: Segment,
+        identity: str,
+        metric: Metric,
+        stan: Stan | None,
+        device: str,
+        say: Callable[[str], None],
     ) -> None:
         """Read the segment's checkpoint.
 
         Args:
             segment: the segment.
             identity: all that the training depends on.
+            metric: what reports are compared by.
             stan: STAN's settings, None for none.
             device: where is trained.
             say: is told what the user should know once.
@@ -59,10 +67,11 @@ class Keeper:
         self._stan, self._rates, self._say = stan, segment.rates, say
         state: Mapping[str, Any] = checkpoints.load(self._path, identity) or {}
         best = None if segment.best is None else checkpoints.load(segment.best, identity)
-        if best is None and state.get("curve"):
+        curve = curve_to_go_on_with(metric, state, best, "done") if state else {}
+        if curve is None:
             # The weights that were best are gone: they can only be trained again.
-            state = {}
-        self.curve: dict[int, dict[str, float]] = dict(state.get("curve", {}))
+            state, curve = {}, {}
+        self.curve: dict[int, dict[str, float]] = curve
         self.done: int = state.get("done", 0)
         if self.done > segment.stop:
             raise AheadCheckpointError(
@@ -130,6 +139,11 @@ class Keeper:
         from stantune.objectives.function.acceleration import Acceleration
 
         stan = replace(self._stan, **changes) if self._stan.rate != 1 else self._stan
+        if stan.least_rate == "auto":
+            raise UsageError(
+                "`rate`='auto' of run.accelerate is measured by the clock in each segment, and a trial would go on "
+                "with another plan; give run.accelerate a number, such as 0.5"
+            )
         made = Acceleration(model, stan, self._rates, self.done, example, self._say)
         if self._saved is not None:
             states = self._saved["stan"]

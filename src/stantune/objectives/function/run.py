@@ -94,7 +94,8 @@ class Run:
 
         A function that has been told so returns when it likes; what it returns before it is at `stop` is not looked at.
         A step of `steps` that it ends itself in is done again. A loop of your own returns between two of its steps:
-        what it keeps is saved as it is then.
+        what it keeps is saved as it is then if it has said by `reached` how far it is, and all since `start` is done
+        again if not.
         """
         return self._course.should_stop
 
@@ -141,6 +142,10 @@ class Run:
 
         Returns:
             What moves the schedule, None where the search does not accelerate.
+
+        Raises:
+            UsageError: a rate of "auto", which would be measured anew in each segment, or settings that Stan does not
+                take.
         """
         return self._course.accelerate(model, example, changes)
 

@@ -61,7 +61,7 @@ class FunctionTrainer:
         with as_it_was(self._device):
             torch.set_num_threads(self._threads)
             seed_all(segment.seed, self._device)
-            keeper = Keeper(segment, self._identity_of(segment), stan, self._device, self._say_once)
+            keeper = Keeper(segment, self._identity_of(segment), self._metric, stan, self._device, self._say_once)
             try:
                 return self._called(segment, keeper, stop_early, watch)
             finally:

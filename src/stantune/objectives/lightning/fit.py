@@ -51,6 +51,8 @@ class Fit:
         loaders: its data.
         trainer: Lightning's.
         evaluation_seconds: time of validations.
+        asked_to_end: a callback asked for the end before, and Lightning trains on up to its min_epochs or min_steps.
+        batches: whether any batch came to be trained.
         validated: the optimizer step after which the last validation was.
         setup_seconds: time that passed before the first epoch.
     """
@@ -66,6 +68,8 @@ class Fit:
     watch: Callable[[int], None]
     patience: Callable[[float], float]
     losses: LossMeans
+    asked_to_end: bool = False
+    batches: bool = False
     module: Any = None
     loaders: Loaders = field(default_factory=Loaders)
     trainer: Any = None
@@ -127,8 +131,9 @@ class Fit:
     @property
     def ended(self) -> bool:
         """Tell whether something else than the search ended the training for good, a callback of the user's."""
-        asked = self.trainer.should_stop and self.epoch >= (self.trainer.min_epochs or 0)
-        return bool(asked) or self.epoch < self._aim or not self._aim
+        trainer = self.trainer
+        enough = self.epoch >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+        return bool(trainer.should_stop and enough) or self.epoch < self._aim or not self._aim
 
     def seed_for(self, purpose: str, epoch: int | None = None) -> None:
         """Seed all random choices that come next."""

@@ -48,12 +48,15 @@ class _Follower:
         if threading.current_thread() is threading.main_thread() and self._sigterm is not None:
             # Lightning has just put its own in place, that would end a worker which the search wants to go on.
             signal.signal(signal.SIGTERM, self._sigterm)
+        # A fit begins with nobody having asked for the end, and Lightning would train on until somebody does it again.
+        trainer.should_stop = trainer.should_stop or self._fit.asked_to_end
         self._fit.setup_seconds = time.perf_counter() - self._began
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self._fit.seed_for("epoch", trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._fit.batches = True
         if batch_idx == 0:
             # Whether the first batch is fetched before the epoch's hooks or after them differs with the first epoch.
             self._fit.seed_for("steps", trainer.current_epoch)

@@ -47,6 +47,12 @@ class MetricError(ValueError):
     again = False
 
 
+class NoBatchError(ValueError):
+    """Nothing was trained, and nothing would be, were it tried again."""
+
+    again = False
+
+
 @dataclass(frozen=True)
 class LightningObjective:
     """Searches the settings of a LightningModule: `LightningObjective(Classifier, make_loaders, space)`.
@@ -66,8 +72,10 @@ class LightningObjective:
     Generators of your own that live longer than an epoch belong into `state_dict`, as everything else of the kind does.
 
     A loss or a monitored value that is not finite means that the trial is lost. A callback that ends the training, such
-    as EarlyStopping, ends the trial with what it has by then. In the end what was not validated after the last step is
-    validated; after a final training the test set is evaluated, where there is one.
+    as EarlyStopping, ends the trial with what it has by then, once Lightning's min_epochs and min_steps are met. Where
+    there is no batch to train on, as with drop_last and batches larger than the data, the trial fails. In the end what
+    was not validated after the last step is validated; after a final training the test set is evaluated, where there is
+    one.
 
     Attributes:
         module: from a setting, a dict, to a LightningModule; a class that takes the dict is one.
@@ -204,6 +212,7 @@ class LightningTrainer:
 
         Raises:
             MetricError: the monitored metric was not logged.
+            NoBatchError: the loader for training gave no batch.
         """
         identity = self._identity(segment)
         note = checkpoints.load_note(segment.checkpoint, identity) or {"done": 0, "start": None}
@@ -220,13 +229,15 @@ class LightningTrainer:
             with quiet():
                 warnings.simplefilter("ignore", NoEffectWarning)
                 losses = LossMeans(note.get("losses"))
-                return self._train(segment, identity, int(note["done"]), cost, losses, stop_early, watch)
+                asked = bool(note.get("asked_to_end"))
+                return self._train(segment, identity, int(note["done"]), asked, cost, losses, stop_early, watch)
 
     def _train(
         self,
         segment: Segment,
         identity: str,
         done: int,
+        asked: bool,
         cost: Cost,
         losses: LossMeans,
         stop_early: StopEarly,
@@ -250,6 +261,7 @@ class LightningTrainer:
                 watch,
                 lambda setup: max(SAVE_SECONDS, SAVE_SHARE * setup),
                 losses,
+                asked,
             )
             began = time.perf_counter()
             try:
@@ -260,6 +272,12 @@ class LightningTrainer:
                 return Outcome(lost, {}, lost, False, cost, losses=losses.curve)
             except Stopped:
                 return Outcome(done, {}, None, True, cost)
+            if not (fit.batches or fit.trainer.should_stop):
+                raise NoBatchError(
+                    "Lightning trained nothing, since the loader for training gave no batch; make batches no larger "
+                    "than the data, or leave drop_last=True and limit_train_batches=0 away"
+                )
+            asked = bool(fit.trainer.should_stop)
             saved = checkpoints.taken(fit.trainer, segment.checkpoint)
             ended, reached = fit.ended, fit.epoch
             metrics = None
@@ -272,11 +290,14 @@ class LightningTrainer:
             note = {
                 "done": done,
                 "ended": ended,
+                "asked_to_end": asked,
                 "metrics": metrics,
                 "start": segment.start,
                 "cost": asdict(cost),
                 "losses": losses.state,
             }
+            # It raises KeyboardInterrupt once more where a module or a callback has swallowed it.
+            stop_early()
             checkpoints.save(segment.checkpoint, identity, saved, note)
             if metrics is not None:
                 return self._outcome(segment, metrics, cost, losses)

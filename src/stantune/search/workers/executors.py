@@ -259,4 +259,7 @@ class InProcess:
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
         segment = self._segments.pop(0)
-        return [Ended(segment, attempt(self._trainer, segment, stop_early, lambda done: watch(segment, done)))]
+        how = attempt(self._trainer, segment, stop_early, lambda done: watch(segment, done))
+        # Where a training has swallowed KeyboardInterrupt it came to nothing that counts, and this raises it again.
+        stop_early()
+        return [Ended(segment, how)]

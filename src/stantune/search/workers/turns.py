@@ -94,7 +94,11 @@ class InTurns:
             self._begin(self._waiting.popleft())
         training = self._begun.popleft()
         how = self._turn(training)
-        return [] if how is None else [training.ended(how)]
+        if how is None:
+            return []
+        # As InProcess does.
+        stop_early()
+        return [training.ended(how)]
 
     def _has_room(self) -> bool:
         """Tell whether the first that waits may begin beside those that have begun."""

@@ -238,6 +238,30 @@ def test_a_loop_that_asks_ends_itself(trained):
     assert trained(train, 0, 5).metrics == {"loss": 5.0}
 
 
+@pytest.mark.parametrize("begins", ["start", "go_on"])
+def test_a_loop_that_says_nothing_of_how_far_it_is_is_done_again(trained, begins):
+    def train(run):
+        kept = [0.0]
+        run.keep(kept=kept)
+        for epoch in range(run.start if begins == "start" else run.go_on(), run.stop):
+            kept[0] += random.random()
+            trained.watched.append(epoch)
+            if run.should_stop and epoch < run.stop - 1:
+                return None
+        return kept[0]
+
+    trained(train, 0, 2)
+    expected = trained(train, 2, 6).metrics
+    trained.checkpoint.unlink()
+    for start, stop in ((0, 2), (2, 6)):
+        before = trained.checkpoint.read_bytes() if start else None
+        outcome = trained(train, start, stop, stop_early=lambda: True)
+        assert (outcome.iterations, outcome.interrupted, outcome.metrics) == (start, True, {})
+        assert (trained.checkpoint.read_bytes() if start else None) == before
+        again = trained(train, start, stop)
+    assert again.metrics == expected
+
+
 @pytest.mark.parametrize("asks", ["in the middle of a step", "as the last thing of a step"])
 def test_a_step_in_which_a_function_ends_itself_is_done_again(trained, monkeypatch, asks):
     def train(run):
