@@ -95,8 +95,8 @@ def accelerate_(
     if memory_format is None:
         return _accelerate(model, stan, example, loss)
     before = [(parameter, parameter.data) for parameter in model.parameters()]
-    order_(model, memory_format)
     try:
+        order_(model, memory_format)
         return _accelerate(model, stan, example, loss)
     except BaseException:
         for parameter, data in before:

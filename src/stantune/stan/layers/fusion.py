@@ -14,6 +14,7 @@ from torch.nn.modules.module import (
     _global_forward_hooks,
     _global_forward_pre_hooks,
 )
+from torch.nn.parameter import is_lazy
 
 from stantune.kernels.block.follow import Follow
 from stantune.kernels.block.layout import is_last
@@ -165,9 +166,9 @@ NATIVE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Lay out the model's four-dimensional parameters anew; they stay the same objects."""
+    """Lay out the model's four-dimensional parameters anew; they stay the same objects. Lazy ones have no shape yet."""
     for parameter in model.parameters():
-        if parameter.dim() == 4:
+        if not is_lazy(parameter) and parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
