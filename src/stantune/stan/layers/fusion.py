@@ -20,7 +20,7 @@ from stantune.kernels.block.follow import Follow
 from stantune.kernels.block.layout import is_last
 from stantune.kernels.library import suits
 from stantune.kernels.pays import may_pay
-from stantune.stan.eligible import called_as_written
+from stantune.stan.eligible import called_as_written, class_as_written
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
@@ -38,7 +38,7 @@ class StanSequential(StandIn, nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
-        if type(input) is not Tensor or torch.compiler.is_compiling():
+        if type(input) is not Tensor or torch.compiler.is_compiling() or not class_as_written(nn.Sequential):
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         modules = list(self)
         place = 0
