@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stantune.errors import UsageError
+from stantune.stan.layers.stand_in import taken_name
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 # What users may expect to be accelerated, so that it is reported where it is not.
@@ -113,7 +114,8 @@ def why_not(name: str, module: nn.Module, what: str, wanted: tuple[str, ...]) ->
     if patched or "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
-        return ""
+        name = taken_name(module)
+        return f"its own attribute {name!r} has a name that STAN's layers need; rename it" if name else ""
     if has_no_weights_yet(module):
         return "it has no weights before its first input; call the model once on a batch, then accelerate_ it"
     kind = next((kind.__name__ for kind in kinds if isinstance(module, kind)), None)

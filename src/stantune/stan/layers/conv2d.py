@@ -56,7 +56,9 @@ class StanConv2d(StanConvolution, nn.Conv2d):
             and self.passed is None
             and type(input) is Tensor
             and not (input.is_nested or torch.compiler.is_compiling())
-            and not self._takes(input, Follow())
+            and (self.earlier is None or not in_backward())
+            # Under a parametrization each look at the weight computes it once more.
+            and ("parametrizations" in self._modules or not self._takes(input, Follow()))
         )
 
     def _named_exact(self, input: Tensor) -> Tensor:

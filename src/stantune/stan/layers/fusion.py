@@ -26,8 +26,8 @@ from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d, StanPool2d, pool_of
-from stantune.stan.layers.stan_layer import SET_BY_HANDLE
-from stantune.stan.layers.stand_in import StandIn, stand_in_for_
+from stantune.stan.layers.stan_layer import forget_
+from stantune.stan.layers.stand_in import StandIn, stand_in_for_, taken_name
 
 
 class StanSequential(StandIn, nn.Sequential):
@@ -136,6 +136,8 @@ def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
 
 def may_become_native(module: nn.Module, follows: Mapping[nn.Module, Follow]) -> bool:
     """Tell whether a layer of PyTorch's has a native form that pays for some input; `follows` is `follows_in`'s."""
+    if taken_name(module):
+        return False
     if type(module) is nn.Conv2d:
         return may_be_native(module, follows.get(module, Follow()))
     if type(module) in (nn.MaxPool2d, nn.AvgPool2d):
@@ -180,8 +182,7 @@ def natively(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            for attribute in SET_BY_HANDLE:
-                module.__dict__.pop(attribute, None)
+            forget_(module)
             module.__class__ = next(plain for plain, native in NATIVE.items() if type(module) is native)
 
 
@@ -195,7 +196,7 @@ def evaluated_natively(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.natively_evaluated = False
+            layer.__dict__.pop("natively_evaluated", None)
 
 
 def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:

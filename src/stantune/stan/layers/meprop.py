@@ -85,6 +85,7 @@ class MePropLinear(StandIn, nn.Linear):
     other state.
     """
 
+    original = nn.Linear
     top_k: int = 0
     unified: bool = False
     sparse_bias: bool = False

@@ -18,8 +18,6 @@ _DOES = pytorchs(nn.MaxPool2d.forward, nn.AvgPool2d.forward, F.max_pool2d, F.avg
 class StanPool2d(StandIn):
     """What both poolings have in common."""
 
-    original: type[nn.Module]
-
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels are to do this layer for an input (B, C, H, W)."""
         # Asked at each pass of each layer: what is told at once comes first.

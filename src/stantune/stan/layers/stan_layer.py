@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from threading import get_ident
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,6 @@ class StanLayer(StandIn):
         memory: what skipped entries receive under the memo fill.
         passed: called at each forward pass in training.
         stan_name: the layer's name in the model, for errors.
-        original: PyTorch's class of such layers.
         sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
             was not, under False; None where nobody asks.
         last: what the last training pass of each thread in this iteration, by its number, was; under None that of any
@@ -69,7 +68,7 @@ class StanLayer(StandIn):
     stan_name: str | None = None
     sizes: dict[bool, tuple[int, int]] | None = None
     last: dict[int | None, str]
-    original: ClassVar[type[nn.Module]]
+    earlier: Earlier | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         dropped = set(SET_BY_HANDLE) - {"__module__"}  # a copy stands in for the same class
@@ -120,7 +119,18 @@ class StanLayer(StandIn):
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "__module__")
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "earlier", "__module__")
+
+
+def forget_(layer: nn.Module) -> None:
+    """Take away what STAN has set on a layer, and leave what is its owner's."""
+    for name in SET_BY_HANDLE if isinstance(layer, StanLayer) else ("__module__",):
+        layer.__dict__.pop(name, None)
+
+
+def in_backward() -> bool:
+    """Tell whether what is computed now is part of a backward pass, as what a checkpoint computes again is."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _in_reentrant_checkpoint() -> bool:
