@@ -179,9 +179,10 @@ class StanHandle:
         if self._memory is not None:
             self._memory.begin(iteration)
         for place, layer in enumerate(self._layers):
-            if not isinstance(layer, StanConv1d | StanConv2d | StanLinear):
-                continue  # it was restored meanwhile
-            layer.last = {}
+            if not self._owns(place):
+                continue
+            layer.go_on()
+            self._errors[place] = {}
             if self._memory is not None:
                 continue
             layer.grid = self._grid(place) if phase is Phase.REDUCED else None
@@ -248,10 +249,16 @@ class StanHandle:
             for layer, patterns in zip(self._layers, found, strict=True)
         ]
 
+    def _owns(self, place: int) -> bool:
+        """Tell whether a layer is still this handle's: not restored meanwhile, nor accelerated anew after that."""
+        return self._layers[place].__dict__.get("sizes") is self._sizes[place]
+
     def _share(self, place: int) -> float:
+        if not self._owns(place):
+            return 1.0
         if self._memory is not None:
             return float(self.rate)
-        grid = getattr(self._layers[place], "grid", None)  # none of a layer that was restored meanwhile
+        grid = self._layers[place].grid
         return grid.pattern.rate if isinstance(grid, Grid) and self._whole(place) is None else 1.0
 
     def _whole(self, place: int) -> tuple[int, int] | None:
@@ -279,6 +286,8 @@ class StanHandle:
         return draw_grid(patterns, self.stan.seed, self.iteration, place, self.stan.offset_sets)
 
     def _choose(self, place: int, exact: Tensor) -> None:
+        if not exact.numel():
+            return  # it tells nothing
         candidates = self._fitting(place, (exact.shape[-2], exact.shape[-1]))
         grids = [self._draw((pattern,), place) for pattern in candidates]
         errors = self._errors[place]
@@ -289,8 +298,6 @@ class StanHandle:
             self._say(
                 f"the output of {self._names[place] or 'the model'} is not finite at the refresh of iteration "
                 f"{self.iteration}; the layer computes every entry until the next one"
-        if not exact.numel():
-            return  # it tells nothing
             )
         if errors:  # else all outputs so far are too small, and are computed whole in any case
             self._chosen[place] = cheapest(errors, self.stan.allowed_error)

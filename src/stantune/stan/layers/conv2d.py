@@ -20,6 +20,7 @@ from stantune.stan.entries.lists import lists_among, lists_of
 from stantune.stan.entries.strided import output_size
 from stantune.stan.layers.convolution import StanConvolution
 from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, whole, window_of
+from stantune.stan.layers.stan_layer import in_backward
 from stantune.stan.layers.stand_in import not_compiled
 
 
@@ -62,6 +63,8 @@ class StanConv2d(StanConvolution, nn.Conv2d):
         )
 
     def _named_exact(self, input: Tensor) -> Tensor:
+        if (last := self.__dict__.get("last")) is not None:
+            last[None] = "reduced"  # it ran in this iteration
         try:
             return self._exact(input)
         except Exception as error:
@@ -80,7 +83,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
         """Tell whether settings and shapes are such, and native code pays: what PyTorch refuses is its to refuse."""
         # Asked at each pass of each layer, so that all that follows from numbers alone is kept.
         settings = (hashable(self.stride), hashable(self.padding), hashable(self.dilation), whole(self.groups))
-        listed = self.training and (self.grid is not None or self.memory is not None)
+        listed = self.training and (self.memory is not None or self.entries_now() is not None)
         planes = input.is_contiguous() and self.weight.is_contiguous()
         return _is_for_native(
             input.shape, self.weight.shape, settings, self.padding_mode, follow, listed, planes, torch.get_num_threads()
@@ -99,7 +102,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
             (B, C_out, H_out, W_out), those of the pooling.
         """
         try:
-            grid = self.grid if self.training and self._begin() else None
+            grid = self.entries_now() if self.training and self._begin() else None
             return self._natively(input, follow, grid, last)
         except Exception as error:
             self._named(error)
