@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from types import BuiltinFunctionType
+from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stantune.errors import UsageError
+from stantune.stan.layers.stand_in import taken_name
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 # What users may expect to be accelerated, so that it is reported where it is not.
 KNOWN = (nn.modules.conv._ConvNd,)
 
-# What PyTorch's own layers do, as it is when STAN is imported. Tools replace it, in one layer or in all.
+
+def pytorchs(*functions: Callable[..., Any]) -> tuple[object, ...]:
+    """Return functions as they are when STAN is imported; None for each that somebody had patched before.
+
+    A wrapper may call itself what it wraps, and yet it has the names of where it was written.
+    """
+    return tuple(
+        function
+        if isinstance(function, BuiltinFunctionType)
+        or getattr(function, "__globals__", {}).get("__name__", "").startswith("torch.")
+        else None
+        for function in functions
+    )
+
+
+# What PyTorch's own layers do. Tools replace it, in one layer or in all.
 _DOES: dict[type[nn.Module], object] = {
-    kind: kind.forward
+    kind: pytorchs(kind.forward)[0]
     for kind in (
         nn.Conv1d,
         nn.Conv2d,
@@ -28,19 +47,27 @@ _DOES: dict[type[nn.Module], object] = {
         nn.Sequential,
     )
 }
-_CALL, _CALLED = nn.Module.__call__, nn.Module._call_impl
-_CONVOLUTION_DOES = nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d
-_FOLLOWING_DOES = F.relu, F.max_pool2d, F.avg_pool2d
+_CALL, _CALLED = pytorchs(nn.Module.__call__, nn.Module._call_impl)
+_CONVOLUTIONS_DO = pytorchs(
+    *(nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d)
+)
+_FOLLOWING_DOES = pytorchs(F.relu, F.max_pool2d, F.avg_pool2d)
 
 
 def as_written(layer: nn.Module) -> bool:
-    """Tell whether a convolution's forward method, or STAN's in its place, finds beneath it what PyTorch has there.
+    """Tell whether a convolution's forward method, and all that it finds beneath it, is what PyTorch has there.
 
     Not so under a parametrization: each look at a parameter computes it once more, and spectral norms then move on.
     """
-    does = nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d
+    one, two = nn.Conv1d, nn.Conv2d
+    do = one.forward, two.forward, one._conv_forward, two._conv_forward, F.conv1d, F.conv2d
     plain = "_conv_forward" not in layer.__dict__ and "parametrizations" not in layer._modules
-    return plain and does == _CONVOLUTION_DOES
+    return plain and do == _CONVOLUTIONS_DO
+
+
+def class_as_written(kind: type[nn.Module]) -> bool:
+    """Tell whether nobody has patched the forward method of one of PyTorch's classes."""
+    return kind.forward is _DOES[kind]
 
 
 def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -49,7 +76,7 @@ def called_as_written(module: nn.Module, kind: type[nn.Module]) -> bool:
     return (
         "forward" not in own
         and own.get("_compiled_call_impl") is None
-        and kind.forward is _DOES[kind]
+        and class_as_written(kind)
         and kind.__call__ is _CALL
         and kind._call_impl is _CALLED
         and (F.relu, F.max_pool2d, F.avg_pool2d) == _FOLLOWING_DOES
@@ -83,10 +110,12 @@ def why_not(name: str, module: nn.Module, what: str, wanted: tuple[str, ...]) ->
             "a depthwise convolution has so few products for each entry that the fill costs more than it saves; name "
             "it in layers= to reduce it all the same"
         )
-    if "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
+    patched = type(module) in kinds and not class_as_written(type(module))
+    if patched or "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:
-        return ""
+        name = taken_name(module)
+        return f"its own attribute {name!r} has a name that STAN's layers need; rename it" if name else ""
     if has_no_weights_yet(module):
         return "it has no weights before its first input; call the model once on a batch, then accelerate_ it"
     kind = next((kind.__name__ for kind in kinds if isinstance(module, kind)), None)

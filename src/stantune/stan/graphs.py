@@ -74,7 +74,6 @@ class GraphedStep:
         self._constants = constants
         self._recorder = recorder or OnCuda()
         self._modules = list(model.modules())
-        self._layers = [module for module in self._modules if isinstance(module, LAYERS)]
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, tuple[tuple[Tensor, ...], Callable[[], Tensor]]] = {}
         self._most = MOST
@@ -108,14 +107,16 @@ class GraphedStep:
 
     def _key(self, inputs: tuple[Tensor, ...]) -> Hashable:
         """Return all that a recorded step depends on; None where it must not be recorded."""
+        # Some may have been restored meanwhile, or accelerated anew.
+        layers = [module for module in self._modules if isinstance(module, LAYERS)]
         if any(
             layer.watch is not None or layer.memory is not None or isinstance(layer.grid, EntryMatrix)
-            for layer in self._layers
+            for layer in layers
         ):
             return None
         kinds = tuple((each.shape, each.dtype, each.stride(), each.device) for each in inputs)
         modes = tuple(module.training for module in self._modules)
-        return tuple(layer.grid for layer in self._layers), modes, kinds, self._constants()
+        return tuple(layer.grid for layer in layers), modes, kinds, self._constants()
 
 
 def warn_unrecorded(error: RuntimeError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # So many training passes of one layer in one iteration are no accumulation of gradients any more.
 FORGOTTEN = 200
+# So many choices are kept for who looks at them: a run of days has millions.
+CHOICES = 10_000
 
 
 class LayerReport(NamedTuple):
@@ -59,7 +62,8 @@ class StanHandle:
         memory_bytes: what the memo fill holds; 0 without it.
         norms: how many batch norms native kernels do in training where they are faster.
         pools: how many maximum and average poolings they do where they are faster.
-        history: what each layer chose at each refresh since the handle was made, where patterns are chosen.
+        history: what each layer chose at each refresh since the handle was made, where patterns are chosen: the last
+            CHOICES of them.
     """
 
     def __init__(
@@ -80,13 +84,15 @@ class StanHandle:
         self.pools = pools
         self.iteration = 0
         self.rate = stan.rate_at(0)
-        self.history: list[Choice] = []
+        self.history: deque[Choice] = deque(maxlen=CHOICES)
         self.memory_bytes = 0 if memory is None else memory.bytes
         self._layers = [layer for _, layer in layers]
         self._names = [name for name, _ in layers]
         rates: set[float | Literal["auto"]] = {self.rate, *(each.rate for each in stan.rates)}
         self._patterns = {rate: self._patterns_at(rate) for rate in rates}
         self._chosen: list[Pattern | None] = [None] * len(layers)
+        # Of each layer in this iteration: the largest of its outputs' errors.
+        self._errors: list[dict[Pattern, float]] = [{} for _ in layers]
         self._sizes: list[dict[bool, tuple[int, int]]] = [{} for _ in layers]
         for layer, sizes in zip(self._layers, self._sizes, strict=True):
             layer.sizes = sizes
@@ -173,9 +179,10 @@ class StanHandle:
         if self._memory is not None:
             self._memory.begin(iteration)
         for place, layer in enumerate(self._layers):
-            if not isinstance(layer, StanConv1d | StanConv2d | StanLinear):
-                continue  # it was restored meanwhile
-            layer.last = {}
+            if not self._owns(place):
+                continue
+            layer.go_on()
+            self._errors[place] = {}
             if self._memory is not None:
                 continue
             layer.grid = self._grid(place) if phase is Phase.REDUCED else None
@@ -242,10 +249,16 @@ class StanHandle:
             for layer, patterns in zip(self._layers, found, strict=True)
         ]
 
+    def _owns(self, place: int) -> bool:
+        """Tell whether a layer is still this handle's: not restored meanwhile, nor accelerated anew after that."""
+        return self._layers[place].__dict__.get("sizes") is self._sizes[place]
+
     def _share(self, place: int) -> float:
+        if not self._owns(place):
+            return 1.0
         if self._memory is not None:
             return float(self.rate)
-        grid = getattr(self._layers[place], "grid", None)  # none of a layer that was restored meanwhile
+        grid = self._layers[place].grid
         return grid.pattern.rate if isinstance(grid, Grid) and self._whole(place) is None else 1.0
 
     def _whole(self, place: int) -> tuple[int, int] | None:
@@ -273,16 +286,33 @@ class StanHandle:
         return draw_grid(patterns, self.stan.seed, self.iteration, place, self.stan.offset_sets)
 
     def _choose(self, place: int, exact: Tensor) -> None:
+        if not exact.numel():
+            return  # it tells nothing
         candidates = self._fitting(place, (exact.shape[-2], exact.shape[-1]))
         grids = [self._draw((pattern,), place) for pattern in candidates]
-        errors = dict(zip(candidates, grid_errors(exact, grids), strict=True))
+        errors = self._errors[place]
+        for pattern, error in zip(candidates, grid_errors(exact, grids), strict=True):
+            # What is chosen is for all outputs of an iteration, and none of them may have a larger error.
+            errors[pattern] = max(error, errors.get(pattern, 0.0), key=lambda each: (math.isnan(each), each))
         if any(math.isnan(error) for error in errors.values()):
             self._say(
                 f"the output of {self._names[place] or 'the model'} is not finite at the refresh of iteration "
                 f"{self.iteration}; the layer computes every entry until the next one"
             )
-        self._chosen[place] = cheapest(errors, self.stan.allowed_error)
-        self.history.append(Choice(self.iteration, self._names[place], errors, self._chosen[place]))
+        if errors:  # else all outputs so far are too small, and are computed whole in any case
+            self._chosen[place] = cheapest(errors, self.stan.allowed_error)
+        self._note_choice(Choice(self.iteration, self._names[place], dict(errors), self._chosen[place]))
+
+    def _note_choice(self, choice: Choice) -> None:
+        """Keep a choice, in place of what the same layer chose by fewer outputs of the same iteration."""
+        for place in reversed(range(len(self.history))):
+            past = self.history[place]
+            if past.iteration != choice.iteration:
+                break
+            if past.layer == choice.layer:
+                self.history[place] = choice
+                return
+        self.history.append(choice)
 
     def _passed(self) -> None:
         self._passes += 1

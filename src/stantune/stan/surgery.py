@@ -21,7 +21,7 @@ from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.meprop import MePropLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.layers.pooling import StanPool2d
-from stantune.stan.layers.stan_layer import SET_BY_HANDLE
+from stantune.stan.layers.stan_layer import forget_
 from stantune.stan.layers.stand_in import stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.planning.example import Example, Loss, device_of, differentiate
@@ -95,8 +95,8 @@ def accelerate_(
     if memory_format is None:
         return _accelerate(model, stan, example, loss)
     before = [(parameter, parameter.data) for parameter in model.parameters()]
-    order_(model, memory_format)
     try:
+        order_(model, memory_format)
         return _accelerate(model, stan, example, loss)
     except BaseException:
         for parameter, data in before:
@@ -178,8 +178,7 @@ def restore_(model: nn.Module) -> None:
     """Turn every layer that `accelerate_` changed back into what it was, in place."""
     for module in model.modules():
         if isinstance(module, tuple(ORIGINAL)):
-            for name in SET_BY_HANDLE:
-                module.__dict__.pop(name, None)
+            forget_(module)
             module.__class__ = _without_stan(type(module), ORIGINAL)
         elif module.__dict__.pop(BY_SURGERY, False):
             for name in ("top_k", "unified", "sparse_bias", "__module__"):

@@ -80,7 +80,8 @@ def _keep(value: object, back: ExitStack, seen: set[int]) -> None:
 
 def _is_written(tensor: Tensor) -> bool:
     """Tell whether a tensor has values of its own that a pass could write to: not so where several of them are one."""
-    if tensor.is_inference() or tensor.is_meta or tensor.layout is not torch.strided or is_lazy(tensor):
+    # A lazy one, which has no values yet, refuses all other questions.
+    if is_lazy(tensor) or tensor.is_inference() or tensor.is_meta or tensor.layout is not torch.strided:
         return False
     plain = type(tensor) in (Tensor, nn.Parameter)
     return not plain or all(stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)

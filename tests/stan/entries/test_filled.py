@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stantune import Stan, accelerate_
 from stantune.kernels.cuda import ways as cuda
+from stantune.kernels.cuda.rows import Window
 from stantune.kernels.cuda.ways import CudaPath, choices
 from stantune.stan.entries import filled
 from stantune.stan.entries.entries import PATTERNS, Entries, EntryMatrix, Grid
@@ -170,3 +175,120 @@ def test_only_grids_are_timed_as_recorded(device: Device, entries: Entries, monk
         layer(torch.randn(2, 3, 6, 6))
     assert len(recorded) == (3 if isinstance(entries, Grid) else 0)
     assert choices()[0].seconds
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_shape_may_come_for_the_first_time_within_a_checkpoint(device: Device) -> None:
+    """What is saved for a trial's backward pass is no part of what the checkpoint counts."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3))
+    accelerate_(model, Stan(rate=0.25, period=None))
+    images = torch.randn(2, 1, 9, 9)
+    gradients = []
+    for checkpoints in (True, False):
+        model.zero_grad()
+        output = checkpoint(model, images, use_reentrant=False) if checkpoints else model(images)
+        output.square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert len(choices()) == 2
+    assert all(choice.seconds for choice in choices())
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trial_within_hooks_of_saved_tensors_is_not_seen_and_not_kept(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs: list[weakref.ref[Tensor]] = []
+    for way in ("by_triton", "by_pytorch", "by_all"):
+        own = getattr(filled, way)
+
+        def noted(*given: object, own: Callable[..., Tensor] = own) -> Tensor:
+            output = own(*given)
+            outputs.append(weakref.ref(output))
+            return output
+
+        monkeypatch.setattr(filled, way, noted)
+    seen: list[Tensor] = []
+    counts = []
+    layer = nn.Conv2d(2, 3, 3)
+    layer.__class__ = StanConv2d
+    layer.grid = Grid(PATTERNS["blocks"], 0, 0)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor) or tensor, lambda kept: kept):
+            for _ in range(2):
+                seen.clear()
+                layer(torch.randn(2, 2, 9, 9))
+                counts.append(len(seen))
+        assert [each() for each in outputs] == [None] * len(outputs)
+    finally:
+        gc.enable()
+    assert len(outputs) > 2
+    assert counts[0] == counts[1] > 0
+
+
+def test_transforms_follow_pytorchs_operations(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filled, "cuda_path", lambda: CudaPath(("triton",), "a test"))
+    monkeypatch.setattr(cuda, "cuda_path", lambda: CudaPath(("triton",), "a test"))
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 3)
+    layer.__class__ = StanConv2d
+    layer.grid = Grid(PATTERNS["blocks"], 1, 0)
+    images = torch.randn(4, 2, 9, 9)
+
+    def loss(weight: Tensor, image: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight}, (image[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(layer.weight.detach(), images)
+    assert set(device.gone) == {"pytorch"}
+    expected = torch.stack([torch.autograd.grad(loss(layer.weight, image), layer.weight)[0] for image in images])
+    assert "triton" in device.gone
+    torch.testing.assert_close(found, expected)
+
+
+GRID, CPU = Grid(PATTERNS["columns"], 0, 1), torch.device("cpu")
+
+
+def window_of(side: int) -> Window:
+    return Window((8, side), (8, side), (1, 1), (1, 1), (0, 0), (1, 1))
+
+
+@pytest.fixture
+def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_present", "_past", "_recorded"):
+        monkeypatch.setattr(filled, name, {})
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+def test_lists_of_ever_new_sizes_are_not_kept_for_ever_and_those_in_use_are() -> None:
+    always = filled._rows_on_device(GRID, window_of(7), CPU)
+    alive = weakref.WeakSet[Tensor]()
+    for side in range(8, 1008):
+        rows = filled._rows_on_device(GRID, window_of(side), CPU)
+        assert rows.positions.numel() == 8 * (side // 2)
+        alive.add(rows.positions)
+        assert filled._rows_on_device(GRID, window_of(side), CPU) is rows
+        assert filled._rows_on_device(GRID, window_of(7), CPU) is always
+    del rows
+    gc.collect()
+    assert filled.MOST < len(alive) <= 2 * filled.MOST
+
+
+@pytest.mark.usefixtures("_nothing_kept")
+def test_lists_that_are_part_of_a_graph_are_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda", 0)
+    recording, waited = [True], []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: recording[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(filled, "_rows_of_grid", lambda grid, window, device: (window.size, object()))
+    monkeypatch.setattr(filled, "MOST", 3)
+    recorded = [filled._rows_on_device(GRID, window_of(side), device) for side in range(7, 12)]
+    assert not waited, "a graph cannot be recorded where the device is waited for"
+    recording[0] = False
+    for side in range(20, 40):
+        filled._rows_on_device(GRID, window_of(side), device)
+    assert len(filled._present) + len(filled._past) <= 2 * filled.MOST
+    assert waited, "another stream may still read what is forgotten"
+    assert [filled._rows_on_device(GRID, window_of(side), device) for side in range(7, 12)] == recorded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stantune.kernels.cuda.rows import Rows, Window, rows_of
 from stantune.kernels.cuda.ways import EXACT, choose, cuda_path
+from stantune.kernels.gate import ordinary
 from stantune.stan.entries.entries import Entries, EntryMatrix, Grid, check_entries
 from stantune.stan.entries.fill import nearest_computed, neighbour_at
 from stantune.stan.entries.lists import lists_of
@@ -21,6 +22,13 @@ from stantune.stan.entries.strided import conv2d_on_grid, output_size
 # What Triton's programs compute with, and how many numbers a tensor of theirs may have.
 DTYPES = (torch.float32, torch.bfloat16)
 NUMBERS = 2**31 - 1
+# So many grids' lists are kept on devices, and as many that were used before them: more than a deep network has kinds
+# of layers times offsets, but images of ever new sizes have no end of them.
+MOST = 256
+_present: dict[tuple[Grid, Window, torch.device], Rows] = {}
+_past: dict[tuple[Grid, Window, torch.device], Rows] = {}
+# CUDA graphs hold on to the addresses of what they were recorded with.
+_recorded: dict[tuple[Grid, Window, torch.device], Rows] = {}
 
 
 class Convolution(NamedTuple):
@@ -73,6 +81,7 @@ def convolve_filled(convolution: Convolution, entries: Entries) -> Tensor:
     """
     if (
         _on_cuda(convolution.input)
+        and ordinary()  # transforms of torch.func follow PyTorch's operations alone
         and "triton" in cuda_path().ways
         and has_triton_form(convolution, entries)
         and _way(convolution, entries) == "triton"
@@ -106,7 +115,7 @@ def by_triton(convolution: Convolution, entries: Entries) -> Tensor:
         _pair(convolution.dilation),
     )
     if isinstance(entries, Grid):
-        rows = _rows_of_grid(entries, window, input.device)
+        rows = _rows_on_device(entries, window, input.device)
     else:
         rows = _rows_of_matrix(entries, window, len(input))
     with torch.autocast(input.device.type, enabled=False):
@@ -166,7 +175,8 @@ def _way(convolution: Convolution, entries: Entries) -> str:
     targets = [each for each in copied[:3] if each is not None and each.requires_grad]
 
     def trial(do: Callable[[], Tensor]) -> list[Tensor]:
-        with torch.enable_grad():
+        # A trial's graph is nobody's: hooks of others, such as a checkpoint's that count what is saved, do not see it.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             output = do()
         # Detached: a graph that stays alive would hold on to the stream that it was made on.
         result = output.detach()
@@ -183,12 +193,36 @@ def _way(convolution: Convolution, entries: Entries) -> str:
         return choose(key, what, {way: partial(trial, do) for way, do in ways.items()}, recordable=recordable)
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _copy(tensor: Tensor | None) -> Any:
     """Return a leaf of the same values, in another graph: what is measured leaves no gradient behind."""
     return None if tensor is None else tensor.detach().requires_grad_(tensor.requires_grad)
 
 
-@cache  # never emptied: recorded CUDA graphs hold on to the addresses
+def _rows_on_device(grid: Grid, window: Window, device: torch.device) -> Rows:
+    """Return a grid's lists, from among those that are kept; for ever where they become part of a CUDA graph."""
+    global _present, _past
+    key = grid, window, device
+    if key in _recorded:
+        return _recorded[key]
+    recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    rows = _present.get(key)
+    if rows is None:
+        rows = _past.pop(key, None) or _rows_of_grid(*key)
+        if len(_present) >= MOST and not recording:
+            # What is forgotten now nobody has asked for in a long time, but another stream may still have to read it.
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            _past, _present = _present, {}
+        _present[key] = rows
+    if recording:
+        _recorded[key] = rows
+    return rows
+
+
 def _rows_of_grid(grid: Grid, window: Window, device: torch.device) -> Rows:
     lists = lists_of(grid, *window.out)
     assert lists is not None, "has_triton_form has asked whether the grid covers the output"

@@ -20,6 +20,7 @@ from stantune.stan.entries.lists import lists_among, lists_of
 from stantune.stan.entries.strided import output_size
 from stantune.stan.layers.convolution import StanConvolution
 from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, whole, window_of
+from stantune.stan.layers.stan_layer import in_backward
 from stantune.stan.layers.stand_in import not_compiled
 
 
@@ -56,10 +57,14 @@ class StanConv2d(StanConvolution, nn.Conv2d):
             and self.passed is None
             and type(input) is Tensor
             and not (input.is_nested or torch.compiler.is_compiling())
-            and not self._takes(input, Follow())
+            and (self.earlier is None or not in_backward())
+            # Under a parametrization each look at the weight computes it once more.
+            and ("parametrizations" in self._modules or not self._takes(input, Follow()))
         )
 
     def _named_exact(self, input: Tensor) -> Tensor:
+        if (last := self.__dict__.get("last")) is not None:
+            last[None] = "reduced"  # it ran in this iteration
         try:
             return self._exact(input)
         except Exception as error:
@@ -78,7 +83,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
         """Tell whether settings and shapes are such, and native code pays: what PyTorch refuses is its to refuse."""
         # Asked at each pass of each layer, so that all that follows from numbers alone is kept.
         settings = (hashable(self.stride), hashable(self.padding), hashable(self.dilation), whole(self.groups))
-        listed = self.training and (self.grid is not None or self.memory is not None)
+        listed = self.training and (self.memory is not None or self.entries_now() is not None)
         planes = input.is_contiguous() and self.weight.is_contiguous()
         return _is_for_native(
             input.shape, self.weight.shape, settings, self.padding_mode, follow, listed, planes, torch.get_num_threads()
@@ -97,7 +102,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
             (B, C_out, H_out, W_out), those of the pooling.
         """
         try:
-            grid = self.grid if self.training and self._begin() else None
+            grid = self.entries_now() if self.training and self._begin() else None
             return self._natively(input, follow, grid, last)
         except Exception as error:
             self._named(error)

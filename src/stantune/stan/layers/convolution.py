@@ -15,7 +15,7 @@ from stantune.stan.entries.filled import Convolution, convolve_filled
 from stantune.stan.entries.positions import conv2d_at
 from stantune.stan.entries.strided import conv2d_kept, output_size
 from stantune.stan.layers.geometry import Geometry, whole, window_of
-from stantune.stan.layers.stan_layer import Memory, StanLayer, result_type
+from stantune.stan.layers.stan_layer import Memory, StanLayer, in_backward, result_type
 from stantune.stan.layers.stand_in import not_compiled
 
 # What autocast makes one type of.
@@ -70,7 +70,7 @@ class StanConvolution(StanLayer, nn.modules.conv._ConvNd):
         # Transforms also compute a reduced pass a second time (gradients of each sample), which must be the same pass.
         plain = type(input) is Tensor and input.dtype == self.weight.dtype and input.device.type.upper() in DEVICES
         plain = plain and input.dtype.is_floating_point
-        reduces = self.memory is None and isinstance(self.grid, Grid) and plain
+        reduces = self.memory is None and isinstance(self.entries_now(), Grid) and plain
         return "transformed" if reduces and transformed() else ""
 
     def _native_now(self, input: Tensor) -> bool:
@@ -79,10 +79,10 @@ class StanConvolution(StanLayer, nn.modules.conv._ConvNd):
 
     def _trained_batch(self, input: Tensor, reduces: bool, native: bool) -> Tensor:
         # Once each: the handle may go on meanwhile, in another thread.
-        grid, memory, watch = self.grid, self.memory, self.watch
+        grid, memory, watch = self.entries_now(), self.memory, self.watch
         if not reduces or (grid is None and memory is None):
             output = self._whole(input, native)
-            if reduces and watch is not None:
+            if reduces and watch is not None and not in_backward():
                 watch(self._in_2d(output.detach()))
             return output
         found = self._geometry(input)

@@ -14,19 +14,20 @@ from torch.nn.modules.module import (
     _global_forward_hooks,
     _global_forward_pre_hooks,
 )
+from torch.nn.parameter import is_lazy
 
 from stantune.kernels.block.follow import Follow
 from stantune.kernels.block.layout import is_last
 from stantune.kernels.library import suits
 from stantune.kernels.pays import may_pay
-from stantune.stan.eligible import called_as_written
+from stantune.stan.eligible import called_as_written, class_as_written
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.layers.pooling import StanAvgPool2d, StanMaxPool2d, StanPool2d, pool_of
-from stantune.stan.layers.stan_layer import SET_BY_HANDLE
-from stantune.stan.layers.stand_in import StandIn, stand_in_for_
+from stantune.stan.layers.stan_layer import forget_
+from stantune.stan.layers.stand_in import StandIn, stand_in_for_, taken_name
 
 
 class StanSequential(StandIn, nn.Sequential):
@@ -37,7 +38,7 @@ class StanSequential(StandIn, nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
-        if type(input) is not Tensor or torch.compiler.is_compiling():
+        if type(input) is not Tensor or torch.compiler.is_compiling() or not class_as_written(nn.Sequential):
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         modules = list(self)
         place = 0
@@ -91,7 +92,7 @@ def _takes_either(module: nn.Module) -> bool:
     """Tell whether a module is native where its input lets it be, and nobody watches it or has patched it."""
     if isinstance(module, StanConv2d):
         # Who watches a layer wants the convolution's own output.
-        return module.watch is None and called_as_written(module, nn.Conv2d) and unobserved(module)
+        return not module.watched_now() and called_as_written(module, nn.Conv2d) and unobserved(module)
     if isinstance(module, StanBatchNorm2d):
         return called_as_written(module, nn.BatchNorm2d) and unobserved(module)
     if isinstance(module, StanPool2d):
@@ -135,6 +136,8 @@ def make_native_(model: nn.Module, exact_ones: bool = True) -> list[nn.Module]:
 
 def may_become_native(module: nn.Module, follows: Mapping[nn.Module, Follow]) -> bool:
     """Tell whether a layer of PyTorch's has a native form that pays for some input; `follows` is `follows_in`'s."""
+    if taken_name(module):
+        return False
     if type(module) is nn.Conv2d:
         return may_be_native(module, follows.get(module, Follow()))
     if type(module) in (nn.MaxPool2d, nn.AvgPool2d):
@@ -165,9 +168,9 @@ NATIVE: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def order_(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Lay out the model's four-dimensional parameters anew; they stay the same objects."""
+    """Lay out the model's four-dimensional parameters anew; they stay the same objects. Lazy ones have no shape yet."""
     for parameter in model.parameters():
-        if parameter.dim() == 4:
+        if not is_lazy(parameter) and parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
@@ -179,8 +182,7 @@ def natively(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            for attribute in SET_BY_HANDLE:
-                module.__dict__.pop(attribute, None)
+            forget_(module)
             module.__class__ = next(plain for plain, native in NATIVE.items() if type(module) is native)
 
 
@@ -194,7 +196,7 @@ def evaluated_natively(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.natively_evaluated = False
+            layer.__dict__.pop("natively_evaluated", None)
 
 
 def follows_in(model: nn.Module) -> dict[nn.Module, Follow]:

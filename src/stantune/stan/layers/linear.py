@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stantune.kernels.gate import common_device, ordinary
+from stantune.stan.eligible import class_as_written
 from stantune.stan.layers.stan_layer import Memory, StanLayer, result_type
 from stantune.stan.layers.stand_in import not_compiled
 
@@ -69,6 +70,7 @@ class StanLinear(StanLayer, nn.Linear):
         return (
             input is not None
             and ordinary()
+            and class_as_written(nn.Linear)
             and "parametrizations" not in self._modules
             and bool(common_device(input, self.weight, self.bias))
             and input.dim() == 2

@@ -15,6 +15,7 @@ from stantune.arguments import names, shown
 from stantune.errors import UsageError
 from stantune.kernels.derivatives import differentiable_once
 from stantune.kernels.gate import ordinary, transformed
+from stantune.stan.eligible import class_as_written
 from stantune.stan.layers.stand_in import StandIn, stand_in_for_
 
 # Products over the kept components alone cost what dense ones with zeros do where about one in five is kept. Measured,
@@ -84,6 +85,7 @@ class MePropLinear(StandIn, nn.Linear):
     other state.
     """
 
+    original = nn.Linear
     top_k: int = 0
     unified: bool = False
     sparse_bias: bool = False
@@ -108,7 +110,8 @@ class MePropLinear(StandIn, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map input (..., in_features) to (..., out_features)."""
-        if not self.training or not 0 < self.top_k < self.out_features or not _goes_backward(input):
+        chooses = self.training and 0 < self.top_k < self.out_features and class_as_written(nn.Linear)
+        if not chooses or not _goes_backward(input):
             return super().forward(input)
         # Once: under a parametrization each look computes it anew.
         weight = self.weight

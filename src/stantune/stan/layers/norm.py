@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from stantune.kernels.batch_norm import fits, normalise
 from stantune.kernels.pays import norm_pays
+from stantune.stan.eligible import pytorchs
 from stantune.stan.layers.stand_in import StandIn, not_compiled
 
-# PyTorch's own, as they are when STAN is imported. Tools replace them.
-_DOES = nn.BatchNorm2d.forward, F.batch_norm
+# PyTorch's own. Tools replace them.
+_DOES = pytorchs(nn.BatchNorm2d.forward, F.batch_norm)
 
 
 class StanBatchNorm2d(StandIn, nn.BatchNorm2d):

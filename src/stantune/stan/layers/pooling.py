@@ -8,16 +8,15 @@ from torch import Tensor, nn
 
 from stantune.kernels.pays import pool_pays
 from stantune.kernels.pool import Pool, fits, pooled
+from stantune.stan.eligible import pytorchs
 from stantune.stan.layers.stand_in import StandIn, not_compiled
 
-# PyTorch's own, as they are when STAN is imported. Tools replace them.
-_DOES = nn.MaxPool2d.forward, nn.AvgPool2d.forward, F.max_pool2d, F.avg_pool2d
+# PyTorch's own. Tools replace them.
+_DOES = pytorchs(nn.MaxPool2d.forward, nn.AvgPool2d.forward, F.max_pool2d, F.avg_pool2d)
 
 
 class StanPool2d(StandIn):
     """What both poolings have in common."""
-
-    original: type[nn.Module]
 
     def is_native(self, input: Tensor) -> bool:
         """Tell whether native kernels are to do this layer for an input (B, C, H, W)."""

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from threading import get_ident
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,22 @@ class Memory(Protocol):
         ...
 
 
+class Earlier(NamedTuple):
+    """What a layer was in the last iteration before this one in which it ran.
+
+    Attributes:
+        last: as the layer's then.
+        grid: as the layer's then.
+        watched: whether the layer was.
+    """
+
+    last: dict[int | None, str]
+    grid: Grid | EntryMatrix | None
+    watched: bool
+
+
 class StanLayer(StandIn):
-    """What the handle sets on a layer for one iteration; a copied or pickled layer has none of it and is exact.
+    """What the handle sets on a layer for one iteration; a copied or pickled layer has but `sizes` of it and is exact.
 
     Attributes:
         grid: the entries to compute, an EntryMatrix of a 1-D layer being (B, L); None for all.
@@ -54,12 +68,13 @@ class StanLayer(StandIn):
         memory: what skipped entries receive under the memo fill.
         passed: called at each forward pass in training.
         stan_name: the layer's name in the model, for errors.
-        original: PyTorch's class of such layers.
         sizes: (H_out, W_out) of the last output that was large enough to be filled, under True, and of the last that
-            was not, under False; None where nobody asks.
+            was not, under False; None where nobody asks. By it a handle knows the layers that are still its own.
         last: what the last training pass of each thread in this iteration, by its number, was; under None that of any
             thread. "reduced" if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for
             that.
+        earlier: what a checkpoint may have to compute again, where the handle has gone on between a forward pass and
+            its backward pass.
     """
 
     grid: Grid | EntryMatrix | None = None
@@ -69,10 +84,11 @@ class StanLayer(StandIn):
     stan_name: str | None = None
     sizes: dict[bool, tuple[int, int]] | None = None
     last: dict[int | None, str]
-    original: ClassVar[type[nn.Module]]
+    earlier: Earlier | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = set(SET_BY_HANDLE) - {"__module__"}  # a copy stands in for the same class
+        # A copy stands in for the same class, and shows a copy of the handle that it is its own.
+        dropped = set(SET_BY_HANDLE) - {"__module__", "sizes"}
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
 
     def _begin(self) -> bool:
@@ -94,6 +110,28 @@ class StanLayer(StandIn):
             self.passed()
         return True
 
+    def go_on(self) -> None:
+        """Say that the next pass is of another iteration."""
+        own = self.__dict__  # a module's own way of setting attributes takes longer
+        if last := own.get("last"):
+            own["earlier"] = Earlier(last, self.grid, self.watch is not None)
+        own["last"] = {}
+
+    def _again(self) -> Earlier | None:
+        """Return what a pass is of, where it computes again one of an earlier iteration: within a backward pass."""
+        earlier = self.earlier
+        return None if earlier is None or not in_backward() or self.__dict__.get("last") else earlier
+
+    def entries_now(self) -> Grid | EntryMatrix | None:
+        """Return the entries that this pass computes, None for all."""
+        again = self._again()
+        return self.grid if again is None else again.grid
+
+    def watched_now(self) -> bool:
+        """Tell whether somebody wants, or wanted, this pass's own output."""
+        again = self._again()
+        return self.watch is not None if again is None else again.watched
+
     def note(self, fills: bool, size: tuple[int, int]) -> None:
         """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
         if self.sizes is not None:
@@ -103,9 +141,11 @@ class StanLayer(StandIn):
         """Take down what a pass is; return what it has to be, if it is one again: within a backward pass."""
         # Other threads may be at this layer, too, such as one that only evaluates; PyTorch's own go backward only.
         last, thread = self.__dict__.setdefault("last", {}), get_ident()
-        if torch._C._current_graph_task_id() != -1:
+        if in_backward():
             if _in_reentrant_checkpoint():
                 return "without gradients"
+            if (again := self._again()) is not None:
+                last = again.last
             return last.get(thread, last.get(None, pass_))  # type: ignore[no-any-return]
         for key in (thread, None):
             # What has no gradients is computed again for a reentrant checkpoint alone. Where another pass has some,
@@ -120,7 +160,18 @@ class StanLayer(StandIn):
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "__module__")
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "earlier", "__module__")
+
+
+def forget_(layer: nn.Module) -> None:
+    """Take away what STAN has set on a layer, and leave what is its owner's."""
+    for name in SET_BY_HANDLE if isinstance(layer, StanLayer) else ("__module__",):
+        layer.__dict__.pop(name, None)
+
+
+def in_backward() -> bool:
+    """Tell whether what is computed now is part of a backward pass, as what a checkpoint computes again is."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _in_reentrant_checkpoint() -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -21,7 +21,12 @@ class StandIn(nn.Module):
 
     Tools that ask for the class itself (`type(layer) is nn.Conv2d`) do not find it. Those that would go on without the
     layer, or fail in words of their own, are told.
+
+    Attributes:
+        original: PyTorch's class of such layers; not of containers, whose modules may have any name.
     """
+
+    original: ClassVar[type[nn.Module]]
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise UsageError(
@@ -53,6 +58,23 @@ def _unobserved(qconfig: object) -> object:
             f"{_AND_THEN} quantize that"
         )
     return qconfig
+
+
+def taken_name(layer: nn.Module) -> str:
+    """Return one of a layer's own attributes that what would stand in for it has itself, or is given; "" for none."""
+    needed: set[str] = set()
+    for kind in _below(StandIn):
+        if vars(kind).get("original") is type(layer):
+            needed.update(*({*vars(base), *base.__annotations__} for base in kind.__mro__ if issubclass(base, StandIn)))
+    own = {*layer.__dict__, *layer._parameters, *layer._buffers, *layer._modules}
+    # What every module has is meant to be replaced, and a quantization's settings are looked after.
+    return min(own & needed - set(dir(nn.Module)) - {"qconfig"}, default="")
+
+
+def _below(kind: type[StandIn]) -> Iterator[type[StandIn]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
 
 
 def stand_in_for_(layer: nn.Module, kind: type[nn.Module]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -164,3 +165,60 @@ def test_what_is_changed_in_place_between_the_passes_is_refused_as_by_pytorch(ra
         return [type(error), str(error).partition("[torch")[0]] if error else gradients(model)
 
     agree(*both(nn.Conv2d(3, 8, 3, padding=1), rate, work))
+
+
+def trained(checkpoints: bool, rate: float, period: int | None, **settings: float) -> list[Tensor | None]:
+    """Return all gradients of a GAN whose generator's turn to go backward comes after the handles' step."""
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1), nn.Tanh())
+    judge = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 1, 3))
+    handles = [accelerate_(each, Stan(rate=rate, period=period, **settings)) for each in (generator, judge)]
+    found: list[Tensor | None] = []
+    for _ in range(6):
+        fake = checkpoint(generator, images(), use_reentrant=False) if checkpoints else generator(images())
+        (judge(images()).square().sum() - judge(fake.detach()).square().sum()).backward()
+        for handle in handles:
+            handle.step()
+        judge(fake).square().sum().backward()
+        found += [*gradients(generator), *gradients(judge)]
+        for each in (generator, judge):
+            each.zero_grad()
+    # What is computed again is nothing that would be looked at anew.
+    assert len(handles[0].history) == (2 * 3 if settings else 0)
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rate": 0.25, "period": None},
+        {"rate": 0.5, "period": 1},
+        {"rate": 0.25, "period": 2},
+        {"rate": 0.5, "period": 1, "tolerance": 5.0},
+        {"rate": ((0, 0.25), (3, 1.0), (5, 0.5)), "period": 1},
+    ],
+    ids=str,
+)
+def test_a_checkpoint_computes_again_what_it_has_computed_before_the_handles_step(settings: dict[str, Any]) -> None:
+    for found, expected in zip(trained(True, **settings), trained(False, **settings), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_checkpoint_is_remembered_while_its_layers_do_not_run(first: int) -> None:
+    """The discriminator may have several turns."""
+    found = []
+    for checkpoints in (True, False):
+        model = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 3, groups=8), nn.Tanh())
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.1)
+        handle = accelerate_(model, Stan(rate=0.5, period=2, layers=("0", "1")))
+        model(images()).sum().backward()
+        model.zero_grad()
+        handle.seek(first)
+        output = checkpoint(model, images(), use_reentrant=False) if checkpoints else model(images())
+        for _ in range(4):
+            handle.step()
+        output.square().sum().backward()
+        found.append(gradients(model))
+    agree(*found, 0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import wraps
 
 import numpy as np
 import pytest
@@ -15,8 +18,10 @@ from compared import NATIVE, agree, both, both_rates, gradients, images, network
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_, restore_
+from stantune.stan.config import Memo
 from stantune.stan.layers.conv2d import _is_for_native
 from stantune.stan.layers.geometry import read_window
+from stantune.stan.layers.meprop import MeProp
 
 pytestmark = NATIVE
 
@@ -180,3 +185,91 @@ def test_a_restored_model_has_nothing_of_it_left() -> None:
         model(images())
     restore_(model)
     assert [set(module.__dict__) for module in model.modules()] == before
+
+
+def doubled(kind: type[nn.Module]) -> Callable[..., Tensor]:
+    """Return a class's forward method with twice the result, as tools patch it."""
+    own = kind.forward
+    return wraps(own)(lambda self, *given: own(self, *given) * 2)
+
+
+@both_rates
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Conv1d, nn.Sequential, nn.BatchNorm2d])
+def test_a_forward_method_that_is_replaced_in_all_layers_is_called(
+    rate: float, kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(2), nn.Conv1d(8, 4, 3))
+    stock = copy.deepcopy(model)
+    reduced(model, rate)
+    monkeypatch.setattr(kind, "forward", doubled(kind))
+    # Of a convolution that is patched every entry is computed, of the others what STAN makes of them.
+    expected = both(stock, rate, lambda each: each(images()))[1]
+    agree(model(images()), expected)
+    alone = {nn.Conv2d: 0, nn.Conv1d: 4}.get(kind)
+    if alone is not None:
+        input = torch.randn(2, *((3, 20, 20) if alone == 0 else (8, 40)))
+        agree(model[alone](input), stock[alone](input))
+
+
+@pytest.mark.parametrize("which", ["memo", "meprop"])
+def test_a_forward_method_of_linear_layers_that_is_replaced_in_all_is_called(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8))
+    stock, input = copy.deepcopy(model), torch.randn(4, 6)
+    if which == "memo":
+        handle = accelerate_(model, Stan(memo=Memo(samples=4, epoch=1), linear=("0",)), example=input)
+        handle.visit(torch.arange(4))
+        model(input)
+        handle.step()
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            accelerate_(model, Stan(meprop=MeProp(2)))
+    monkeypatch.setattr(nn.Linear, "forward", doubled(nn.Linear))
+    for each in (model, stock):
+        each(input).square().sum().backward()
+    agree(model(input), stock(input))
+    agree(gradients(model), gradients(stock))
+
+
+def test_a_class_that_was_patched_before_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Conv2d, "forward", doubled(nn.Conv2d))
+    with pytest.warns(UserWarning, match="its forward method was replaced"):
+        accelerate_(nn.Sequential(nn.Conv2d(3, 8, 3)), Stan())
+
+
+EARLY = """
+import functools, warnings
+import torch
+from torch import nn
+
+def doubled(kind):
+    own = kind.forward
+    return functools.wraps(own)(lambda self, *given: own(self, *given) * 2)
+
+for kind in (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.Sequential):
+    kind.forward = doubled(kind)
+
+import copy
+from stantune import Stan, accelerate_
+from stantune.stan.layers import fusion
+fusion.may_pay = lambda *given: True
+from stantune.stan.layers import conv2d, norm, pooling
+conv2d.pays = norm.norm_pays = pooling.pool_pays = lambda *given: True
+warnings.simplefilter("ignore")
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+stock, images = copy.deepcopy(model), torch.randn(2, 3, 20, 20)
+accelerate_(model, Stan(RATE, period=None))
+torch.testing.assert_close(model(images), stock(images))
+"""
+
+
+@both_rates
+def test_what_was_patched_before_stan_was_imported_is_not_taken_for_pytorchs(rate: float) -> None:
+    code = EARLY.replace("RATE", str(rate))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr

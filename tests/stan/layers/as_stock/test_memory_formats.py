@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +66,32 @@ def test_an_output_can_be_viewed_and_dropped_as_stocks() -> None:
         torch.manual_seed(0)
         masks.append(F.dropout(output, 0.5) == 0)
     assert torch.equal(*masks)
+
+
+@pytest.mark.parametrize("settings", [{"memory_format": LAST}, {"example": images()}], ids=["format", "example"])
+def test_layers_that_have_no_weights_yet_are_left_for_their_first_input(settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(2))
+    handle = accelerate_(model, Stan(rate=0.5), **settings)
+    assert is_last(model[0].weight) == ("memory_format" in settings)
+    assert "no weights before its first input" in handle.report[1].reason
+    stock = copy.deepcopy(model)
+    stock(images())
+    model.load_state_dict(stock.state_dict())
+    agree(model(images()), stock(images()))
+
+
+def test_a_layout_that_cannot_be_had_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3))
+    before = [parameter.data_ptr() for parameter in model.parameters()]
+
+    def fails(self: Tensor, **given: object) -> Tensor:
+        if len(self) == 4:
+            raise torch.OutOfMemoryError
+        return contiguous(self, **given)
+
+    contiguous = Tensor.contiguous
+    monkeypatch.setattr(Tensor, "contiguous", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        accelerate_(model, Stan(), memory_format=LAST)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == before

@@ -1,0 +1,108 @@
+"""Handles move the layers that are still their own: parts of a model may be restored, accelerated anew, or copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from stantune import Stan, accelerate_, restore_
+from stantune.stan.graphs import GraphedStep
+from stantune.stan.handle import StanHandle
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)))
+
+
+@pytest.mark.parametrize("rate", [1, 0.5])
+def test_a_part_that_was_accelerated_anew_is_not_the_old_handles(rate: float) -> None:
+    model = network()
+    old = accelerate_(model, Stan(0.25, period=None))
+    restore_(model[1])
+    new = accelerate_(model[1], Stan(rate, period=None))
+    layer = model[1][0]
+    for _ in range(3):
+        new.step()
+        before = layer.grid
+        old.step()
+        assert layer.grid == before
+        assert (before and before.pattern.rate) == (None if rate == 1 else rate)
+        assert model[0].grid is not None
+    assert (old.kept, new.kept) == ((0.25 + 1) / 2, rate)
+
+
+def test_a_whole_model_that_was_accelerated_anew_is_not_the_old_handles() -> None:
+    """An optimizer's hook may still step the old one."""
+    model = network()
+    old = accelerate_(model, Stan(0.25, period=1))
+    model(torch.randn(2, 3, 12, 12))
+    restore_(model)
+    new = accelerate_(model, Stan(0.25, period=None))
+    new.step()
+    grids = [model[0].grid, model[1][0].grid]
+    assert None not in grids
+    model(torch.randn(2, 3, 12, 12))
+    last = model[0].last
+    assert last
+    for _ in range(2):
+        old.step()
+        assert [model[0].grid, model[1][0].grid] == grids
+        assert model[0].last is last
+
+
+@pytest.mark.parametrize("keep", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
+def test_a_handle_that_is_copied_with_its_model_moves_the_copy(
+    keep: Callable[[tuple[nn.Sequential, StanHandle]], tuple[nn.Sequential, StanHandle]],
+) -> None:
+    model = network()
+    handle = accelerate_(model, Stan(0.25, period=None))
+    other, its = keep((model, handle))
+    assert (other[0].grid, other[1][0].grid) == (None, None)
+    before = model[0].grid
+    its.seek(7)
+    assert model[0].grid is before
+    handle.seek(7)
+    assert (other[0].grid, other[1][0].grid) == (model[0].grid, model[1][0].grid)
+    restore_(other)
+    its.step()
+    assert "grid" not in other[0].__dict__
+
+
+class Unrecorded:
+    """Only runs steps, and says what it is asked."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def run(self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        self.done.append("run")
+        return step(*inputs)
+
+    def record(self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...]) -> Callable[[], torch.Tensor]:
+        self.done.append("record")
+        return lambda: step(*inputs)
+
+
+def test_a_graphed_step_goes_on_with_a_model_that_was_restored_and_accelerated_anew() -> None:
+    model, recorder = nn.Sequential(nn.Linear(8, 8), *network()), Unrecorded()
+    step = GraphedStep(model, model, recorder=recorder)
+    accelerate_(model, Stan(0.25, period=None, layers=("1",)))
+    images = torch.randn(2, 3, 8, 8)
+    for _ in range(2):
+        step(images)
+    restore_(model)
+    for _ in range(2):
+        step(images)
+    accelerate_(model, Stan(0.25, period=None))
+    for _ in range(2):
+        step(images)
+    # Each set of entries comes for the first time, and for the second.
+    assert recorder.done == ["run", "record"] * 3
