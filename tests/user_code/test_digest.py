@@ -144,6 +144,22 @@ def test_code_without_a_file_has_one_too():
     assert run(text) != run(text.replace("(1, 2)", "(1, 3)"))
 
 
+def test_plain_globals_of_code_without_a_file_count_by_their_values():
+    """As in a notebook, whose cells are no statements of a file."""
+
+    def run(**given):
+        names = {"__name__": "made", **given}
+        exec("def used(): return SIZES\ndef train(run): return BATCH + used()['a']", names)
+        return digest(names["train"])
+
+    before = run(BATCH=50, SIZES={"a": [1, 2]}, UNUSED=1)
+    assert run(BATCH=50, SIZES={"a": [1, 2]}, UNUSED=2) == before
+    assert run(BATCH=500, SIZES={"a": [1, 2]}) != before
+    assert run(BATCH=50, SIZES={"a": [1, 3]}) != before
+    # Data and the like may be others in each run.
+    assert run(BATCH=object(), SIZES={"a": [1, 2]}) == run(BATCH=object(), SIZES={"a": [1, 2]})
+
+
 def test_functions_that_name_each_other_end():
     def one(run):
         return two(run)

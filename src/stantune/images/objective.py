@@ -97,6 +97,11 @@ class ProblemObjective:
         return self.problem.iterations
 
     @property
+    def sets(self) -> tuple[str, ...]:
+        """What its trainings set by themselves of their process, whatever that was set to; see `process.settings`."""
+        return "flush-denormal", "cudnn-deterministic", "cudnn-benchmark"
+
+    @property
     def rate(self) -> float | Literal["auto"] | None:
         """The share of the entries that STAN computes; None for exact training."""
         return None if self.stan is None else self.stan.least_rate
@@ -172,6 +177,8 @@ class ProblemObjective:
         # Before anything is loaded or timed, which may change what the user's own objects hold.
         made = self._made
         self.fetch(conditions.say)
+        # Before anything computes, as where the search goes on: the threads that then begin count denormals alike.
+        threads = self._threads(conditions)
         if conditions.begun is None and (conditions.here or self.resize is not None):
             # Looked at before there is a table: what is wrong can be mended, and the same command begins.
             _ = self.splits
@@ -185,7 +192,8 @@ class ProblemObjective:
                 "note: on a GPU trials under STAN take several times longer than exact ones, whose steps the device "
                 "makes by itself; `stan`=None trains them exactly"
             )
-        threads = self._threads(conditions)
+        if threads is None:
+            threads = self._fastest(conditions)
         numbers = precision_on(self.precision, conditions.device)
         ready = replace(self, problem=self.problem.lasting(conditions.max_resource), precision=numbers)
         if self.stan is not None and self.stan.rate == "auto" and self.stan.plan is None:
@@ -269,7 +277,8 @@ class ProblemObjective:
             check_unchanged(state["source"], state["_made"], made_of(state["problem"]))
         vars(self).update(state)
 
-    def _threads(self, conditions: Conditions) -> int:
+    def _threads(self, conditions: Conditions) -> int | None:
+        """Set this process to the number of threads that is known now; None where one is to be measured."""
         asked, begun = conditions.threads, conditions.begun
         if isinstance(asked, int):
             return tune_process(asked)
@@ -284,14 +293,16 @@ class ProblemObjective:
                 conditions.say("threads: 1 (trainings side by side do most with one each)")
             return tune_process(1)
         threads = tune_process(None)
-        if asked == "auto":
-            natives = (self.stan is not None,)
-            measured = measure_threads(
-                self.problem, {}, self.splits, natives=natives, device=conditions.device, compile=self.compile
-            )
-            conditions.say(measured.words)
-            threads = tune_process(measured.threads)
-        return threads
+        return None if asked == "auto" else threads
+
+    def _fastest(self, conditions: Conditions) -> int:
+        """Set this process to the number of threads that trains fastest."""
+        natives = (self.stan is not None,)
+        measured = measure_threads(
+            self.problem, {}, self.splits, natives=natives, device=conditions.device, compile=self.compile
+        )
+        conditions.say(measured.words)
+        return tune_process(measured.threads)
 
     def _planned(self, stan: Stan, conditions: Conditions) -> Stan:
         begun = conditions.begun

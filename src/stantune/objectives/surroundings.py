@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stantune.process.float32 import kept_float32
+from stantune.process.settings import put_settings, settings_now
 from stantune.seeds import derive
 from stantune.user_code.working_folder import kept_folder
 
@@ -59,46 +59,22 @@ def as_it_was(device: str) -> Iterator[None]:
     """Put all back in the end that a training may change for its whole process, so that the next one begins alike."""
     random_before = random_states(device)
     filters = list(warnings.filters)
-    default = torch.get_default_dtype()
+    settings = settings_now()
     threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    flushes = flushes_denormals()
-    cudnn = torch.backends.cudnn
-    flags = cudnn.deterministic, cudnn.benchmark, cudnn.enabled
-    fills: bool = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # as documented
-    where = torch.get_default_device()
-    gradients = torch.is_grad_enabled()
-    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     errors = np.geterr()
     on_device = torch.cuda.device(device) if _is_cuda(device) else contextlib.nullcontext()
-    with kept_folder(), kept_float32(), on_device:
+    with kept_folder(), on_device:
         try:
             yield
         finally:
             put_back(random_before, device)
-            torch.set_default_dtype(default)
+            put_settings(settings)
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
-            torch.utils.deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
-            torch.set_flush_denormal(flushes)
-            cudnn.deterministic, cudnn.benchmark, cudnn.enabled = flags
-            if torch.get_default_device() != where:
-                # "cpu" would be a mode of its own, and slow.
-                torch.set_default_device(None if where.type == "cpu" else where)
-            torch.set_grad_enabled(gradients)
-            torch.autograd.set_detect_anomaly(*anomalies)
             np.seterr(**errors)
             if warnings.filters != filters:
                 # Not catch_warnings: it would have each segment say again what was said once.
                 warnings.resetwarnings()
                 warnings.filters[:] = filters  # type: ignore[index]  # it is a list
-
-
-def flushes_denormals() -> bool:
-    """Tell whether denormal numbers count as zero here, which PyTorch can set and not tell."""
-    smallest = torch.full((1,), torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu")
-    return not bool((smallest / 2).item())
 
 
 def _is_cuda(device: str) -> bool:

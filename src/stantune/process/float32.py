@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -11,21 +11,48 @@ import torch
 T = TypeVar("T")
 
 
+# What they are where nobody has set anything, by names of ours; before and since PyTorch 2.9.
+FLOAT32: dict[str, tuple[Any, ...]] = {
+    "float32-matmul": ("highest",),
+    "cudnn-allow-tf32": (True,),
+    "fp32": ("none",),
+    "cudnn-fp32": ("none",),
+    "mkldnn-fp32": ("none",),
+    "cuda-matmul-fp32": ("none",),
+    "cudnn-conv-fp32": ("none", "tf32"),
+    "cudnn-rnn-fp32": ("none", "tf32"),
+    "mkldnn-matmul-fp32": ("none",),
+    "mkldnn-conv-fp32": ("none",),
+    "mkldnn-rnn-fp32": ("none",),
+}
+
+
 @contextmanager
 def kept_float32() -> Iterator[None]:
     """Have float32 numbers be multiplied in the end as they are at first, whatever is set meanwhile."""
-    before, old = _new_names(), _old_names()
+    before = float32_numbers()
     try:
         yield
     finally:
-        if (matrices := old[0]) not in (None, _old_names()[0]):
-            torch.set_float32_matmul_precision(matrices)
-        if (convolutions := old[1]) not in (None, _old_names()[1]):
-            torch.backends.cudnn.allow_tf32 = convolutions
-        # What had its numbers from a place above has them from there again, and is not written.
-        for place, numbers in before:
-            if place.fp32_precision != numbers:
-                place.fp32_precision = numbers
+        put_float32(before)
+
+
+def float32_numbers() -> dict[str, Any]:
+    """Return in what numbers float32 ones are multiplied, by the names of FLOAT32; None for what cannot be told."""
+    return {**_old_names(), **{name: place.fp32_precision for name, place in _new_names().items()}}
+
+
+def put_float32(numbers: Mapping[str, Any]) -> None:
+    """Have float32 numbers be multiplied as `float32_numbers` has told; what it did not tell stays as it is."""
+    told = _old_names()
+    if (matrices := numbers.get("float32-matmul")) not in (None, told["float32-matmul"]):
+        torch.set_float32_matmul_precision(matrices)
+    if (convolutions := numbers.get("cudnn-allow-tf32")) not in (None, told["cudnn-allow-tf32"]):
+        torch.backends.cudnn.allow_tf32 = convolutions
+    # What had its numbers from a place above has them from there again, and is not written.
+    for name, place in _new_names().items():
+        if name in numbers and place.fp32_precision != numbers[name]:
+            place.fp32_precision = numbers[name]
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -39,18 +66,26 @@ def allow_tf32(allowed: bool) -> None:
             place.fp32_precision = "tf32" if allowed else "ieee"
 
 
-def _new_names() -> list[tuple[Any, str]]:
-    """Return places and their numbers, those first that others have theirs from; nothing before PyTorch 2.9."""
+def _new_names() -> dict[str, Any]:
+    """Return places that have such numbers, those first that others have theirs from; nothing before PyTorch 2.9."""
     every: Any = torch.backends
     cudnn, of_cpu = every.cudnn, every.mkldnn
     if not hasattr(cudnn, "conv"):
-        return []
-    of_all = every, cudnn, of_cpu
-    places = *of_all, every.cuda.matmul, cudnn.conv, cudnn.rnn, of_cpu.matmul, of_cpu.conv, of_cpu.rnn
-    return [(place, place.fp32_precision) for place in places]
+        return {}
+    return {
+        "fp32": every,
+        "cudnn-fp32": cudnn,
+        "mkldnn-fp32": of_cpu,
+        "cuda-matmul-fp32": every.cuda.matmul,
+        "cudnn-conv-fp32": cudnn.conv,
+        "cudnn-rnn-fp32": cudnn.rnn,
+        "mkldnn-matmul-fp32": of_cpu.matmul,
+        "mkldnn-conv-fp32": of_cpu.conv,
+        "mkldnn-rnn-fp32": of_cpu.rnn,
+    }
 
 
-def _old_names() -> tuple[str | None, bool | None]:
+def _old_names() -> dict[str, Any]:
     """Return the numbers of matrices, and whether convolutions may be in TF32; None for what cannot be told."""
 
     def told(ask: Callable[[], T]) -> T | None:
@@ -59,4 +94,7 @@ def _old_names() -> tuple[str | None, bool | None]:
         except RuntimeError:  # it was set by the new names alone
             return None
 
-    return told(torch.get_float32_matmul_precision), told(lambda: torch.backends.cudnn.allow_tf32)
+    return {
+        "float32-matmul": told(torch.get_float32_matmul_precision),
+        "cudnn-allow-tf32": told(lambda: torch.backends.cudnn.allow_tf32),
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +35,49 @@ def tune_process(threads: int | None) -> int:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    torch.set_flush_denormal(True)
+    flush_denormals(True)
     return torch.get_num_threads()
+
+
+@contextmanager
+def kept_process() -> Iterator[None]:
+    """Leave the number of threads and how denormals count as they were: `tune_process` is for those inside alone."""
+    threads, flushes = torch.get_num_threads(), flushes_denormals()
+    try:
+        yield
+    finally:
+        # Those that have computed inside, and those that were there before.
+        for count in (torch.get_num_threads(), threads):
+            torch.set_num_threads(count)
+            flush_denormals(flushes)
+
+
+def flushes_denormals() -> bool:
+    """Tell whether denormal numbers count as zero in this thread, which PyTorch can set and not tell."""
+    smallest = torch.full((1,), torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu")
+    return not bool((smallest / 2).item())
+
+
+def flush_denormals(flush: bool) -> None:
+    """Have denormal numbers count as zero or not, in this thread and in those that PyTorch computes with beside it.
+
+    Each thread has that from the one that began it: PyTorch's setting would not reach those that have computed before.
+    """
+    torch.set_flush_denormal(flush)
+    threads, parallel = torch.get_num_threads(), _openmp()
+    if threads > 1 and parallel is not None:
+        # It returns nothing, and ctypes heeds nothing that it does.
+        each = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: torch.set_flush_denormal(flush))
+        parallel(each, None, ctypes.c_uint(threads), ctypes.c_uint(0))
+
+
+def _openmp() -> Any:
+    """Return what has all of PyTorch's threads call a function (GNU's OpenMP, on Linux), None where there is none."""
+    if sys.platform != "linux":
+        return None
+    # Its calls go to what the whole process has, such as what is preloaded, before what PyTorch was linked with.
+    scopes = (ctypes.CDLL(scope) for scope in (None, torch._C.__file__))
+    return next((scope.GOMP_parallel for scope in scopes if hasattr(scope, "GOMP_parallel")), None)
 
 
 def keeps_buffers() -> bool:

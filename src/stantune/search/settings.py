@@ -77,6 +77,7 @@ class SearchSettings:
         final_resource: how long final trainings are, where that is longer than R; None for R.
         threads: of each training; another number changes the last bits of its sums.
         device: where to train.
+        process: what PyTorch was set to where the search was begun, as far as results depend on it and it is not usual.
     """
 
     seed: int
@@ -100,6 +101,7 @@ class SearchSettings:
     final_resource: int | None = None
     threads: int = 1
     device: str = "cpu"
+    process: Mapping[str, Any] = field(default_factory=dict)
 
     def plan(self) -> tuple[Bracket, ...]:
         """Return the brackets; raises UsageError where the numbers allow none."""
@@ -200,6 +202,8 @@ class SearchSettings:
             identity["enqueue"] = [dict(setting) for setting in self.enqueue]
         if self.fixed:
             identity["fixed"] = dict(self.fixed)
+        if self.process:
+            identity["process"] = dict(self.process)
         return identity
 
     def extends(self, there: Mapping[str, Any], objective: Objective, accept_changes: bool = False) -> bool:

@@ -29,7 +29,8 @@ class Memo:
     Attributes:
         samples: how many samples there are; their ids are 0 … samples - 1.
         epoch: iterations in an epoch; cycles are counted in epochs.
-        budget: bytes that may be held, None for half of the memory that is free.
+        budget: bytes that may be held, None for half of the memory that is free, which differs from time to time: a
+            search wants a number.
         dtype: "bf16" or "fp32": how values are kept.
         positions: "grid": the pattern's drawn grid; "changed": of each sample the entries that changed most between its
             last two visits.

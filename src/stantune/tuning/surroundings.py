@@ -38,11 +38,15 @@ def check_turns(what: Objective, together: int, local: bool, limits: Limits) -> 
             f"`together`={together} trainings share the memory of a process, and `trial_memory` is for one training in "
             "a process of its own; leave one of them away"
         )
+
+
+def check_memory(what: Objective) -> None:
+    """Raise UsageError where what STAN remembers would depend on what else the machine does."""
     stan = getattr(what, "stan", None)
     if stan is not None and stan.memo is not None and stan.memo.budget is None:
         raise UsageError(
-            f"`together`={together} trainings would each remember what fits into half of the memory that is free as "
-            "they begin, and so more or less by what is beside them; give each a budget: Memo(budget=BYTES)"
+            f"each training of {what.name} would remember what fits into half of the memory that is free as it "
+            "begins, and a search would come to another result each time; give each a budget: Memo(budget=BYTES)"
         )
 
 

@@ -36,7 +36,9 @@ from stantune.search.workers.workers import Limits, Workers
 from stantune.space import Space
 from stantune.texts import one_line
 from stantune.tuning.compose import compose
+from stantune.tuning.process import kept, native_kernels, noted, put_in_place, unusual
 from stantune.tuning.surroundings import (
+    check_memory,
     check_turns,
     cluster_for,
     device_for,
@@ -254,7 +256,9 @@ def tune(
     alone = local and side == 1 and limits == Limits()
     if together > 1:
         check_turns(what, together, local, limits)
-    with stopping(stop, seconds) as asks, cluster_for(executor, address, checkpoints) as cluster:
+    check_memory(what)
+    process = unusual()
+    with kept(), stopping(stop, seconds) as asks, cluster_for(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else device_for(device)
         if precision is not None:
@@ -306,10 +310,11 @@ def tune(
                 settings.fixed,
             )
             what, of_each = what.prepared(conditions)
-            settings = replace(settings, threads=of_each)
+            settings = replace(settings, threads=of_each, process=noted(process, what, where))
             if cluster is None and where == "cpu":
                 say_of_kernels(what, tell)
-            order = Order(what, Place(threads=of_each, device=where))
+            before = put_in_place(process) + (() if cluster is None else native_kernels(what, where))
+            order = Order(what, Place(threads=of_each, device=where), before)
             train: Executor
             if cluster is not None:
                 from stantune.search.ray.run import trainings_on

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from stantune.user_code.globals import folder_of, given, imported_from
+from stantune.user_code.globals import folder_of, given, has_source, imported_from
 
 _LENGTH = 16
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -28,7 +28,8 @@ def digest(function: object) -> str:
     """Return a digest of a function and of what it names in its own module and in those beside it.
 
     Functions and classes count by their code, other globals by the statements that give them their values: the values
-    may be others in each run (the time, a folder's name). Comments, docstrings, decorators and the layout do not count.
+    may be others in each run (the time, a folder's name). In a notebook there are no statements to look at, and plain
+    values count themselves. Comments, docstrings, decorators and the layout do not count.
     Nor do installed modules, data, or what is imported within a function. What it holds itself counts: values in its
     closure and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are
     taken as they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.
@@ -282,6 +283,8 @@ def _globals(
                 yield f"module {name}"
                 yield from _globals(names, names, vars(value), seen, depth + 1)
         elif name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
+            if not has_source(module) and _is_plain(value):
+                yield f"global {name} {_text(value)}"
             for statement in given(name, module):
                 yield f"global {name}"
                 yield from _dumped(list(statement.parts))

@@ -70,12 +70,21 @@ def imported_from(name: str, module: Mapping[str, Any]) -> Iterator[tuple[str, M
                     yield own, there
 
 
+def has_source(module: Mapping[str, Any]) -> bool:
+    """Tell whether a module has statements to look at: not a notebook, nor what was typed or piped into Python."""
+    return bool(_source(module))
+
+
 def _tree(module: Mapping[str, Any]) -> ast.Module:
+    return _parsed(_source(module))
+
+
+def _source(module: Mapping[str, Any]) -> str:
     file = module.get("__file__")
     if not isinstance(file, str):
-        return ast.Module([], [])
+        return ""
     linecache.checkcache(file)
-    return _parsed("".join(linecache.getlines(file)))
+    return "".join(linecache.getlines(file))
 
 
 @functools.lru_cache(maxsize=32)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stantune.objectives.surroundings import as_it_was, flushes_denormals, put_back, random_states, seed_all
+from stantune.objectives.surroundings import as_it_was, put_back, random_states, seed_all
 from stantune.process.float32 import kept_float32
+from stantune.process.runtime import flushes_denormals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

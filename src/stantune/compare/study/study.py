@@ -32,7 +32,7 @@ from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize
-from stantune.process.runtime import device_named, tune_process
+from stantune.process.runtime import device_named, kept_process, tune_process
 from stantune.quantities import parse_duration
 from stantune.search.plan.finals import SCRATCH
 from stantune.search.session import RETRIES
@@ -258,6 +258,7 @@ class _Study:
         objective = problem.applied(self.ways[0]).objective
         return {**objective.identity, "space": objective.space.as_json()}
 
+    @kept_process()
     def _predict(self, problem: Problem) -> None:
         """Have the problem's layers timed, once in a study: the times of another moment would be others."""
         found: dict[str, float | None] = {way.name: None for way in self.ways}

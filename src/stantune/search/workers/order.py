@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stantune.protocols import Objective, Place, Trainer
@@ -14,10 +15,13 @@ class Order:
     Attributes:
         objective: prepared.
         place: the threads and the device that all workers have.
+        before: what is done first there, so that the process is as the one that the search was begun in; may raise
+            StantuneError.
     """
 
     objective: Objective
     place: Place
+    before: tuple[Callable[[], None], ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -44,4 +48,6 @@ class Order:
 
     def __call__(self, number: int) -> Trainer:
         """Make the trainer of the worker with this number; raises StantuneError where that cannot be."""
+        for each in self.before:
+            each()
         return self.objective.trainer(replace(self.place, number=number))

@@ -87,6 +87,7 @@ def settings_of(identity: Mapping[str, Any]) -> SearchSettings:
         start=None if label is None else WarmStart("", label, (), ()),
         enqueue=tuple(map(with_tuples, identity.get("enqueue", ()))),
         fixed=with_tuples(identity.get("fixed", {})),
+        process=identity.get("process", {}),
         rates=_rates(identity),
         validation=identity.get("validation", "all"),
         final=identity.get("final", "scratch"),
