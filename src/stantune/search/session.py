@@ -28,7 +28,7 @@ from stantune.search.workers.executors import Failure
 from stantune.texts import one_line
 
 RETRIES = 2
-# When so many trials have failed for good and none has had any result, it is not the settings.
+# Where so many first trials have failed for good and none of them has had any result, it is hardly the settings.
 HOPELESS = 5
 # Where each result may let a job begin, ended trials are closed when so large a share of all results is new.
 CLOSED_SHARE = 1 / 16
@@ -303,7 +303,8 @@ class Session:
         self._watcher.failure(job, failure.cause, for_good)
         if for_good:
             self._over(job)
-            self._check_hope(failure.cause)
+            if isinstance(job, Job):
+                self._check_hope(job.number, failure.cause)
         else:
             self._progress.retry(job)
             self._queue.appendleft(job)
@@ -319,13 +320,18 @@ class Session:
         self._open[_rung(job)] -= 1
         self._stale |= self._open[_rung(job)] <= 0
 
-    def _check_hope(self, cause: str) -> None:
-        rows = self._store.rows()
-        failed = sum(row.failed is not None for row in rows)
-        if failed >= HOPELESS and not any(row.errors or row.diverged_at is not None for row in rows):
+    def _check_hope(self, number: int, cause: str) -> None:
+        """Raise StantuneError where trial `number`, which has failed for good, was the last one of the first to do so.
+
+        These are the first five, or ten, and so on: whoever goes on nevertheless is told again after five more. What
+        later trials came to decides nothing, so that the number of workers does not.
+        """
+        first = self._store.rows()[: (number // HOPELESS + 1) * HOPELESS]
+        if len(first) % HOPELESS == 0 and all(row.failed is not None and not row.errors for row in first):
             raise StantuneError(
-                f"none of the first trials could be trained, and {failed} have failed for good, the last one with "
-                f"{cause}; mend that and begin anew with `fresh`"
+                f"none of the first {len(first)} trials could be trained: all have failed for good, the last one with "
+                f"{cause}; mend that and begin anew with `fresh`, or give the same command again if it is only these "
+                "settings, and it goes on without them"
             )
 
     def _tidy(self, rows: list[TrialRow]) -> None:
