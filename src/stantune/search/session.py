@@ -55,7 +55,7 @@ class Session:
     ) -> None:
         self._finalists = Finalists(settings, objective.metric, store, directory, retries)
         self.final_failure: str | None = None
-        self._metric = objective.metric
+        self._metric, self._unit = objective.metric, objective.unit
         self._settings = settings
         self._rates = settings.rates_from()
         self._proposals = Proposals(objective.space, settings)
@@ -116,13 +116,15 @@ class Session:
                 return segment
         return None
 
-    def tell(self, segment: Segment, how: Outcome | Failure, elsewhere: float = 0.0) -> None:
+    def tell(self, segment: Segment, how: Outcome | Failure, elsewhere: float = 0.0, stopping: bool = False) -> None:
         """Take what became of a segment; one that was interrupted ends the asking.
 
         Args:
             segment: which.
             how: what it came to.
             elsewhere: see Ended.
+            stopping: the search has been told to end; a failure is an interruption then, unless the checkpoint is of no
+                use: what asks a search to end (a batch system, say) often ends a training's own processes, too.
 
         Raises:
             StoreError: it cannot be written.
@@ -130,12 +132,22 @@ class Session:
         """
         job = training_of(segment)
         began, now = self._running.pop(job), time.perf_counter()
+        if isinstance(how, Outcome) and self._is_short(segment, how):
+            how = Failure(
+                f"its trainer returned an Outcome at {self._unit} {how.iterations} of a segment that ends at "
+                f"{segment.stop}; train to there, or say `interrupted` or `diverged_at`",
+                again=False,
+            )
         if isinstance(how, Failure):
             # Whatever raised it: it goes into the table, into JSON and to a terminal.
             how = how._replace(cause=one_line(how.cause))
             # The time that was lost counts as coordination of whatever comes next.
             heapq.heappush(self._free, min(began + elsewhere, now))
-            self._failed(job, how)
+            if stopping and not how.damaged:
+                self._stopped = True
+                self._watcher.failure(job, how.cause, False)
+            else:
+                self._failed(job, how)
             return
         heapq.heappush(self._free, now)
         if how.interrupted:
@@ -220,6 +232,11 @@ class Session:
         self._open = Counter(map(_rung, ready))
         self._queue = deque(job for job in left if job not in self._running)
         self._stale = self._duplicates = False
+
+    def _is_short(self, segment: Segment, how: Outcome) -> bool:
+        """Tell whether an outcome that counts as that of a whole segment ends elsewhere than that; NaN is an end."""
+        whole = not how.interrupted and how.diverged_at is None and how.iterations != segment.stop
+        return whole and (compared_value(self._metric, how.metrics) is not None or self._metric.name not in how.metrics)
 
     def _begin(self, job: Training) -> Segment | None:
         """Return the segment of a job; None where the trial that it makes equals an earlier one."""
