@@ -56,7 +56,8 @@ class Outcome:
     """What a segment ended in.
 
     Attributes:
-        iterations: where the trial stands now, in the objective's unit.
+        iterations: where the trial stands now, in the objective's unit: at the segment's end, unless it diverged or was
+            interrupted.
         metrics: what was measured at the end, by its name; empty where the trial diverged or was interrupted.
         diverged_at: the iteration whose loss told that the trial is lost, or None.
         interrupted: it was asked to end before its last iteration; the checkpoint holds what was reached.

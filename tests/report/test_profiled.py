@@ -105,7 +105,7 @@ def with_patterns(*planned: str, **other: Any) -> ProfileResult:
     [
         (profile(threads=2), st.Stan(), "threads: 2, and mine trained with 1"),
         (profile(batch_size=7), st.Stan(), "images an iteration: 7, and mine trained with 10"),
-        (profile(device="cuda"), st.Stan(), "device: cuda, and mine trained with cpu"),
+        (profile(device="cuda:1"), st.Stan(), "device: cuda, and mine trained with cpu"),
         (with_patterns("blocks", rate=0.25), st.Stan(), "rate: 0.25, and mine trained with 0.5"),
         (with_patterns("columns", rate="auto"), st.Stan(), "rate: auto, and mine trained with 0.5"),
         (

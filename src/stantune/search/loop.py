@@ -13,7 +13,7 @@ from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.loggers import Logger
 from stantune.search.telling.watching import Watcher
-from stantune.search.workers.executors import Executor
+from stantune.search.workers.executors import Executor, Failure
 
 
 def search(
@@ -103,4 +103,5 @@ def _run_all(session: Session, executor: Executor, stop_early: Callable[[], bool
         if not session.running:
             return stopped
         for ended in executor.finished(stop_early, session.moved):
-            session.tell(ended.segment, ended.how, ended.elsewhere)
+            stopping = isinstance(ended.how, Failure) and stop_early()
+            session.tell(ended.segment, ended.how, ended.elsewhere, stopping)

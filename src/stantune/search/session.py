@@ -28,7 +28,7 @@ from stantune.search.workers.executors import Failure
 from stantune.texts import one_line
 
 RETRIES = 2
-# When so many trials have failed for good and none has had any result, it is not the settings.
+# Where so many first trials have failed for good and none of them has had any result, it is hardly the settings.
 HOPELESS = 5
 # Where each result may let a job begin, ended trials are closed when so large a share of all results is new.
 CLOSED_SHARE = 1 / 16
@@ -55,7 +55,7 @@ class Session:
     ) -> None:
         self._finalists = Finalists(settings, objective.metric, store, directory, retries)
         self.final_failure: str | None = None
-        self._metric = objective.metric
+        self._metric, self._unit = objective.metric, objective.unit
         self._settings = settings
         self._rates = settings.rates_from()
         self._proposals = Proposals(objective.space, settings)
@@ -116,13 +116,15 @@ class Session:
                 return segment
         return None
 
-    def tell(self, segment: Segment, how: Outcome | Failure, elsewhere: float = 0.0) -> None:
+    def tell(self, segment: Segment, how: Outcome | Failure, elsewhere: float = 0.0, stopping: bool = False) -> None:
         """Take what became of a segment; one that was interrupted ends the asking.
 
         Args:
             segment: which.
             how: what it came to.
             elsewhere: see Ended.
+            stopping: the search has been told to end; a failure is an interruption then, unless the checkpoint is of no
+                use: what asks a search to end (a batch system, say) often ends a training's own processes, too.
 
         Raises:
             StoreError: it cannot be written.
@@ -130,12 +132,22 @@ class Session:
         """
         job = training_of(segment)
         began, now = self._running.pop(job), time.perf_counter()
+        if isinstance(how, Outcome) and self._is_short(segment, how):
+            how = Failure(
+                f"its trainer returned an Outcome at {self._unit} {how.iterations} of a segment that ends at "
+                f"{segment.stop}; train to there, or say `interrupted` or `diverged_at`",
+                again=False,
+            )
         if isinstance(how, Failure):
             # Whatever raised it: it goes into the table, into JSON and to a terminal.
             how = how._replace(cause=one_line(how.cause))
             # The time that was lost counts as coordination of whatever comes next.
             heapq.heappush(self._free, min(began + elsewhere, now))
-            self._failed(job, how)
+            if stopping and not how.damaged:
+                self._stopped = True
+                self._watcher.failure(job, how.cause, False)
+            else:
+                self._failed(job, how)
             return
         heapq.heappush(self._free, now)
         if how.interrupted:
@@ -221,6 +233,11 @@ class Session:
         self._queue = deque(job for job in left if job not in self._running)
         self._stale = self._duplicates = False
 
+    def _is_short(self, segment: Segment, how: Outcome) -> bool:
+        """Tell whether an outcome that counts as that of a whole segment ends elsewhere than that; NaN is an end."""
+        whole = not how.interrupted and how.diverged_at is None and how.iterations != segment.stop
+        return whole and (compared_value(self._metric, how.metrics) is not None or self._metric.name not in how.metrics)
+
     def _begin(self, job: Training) -> Segment | None:
         """Return the segment of a job; None where the trial that it makes equals an earlier one."""
         rows = self._store.rows()
@@ -303,7 +320,8 @@ class Session:
         self._watcher.failure(job, failure.cause, for_good)
         if for_good:
             self._over(job)
-            self._check_hope(failure.cause)
+            if isinstance(job, Job):
+                self._check_hope(job.number, failure.cause)
         else:
             self._progress.retry(job)
             self._queue.appendleft(job)
@@ -319,13 +337,18 @@ class Session:
         self._open[_rung(job)] -= 1
         self._stale |= self._open[_rung(job)] <= 0
 
-    def _check_hope(self, cause: str) -> None:
-        rows = self._store.rows()
-        failed = sum(row.failed is not None for row in rows)
-        if failed >= HOPELESS and not any(row.errors or row.diverged_at is not None for row in rows):
+    def _check_hope(self, number: int, cause: str) -> None:
+        """Raise StantuneError where trial `number`, which has failed for good, was the last one of the first to do so.
+
+        These are the first five, or ten, and so on: whoever goes on nevertheless is told again after five more. What
+        later trials came to decides nothing, so that the number of workers does not.
+        """
+        first = self._store.rows()[: (number // HOPELESS + 1) * HOPELESS]
+        if len(first) % HOPELESS == 0 and all(row.failed is not None and not row.errors for row in first):
             raise StantuneError(
-                f"none of the first trials could be trained, and {failed} have failed for good, the last one with "
-                f"{cause}; mend that and begin anew with `fresh`"
+                f"none of the first {len(first)} trials could be trained: all have failed for good, the last one with "
+                f"{cause}; mend that and begin anew with `fresh`, or give the same command again if it is only these "
+                "settings, and it goes on without them"
             )
 
     def _tidy(self, rows: list[TrialRow]) -> None:

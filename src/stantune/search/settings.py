@@ -9,6 +9,7 @@ from typing import Any
 
 from stantune.errors import UsageError
 from stantune.protocols import Objective
+from stantune.search.identity import said_alike
 from stantune.search.plan import fidelity, finals, validation
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.measured import fewest_trials, is_open
@@ -204,7 +205,7 @@ class SearchSettings:
             identity["fixed"] = dict(self.fixed)
         if self.process:
             identity["process"] = dict(self.process)
-        return identity
+        return said_alike(identity)
 
     def extends(self, there: Mapping[str, Any], objective: Objective, accept_changes: bool = False) -> bool:
         """Tell whether a search with the identity `there` may go on as this one, though it is not the same.

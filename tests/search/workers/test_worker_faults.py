@@ -101,7 +101,7 @@ def test_retries_are_counted_across_runs(tmp_path: Path) -> None:
 
 def test_when_all_fail_it_is_not_the_settings(tmp_path: Path) -> None:
     numbers = Numbers(tmp_path, dict.fromkeys(range(20), "raise"))
-    with pytest.raises(StantuneError, match=rf"{HOPELESS} have failed for good.*these shapes do not fit.*`fresh`"):
+    with pytest.raises(StantuneError, match=rf"the first {HOPELESS} trials.*these shapes do not fit.*`fresh`"):
         run(numbers, 0, retries=1)
 
 

@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 
 from stantune.errors import StoreError
 from stantune.protocols import Metric
+from stantune.search.identity import said_alike
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampling import optuna_quiet
 from stantune.search.table.attributes import ACCEPTED, IDENTITY, METRIC_NAMES, START
@@ -75,6 +76,7 @@ def identify(
         ask(storage, lambda: storage.set_study_system_attr(study_id, METRIC_NAMES, [metric.name]))
         keep(IDENTITY, here)
         return []
+    there = said_alike(there)
     differences = differences_between(there, here)
     if turned:
         # Of an objective of the user's own whose identity says nothing of it.

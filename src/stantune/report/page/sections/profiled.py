@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stantune.errors import UsageError
 from stantune.report.page.contract import Profiled, ProfiledLayer
+from stantune.search.identity import kind_of
 
 if TYPE_CHECKING:
     from stantune.report.stan.profile import LayerProfile, ProfileResult
@@ -67,7 +68,7 @@ def _conditions(profile: ProfileResult, identity: Mapping[str, Any]) -> Iterator
     """Give what must be alike, in words, of the profile and of the search, so that the same is set beside the same."""
     yield "images an iteration", profile.batch_size, identity.get("batch-size")
     yield "threads", profile.threads, identity.get("threads")
-    yield "device", profile.device, identity.get("device")
+    yield "device", kind_of(profile.device), kind_of(identity.get("device", ""))
     if not _spares(identity):
         # What a profile says of exact iterations is true of them, whatever its rate is.
         return
