@@ -31,6 +31,8 @@ _GONE = -int(signal.SIGKILL) if hasattr(signal, "SIGKILL") else -9
 _POLL_SECONDS = 0.01
 # For threads to end that are made to.
 _ENDING_SECONDS = 0.5
+# How often is looked for copies whose end nothing else tells.
+_LOOK_SECONDS = 1.0
 
 
 class _Copy(NamedTuple):
@@ -187,7 +189,8 @@ def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares:
     copies: dict[int, BaseProcess] = {}
     with contextlib.suppress(EOFError, OSError):
         while True:
-            wait([connection, *(copy.sentinel for copy in copies.values())])
+            # Processes that a copy has forked hold its sentinel, too: where one outlives the copy, that tells nothing.
+            wait([connection, *(copy.sentinel for copy in copies.values())], _LOOK_SECONDS if copies else None)
             if connection.poll():
                 message = connection.recv()
                 if isinstance(message, _Kill):
