@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pickle
 import queue
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -76,6 +78,15 @@ class Warned(NamedTuple):
 
     sentence: str
     category: type[StanWarning]
+
+
+def work_to_order(connection: Connection, place: int, together: int) -> None:
+    """Do what `work` does, by an order that comes over the connection first, pickled; the body of a process."""
+    try:
+        order = connection.recv_bytes()
+    except (EOFError, OSError):  # nobody is there any more
+        return
+    work(connection, partial(pickle.loads, order), place, together)
 
 
 def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], place: int, together: int = 1) -> None:

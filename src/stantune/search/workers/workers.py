@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import time
@@ -14,7 +13,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -26,9 +24,9 @@ from stantune.errors import StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
 from stantune.search.workers.places import Held, Place, Worker, shared
-from stantune.search.workers.starting import starting
+from stantune.search.workers.starting import send_order, starting
 from stantune.search.workers.template import Template, TemplateCopy, can_copy
-from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, Warned, work
+from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, Warned, work_to_order
 
 POLL_SECONDS = 0.1
 # For workers to write their checkpoints when a search ends on an error.
@@ -305,7 +303,7 @@ class Workers:
         number = self._places.index(place)
         process: SpawnProcess | TemplateCopy
         try:
-            process = self._copy(theirs, number) or self._spawned(theirs, number)
+            process = self._copy(theirs, number) or self._spawned(ours, theirs, number)
         except OSError as error:
             raise StantuneError(
                 f"worker process {number} of {len(self._places)} cannot be started ({error.strerror or error}); give "
@@ -317,14 +315,14 @@ class Workers:
             # Where it is dead already, that is noticed in its turn.
             place.worker.give(next(self._numbers), held)
 
-    def _spawned(self, connection: Connection, place: int) -> SpawnProcess:
+    def _spawned(self, ours: Connection, theirs: Connection, place: int) -> SpawnProcess:
         """Start a worker's process anew; raises OSError."""
         # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
-        give = partial(pickle.loads, self._order)
-        arguments = (connection, give, place, self._together)
-        process = _SPAWN.Process(target=work, args=arguments, name=f"stantune worker {place}")
+        arguments = (theirs, place, self._together)
+        process = _SPAWN.Process(target=work_to_order, args=arguments, name=f"stantune worker {place}")
         with starting():
             process.start()
+        send_order(ours, theirs, self._order)
         return process
 
     def _copy(self, connection: Connection, place: int) -> TemplateCopy | None:
