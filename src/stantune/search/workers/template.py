@@ -186,7 +186,7 @@ def _serve(connection: Connection, modules: Sequence[str], shares: bool, togethe
 
     The order is what comes over the connection first.
     """
-    settle(favourite=False)
+    settle(trains=False)
     copies: dict[int, BaseProcess] = {}
     with contextlib.suppress(EOFError, OSError):
         make = _loaded(connection.recv_bytes(), modules, shares)
