@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from stantune.search.forks import HereAlone
+
 # What asks a program to end; the last one, which not every system has, tells that the terminal or the ssh line is lost.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -78,7 +80,7 @@ def stoppable(seconds: float | None = None) -> Iterator[Stop]:
         told = True
 
     untouched = {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
-    before = {number: signal.signal(number, ask) for number in ENDING if number not in untouched}
+    before = {number: signal.signal(number, HereAlone(ask)) for number in ENDING if number not in untouched}
     try:
         yield stop
     finally:

@@ -28,6 +28,8 @@ from stantune.space import Space
 from stantune.training.together.turns import drained
 
 LENGTH = 27
+# How long a process lives that a training leaves behind.
+LEFT_SECONDS = 40
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,16 @@ class Trainer:
                 return
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif what.endswith(" and leave"):
+            # It holds what this process had open, for a while.
+            if not (child := os.fork()):
+                time.sleep(LEFT_SECONDS)
+                os._exit(0)
+            assert self._objective.place is not None
+            (self._objective.place / "left").write_text(str(child))
+            if what.startswith("kill"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1000)
         elif what == "exit":
             os._exit(5)
         elif what == "raise":

@@ -25,7 +25,7 @@ from stantune.errors import StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find
 from stantune.objectives.choose import find_objective
-from stantune.protocols import Place
+from stantune.protocols import Place, Segment
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
@@ -36,8 +36,10 @@ from stantune.search.workers.workers import Limits
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'stantune[ray]'")
 
+import ray
 from ray._private import services
 from ray.cluster_utils import Cluster as LocalCluster
+from ray.exceptions import OutOfMemoryError
 
 from stantune.search.ray import cluster as ray_cluster
 from stantune.search.ray.checkpoints import RemoteDirectory
@@ -45,6 +47,8 @@ from stantune.search.ray.cluster import Cluster, Share, connected
 from stantune.search.ray.executor import RayExecutor
 from stantune.search.ray.places import Sign, signed
 from stantune.search.ray.run import trainings_on
+from stantune.search.ray.worker import Hello
+from stantune.search.workers.worker import Moved
 
 TESTS = Path(__file__).parents[2]
 TINY_FILE = TESTS / "tiny_problem.py"
@@ -205,6 +209,49 @@ def test_lost_node_costs_what_it_was_running(
     counts = Counter(trained(place))
     assert set(counts) == set(trained(tmp_path / "undisturbed"))
     assert set(counts.values()) == {1}, "they went on from their checkpoints"
+
+
+def test_a_worker_that_ray_ends_for_memory(
+    cluster: Cluster, undisturbed: SearchState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, told, ended = tmp_path / "w", Told(), []
+    numbers = Numbers(place)
+    get = ray.get
+
+    def get_but(reference: Any, **options: Any) -> Any:
+        said = get(reference, **options)
+        # Once of one that has not begun, once of one that trains.
+        if isinstance(said, Hello | Moved) and type(said) not in ended:
+            ended.append(type(said))
+            raise OutOfMemoryError("Task was killed due to the node running low on memory.\nRefer to the documentation")
+        return said
+
+    monkeypatch.setattr(ray, "get", get_but)
+    state = run(numbers, lambda sign: RayExecutor(cluster, numbers.order, ONE, sign, most=1), watcher=told)
+    assert set(ended) == {Hello, Moved}
+    assert state.complete
+    assert table(state) == table(undisturbed)
+    cause = f"its Ray worker on node {platform.node()} was ended by Ray, since the node's memory ran low"
+    assert [failure[1:] for failure in told.failures] == [(cause, False)]
+
+
+class NotThere:
+    """A parameter's value that no other process can read."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_an_actor_that_fails_is_told_once(cluster: Cluster, tmp_path: Path) -> None:
+    segment = Segment(0, {"lr": NotThere()}, 0, 3, 0, tmp_path / "0", bracket=0)
+
+    def train() -> None:
+        with signed(str(tmp_path)) as sign, RayExecutor(cluster, Numbers().order, ONE, sign, most=1) as executor:
+            executor.submit(segment)
+            executor.finished(bounded(), lambda segment, done: None)
+
+    with pytest.raises(StantuneError, match=r"a worker cannot begin on the Ray cluster \(.*no number"):
+        train()
 
 
 def test_search_with_checkpoints_behind_a_url(

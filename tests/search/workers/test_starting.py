@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from multiprocessing import spawn
 from pathlib import Path
 
 import pytest
+from numbers_objective import Numbers
+from numbers_search import run as search
 from traps import COMMAND, INSTALLED, PYTHONS, set_traps, sprung
 
+from stantune.errors import StantuneError
+from stantune.search.workers import workers as workers_module
 from stantune.search.workers.starting import starting
 
 TINY_FILE = Path(__file__).parents[2] / "tiny_problem.py"
@@ -118,6 +123,30 @@ def test_a_worker_whose_search_was_killed_says_nothing(said: bytes) -> None:
     os.close(theirs)
     os.close(ours)
     assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nothing else ends what waits with signals held back")
+@pytest.mark.parametrize("modules", ["", "stantune.errors"], ids=["anew", "copies"])
+def test_a_worker_that_dies_before_it_has_its_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: str
+) -> None:
+    dies = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    monkeypatch.setenv("NUMBERS_MODULES", modules)
+    monkeypatch.setattr(spawn, "get_command_line", lambda **_: dies)
+    monkeypatch.setattr(workers_module, "MOST_STILLBORN", 3)
+
+    def too_long(number: int, frame: object) -> None:
+        raise AssertionError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, 60)
+    try:
+        # Its order is more than any pipe or socket holds.
+        with pytest.raises(StantuneError, match=r"3 worker processes in a row ended as they started .*SIGKILL"):
+            search(Numbers(tmp_path / "w", other={"much": "x" * 10_000_000}))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_other_processes_are_started_as_ever() -> None:

@@ -14,7 +14,7 @@ from types import MethodType
 
 import cloudpickle
 import pytest
-from numbers_objective import Numbers
+from numbers_objective import LEFT_SECONDS, Numbers
 
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find
@@ -23,10 +23,10 @@ from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers import workers as workers_module
-from stantune.search.workers.executors import InProcess
+from stantune.search.workers.executors import Failure, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.template import Template, TemplateCopy
-from stantune.search.workers.workers import Workers
+from stantune.search.workers.workers import Limits, Workers
 from stantune.stan.config import Stan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are copies on Linux alone")
@@ -79,6 +79,29 @@ def test_workers_are_copies_of_one_process_and_it_may_be_killed(tmp_path: Path) 
     assert [row.errors for row in state.rows] == [row.errors for row in undisturbed.rows]
     causes = {failure.cause for row in state.rows for failure in row.failures}
     assert causes == {"its worker process was killed by SIGKILL"}
+
+
+@pytest.mark.usefixtures("copied")
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [("kill and leave", "its worker process was killed by SIGKILL"), ("hang and leave", "its time-out")],
+)
+def test_a_copy_that_leaves_a_process_behind_is_seen_to_end(tmp_path: Path, fault: str, cause: str) -> None:
+    segments = [Segment(number, {"lr": 0.5}, 0, 3, 0, tmp_path / "kept" / f"{number}", bracket=0) for number in (0, 1)]
+    began = time.monotonic()
+    try:
+        with Workers(Numbers(tmp_path, {1: fault}).order, 2, Limits(seconds=3)) as workers:
+            for segment in segments:
+                workers.submit(segment)
+            hows: dict[int, object] = {}
+            while len(hows) < 2:
+                ended = workers.finished(lambda: False, lambda segment, done: None)
+                hows.update({each.segment.trial: each.how for each in ended})
+    finally:
+        os.kill(int((tmp_path / "left").read_text()), signal.SIGKILL)
+    assert time.monotonic() - began < LEFT_SECONDS - 5
+    assert isinstance(hows[1], Failure)
+    assert hows[1].cause.endswith(cause)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -118,6 +119,26 @@ def test_signals_to_workers_are_the_search_s_business(tmp_path: Path, number: in
     state = run(Numbers(tmp_path, pause=0.01), stop_early=stop_early)
     assert sent
     assert state.complete
+    assert not any(row.failures for row in state.rows)
+
+
+@linux
+def test_time_in_which_all_is_stopped_is_no_training_s(undisturbed: SearchState, tmp_path: Path) -> None:
+    place, limit = tmp_path / "w", 3.0
+    place.mkdir()
+    # A group of its own, as a terminal stops one on Ctrl-Z.
+    main = subprocess.Popen([sys.executable, str(LEFT_ALONE), str(place), "", str(limit)], process_group=0)
+    try:
+        wait_for(lambda: len(list(processes(place))) == 2)
+        os.killpg(main.pid, signal.SIGSTOP)
+        time.sleep(limit + 2)
+        os.killpg(main.pid, signal.SIGCONT)
+        assert main.wait(120) == 0
+    finally:
+        main.kill()
+        main.wait()
+    state = run(Numbers(place), 0)
+    assert table(state) == table(undisturbed)
     assert not any(row.failures for row in state.rows)
 
 

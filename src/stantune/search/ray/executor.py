@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
@@ -177,8 +177,11 @@ class RayExecutor:
                 else:
                     yield from self._attend(place, place.segment, watch)
             except RayTaskError as error:
+                # It says nothing more; the others are still to be heard.
+                self._drop(place)
                 raise StantuneError(f"a worker cannot begin on the Ray cluster ({_last_line(error)})") from error
-            except RayActorError as error:
+            except RayError as error:
+                # Where a node's memory runs low, Ray ends actors with an error of another kind than else.
                 yield from self._lose(place, error)
 
     def _welcome(self, place: _Place) -> None:
@@ -209,11 +212,14 @@ class RayExecutor:
             error.args = (f"on node {place.hello.host}: {error}",)
             raise error
 
-    def _lose(self, place: _Place, error: RayActorError) -> Iterator[Ended]:
-        """An actor is gone, or its node cannot be reached; yield its segment, unless that had not begun."""
-        # Where it is alive nevertheless it is not to go on with a segment that another begins again.
+    def _drop(self, place: _Place) -> None:
         _kill(place)
         self._places.remove(place)
+
+    def _lose(self, place: _Place, error: RayError) -> Iterator[Ended]:
+        """An actor is gone, or its node cannot be reached; yield its segment, unless that had not begun."""
+        # Where it is alive nevertheless it is not to go on with a segment that another begins again.
+        self._drop(place)
         if place.segment is not None and place.begun:
             yield Ended(place.segment, Failure(self._why(place, error)))
             return
@@ -228,8 +234,11 @@ class RayExecutor:
                 f"{_last_line(error)}); see Ray's logs on its nodes"
             )
 
-    def _why(self, place: _Place, error: RayActorError) -> str:
+    def _why(self, place: _Place, error: RayError) -> str:
         assert place.hello is not None
+        if isinstance(error, OutOfMemoryError):
+            # Of whose many lines the last one names Ray's documentation.
+            return f"its Ray worker on node {place.hello.host} was ended by Ray, since the node's memory ran low"
         if isinstance(error, ActorUnavailableError) or not self._cluster.has(place.hello.node):
             return f"the connection to its node {place.hello.host} was lost"
         return f"its Ray worker on node {place.hello.host} was lost: {_last_line(error)}"

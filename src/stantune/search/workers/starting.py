@@ -9,6 +9,7 @@ import sys
 import types
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, spawn
+from multiprocessing.connection import Connection
 
 from stantune.search.stopping import ENDING
 
@@ -28,6 +29,18 @@ def starting() -> Iterator[None]:
     """Have processes that multiprocessing starts meanwhile be workers that take nothing from around here."""
     with _signals_held(), _no_main_program(), _own_commands():
         yield
+
+
+def send_order(ours: Connection, theirs: Connection, order: bytes) -> None:
+    """Send a process that was just started its order, and close the other end, which it has by now.
+
+    It is none of its arguments: those go through a pipe of which this process holds both ends meanwhile, so that a long
+    one waits for ever where nobody is left to read it.
+    """
+    theirs.close()
+    # Where it has ended already, that is noticed in its turn.
+    with contextlib.suppress(OSError):
+        ours.send_bytes(order)
 
 
 @contextlib.contextmanager

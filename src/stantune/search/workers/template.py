@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from stantune.search.workers.starting import starting
+from stantune.search.workers.starting import send_order, starting
 from stantune.search.workers.worker import settle, work
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -31,6 +31,8 @@ _GONE = -int(signal.SIGKILL) if hasattr(signal, "SIGKILL") else -9
 _POLL_SECONDS = 0.01
 # For threads to end that are made to.
 _ENDING_SECONDS = 0.5
+# How often is looked for copies whose end nothing else tells.
+_LOOK_SECONDS = 1.0
 
 
 class _Copy(NamedTuple):
@@ -88,14 +90,14 @@ class Template:
         self._connection = ours
         self._process = _SPAWN.Process(
             target=_serve,
-            args=(theirs, order, tuple(modules), shares, together),
+            args=(theirs, tuple(modules), shares, together),
             name="stantune template",
         )
         self._copies: dict[int, TemplateCopy] = {}
         self._gone = False
         with starting():
             self._process.start()
-        theirs.close()
+        send_order(ours, theirs, order)
 
     def start(self, connection: Connection, place: int) -> TemplateCopy:
         """Have a worker start that works on a connection; raises OSError where the template is gone."""
@@ -179,15 +181,19 @@ class TemplateCopy:
                 self.exitcode = _GONE
 
 
-def _serve(connection: Connection, order: bytes, modules: Sequence[str], shares: bool, together: int) -> None:
-    """Load, and be copied; the body of a template's process. It ends when the other side is gone."""
-    settle(favourite=False)
-    make = _loaded(order, modules, shares)
-    _end_threads()
+def _serve(connection: Connection, modules: Sequence[str], shares: bool, together: int) -> None:
+    """Load, and be copied; the body of a template's process. It ends when the other side is gone.
+
+    The order is what comes over the connection first.
+    """
+    settle(trains=False)
     copies: dict[int, BaseProcess] = {}
     with contextlib.suppress(EOFError, OSError):
+        make = _loaded(connection.recv_bytes(), modules, shares)
+        _end_threads()
         while True:
-            wait([connection, *(copy.sentinel for copy in copies.values())])
+            # Processes that a copy has forked hold its sentinel, too: where one outlives the copy, that tells nothing.
+            wait([connection, *(copy.sentinel for copy in copies.values())], _LOOK_SECONDS if copies else None)
             if connection.poll():
                 message = connection.recv()
                 if isinstance(message, _Kill):

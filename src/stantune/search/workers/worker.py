@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pickle
 import queue
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple, cast
 from stantune.errors import StantuneError, StanWarning
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, TakesTurns, Trainer
+from stantune.search.forks import HereAlone
 from stantune.search.stopping import ENDING
 from stantune.search.workers.executors import Failure, InProcess, cause_of
 from stantune.search.workers.turns import InTurns
@@ -76,6 +79,15 @@ class Warned(NamedTuple):
 
     sentence: str
     category: type[StanWarning]
+
+
+def work_to_order(connection: Connection, place: int, together: int) -> None:
+    """Do what `work` does, by an order that comes over the connection first, pickled; the body of a process."""
+    try:
+        order = connection.recv_bytes()
+    except (EOFError, OSError):  # nobody is there any more
+        return
+    work(connection, partial(pickle.loads, order), place, together)
 
 
 def work(connection: Connection, order: Callable[[], Callable[[int], Trainer]], place: int, together: int = 1) -> None:
@@ -169,15 +181,21 @@ class _Inbox:
             os._exit(1)
 
 
-def settle(favourite: bool = True) -> None:
+def settle(trains: bool = True) -> None:
     """Make this process one that only its parent ends, and that takes nothing with it.
 
-    Where memory runs out, a `favourite` is ended before others.
+    Where memory runs out, one that `trains` is ended before others.
     """
     # Ctrl-C and a terminal's end go to all its processes, and a batch system's SIGTERM to all of a job; the parent
     # decides what comes of it. It has started this process with these signals blocked.
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
+    if trains:
+        # What is ignored stays so in processes that a training starts, and it ends them by this signal.
+        signal.signal(signal.SIGTERM, HereAlone(lambda number, frame: None))
+        if hasattr(signal, "siginterrupt"):
+            # No system call of a library ends for it.
+            signal.siginterrupt(signal.SIGTERM, False)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     if sys.platform == "linux":
@@ -188,7 +206,7 @@ def settle(favourite: bool = True) -> None:
             os._exit(1)
         # Where memory runs out, the system is to end this process and not the one that keeps the trial table.
         with contextlib.suppress(OSError):
-            if favourite:
+            if trains:
                 Path("/proc/self/oom_score_adj").write_text("500")
     # What the user's network prints is no part of what the command prints (JSON, perhaps).
     sys.stdout.flush()

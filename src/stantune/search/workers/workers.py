@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
-import os
-import pickle
 import signal
 import sys
 import time
@@ -14,10 +12,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from types import TracebackType
 
 import cloudpickle
@@ -26,11 +22,13 @@ from stantune.errors import StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
 from stantune.search.workers.places import Held, Place, Worker, shared
-from stantune.search.workers.starting import starting
+from stantune.search.workers.starting import send_order, starting
 from stantune.search.workers.template import Template, TemplateCopy, can_copy
-from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, Warned, work
+from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, Warned, work_to_order
 
 POLL_SECONDS = 0.1
+# Where longer than this passes between two looks at workers, this process was stopped, or kept by something else.
+AWAY_SECONDS = 1.0
 # For workers to write their checkpoints when a search ends on an error.
 GRACE_SECONDS = 20.0
 # For a worker with nothing to do to end.
@@ -102,6 +100,7 @@ class Workers:
         self._suspects: set[tuple[int, int | None]] = set()
         self._numbers = itertools.count()
         self._stillborn = 0
+        self._looked = time.monotonic()
         self._warned: set[Warned] = set()
         self._stopping = False
 
@@ -181,6 +180,12 @@ class Workers:
         self._hand_out()
         busy = [(place, place.worker) for place in self._places if place.worker is not None and place.load]
         spoken = wait([worker.connection for _, worker in busy], POLL_SECONDS)
+        now = time.monotonic()
+        if now - self._looked > AWAY_SECONDS:
+            # What stops this process stops its workers (Ctrl-Z, a suspended job), and is no training's silence.
+            for _, worker in busy:
+                worker.heard = min(worker.heard + now - self._looked, now)
+        self._looked = now
         for place, worker in busy:
             yield from self._attend(place, worker, worker.connection in spoken, watch)
 
@@ -270,7 +275,7 @@ class Workers:
         seconds, most = self._limits.seconds, self._limits.bytes
         if seconds is not None and time.monotonic() - worker.heard > seconds:
             return f"no iteration and no evaluation was done within {seconds:g} s, its time-out"
-        if most is not None and _resident(worker.process) > most:
+        if most is not None and worker.resident > most:
             return f"its process used more than {most / 1e6:.0f} MB of memory, its limit"
         return None
 
@@ -305,7 +310,7 @@ class Workers:
         number = self._places.index(place)
         process: SpawnProcess | TemplateCopy
         try:
-            process = self._copy(theirs, number) or self._spawned(theirs, number)
+            process = self._copy(theirs, number) or self._spawned(ours, theirs, number)
         except OSError as error:
             raise StantuneError(
                 f"worker process {number} of {len(self._places)} cannot be started ({error.strerror or error}); give "
@@ -317,14 +322,14 @@ class Workers:
             # Where it is dead already, that is noticed in its turn.
             place.worker.give(next(self._numbers), held)
 
-    def _spawned(self, connection: Connection, place: int) -> SpawnProcess:
+    def _spawned(self, ours: Connection, theirs: Connection, place: int) -> SpawnProcess:
         """Start a worker's process anew; raises OSError."""
         # Not a daemon: those may have no processes of their own, and a data loader of the user's may want some.
-        give = partial(pickle.loads, self._order)
-        arguments = (connection, give, place, self._together)
-        process = _SPAWN.Process(target=work, args=arguments, name=f"stantune worker {place}")
+        arguments = (theirs, place, self._together)
+        process = _SPAWN.Process(target=work_to_order, args=arguments, name=f"stantune worker {place}")
         with starting():
             process.start()
+        send_order(ours, theirs, self._order)
         return process
 
     def _copy(self, connection: Connection, place: int) -> TemplateCopy | None:
@@ -377,12 +382,3 @@ class Workers:
 def _training(segment: Segment) -> tuple[int, int | None]:
     """Return what tells a trial's segments, and each final training, from others."""
     return segment.trial, segment.finalist
-
-
-def _resident(process: SpawnProcess | TemplateCopy) -> int:
-    """Return the bytes of memory that a process uses; 0 where it is gone."""
-    try:
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
