@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from stantune.arguments import number, path, shown, text, whole
+from stantune.arguments import number, path, shown, text, truth, whole
 from stantune.errors import UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
@@ -162,6 +162,7 @@ def open_search(
             f"`{refused[0]}` is nothing that a search by ask and tell has: your own program trains; leave it away"
         )
     retries = whole("retries", retries, 0)
+    truth("fresh", fresh)
     storage = None if storage is None else text("storage", storage)
     what, settings = compose(
         None,
