@@ -97,3 +97,27 @@ def test_what_makes_no_sense_is_named(tmp_path: Path, given: dict[str, Any], sen
     with pytest.raises(st.UsageError, match=sentence), opened(tmp_path / "out", **given):
         pass
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for most in (12, 99):
+        with opened(tmp_path) as search:
+            while most and (segment := search.ask()) is not None:
+                most -= 1
+                weights = segment.checkpoint / "weights"
+                if segment.start:
+                    assert weights.read_text() == str(segment.start)
+                segment.checkpoint.mkdir(exist_ok=True)
+                weights.write_text(str(segment.stop))
+                search.tell(segment, segment.params["x"] ** 2 + 1 / segment.stop)
+    assert search.result.complete
+    found = search.result.trials()
+    # What is dropped takes its folder along.
+    kept = {f"trial-{trial.number:06d}.pt" for trial in found if trial.status == "finished"}
+    assert {path.name for path in checkpoints.iterdir()} == kept
+    assert 0 < len(kept) < len(found)
+    assert search.result.final is not None
+    assert search.result.final.weights == tmp_path / "final.pt"
+    assert (tmp_path / "final.pt" / "weights").read_text() == "9"
+    assert (written(tmp_path), [path.name for path in tmp_path.glob("*.aside")]) == (True, [])
