@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,35 @@ def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
     assert search.result.final.weights == tmp_path / "final.pt"
     assert (tmp_path / "final.pt" / "weights").read_text() == "9"
     assert (written(tmp_path), [path.name for path in tmp_path.glob("*.aside")]) == (True, [])
+
+
+def worth(segment: st.Segment) -> float:
+    return float(segment.params["x"]) ** 2 + 1 / segment.stop
+
+
+def test_threads_that_ask_and_tell_come_to_the_same_table(tmp_path: Path) -> None:
+    with opened(tmp_path / "one") as search:
+        while (segment := search.ask()) is not None:
+            search.tell(segment, worth(segment))
+    expected = look(tmp_path / "one").rows
+
+    def work(search: st.OpenSearch) -> None:
+        while not search.result.complete:
+            segment = search.ask()
+            if segment is None:
+                time.sleep(0.001)
+            elif segment.trial == 2 and not search.result.trials()[2].curve and not failed:
+                failed.append(segment)
+                search.fail(segment, "it is tried again")
+            else:
+                search.tell(segment, worth(segment))
+
+    for number in range(3):
+        failed: list[st.Segment] = []
+        with opened(tmp_path / f"{number}") as search, ThreadPoolExecutor(4) as threads:
+            for future in [threads.submit(work, search) for _ in range(4)]:
+                future.result(60)
+        rows = look(tmp_path / f"{number}").rows
+        assert [(row.params, row.errors) for row in rows] == [(row.params, row.errors) for row in expected]
+        assert [len(row.failures) for row in rows] == [row.number == 2 for row in rows]
+        assert search.result.complete
