@@ -17,7 +17,7 @@ def sent(order: Callable[[int], Trainer]) -> bytes:
     Raises UsageError where it holds what belongs to this process: a lock, an open file, a writer of logs.
     """
     try:
-        return cloudpickle.dumps(order)
+        pickled: bytes = cloudpickle.dumps(order)
     except StantuneError:
         raise
     except Exception as error:  # objects of the user's own may raise anything
@@ -26,3 +26,4 @@ def sent(order: Callable[[int], Trainer]) -> bytes:
             f"`{name}` cannot be sent to worker processes ({one_line(words_of(error))}); make in the function what "
             "belongs to one process, or train in this one: leave `workers`, `executor` and the trials' limits away"
         ) from error
+    return pickled
