@@ -90,6 +90,8 @@ def square(run: st.Run) -> float:
         ({"name": Mute()}, "`name`=a Mute is no text"),
         ({"eta": Mute()}, "`eta`=a Mute is no whole number"),
         ({"budget": Mute()}, "`budget`=a Mute is no amount"),
+        ({"compile": "no"}, "`compile`='no' is neither True nor False"),
+        ({"accept_changes": "False"}, "`accept_changes`='False' is neither True nor False"),
     ],
 )
 def test_what_makes_no_sense_is_named(given: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def nested(depth: int = 100_000) -> Any:
 
 
 ODD: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (st.Metric, {"name": "a", "unit": None}, "the unit of metric 'a' is None, which is no text"),
+    (st.Metric, {"name": "a", "bounds": None}, "the bounds of metric 'a' are None; give its lowest and its highest"),
+    (st.Metric, {"name": "a", "bounds": (1, 0)}, "the bounds of metric 'a' are (1, 0); give its lowest and"),
+    (st.Metric, {"name": "a", "bounds": (0, 0.5, 1)}, "the bounds of metric 'a' are (0, 0.5, 1)"),
+    (st.Metric, {"name": "a", "bounds": (0, "1")}, "`bounds`='1' is no finite number"),
+    (st.Metric, {"name": "a", "bounds": (0, float("nan"))}, "`bounds`=nan is no finite number"),
+    (st.Metric, {"name": "a", "bounds": (Mute(), 1)}, "`bounds`=a Mute is no finite number"),
     (st.Stan, {"rate": Mute()}, "rate=a Mute"),
     (st.Stan, {"rate": [(0, 10**400)]}, "is no course of a rate"),
     (st.Stan, {"rate": torch.ones(2)}, "is no course of a rate"),
@@ -60,6 +67,12 @@ ODD: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (Memo, {"samples": 5, "epoch": 1, "dtype": np.array([1, 2])}, "`memo.dtype`=array([1, 2]) is unknown"),
     (MeProp, {"top_k": Mute()}, "top_k=a Mute"),
     (MeProp, {"top_k": 1, "layers": [None]}, "`meprop.layers`=[None] is no tuple of names"),
+    (MeProp, {"top_k": 1, "unified": "no"}, "`meprop.unified`='no' is neither True nor False; give one of them"),
+    (MeProp, {"top_k": 1, "sparse_bias": 0}, "`meprop.sparse_bias`=0 is neither True nor False"),
+    (st.Stan, {"native": "0"}, "`native`='0' is neither True nor False"),
+    (st.ImageFolder, {"path": "a", "size": 8, "grey": "False"}, "`grey`='False' is neither True nor False"),
+    (st.load, {"directory": "a", "accept_changes": "0"}, "`accept_changes`='0' is neither True nor False"),
+    (st.study, {"objectives": "none such", "accept_changes": "0"}, "`accept_changes`='0' is neither True nor False"),
     (st.Solver, {"lr": nested()}, "The solver's lr is a tuple: take a finite number"),
     (st.Solver, {"lr": 10**400}, "take a finite number"),
     (st.Solver, {"lr": 1, "kind": Mute()}, "no optimizer a Mute"),
@@ -94,6 +107,7 @@ def test_a_value_of_another_kind_is_refused_in_one_sentence(
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
+    assert st.Metric("a", bounds=[np.float32(0.5), np.inf]).bounds == (0.5, float("inf"))  # type: ignore[arg-type]
     stan = st.Stan(period=np.int64(9), tolerance=np.float32(0.5), layers=["conv1"])  # type: ignore[arg-type]
     assert (stan.period, stan.tolerance, stan.layers) == (9, 0.5, ("conv1",))
     assert type(stan.period) is int

@@ -126,6 +126,13 @@ def one_of(parameter: str, value: object, words: Sequence[str]) -> str:
     return value
 
 
+def truth(parameter: str, value: object) -> bool:
+    """Return True or False; raises UsageError for anything else: texts such as "0" and "False" would count as true."""
+    if not isinstance(value, bool):
+        raise UsageError(f"`{parameter}`={shown(value)} is neither True nor False; give one of them")
+    return value
+
+
 def function(parameter: str, value: object, takes: Sequence[str] = (), **named: object) -> None:
     """Raise UsageError unless a value can be called with so much.
 

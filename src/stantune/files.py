@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what may be a folder in place of one."""
 
 from __future__ import annotations
 
@@ -77,6 +77,14 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _followed(path: Path) -> Path:

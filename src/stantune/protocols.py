@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from stantune.arguments import number, shown
 from stantune.errors import UsageError
 from stantune.outcome import Outcome
 from stantune.space import Space
@@ -23,10 +24,11 @@ class Metric:
         name: its key in an outcome's metrics; printed as it is.
         direction: "minimize" or "maximize": what is better.
         unit: printed behind values, "%" for one.
-        bounds: the lowest and the highest value that there is; another one in a trial table is not believed.
+        bounds: the lowest and the highest value that there is. A training that comes to another one has failed, and one
+            in a trial table is not believed.
 
     Raises:
-        UsageError: there is no such direction.
+        UsageError: there is no such direction, or unit and bounds are none.
     """
 
     name: str
@@ -39,6 +41,29 @@ class Metric:
             raise UsageError(
                 f"the direction of metric {self.name!r} is {self.direction!r}; give {' or '.join(DIRECTIONS)}"
             )
+        if not isinstance(self.unit, str):
+            raise UsageError(
+                f"the unit of metric {self.name!r} is {shown(self.unit)}, which is no text; give one, or leave it away"
+            )
+        object.__setattr__(self, "bounds", self._checked_bounds())
+
+    def _checked_bounds(self) -> tuple[float, float]:
+        bounds: object = self.bounds
+        if isinstance(bounds, tuple | list) and len(bounds) == 2:
+            # An infinite one is no finite number, and a bound all the same.
+            low, high = (
+                each if isinstance(each, float) and math.isinf(each) else number("bounds", each) for each in bounds
+            )
+            if low < high:
+                return low, high
+        raise UsageError(
+            f"the bounds of metric {self.name!r} are {shown(bounds)}; give its lowest and its highest value, (0, 1) say"
+        )
+
+    def beyond(self, value: float) -> str | None:
+        """Say that a value is none that there is, by the bounds; None where it may be."""
+        low, high = self.bounds
+        return None if low <= value <= high else f"{value:g}, and the {self.name} is from {low:g} to {high:g}"
 
     def loss(self, value: float) -> float:
         """Return the number that is lower the better the value is; its own inverse."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from numbers_objective import Numbers
 
+import stantune as st
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment
@@ -263,3 +264,41 @@ def test_an_identity_that_is_no_json_is_refused(tmp_path: Path, held: object) ->
         tune(Numbers(other={"held": held}), max_resource=27, out=tmp_path / "search")
     # Mended, it begins there.
     assert tune(Numbers(), max_resource=27, brackets=1, out=tmp_path / "search").complete
+
+
+def in_percent(run: st.Run) -> dict[str, float]:
+    run.report({"accuracy": 0.5})
+    return {"accuracy": 57.0 if run.params["x"] > 0.3 else run.params["x"]}
+
+
+def test_a_value_beyond_the_bounds_fails_its_trial_alone(tmp_path: Path) -> None:
+    metric = st.Metric("accuracy", "maximize", bounds=(0, 1))
+    objective = st.FunctionObjective(in_percent, st.Space({"x": st.Float(0, 1)}), metric)
+    for _ in range(2):
+        # Twice: what is in the table is believed.
+        found = tune(objective, max_resource=9, out=tmp_path)
+        assert found.complete
+        assert found.best is not None
+        assert found.best.value is not None
+        assert found.best.value <= 0.3
+        for trial in found.trials():
+            assert (trial.status == "failed") == (trial.params["x"] > 0.3)
+    [cause] = {trial.cause for trial in found.trials() if trial.status == "failed"}
+    assert cause == (
+        "accuracy came to 57, and the accuracy is from 0 to 1; return one of these, or give the metric other `bounds`"
+    )
+
+
+def test_what_is_beyond_the_bounds_on_the_way_of_a_final_training(tmp_path: Path) -> None:
+    metric = st.Metric("accuracy", "maximize", bounds=(0, 1))
+
+    def train(run: st.Run) -> float:
+        for step in run.steps():
+            run.report({"accuracy": 57.0 if run.final and step == 1 else 0.5})
+        return 0.5
+
+    objective = st.FunctionObjective(train, st.Space({"x": st.Float(0, 1)}), metric)
+    for _ in range(2):
+        found = tune(objective, max_resource=9, out=tmp_path)
+        assert found.best is not None
+        assert found.final is None

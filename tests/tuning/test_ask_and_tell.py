@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,59 @@ def test_what_makes_no_sense_is_named(tmp_path: Path, given: dict[str, Any], sen
     with pytest.raises(st.UsageError, match=sentence), opened(tmp_path / "out", **given):
         pass
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    for most in (12, 99):
+        with opened(tmp_path) as search:
+            while most and (segment := search.ask()) is not None:
+                most -= 1
+                weights = segment.checkpoint / "weights"
+                if segment.start:
+                    assert weights.read_text() == str(segment.start)
+                segment.checkpoint.mkdir(exist_ok=True)
+                weights.write_text(str(segment.stop))
+                search.tell(segment, segment.params["x"] ** 2 + 1 / segment.stop)
+    assert search.result.complete
+    found = search.result.trials()
+    # What is dropped takes its folder along.
+    kept = {f"trial-{trial.number:06d}.pt" for trial in found if trial.status == "finished"}
+    assert {path.name for path in checkpoints.iterdir()} == kept
+    assert 0 < len(kept) < len(found)
+    assert search.result.final is not None
+    assert search.result.final.weights == tmp_path / "final.pt"
+    assert (tmp_path / "final.pt" / "weights").read_text() == "9"
+    assert (written(tmp_path), [path.name for path in tmp_path.glob("*.aside")]) == (True, [])
+
+
+def worth(segment: st.Segment) -> float:
+    return float(segment.params["x"]) ** 2 + 1 / segment.stop
+
+
+def test_threads_that_ask_and_tell_come_to_the_same_table(tmp_path: Path) -> None:
+    with opened(tmp_path / "one") as search:
+        while (segment := search.ask()) is not None:
+            search.tell(segment, worth(segment))
+    expected = look(tmp_path / "one").rows
+
+    def work(search: st.OpenSearch) -> None:
+        while not search.result.complete:
+            segment = search.ask()
+            if segment is None:
+                time.sleep(0.001)
+            elif segment.trial == 2 and not search.result.trials()[2].curve and not failed:
+                failed.append(segment)
+                search.fail(segment, "it is tried again")
+            else:
+                search.tell(segment, worth(segment))
+
+    for number in range(3):
+        failed: list[st.Segment] = []
+        with opened(tmp_path / f"{number}") as search, ThreadPoolExecutor(4) as threads:
+            for future in [threads.submit(work, search) for _ in range(4)]:
+                future.result(60)
+        rows = look(tmp_path / f"{number}").rows
+        assert [(row.params, row.errors) for row in rows] == [(row.params, row.errors) for row in expected]
+        assert [len(row.failures) for row in rows] == [row.number == 2 for row in rows]
+        assert search.result.complete

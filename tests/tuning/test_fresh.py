@@ -166,3 +166,20 @@ def test_a_kill_at_any_moment_of_the_deletion_leaves_a_search_that_goes_on(
             ends(out, fresh=True)
         left = 10**6
         assert ends(out) == expected, cut
+
+
+@pytest.mark.parametrize("fresh", ["0", "False", 0, None, 1])
+def test_what_is_neither_true_nor_false_deletes_nothing(tmp_path: Path, fresh: Any) -> None:
+    asked: dict[str, Any] = {"minimize": "loss", "max_resource": 3}
+    st.tune(square, SPACE, out=tmp_path / "a", **asked)
+    with st.open_search(SPACE, out=tmp_path / "b", **asked) as search:
+        search.tell(search.ask(), 0.5)  # type: ignore[arg-type]  # there is one to begin with
+    before = [look(tmp_path / name).rows for name in "ab"]
+    with pytest.raises(st.UsageError, match=f"`fresh`={fresh!r} is neither True nor False; give one of them"):
+        st.tune(square, SPACE, out=tmp_path / "a", fresh=fresh, **asked)
+    with (
+        pytest.raises(st.UsageError, match=f"`fresh`={fresh!r} is neither True nor False; give one of them"),
+        st.open_search(SPACE, out=tmp_path / "b", fresh=fresh, **asked),
+    ):
+        pass
+    assert [look(tmp_path / name).rows for name in "ab"] == before

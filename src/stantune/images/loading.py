@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from stantune.arguments import path as checked_path
-from stantune.arguments import shown
+from stantune.arguments import shown, truth
 from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
 from stantune.images.objective import made_of
 from stantune.images.predictor import Inputs, Predictor
@@ -59,6 +59,7 @@ def load(
     """
     if weights not in ("final", "best"):
         raise UsageError(f"`weights`={shown(weights)} is neither final nor best; give one of the two")
+    truth("accept_changes", accept_changes)
     seen = look(checked_path("directory", directory), storage)
     identity, trained = seen.identity, _trained(seen, weights)
     if "batch-size" not in identity:

@@ -19,6 +19,7 @@ from stantune.images.problem.built_in import Problem, Splits, built_in, find, is
 from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
 from stantune.images.trainer import ProblemTrainer
+from stantune.process.alone import alone
 from stantune.process.runtime import tune_process
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
@@ -169,6 +170,7 @@ class ProblemObjective:
         """The data with the parts of the validation samples that were asked for, by their sizes."""
         return {}
 
+    @alone()
     def prepared(self, conditions: Conditions) -> Prepared:
         """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto".
 
@@ -225,6 +227,7 @@ class ProblemObjective:
                 vars(self).pop("splits", None)
             torch.cuda.empty_cache()
 
+    @alone()
     def _memory_told(self, together: int, device: str) -> str:
         splits = self.splits
         try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
-from stantune.protocols import Objective, Segment, compared_value
+from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.finalists import Finalists
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.hyperband import stops_of
@@ -138,6 +138,9 @@ class Session:
                 f"{segment.stop}; train to there, or say `interrupted` or `diverged_at`",
                 again=False,
             )
+        if isinstance(how, Outcome) and (beyond := _beyond(self._metric, how)) is not None:
+            # It would be in the table, which nobody then believes any more.
+            how = Failure(beyond, again=False)
         if isinstance(how, Failure):
             # Whatever raised it: it goes into the table, into JSON and to a terminal.
             how = how._replace(cause=one_line(how.cause))
@@ -359,6 +362,15 @@ class Session:
                 self._directory.discard(self._directory.checkpoint(number))
             self._logbook.ended(rows[number], ended[number])
         self._tidied.update(ended)
+
+
+def _beyond(metric: Metric, outcome: Outcome) -> str | None:
+    """Say which of the compared values of an outcome is none that there is; None where all may be."""
+    for measured in (outcome.metrics, *outcome.curve.values()):
+        value = compared_value(metric, measured)
+        if value is not None and (beyond := metric.beyond(value)) is not None:
+            return f"{metric.name} came to {beyond}; return one of these, or give the metric other `bounds`"
+    return None
 
 
 def _rung(job: Training) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from stantune.arguments import MOST_SEED, names, number, one_of, shown, text, whole
+from stantune.arguments import MOST_SEED, names, number, one_of, shown, text, truth, whole
 from stantune.errors import UsageError
 from stantune.stan.entries.entries import PATTERNS, PLANE, ROUND, Pattern, choose_patterns
 from stantune.stan.layers.meprop import MeProp
@@ -185,8 +185,7 @@ class Stan:
         for name, kind in (("memo", Memo), ("meprop", MeProp)):
             if not isinstance(getattr(self, name), kind | None):
                 raise UsageError(f"`{name}`={shown(getattr(self, name))} is no {kind.__name__}; give one, or None")
-        if not isinstance(self.native, bool):
-            raise UsageError(f"`native`={shown(self.native)} is neither True nor False; give one of them")
+        truth("native", self.native)
         if self.plan is not None and not (
             isinstance(self.plan, tuple) and all(isinstance(line, LayerPlan) for line in self.plan)
         ):

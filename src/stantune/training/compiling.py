@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stantune.arguments import shown
+from stantune.arguments import truth
 from stantune.errors import UsageError, words_of
 from stantune.stan.config import Stan
 from stantune.texts import one_line
@@ -41,9 +41,7 @@ _numbers = itertools.count()
 
 def check_compile(compile: object, stan: Stan | None) -> None:
     """Raise UsageError unless it is True or False, and True without STAN."""
-    if not isinstance(compile, bool):
-        raise UsageError(f"`compile`={shown(compile)} is neither True nor False; give one of them")
-    if compile and stan is not None:
+    if truth("compile", compile) and stan is not None:
         raise UsageError(
             "`compile` does not go with STAN, whose layers torch.compile leaves as they are; leave away what asks for "
             "STAN"

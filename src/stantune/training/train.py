@@ -15,6 +15,7 @@ from torch import nn
 from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, UsageError
 from stantune.kernels.cuda.lanes import Lane, lane_on
 from stantune.outcome import Outcome
+from stantune.process.alone import alone
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training import checkpoint as checkpoints
@@ -35,6 +36,7 @@ EVALUATED = (COMPARED, "test")
 SAVE_SECONDS = 60.0
 
 
+@alone()
 def run(
     problem: Trainable,
     setting: Mapping[str, Any],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from stantune.arguments import number, path, shown, text, whole
+from stantune.arguments import number, path, shown, text, truth, whole
 from stantune.errors import UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
@@ -29,7 +30,7 @@ _NOT_ASKED = {"plan_name", "rates", "start"}
 
 
 class OpenSearch:
-    """A search by ask and tell: your own program trains, in whatever way it likes.
+    """A search by ask and tell: your own program trains, in whatever way it likes, and from as many threads.
 
     Attributes:
         objective: what is searched.
@@ -43,6 +44,8 @@ class OpenSearch:
         self._path = path
         self._given: set[tuple[int, int, int | None]] = set()
         self._over = False
+        # Of asking and telling, in which the table must not change between a look and what follows from it.
+        self._turn = threading.RLock()
 
     def ask(self) -> Segment | None:
         """Return a segment to train; None where nothing may begin until more is told, or all is done.
@@ -50,11 +53,12 @@ class OpenSearch:
         Several may be asked for before any is told of; they do not depend on one another. Raises UsageError where the
         search is closed.
         """
-        self._check_open()
-        segment = self._session.ask()
-        if segment is not None:
-            self._given.add(_key(segment))
-        return segment
+        with self._turn:
+            self._check_open()
+            segment = self._session.ask()
+            if segment is not None:
+                self._given.add(_key(segment))
+            return segment
 
     def tell(
         self,
@@ -82,21 +86,24 @@ class OpenSearch:
         spent = float(number("seconds", seconds))
         if spent < 0:
             raise UsageError(f"`seconds`={shown(seconds)} is no time that a training takes; give 0 or more")
-        self._take(segment)
-        cost = Cost(exact=segment.stop - segment.start, exact_seconds=spent)
-        diverged = segment.stop if metrics is None else None
-        outcome = Outcome(segment.stop, found, diverged, False, cost, validation_share=share)
-        self._session.tell(segment, outcome)
+        with self._turn:
+            self._take(segment)
+            cost = Cost(exact=segment.stop - segment.start, exact_seconds=spent)
+            diverged = segment.stop if metrics is None else None
+            outcome = Outcome(segment.stop, found, diverged, False, cost, validation_share=share)
+            self._session.tell(segment, outcome)
 
     def fail(self, segment: Segment, cause: str) -> None:
         """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""
-        self._take(segment)
-        self._session.tell(segment, Failure(str(cause)))
+        with self._turn:
+            self._take(segment)
+            self._session.tell(segment, Failure(str(cause)))
 
     def close(self) -> None:
         """Take nothing any more; another program may write to the table from now on."""
-        self._look()
-        self._over = True
+        with self._turn:
+            self._look()
+            self._over = True
 
     def _look(self) -> None:
         """Have the session look up what may begin: only then it knows whether all is done."""
@@ -128,8 +135,9 @@ class OpenSearch:
     @property
     def result(self) -> SearchResult:
         """What the search has come to so far."""
-        self._look()
-        return SearchResult(self.objective, self.settings, self._session.state, self._path)
+        with self._turn:
+            self._look()
+            return SearchResult(self.objective, self.settings, self._session.state, self._path)
 
 
 @contextmanager
@@ -162,6 +170,7 @@ def open_search(
             f"`{refused[0]}` is nothing that a search by ask and tell has: your own program trains; leave it away"
         )
     retries = whole("retries", retries, 0)
+    truth("fresh", fresh)
     storage = None if storage is None else text("storage", storage)
     what, settings = compose(
         None,
@@ -190,7 +199,8 @@ def open_search(
                 yield opened
             except BaseException:
                 # Without another look at the table, which may be what has failed.
-                opened._over = True
+                with opened._turn:
+                    opened._over = True
                 raise
             opened.close()
             summary = opened.result.summary

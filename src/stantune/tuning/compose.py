@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from stantune.arguments import MOST_SEED, shown, text, whole
+from stantune.arguments import MOST_SEED, shown, text, truth, whole
 from stantune.errors import UsageError
 from stantune.objectives.choose import as_problem, objective_of
 from stantune.protocols import Objective
@@ -56,8 +56,7 @@ def compose(
         if value is not None:
             text(parameter, value)
     precision = None if precision is None else text("precision", precision)
-    if not isinstance(compile, bool):
-        raise UsageError(f"`compile`={shown(compile)} is neither True nor False; give one of them")
+    truth("compile", compile)
     if not isinstance(rates, str | list | tuple):
         raise UsageError(f"`rates`={shown(rates)} is no list; give auto, or a rate for each rung such as 0.25,0.5,1")
     if isinstance(objective, str):

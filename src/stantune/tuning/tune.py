@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, whole
+from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, truth, whole
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.integrations.loggers import loggers_of
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
@@ -189,6 +189,8 @@ def tune(
         None if trial_timeout is None else amount("trial_timeout", trial_timeout, parse_duration),
         None if trial_memory is None else int(amount("trial_memory", trial_memory, parse_bytes)),
     )
+    for parameter, value in (("fresh", fresh), ("accept_changes", accept_changes)):
+        truth(parameter, value)
     workers = None if workers is None else whole("workers", workers, 1, MOST_AT_ONCE)
     together = whole("together", together, 1, MOST_AT_ONCE)
     retries = whole("retries", retries, 0)

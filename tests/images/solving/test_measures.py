@@ -28,6 +28,11 @@ NAN = math.nan
         ({"function": len}, r"a Measure's `function`=.*len> cannot be called as it is; give a function of \(outputs"),
         ({"function": "mean"}, "a Measure's `function`='mean' is no function"),
         ({"direction": "up"}, "a Measure's `direction`='up' is unknown; give minimize or maximize"),
+        (
+            {"bounds": (1, 0)},
+            r"the bounds of metric 'validation mean' are \(1, 0\); give its lowest and",
+        ),
+        ({"unit": None}, "the unit of metric 'validation mean' is None, which is no text; give one, or leave it away"),
     ],
 )
 def test_a_measure_of_ones_own_is_looked_at(given: dict[str, Any], sentence: str) -> None:

@@ -125,6 +125,10 @@ class TestConstruction:
         with pytest.raises(UsageError, match=sentence):
             CommandObjective("train {lr}", **{"space": SPACE, **told})
 
+    def test_whether_there_is_a_shell_is_said_plainly(self):
+        with pytest.raises(UsageError, match="`shell`='0' is neither True nor False"):
+            CommandObjective("train {lr}", SPACE, minimize="loss", shell="0")
+
     @pytest.mark.parametrize(
         ("env", "sentence"),
         [

@@ -7,9 +7,16 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import stantune as st
+from stantune.search.table.looking.look import look
 
 # Beside the script, and in a folder that the script adds to its path.
 HELPER = "FACTOR = 2.0\n\ndef doubled(value):\n    return FACTOR * value\n"
@@ -198,3 +205,30 @@ def test_a_module_of_a_folder_that_a_script_adds_to_its_path_is_found_on_ray(tmp
 def test_every_kind_of_function_trains_the_same_on_ray(tmp_path: Path, how: str, address: str) -> None:
     program = Program(tmp_path, how)
     assert program.said([], {"executor": "ray", "address": address}, "ray") == program.said([], {}, "here")
+
+
+@pytest.mark.parametrize("way", [{"workers": 2}, {"trial_timeout": "1h"}, {"workers": 2, "fresh": True}], ids=str)
+def test_what_cannot_travel_is_one_sentence(tmp_path: Path, way: dict[str, Any]) -> None:
+    lock = threading.Lock()
+
+    def train(run: st.Run) -> float:
+        with lock:
+            return float(run.params["x"])
+
+    asked: dict[str, Any] = {"space": st.Space({"x": st.Float(0, 1)}), "minimize": "loss", "max_resource": 3}
+    st.tune(train, out=tmp_path, **asked)
+    before = look(tmp_path).rows
+    with pytest.raises(
+        st.UsageError, match=r"^`train` cannot be sent to worker processes \(TypeError: .*lock.*\); make"
+    ):
+        st.tune(train, out=tmp_path, **asked, **way)
+    assert look(tmp_path).rows == before
+
+
+@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'stantune[ray]'")
+def test_what_cannot_travel_to_a_cluster_is_one_sentence() -> None:
+    from stantune.search.ray.executor import RayExecutor
+
+    nothing: Any = None
+    with pytest.raises(st.UsageError, match=r"^`the objective` cannot be sent to worker processes \(TypeError: .*lock"):
+        RayExecutor(nothing, partial(max, threading.Lock()), nothing, nothing)

@@ -120,6 +120,32 @@ def test_a_database_of_another_program_is_no_search_s(tmp_path: Path, database: 
     assert not (tmp_path / "search.json").exists()
 
 
+@pytest.mark.parametrize("before", ["nothing", "file", "folder"])
+@pytest.mark.parametrize("now", ["file", "folder"])
+def test_a_file_or_a_folder_takes_the_place_of_either(tmp_path: Path, before: str, now: str) -> None:
+    def make(path: Path, kind: str) -> None:
+        if kind == "folder":
+            path.mkdir()
+        if kind != "nothing":
+            (path / "weights" if kind == "folder" else path).write_text(kind)
+
+    def held(path: Path) -> str:
+        return (path / "weights" if path.is_dir() else path).read_text()
+
+    directory = SearchDirectory(tmp_path)
+    final, aside = directory.final(), tmp_path / "final.pt.aside"
+    directory.set_aside(final)
+    make(aside, before)
+    directory.set_aside(final)
+    assert aside.exists() == (before != "nothing"), "nothing takes no place"
+    make(final, now)
+    directory.set_aside(final)
+    assert (held(aside), final.exists()) == (now, False)
+    make(final, before)
+    directory.discard(final)
+    assert not final.exists()
+
+
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

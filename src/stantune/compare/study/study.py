@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, whole
+from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, truth, whole
 from stantune.compare.study.contract import STOCK, StudiedSearch, StudySummary
 from stantune.compare.study.folder import (
     asked_to_stop,
@@ -130,6 +130,7 @@ def study(
         raise UsageError(f"`stop`={shown(stop)} is no Stop; leave it away")
     workers = whole("workers", workers, 1, MOST_AT_ONCE)
     retries = whole("retries", retries, 0)
+    truth("accept_changes", accept_changes)
     if threads is not None and threads != "auto":
         threads = whole("threads", threads, 1, MOST_AT_ONCE)
     given: dict[str, Any] = {"min_resource": min_resource, "eta": eta, "brackets": brackets, "validation": validation}

@@ -12,6 +12,7 @@ import torch
 
 from stantune.errors import UsageError
 from stantune.images.problem.problem import Problem
+from stantune.process.alone import alone
 from stantune.texts import brief
 
 _TRUTHS = {"true": True, "false": False}
@@ -59,7 +60,7 @@ def with_options(problem: Problem, given: str) -> Problem:
     name = f"{problem.name}:{text}"
     if name not in _MADE:
         made = replace(problem, name=name, network=partial(problem.network, **others))
-        with torch.random.fork_rng([]):
+        with alone(), torch.random.fork_rng([]):
             made.build({})
         _MADE[name] = made
     return _MADE[name]

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from stantune.arguments import truth
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.images import data as datasets
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
@@ -177,10 +178,10 @@ class Problem:
 
         Raises:
             DataError: the data are missing or damaged.
-            UsageError: fewer images than are to be held out.
+            UsageError: fewer images than are to be held out, or `full` is neither True nor False.
         """
         dataset = self._dataset(root)
-        count = 0 if full else self.validation
+        count = 0 if truth("full", full) else self.validation
         train, validation = hold_out(dataset.train, count, self.hold_out, self.hold_out_seed)
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
         check_batch_size(self.name, self.space.get("batch_size"), len(train))

@@ -45,6 +45,8 @@ class Measure:
             one_of("direction", self.direction, DIRECTIONS)
         except UsageError as error:
             raise UsageError(f"a Measure's {error}") from None
+        # Which looks at the unit and the bounds.
+        self.metric_on("validation")
 
     def metric_on(self, split: str) -> Metric:
         """Return what is measured on a split, "validation" or "test"."""

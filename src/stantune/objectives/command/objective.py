@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple, cast
 
 from stantune.arguments import path as checked_path
-from stantune.arguments import shown
+from stantune.arguments import shown, truth
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
@@ -114,7 +114,7 @@ class CommandObjective:
 
     def __post_init__(self, minimize: str | None, maximize: str | None) -> None:
         """Check what can be checked, and fill in what was left out."""
-        template = Template(self.command, self.shell)
+        template = Template(self.command, truth("shell", self.shell))
         name, metric = self.name or _name(template.plain), _metric(self.metric, minimize, maximize)
         check_told(name, self.space, metric, self.unit, self.length)
         template.check({name: _some_values(parameter) for name, parameter in self.space.items()}, PLACEHOLDERS)

@@ -31,7 +31,13 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class CommandTrainer:
-    """Runs a command for each segment; see protocols.Trainer."""
+    """Runs a command for each segment; see protocols.Trainer.
+
+    Attributes:
+        apart: see InProcess; it trains in a process of its own.
+    """
+
+    apart = True
 
     def __init__(self, objective: CommandObjective, place: Place) -> None:
         """Run it at a place."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stantune.errors import StantuneError
+from stantune.files import delete
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.plan.finals import SUBSTITUTES, ranks_in
@@ -134,12 +135,8 @@ class FetchingTrainer:
     def _clear(self) -> None:
         """Delete the checkpoints, and the folders beside them but for those of trainings that failed."""
         for path in self._scratch.glob("*"):
-            if path in self._logs:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            if path not in self._logs:
+                delete(path)
         with contextlib.suppress(OSError):  # there are logs in it, or nothing was ever fetched
             self._scratch.rmdir()
 

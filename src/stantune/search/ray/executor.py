@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import cloudpickle
 import ray
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 
@@ -20,6 +19,7 @@ from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.places import Sign
 from stantune.search.ray.worker import Begun, Hello, NodeOrder, RayWorker, versions
 from stantune.search.workers.executors import Ended, Failure, Watch, not_begun
+from stantune.search.workers.sending import sent
 from stantune.search.workers.worker import Broken, Moved, Over
 from stantune.search.workers.workers import GRACE_SECONDS, MOST_STILLBORN, POLL_SECONDS, Limits
 from stantune.user_code.module_paths import own_folders
@@ -73,11 +73,11 @@ class RayExecutor:
             most: trainings at the same time, None for as many as there is room for.
 
         Raises:
-            UsageError: no node has room for a training.
+            UsageError: no node has room for a training, or `order` cannot be pickled.
         """
         self._cluster = cluster
         self._share = share
-        self._order = NodeOrder(cloudpickle.dumps(order), sign, own_folders())
+        self._order = NodeOrder(sent(order), sign, own_folders())
         self._limits = limits or Limits()
         self._most = most
         self._places: list[_Place] = []

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
-from stantune.files import read_json, write_whole
+from stantune.files import delete, read_json, write_whole
 from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
@@ -167,13 +166,16 @@ class SearchDirectory:
                 write_whole(to, checkpoint.read_bytes())
 
     def discard(self, checkpoint: Path) -> None:
-        """Delete a checkpoint if there is one."""
-        checkpoint.unlink(missing_ok=True)
+        """Delete a checkpoint if there is one; whoever trains by ask and tell may have made a folder of it."""
+        delete(checkpoint)
 
     def set_aside(self, checkpoint: Path) -> None:
         """Have a damaged file out of a checkpoint's way; it may be somebody else's, so it is kept."""
-        with contextlib.suppress(FileNotFoundError):
-            checkpoint.replace(checkpoint.with_name(f"{checkpoint.name}{_ASIDE}"))
+        if checkpoint.exists():
+            aside = checkpoint.with_name(f"{checkpoint.name}{_ASIDE}")
+            # A folder takes no other's place.
+            delete(aside)
+            checkpoint.replace(aside)
 
     def sweep(self, checkpoint: Path) -> None:
         """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
@@ -293,7 +295,7 @@ class SearchDirectory:
         folder = self.path / "checkpoints"
         for path in (*self.path.iterdir(), *(folder.iterdir() if folder.is_dir() else ())):
             if _OURS.fullmatch(path.name):
-                _delete(path)
+                delete(path)
         with contextlib.suppress(OSError):  # a link, or somebody else's files are in it
             folder.rmdir()
         logs = [path for path in self.path.glob(f"{_LOG}*") if _LOGS.fullmatch(path.name)]
@@ -389,11 +391,3 @@ def _one_sentence(file: Path) -> Iterator[None]:
         raise StantuneError(
             f"{file} cannot be written ({error.strerror}); make room and give the same command again"
         ) from error
-
-
-def _delete(path: Path) -> None:
-    """Delete a file, a link, or a folder with all that is in it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -195,11 +195,10 @@ def _number(value: Any, what: str, most: int | None = None) -> int:
 
 
 def _value(value: Any, metric: Metric, what: str) -> None:
-    low, high = metric.bounds
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ImpossibleError(f"{what} is {shown(value)}, and it is a finite number")
-    if not low <= value <= high:
-        raise ImpossibleError(f"{what} is {value:g}, and the {metric.name} is from {low:g} to {high:g}")
+    if (beyond := metric.beyond(value)) is not None:
+        raise ImpossibleError(f"{what} is {beyond}")
 
 
 def _same(measured: Any, value: float) -> bool:

@@ -6,7 +6,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 from stantune.arguments import shown
 from stantune.errors import AheadCheckpointError, DamagedCheckpointError, StantuneError, words_of
 from stantune.outcome import Cost, Outcome
+from stantune.process.alone import alone
 from stantune.protocols import Segment, StopEarly, TakesTurns, Trainer
 
 T = TypeVar("T")
@@ -235,7 +236,10 @@ def cause_of(error: BaseException) -> str:
 
 
 class InProcess:
-    """Trains in this process, one segment after the other; nothing can end a training that hangs."""
+    """Trains in this process, one segment after the other; nothing can end a training that hangs.
+
+    Searches of several threads take turns by segments, unless the trainer says by `apart` that it touches nothing here.
+    """
 
     capacity = 1
 
@@ -259,7 +263,10 @@ class InProcess:
     def finished(self, stop_early: StopEarly, watch: Watch) -> Sequence[Ended]:
         """See Executor."""
         segment = self._segments.pop(0)
-        how = attempt(self._trainer, segment, stop_early, lambda done: watch(segment, done))
+        with nullcontext(True) if getattr(self._trainer, "apart", False) else alone(stop_early) as ours:
+            if not ours:
+                return [not_begun(segment)]
+            how = attempt(self._trainer, segment, stop_early, lambda done: watch(segment, done))
         # Where a training has swallowed KeyboardInterrupt it came to nothing that counts, and this raises it again.
         stop_early()
         return [Ended(segment, how)]

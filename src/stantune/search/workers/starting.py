@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, spawn
@@ -13,6 +14,8 @@ from multiprocessing.connection import Connection
 
 from stantune.search.stopping import ENDING
 
+# What is changed meanwhile is the process's, and put back as it was found: threads do that one after the other.
+_turn = threading.Lock()
 _SAFE_PATH = "PYTHONSAFEPATH"
 # Where the process that starts a worker is killed before it has said all, the worker meets the end of what it reads.
 _QUIETLY = """\
@@ -27,7 +30,7 @@ except (EOFError, pickle.UnpicklingError):
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
     """Have processes that multiprocessing starts meanwhile be workers that take nothing from around here."""
-    with _signals_held(), _no_main_program(), _own_commands():
+    with _turn, _signals_held(), _no_main_program(), _own_commands():
         yield
 
 

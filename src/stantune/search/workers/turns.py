@@ -11,6 +11,7 @@ from types import TracebackType
 
 from stantune.errors import StantuneError
 from stantune.outcome import Outcome
+from stantune.process.alone import alone
 from stantune.protocols import Segment, StopEarly, TakesTurns
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, attempt_in_turns, not_begun
 
@@ -92,8 +93,9 @@ class InTurns:
             return over
         while self._has_room():
             self._begin(self._waiting.popleft())
-        training = self._begun.popleft()
-        how = self._turn(training)
+        with alone():
+            training = self._begun.popleft()
+            how = self._turn(training)
         if how is None:
             return []
         # As InProcess does.

@@ -16,12 +16,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
-import cloudpickle
-
 from stantune.errors import StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
 from stantune.search.workers.places import Held, Place, Worker, shared
+from stantune.search.workers.sending import sent
 from stantune.search.workers.starting import send_order, starting
 from stantune.search.workers.template import Template, TemplateCopy, can_copy
 from stantune.search.workers.worker import Broken, Moved, Over, Ready, Said, Stop, Warned, work_to_order
@@ -82,11 +81,13 @@ class Workers:
             note: takes a line for the log.
             together: segments that take turns in each process.
             say: takes a line for the user.
+
+        Raises:
+            UsageError: `order` cannot be pickled.
         """
         self.capacity = count * together
-        # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch;
-        # and by cloudpickle, which knows what to do with functions of scripts and notebooks.
-        self._order = cloudpickle.dumps(order)
+        # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch.
+        self._order = sent(order)
         self._template: Template | None = None
         # Of one worker there is nothing to share.
         self._copies = count > 1 and can_copy() and bool(getattr(order, "copies", False))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stantune.arguments import names, shown
+from stantune.arguments import names, shown, truth
 from stantune.errors import UsageError
 from stantune.kernels.derivatives import differentiable_once
 from stantune.kernels.gate import ordinary, transformed
@@ -39,7 +39,8 @@ class MeProp:
             ordinary back propagation, as in both of the authors' programs.
 
     Raises:
-        UsageError: top_k is negative or no integer, or `layers` is one string or none at all.
+        UsageError: top_k is negative or no integer, `layers` is one string or none at all, or another is neither True
+            nor False.
     """
 
     top_k: int
@@ -49,6 +50,8 @@ class MeProp:
 
     def __post_init__(self) -> None:
         _check_top_k(self.top_k)
+        for name in ("unified", "sparse_bias"):
+            truth(f"meprop.{name}", getattr(self, name))
         layers = names("meprop.layers", self.layers)
         if not layers:
             raise UsageError("`meprop.layers` names none; give one, such as ('fc1',)")

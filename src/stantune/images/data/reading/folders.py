@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stantune.arguments import truth
 from stantune.errors import DataError, UsageError
 from stantune.images.data.splits import Dataset, Split
 
@@ -35,6 +36,10 @@ class ImageFolder:
     path: Path | str
     size: tuple[int, int] | int
     grey: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where `grey` is something else: any text would count as true."""
+        truth("grey", self.grey)
 
     def __call__(self, root: Path | None = None) -> Dataset:
         """Read all images.

@@ -1,0 +1,198 @@
+"""Searches in several threads of one process: each comes to what it comes to alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stantune as st
+from stantune.errors import StanWarning
+from stantune.outcome import Cost, Outcome
+from stantune.process import alone as module
+from stantune.process.alone import alone
+from stantune.protocols import Segment
+from stantune.search.stopping import Stop
+from stantune.search.table.looking.look import look
+from stantune.search.workers.executors import InProcess
+from stantune.search.workers.starting import starting
+from tests.tiny_problem import problem as tiny
+
+SPACE = st.Space({"x": st.Float(0, 1)})
+
+
+class Noise(nn.Module):
+    """Scales its input by numbers that each of the process's generators draws."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            time.sleep(0.0005)
+        return input * (torch.rand(1) + random.random() + np.random.random())
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), Noise(), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
+
+
+PROBLEM = replace(tiny, name="noisy", network=network)
+
+
+def drawing(run: st.Run) -> float:
+    """Train to a sum of numbers that each of the process's generators draws."""
+    total = torch.zeros(1)
+    run.keep(total=total)
+    for _ in run.steps():
+        for _ in range(3):
+            total += torch.rand(1) + random.random() + np.random.random()
+            time.sleep(0.0005)
+    return float(total) / run.stop + run.params["x"]
+
+
+def searched(out: Path, objective: object = drawing, seed: int = 0, **options: Any) -> Any:
+    """Search, and return what is in the table."""
+    own = {} if objective is PROBLEM else {"space": SPACE, "minimize": "loss"}
+    st.tune(objective, max_resource=9, brackets=1, seed=seed, out=out, **{**own, **options})
+    return [(row.params, row.metrics, row.losses) for row in look(out).rows]
+
+
+@contextmanager
+def elsewhere() -> Iterator[Callable[[], None]]:
+    """Have another thread train within, until what is given is called."""
+    begun, end = threading.Event(), threading.Event()
+
+    def train() -> None:
+        with alone():
+            begun.set()
+            end.wait(60)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    begun.wait(60)
+    try:
+        yield end.set
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_functions_draw_as_alone(tmp_path: Path) -> None:
+    expected = [searched(tmp_path / f"one-{seed}", seed=seed) for seed in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        found = [threads.submit(searched, tmp_path / f"two-{seed}", seed=seed) for seed in range(2)]
+        assert [future.result(120) for future in found] == expected
+
+
+def test_problems_that_take_turns_draw_as_alone_beside_functions(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = [{"objective": PROBLEM, "together": 2}, {}, {"objective": PROBLEM, "seed": 1}]
+    expected = [searched(tmp_path / f"one-{number}", **each) for number, each in enumerate(asked)]
+    with ThreadPoolExecutor(3) as threads:
+        found = [threads.submit(searched, tmp_path / f"two-{number}", **each) for number, each in enumerate(asked)]
+        assert [future.result(120) for future in found] == expected
+
+
+def test_a_search_within_a_training_leaves_its_random_numbers_alone(tmp_path: Path) -> None:
+    def nests(run: st.Run) -> float:
+        if run.params["x"] < 0.5 and nested:
+            st.tune(drawing, SPACE, minimize="loss", max_resource=1, out=run.directory / "inner")
+        return drawing(run)
+
+    found = []
+    for nested in (False, True):
+        objective = st.FunctionObjective(nests, SPACE, st.Metric("loss"), name="nests")
+        found.append(searched(tmp_path / f"{nested}", objective, space=None, minimize=None))
+    assert found[0] == found[1]
+
+
+def test_one_that_waits_hears_that_it_is_to_stop(tmp_path: Path) -> None:
+    stop = Stop()
+    with elsewhere(), ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(
+            lambda: st.tune(drawing, SPACE, minimize="loss", max_resource=9, out=tmp_path, stop=stop)
+        )
+        time.sleep(0.5)
+        assert not waiting.done()
+        stop.interrupted = True
+        found = waiting.result(60)
+    assert not found.complete
+    assert not any(trial.curve for trial in found.trials())
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_it_is_said_what_is_waited_for(monkeypatch: pytest.MonkeyPatch, error: bool) -> None:
+    monkeypatch.setattr(module, "_QUIET_SECONDS", 0.1)
+    with elsewhere() as end:
+        threading.Timer(0.6, end).start()
+        if error:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("warnings.warn", raise_it)
+                with alone() as ours:
+                    assert ours
+            return
+        with pytest.warns(StanWarning, match="in another thread of this process is waited for") as told, alone():
+            pass
+        assert len(told) == 1
+
+
+def raise_it(sentence: str, kind: type[Warning], stacklevel: int) -> None:
+    raise kind(sentence)
+
+
+class Apart:
+    """Trains elsewhere."""
+
+    apart = True
+
+    def train(self, segment: Segment, stop_early: Any, watch: Any) -> Outcome:
+        return Outcome(segment.stop, {"loss": 1.0}, None, False, Cost())
+
+
+def test_what_trains_elsewhere_waits_for_nobody(tmp_path: Path) -> None:
+    executor = InProcess(Apart())
+    executor.submit(Segment(0, {}, 0, 1, 0, tmp_path / "x.pt"))
+    with elsewhere():
+        [ended] = executor.finished(lambda: False, lambda segment, done: None)
+    assert isinstance(ended.how, Outcome)
+    assert ended.how.metrics == {"loss": 1.0}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is copied by fork")
+def test_a_copy_of_the_process_waits_for_no_thread_that_it_has_not() -> None:
+    with elsewhere():
+        copy = multiprocessing.get_context("fork").Process(target=take_turn)
+        copy.start()
+        copy.join(30)
+        copy.kill()
+        copy.join()
+    assert copy.exitcode == 0
+
+
+def take_turn() -> None:
+    with alone():
+        pass
+
+
+def test_threads_that_start_workers_leave_the_process_as_it_was() -> None:
+    main = sys.modules["__main__"]
+
+    def start() -> None:
+        for _ in range(50):
+            with starting():
+                time.sleep(0.0005)
+
+    with ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(start) for _ in range(4)]:
+            future.result(60)
+    assert sys.modules["__main__"] is main
