@@ -50,6 +50,15 @@ def test_a_problem():
     assert objective_of(BUILT_IN["mlp"], stan=Stan()) == ProblemObjective(BUILT_IN["mlp"], Stan())
 
 
+def test_a_file_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text(
+        "import stantune as st\n\n\n@st.objective(space={'x': st.Float(0, 1)}, minimize='loss')\n"
+        "def mine(run):\n    return run.params['x']\n"
+    )
+    assert find_objective("~/mine.py:mine") == find_objective(f"{tmp_path}/mine.py:mine") == find_objective("~/mine.py")
+
+
 def test_data_lies_in_the_same_folder_for_every_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_objective("lenet", data=Path("~/sets")).data == tmp_path / "sets" == data_root("~/sets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -106,7 +107,7 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
         from stantune.images.problem.built_in import called
 
         return _of_problem(called(source), stan, data, source)
-    found, source = _loaded(source)
+    found, source = _loaded(os.path.expanduser(source))
     file, _, attribute = source.rpartition(":")
     source = f"{Path(file).absolute()}:{attribute}"
     problem = as_problem(found)

@@ -14,6 +14,7 @@ from stantune.search.plan.values import Final, FinalResult, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
+from stantune.search.workers.executors import Failure
 
 
 class Finalists:
@@ -34,6 +35,8 @@ class Finalists:
         self._retries = retries
         self._results = store.finals()
         self._failures: Counter[Final] = Counter()
+        # Those whose checkpoint was of no use once.
+        self._begun_anew: set[Final] = set()
 
     def over(self, rows: Sequence[TrialRow]) -> dict[int, FinalResult]:
         """Return what those that are over came to, by rank, of those that there are to be."""
@@ -71,9 +74,13 @@ class Finalists:
         self._results[rank] = result
         return result
 
-    def failed(self, job: Final, again: bool) -> bool:
-        """Take it that one failed, and may be tried again or not; return whether it has failed for good."""
-        self._failures[job] += 1 if again else self._retries + 1
+    def failed(self, job: Final, failure: Failure) -> bool:
+        """Take it that one failed; return whether it has failed for good."""
+        if failure.damaged and job not in self._begun_anew:
+            # What befell a file says nothing of the training, which begins without it.
+            self._begun_anew.add(job)
+            return False
+        self._failures[job] += 1 if failure.again else self._retries + 1
         return self._failures[job] > self._retries
 
     def _wanted(self, rows: Sequence[TrialRow]) -> list[Final]:

@@ -313,12 +313,13 @@ class Session:
             if failure.damaged:
                 self._directory.set_aside(best)
             self._directory.sweep(best)
-            for_good = self._finalists.failed(job, failure.again)
+            for_good = self._finalists.failed(job, failure)
             if for_good:
                 self.final_failure = failure.cause
         else:
             before = sum(earlier.stop == job.stop for earlier in self._store.row(job.number).failures)
-            for_good = before >= self._retries or not failure.again
+            # What befell a file says nothing of the training, which begins without it.
+            for_good = before >= self._retries + failure.damaged or not failure.again
             self._store.record_failure(job.number, job.stop, failure.cause, for_good)
         self._watcher.failure(job, failure.cause, for_good)
         if for_good:

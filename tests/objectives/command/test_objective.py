@@ -197,6 +197,8 @@ class TestConstruction:
         ("line", "written"),
         [
             ("python a.py {lr} | tee log", {"log"}),
+            ("python a.py | tee log\npython b.py {lr} > out\npython c.py", {"log", "out"}),
+            ("python a.py {lr} | tee \\\n  log", {"log"}),
             ("python a.py {lr}|tee -a log other|cat b.txt", {"-a", "log", "other"}),
             ("python a.py {lr} >log 2>err; cat a.py", {"log", "err"}),
             ("python a.py {lr} >> 'my log' 2>&1 && cat a.py", {"my log", "1"}),

@@ -2,69 +2,75 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 import sys
+import textwrap
+import threading
+import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from command_training import SPACE, TRAIN, segment
 from segments import trained
 
+from stantune.objectives.command import own_folder as module
 from stantune.objectives.command.objective import CommandObjective
 from stantune.objectives.command.own_folder import IN_USE, STATE, own_folder
 
 
+def beside(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that is at work in a folder until it is killed or told to end; wait until it is."""
+    code = """
+        import sys
+        from pathlib import Path
+        from stantune.objectives.command.own_folder import own_folder
+        with own_folder(Path(sys.argv[1])) as own:
+            (own / "state").mkdir()
+            (own / "state" / "first").touch()
+            print(own, flush=True)
+            sys.stdin.read()
+    """
+    line = [sys.executable, "-c", textwrap.dedent(code), str(folder)]
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
 def test_a_lost_training_and_the_one_in_its_place_are_in_folders_of_their_own(tmp_path, monkeypatch):
-    lost, again = ExitStack(), ExitStack()
-    first = lost.enter_context(own_folder(tmp_path))
-    (first / STATE).mkdir()
-    (first / STATE / "first").touch()
-    monkeypatch.setattr(platform, "node", lambda: "another")
-    second = again.enter_context(own_folder(tmp_path))
-    assert [path.name for path in (first / STATE).iterdir()] == ["first"]
-    (second / STATE).mkdir()
-    (second / STATE / "second").touch()
-    lost.close()
-    assert [path.name for path in (second / STATE).iterdir()] == ["second"]
-    again.close()
-    assert not tmp_path.joinpath("attempt-2").exists()
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.1)
+    with beside(tmp_path / "trial") as lost, ExitStack() as again:
+        second = again.enter_context(own_folder(tmp_path / "trial"))
+        assert second == tmp_path / "trial" / "attempt-2"
+        assert [path.name for path in (tmp_path / "trial" / STATE).iterdir()] == ["first"]
+        (second / STATE).mkdir()
+        (second / STATE / "second").touch()
+        lost.communicate()
+        assert [path.name for path in (second / STATE).iterdir()] == ["second"]
+    with own_folder(tmp_path / "trial") as own:
+        assert own == tmp_path / "trial"
+    assert not own.exists()
 
 
-def test_what_another_node_left_stays_and_is_not_used(tmp_path, script):
+def test_one_that_was_killed_leaves_its_folder_to_the_next(tmp_path):
+    with beside(tmp_path / "trial") as killed:
+        # As the worker of a search that was killed does: it ends while the next one begins.
+        threading.Thread(target=lambda: (time.sleep(0.3), killed.kill())).start()
+        with own_folder(tmp_path / "trial") as own:
+            assert own == tmp_path / "trial"
+            assert not (own / STATE).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", ["", "12 a node", None])
+def test_what_nobody_has_locked_is_used_again(tmp_path, script, left):
     objective = CommandObjective(script(TRAIN), SPACE, minimize="loss")
     folder = tmp_path / "kept" / "trial-7"
     (folder / STATE).mkdir(parents=True)
     (folder / STATE / "half").touch()
-    (folder / IN_USE).write_text(f"{os.getpid()} another")
+    if left is not None:
+        (folder / IN_USE).write_text(left)
     trained(objective, segment(tmp_path, 0, 2))
     trained(objective, segment(tmp_path, 2, 4))
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    assert files == ["attempt-2/stderr.log", "attempt-2/stdout.log", IN_USE, f"{STATE}/half"]
-    assert f"{folder}/attempt-2/{STATE} 2 4 0.1" in (folder / "attempt-2" / "stdout.log").read_text()
-
-
-@pytest.mark.parametrize("left", ["", "x", "{mine} {node}", "{dead} {node}", "1" + 40 * "0" + " {node}", None])
-def test_a_folder_of_who_is_gone_is_used_again(tmp_path, left):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    if left is not None:
-        (tmp_path / IN_USE).write_text(left.format(mine=os.getpid(), dead=gone.pid, node=platform.node()))
-    (tmp_path / STATE).mkdir()
-    (tmp_path / "log").touch()
-    with own_folder(tmp_path) as own:
-        assert own == tmp_path
-        assert not (own / STATE).exists()
-        assert (own / IN_USE).read_text() == f"{os.getpid()} {platform.node()}"
-    assert [path.name for path in tmp_path.iterdir()] == ["log"]
-
-
-def test_a_folder_of_who_is_alive_is_left_alone(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
-        (tmp_path / IN_USE).write_text(f"{alive.pid} {platform.node()}")
-        with own_folder(tmp_path) as own:
-            assert own == tmp_path / "attempt-2"
-    with own_folder(tmp_path) as own:
-        assert own == tmp_path
-    assert not tmp_path.exists()
+    assert sorted(path.name for path in folder.rglob("*")) == ["stderr.log", "stdout.log"]

@@ -5,49 +5,61 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import platform
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Says in a folder who is at work there: process and machine.
+# Is locked while somebody is at work in its folder; the system unlocks it when that process is gone.
 IN_USE = "in-use"
 STATE = "state"
+# The worker of a search that was killed is gone in a moment; one on a node that nobody reaches is not.
+PATIENCE_SECONDS = 5.0
+POLL_SECONDS = 0.05
 
 
 @contextmanager
 def own_folder(folder: Path) -> Iterator[Path]:
     """Give a folder for a command's state and logs, without a state in it; raises OSError.
 
-    It is `folder`, or one in it, of the next number, where another process may still be at work. Of this machine's is
-    known which are gone. Of another's nobody knows, so that what one has left when it was killed stays.
+    It is `folder`, or one in it, of the next number, where another process is still at work after a while.
     """
-    for number in itertools.count(1):
-        own = folder if number == 1 else folder / f"attempt-{number}"
-        note = own / IN_USE
-        if not _is_held(note):
-            break
-    own.mkdir(parents=True, exist_ok=True)
-    note.write_text(f"{os.getpid()} {platform.node()}")
+    end, own, numbers = time.monotonic() + PATIENCE_SECONDS, folder, itertools.count(2)
+    while (held := _locked(own, end)) is None:
+        own = folder / f"attempt-{next(numbers)}"
     state = own / STATE
-    shutil.rmtree(state, ignore_errors=True)
     try:
+        shutil.rmtree(state, ignore_errors=True)
         yield own
     finally:
         shutil.rmtree(state, ignore_errors=True)
+        (own / IN_USE).unlink(missing_ok=True)
+        os.close(held)
         with contextlib.suppress(OSError):  # there are logs in it
-            note.unlink(missing_ok=True)
             own.rmdir()
 
 
-def _is_held(note: Path) -> bool:
-    """Tell whether who has left a note may still be at work; one that was cut as it was written is nobody's."""
-    try:
-        process, _, machine = note.read_text().partition(" ")
-        if machine == platform.node() and int(process) != os.getpid():
-            os.kill(int(process), 0)
-            return True
-    except (OSError, ValueError, OverflowError):
-        return False
-    return machine not in ("", platform.node())
+def _locked(own: Path, end: float) -> int | None:
+    """Open and lock the file that says who has a folder; None where another still has it at the `end`."""
+    import fcntl  # there is none on Windows
+
+    own.mkdir(parents=True, exist_ok=True)
+    file = own / IN_USE
+    while True:
+        opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(opened)
+            if time.monotonic() > end:
+                return None
+            time.sleep(POLL_SECONDS)
+            continue
+        except OSError:  # a file system that knows no locks, where nobody is told of anybody
+            return opened
+        # Who had it may have deleted it in between.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(opened), file.stat()):
+                return opened
+        os.close(opened)

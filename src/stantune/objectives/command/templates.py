@@ -146,11 +146,12 @@ def _split(line: str) -> list[str]:
 
 def _written(line: str) -> Iterator[str]:
     """Yield the words of a shell's line that are files which it writes to itself."""
-    words = shlex.shlex(line, posix=True, punctuation_chars=True)
-    words.whitespace_split, words.commenters = True, ""
+    # A command ends with its line, but for one that goes on in the next.
+    words = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars="();<>|&\n")
+    words.whitespace, words.whitespace_split, words.commenters = " \t\r", True, ""
     redirected = teed = False
     for word in words:
-        if set(word) <= set("();<>|&"):
+        if set(word) <= set("();<>|&\n"):
             # `>&` and `>|` among them; the output goes on to be a tee's after one.
             redirected, teed = ">" in word, teed and ">" in word
         elif redirected or teed:

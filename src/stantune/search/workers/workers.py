@@ -274,7 +274,7 @@ class Workers:
         if not worker.ready:
             return None
         seconds, most = self._limits.seconds, self._limits.bytes
-        if seconds is not None and time.monotonic() - worker.heard > seconds:
+        if seconds is not None and self._looked - worker.heard > seconds:
             return f"no iteration and no evaluation was done within {seconds:g} s, its time-out"
         if most is not None and worker.resident > most:
             return f"its process used more than {most / 1e6:.0f} MB of memory, its limit"
