@@ -18,6 +18,7 @@ from stantune.stan.entries.entries import Grid, Pattern, along_line, draw_grid, 
 from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
+from stantune.stan.layers.stan_layer import StanLayer
 from stantune.stan.schedule import Phase
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ class StanHandle:
             for place, layer in enumerate(self._layers):
                 layer.memory = memory.of(place, layer)
         self.seek(0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_errors" in state:
+            return
+        # The pickle of an earlier version, whose layers do not show that they are this handle's own.
+        self._errors = [{} for _ in self._layers]
+        for layer, sizes in zip(self._layers, self._sizes, strict=True):
+            if isinstance(layer, StanLayer):
+                layer.__dict__.setdefault("sizes", sizes)
 
     @property
     def report(self) -> tuple[LayerReport, ...]:
