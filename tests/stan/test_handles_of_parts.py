@@ -76,6 +76,25 @@ def test_a_handle_that_is_copied_with_its_model_moves_the_copy(
     assert "grid" not in other[0].__dict__
 
 
+def test_a_handle_that_was_pickled_by_an_earlier_version_moves_its_layers() -> None:
+    model = network()
+    handle = accelerate_(model, Stan(0.25, period=None))
+    # The layers' pickles had no sizes then, and the handle's no errors.
+    other, its = copy.deepcopy(model), StanHandle.__new__(StanHandle)
+    state = {**handle.__dict__, "_layers": [other[0], other[1][0]], "_sizes": [{}, {}]}
+    for layer in state["_layers"]:
+        del layer.sizes
+    del state["_errors"]
+    its.__setstate__(state)
+    handle.seek(7)
+    its.seek(7)
+    assert None not in (other[0].grid, other[1][0].grid)
+    assert (other[0].grid, other[1][0].grid) == (model[0].grid, model[1][0].grid)
+    restore_(other)
+    its.step()
+    assert "grid" not in other[0].__dict__
+
+
 class Unrecorded:
     """Only runs steps, and says what it is asked."""
 

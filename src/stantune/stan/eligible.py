@@ -48,9 +48,8 @@ _DOES: dict[type[nn.Module], object] = {
     )
 }
 _CALL, _CALLED = pytorchs(nn.Module.__call__, nn.Module._call_impl)
-_CONVOLUTIONS_DO = pytorchs(
-    *(nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv1d._conv_forward, nn.Conv2d._conv_forward, F.conv1d, F.conv2d)
-)
+_LINES_DO = pytorchs(nn.Conv1d.forward, nn.Conv1d._conv_forward, F.conv1d)
+_PLANES_DO = pytorchs(nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d)
 _FOLLOWING_DOES = pytorchs(F.relu, F.max_pool2d, F.avg_pool2d)
 
 
@@ -59,10 +58,11 @@ def as_written(layer: nn.Module) -> bool:
 
     Not so under a parametrization: each look at a parameter computes it once more, and spectral norms then move on.
     """
-    one, two = nn.Conv1d, nn.Conv2d
-    do = one.forward, two.forward, one._conv_forward, two._conv_forward, F.conv1d, F.conv2d
-    plain = "_conv_forward" not in layer.__dict__ and "parametrizations" not in layer._modules
-    return plain and do == _CONVOLUTIONS_DO
+    if "_conv_forward" in layer.__dict__ or "parametrizations" in layer._modules:
+        return False
+    if isinstance(layer, nn.Conv1d):
+        return (nn.Conv1d.forward, nn.Conv1d._conv_forward, F.conv1d) == _LINES_DO
+    return (nn.Conv2d.forward, nn.Conv2d._conv_forward, F.conv2d) == _PLANES_DO
 
 
 def class_as_written(kind: type[nn.Module]) -> bool:
@@ -110,7 +110,8 @@ def why_not(name: str, module: nn.Module, what: str, wanted: tuple[str, ...]) ->
             "a depthwise convolution has so few products for each entry that the fill costs more than it saves; name "
             "it in layers= to reduce it all the same"
         )
-    patched = type(module) in kinds and not class_as_written(type(module))
+    patched = type(module) is nn.Linear and not class_as_written(nn.Linear)
+    patched = patched or (type(module) in CONVOLUTIONS and not as_written(module))
     if patched or "forward" in module.__dict__ or "_conv_forward" in module.__dict__:
         return "its forward method was replaced, and STAN does not know what the new one does; accelerate_ before that"
     if type(module) in kinds:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -19,6 +18,7 @@ from stantune.stan.entries.entries import Grid, Pattern, along_line, draw_grid, 
 from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
+from stantune.stan.layers.stan_layer import StanLayer
 from stantune.stan.schedule import Phase
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # So many training passes of one layer in one iteration are no accumulation of gradients any more.
 FORGOTTEN = 200
-# So many choices are kept for who looks at them: a run of days has millions.
+# So many choices are kept at least for who looks at them: a run of days has millions.
 CHOICES = 10_000
 
 
@@ -63,7 +63,7 @@ class StanHandle:
         norms: how many batch norms native kernels do in training where they are faster.
         pools: how many maximum and average poolings they do where they are faster.
         history: what each layer chose at each refresh since the handle was made, where patterns are chosen: the last
-            CHOICES of them.
+            CHOICES of them, and at most a tenth more.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class StanHandle:
         self.pools = pools
         self.iteration = 0
         self.rate = stan.rate_at(0)
-        self.history: deque[Choice] = deque(maxlen=CHOICES)
+        self.history: list[Choice] = []
         self.memory_bytes = 0 if memory is None else memory.bytes
         self._layers = [layer for _, layer in layers]
         self._names = [name for name, _ in layers]
@@ -107,6 +107,16 @@ class StanHandle:
             for place, layer in enumerate(self._layers):
                 layer.memory = memory.of(place, layer)
         self.seek(0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_errors" in state:
+            return
+        # The pickle of an earlier version, whose layers do not show that they are this handle's own.
+        self._errors = [{} for _ in self._layers]
+        for layer, sizes in zip(self._layers, self._sizes, strict=True):
+            if isinstance(layer, StanLayer):
+                layer.__dict__.setdefault("sizes", sizes)
 
     @property
     def report(self) -> tuple[LayerReport, ...]:
@@ -313,6 +323,8 @@ class StanHandle:
                 self.history[place] = choice
                 return
         self.history.append(choice)
+        if len(self.history) > CHOICES + CHOICES // 10:  # not at each choice, since all that are kept move
+            del self.history[:-CHOICES]
 
     def _passed(self) -> None:
         self._passes += 1

@@ -98,3 +98,4 @@ def test_choices_do_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         handle.seek(4 * refresh)
         model(SMOOTH)
     assert [choice.iteration for choice in handle.history] == [16, 20, 24, 28, 32]
+    assert isinstance(handle.history, list)

@@ -63,7 +63,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
         )
 
     def _named_exact(self, input: Tensor) -> Tensor:
-        if (last := self.__dict__.get("last")) is not None:
+        if torch.is_grad_enabled() and (last := self.__dict__.get("last")) is not None:
             last[None] = "reduced"  # it ran in this iteration
         try:
             return self._exact(input)

@@ -113,14 +113,16 @@ class StanLayer(StandIn):
     def go_on(self) -> None:
         """Say that the next pass is of another iteration."""
         own = self.__dict__  # a module's own way of setting attributes takes longer
-        if last := own.get("last"):
+        if _counts(last := own.get("last", {})):
             own["earlier"] = Earlier(last, self.grid, self.watch is not None)
         own["last"] = {}
 
     def _again(self) -> Earlier | None:
         """Return what a pass is of, where it computes again one of an earlier iteration: within a backward pass."""
         earlier = self.earlier
-        return None if earlier is None or not in_backward() or self.__dict__.get("last") else earlier
+        if earlier is None or not in_backward() or _in_reentrant_checkpoint():
+            return None
+        return None if _counts(self.__dict__.get("last", {})) else earlier
 
     def entries_now(self) -> Grid | EntryMatrix | None:
         """Return the entries that this pass computes, None for all."""
@@ -172,6 +174,11 @@ def forget_(layer: nn.Module) -> None:
 def in_backward() -> bool:
     """Tell whether what is computed now is part of a backward pass, as what a checkpoint computes again is."""
     return torch._C._current_graph_task_id() != -1
+
+
+def _counts(last: dict[int | None, str]) -> bool:
+    """Tell whether a layer has run in an iteration: passes without gradients count for nothing."""
+    return any(pass_ != "without gradients" for pass_ in last.values())
 
 
 def _in_reentrant_checkpoint() -> bool:

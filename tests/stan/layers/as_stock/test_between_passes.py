@@ -179,6 +179,8 @@ def trained(checkpoints: bool, rate: float, period: int | None, **settings: floa
         (judge(images()).square().sum() - judge(fake.detach()).square().sum()).backward()
         for handle in handles:
             handle.step()
+            with torch.no_grad():
+                generator(images())  # as progress is shown; it counts for nothing
         judge(fake).square().sum().backward()
         found += [*gradients(generator), *gradients(judge)]
         for each in (generator, judge):
@@ -219,6 +221,8 @@ def test_a_checkpoint_is_remembered_while_its_layers_do_not_run(first: int) -> N
         output = checkpoint(model, images(), use_reentrant=False) if checkpoints else model(images())
         for _ in range(4):
             handle.step()
+            with torch.no_grad():
+                model(images())
         output.square().sum().backward()
         found.append(gradients(model))
     agree(*found, 0)

@@ -18,7 +18,9 @@ from compared import NATIVE, agree, both, both_rates, gradients, images, network
 from torch import Tensor, nn
 
 from stantune import Stan, accelerate_, restore_
+from stantune.kernels.library import plain_pytorch
 from stantune.stan.config import Memo
+from stantune.stan.entries.entries import Grid
 from stantune.stan.layers.conv2d import _is_for_native
 from stantune.stan.layers.geometry import read_window
 from stantune.stan.layers.meprop import MeProp
@@ -201,15 +203,18 @@ def test_a_forward_method_that_is_replaced_in_all_layers_is_called(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(2), nn.Conv1d(8, 4, 3))
     stock = copy.deepcopy(model)
+    twin = stock if rate == 1 else reduced(copy.deepcopy(stock), rate)
     reduced(model, rate)
+    inputs = {0: torch.randn(2, 3, 20, 20), 4: torch.randn(2, 8, 40)}
+    before = {place: model[place](input) for place, input in inputs.items()}
     monkeypatch.setattr(kind, "forward", doubled(kind))
-    # Of a convolution that is patched every entry is computed, of the others what STAN makes of them.
-    expected = both(stock, rate, lambda each: each(images()))[1]
+    with plain_pytorch():
+        expected = twin(images())
     agree(model(images()), expected)
-    alone = {nn.Conv2d: 0, nn.Conv1d: 4}.get(kind)
-    if alone is not None:
-        input = torch.randn(2, *((3, 20, 20) if alone == 0 else (8, 40)))
-        agree(model[alone](input), stock[alone](input))
+    # Of a convolution that is patched every entry is computed, of the others what STAN made of them before.
+    for place, input in inputs.items():
+        patched = isinstance(model[place], kind)
+        agree(model[place](input), stock[place](input) if patched else before[place])
 
 
 @pytest.mark.parametrize("which", ["memo", "meprop"])
@@ -235,10 +240,19 @@ def test_a_forward_method_of_linear_layers_that_is_replaced_in_all_is_called(
     agree(gradients(model), gradients(stock))
 
 
-def test_a_class_that_was_patched_before_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn.Conv2d, "forward", doubled(nn.Conv2d))
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("what", ["forward", "_conv_forward", "function"])
+def test_what_was_patched_before_is_reported(number: int, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name = (F, f"conv{number}d") if what == "function" else (getattr(nn, f"Conv{number}d"), what)
+    own = getattr(owner, name)
+    monkeypatch.setattr(owner, name, wraps(own)(lambda *given: own(*given)))
     with pytest.warns(UserWarning, match="its forward method was replaced"):
-        accelerate_(nn.Sequential(nn.Conv2d(3, 8, 3)), Stan())
+        accelerate_(nn.Sequential(getattr(nn, f"Conv{number}d")(3, 8, 3)), Stan())
+    model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.Conv2d(3, 8, 3))
+    handle = accelerate_(model, Stan(period=None))
+    assert [bool(line.patterns) for line in handle.report] == [number != 1, number != 2]
+    assert handle.report[1].native is (number != 2)
+    assert isinstance(model[2 - number].grid, Grid)
 
 
 EARLY = """
