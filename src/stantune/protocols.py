@@ -197,6 +197,7 @@ class Conditions:
         begun: the identity of the search that goes on, None for one that begins.
         say: takes a line for the user.
         fixed: parameters that have one value in all settings.
+        stop_early: tells one that waits whether to wait no more.
     """
 
     max_resource: int
@@ -208,6 +209,7 @@ class Conditions:
     begun: Mapping[str, Any] | None = None
     say: Callable[[str], None] = lambda line: None
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    stop_early: Callable[[], bool] = lambda: False
 
 
 class Prepared(NamedTuple):

@@ -11,11 +11,14 @@ import torch
 from corners import DRAWING
 
 import stantune as st
+from stantune.images.objective import ProblemObjective
+from stantune.process.float32 import ALLOWED
 from stantune.process.runtime import flush_denormals, flushes_denormals, kept_process
 from stantune.process.settings import noted_settings, put_settings, settings_now, unusual_settings
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.stan.config import Memo
+from stantune.tuning.process import noted
 
 SPACE = st.Space({"x": st.Float(0, 1)})
 DENORMAL = torch.finfo(torch.float32).tiny / 2
@@ -160,3 +163,42 @@ def test_a_memory_of_what_is_free_is_refused(what: Any, tmp_path: Path) -> None:
     with pytest.raises(st.UsageError, match="give each a budget: Memo"):
         st.tune(what, max_resource=9, stan=st.Stan(memo=Memo(96, 10)), out=tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_of_before_settings_were_noted_goes_on_where_that_is_accepted(tmp_path: Path) -> None:
+    found, _ = searched(tmp_path)
+    high()
+    with pytest.raises(st.UsageError, match=r"process: not set there.*say with `accept_changes`"):
+        searched(tmp_path)
+    assert searched(tmp_path, accept_changes=True)[0] == found
+    # From now on it is noted.
+    assert searched(tmp_path)[0] == found
+    double()
+    with pytest.raises(st.UsageError, match=r"that of another search \(process"):
+        searched(tmp_path, accept_changes=True)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", set()), ("bf16", {"float32-matmul"})])
+def test_a_precision_decides_what_would_be_noted(precision: str, expected: set[str]) -> None:
+    high()
+    found = noted(unusual_settings(), ProblemObjective(DRAWING, precision=precision), "cuda")
+    assert found.keys() & {"float32-matmul", "cuda-matmul-fp32", "cudnn-allow-tf32"} >= expected
+    assert expected or not found.keys() & set(ALLOWED)
+
+
+def test_a_search_that_was_begun_with_a_memory_of_what_is_free_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    options: dict[str, Any] = {"stan": st.Stan(memo=Memo(96, 10)), "out": tmp_path / "out", "say": lines.append}
+
+    def again(**others: Any) -> st.SearchResult:
+        return st.tune(train, SPACE, minimize="loss", max_resource=3, final="none", **options, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stantune.tuning.tune.check_memory", lambda what, begun, say: None)
+        found = again()
+    assert again().trials() == found.trials()
+    assert any(line.startswith("note: each training of train would remember") for line in lines)
+    with pytest.raises(st.UsageError, match="give each a budget: Memo"):
+        again(fresh=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -21,14 +23,17 @@ from torch import Tensor, nn
 
 import stantune as st
 from stantune.errors import StanWarning
+from stantune.images.objective import ProblemObjective
 from stantune.outcome import Cost, Outcome
 from stantune.process import alone as module
-from stantune.process.alone import alone
-from stantune.protocols import Segment
+from stantune.process.alone import alone, found
+from stantune.protocols import Place, Segment
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.search.workers.executors import InProcess
 from stantune.search.workers.starting import starting
+from stantune.search.workers.turns import InTurns
+from stantune.training.train import run
 from tests.tiny_problem import problem as tiny
 
 SPACE = st.Space({"x": st.Float(0, 1)})
@@ -148,6 +153,69 @@ def test_it_is_said_what_is_waited_for(monkeypatch: pytest.MonkeyPatch, error: b
 
 def raise_it(sentence: str, kind: type[Warning], stacklevel: int) -> None:
     raise kind(sentence)
+
+
+def waits_for_threads(run: st.Run) -> float:
+    """Search in a thread and wait for it, until a signal ends both."""
+    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(searched, run.directory / "inner", *INNER[:1], **INNER[1]).result()
+    return 1.0
+
+
+INNER: list[Any] = []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such signals")
+@pytest.mark.parametrize("options", [{}, {"objective": PROBLEM}, {"objective": PROBLEM, "together": 2}])
+def test_a_signal_ends_threads_that_wait_for_what_waits_for_them(options: dict[str, Any], tmp_path: Path) -> None:
+    given = dict(options)
+    INNER[:] = [given.pop("objective", drawing), given]
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, st.FunctionObjective(waits_for_threads, SPACE, st.Metric("loss")), space=None, minimize=None)
+    assert time.monotonic() - begun < 30
+
+
+def test_trainings_side_by_side_that_wait_hear_that_they_are_to_stop(tmp_path: Path) -> None:
+    executor = InTurns(ProblemObjective(PROBLEM).trainer(Place(threads=1)), 1)
+    executor.submit(Segment(0, {}, 0, 1, 0, tmp_path / "x.pt"))
+    asked = iter([False, True])
+    with elsewhere():
+        [ended] = executor.finished(lambda: next(asked, True), lambda segment, done: None)
+    assert isinstance(ended.how, Outcome)
+    assert ended.how.interrupted
+
+
+def test_one_run_that_waits_hears_that_it_is_to_stop() -> None:
+    with elsewhere():
+        outcome = run(PROBLEM, {}, None, 0, 1, splits=PROBLEM.load(), stop_early=lambda: True)
+    assert outcome.interrupted
+
+
+def test_what_a_training_sets_for_itself_is_nothing_to_another_thread_s_search(tmp_path: Path) -> None:
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    begun, end = threading.Event(), threading.Event()
+
+    def train() -> None:
+        with alone():
+            torch.set_default_dtype(torch.float64)
+            torch.set_num_threads(threads + 1)
+            begun.set()
+            end.wait(60)
+            torch.set_default_dtype(before)
+            torch.set_num_threads(threads)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    begun.wait(60)
+    try:
+        settings = found()
+    finally:
+        end.set()
+        thread.join()
+    assert settings.settings == found().settings
+    assert settings.threads == threads
 
 
 class Apart:

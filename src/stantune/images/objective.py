@@ -20,6 +20,7 @@ from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
 from stantune.images.trainer import ProblemTrainer
 from stantune.process.alone import alone
+from stantune.process.float32 import ALLOWED
 from stantune.process.runtime import tune_process
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
@@ -100,7 +101,8 @@ class ProblemObjective:
     @property
     def sets(self) -> tuple[str, ...]:
         """What its trainings set by themselves of their process, whatever that was set to; see `process.settings`."""
-        return "flush-denormal", "cudnn-deterministic", "cudnn-benchmark"
+        always = "flush-denormal", "cudnn-deterministic", "cudnn-benchmark"
+        return always if self.precision not in ("fp32", "tf32") else (*always, *ALLOWED)
 
     @property
     def rate(self) -> float | Literal["auto"] | None:
@@ -170,12 +172,18 @@ class ProblemObjective:
         """The data with the parts of the validation samples that were asked for, by their sizes."""
         return {}
 
-    @alone()
     def prepared(self, conditions: Conditions) -> Prepared:
         """See Objective: data are fetched, threads chosen and a plan made in place of a rate of "auto".
 
         Schedules of the learning rate that have no times of their own take as long as the search trains.
         """
+        with alone(conditions.stop_early) as ours:
+            if not ours:
+                # There is nothing yet that it could end in good order.
+                raise KeyboardInterrupt
+            return self._prepared(conditions)
+
+    def _prepared(self, conditions: Conditions) -> Prepared:
         # Before anything is loaded or timed, which may change what the user's own objects hold.
         made = self._made
         self.fetch(conditions.say)
@@ -227,7 +235,6 @@ class ProblemObjective:
                 vars(self).pop("splits", None)
             torch.cuda.empty_cache()
 
-    @alone()
     def _memory_told(self, together: int, device: str) -> str:
         splits = self.splits
         try:

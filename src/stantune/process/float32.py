@@ -26,6 +26,9 @@ FLOAT32: dict[str, tuple[Any, ...]] = {
     "mkldnn-rnn-fp32": ("none",),
 }
 
+# What `allow_tf32` decides.
+ALLOWED = ("float32-matmul", "cudnn-allow-tf32", "cuda-matmul-fp32", "cudnn-conv-fp32", "cudnn-rnn-fp32")
+
 
 @contextmanager
 def kept_float32() -> Iterator[None]:

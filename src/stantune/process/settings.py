@@ -63,6 +63,10 @@ _SETTINGS: dict[str, _Setting] = {
 }
 
 
+# What each thread has its own of.
+OF_A_THREAD = ("default-device", "flush-denormal", "gradients")
+
+
 def settings_now() -> dict[str, Any]:
     """Return all of PyTorch's settings as they are, as plain values."""
     return {name: setting.tell() for name, setting in _SETTINGS.items()} | float32_numbers()

@@ -29,6 +29,8 @@ MODES = ("sync", "async")
 CODE = ("code", "made-of")
 # What an earlier version did not note where it is noted now.
 LATER = ("stan-iterations",)
+# What an earlier version did not note, nor what it said of usual settings now: whether it was the same nobody knows.
+PROCESS = "process"
 
 
 def default_min_resource(max_resource: int, eta: int, unit: str = "iteration") -> int:
@@ -204,7 +206,7 @@ class SearchSettings:
         if self.fixed:
             identity["fixed"] = dict(self.fixed)
         if self.process:
-            identity["process"] = dict(self.process)
+            identity[PROCESS] = dict(self.process)
         return said_alike(identity)
 
     def extends(self, there: Mapping[str, Any], objective: Objective, accept_changes: bool = False) -> bool:
@@ -213,7 +215,7 @@ class SearchSettings:
         - With fewer brackets: its trials are the first of this one's, with the same settings. Not so where proposals
           look at results: with more brackets they see others. Nor with another R, since the rungs then lie elsewhere.
         - With other code, where that is accepted; and where an earlier version did not note what the code was.
-        - Where an earlier version did not note what it is now.
+        - Where an earlier version did not note what it is now; what PyTorch was set to only where that is accepted.
         """
         here, before = self.identity(objective), {name: value for name, value in there.items() if name != "space"}
         for name in CODE:
@@ -223,6 +225,8 @@ class SearchSettings:
         for name in LATER:
             if name not in before:
                 here.pop(name, None)
+        if accept_changes and PROCESS not in before:
+            here.pop(PROCESS, None)
         fewer, independent = before.get("brackets"), self.mode == "sync" and not sampler_of(self.sampler).waits
         if independent and isinstance(fewer, int) and fewer < len(self.plan()):
             here["brackets"] = fewer

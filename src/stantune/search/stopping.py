@@ -23,10 +23,11 @@ class Stop:
     Attributes:
         interrupted: somebody asked for it.
         urged: somebody asked twice, and is to be obeyed at once.
+        signalled: a signal asked for it.
     """
 
     def __init__(self, seconds: float | None = None) -> None:
-        self.interrupted = self.urged = False
+        self.interrupted = self.urged = self.signalled = False
         self._requests: list[Callable[[], bool]] = []
         self._next = 0.0
         self._deadline = None if seconds is None else time.monotonic() + seconds
@@ -58,6 +59,18 @@ class Stop:
         return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
 
 
+# Those that hear this process's signals.
+_hearing: list[Stop] = []
+
+
+def signalled() -> bool:
+    """Tell threads that no signal reaches whether one has asked this process to end; raises as `Stop.asked`."""
+    hearing = list(_hearing)
+    if any(stop.urged for stop in hearing):
+        raise KeyboardInterrupt
+    return any(stop.signalled for stop in hearing)
+
+
 @contextmanager
 def stoppable(seconds: float | None = None) -> Iterator[Stop]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a request to end in good order; it is taken back in the end.
@@ -71,7 +84,7 @@ def stoppable(seconds: float | None = None) -> Iterator[Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal told
-        stop.interrupted = True
+        stop.interrupted = stop.signalled = True
         if number not in (signal.SIGINT, signal.SIGTERM):
             return
         if told:
@@ -81,8 +94,10 @@ def stoppable(seconds: float | None = None) -> Iterator[Stop]:
 
     untouched = {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
     before = {number: signal.signal(number, HereAlone(ask)) for number in ENDING if number not in untouched}
+    _hearing.append(stop)
     try:
         yield stop
     finally:
+        _hearing.remove(stop)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,7 +14,7 @@ from torch import nn
 
 from stantune.errors import AheadCheckpointError, CheckpointError, DamagedCheckpointError, UsageError
 from stantune.kernels.cuda.lanes import Lane, lane_on
-from stantune.outcome import Outcome
+from stantune.outcome import Cost, Outcome
 from stantune.process.alone import alone
 from stantune.seeds import derive
 from stantune.stan.config import Stan
@@ -36,7 +36,6 @@ EVALUATED = (COMPARED, "test")
 SAVE_SECONDS = 60.0
 
 
-@alone()
 def run(
     problem: Trainable,
     setting: Mapping[str, Any],
@@ -96,29 +95,32 @@ def run(
         CheckpointError: the file is damaged or another trial's.
         StantuneError: the file cannot be written.
     """
-    return drained(
-        turns(
-            problem,
-            setting,
-            checkpoint,
-            start,
-            stop,
-            pace=None,
-            splits=splits,
-            seed=seed,
-            stan=stan,
-            evaluate=evaluate,
-            best=best,
-            device=device,
-            use_threads=use_threads,
-            stop_early=stop_early,
-            watch=watch,
-            made=made,
-            precision=precision,
-            compile=compile,
-            timed=timed,
+    with alone(stop_early) as ours:
+        if not ours:
+            return Outcome(start, {}, None, True, Cost())
+        return drained(
+            turns(
+                problem,
+                setting,
+                checkpoint,
+                start,
+                stop,
+                pace=None,
+                splits=splits,
+                seed=seed,
+                stan=stan,
+                evaluate=evaluate,
+                best=best,
+                device=device,
+                use_threads=use_threads,
+                stop_early=stop_early,
+                watch=watch,
+                made=made,
+                precision=precision,
+                compile=compile,
+                timed=timed,
+            )
         )
-    )
 
 
 def turns(

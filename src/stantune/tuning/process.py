@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from stantune.errors import StantuneError
+from stantune.process.alone import found
 from stantune.protocols import Objective
 
 
@@ -25,11 +26,7 @@ def kept() -> AbstractContextManager[None]:
 
 def unusual() -> dict[str, Any]:
     """Return what PyTorch is set to here that is not usual, to be put in place where is trained."""
-    if "torch" not in sys.modules:
-        return {}
-    from stantune.process.settings import unusual_settings
-
-    return unusual_settings()
+    return found().settings
 
 
 def noted(settings: dict[str, Any], what: Objective, device: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from stantune.arguments import shown
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Objective
-from stantune.search.stopping import Stop, stoppable
+from stantune.search.stopping import Stop, signalled, stoppable
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.watching import Watcher
@@ -40,14 +40,17 @@ def check_turns(what: Objective, together: int, local: bool, limits: Limits) -> 
         )
 
 
-def check_memory(what: Objective) -> None:
-    """Raise UsageError where what STAN remembers would depend on what else the machine does."""
+def check_memory(what: Objective, begun: Callable[[], bool], say: Callable[[str], None]) -> None:
+    """Raise UsageError where what STAN remembers would depend on what else the machine does; of one begun, say it."""
     stan = getattr(what, "stan", None)
-    if stan is not None and stan.memo is not None and stan.memo.budget is None:
+    if stan is None or stan.memo is None or stan.memo.budget is not None:
+        return
+    would = f"each training of {what.name} would remember what fits into half of the memory that is free as it begins"
+    if not begun():
         raise UsageError(
-            f"each training of {what.name} would remember what fits into half of the memory that is free as it "
-            "begins, and a search would come to another result each time; give each a budget: Memo(budget=BYTES)"
+            f"{would}, and a search would come to another result each time; give each a budget: Memo(budget=BYTES)"
         )
+    say(f"note: {would}, more or less by chance; a search that begins anew wants a budget: Memo(budget=BYTES)")
 
 
 def say_of_kernels(what: Objective, say: Callable[[str], None]) -> None:
@@ -80,14 +83,19 @@ def device_for(asked: str) -> str:
 
 @contextmanager
 def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
-    """Give what tells whether to end: the caller's, or signals and the budget; signals reach the main thread alone."""
+    """Give what tells whether to end: the caller's, or signals and the budget.
+
+    Signals reach the main thread alone: others hear of one where that searches, too, and may train for it.
+    """
     if stop is not None:
         yield stop
     elif threading.current_thread() is threading.main_thread():
         with stoppable(seconds) as own:
             yield own
     else:
-        yield Stop(seconds)
+        own = Stop(seconds)
+        with own.heeding(signalled):
+            yield own
 
 
 def watched_by(

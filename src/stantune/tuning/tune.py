@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, truth, whole
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.integrations.loggers import loggers_of
+from stantune.process.alone import alone as in_turn
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
@@ -155,8 +156,8 @@ def tune(
         out: the search's directory, runs/NAME by default.
         storage: URL of an Optuna storage for the trials; SQLite in `out` by default.
         fresh: delete the directory's search and begin anew.
-        accept_changes: go on with a search although the code, or what a Problem is made of, has changed since it began;
-            that is written into its table.
+        accept_changes: go on with a search although the code, or what a Problem is made of, has changed since it began,
+            or an earlier version did not note what PyTorch was set to; that is written into its table.
         workers: processes that train side by side; 1, this process, by default, and with Ray as many as there is room
             for.
         together: trainings of a Problem that take turns in a process, this one or each worker's, for a GPU that one
@@ -258,7 +259,7 @@ def tune(
     alone = local and side == 1 and limits == Limits()
     if together > 1:
         check_turns(what, together, local, limits)
-    check_memory(what)
+    check_memory(what, lambda: together == 1 and not fresh and _begun(directory) is not None, say)
     process = unusual()
     with kept(), stopping(stop, seconds) as asks, cluster_for(executor, address, checkpoints) as cluster:
         # Before there is a directory: bad use leaves nothing behind.
@@ -310,6 +311,7 @@ def tune(
                 None if fresh else _begun(directory),
                 tell,
                 settings.fixed,
+                asks.asked,
             )
             what, of_each = what.prepared(conditions)
             settings = replace(settings, threads=of_each, process=noted(process, what, where))
@@ -339,7 +341,9 @@ def tune(
             else:
                 train = stack.enter_context(Workers(order, side, limits, write, together, tell))
             if together > 1 and (told := getattr(what, "memory_told", None)) is not None:
-                tell(told(together, where, isinstance(train, InTurns)))
+                with in_turn(asks.asked) as ours:
+                    if ours:
+                        tell(told(together, where, isinstance(train, InTurns)))
             view = Lines(say) if watching is None else stack.enter_context(watched_by(watching))
             logged = Lines(lambda line: log.info(one_line(line)), lambda line: log.warning(one_line(line)))
             if early is not None:

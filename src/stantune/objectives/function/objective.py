@@ -18,6 +18,7 @@ import cloudpickle
 
 from stantune.errors import UsageError
 from stantune.objectives.preparing import check_told, chosen_threads
+from stantune.process.alone import found
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 from stantune.user_code.digest import digest
@@ -111,7 +112,7 @@ class FunctionObjective:
         def default() -> int:
             import torch
 
-            return torch.get_num_threads()
+            return found().threads or torch.get_num_threads()
 
         return Prepared(self, chosen_threads(conditions, self.name, default))
 

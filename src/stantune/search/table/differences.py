@@ -16,6 +16,10 @@ _CHANGED = (
     "; what was trained so far was by other code: undo the change, or say with `accept_changes` that the results may "
     "be compared"
 )
+_UNNOTED = (
+    "; where an earlier version began it, which did not note what PyTorch is set to, say with `accept_changes` that "
+    "the results may be compared"
+)
 
 
 def differences_between(there: Any, here: Any, name: str = "") -> list[str]:
@@ -35,7 +39,13 @@ def another_search(study_name: str, where: str, differences: Sequence[str]) -> U
     """Return what is said of a study that is another search's, and what can be done where only little differs."""
     names = {line.partition(":")[0].partition(".")[0] for line in differences}
     lengths = {"max-iterations", "min-iterations", "brackets"}
-    why = _NOT_LONGER if lengths & names else _CHANGED if names <= {"code", "made-of"} else ""
+    unnoted = any(line.startswith("process: not set there") for line in differences)
+    if lengths & names:
+        why = _NOT_LONGER
+    elif names - {"code", "made-of"} == {"process"} and unnoted:
+        why = _UNNOTED
+    else:
+        why = _CHANGED if names <= {"code", "made-of"} else ""
     return UsageError(
         f"the study {study_name!r} in {where} is that of another search "
         f"({'; '.join(differences)}): give the settings it was begun with, another place, or `fresh`{why}"

@@ -93,7 +93,11 @@ class InTurns:
             return over
         while self._has_room():
             self._begin(self._waiting.popleft())
-        with alone():
+        first = self._begun[0]
+        # One that has had turns is to keep what they came to.
+        with alone(lambda: stop_early() and not first.seconds) as ours:
+            if not ours:
+                return [not_begun(self._begun.popleft().segment)]
             training = self._begun.popleft()
             how = self._turn(training)
         if how is None:
