@@ -183,18 +183,11 @@ def test_the_home_folder_is_that_of_a_shell(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     names = ("data", "out", "start-from", "solver", "json")
-    text = "".join(f'{name} = "~/{name}"\n' for name in names) + 'problem = "~/mine.py:NAME"'
+    text = "".join(f'{name} = "~/{name}"\n' for name in names) + 'problem = "~/mine.py:NAME"\nlog = ["csv=~/log.csv"]'
     said = tomllib.loads(stantune("search", "--config", written(tmp_path, text), "--show-config").out)
     assert {name: said[name] for name in names} == {name: f"{tmp_path}/{name}" for name in names}
     assert said["problem"] == f"{tmp_path}/mine.py:NAME"
-    text = 'problems = ["~/mine.py:one", "lenet"]'
-    said = tomllib.loads(stantune("study", "--config", written(tmp_path, text), "--show-config").out)
-    assert said["problems"] == [f"{tmp_path}/mine.py:one", "lenet"]
-
-
-def test_loggers_look_at_their_places_themselves(stantune: Stantune, tmp_path: Path) -> None:
-    text = 'log = ["csv=~/log.csv"]'
-    said = tomllib.loads(stantune("search", "--config", written(tmp_path, text), "--show-config").out)
+    # Loggers look at theirs themselves.
     assert said["log"] == ["csv=~/log.csv"]
 
 

@@ -53,10 +53,11 @@ def test_a_problem():
 def test_a_file_may_lie_in_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text(
-        "import stantune as st\n\n\n@st.objective(space={'x': st.Float(0, 1)}, minimize='loss')\n"
+        "import stantune as st\n\n\n@st.objective(space=st.Space({'x': st.Float(0, 1)}), minimize='loss')\n"
         "def mine(run):\n    return run.params['x']\n"
     )
-    assert find_objective("~/mine.py:mine") == find_objective(f"{tmp_path}/mine.py:mine") == find_objective("~/mine.py")
+    for source in ("~/mine.py:mine", "~/mine.py"):
+        assert find_objective(source).identity == find_objective(f"{tmp_path}/mine.py:mine").identity
 
 
 def test_data_lies_in_the_same_folder_for_every_command(tmp_path, monkeypatch):

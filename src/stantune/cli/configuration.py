@@ -165,14 +165,10 @@ def _use(ctx: typer.Context, file: Path | None) -> Path | None:
     if file is not None:
         said = read_options(file, keys_of(ctx.command))
         # As a shell would for what is typed.
-        ctx.default_map = {name: _expanded(value) for name, value in said.items()}
+        ctx.default_map = {
+            name: os.path.expanduser(value) if isinstance(value, str) else value for name, value in said.items()
+        }
     return file
-
-
-def _expanded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_expanded(each) for each in value]
-    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 Config = Annotated[
