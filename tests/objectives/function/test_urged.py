@@ -85,15 +85,7 @@ def found(train: Callable[[Run], float], out: Path) -> SearchResult:
 
 @pytest.mark.parametrize(
     ("train", "saves"),
-    [
-        (without_steps, 60.0),
-        (with_steps, 0.0),
-        (with_steps, 60.0),
-        (leaving, 60.0),
-        # Has come to another trial's promotion on a machine that did much else, which is not understood.
-        pytest.param(leaving, 0.0, marks=pytest.mark.slow),
-        (evaluating, 60.0),
-    ],
+    [(without_steps, 60.0), (with_steps, 0.0), (with_steps, 60.0), (leaving, 0.0), (evaluating, 60.0)],
 )
 def test_what_is_swallowed_is_no_result(
     train: Callable[[Run], float], saves: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
