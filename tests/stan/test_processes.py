@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from stantune import Stan, accelerate_, restore_
 from stantune.kernels.library import kernels
+from stantune.stan.layers.conv2d import StanConv2d
 
 pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
 
@@ -53,6 +54,22 @@ def test_passes_without_gradients_do_not_make_a_checkpoint_exact(where: str) -> 
         infer()
     output.square().sum().backward()
     torch.testing.assert_close([parameter.grad for parameter in model.parameters()], expected)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_step_is_not_disturbed_by_a_pass_that_begins_in_the_midst_of_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3))
+    handle = accelerate_(model, Stan(rate=0.5, period=None))
+    layer: StanConv2d = model[0]
+
+    class Disturbing(str):
+        def __ne__(self, other: object) -> bool:
+            layer.last[len(layer.last)] = "reduced"
+            return False
+
+    layer.last = {number: Disturbing() for number in range(3)}
+    handle.step()
+    assert layer.last == {}
 
 
 @pytest.mark.usefixtures("one_thread")

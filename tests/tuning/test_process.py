@@ -112,6 +112,15 @@ def test_a_process_in_which_nobody_has_set_anything_has_nothing_unusual() -> Non
     assert unusual_settings() == {}
 
 
+@pytest.mark.parametrize("setting", [high, old_tf32])
+def test_nothing_is_unusual_once_it_has_been_set_back_by_its_own_name(setting: Callable[[], None]) -> None:
+    setting()
+    assert noted_settings(unusual_settings(), "cuda")
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True
+    assert unusual_settings() == {}
+
+
 def flushing() -> int:
     """Return how many of a million denormal numbers count as zero, in whichever threads."""
     return int(((torch.full((10**6,), 2 * DENORMAL) / 2).view(torch.int32) == 0).sum())

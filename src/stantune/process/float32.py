@@ -11,19 +11,21 @@ import torch
 T = TypeVar("T")
 
 
-# What they are where nobody has set anything, by names of ours; before and since PyTorch 2.9.
+# What they are where nobody has set anything, by names of ours; before and since PyTorch 2.9. Once
+# `cuda.matmul.allow_tf32` or `set_float32_matmul_precision` has been set back to what it was, matrices are said to be
+# in "ieee" numbers, which they were in before, too; so are all that a CPU multiplies.
 FLOAT32: dict[str, tuple[Any, ...]] = {
     "float32-matmul": ("highest",),
     "cudnn-allow-tf32": (True,),
     "fp32": ("none",),
     "cudnn-fp32": ("none",),
-    "mkldnn-fp32": ("none",),
-    "cuda-matmul-fp32": ("none",),
+    "mkldnn-fp32": ("none", "ieee"),
+    "cuda-matmul-fp32": ("none", "ieee"),
     "cudnn-conv-fp32": ("none", "tf32"),
     "cudnn-rnn-fp32": ("none", "tf32"),
-    "mkldnn-matmul-fp32": ("none",),
-    "mkldnn-conv-fp32": ("none",),
-    "mkldnn-rnn-fp32": ("none",),
+    "mkldnn-matmul-fp32": ("none", "ieee"),
+    "mkldnn-conv-fp32": ("none", "ieee"),
+    "mkldnn-rnn-fp32": ("none", "ieee"),
 }
 
 # What `allow_tf32` decides.

@@ -300,10 +300,11 @@ class StanHandle:
             return  # it tells nothing
         candidates = self._fitting(place, (exact.shape[-2], exact.shape[-1]))
         grids = [self._draw((pattern,), place) for pattern in candidates]
-        errors = self._errors[place]
+        largest = self._errors[place]
         for pattern, error in zip(candidates, grid_errors(exact, grids), strict=True):
             # What is chosen is for all outputs of an iteration, and none of them may have a larger error.
-            errors[pattern] = max(error, errors.get(pattern, 0.0), key=lambda each: (math.isnan(each), each))
+            largest[pattern] = max(error, largest.get(pattern, 0.0), key=lambda each: (math.isnan(each), each))
+        errors = largest.copy()  # another thread may add its own meanwhile
         if any(math.isnan(error) for error in errors.values()):
             self._say(
                 f"the output of {self._names[place] or 'the model'} is not finite at the refresh of iteration "
@@ -311,7 +312,7 @@ class StanHandle:
             )
         if errors:  # else all outputs so far are too small, and are computed whole in any case
             self._chosen[place] = cheapest(errors, self.stan.allowed_error)
-        self._note_choice(Choice(self.iteration, self._names[place], dict(errors), self._chosen[place]))
+        self._note_choice(Choice(self.iteration, self._names[place], errors, self._chosen[place]))
 
     def _note_choice(self, choice: Choice) -> None:
         """Keep a choice, in place of what the same layer chose by fewer outputs of the same iteration."""

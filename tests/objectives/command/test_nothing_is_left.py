@@ -126,8 +126,9 @@ st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5
         time.sleep(0.05)
         search.send_signal(signal.SIGHUP)
         _, err = search.communicate(timeout=60)
-        assert err.decode().splitlines()[-1] == "KeyboardInterrupt"
         assert (tmp_path / "out" / "result.json").exists(), "it ended in good order"
+        # What comes after the search ends the program, as a lost terminal does where nobody heeds it.
+        assert search.returncode in (-signal.SIGINT, -signal.SIGHUP), err.decode()
         assert gone(tmp_path)
 
     def test_a_command_obeys_even_where_its_worker_ignores_signals(self, tmp_path, monkeypatch):

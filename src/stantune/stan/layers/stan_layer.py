@@ -178,7 +178,8 @@ def in_backward() -> bool:
 
 def _counts(last: dict[int | None, str]) -> bool:
     """Tell whether a layer has run in an iteration: passes without gradients count for nothing."""
-    return any(pass_ != "without gradients" for pass_ in last.values())
+    # Of a copy: another thread may begin a pass meanwhile.
+    return any(pass_ != "without gradients" for pass_ in last.copy().values())
 
 
 def _in_reentrant_checkpoint() -> bool:
