@@ -43,13 +43,14 @@ def composed(
     if max_iterations is not None:
         max_iterations = whole("max_resource", max_iterations)
     length = max_iterations if max_iterations is not None else objective.length
-    stan = _stan(objective, compile, bool(rates), length, *acceleration)
+    stan = _stan(objective, data, compile, bool(rates), length, *acceleration)
     sizes = {"max_resource": max_iterations, "min_resource": min_iterations, "eta": eta, "rates": rates, "stan": stan}
     return objective, sizes
 
 
 def _stan(
     objective: Objective,
+    data: Path | None,
     compile: bool,
     by_rung: bool,
     length: int | None,
@@ -67,8 +68,11 @@ def _stan(
     from stantune.tuning.compose import BY_RUNG
 
     if not isinstance(objective, ProblemObjective):
+        # What has a Stan of its own is trained so anyway.
+        meant = by_rung or (accelerate == "stan" and getattr(objective, "stan", None) is not None)
         given = {
-            "--accelerate": None if by_rung or accelerate == "stan" else accelerate,
+            "--data": data,
+            "--accelerate": None if meant else accelerate,
             "--rate": rate,
             "--tolerance": tolerance,
             "--period": period,
