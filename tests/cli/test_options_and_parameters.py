@@ -5,11 +5,16 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 import typer
 
 import stantune
 from stantune.cli import app
+from stantune.cli.training.composition import composed
+from stantune.images.problem.built_in import find
+from stantune.tuning.compose import compose
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("## Options and parameters")[2]
@@ -36,3 +41,21 @@ def test_each_parameter_is_there() -> None:
     python = re.findall(r"`(\w+)`", others.partition("of Python alone")[2])
     assert not set(rows) & set(same)
     assert {*rows, *same, *python} == PARAMETERS
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_with_data_elsewhere_the_row_is_the_command_s_search(built_in: bool, tiny_file: Path, tmp_path: Path) -> None:
+    name = "lenet" if built_in else f"{tiny_file}:problem"
+    problem = find(name)
+    [row] = re.findall(r"^\| `--data` \|(.*)", SECTION, re.MULTILINE)
+    of_built_in, of_any_other = re.findall(r"`(Stan\(.*?\))`", row)
+    stan = eval(of_built_in if built_in else of_any_other, {"Stan": stantune.Stan, "problem": problem})
+    named, sizes = composed(name, False, 27, None, 3, (None, None, None, None, 0, 0, None), tmp_path)
+
+    def identity(objective: Any, **options: Any) -> dict[str, Any]:
+        what, settings = compose(objective, **options)
+        return settings.identity(what)
+
+    typed = identity(named, **sizes)
+    assert identity(stantune.ProblemObjective(problem, data=tmp_path, stan=stan), max_resource=27) == typed
+    assert identity(stantune.ProblemObjective(problem, data=tmp_path), max_resource=27) != typed
