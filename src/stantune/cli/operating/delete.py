@@ -15,7 +15,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def delete(directory: Directory, yes: Yes = False, storage: Storage = None, debug: o.Debug = False) -> None:
-    """Delete a search: its table, checkpoints, weights and notes, and nothing that is not its own."""
+    """Delete a search: its table, checkpoints, weights and notes, and what its functions wrote into `run.directory`.
+
+    Other files in the directory stay.
+    """
     from stantune.search.table.directory import SearchDirectory
 
     there = SearchDirectory.begun(directory, storage)

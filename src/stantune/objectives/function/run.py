@@ -73,7 +73,10 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        """A folder of the trial's own, for logs and the like. It is made here; it is no part of what is kept."""
+        """A folder of the trial's own, for logs and the like. It is made here; it is no part of what is kept.
+
+        It lies in the search's directory, and is deleted with the search: by `fresh` and `stantune delete`.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
         return self._directory
 
