@@ -197,7 +197,7 @@ class Conditions:
         begun: the identity of the search that goes on, None for one that begins.
         say: takes a line for the user.
         fixed: parameters that have one value in all settings.
-        stop_early: tells one that waits whether to wait no more.
+        stop_early: tells one that waits whether to wait no more, be it for a spent budget.
     """
 
     max_resource: int

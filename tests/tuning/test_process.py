@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,31 @@ def test_denormals_count_alike_in_all_threads() -> None:
     assert torch.get_num_threads() == 2
     assert not flushes_denormals()
     assert flushing() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is copied by fork")
+def test_a_copy_of_a_process_that_has_computed_in_parallel_searches(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert flushing() == 0, "there are threads that have computed"
+        copy = multiprocessing.get_context("fork").Process(target=searched_flushing, args=(tmp_path,))
+        copy.start()
+        copy.join(60)
+        copy.kill()
+        copy.join()
+    finally:
+        torch.set_num_threads(before)
+    assert copy.exitcode == 0
+
+
+def searched_flushing(out: Path) -> None:
+    """Search where denormals count as they do not in the end."""
+    with kept_process():
+        searched(out)
+        torch.set_flush_denormal(True)
+    assert not flushes_denormals()
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize("options", [{"workers": 1, "threads": 2}, {"workers": 2}, {"workers": 1, "threads": 1}])

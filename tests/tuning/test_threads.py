@@ -26,8 +26,8 @@ from stantune.errors import StanWarning
 from stantune.images.objective import ProblemObjective
 from stantune.outcome import Cost, Outcome
 from stantune.process import alone as module
-from stantune.process.alone import alone, found
-from stantune.protocols import Place, Segment
+from stantune.process.alone import NoTurnError, alone, found
+from stantune.protocols import Conditions, Place, Segment
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.search.workers.executors import InProcess
@@ -138,21 +138,56 @@ def test_one_that_waits_hears_that_it_is_to_stop(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [False, True])
 def test_it_is_said_what_is_waited_for(monkeypatch: pytest.MonkeyPatch, error: bool) -> None:
     monkeypatch.setattr(module, "_QUIET_SECONDS", 0.1)
+    told: list[str] = []
     with elsewhere() as end:
-        threading.Timer(0.6, end).start()
-        if error:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("warnings.warn", raise_it)
-                with alone() as ours:
-                    assert ours
-            return
-        with pytest.warns(StanWarning, match="in another thread of this process is waited for") as told, alone():
-            pass
-        assert len(told) == 1
+
+        def warn(sentence: str, kind: type[Warning], stacklevel: int) -> None:
+            assert kind is StanWarning
+            told.append(sentence)
+            # It is waited for a little longer.
+            threading.Timer(0.5, end).start()
+            if error:
+                raise kind(sentence)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("warnings.warn", warn)
+            with alone() as ours:
+                assert ours
+    assert len(told) == 1
+    assert "in another thread of this process is waited for" in told[0]
 
 
-def raise_it(sentence: str, kind: type[Warning], stacklevel: int) -> None:
-    raise kind(sentence)
+def test_data_are_fetched_while_another_thread_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[ProblemObjective] = []
+    monkeypatch.setattr(ProblemObjective, "fetch", lambda self, say: fetched.append(self))
+    with elsewhere(), pytest.raises(NoTurnError, match="the search of noisy was to end before its turn came"):
+        ProblemObjective(PROBLEM).prepared(Conditions(9, stop_early=Stop(0.5).asked))
+    assert len(fetched) == 1
+
+
+def test_a_search_that_begins_leaves_what_another_thread_trains_with(tmp_path: Path) -> None:
+    before, kept = torch.get_float32_matmul_precision(), []
+    begun, end = threading.Event(), threading.Event()
+
+    def train() -> None:
+        with alone():
+            torch.set_float32_matmul_precision("highest")
+            begun.set()
+            end.wait(60)
+            kept.append(torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("high")
+
+    torch.set_float32_matmul_precision("high")
+    thread = threading.Thread(target=train)
+    thread.start()
+    begun.wait(60)
+    try:
+        searched(tmp_path, stop=Stop(0.5))
+    finally:
+        end.set()
+        thread.join()
+        torch.set_float32_matmul_precision(before)
+    assert kept == ["highest"]
 
 
 def waits_for_threads(run: st.Run) -> float:

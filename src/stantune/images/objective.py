@@ -19,7 +19,7 @@ from stantune.images.problem.built_in import Problem, Splits, built_in, find, is
 from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
 from stantune.images.trainer import ProblemTrainer
-from stantune.process.alone import alone
+from stantune.process.alone import NoTurnError, alone
 from stantune.process.float32 import ALLOWED
 from stantune.process.runtime import tune_process
 from stantune.protocols import Conditions, Metric, Place, Prepared
@@ -177,16 +177,16 @@ class ProblemObjective:
 
         Schedules of the learning rate that have no times of their own take as long as the search trains.
         """
-        with alone(conditions.stop_early) as ours:
-            if not ours:
-                # There is nothing yet that it could end in good order.
-                raise KeyboardInterrupt
-            return self._prepared(conditions)
-
-    def _prepared(self, conditions: Conditions) -> Prepared:
         # Before anything is loaded or timed, which may change what the user's own objects hold.
         made = self._made
+        # What takes long, and disturbs no training.
         self.fetch(conditions.say)
+        with alone(conditions.stop_early) as ours:
+            if not ours:
+                raise NoTurnError(f"the search of {self.name} was to end before its turn came to be prepared")
+            return self._prepared(conditions, made)
+
+    def _prepared(self, conditions: Conditions, made: dict[str, Any]) -> Prepared:
         # Before anything computes, as where the search goes on: the threads that then begin count denormals alike.
         threads = self._threads(conditions)
         if conditions.begun is None and (conditions.here or self.resize is not None):

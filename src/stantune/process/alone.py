@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from stantune.errors import StanWarning
+from stantune.errors import StantuneError, StanWarning
 
 _POLL_SECONDS = 0.1
 # So long nobody wonders what it waits for.
 _QUIET_SECONDS = 10.0
+
+
+class NoTurnError(StantuneError):
+    """What has to be done in a turn was not, since it was to end before its turn came."""
 
 
 class Found(NamedTuple):

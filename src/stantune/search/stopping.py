@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from stantune.search.forks import HereAlone
 
 # What asks a program to end; the last one, which not every system has, tells that the terminal or the ssh line is lost.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# Who sends one of these twice is obeyed at once; shell and system both send a SIGHUP.
+_URGING = signal.SIGINT, signal.SIGTERM
 
 # How often is looked whether another process has asked for it.
 REQUEST_SECONDS = 1.0
@@ -26,8 +30,11 @@ class Stop:
         signalled: a signal asked for it.
     """
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, around: Callable[[], bool] = lambda: False) -> None:
+        """Take a budget, and what tells whether that which goes on around this is to end."""
         self.interrupted = self.urged = self.signalled = False
+        self._told = False
+        self._around = around
         self._requests: list[Callable[[], bool]] = []
         self._next = 0.0
         self._deadline = None if seconds is None else time.monotonic() + seconds
@@ -53,22 +60,30 @@ class Stop:
         """
         if self.urged:
             raise KeyboardInterrupt
+        self.interrupted |= self._around()
         if self._requests and time.monotonic() >= self._next:
             self._next = time.monotonic() + REQUEST_SECONDS
             self.interrupted |= any(request() for request in self._requests)
         return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
 
+    def hear(self, number: int) -> None:
+        """Take a signal for an interruption; the second that urges is to be obeyed at once."""
+        self.interrupted = self.signalled = True
+        if number in _URGING:
+            self.urged |= self._told
+            self._told = True
 
-# Those that hear this process's signals.
-_hearing: list[Stop] = []
+    def hear_as(self, other: Stop) -> None:
+        """Take the signals that another has heard."""
+        self.interrupted |= other.signalled
+        self.signalled |= other.signalled
+        self.urged |= other.urged
+        self._told |= other._told
 
 
-def signalled() -> bool:
-    """Tell threads that no signal reaches whether one has asked this process to end; raises as `Stop.asked`."""
-    hearing = list(_hearing)
-    if any(stop.urged for stop in hearing):
-        raise KeyboardInterrupt
-    return any(stop.signalled for stop in hearing)
+# Those that this process's signals are for, and those of threads, which no signal reaches.
+_asked: list[Stop] = []
+_beside: list[Stop] = []
 
 
 @contextmanager
@@ -80,24 +95,87 @@ def stoppable(seconds: float | None = None) -> Iterator[Stop]:
     the caller's, it stays so.
     """
     stop = Stop(seconds)
-    told = False
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        stop.interrupted = stop.signalled = True
-        if number not in (signal.SIGINT, signal.SIGTERM):
-            return
-        if told:
-            stop.urged = True
+        # Whoever hears of it later would not where this search, which ends by it, ends first.
+        for each in (*_asked, *_beside):
+            each.hear(number)
+        if stop.urged and number in _URGING:
             raise KeyboardInterrupt
-        told = True
 
     untouched = {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
-    before = {number: signal.signal(number, HereAlone(ask)) for number in ENDING if number not in untouched}
-    _hearing.append(stop)
+    before = {}
+    _asked.append(stop)
+    try:
+        for number in ENDING:
+            if number not in untouched:
+                before[number] = signal.signal(number, HereAlone(ask))
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _asked.remove(stop)
+
+
+@contextmanager
+def stoppable_beside(seconds: float | None = None) -> Iterator[Stop]:
+    """Give a thread that no signal reaches what hears of those that `stoppable` hears, as long as this lasts.
+
+    Those that it has heard are heard, too: whatever has been asked to end may wait for this thread.
+    """
+    stop = Stop(seconds)
+    _beside.append(stop)
+    for each in tuple(_asked):
+        stop.hear_as(each)
     try:
         yield stop
     finally:
-        _hearing.remove(stop)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _beside.remove(stop)
+
+
+class Enclosing:
+    """A training, for the searches that it begins in its thread: from it they hear that they are to end.
+
+    Signals are its own search's, which knows that it is to end; in a worker they are nobody's.
+
+    Attributes:
+        lost: such a search was interrupted, so that this training comes to nothing.
+    """
+
+    def __init__(self, stop_early: Callable[[], bool]) -> None:
+        self.lost = False
+        self._stop_early = stop_early
+
+    def stop_early(self) -> bool:
+        """Tell whether the training is to end; raises KeyboardInterrupt once more where it is lost."""
+        if self.lost:
+            raise KeyboardInterrupt
+        return self._stop_early()
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Have it be what encloses the searches that this thread begins meanwhile."""
+        before, _here.training = enclosing(), self
+        try:
+            yield
+        finally:
+            _here.training = before
+
+
+_here = threading.local()
+
+
+def enclosing() -> Enclosing | None:
+    """Return the training that this thread is at, None where it is at none."""
+    training: Enclosing | None = getattr(_here, "training", None)
+    return training
+
+
+def _begin_anew() -> None:
+    """Have a process that a training forks be at none: its search is not there."""
+    global _here
+    _here = threading.local()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -44,10 +44,32 @@ def put_in_place(settings: dict[str, Any]) -> tuple[Callable[[], None], ...]:
     if not settings:
         return ()
     from stantune.process.runtime import flush_denormals
-    from stantune.process.settings import put_settings
 
     # In all of PyTorch's threads, too, which the caller's own setting may not have reached.
-    return partial(put_settings, settings), partial(flush_denormals, "flush-denormal" in settings)
+    return Settings(settings), partial(flush_denormals, "flush-denormal" in settings)
+
+
+class Settings:
+    """Puts in place what PyTorch was set to in this process, in others, to which it is pickled.
+
+    This process is so already where no training has set something for itself, which is to keep that: it may be another
+    thread's. Only what each thread has its own of is put in place here.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    def __call__(self) -> None:
+        """Call it before anything computes."""
+        from stantune.process.settings import OF_A_THREAD, put_settings
+
+        put_settings({name: value for name, value in self._settings.items() if name in OF_A_THREAD})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be what puts all of them in place."""
+        from stantune.process.settings import put_settings
+
+        return partial, (put_settings, self._settings)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stantune.arguments import shown
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Objective
-from stantune.search.stopping import Stop, signalled, stoppable
+from stantune.search.result import SearchResult
+from stantune.search.settings import SearchSettings
+from stantune.search.state import SearchState
+from stantune.search.stopping import Stop, enclosing, stoppable, stoppable_beside
+from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.looking.look import look
 from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.watching import Watcher
 from stantune.search.workers.workers import Limits
@@ -72,6 +77,21 @@ def directory_for(path: Path, storage: str | None, checkpoints: str | None) -> S
     return RemoteDirectory(path, storage, checkpoints)
 
 
+def begun_in(directory: SearchDirectory) -> Mapping[str, Any] | None:
+    """Return the identity of the directory's search, None where there is none."""
+    return studies.identity_of(directory.url, directory.study) if directory.may_hold_search() else None
+
+
+def as_it_was(what: Objective, settings: SearchSettings, directory: SearchDirectory, fresh: bool) -> SearchResult:
+    """Return what a search had come to before it was called, and was to end before it was prepared."""
+    state = SearchState(settings.plan(), [], {}, what.metric, complete=False)
+    if not fresh and begun_in(directory) is not None:
+        seen = look(directory.path, directory.url)
+        state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, seen.state == "done")
+    unwritten = "the search was to end before its turn came to be prepared, and nothing was trained; it goes on later"
+    return SearchResult(what, settings, state, directory.path, interrupted=not state.complete, unwritten=unwritten)
+
+
 def device_for(asked: str) -> str:
     """Return the device to train on; raises UsageError where there is none such."""
     if asked == "cpu":
@@ -85,16 +105,21 @@ def device_for(asked: str) -> str:
 def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
     """Give what tells whether to end: the caller's, or signals and the budget.
 
-    Signals reach the main thread alone: others hear of one where that searches, too, and may train for it.
+    Signals reach the main thread alone: others hear of one where that searches, too, and may train for it. A search
+    within a training hears from that.
     """
     if stop is not None:
         yield stop
+    elif (training := enclosing()) is not None:
+        own = Stop(seconds, training.stop_early)
+        yield own
+        # The KeyboardInterrupt that follows may be swallowed.
+        training.lost |= own.interrupted
     elif threading.current_thread() is threading.main_thread():
         with stoppable(seconds) as own:
             yield own
     else:
-        own = Stop(seconds)
-        with own.heeding(signalled):
+        with stoppable_beside(seconds) as own:
             yield own
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from stantune.arguments import MOST_AT_ONCE, amount, function, path, shown, text, truth, whole
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.integrations.loggers import loggers_of
+from stantune.process.alone import NoTurnError
 from stantune.process.alone import alone as in_turn
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
@@ -22,7 +23,6 @@ from stantune.search.propose.sampler import Sampler
 from stantune.search.result import SearchResult
 from stantune.search.session import RETRIES
 from stantune.search.stopping import Stop
-from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.log import logging_to
 from stantune.search.table.start_from import starting_from
@@ -39,6 +39,8 @@ from stantune.texts import one_line
 from stantune.tuning.compose import compose
 from stantune.tuning.process import kept, native_kernels, noted, put_in_place, unusual
 from stantune.tuning.surroundings import (
+    as_it_was,
+    begun_in,
     check_memory,
     check_turns,
     cluster_for,
@@ -259,9 +261,15 @@ def tune(
     alone = local and side == 1 and limits == Limits()
     if together > 1:
         check_turns(what, together, local, limits)
-    check_memory(what, lambda: together == 1 and not fresh and _begun(directory) is not None, say)
+    check_memory(what, lambda: together == 1 and not fresh and begun_in(directory) is not None, say)
     process = unusual()
-    with kept(), stopping(stop, seconds) as asks, cluster_for(executor, address, checkpoints) as cluster:
+    result: SearchResult | None = None
+    with (
+        suppress(NoTurnError),
+        kept(),
+        stopping(stop, seconds) as asks,
+        cluster_for(executor, address, checkpoints) as cluster,
+    ):
         # Before there is a directory: bad use leaves nothing behind.
         where = cluster.device(device) if cluster is not None else device_for(device)
         if precision is not None:
@@ -308,7 +316,7 @@ def tune(
                 where,
                 alone,
                 beside,
-                None if fresh else _begun(directory),
+                None if fresh else begun_in(directory),
                 tell,
                 settings.fixed,
                 asks.asked,
@@ -377,14 +385,9 @@ def tune(
             log.info("the search is %s", "complete" if result.complete else "not complete, and ended in good order")
     if stop is None and asks.interrupted:
         raise KeyboardInterrupt
-    return result
+    return as_it_was(what, settings, directory, fresh) if result is None else result
 
 
 def path_of(out: Path | str | None, objective: Objective) -> Path:
     """Return a search's directory; raises UsageError where that is none."""
     return Path("runs") / objective.name if out is None else path("out", out)
-
-
-def _begun(directory: SearchDirectory) -> Mapping[str, Any] | None:
-    """Return the identity of the directory's search, None where there is none."""
-    return studies.identity_of(directory.url, directory.study) if directory.may_hold_search() else None

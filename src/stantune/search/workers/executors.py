@@ -16,8 +16,10 @@ from stantune.errors import AheadCheckpointError, DamagedCheckpointError, Stantu
 from stantune.outcome import Cost, Outcome
 from stantune.process.alone import alone
 from stantune.protocols import Segment, StopEarly, TakesTurns, Trainer
+from stantune.search.stopping import Enclosing
 
 T = TypeVar("T")
+U = TypeVar("U")
 _CAUSE_LENGTH = 200
 # Our own sentences end with the remedy, and are no longer than need be; this only keeps out what would fill a screen.
 _OWN_CAUSE_LENGTH = 1000
@@ -129,6 +131,7 @@ def attempt(
 
     `sys.exit` in a training ends that training alone. KeyboardInterrupt and the like pass, too. Optuna's TrialPruned,
     by which code that was written for it gives a trial up, is an ordinary end: the trial is lost as one that diverged.
+    Where a search within the training was interrupted because this one is, the training has not begun.
     """
     at = segment.start
 
@@ -137,7 +140,12 @@ def attempt(
         at = done
         watch(done)
 
-    return _outcome(_tried(lambda: trainer.train(segment, stop_early, watched), lambda: at), "train")
+    training = Enclosing(stop_early)
+
+    def train() -> Outcome | Failure:
+        return _outcome(_tried(lambda: trainer.train(segment, training.stop_early, watched), lambda: at), "train")
+
+    return _enclosing(training, train, not_begun(segment).how)
 
 
 def attempt_in_turns(
@@ -151,15 +159,39 @@ def attempt_in_turns(
         at = done
         watch(done)
 
-    turns = _tried(lambda: trainer.turns(segment, stop_early, watched), lambda: at)
+    training = Enclosing(stop_early)
+    turns = _tried(lambda: trainer.turns(segment, training.stop_early, watched), lambda: at)
     if isinstance(turns, Outcome | Failure):
         return turns
     if not isinstance(turns, Generator):
         raise StantuneError(f"the trainer's `turns` returned {shown(turns)}, and no generator; see stantune.Trainer")
+
+    def turn() -> _End | Outcome | Failure | None:
+        return _tried(partial(_next, turns), lambda: at)
+
     with closing(turns):
-        while (how := _tried(partial(_next, turns), lambda: at)) is None:
+        while (how := _enclosing(training, turn, not_begun(segment).how)) is None:
             yield
     return _outcome(how.value if isinstance(how, _End) else how, "turns")
+
+
+def _enclosing(training: Enclosing, train: Callable[[], T], lost: U) -> T | U:
+    """Return what a part of a training comes to; `lost` where that, and a search within it, are to end.
+
+    Raises KeyboardInterrupt where the search within was told to end, and not this one; or this one at once.
+    """
+    try:
+        with training.here():
+            how = train()
+    except KeyboardInterrupt:
+        if not training.lost:
+            raise
+    if not training.lost:
+        return how
+    training.lost = False
+    if not training.stop_early():
+        raise KeyboardInterrupt
+    return lost
 
 
 class _End(NamedTuple):
