@@ -170,8 +170,8 @@ class Run:
     def reached(self, done: int) -> None:
         """Say how far the training is, between two steps; see `go_on`.
 
-        It is saved if it is time, and ended if the search ends. A function that was told so by `should_stop` ends itself; then
-        each of these calls saves it.
+        It is saved if it is time, and ended if the search ends. A function that was told so by `should_stop` ends
+        itself; each of these calls then saves it.
         """
         self._course.reached(done)
 
