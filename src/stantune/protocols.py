@@ -14,6 +14,8 @@ from stantune.outcome import Outcome
 from stantune.space import Space
 
 DIRECTIONS = ("minimize", "maximize")
+# So much of its bounds' span a value may be beyond them: a mean of float32 is not 1 to the last bit.
+ROUNDED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Metric:
         direction: "minimize" or "maximize": what is better.
         unit: printed behind values, "%" for one.
         bounds: the lowest and the highest value that there is. A training that comes to another one has failed, and one
-            in a trial table is not believed.
+            in a trial table is not believed; one that is only rounded to beyond a bound counts as the bound.
 
     Raises:
         UsageError: there is no such direction, or unit and bounds are none.
@@ -59,6 +61,13 @@ class Metric:
         raise UsageError(
             f"the bounds of metric {self.name!r} are {shown(bounds)}; give its lowest and its highest value, (0, 1) say"
         )
+
+    def within(self, value: float) -> float:
+        """Return a value, and the bound for one that is beyond it by no more than float32 rounds."""
+        low, high = self.bounds
+        nearest = min(max(value, low), high)
+        span = high - low if math.isfinite(high - low) else abs(nearest)
+        return nearest if abs(value - nearest) <= ROUNDED * span else value
 
     def beyond(self, value: float) -> str | None:
         """Say that a value is none that there is, by the bounds; None where it may be."""

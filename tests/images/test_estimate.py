@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from corners import CORNERS
 from torch import nn
 
 from stantune import Categorical, Float, Integer, Problem, Solver, Space
-from stantune.errors import NoEffectWarning, UsageError
+from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images import estimate
 from stantune.images.estimate import DRAWN, drawn, estimate_seconds
 from stantune.images.objective import ProblemObjective
@@ -160,3 +161,33 @@ def test_settings_that_cannot_be_trained_are_left_out(monkeypatch: pytest.Monkey
     monkeypatch.setattr(estimate, "run", refused)
     with pytest.raises(UsageError, match="no setting does"):
         estimate_seconds(mlp, settings)
+
+
+def test_settings_that_do_not_fit_into_memory_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    most, evaluated = [1000], [False]
+
+    def run(problem: Any, setting: Any, checkpoint: Any, start: int, stop: int, **more: Any) -> Any:
+        if setting.get("hidden", 500) > most[0] or (evaluated[0] and more["evaluate"]):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        cost = Cost(exact=stop, exact_seconds=stop * 2.0, evaluation_seconds=0.5 if more["evaluate"] else 0.0)
+        return SimpleNamespace(cost=cost)
+
+    monkeypatch.setattr(estimate, "run", run)
+    monkeypatch.setattr(ProblemObjective, "splits", None)
+    settings = SearchSettings(0, 9, 9, 3, device="cuda")
+    mlp, said = ProblemObjective(find("mlp")), list[str]()
+    widths = [setting["hidden"] for setting in drawn(mlp, settings)]
+    most[0] = sorted(widths)[len(widths) // 2]
+    assert estimate_seconds(mlp, settings, say=said.append) == pytest.approx(18 * 2.0 + 3 * 0.5)
+    evaluated[0] = True
+    assert estimate_seconds(mlp, settings, say=said.append) is None
+    most[0] = 0
+    assert estimate_seconds(mlp, settings, say=said.append) is None
+    assert said == [
+        "note: no estimate, since the memory of cuda does not do (OutOfMemoryError: CUDA out of memory)",
+        "note: none of the settings that were tried for an estimate trains, the last one by OutOfMemoryError: CUDA out "
+        "of memory",
+    ]
+    # Where all trials have the same numbers, none fits.
+    with pytest.raises(StantuneError, match=r"corners does not fit into the memory of cuda \(OutOf.*another `device`"):
+        estimate_seconds(ProblemObjective(CORNERS), settings)

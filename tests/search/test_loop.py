@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -287,6 +288,42 @@ def test_a_value_beyond_the_bounds_fails_its_trial_alone(tmp_path: Path) -> None
     assert cause == (
         "accuracy came to 57, and the accuracy is from 0 to 1; return one of these, or give the metric other `bounds`"
     )
+
+
+def nearly(run: st.Run) -> dict[str, float]:
+    for _ in run.steps():
+        run.report({"accuracy": 1.0000001})
+    return {"accuracy": 1.0000001 if run.params["x"] > 0.3 else -1e-7}
+
+
+def test_a_value_that_is_rounded_to_beyond_a_bound_is_the_bound(tmp_path: Path) -> None:
+    space = st.Space({"x": st.Float(0, 1)})
+    for bounds in ((0.0, 1.0), (-1.0, float("inf"))):
+        # What was written before there were bounds is believed, too.
+        objective = st.FunctionObjective(nearly, space, st.Metric("accuracy", "maximize", bounds=bounds))
+        found = tune(objective, max_resource=9, out=tmp_path / str(bounds[1]))
+        assert found.final is not None
+        assert {trial.status for trial in found.trials()} <= {"dropped", "finished"}
+        values = {found.final.value, *(trial.value for trial in found.trials())}
+        assert values == ({0.0, 1.0} if bounds[1] == 1 else {-1e-7, 1.0000001})
+    objective = st.FunctionObjective(nearly, space, st.Metric("accuracy", "maximize", bounds=(0, 1)))
+    assert tune(objective, max_resource=9, out=tmp_path / "inf").complete
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "within"),
+    [
+        ((0, 1), -1e-7, 0),
+        ((0, 1), 1 + 2e-6, 1 + 2e-6),
+        ((-math.inf, 1), 1.0000001, 1),
+        ((-math.inf, 1), -1e300, -1e300),
+        ((0, math.inf), -1e-9, -1e-9),
+        ((100, math.inf), 99.99999, 100),
+        ((-math.inf, math.inf), math.inf, math.inf),
+    ],
+)
+def test_what_is_rounded_is_a_millionth(bounds: tuple[float, float], value: float, within: float) -> None:
+    assert st.Metric("a", bounds=bounds).within(value) == within
 
 
 def test_what_is_beyond_the_bounds_on_the_way_of_a_final_training(tmp_path: Path) -> None:

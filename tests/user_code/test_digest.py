@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib.util
 import itertools
+import linecache
 import subprocess
 import sys
 import textwrap
@@ -158,6 +159,50 @@ def test_plain_globals_of_code_without_a_file_count_by_their_values():
     assert run(BATCH=50, SIZES={"a": [1, 3]}) != before
     # Data and the like may be others in each run.
     assert run(BATCH=object(), SIZES={"a": [1, 2]}) == run(BATCH=object(), SIZES={"a": [1, 2]})
+
+
+def cell(text, names):
+    """Run a notebook's cell: code whose lines are known, though they are in no file."""
+    name = f"<cell {hash(text)}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), names)
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ("kept = []", "kept.append(run)"),
+        ("kept = {}", "kept.setdefault('a', []).append(run)"),
+        ("kept = {'a': []}", "kept['a'].append(run)"),
+        ("kept = set()", "if run: kept.add(run)"),
+        ("kept = [0]", "kept[0] += run"),
+        ("kept = [0]", "_, kept[0] = 0, run"),
+        ("kept = {0: 1}", "del kept[0]"),
+        ("kept = 0", "global kept; kept += run"),
+        ("kept = 0", "global kept; kept = run"),
+        ("kept = [1]", "return kept.pop()"),
+    ],
+)
+def test_what_the_code_of_a_notebook_changes_does_not_count(before, change):
+    names = {"__name__": "made"}
+    cell(f"{before}\nBATCH = 50", names)
+    cell(f"def note(run):\n    {change}", names)
+    cell("def train(run):\n    note(run)\n    size = BATCH\n    return kept, size", names)
+    first, kept = digest(names["train"]), str(names["kept"])
+    names["train"](3)
+    assert str(names["kept"]) != kept
+    assert digest(names["train"]) == first
+    names["BATCH"] = 500
+    assert digest(names["train"]) != first
+
+
+def test_a_local_variable_of_a_notebooks_code_is_no_global_that_it_changes():
+    names = {"__name__": "made", "BATCH": 50, "SIZE": 3}
+    cell("def train(run):\n    BATCH = run\n    BATCH += SIZE\n    return BATCH", names)
+    cell("def other(run):\n    return train(BATCH)", names)
+    first = digest(names["other"])
+    names["BATCH"] = 500
+    assert digest(names["other"]) != first
 
 
 def test_functions_that_name_each_other_end():

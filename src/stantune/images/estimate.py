@@ -49,13 +49,21 @@ def estimate_seconds(
     slow one another down is supposed. Where parameters change what an iteration costs (a width, the batch size), they
     are those of a few settings drawn from the space; everything else is the problem's own. Settings that cannot be
     trained are left out, as a search goes on without them; None where all of these few are such, and `say` is told why.
+
+    Raises:
+        StantuneError: the problem cannot be trained here, or its own numbers do not fit into the device's memory.
     """
     resize = objective.resize
     several = _trainable(objective, settings, say)
     if not several:
         return None
-    whole = _pace(objective, settings, several)
-    small = whole if resize is None else _pace(objective, settings, several, resize)
+    try:
+        whole = _pace(objective, settings, several)
+        small = whole if resize is None else _pace(objective, settings, several, resize)
+    except torch.OutOfMemoryError as error:
+        # Of an evaluation, whose batches are larger, or of STAN.
+        say(f"note: no estimate, since the memory of {settings.device} does not do ({one_line(words_of(error))})")
+        return None
     until = 0 if resize is None else resize.iterations(settings.max_resource)
 
     def training(start: int, stop: int) -> float:
@@ -162,14 +170,21 @@ def _trainable(
 ) -> list[dict[str, Any]]:
     """Return those of the settings to time that can be trained: in a search the others are trials that fail."""
     found, cause = [], ""
-    for setting in drawn(objective, settings):
+    several = drawn(objective, settings)
+    for setting in several:
         try:
             _cost(objective, settings, setting, None, None, WARM_UP, ())
-        except (StantuneError, torch.OutOfMemoryError):
+        except StantuneError:
             raise
         except Exception as error:
-            # A width that heads do not divide: whatever the network, the loss or the optimizer has against it.
+            # A width that heads do not divide, or that is too large for a GPU: whatever there is against it.
             cause = words_of(error)
+            if isinstance(error, torch.OutOfMemoryError) and len(several) == 1:
+                # It is no matter of the setting: all trials are like that.
+                raise StantuneError(
+                    f"{objective.name} does not fit into the memory of {settings.device} ({one_line(cause)}); free "
+                    "some there, or give another `device`"
+                ) from error
             continue
         found.append(setting)
     if not found:

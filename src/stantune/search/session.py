@@ -138,9 +138,8 @@ class Session:
                 f"{segment.stop}; train to there, or say `interrupted` or `diverged_at`",
                 again=False,
             )
-        if isinstance(how, Outcome) and (beyond := _beyond(self._metric, how)) is not None:
-            # It would be in the table, which nobody then believes any more.
-            how = Failure(beyond, again=False)
+        if isinstance(how, Outcome):
+            how = _within(self._metric, how)
         if isinstance(how, Failure):
             # Whatever raised it: it goes into the table, into JSON and to a terminal.
             how = how._replace(cause=one_line(how.cause))
@@ -365,13 +364,17 @@ class Session:
         self._tidied.update(ended)
 
 
-def _beyond(metric: Metric, outcome: Outcome) -> str | None:
-    """Say which of the compared values of an outcome is none that there is; None where all may be."""
+def _within(metric: Metric, outcome: Outcome) -> Outcome | Failure:
+    """Return an outcome, its compared values within the bounds; a failure where one is none that there is."""
+    rounded = []
     for measured in (outcome.metrics, *outcome.curve.values()):
         value = compared_value(metric, measured)
-        if value is not None and (beyond := metric.beyond(value)) is not None:
-            return f"{metric.name} came to {beyond}; return one of these, or give the metric other `bounds`"
-    return None
+        if value is not None and (beyond := metric.beyond(metric.within(value))) is not None:
+            # It would be in the table, which nobody then believes any more.
+            cause = f"{metric.name} came to {beyond}; return one of these, or give the metric other `bounds`"
+            return Failure(cause, again=False)
+        rounded.append(measured if value is None else {**measured, metric.name: metric.within(value)})
+    return replace(outcome, metrics=rounded[0], curve=dict(zip(outcome.curve, rounded[1:], strict=True)))
 
 
 def _rung(job: Training) -> tuple[int, int] | None:

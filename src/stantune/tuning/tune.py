@@ -172,7 +172,8 @@ def tune(
         budget: seconds, or a text like "30m" or "2h", after which it ends in good order.
         retries: how often a training that failed is tried again, in each rung.
         trial_timeout: seconds, or a text, after which a training that does nothing is ended.
-        trial_memory: bytes, or a text like "2G", of a process in which a training is ended (Linux).
+        trial_memory: bytes, or a text like "2G", of a training's process and of those that it has started, beyond which
+            it is ended (Linux).
         loggers: what is told of losses and metrics: "csv", "tensorboard", "mlflow", "wandb", or a Logger of your own.
         say: takes lines for the user: what is fetched, measured, planned, and how far the search is; `say=print`.
         watching: gives what is told of all that happens, for as long as the search runs, in place of lines on how far

@@ -9,12 +9,12 @@ import hashlib
 import inspect
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from stantune.user_code.globals import folder_of, given, has_source, imported_from
+from stantune.user_code.globals import changed_within, folder_of, given, has_source, imported_from
 
 _LENGTH = 16
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -22,6 +22,8 @@ _CONTAINERS = (tuple, list, dict, set, frozenset)
 # What is deeper, or comes after so many, is told by its kind alone: a digest is not to take minutes.
 _DEPTH = 40
 _MOST = 100_000
+# How globals are read.
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME")
 
 
 def digest(function: object) -> str:
@@ -29,13 +31,18 @@ def digest(function: object) -> str:
 
     Functions and classes count by their code, other globals by the statements that give them their values: the values
     may be others in each run (the time, a folder's name). In a notebook there are no statements to look at, and plain
-    values count themselves. Comments, docstrings, decorators and the layout do not count.
+    values count themselves, but for those that these functions change. Comments, docstrings, decorators and the layout
+    do not count.
     Nor do installed modules, data, or what is imported within a function. What it holds itself counts: values in its
     closure and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are
     taken as they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.
     """
     seen = _Seen(*_module_of(function))
-    return hashlib.sha256("\n".join(_lines(function, seen)).encode()).hexdigest()[:_LENGTH]
+    lines = list(_lines(function, seen))
+    if seen.changed:
+        # Known when all is looked through, and some of their values are told by then.
+        lines = list(_lines(function, _Seen(seen.module, seen.folder, seen.changed)))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_LENGTH]
 
 
 class _Seen:
@@ -44,11 +51,13 @@ class _Seen:
     Attributes:
         module: the function's own, whose classes count with their code.
         folder: from which that is imported; None where it is none of the user's own.
+        changed: globals of notebooks that functions change which count.
     """
 
-    def __init__(self, module: str | None, folder: Path | None) -> None:
+    def __init__(self, module: str | None, folder: Path | None, changed: Iterable[str] = ()) -> None:
         self.module = module
         self.folder = folder
+        self.changed = set(changed)
         self._globals: set[tuple[str, frozenset[str]]] = set()
         self._own: dict[str | None, bool] = {module: True}
         self._left = [_MOST]
@@ -58,6 +67,7 @@ class _Seen:
     def beside(self) -> _Seen:
         """Return another that has seen the same up to here; both together may look into as many as this one."""
         other = _Seen(self.module, self.folder)
+        other.changed = self.changed
         other._left, other._own = self._left, self._own
         other._names, other._globals = dict(self._names), set(self._globals)
         return other
@@ -112,10 +122,12 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
         yield f"function {thing.__name__} {_text(thing.__defaults__)} {_text(thing.__kwdefaults__)}"
         yield from _held((thing.__defaults__, thing.__kwdefaults__), seen, depth)
         yield from _code_of(thing)
+        if not has_source(thing.__globals__) and (node := _node_of(thing)) is not None:
+            seen.changed |= changed_within(node) & _globals_of(thing.__code__, (*_LOADS, "STORE_GLOBAL"))
         for name, value in _enclosed(thing):
             yield f"name {name}"
             yield from _lines(value, seen, depth + 1)
-        loaded = _loaded(thing.__code__)
+        loaded = _globals_of(thing.__code__, _LOADS)
         yield from _globals(_names(thing.__code__), loaded, thing.__globals__, seen, depth)
     elif isinstance(thing, type):
         yield from _class(thing, seen, depth)
@@ -283,7 +295,7 @@ def _globals(
                 yield f"module {name}"
                 yield from _globals(names, names, vars(value), seen, depth + 1)
         elif name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
-            if not has_source(module) and _is_plain(value):
+            if not has_source(module) and name not in seen.changed and _is_plain(value):
                 yield f"global {name} {_text(value)}"
             for statement in given(name, module):
                 yield f"global {name}"
@@ -298,26 +310,30 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*inner)
 
 
-def _loaded(code: CodeType) -> frozenset[str]:
-    """Return the names of globals alone."""
-    inner = [_loaded(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    names = (each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+def _globals_of(code: CodeType, operations: Collection[str]) -> frozenset[str]:
+    """Return the names of globals alone, of those that come up in such operations."""
+    inner = [_globals_of(constant, operations) for constant in code.co_consts if isinstance(constant, CodeType)]
+    names = (each.argval for each in dis.get_instructions(code) if each.opname in operations)
     return frozenset(names).union(*inner)
 
 
 def _code_of(function: FunctionType) -> Iterator[str]:
     """Yield a function's syntax tree as text; its bytecode, which differs between Pythons, where there is no source."""
+    node = _node_of(function)
+    yield from _bytecode(function.__code__) if node is None else _dumped(node)
+
+
+def _node_of(function: FunctionType) -> ast.FunctionDef | None:
+    """Return a function's syntax tree; a lambda has no source of its own, only lines that it stands on."""
     try:
         # Of the code, and not of the function, which would be that of what it wraps.
         tree = ast.parse(textwrap.dedent(inspect.getsource(function.__code__)))
-        node = tree.body[0]
+    except (OSError, TypeError, SyntaxError):
+        return None
+    for node in tree.body[:1]:
         if isinstance(node, ast.FunctionDef) and node.name == function.__code__.co_name:
-            yield from _dumped(node)
-            return
-    except (OSError, TypeError, SyntaxError, IndexError):
-        pass
-    # A lambda has no source of its own, only lines that it stands on.
-    yield from _bytecode(function.__code__)
+            return node
+    return None
 
 
 def _dumped(node: object) -> Iterator[str]:

@@ -15,6 +15,10 @@ from stantune.user_code.module_paths import is_users
 
 _PACKAGE = __name__.partition(".")[0]
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+# Methods that change a list, a dict or a set.
+_SETS = ("difference", "intersection", "symmetric_difference")
+_LISTS = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}
+_CHANGING = _LISTS | {"popitem", "setdefault", "update", "add", "discard"} | {f"{name}_update" for name in _SETS}
 
 
 class Given(NamedTuple):
@@ -50,6 +54,16 @@ def given(name: str, module: Mapping[str, Any]) -> Iterator[Given]:
         if name in _changed(statement):
             parts = (*under, statement)
             yield Given(parts, frozenset(_named(parts)) - {name})
+
+
+def changed_within(function: ast.AST) -> set[str]:
+    """Return the variables that a function's code gives a value, or changes, its own among them."""
+    found: set[str] = set()
+    for node in ast.walk(function):
+        given = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+        if given or (isinstance(node, ast.Attribute) and node.attr in _CHANGING):
+            found.update(_variable(node))
+    return found
 
 
 def imported_from(name: str, module: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -121,16 +135,20 @@ def _changed(statement: ast.stmt) -> set[str]:
             targets.append(statement.value.func)
     elif isinstance(statement, ast.With):
         targets += [item.optional_vars for item in statement.items if item.optional_vars is not None]
-    found = set()
+    found: set[str] = set()
     for target in targets:
         parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
         for part in parts:
-            inner: Any = part
-            while isinstance(inner, ast.Subscript | ast.Attribute | ast.Starred):
-                inner = inner.value
-            if isinstance(inner, ast.Name):
-                found.add(inner.id)
+            found.update(_variable(part))
     return found
+
+
+def _variable(target: Any) -> Iterator[str]:
+    """Yield the variable that is meant by `a`, `a[0]`, `a.b` or `*a`."""
+    while isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
+        target = target.value
+    if isinstance(target, ast.Name):
+        yield target.id
 
 
 def _named(parts: tuple[ast.AST, ...]) -> Iterator[str]:

@@ -14,10 +14,12 @@ import pytest
 from command_training import SPACE, TRAIN, segment
 from segments import trained
 
+from stantune.errors import StantuneError
 from stantune.objectives.command import groups
 from stantune.objectives.command.objective import CommandObjective
 from stantune.parameters import Categorical
 from stantune.space import Space
+from stantune.tuning.tune import tune
 
 # Starts a child and a grandchild that ignore SIGTERM, says so, and waits.
 FAMILY = """
@@ -112,6 +114,7 @@ objective.trainer(Place(threads=1)).train(segment, lambda: False, lambda done: N
         code = f"""
 import pickle
 import stantune as st
+from stantune.errors import StantuneError
 from stantune.objectives.command import groups
 groups.GRACE_SECONDS = 0.3
 st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5, workers={workers},
@@ -130,6 +133,24 @@ st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5
         # What comes after the search ends the program, as a lost terminal does where nobody heeds it.
         assert search.returncode in (-signal.SIGINT, -signal.SIGHUP), err.decode()
         assert gone(tmp_path)
+
+    def test_of_one_that_uses_too_much_memory(self, tmp_path, script):
+        text = """
+            import os, sys, time
+            with open(sys.argv[3] + "/own", "a") as file:
+                print(os.getpid(), file=file)
+            much = bytearray(os.urandom(1 << 20)) * 500
+            time.sleep(20)
+        """
+        space = Space({"where": Categorical((str(tmp_path),))})
+        greedy = CommandObjective(script(text, "{start} {stop} {where}"), space, minimize="loss")
+        cause = "its process with those that it has started used more than 300 MB of memory, its limit"
+        with pytest.raises(StantuneError, match=f"none of the first 5 trials.*{cause}"):
+            tune(greedy, max_resource=9, trial_memory="300M", retries=0, workers=1, out=tmp_path / "out")
+        time.sleep(0.5)
+        numbers = [int(line) for line in (tmp_path / "own").read_text().splitlines()]
+        assert len(numbers) >= 5
+        assert not any(map(alive, numbers))
 
     def test_a_command_obeys_even_where_its_worker_ignores_signals(self, tmp_path, monkeypatch):
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

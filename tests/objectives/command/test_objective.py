@@ -204,11 +204,21 @@ class TestConstruction:
             ("python a.py {lr} >> 'my log' 2>&1 && cat a.py", {"my log", "1"}),
             ("python a.py {lr} >| log < a.py", {"log"}),
             ("python a.py {lr} | /usr/bin/tee log > copy more | cat a.py", {"log", "copy", "more"}),
+            ("python a.py {lr} | A=1 sudo -n tee < in log; tee b", {"log", "b"}),
+            ("echo tee a.py && python a.py {lr} --to tee b", set()),
+            ("""awk '$1 > 3 | tee a' b.txt; python a.py {lr} ">" c \\> d "a\\" > e" > 'f > g'""", {"f > g"}),
         ],
     )
     def test_what_a_shells_line_writes_to_is_known(self, line, written):
         assert Template(line, shell=True).written == written
         assert Template(line.split()).written == set()
+
+    @pytest.mark.parametrize("shell", [False, True])
+    def test_quotes_that_do_not_match_are_refused(self, shell):
+        with pytest.raises(
+            UsageError, match=r"cannot be split into arguments \(No closing quotation\); mend its quotes"
+        ):
+            Template("python a.py {lr} 'b", shell=shell)
 
     @pytest.mark.parametrize(
         ("line", "shell", "there"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -51,6 +52,22 @@ def test_a_lost_training_and_the_one_in_its_place_are_in_folders_of_their_own(tm
     with own_folder(tmp_path / "trial") as own:
         assert own == tmp_path / "trial"
     assert not own.exists()
+
+
+def test_a_folder_that_its_last_holder_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    usual, gone = os.open, []
+
+    def late(path, *arguments, **more):
+        if not gone:
+            gone.append(path)
+            (tmp_path / "trial").rmdir()
+        return usual(path, *arguments, **more)
+
+    monkeypatch.setattr(module.os, "open", late)
+    with own_folder(tmp_path / "trial") as own:
+        assert own == tmp_path / "trial"
+        assert own.exists()
+    assert gone == [tmp_path / "trial" / IN_USE]
 
 
 def test_one_that_was_killed_leaves_its_folder_to_the_next(tmp_path):

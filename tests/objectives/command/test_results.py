@@ -69,6 +69,14 @@ class TestWhatItSays:
             trained(objective, segment(tmp_path, 0, 1))
         assert not (tmp_path / "kept" / "trial-7.pt").exists()
 
+    def test_that_nothing_diverged_is_no_result_of_its_own(self, tmp_path, script):
+        text = """
+            print('{"loss": 0.31}')
+            print('{"diverged": false}')
+        """
+        outcome = trained(CommandObjective(script(text), SPACE, minimize="loss"), segment(tmp_path, 0, 1))
+        assert (outcome.metrics, outcome.diverged_at) == ({"loss": 0.31}, None)
+
     def test_the_last_one_counts_and_other_output_does_no_harm(self, tmp_path, script):
         text = r"""
             import sys

@@ -59,7 +59,7 @@ TrialTimeout = Annotated[
 ]
 TrialMemory = Annotated[
     str | None,
-    typer.Option("--trial-memory", metavar="SIZE", help="End a training whose process uses more, such as 2G (Linux)."),
+    typer.Option("--trial-memory", metavar="SIZE", help="End a training whose processes use more, such as 2G (Linux)."),
 ]
 StartFrom = Annotated[
     Path | None,

@@ -44,10 +44,17 @@ def _locked(own: Path, end: float) -> int | None:
     """Open and lock the file that says who has a folder; None where another still has it at the `end`."""
     import fcntl  # there is none on Windows
 
-    own.mkdir(parents=True, exist_ok=True)
     file = own / IN_USE
     while True:
-        opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+            opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            # Who had it deletes the folder, too, in the middle of this.
+            if time.monotonic() > end:
+                raise
+            time.sleep(POLL_SECONDS)
+            continue
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

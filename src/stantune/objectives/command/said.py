@@ -46,7 +46,7 @@ class Said:
         said = object_of(line)
         if said is None:
             return
-        if self._metric in said or "diverged" in said:
+        if self._metric in said or said.get("diverged") is True:
             self.last = said
         else:
             self._other = said

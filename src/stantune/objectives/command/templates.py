@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shlex
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,14 @@ from stantune.errors import UsageError
 
 # All of the setting, as a JSON object.
 PARAMS = "params"
+
+# A shell's, and characters that nobody uses in their places.
+_OPERATORS = "();<>|&\n"
+_HIDDEN = {ord(operator): 0xE000 + place for place, operator in enumerate(_OPERATORS)}
+_SHOWN = {hidden: operator for operator, hidden in _HIDDEN.items()}
+_QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)
+# What stands before a program's name, with options and assignments.
+_BEFORE_COMMANDS = {"!", "{", "command", "do", "else", "env", "exec", "nohup", "stdbuf", "sudo", "then", "time"}
 
 
 class _Piece(NamedTuple):
@@ -65,8 +74,8 @@ class Template:
         self.program = None if shell or any(piece.name is not None for piece in first) else self.plain[0]
         self.written: set[str] = set()
         if shell:
-            self.written = set(_written(self.text))
             self.plain = [word for word in _split(self.text) if "{" not in word]
+            self.written = set(_written(self.text))
             _check_quotes(self._words[0])
 
     def check(self, parameters: Mapping[str, Sequence[Any]], others: Mapping[str, Any]) -> None:
@@ -146,19 +155,23 @@ def _split(line: str) -> list[str]:
 
 def _written(line: str) -> Iterator[str]:
     """Yield the words of a shell's line that are files which it writes to itself."""
-    # A command ends with its line, but for one that goes on in the next.
-    words = shlex.shlex(line.replace("\\\n", " "), posix=True, punctuation_chars="();<>|&\n")
+    # A command ends with its line, but for one that goes on in the next. What is quoted is no operator.
+    line = _QUOTED.sub(lambda quoted: quoted[0].translate(_HIDDEN), line.replace("\\\n", " "))
+    words = shlex.shlex(line, posix=True, punctuation_chars=_OPERATORS)
     words.whitespace, words.whitespace_split, words.commenters = " \t\r", True, ""
-    redirected = teed = False
+    redirection, teed, first = "", False, True
     for word in words:
-        if set(word) <= set("();<>|&\n"):
+        if set(word) <= set(_OPERATORS):
             # `>&` and `>|` among them; the output goes on to be a tee's after one.
-            redirected, teed = ">" in word, teed and ">" in word
-        elif redirected or teed:
-            yield word
-            redirected = False
+            redirection = word if set(word) & set("<>") else ""
+            teed, first = teed and bool(redirection), first or not redirection
+        elif redirection or teed:
+            if ">" in redirection or not redirection:
+                yield word.translate(_SHOWN)
+            redirection = ""
         else:
-            teed = PurePath(word).name == "tee"
+            teed = first and PurePath(word).name == "tee"
+            first = first and (word in _BEFORE_COMMANDS or word.startswith("-") or "=" in word)
 
 
 def _pieces(word: str, command: str) -> list[_Piece]:

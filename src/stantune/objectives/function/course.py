@@ -142,7 +142,8 @@ class Course:
             self.cost.exact_seconds += now - self._mark
         self._mark = self._stepped = now
         self.done = done
-        if done == self._stop or now - self._saved >= SAVE_SECONDS:
+        # A function that was told to end may do so in the middle of its next step, when this cannot be saved any more.
+        if done == self._stop or self._stopping or now - self._saved >= SAVE_SECONDS:
             self._save()
         self._watch(done)
         if done < self._stop and not self._stopping and self._stop_early():
@@ -180,17 +181,13 @@ class Course:
         """End it: the function has returned, or what `ended` it has come out of it."""
         if self.ended is None:
             self._noting(self._keeper.check)
+            if self._stopping and self.done < self._stop:
+                # Nobody knows how far things are: in the middle of a step, perhaps. What was saved last counts.
+                self.ended = Interrupted()
         took = time.perf_counter() - self._mark
         if self.ended is not None:
             # The step in which it ended is not done, and its time is spent.
             self.cost.exact_seconds += took
-        elif self._stopping and self.done < self._stop:
-            self.cost.exact_seconds += took
-            if self.within is None and self.done > self.start:
-                # In the middle of a step things are what they are at no end of one, and where nobody said how far they
-                # are, nobody knows it: what was saved last counts.
-                self._save()
-            self.ended = Interrupted()
         elif self.done == self._stop:
             self.cost.evaluation_seconds += took
         else:

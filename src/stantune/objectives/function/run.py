@@ -96,9 +96,8 @@ class Run:
         """Whether the search is to end, for loops that want to see to that themselves.
 
         A function that has been told so returns when it likes; what it returns before it is at `stop` is not looked at.
-        A step of `steps` that it ends itself in is done again. A loop of your own returns between two of its steps:
-        what it keeps is saved as it is then if it has said by `reached` how far it is, and all since `start` is done
-        again if not.
+        What it keeps is not saved as it is then, which may be in the middle of a step: what was saved last counts, at
+        the end of a step of `steps`, or by `reached`. Without either all since `start` is done again.
         """
         return self._course.should_stop
 
@@ -172,7 +171,11 @@ class Run:
         return self._course.go_on()
 
     def reached(self, done: int) -> None:
-        """Say how far the training is; it is saved if it is time, and ended if the search ends. See `go_on`."""
+        """Say how far the training is, between two steps; see `go_on`.
+
+        It is saved if it is time, and ended if the search ends. A function that was told so by `should_stop` ends
+        itself; each of these calls then saves it.
+        """
         self._course.reached(done)
 
     def report(self, metrics: object) -> None:

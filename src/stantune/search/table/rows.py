@@ -197,7 +197,7 @@ def _number(value: Any, what: str, most: int | None = None) -> int:
 def _value(value: Any, metric: Metric, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ImpossibleError(f"{what} is {shown(value)}, and it is a finite number")
-    if (beyond := metric.beyond(value)) is not None:
+    if (beyond := metric.beyond(metric.within(value))) is not None:
         raise ImpossibleError(f"{what} is {beyond}")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 from stantune.protocols import Segment
 from stantune.search.workers.template import TemplateCopy
@@ -56,15 +54,6 @@ class Worker:
     deaf: bool = False
     segments: dict[int, Held] = field(default_factory=dict)
     heard: float = field(default_factory=time.monotonic)
-
-    @property
-    def resident(self) -> int:
-        """The bytes of memory that it uses; 0 where it is gone."""
-        try:
-            pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def give(self, number: int, held: Held) -> bool:
         """Send a segment, which is this worker's from now on; return whether it is alive to take it."""

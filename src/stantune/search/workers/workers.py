@@ -19,6 +19,7 @@ from types import TracebackType
 from stantune.errors import StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
+from stantune.search.workers.memory import Memory
 from stantune.search.workers.places import Held, Place, Worker, shared
 from stantune.search.workers.sending import sent
 from stantune.search.workers.starting import send_order, starting
@@ -44,7 +45,8 @@ class Limits:
 
     Attributes:
         seconds: between two iterations, or for the evaluation; None for any time.
-        bytes: of resident memory of its process, in which earlier trainings ran too; None for any amount.
+        bytes: of memory of its process, in which earlier trainings ran too, and of those that it has started; None for
+            any amount.
     """
 
     seconds: float | None = None
@@ -93,6 +95,7 @@ class Workers:
         self._copies = count > 1 and can_copy() and bool(getattr(order, "copies", False))
         self._modules, self._shares = getattr(order, "modules", ()), bool(getattr(order, "shares", False))
         self._limits = limits or Limits()
+        self._memory = None if self._limits.bytes is None else Memory(self._limits.bytes)
         self._note, self._say = note, say
         self._together = together
         self._places = [Place() for _ in range(count)]
@@ -273,11 +276,12 @@ class Workers:
         """Say which limit a worker has passed, None if none."""
         if not worker.ready:
             return None
-        seconds, most = self._limits.seconds, self._limits.bytes
+        seconds = self._limits.seconds
         if seconds is not None and self._looked - worker.heard > seconds:
             return f"no iteration and no evaluation was done within {seconds:g} s, its time-out"
-        if most is not None and worker.resident > most:
-            return f"its process used more than {most / 1e6:.0f} MB of memory, its limit"
+        pid = worker.process.pid
+        if self._memory is not None and pid is not None and (what := self._memory.excess(pid)) is not None:
+            return f"{what} used more than {self._memory.most / 1e6:.0f} MB of memory, its limit"
         return None
 
     def _stop(self) -> Iterator[Ended]:

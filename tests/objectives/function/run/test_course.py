@@ -238,6 +238,32 @@ def test_a_loop_that_asks_ends_itself(trained):
     assert trained(train, 0, 5).metrics == {"loss": 5.0}
 
 
+def test_what_a_loop_of_its_own_left_half_done_is_not_kept(trained):
+    def train(run):
+        kept = [0.0]
+        run.keep(kept=kept)
+        for number in range(run.go_on(), run.stop):
+            for batch in range(10):
+                if batch == 5 and number in asks and run.should_stop and number == asks[-1]:
+                    return None
+                kept[0] += random.random()
+            run.reached(number + 1)
+        return kept[0]
+
+    asks: tuple[int, ...] = ()
+    expected = trained(train, 0, 5).metrics
+    # Told in the step that it leaves, or in the one before, which is then saved as it is done.
+    for asks, saved in (((2,), 0), ((1, 2), 2)):
+        trained.checkpoint.unlink()
+        asked = iter([False] * (asks[0]))
+        outcome = trained(train, 0, 5, stop_early=lambda asked=asked: next(asked, True))
+        assert (outcome.interrupted, outcome.metrics) == (True, {})
+        asks = ()
+        trained.watched.clear()
+        assert trained(train, 0, 5).metrics == expected
+        assert trained.watched == list(range(saved + 1, 6))
+
+
 @pytest.mark.parametrize("begins", ["start", "go_on"])
 def test_a_loop_that_says_nothing_of_how_far_it_is_is_done_again(trained, begins):
     def train(run):
