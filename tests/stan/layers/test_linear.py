@@ -79,3 +79,13 @@ def test_all_rows_of_a_weight_that_was_put_in_take_their_turn() -> None:
             layer.weight.zero_()
     # None is left of the first visit's, which computed all.
     assert not output.any()
+
+
+def test_autocast_leaves_what_is_remembered_of_doubles_as_it_is() -> None:
+    layer, images = nn.Linear(4, 6).double(), torch.randn(3, 4, dtype=torch.float64)
+    handle = accelerate_(layer, Stan(0.5, period=None, linear=("*",), memo=Memo(samples=3, epoch=1)), images)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            handle.visit(torch.arange(3), images)
+            assert layer(images).dtype is torch.float64
+            handle.step()
