@@ -8,6 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from stantune.kernels import pool as module
 from stantune.kernels.library import plain_pytorch
 from stantune.kernels.pool import Pool, fits, pooled
 
@@ -55,6 +56,14 @@ def check(x: Tensor, pool: Pool, order: torch.memory_format = torch.channels_las
         assert one.stride() == other.stride(), name
         assert torch.equal(one.isnan(), other.isnan()), name
         assert torch.equal(bits(one), bits(other)), name
+
+
+def test_windows_that_see_too_much_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 2, 8, 20).contiguous(memory_format=torch.channels_last)
+    wide = Pool(True, (3, 10), (1, 1))
+    check(x, wide)
+    monkeypatch.setattr(module, "MOST_SEEN", 11 * 10 - 1)
+    assert not fits(x, wide)
 
 
 @settings(max_examples=200)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from stantune.kernels.cuda.triton_conv import INTERPRETED, Tiles, convolve_rows
 pytestmark = pytest.mark.usefixtures("one_thread")
 # TRITON_INTERPRET=0 pytest tests/kernels/test_triton_conv.py runs them on a device.
 DEVICE = "cpu" if INTERPRETED else "cuda"
+PLANES = torch.contiguous_format
 SMALL = Tiles(16, 16, 16, 4)
 GRIDS = [
     Grid(pattern, top, left)
@@ -153,6 +155,22 @@ def test_many_blocks_are_one_product(entries: str | Grid, dtype: torch.dtype) ->
 @pytest.mark.usefixtures("_small_tiles")
 def test_many_blocks_of_few_channels_are_one_product() -> None:
     check(*plain_case(Grid(PATTERNS["columns"], 0, 1), torch.float32, channels=3, filters=17))
+
+
+@pytest.mark.parametrize(
+    "bias",
+    [lambda filters: whole(filters, 2, seed=2)[:, 0], lambda filters: whole(1, seed=2).expand(filters)],
+    ids=["a column", "expanded"],
+)
+def test_a_bias_may_have_any_strides(bias: Callable[[int], Tensor]) -> None:
+    convolution, entries, gradient = plain_case("matrix", torch.float32)
+    check(convolution._replace(bias=bias(17)), entries, gradient)
+
+
+def test_what_is_saved_may_come_back_in_another_order() -> None:
+    """As what is kept in pinned memory does."""
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.clone(memory_format=PLANES), lambda kept: kept):
+        check(*plain_case("matrix", torch.float32))
 
 
 def test_runs_of_images_repeat_their_entries() -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from stantune import Stan, accelerate_, restore_
+from stantune.stan.entries.entries import PLANE, Grid
 from stantune.stan.graphs import GraphedStep
 from stantune.stan.handle import StanHandle
+from stantune.stan.layers.meprop import MeProp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,3 +127,53 @@ def test_a_graphed_step_goes_on_with_a_model_that_was_restored_and_accelerated_a
         step(images)
     # Each set of entries comes for the first time, and for the second.
     assert recorder.done == ["run", "record"] * 3
+
+
+def graphed(model: nn.Module) -> tuple[Callable[[], object], list[str]]:
+    """Return what does a step twice, and what it did."""
+    recorder = Unrecorded()
+    step = GraphedStep(model, model, recorder=recorder)
+    images = torch.randn(2, 3, 8, 8)
+    return lambda: [step(images) for _ in range(2)], recorder.done
+
+
+@pytest.mark.usefixtures("no_kernels")  # those have all convolutions have entries
+def test_the_same_entries_of_another_layer_are_another_graph() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), *network())
+    twice, done = graphed(model)
+    grid = Grid(PLANE["columns"], 0, 0)
+    for name, layer in (("1", model[1]), ("2.0", model[2][0])):
+        accelerate_(model, Stan(0.5, period=None, layers=(name,)))
+        layer.grid = grid
+        twice()
+        restore_(model)
+    assert done == ["run", "record"] * 2
+
+
+@pytest.mark.parametrize("other", [MeProp(2), MeProp(3, unified=True), MeProp(3, sparse_bias=True), None])
+def test_another_meprop_is_another_graph(other: MeProp | None) -> None:
+    model = nn.Linear(8, 8)
+    twice, done = graphed(model)
+    for meprop in (MeProp(3), other):
+        if meprop is not None:
+            accelerate_(model, Stan(1, meprop=meprop))
+        twice()
+        restore_(model)
+    assert done == ["run", "record"] * 2
+
+
+def test_a_part_that_is_frozen_is_another_graph() -> None:
+    model = network()
+    twice, done = graphed(model)
+    for _ in range(2):
+        twice()
+        model[0].requires_grad_(False)
+    assert done == ["run", "record"] * 2
+
+
+def test_autocast_around_a_step_makes_another_graph() -> None:
+    twice, done = graphed(network())
+    for enabled, dtype in ((False, torch.bfloat16), (True, torch.bfloat16), (True, torch.float16)):
+        with torch.autocast("cpu", dtype, enabled=enabled):
+            twice()
+    assert done == ["run", "record"] * 3

@@ -13,11 +13,13 @@ from torch import Tensor
 from stantune.kernels.block.follow import windows
 from stantune.kernels.block.layout import is_last
 from stantune.kernels.derivatives import gradients_of
-from stantune.kernels.gate import readable
+from stantune.kernels.gate import is_somewhere, readable
 from stantune.kernels.library import loaded, suits
 
 # A place in a window is a byte; sides and steps are such that no product of them is too large for the native code.
 PLACES, LONGEST = 256, 2**15
+# Of what the windows of a row of windows see, all of them together: native code lists each column of each.
+MOST_SEEN = 2**24
 # Whole numbers up to it are exact in float32.
 EXACT = 2**24
 
@@ -63,7 +65,8 @@ def fits(x: Tensor, pool: Pool) -> bool:
         and all(map(_is_known, pool.size, pool.stride, pool.padding))
         and (pool.average or pool.size[0] * pool.size[1] <= PLACES)
         and 0 <= pool.divisor <= EXACT
-        and min(pool.pooled(*x.shape[2:])) > 0
+        and min(pooled := pool.pooled(*x.shape[2:])) > 0
+        and pooled[1] * pool.size[1] <= MOST_SEEN
     )
 
 
@@ -147,7 +150,7 @@ def belong(winners: Tensor | None, shape: tuple[int, ...]) -> bool:
         and winners.device.type == "cpu"
         and winners.shape == shape
         and winners.is_contiguous(memory_format=torch.channels_last)
-        and winners.data_ptr() != 0
+        and is_somewhere(winners)
     )
 
 

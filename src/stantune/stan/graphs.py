@@ -16,6 +16,8 @@ from stantune.stan.entries.entries import EntryMatrix
 from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.linear import StanLinear
+from stantune.stan.layers.meprop import MePropLinear
+from stantune.stan.layers.stan_layer import result_type
 
 Step = Callable[..., Tensor]
 LAYERS = (StanConv1d, StanConv2d, StanLinear)
@@ -66,14 +68,15 @@ class GraphedStep:
             step: one whole training step on a batch of tensors: gradients set to None, forward and backward pass, the
                 optimizer's step, no synchronisation. Returns a tensor such as the loss. The handle's `step()` is not
                 part of it.
-            constants: returns all numbers outside of tensors that the step depends on, such as learning rates: a graph
-                is good for those alone that it was recorded with.
+            constants: returns all numbers outside of tensors that the step depends on, such as learning rates and what
+                dropout leaves out: a graph is good for those alone that it was recorded with. What is accelerated and
+                how, modes of training, what has gradients, and autocast around the step are asked for by themselves.
             recorder: for tests; by default CUDA's.
         """
         self._step = step
         self._constants = constants
         self._recorder = recorder or OnCuda()
-        self._modules = list(model.modules())
+        self._modules, self._parameters = list(model.modules()), list(model.parameters())
         self._seen: set[Hashable] = set()
         self._recorded: dict[Hashable, tuple[tuple[Tensor, ...], Callable[[], Tensor]]] = {}
         self._most = MOST
@@ -114,9 +117,16 @@ class GraphedStep:
             for layer in layers
         ):
             return None
-        kinds = tuple((each.shape, each.dtype, each.stride(), each.device) for each in inputs)
-        modes = tuple(module.training for module in self._modules)
-        return tuple(layer.grid for layer in layers), modes, kinds, self._constants()
+        kinds = tuple((each.shape, each.dtype, each.stride(), each.device, result_type(each)) for each in inputs)
+        # The class says what a module is now, and so whose the grids and numbers are.
+        modes = tuple((type(module), module.training) for module in self._modules)
+        kept = tuple(
+            (module.top_k, module.unified, module.sparse_bias)
+            for module in self._modules
+            if isinstance(module, MePropLinear)
+        )
+        trained = tuple(parameter.requires_grad for parameter in self._parameters)
+        return tuple(layer.grid for layer in layers), modes, kept, trained, kinds, self._constants()
 
 
 def warn_unrecorded(error: RuntimeError) -> None:

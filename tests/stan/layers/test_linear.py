@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from stantune import Stan, accelerate_
+from stantune.stan.config import Memo
 from stantune.stan.layers.linear import linear_in_block, neuron_block
 
 
@@ -62,3 +65,27 @@ def test_under_autocast_the_output_has_the_memorys_type(memory):
     output.float().sum().backward()
     assert weight.grad[:3].any()
     assert not weight.grad[3:].any()
+
+
+def test_all_rows_of_a_weight_that_was_put_in_take_their_turn() -> None:
+    layer, images = nn.Linear(4, 2, bias=False), torch.randn(3, 4)
+    layer.weight = nn.Parameter(torch.randn(6, 4))
+    handle = accelerate_(layer, Stan(0.5, period=None, linear=("*",), memo=Memo(samples=3, epoch=1)), images)
+    for _ in range(3):
+        handle.visit(torch.arange(3), images)
+        output = layer(images)
+        handle.step()
+        with torch.no_grad():
+            layer.weight.zero_()
+    # None is left of the first visit's, which computed all.
+    assert not output.any()
+
+
+def test_autocast_leaves_what_is_remembered_of_doubles_as_it_is() -> None:
+    layer, images = nn.Linear(4, 6).double(), torch.randn(3, 4, dtype=torch.float64)
+    handle = accelerate_(layer, Stan(0.5, period=None, linear=("*",), memo=Memo(samples=3, epoch=1)), images)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            handle.visit(torch.arange(3), images)
+            assert layer(images).dtype is torch.float64
+            handle.step()

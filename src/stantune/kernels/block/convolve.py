@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stantune.kernels.block.follow import Follow
 from stantune.kernels.block.layout import LAST
 from stantune.kernels.block.lists import Lists
 from stantune.kernels.block.native import Call, applied
-from stantune.kernels.block.plain import listed, plainly
-from stantune.kernels.block.shapes import MOST_ENTRIES, native_shapes
+from stantune.kernels.block.plain import listed, plainly, pooled
+from stantune.kernels.block.shapes import MOST_ENTRIES, MOST_SEEN, native_shapes
 from stantune.kernels.library import suits
 
 
@@ -40,7 +39,8 @@ def convolve(
         stride: of rows and columns.
         padding: zeros at the left, right, top and bottom, in F.pad's order.
         lists: the entries; None for all.
-        follow: what is done to the filled output; a maximum over more than MOST_ENTRIES places is PyTorch's own.
+        follow: what is done to the filled output; a maximum over more than MOST_ENTRIES places is PyTorch's own, and so
+            is a pooling whose windows see more than MOST_SEEN places.
         last: whether the output is to be channels last in memory, if native code makes it; None as PyTorch would.
 
     Returns:
@@ -53,10 +53,9 @@ def convolve(
     shapes = native_shapes(input, weight, bias, stride, padding, lists, follow)
     if shapes is None:
         return plainly(input, weight, bias, stride, padding, lists, follow)
-    if follow.pool == "max" and shapes.places > MOST_ENTRIES:
-        # ReLU and the maximum may change places.
-        output = convolve(input, weight, bias, stride, padding, lists, Follow(relu=follow.relu), last)
-        return F.max_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
+    if follow.pool != "none" and (shapes.seen > MOST_SEEN or (follow.pool == "max" and shapes.places > MOST_ENTRIES)):
+        # ReLU comes before an average, and may change places with a maximum.
+        return pooled(convolve(input, weight, bias, stride, padding, lists, Follow(relu=follow.relu), last), follow)
     return applied(input, weight, bias, Call(stride, padding, lists, follow, shapes), None, last)
 
 

@@ -14,7 +14,7 @@ from stantune.kernels.block.lists import Lists
 from stantune.kernels.block.plain import listed, plainly
 from stantune.kernels.block.shapes import Shapes, StanBlock
 from stantune.kernels.derivatives import Gradients, gradients_of
-from stantune.kernels.gate import device_of, readable
+from stantune.kernels.gate import device_of, is_somewhere, readable
 from stantune.kernels.library import kernels, loaded
 
 
@@ -161,7 +161,7 @@ def _unchanged(
                 device_of(winners) == "CPU"
                 and winners.dtype is torch.int16
                 and winners.shape == gradient.shape
-                and winners.data_ptr() != 0
+                and is_somewhere(winners)
             )
         )
     )

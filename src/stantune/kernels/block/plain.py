@@ -27,6 +27,11 @@ def plainly(
         output = _filled(output, lists)
     if follow.relu:
         output = output.relu()
+    return pooled(output, follow)
+
+
+def pooled(output: Tensor, follow: Follow) -> Tensor:
+    """Return the pooling of a convolution's output, (B, C, H, W), that `follow` asks for."""
     if follow.pool == "max":
         return F.max_pool2d(output, follow.size, follow.stride, ceil_mode=follow.ceil)
     if follow.pool == "average":

@@ -17,6 +17,8 @@ from stantune.kernels.library import suits
 MOST_ENTRIES = 2**16 - 2
 # Of one image, its output or the weight: native code counts them in 32 bits, with room for what it pads.
 MOST_NUMBERS = 2**28
+# Of what the windows of a pooling see, all of them together: native code lists each place of each, and keeps the list.
+MOST_SEEN = 2**24
 
 
 def _fields() -> list[tuple[str, Any]]:
@@ -46,6 +48,7 @@ class Shapes(NamedTuple):
         out: rows and columns of the convolution's output.
         places: their product.
         output: of what follows, (B, C_out, H_out, W_out).
+        seen: places that the windows of a pooling see, all of them together.
         block: a StanBlock with all sizes, without entries, threads and pointers.
     """
 
@@ -54,6 +57,7 @@ class Shapes(NamedTuple):
     out: tuple[int, int]
     places: int
     output: tuple[int, ...]
+    seen: int
     block: StanBlock
 
 
@@ -165,4 +169,5 @@ def _shapes(
         pooled_h=pooled[0],
         pooled_w=pooled[1],
     )
-    return Shapes(input, weight, out, math.prod(out), (batch, weight[0], *pooled), block)
+    seen = math.prod(pooled) * math.prod(map(min, follow.size, out))
+    return Shapes(input, weight, out, math.prod(out), (batch, weight[0], *pooled), seen, block)

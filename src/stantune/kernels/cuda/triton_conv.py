@@ -120,7 +120,8 @@ class _Convolution(torch.autograd.Function):
         rows: Rows,
         tiles: Tiles | None,
     ) -> Tensor:
-        input, weight = input.contiguous(memory_format=_LAST), weight.contiguous(memory_format=_LAST)
+        input, weight = _in_order(input), _in_order(weight)
+        bias = None if bias is None else bias.contiguous()
         job = _Job(input, weight, window, rows, tiles)
         output = torch.empty(
             (len(input), len(weight), *window.out), dtype=input.dtype, device=input.device, memory_format=_LAST
@@ -134,10 +135,11 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
+        # Hooks on saved tensors may return the same numbers in another order.
+        input, weight = map(_in_order, ctx.saved_tensors)
         job: _Job = ctx.job
         with torch.cuda.device_of(input):  # type: ignore[no-untyped-call]
-            folded = job.fold(gradient.to(input.dtype).contiguous(memory_format=_LAST))
+            folded = job.fold(_in_order(gradient.to(input.dtype)))
             of_input = job.input_gradient(folded, weight, torch.empty_like(input)) if ctx.needs_input_grad[0] else None
             of_weight = job.weight_gradient(input, folded, weight) if ctx.needs_input_grad[1] else None
         of_bias = folded.sum(0, dtype=torch.float32).to(weight.dtype) if ctx.needs_input_grad[2] else None
@@ -282,6 +284,11 @@ class _Job:
             "depth": tiles.depth,
             "num_warps": tiles.warps,
         }
+
+
+def _in_order(tensor: Tensor) -> Tensor:
+    """Return a tensor in the order that the programs read: they are told of no strides."""
+    return tensor.contiguous(memory_format=_LAST)
 
 
 def _cells(length: int, size: int) -> int:

@@ -81,8 +81,8 @@ class MePropLinear(StandIn, nn.Linear):
     magnitude are kept, of each example its own or (unified) the same of all, and the others are zero; the gradients of
     weight and input follow from what is left, and with `sparse_bias` the bias's too, which else is whole. Each call of
     the layer chooses anew. Of components of equal magnitude exactly as many are kept as fit, always the same ones for
-    the same gradient. The forward pass is nn.Linear's. top_k = 0, or >= out_features, is ordinary back propagation, and
-    so is that of a layer in evaluation mode.
+    the same gradient. The forward pass is nn.Linear's. top_k = 0, or the weight's rows or more, is ordinary back
+    propagation, and so is that of a layer in evaluation mode.
 
     An nn.Linear becomes one by a change of its class: the settings' defaults belong to the class, and there is no
     other state.
@@ -113,13 +113,15 @@ class MePropLinear(StandIn, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map input (..., in_features) to (..., out_features)."""
-        chooses = self.training and 0 < self.top_k < self.out_features and class_as_written(nn.Linear)
+        chooses = self.training and self.top_k > 0 and class_as_written(nn.Linear)
         if not chooses or not _goes_backward(input):
             return super().forward(input)
         # Once: under a parametrization each look computes it anew.
         weight = self.weight
-        if input.dtype != weight.dtype and not _casts(input.device.type):
-            # PyTorch refuses it, in other words where there are no gradients.
+        # PyTorch refuses numbers of two kinds, in other words where there are no gradients. A weight that was given to
+        # the layer may have fewer rows than `out_features` says.
+        refused = input.dtype != weight.dtype and not _casts(input.device.type)
+        if refused or weight.dim() != 2 or self.top_k >= len(weight):
             return F.linear(input, weight, self.bias)
         linear = linear_unified if self.unified else linear_per_example
         return linear(input, weight, self.bias, self.top_k, self.sparse_bias)

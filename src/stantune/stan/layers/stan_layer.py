@@ -200,6 +200,7 @@ def _say_reentrant() -> None:
 
 
 def result_type(input: Tensor) -> torch.dtype:
-    """Return the type of a product with this input: autocast's where it is on."""
+    """Return the type of a product with this input: autocast's where it is on, which leaves float64 as it is."""
     kind = input.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else input.dtype
+    casts = torch.is_autocast_enabled(kind) and input.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if casts else input.dtype

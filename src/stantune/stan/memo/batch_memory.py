@@ -103,7 +103,7 @@ class BatchMemory:
         assert self._stan.memo is not None
         turn = self._iteration // self._stan.memo.epoch + place
         if isinstance(layer, StanLinear):
-            return neuron_block(layer.out_features, round(1 / float(self._stan.least_rate)), turn)
+            return neuron_block(len(layer.weight), round(1 / float(self._stan.least_rate)), turn)
         patterns = self._stan.patterns_of(self._store.layers[place].name)
         usable = patterns if isinstance(layer, StanConv2d) else along_line(patterns)
         return grid_in_turn(usable[0], turn)

@@ -74,6 +74,15 @@ def test_a_tied_weight_keeps_the_gradient_of_its_other_use_under_autocast(unifie
 
 
 @both_forms
+@pytest.mark.parametrize("rows", [2, 3, 5])
+def test_a_weight_of_fewer_rows_than_the_layer_was_made_with(rows: int, unified: bool) -> None:
+    layer, plain = made(6, 12, 3, unified)
+    for each in (layer, plain):
+        each.weight, each.bias = nn.Parameter(each.weight[:rows].detach()), nn.Parameter(each.bias[:rows].detach())
+    check(layer, plain, torch.randn(4, 6, requires_grad=True), torch.randn(4, rows))
+
+
+@both_forms
 def test_a_layer_used_twice_chooses_in_each_use(unified: bool) -> None:
     layer, plain = made(4, 12, 2, unified)
     x, grad = torch.randn(2, 3, 4), torch.randn(2, 3, 12)
