@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stantune.compare.study.folder import locked
@@ -21,3 +22,12 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:
         assert not part.exists()
         assert all(other.exists() for other in others)
     assert result.read_bytes() == b"{}"
+
+
+def test_another_thread_may_close_what_one_has_opened(tmp_path: Path) -> None:
+    for _ in range(2):
+        opened = locked(tmp_path)
+        with ThreadPoolExecutor(1) as one:
+            one.submit(opened.__enter__).result(60)
+        with ThreadPoolExecutor(1) as another:
+            another.submit(opened.__exit__, None, None, None).result(60)

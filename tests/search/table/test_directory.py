@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -272,3 +273,12 @@ def test_a_note_that_is_none_is_one_sentence(note: str | None, tmp_path: Path) -
         pass
     assert str(file) in str(caught.value)
     assert "`out`" in str(caught.value)
+
+
+def test_another_thread_may_close_what_one_has_opened(tmp_path: Path) -> None:
+    for _ in range(2):
+        opened = SearchDirectory(tmp_path).locked()
+        with ThreadPoolExecutor(1) as one:
+            one.submit(opened.__enter__).result(60)
+        with ThreadPoolExecutor(1) as another:
+            another.submit(opened.__exit__, None, None, None).result(60)
