@@ -9,15 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from torch import nn
 
 from stantune.compare.comparison import Comparison
+from stantune.compare.records import Records
 from stantune.compare.turns import TURN
 from stantune.errors import UsageError
 from stantune.files import _part_of
@@ -192,3 +195,19 @@ def test_records_that_do_not_tell_of_the_network_are_gone_on_with(bench: Any, tm
         del record["identity"]["made-of"]
         file.write_text(json.dumps(record))
     assert bench.compared(seeds=1, directory=tmp_path) == before
+
+
+def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(*arguments: Any, **options: Any) -> FileLock:
+        locks.append(FileLock(*arguments, **options))
+        return locks[-1]
+
+    # The end of a lock that is no longer used gives it back, too, in some versions.
+    locks: list[FileLock] = []
+    monkeypatch.setattr("stantune.compare.records.FileLock", kept)
+    for _ in range(2):
+        opened = Records(tmp_path, {}).locked()
+        with ThreadPoolExecutor(1) as one:
+            one.submit(opened.__enter__).result(60)
+        with ThreadPoolExecutor(1) as another:
+            another.submit(opened.__exit__, None, None, None).result(60)

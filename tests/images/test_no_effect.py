@@ -38,6 +38,17 @@ def test_nothing_is_said_where_something_is_spared(rate):
     assert of_no_effect(CORNERS, Stan(rate=rate)) == []
 
 
+def test_what_other_threads_warn_of_is_left_alone():
+    """To catch a warning changes the filters of all threads, for ever where theirs overlaps."""
+
+    def network() -> nn.Module:
+        assert warnings.filters is filters
+        return perceptron()
+
+    filters = warnings.filters
+    assert len(of_no_effect(replace(WITHOUT, network=network), Stan())) == 1
+
+
 def test_trainings_are_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

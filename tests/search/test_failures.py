@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,48 @@ def test_a_damaged_checkpoint_is_set_aside_also_when_the_search_ends(tmp_path: P
     state = run(tmp_path, Shuffled(how), stop_early=lambda: bool(asked))
     assert len(state.rows[0].failures) == 1
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["trial-000000.pt.aside"]
+
+
+def with_damage(at: int) -> list[Failure]:
+    """Return failures that use up all tries, and at a place among them one that uses up none."""
+    failures = [KILLED] * 3
+    failures.insert(at, Failure("its checkpoint was cut short or altered", damaged=True))
+    return failures
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("at", range(3))
+def test_a_damaged_checkpoint_uses_up_no_try(tmp_path: Path, final: bool, at: int) -> None:
+    left, told = with_damage(at), Told()
+
+    def how(segment: Segment) -> Outcome | Failure:
+        return left.pop(0) if left and segment.final == final and (final or segment.trial == 3) else sound(segment)
+
+    run(tmp_path, Shuffled(how), watcher=told)
+    assert [cause for _, cause, _ in told.failures] == [failure.cause for failure in with_damage(at)]
+    assert [for_good for *_, for_good in told.failures] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_the_table_knows_of_damage_before_a_kill(tmp_path: Path, at: int) -> None:
+    failures, told = with_damage(at), Told()
+    for number, failure in enumerate(failures):
+        calls = iter([failure])
+
+        def how(segment: Segment, calls: Iterator[Failure] = calls) -> Outcome | Failure:
+            # The second one is where the search is killed.
+            return next(calls) if segment.trial == 3 else sound(segment)
+
+        with pytest.raises(StopIteration) if number < 3 else nullcontext():
+            state = run(tmp_path, Shuffled(how), watcher=told)
+    assert [for_good for *_, for_good in told.failures] == [False, False, False, True]
+    assert [failure.damaged for failure in state.rows[3].failures] == [failure.damaged for failure in failures]
+
+
+def test_always_damaged_is_a_failure_in_the_end(tmp_path: Path) -> None:
+    told = Told()
+    run(tmp_path, Shuffled(lambda segment: with_damage(0)[0] if segment.trial == 3 else sound(segment)), watcher=told)
+    assert [for_good for *_, for_good in told.failures] == [False, False, False, True]
 
 
 def failing(numbers: Sequence[int]) -> HOW:

@@ -178,8 +178,9 @@ def test_many_layers_with_one_reason_are_said_in_one():
 
 @pytest.mark.parametrize("model", [nn.Linear(3, 4), nn.Sequential()], ids=["linear", "empty"])
 def test_nothing_to_accelerate_warns(model):
-    with pytest.warns(NoEffectWarning, match="it has no convolution"):
+    with pytest.warns(NoEffectWarning, match="it has no convolution") as caught:
         handle = accelerate_(model, Stan())
+    assert caught[0].filename == __file__, "it is the caller's line"
     handle.step()
     assert handle.phase is Phase.EXACT
     assert handle.report == ()

@@ -31,7 +31,6 @@ from stantune.protocols import Conditions, Place, Segment
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.search.workers.executors import InProcess
-from stantune.search.workers.starting import starting
 from stantune.search.workers.turns import InTurns
 from stantune.training.train import run
 from tests.tiny_problem import problem as tiny
@@ -285,17 +284,3 @@ def test_a_copy_of_the_process_waits_for_no_thread_that_it_has_not() -> None:
 def take_turn() -> None:
     with alone():
         pass
-
-
-def test_threads_that_start_workers_leave_the_process_as_it_was() -> None:
-    main = sys.modules["__main__"]
-
-    def start() -> None:
-        for _ in range(50):
-            with starting():
-                time.sleep(0.0005)
-
-    with ThreadPoolExecutor(4) as threads:
-        for future in [threads.submit(start) for _ in range(4)]:
-            future.result(60)
-    assert sys.modules["__main__"] is main

@@ -47,7 +47,8 @@ class Records:
             return
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._directory / ".lock")
+            # Of the process: another thread may give it back than took it.
+            lock = FileLock(self._directory / ".lock", thread_local=False)
             lock.acquire(timeout=0)
         except Timeout:
             raise StantuneError(

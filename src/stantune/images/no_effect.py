@@ -10,7 +10,7 @@ from dataclasses import replace
 from stantune.errors import NoEffectWarning
 from stantune.images.problem.built_in import Problem
 from stantune.stan.config import Stan
-from stantune.stan.surgery import accelerate_
+from stantune.stan.surgery import accelerate_saying_
 
 
 def of_no_effect(problem: Problem, stan: Stan) -> list[str]:
@@ -22,10 +22,9 @@ def of_no_effect(problem: Problem, stan: Stan) -> list[str]:
         return []
     # What the planner leaves of "auto" shows only in the training.
     tried = replace(stan, rate=0.5) if stan.rate == "auto" else stan
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", NoEffectWarning)
-        accelerate_(problem.tried({}), tried)
-    return [f"note: {warning.message}" for warning in caught if issubclass(warning.category, NoEffectWarning)]
+    said: list[str] = []
+    accelerate_saying_(problem.tried({}), tried, lambda why: said.append(f"note: {why}"))
+    return said
 
 
 @contextmanager

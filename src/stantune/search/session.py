@@ -14,7 +14,7 @@ from stantune.search.finalists import Finalists
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.hyperband import stops_of
 from stantune.search.plan.measured import chosen_plan
-from stantune.search.plan.values import Final, FinalResult, Job, Training, TrialRow, training_of
+from stantune.search.plan.values import Final, FinalResult, Job, SegmentFailure, Training, TrialRow, training_of
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
@@ -316,10 +316,12 @@ class Session:
             if for_good:
                 self.final_failure = failure.cause
         else:
-            before = sum(earlier.stop == job.stop for earlier in self._store.row(job.number).failures)
-            # What befell a file says nothing of the training, which begins without it.
-            for_good = before >= self._retries + failure.damaged or not failure.again
-            self._store.record_failure(job.number, job.stop, failure.cause, for_good)
+            before = [earlier.damaged for earlier in self._store.row(job.number).failures if earlier.stop == job.stop]
+            found = SegmentFailure(job.stop, failure.cause, bool(failure.damaged))
+            # What befell a file says nothing of the training, which begins without it: once, no try is lost by that.
+            free = found.damaged and not any(before)
+            for_good = not failure.again or not (free or len(before) - any(before) < self._retries)
+            self._store.record_failure(job.number, found, for_good)
         self._watcher.failure(job, failure.cause, for_good)
         if for_good:
             self._over(job)

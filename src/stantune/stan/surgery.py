@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -86,6 +86,26 @@ def accelerate_(
     Warns:
         NoEffectWarning: nothing was changed; the planner leaves a model alone that would hardly be faster.
     """
+
+    def warn(why: str) -> None:
+        warnings.warn(why, NoEffectWarning, stacklevel=5)
+
+    return accelerate_saying_(model, stan, warn, example, memory_format, loss=loss)
+
+
+def accelerate_saying_(
+    model: nn.Module,
+    stan: Stan,
+    say: Callable[[str], None],
+    example: Example | None = None,
+    memory_format: torch.memory_format | None = None,
+    *,
+    loss: Loss | None = None,
+) -> StanHandle:
+    """Do what accelerate_ does, and say by `say` what it would warn of.
+
+    To catch a warning would change what all threads of the process do with theirs.
+    """
     if not isinstance(model, nn.Module):
         raise UsageError(f"accelerate_ takes a model, an nn.Module, not {_kind(model)}")
     if not isinstance(stan, Stan):
@@ -93,11 +113,11 @@ def accelerate_(
     if any(_is_accelerated(module) for module in model.modules()):
         raise UsageError("the model is accelerated already; call restore_(model) first")
     if memory_format is None:
-        return _accelerate(model, stan, example, loss)
+        return _accelerate(model, stan, say, example, loss)
     before = [(parameter, parameter.data) for parameter in model.parameters()]
     try:
         order_(model, memory_format)
-        return _accelerate(model, stan, example, loss)
+        return _accelerate(model, stan, say, example, loss)
     except BaseException:
         for parameter, data in before:
             parameter.data = data
@@ -110,8 +130,10 @@ def _is_accelerated(module: nn.Module) -> bool:
     return swapped or BY_SURGERY in module.__dict__
 
 
-def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Loss | None) -> StanHandle:
-    """Do what accelerate_ does, to a model that is laid out as asked."""
+def _accelerate(
+    model: nn.Module, stan: Stan, say: Callable[[str], None], example: Example | None, loss: Loss | None
+) -> StanHandle:
+    """Do what accelerate_saying_ does, to a model that is laid out as asked."""
     found = convolutions(model)
     dense = linears(model)
     if found:
@@ -168,7 +190,7 @@ def _accelerate(model: nn.Module, stan: Stan, example: Example | None, loss: Los
     report = list((asked | {name: line for name, line in sparse.items() if line.top_k or name not in asked}).values())
     if not swapped and not native and not norms and not pools and not any(line.top_k for line in sparse.values()):
         why = _why_nothing(report) or "it has no convolution"
-        warnings.warn(f"STAN changes nothing in this model ({why}); it trains exactly", NoEffectWarning, stacklevel=3)
+        say(f"STAN changes nothing in this model ({why}); it trains exactly")
     handle = StanHandle(stan, swapped, tuple(report), memory, plan, norms, pools)
     handle.note(shapes)
     return handle

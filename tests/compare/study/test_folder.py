@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
 
 from stantune.compare.study.folder import locked
 from stantune.files import whole
@@ -21,3 +26,19 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:
         assert not part.exists()
         assert all(other.exists() for other in others)
     assert result.read_bytes() == b"{}"
+
+
+def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(*arguments: Any, **options: Any) -> FileLock:
+        locks.append(FileLock(*arguments, **options))
+        return locks[-1]
+
+    # The end of a lock that is no longer used gives it back, too, in some versions.
+    locks: list[FileLock] = []
+    monkeypatch.setattr("stantune.compare.study.folder.FileLock", kept)
+    for _ in range(2):
+        opened = locked(tmp_path)
+        with ThreadPoolExecutor(1) as one:
+            one.submit(opened.__enter__).result(60)
+        with ThreadPoolExecutor(1) as another:
+            another.submit(opened.__exit__, None, None, None).result(60)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError, StanWarning, UsageError
+from stantune.objectives.function.acceleration import Acceleration
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.outcome import Outcome
 from stantune.parameters import Float
@@ -342,6 +343,20 @@ def test_stan_that_nothing_moves_is_said_once(trained, keeps, steps, stan, stand
         trained(loop, 2, 2, stan=stan)
     sentence = "STAN stood still in train, as in its first iteration: it moves with the steps of a kept optimizer"
     assert [sentence in str(each.message) for each in said] == [True] * stands
+
+
+def test_what_other_threads_warn_of_is_left_alone():
+    """To catch a warning changes the filters of all threads, for ever where theirs overlaps."""
+
+    class Looks(nn.Flatten):
+        def named_modules(self, *arguments, **named):
+            assert warnings.filters is filters
+            return super().named_modules(*arguments, **named)
+
+    filters, said = warnings.filters, []
+    Acceleration(Looks(), Stan(rate=0.5), (), 0, None, said.append)
+    Acceleration(Looks(), Stan(rate=1), (), 0, None, said.append)
+    assert said == ["STAN changes nothing in this model (it has no convolution); it trains exactly"]
 
 
 def of_steps(every=1, moves=lambda stan: None, second=False):

@@ -14,7 +14,7 @@ from stantune.parameters import Categorical, Float
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose import sampler as module
 from stantune.search.propose.proposals import Proposals
-from stantune.search.propose.sampler import MOST_OBSERVED
+from stantune.search.propose.sampler import MOST_OBSERVED, Asked, Seen, TpeSampler
 from stantune.search.propose.sampling import Model, sample
 from stantune.search.settings import SearchSettings
 from stantune.space import Space
@@ -156,3 +156,27 @@ def test_spaces_with_nothing_to_choose(parameters: dict[str, Any]) -> None:
 def test_most_observations_are_infinite() -> None:
     observed = [(sample(SPACE, 0, n), math.inf if n % 4 else float(n)) for n in range(40)]
     assert SPACE.check(Model(SPACE, observed).sample(0, 0), complete=True)
+
+
+def test_searches_of_several_threads_may_have_one_sampler() -> None:
+    def asked(of: str) -> Asked:
+        history = [Seen(number, {of: number / 20}, 1, float(number)) for number in range(20)]
+        return Asked(Space({of: Float(0, 1)}), 0, 20, tuple(history), (1,))
+
+    class Shared(TpeSampler):
+        """Each time but the first that it looks what it has made, another thread has made another model."""
+
+        looks = 0
+
+        @property
+        def _made(self) -> Any:
+            self.looks += 1
+            return self.own if self.looks == 1 else others._made
+
+        @_made.setter
+        def _made(self, made: Any) -> None:
+            self.own = made
+
+    others = TpeSampler()
+    others.propose(asked("y"))
+    assert Shared().propose(asked("x")) == TpeSampler().propose(asked("x"))

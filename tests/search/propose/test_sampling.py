@@ -7,7 +7,9 @@ import logging
 import math
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import optuna
@@ -22,6 +24,7 @@ from stantune.search.propose.sampling import (
     Model,
     from_distribution,
     from_optuna,
+    optuna_quiet,
     sample,
     to_distribution,
     to_optuna,
@@ -257,3 +260,34 @@ def test_only_what_exists_is_drawn_nested_conditions_too() -> None:
     assert set(kinds) == {("kind",), ("kind", "layers"), ("rate", "kind", "layers")}
     assert 120 < kinds.count(("kind",)) < 180
     assert 70 < kinds.count(("rate", "kind", "layers")) < 130
+
+
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_searches_of_several_threads_leave_optuna_as_loud_as_it_was(first_ends_first: bool) -> None:
+    """Each of them begins before the other one has ended."""
+    before = optuna.logging.get_verbosity()
+    begun, may_end = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+
+    def quiet(number: int, level: int) -> None:
+        with optuna_quiet(level):
+            begun[number].set()
+            assert may_end[number].wait(60)
+
+    optuna.logging.set_verbosity(optuna.logging.DEBUG)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            levels = [optuna.logging.WARNING, optuna.logging.ERROR]
+            running = []
+            for number, level in enumerate(levels):
+                running.append(threads.submit(quiet, number, level))
+                assert begun[number].wait(60)
+            assert optuna.logging.get_verbosity() == optuna.logging.ERROR
+            first, second = (0, 1) if first_ends_first else (1, 0)
+            may_end[first].set()
+            running[first].result(60)
+            assert optuna.logging.get_verbosity() == levels[second], "the other one is still at it"
+            may_end[second].set()
+            running[second].result(60)
+        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -7,10 +7,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.search.table.directory import SearchDirectory
@@ -272,3 +275,19 @@ def test_a_note_that_is_none_is_one_sentence(note: str | None, tmp_path: Path) -
         pass
     assert str(file) in str(caught.value)
     assert "`out`" in str(caught.value)
+
+
+def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(*arguments: Any, **options: Any) -> FileLock:
+        locks.append(FileLock(*arguments, **options))
+        return locks[-1]
+
+    # The end of a lock that is no longer used gives it back, too, in some versions.
+    locks: list[FileLock] = []
+    monkeypatch.setattr("stantune.search.table.directory.FileLock", kept)
+    for _ in range(2):
+        opened = SearchDirectory(tmp_path).locked()
+        with ThreadPoolExecutor(1) as one:
+            one.submit(opened.__enter__).result(60)
+        with ThreadPoolExecutor(1) as another:
+            another.submit(opened.__exit__, None, None, None).result(60)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
-from multiprocessing import spawn
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import spawn, util
 from pathlib import Path
 
 import pytest
@@ -149,8 +151,38 @@ def test_a_worker_that_dies_before_it_has_its_order(
         signal.signal(signal.SIGALRM, before)
 
 
+def what_is_started() -> tuple[list[str], list[str], set[str], object, dict[str, str]]:
+    """Return all that a process started by this thread now has of this one."""
+    command = spawn.get_command_line(tracker_fd=1, pipe_handle=2)
+    flags = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return command, flags, set(spawn.get_preparation_data("x")), sys.modules["__main__"], dict(os.environ)
+
+
 def test_other_processes_are_started_as_ever() -> None:
-    before = spawn.get_command_line(tracker_fd=1, pipe_handle=2), os.environ.get("PYTHONSAFEPATH")
-    with starting():
-        pass
-    assert (spawn.get_command_line(tracker_fd=1, pipe_handle=2), os.environ.get("PYTHONSAFEPATH")) == before
+    before = what_is_started()
+    assert "-P" not in before[0]
+    assert any(name.startswith("init_main_") for name in before[2]), "they run the main program's file"
+    with starting(), ThreadPoolExecutor(1) as another:
+        assert another.submit(what_is_started).result(60) == before, "by a data loader's thread, say"
+        command, flags, preparation, *_ = what_is_started()
+    assert what_is_started() == before
+    assert command.count("-P") == flags.count("-P") == 1
+    assert not any(name.startswith("init_main_") for name in preparation)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is copied by fork")
+def test_a_process_forked_meanwhile_starts_what_it_likes() -> None:
+    before = what_is_started()
+
+    def as_ever() -> None:
+        with starting():
+            pass
+        os._exit(what_is_started() != before)
+
+    with starting(), ThreadPoolExecutor(1) as another:
+        copy = multiprocessing.get_context("fork").Process(target=as_ever)
+        another.submit(copy.start).result(60)
+        copy.join(30)
+        copy.kill()
+        copy.join()
+    assert copy.exitcode == 0

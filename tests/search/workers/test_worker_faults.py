@@ -14,7 +14,7 @@ from numbers_search import Told, costless, linux, run, table, trained
 
 from stantune.errors import DataError, StantuneError, StanWarning, UsageError
 from stantune.protocols import Segment
-from stantune.search.plan.values import Final, Training
+from stantune.search.plan.values import Final, SegmentFailure, Training
 from stantune.search.session import HOPELESS
 from stantune.search.state import SearchState
 from stantune.search.telling.progress import Progress
@@ -29,7 +29,7 @@ def test_worker_killed_once(undisturbed: SearchState, tmp_path: Path) -> None:
     assert table(state) == table(undisturbed)
     cause = "its worker process was killed by SIGKILL"
     assert told.failures == [(4, cause, False), (None, cause, False)]
-    assert [tuple(failure) for failure in state.rows[4].failures] == [(3, cause)]
+    assert state.rows[4].failures == (SegmentFailure(3, cause),)
     assert sum(len(row.failures) for row in state.rows) == 1
     assert set(Counter(trained(tmp_path / "w")).values()) == {1}, "it went on from its checkpoint"
 

@@ -86,7 +86,8 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         if not holds_study(folder) and SearchDirectory(folder).may_hold_search():
             raise UsageError(f"{folder} is a search's own directory; choose another folder with `out`")
-        lock = FileLock(folder / _LOCK)
+        # Of the process: another thread may give it back than took it.
+        lock = FileLock(folder / _LOCK, thread_local=False)
         lock.acquire(timeout=1)
     except Timeout:
         raise StantuneError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
@@ -12,11 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stantune.errors import NoEffectWarning
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
 from stantune.stan.schedule import Phase
-from stantune.stan.surgery import accelerate_, restore_
+from stantune.stan.surgery import accelerate_saying_, restore_
 
 
 class Acceleration:
@@ -116,16 +114,12 @@ class Acceleration:
         return stan if rate is None or rate == stan.rate else replace(stan, rate=rate)
 
     def _accelerated(self) -> StanHandle:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", NoEffectWarning)
-            handle = accelerate_(self._model, self._stan, self._example)
-        for warning in caught:
-            if not issubclass(warning.category, NoEffectWarning):
-                warnings.warn(warning.message, warning.category, stacklevel=2)
-            elif self._stan.rate != 1:
-                # At a rate of 1 nothing need be changed.
-                self._say(str(warning.message))
-        return handle
+        return accelerate_saying_(self._model, self._stan, self._say_why, self._example)
+
+    def _say_why(self, why: str) -> None:
+        # At a rate of 1 nothing need be changed.
+        if self._stan.rate != 1:
+            self._say(why)
 
 
 class _StepHook:

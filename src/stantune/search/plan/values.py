@@ -73,10 +73,11 @@ class TakeOver:
 
 
 class SegmentFailure(NamedTuple):
-    """A training on the way to iteration `stop` that raised, hung or was killed, for this cause."""
+    """A training on the way to iteration `stop` that raised, hung or was killed, for this cause; see Failure."""
 
     stop: int
     cause: str
+    damaged: bool = False
 
 
 @dataclass(frozen=True)

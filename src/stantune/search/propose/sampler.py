@@ -147,11 +147,13 @@ class _ModelSampler:
     def propose(self, asked: Asked) -> Mapping[str, Any]:
         """See Sampler."""
         of = (asked.space, asked.history, asked.resources, asked.overtaken, asked.start)
+        # Once: searches in other threads may have the same sampler.
+        made, model = self._made
         # By what they are, not by what is in them: to compare a long history takes longer than a proposal.
-        if len(self._made[0]) != len(of) or any(a is not b for a, b in zip(self._made[0], of, strict=True)):
+        if len(made) != len(of) or any(a is not b for a, b in zip(made, of, strict=True)):
             observed = self._observed(asked)
-            self._made = of, None if observed is None else Model(asked.space, _fewer(observed))
-        model = self._made[1]
+            model = None if observed is None else Model(asked.space, _fewer(observed))
+            self._made = of, model
         if model is None:
             return sample(asked.space, asked.seed, asked.number)
         return model.sample(asked.seed, asked.number)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -28,15 +30,54 @@ from stantune.space import Space
 _TUPLE = "tuple:"
 
 
+class _Quiet:
+    """What Optuna, whose verbosity is the process's, is to be silent about for all who ask for that at a time.
+
+    Attributes:
+        lock: of those who change it.
+        levels: that are asked for now.
+        before: the program's own, as the first of them found it.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.levels: list[int] = []
+        self.before = 0
+
+    def begin(self, level: int) -> None:
+        """Log nothing below a level."""
+        with self.lock:
+            if not self.levels:
+                self.before = optuna.logging.get_verbosity()
+            self.levels.append(level)
+            optuna.logging.set_verbosity(max(self.before, *self.levels))
+
+    def end(self, level: int) -> None:
+        """Log it again, unless another one asked for that, too."""
+        with self.lock:
+            self.levels.remove(level)
+            optuna.logging.set_verbosity(max([self.before, *self.levels]))
+
+
+_quiet = _Quiet()
+if hasattr(os, "register_at_fork"):
+    # No copy of the process begins where another thread has the lock.
+    os.register_at_fork(
+        before=_quiet.lock.acquire, after_in_parent=_quiet.lock.release, after_in_child=_quiet.lock.release
+    )
+
+
 @contextmanager
-def optuna_quiet() -> Iterator[None]:
-    """Silence Optuna's INFO lines within, and leave its verbosity as the program around us has set it."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+def optuna_quiet(level: int = optuna.logging.WARNING) -> Iterator[None]:
+    """Silence Optuna's lines below a level within, and leave its verbosity as the program around us has set it.
+
+    For all threads: Optuna has one verbosity. The last of those who are here at a time puts it back.
+    """
+    _quiet.begin(level)
     try:
         yield
     finally:
-        optuna.logging.set_verbosity(before)
+        _quiet.end(level)
 
 
 def to_distribution(parameter: Parameter) -> BaseDistribution:

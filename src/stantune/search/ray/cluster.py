@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -99,14 +100,18 @@ def connected(address: str) -> Iterator[Cluster]:
         )
     found = _resolve(address)
     _knock(found)
-    _enter(found)
-    # Ray writes messages about nodes to standard output, which is the result's.
-    say, ray_internals.print_to_stdstream = ray_internals.print_to_stdstream, lambda *message, **how: None
+    # A connection of the program's own, or of another search, is refused another one, and stays.
+    others = ray.is_initialized()
+    say = ray_internals.print_to_stdstream
     try:
+        _enter(found)
+        # Ray writes messages about nodes to standard output, which is the result's.
+        ray_internals.print_to_stdstream = lambda *message, **how: None
         yield Cluster(found)
     finally:
         ray_internals.print_to_stdstream = say
-        ray.shutdown()
+        if not others:
+            ray.shutdown()
 
 
 def _resolve(address: str) -> str:
@@ -165,9 +170,11 @@ def _enter(address: str) -> None:
             "of its machines, with the same versions of Python and Ray"
         ) from error
     finally:
-        # Ray puts its own in place.
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        # Ray puts its own in place; nobody may in another thread, nor can what is None, not being Python's.
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 def _nodes() -> list[Any]:

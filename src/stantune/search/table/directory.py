@@ -249,7 +249,8 @@ class SearchDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / _LOCK)
+            # What is asked and told may be closed by another thread than opened it.
+            lock = FileLock(self.path / _LOCK, thread_local=False)
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise StoreError(

@@ -260,10 +260,11 @@ def _failures(plain: Any, what: str) -> tuple[SegmentFailure, ...]:
     if not isinstance(plain, list):
         raise ImpossibleError(f"{what} are {shown(plain)}")
     for failure in plain:
-        sound = isinstance(failure, list) and len(failure) == 2 and type(failure[0]) is int
-        if not sound or not isinstance(failure[1], str):
+        # The third is there where a checkpoint was damaged, and in no table of before.
+        sound = isinstance(failure, list) and (len(failure) == 2 or (len(failure) == 3 and failure[2] is True))
+        if not sound or type(failure[0]) is not int or not isinstance(failure[1], str):
             raise ImpossibleError(f"{what} have {shown(failure)} among them, which is no failure")
-    return tuple(SegmentFailure(stop, one_line(cause)) for stop, cause in plain)
+    return tuple(SegmentFailure(stop, one_line(cause), *damaged) for stop, cause, *damaged in plain)
 
 
 def state_of(end: Any) -> TrialState | None:

@@ -258,11 +258,11 @@ class Store:
                 self._tables.record(self._trial_ids[number], attributes, None, math.nan)
                 self._rows[number] = replace(row, taken=taken, diverged_at=take_over.diverged_at)
 
-    def record_failure(self, number: int, iterations: int, cause: str, for_good: bool) -> None:
-        """Record that a segment on its way to `iterations` failed, and if so, its trial for good. Raises StoreError."""
-        row = self._rows[number]
-        failures = (*row.failures, SegmentFailure(iterations, cause))
-        attributes: dict[str, Any] = {FAILURES: [list(failure) for failure in failures]}
+    def record_failure(self, number: int, failure: SegmentFailure, for_good: bool) -> None:
+        """Record that a segment of a trial failed, and if so, the trial for good. Raises StoreError."""
+        row, cause = self._rows[number], failure.cause
+        failures = (*row.failures, failure)
+        attributes: dict[str, Any] = {FAILURES: [list(each[: 2 + each.damaged]) for each in failures]}
         if for_good:
             attributes[FAILED] = cause
         with one_sentence(self.where, self.study_name):

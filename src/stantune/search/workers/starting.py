@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
-import types
 from collections.abc import Iterator
-from multiprocessing import resource_tracker, spawn
+from multiprocessing import resource_tracker, spawn, util
 from multiprocessing.connection import Connection
+from typing import Any
 
 from stantune.search.stopping import ENDING
 
-# What is changed meanwhile is the process's, and put back as it was found: threads do that one after the other.
-_turn = threading.Lock()
-_SAFE_PATH = "PYTHONSAFEPATH"
 # Where the process that starts a worker is killed before it has said all, the worker meets the end of what it reads.
 _QUIETLY = """\
 import pickle
@@ -27,11 +23,28 @@ except (EOFError, pickle.UnpicklingError):
 """
 
 
+class _Here(threading.local):
+    """What a thread is at; what others start meanwhile, data loaders and programs, is started as ever.
+
+    Attributes:
+        starts: it starts a worker.
+    """
+
+    starts = False
+
+
+_here = _Here()
+
+
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Have processes that multiprocessing starts meanwhile be workers that take nothing from around here."""
-    with _turn, _signals_held(), _no_main_program(), _own_commands():
-        yield
+    """Have processes that this thread starts by multiprocessing meanwhile be workers that take nothing from here."""
+    _here.starts = True
+    try:
+        with _signals_held():
+            yield
+    finally:
+        _here.starts = False
 
 
 def send_order(ours: Connection, theirs: Connection, order: bytes) -> None:
@@ -47,29 +60,13 @@ def send_order(ours: Connection, theirs: Connection, order: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _no_main_program() -> Iterator[None]:
-    """Have processes that are started meanwhile not run the main program's file.
-
-    They would, to find what pickles name of it; ours come by value, and a script that calls a search at its top level
-    would begin it again in each worker.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
     """Hold Ctrl-C and the like back: here for a moment, in a process started meanwhile until it lets them through."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     # Started by the first process to be spawned, and it would take our mask away.
-    with _safe_path():
-        resource_tracker.ensure_running()
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -77,39 +74,42 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Have Pythons that are started meanwhile import nothing from the working folder."""
-    before = os.environ.get(_SAFE_PATH)
-    os.environ[_SAFE_PATH] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_SAFE_PATH]
-        else:
-            os.environ[_SAFE_PATH] = before
+# What multiprocessing asks as it starts a process, before we did anything.
+_usual_flags = util._args_from_interpreter_flags  # type: ignore[attr-defined]
+_usual_command_line = spawn.get_command_line
+_usual_preparation = spawn.get_preparation_data
 
 
-@contextlib.contextmanager
-def _own_commands() -> Iterator[None]:
-    """Have processes that are started meanwhile import nothing from the working folder, and end without a word.
+def _flags() -> list[str]:
+    """Have workers, and what multiprocessing starts with the first, import nothing from the working folder.
 
-    They import before they are told from where; then they do as this process does. By the command and not by the
+    Workers import before they are told from where; then they do as this process does. By the command and not by the
     environment, which the user's own programs would have from them.
     """
-    usual = spawn.get_command_line
+    flags: list[str] = _usual_flags()
+    return [*flags, "-P"] if _here.starts and not getattr(sys, "frozen", False) else flags
 
-    def command_line(**arguments: object) -> list[str]:
-        command = usual(**arguments)
-        if "-c" not in command:  # a program that was frozen
-            return command
-        place = command.index("-c")
-        program = _QUIETLY.format(program=command[place + 1])
-        return [*command[:place], "-P", "-c", program, *command[place + 2 :]]
 
-    spawn.get_command_line = command_line
-    try:
-        yield
-    finally:
-        spawn.get_command_line = usual
+def _command_line(**arguments: Any) -> list[str]:
+    """Have workers end without a word where nobody is left to tell them what to do."""
+    command = _usual_command_line(**arguments)
+    if not _here.starts or "-c" not in command:  # a program that was frozen
+        return command
+    place = command.index("-c") + 1
+    return [*command[:place], _QUIETLY.format(program=command[place]), *command[place + 1 :]]
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """Have workers not run the main program's file.
+
+    They would, to find what pickles name of it; ours come by value, and a script that calls a search at its top level
+    would begin it again in each worker.
+    """
+    data = _usual_preparation(name)
+    return {key: value for key, value in data.items() if not (_here.starts and key.startswith("init_main_"))}
+
+
+# For good, so that no thread ever finds them half changed, or changed back; they do as ever where no worker is started.
+util._args_from_interpreter_flags = _flags  # type: ignore[attr-defined]
+spawn.get_command_line = _command_line
+spawn.get_preparation_data = _preparation

@@ -13,7 +13,7 @@ import pytest
 from sound_table import PLAN, opened
 
 from stantune.outcome import Cost, Outcome
-from stantune.search.plan.values import FinalResult
+from stantune.search.plan.values import FinalResult, SegmentFailure
 from stantune.search.table.storages.opening import sqlite_url
 
 
@@ -24,7 +24,7 @@ def fill(simulated: ModuleType, url: str) -> None:
         number = len(store.rows())
         setting = store.rows()[0].params
         store.create(number, setting, 0, started_from=3)
-        store.record_failure(number, 9, "it broke", for_good=False)
+        store.record_failure(number, SegmentFailure(9, "it broke"), for_good=False)
         store.record(number, 9, {"error": 0.5, "loss": 2.0}, Cost(exact=9))
         outcome = Outcome(9, {"error": 0.5}, None, False, Cost(exact=9))
         store.set_final(0, FinalResult.of(setting, outcome, Cost(exact=9)))

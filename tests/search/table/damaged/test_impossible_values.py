@@ -54,6 +54,7 @@ IMPOSSIBLE: list[tuple[str | None, str | int, Any, str]] = [
     ("dropped", "stantune:diverged_at", 4, "stantune:diverged_at of trial {} is 4, and it is a whole number"),
     ("dropped", "stantune:failed", "why not", "stantune:failed of trial {} is 'why not', and its failures are 0"),
     ("dropped", "stantune:failures", [[1, 2]], "stantune:failures of trial {} have [1, 2] among them"),
+    ("dropped", "stantune:failures", [[1, "x", 1]], "stantune:failures of trial {} have [1, 'x', 1] among them"),
     ("dropped", "stantune:started_from", "x", "stantune:started_from of trial {} is 'x'"),
     ("dropped", "stantune:taken_over_from:1", 99, "stantune:taken_over_from:1 of trial {} is 99, which is no earlier"),
     ("diverged", "stantune:diverged_at", -1, "stantune:diverged_at of trial {} is -1, and it is a whole number"),

@@ -47,7 +47,7 @@ def store() -> Store:
     store.record(0, 3, {"accuracy": 50.0, "test": 40.0}, Cost(3, 1.5, 0, 0.0, 0.25))
     store.record(0, 9, {"accuracy": 60.0, "test": 45.0}, Cost(3, 2.0))
     store.record_divergence(1, 3, 2)
-    store.record_failure(2, 3, "ValueError: too large", for_good=True)
+    store.record_failure(2, SegmentFailure(3, "ValueError: too large"), for_good=True)
     store.close({1: "diverged", 2: "failed"})
     return store
 
@@ -156,7 +156,7 @@ def test_names_mean_nothing_in_markdown() -> None:
         "Trials are compared by their e\\|f\\*."
     )
     assert "\n" not in study_title({"problem": "a\nb"}, "c\nd")
-    assert trial_attributes({"stantune:bracket": 0, "stantune:failures": [list(SegmentFailure(1, "x"))]}, "epoch")
+    assert trial_attributes({"stantune:bracket": 0, "stantune:failures": [[1, "x"]]}, "epoch")
 
 
 def test_nothing_is_written(store: Store) -> None:

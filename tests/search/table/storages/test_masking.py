@@ -31,6 +31,8 @@ URLS = [
     "postgresql://u:SEC/SECRET@127.0.0.1:1/db",
     "postgresql://u:SEC:SECRET@127.0.0.1:1/db",
     "postgresql://u:SEC?SECRET@127.0.0.1:1/db",
+    "postgresql://u:2024?SECRET@127.0.0.1:1/db",
+    "postgresql://u:2024#SECRET@127.0.0.1:1/db",
     "postgresql://u:SEC#SECRET@127.0.0.1:1/db",
     "postgresql://u/v:SECRET@127.0.0.1:1/db",
     "postgresql://u:SECRET",
@@ -155,6 +157,7 @@ def test_an_identity_is_shown_without_secrets() -> None:
     identity = {
         "command": "train --db postgres://me:SECRET@host/db --api-key=SECRET --token SECRET --secret {lr} http://host:80/a@b",
         "others": ["postgres://me:SEC@RET/SECRET@host/db", "mlflow=http://localhost:5000/a@b"],
+        "digits": [f"postgres://me:2024{mark}SECRET@host/db" for mark in ("", "#", "?", ":", "@")],
         "env": {"WANDB": "SECRET"},
         "code": [["a.py", "token: SECRET"], 3, None],
         "more": {"env": {}, "rate": 0.5},
@@ -162,6 +165,7 @@ def test_an_identity_is_shown_without_secrets() -> None:
     assert without_secrets(identity) == {
         "command": "train --db postgres://me:***@host/db --api-key=*** --token *** --secret {lr} http://host:80/a@b",
         "others": ["postgres://me:***@host/db", "mlflow=http://localhost:5000/a@b"],
+        "digits": ["postgres://me:***@host/db"] * 5,
         "env": "***",
         "code": [["a.py", "token: ***"], 3, None],
         "more": {"env": {}, "rate": 0.5},

@@ -17,8 +17,8 @@ _SECRET_PAIR = re.compile(rf"([\w-]*{_SECRET}[\w-]*\s*[=:]\s*)('[^']*'|\"[^\"]*\
 _USER_INFO = re.compile(r":[^/@]*@")
 # As a command's argument; not where that is a placeholder, or another option.
 _SECRET_ARGUMENT = re.compile(rf"(--?[\w-]*{_SECRET}[\w-]*\s+)(?![-{{])\S+", re.IGNORECASE)
-# To the last @, which a password may have, too; not from a port on.
-_PASSWORD_IN_TEXT = re.compile(r"(\w://[^\s/:@]*:)(?!\d+[/?#])\S+@")
+# To the last @, which a password may have, too; not from a port and a slash on.
+_PASSWORD_IN_TEXT = re.compile(r"(\w://[^\s/:@]*:)(?!\d+/)\S+@")
 # Their databases are files, whose names may have any characters; they have no users.
 _OF_FILES = ("sqlite", "journal")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import optuna
@@ -16,6 +15,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import TrialState
 
+from stantune.search.propose.sampling import optuna_quiet
 from stantune.search.table.tables import EndedTrial, Tables
 
 # A server that is started anew needs some, a backup that locks the file likewise.
@@ -106,7 +106,8 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
     end = None
     while True:
         try:
-            with _silent():
+            # What it meets is for us to say, in one sentence.
+            with optuna_quiet(optuna.logging.ERROR):
                 return ask(end is not None)
         except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
             passing = _may_pass(error) if begun or end is not None else _is_there(error)
@@ -124,17 +125,6 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
 def ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
     """Ask a database as a search begins, and wait while it has no time; to ask twice makes no difference."""
     return insist(storage, lambda again: ask(), begun=False)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep Optuna from logging what it meets; what comes of it is for us to say, in one sentence."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.ERROR))
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _may_pass(error: BaseException) -> bool:
