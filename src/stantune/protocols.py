@@ -14,7 +14,8 @@ from stantune.outcome import Outcome
 from stantune.space import Space
 
 DIRECTIONS = ("minimize", "maximize")
-# So much of its bounds' span a value may be beyond them: a mean of float32 is not 1 to the last bit.
+# So much of its bounds' span a value may be beyond them: a mean of float32 is not 1 to the last bit. Where one bound is
+# infinite, of the other, or of 1.
 ROUNDED = 1e-6
 
 
@@ -66,7 +67,7 @@ class Metric:
         """Return a value, and the bound for one that is beyond it by no more than float32 rounds."""
         low, high = self.bounds
         nearest = min(max(value, low), high)
-        span = high - low if math.isfinite(high - low) else abs(nearest)
+        span = high - low if math.isfinite(high - low) else max(abs(nearest), 1.0)
         return nearest if abs(value - nearest) <= ROUNDED * span else value
 
     def beyond(self, value: float) -> str | None:
@@ -294,5 +295,6 @@ def best_point(metric: Metric, curve: Mapping[int, Mapping[str, float]]) -> int 
     None where there is no value on it.
     """
     found = {point: compared_value(metric, metrics) for point, metrics in curve.items()}
-    losses = [(metric.loss(value), -point) for point, value in found.items() if value is not None]
+    # Where a training has it and where it is recorded, within the bounds by then, it is the same point.
+    losses = [(metric.loss(metric.within(value)), -point) for point, value in found.items() if value is not None]
     return -min(losses)[1] if losses else None

@@ -60,6 +60,14 @@ def test_a_file_may_lie_in_the_home_folder(tmp_path, monkeypatch):
         assert find_objective(source).identity == find_objective(f"{tmp_path}/mine.py:mine").identity
 
 
+def test_data_of_an_objective_of_a_file_lie_where_it_is_said(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import stantune as st\nfrom stantune.images.problem.built_in import find\nmine = st.ProblemObjective(find('lenet'))\n"
+    )
+    assert find_objective(f"{tmp_path}/mine.py:mine", data=tmp_path).data == tmp_path
+    assert find_objective(f"{tmp_path}/mine.py:mine").data is None
+
+
 def test_data_lies_in_the_same_folder_for_every_command(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_objective("lenet", data=Path("~/sets")).data == tmp_path / "sets" == data_root("~/sets")

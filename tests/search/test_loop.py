@@ -14,7 +14,7 @@ from numbers_objective import Numbers
 import stantune as st
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
-from stantune.protocols import Segment
+from stantune.protocols import Segment, best_point
 from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.plan.values import Final, FinalResult, Job, Training, training_of
@@ -317,13 +317,21 @@ def test_a_value_that_is_rounded_to_beyond_a_bound_is_the_bound(tmp_path: Path) 
         ((0, 1), 1 + 2e-6, 1 + 2e-6),
         ((-math.inf, 1), 1.0000001, 1),
         ((-math.inf, 1), -1e300, -1e300),
-        ((0, math.inf), -1e-9, -1e-9),
+        ((0, math.inf), -1e-7, 0),
+        ((0, math.inf), -1e-5, -1e-5),
         ((100, math.inf), 99.99999, 100),
         ((-math.inf, math.inf), math.inf, math.inf),
     ],
 )
 def test_what_is_rounded_is_a_millionth(bounds: tuple[float, float], value: float, within: float) -> None:
     assert st.Metric("a", bounds=bounds).within(value) == within
+
+
+def test_what_is_rounded_is_as_good_as_the_bound_for_those_who_train_and_for_the_table() -> None:
+    metric = st.Metric("accuracy", "maximize", bounds=(0, 1))
+    curve = {3: {"accuracy": 1.0000001}, 4: {"accuracy": 1.0}, 5: {"accuracy": 0.99}}
+    within = {at: {"accuracy": metric.within(measured["accuracy"])} for at, measured in curve.items()}
+    assert best_point(metric, curve) == best_point(metric, within) == 4
 
 
 def test_what_is_beyond_the_bounds_on_the_way_of_a_final_training(tmp_path: Path) -> None:

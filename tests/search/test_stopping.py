@@ -131,3 +131,15 @@ def test_who_is_urged_and_swallows_it_hears_of_it_again() -> None:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 stop.asked()
+
+
+@pytest.mark.parametrize("asks", ["around", "request"])
+def test_a_signal_in_the_middle_of_a_question_is_heard(asks: str) -> None:
+    def question() -> bool:
+        stop.hear(signal.SIGINT)
+        return False
+
+    stop = Stop(around=question) if asks == "around" else Stop()
+    with stop.heeding(question) if asks == "request" else contextlib.nullcontext():
+        assert stop.asked()
+        assert stop.interrupted

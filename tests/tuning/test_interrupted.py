@@ -17,7 +17,9 @@ import pytest
 
 import stantune as st
 from stantune.process.alone import alone
+from stantune.search.forks import HereAlone
 from stantune.search.stopping import Stop, stoppable, stoppable_beside
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from tests.tiny_problem import problem as tiny
 
@@ -39,29 +41,39 @@ def searched(objective: Callable[[st.Run], float], out: Path, **options: Any) ->
     )
 
 
-def press(seconds: float) -> None:
-    """Press Ctrl-C in a moment."""
-    threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+def press_once_heeded() -> None:
+    """Press Ctrl-C when a search of the main thread has begun, which heeds it."""
+    end = time.monotonic() + 60
+    while not isinstance(signal.getsignal(signal.SIGINT), HereAlone) and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_thread_s_search_ends_though_the_main_thread_s_has_ended_first(tmp_path: Path) -> None:
     """The one that the signal reaches waits for its turn, and gives that up at once."""
-    begun = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def noting(run: st.Run) -> float:
         begun.set()
-        return slow(run)
+        for _ in run.steps():
+            over.wait(0.01)
+        return 1.0
 
+    presses = threading.Thread(target=press_once_heeded)
     with ThreadPoolExecutor(1) as threads:
         beside = threads.submit(searched, noting, tmp_path / "beside")
-        assert begun.wait(60)
-        press(1)
-        with pytest.raises(KeyboardInterrupt):
-            searched(slow, tmp_path / "main")
-        began = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            beside.result(60)
-    assert time.monotonic() - began < 5
+        try:
+            assert begun.wait(60)
+            presses.start()
+            with pytest.raises(KeyboardInterrupt):
+                searched(slow, tmp_path / "main")
+            began = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                beside.result(60)
+            assert time.monotonic() - began < 5
+        finally:
+            over.set()
+            presses.join()
     assert look(tmp_path / "beside").state == "interrupted"
 
 
@@ -122,7 +134,6 @@ def test_a_search_within_a_training_ends_with_it(swallows: bool, workers: int, t
         while not (tmp_path / "begun").exists() and time.monotonic() - began < 60:
             time.sleep(0.05)
         time.sleep(1)
-        # As a terminal does, to all of its processes.
         os.kill(os.getpid(), signal.SIGINT)
 
     began = time.monotonic()
@@ -204,3 +215,45 @@ def test_a_budget_that_is_spent_before_its_turn_gives_a_result(
     assert found.unwritten is not None
     assert found.unwritten in str(found)
     assert st.tune(tiny, **options).complete
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_search_within_that_was_to_end_alone_may_be_left_by_its_training(workers: int, tmp_path: Path) -> None:
+    def nests(run: st.Run) -> float:
+        inner = run.directory / "inner"
+
+        def stops(within: st.Run) -> float:
+            SearchDirectory(inner).ask_to_stop()
+            for _ in within.steps():
+                time.sleep(0.01)
+            return -1.0
+
+        space = st.Space({"x": st.Float(0, 1)})
+        with contextlib.suppress(KeyboardInterrupt):
+            st.tune(stops, space, minimize="loss", max_resource=10_000, final="none", threads=1, out=inner)
+            return -2.0
+        return 1.0
+
+    found = searched(nests, tmp_path, max_resource=1, workers=workers)
+    assert found.complete
+    assert {trial.metrics["loss"] for trial in found.trials()} == {1.0}
+
+
+def test_what_another_search_came_to_is_not_that_of_one_that_was_to_end_before_its_turn(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_resource": 9, "brackets": 1, "device": "cpu", "threads": 1, "out": tmp_path / "out"}
+    st.tune(lambda run: 1.0, SPACE, minimize="loss", **options)
+    end = threading.Event()
+
+    def train() -> None:
+        with alone():
+            end.wait(60)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    time.sleep(0.2)
+    try:
+        found = st.tune(tiny, **options, budget=0.3)
+    finally:
+        end.set()
+        thread.join()
+    assert (found.complete, found.trials()) == (False, [])

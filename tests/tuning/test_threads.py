@@ -27,6 +27,7 @@ from stantune.images.objective import ProblemObjective
 from stantune.outcome import Cost, Outcome
 from stantune.process import alone as module
 from stantune.process.alone import NoTurnError, alone, found
+from stantune.process.float32 import kept_float32
 from stantune.protocols import Conditions, Place, Segment
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
@@ -164,8 +165,15 @@ def test_data_are_fetched_while_another_thread_trains(monkeypatch: pytest.Monkey
     assert len(fetched) == 1
 
 
+@pytest.fixture
+def numbers_kept() -> Iterator[None]:
+    with kept_float32():
+        yield
+
+
+@pytest.mark.usefixtures("numbers_kept")
 def test_a_search_that_begins_leaves_what_another_thread_trains_with(tmp_path: Path) -> None:
-    before, kept = torch.get_float32_matmul_precision(), []
+    kept = []
     begun, end = threading.Event(), threading.Event()
 
     def train() -> None:
@@ -185,7 +193,6 @@ def test_a_search_that_begins_leaves_what_another_thread_trains_with(tmp_path: P
     finally:
         end.set()
         thread.join()
-        torch.set_float32_matmul_precision(before)
     assert kept == ["highest"]
 
 

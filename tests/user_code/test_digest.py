@@ -196,6 +196,37 @@ def test_what_the_code_of_a_notebook_changes_does_not_count(before, change):
     assert digest(names["train"]) != first
 
 
+@pytest.mark.parametrize(
+    "change", ["kept['lr'] = run", "kept['log'].append(run)", "kept['lr'] += run; del kept['log']"]
+)
+def test_of_what_the_code_of_a_notebook_changes_the_rest_counts(change):
+    names = {"__name__": "made", "kept": {"batch": 50, "lr": 0.1, "log": []}}
+    cell(f"def train(run):\n    {change}\n    return kept['batch']", names)
+    first = digest(names["train"])
+    names["train"](3)
+    assert digest(names["train"]) == first
+    names["kept"]["batch"] = 500
+    assert digest(names["train"]) != first
+
+
+def test_variables_of_a_comprehension_are_no_globals_that_code_changes():
+    names = {"__name__": "made", "BATCH": 50}
+    cell("def train(run):\n    return [BATCH for BATCH in range(3)], (lambda: BATCH)()", names)
+    first = digest(names["train"])
+    names["BATCH"] = 500
+    assert digest(names["train"]) != first
+
+
+def test_a_global_that_code_without_lines_gives_a_value_does_not_count():
+    names = {"__name__": "made"}
+    exec("number = 0\nBATCH = 50\ndef train(run):\n    global number\n    number += BATCH\n    return number", names)
+    first = digest(names["train"])
+    names["train"](3)
+    assert digest(names["train"]) == first
+    names["BATCH"] = 500
+    assert digest(names["train"]) != first
+
+
 def test_a_local_variable_of_a_notebooks_code_is_no_global_that_it_changes():
     names = {"__name__": "made", "BATCH": 50, "SIZE": 3}
     cell("def train(run):\n    BATCH = run\n    BATCH += SIZE\n    return BATCH", names)

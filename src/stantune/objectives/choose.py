@@ -116,6 +116,8 @@ def find_objective(source: str | Problem, stan: Stan | None = None, data: Path |
     assert isinstance(found, Objective)
     if isinstance(found, FunctionObjective):
         found = replace(found, source=source)
+    if data is not None and _is_of_problem(found):
+        found = replace(cast(Any, found), data=data)
     return _accelerated(found, stan)
 
 
@@ -124,6 +126,11 @@ def as_problem(thing: object) -> Problem | None:
     # Where nobody has imported them, it is none; the module of the class, which all that make one import.
     problems = sys.modules.get("stantune.images.problem.problem")
     return thing if problems is not None and isinstance(thing, problems.Problem) else None
+
+
+def _is_of_problem(thing: object) -> bool:
+    objectives = sys.modules.get("stantune.images.objective")
+    return objectives is not None and isinstance(thing, objectives.ProblemObjective)
 
 
 def load_source(source: str) -> Any:

@@ -60,10 +60,13 @@ class Stop:
         """
         if self.urged:
             raise KeyboardInterrupt
-        self.interrupted |= self._around()
+        # Nothing is written that was read before: a signal may be heard in the middle of a question.
+        if self._around():
+            self.interrupted = True
         if self._requests and time.monotonic() >= self._next:
             self._next = time.monotonic() + REQUEST_SECONDS
-            self.interrupted |= any(request() for request in self._requests)
+            if any(request() for request in self._requests):
+                self.interrupted = True
         return self.interrupted or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def hear(self, number: int) -> None:

@@ -87,8 +87,12 @@ def as_it_was(what: Objective, settings: SearchSettings, directory: SearchDirect
     state = SearchState(settings.plan(), [], {}, what.metric, complete=False)
     if not fresh and begun_in(directory) is not None:
         seen = look(directory.path, directory.url)
-        state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, seen.state == "done")
-    unwritten = "the search was to end before its turn came to be prepared, and nothing was trained; it goes on later"
+        # Another objective's is another search, as the next call will say.
+        if (seen.problem or what.name, seen.metric.name) == (what.name, what.metric.name):
+            state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, seen.state == "done")
+    unwritten = "the search was to end before its turn came to be prepared, and nothing was trained"
+    if not state.complete:
+        unwritten += "; it goes on later"
     return SearchResult(what, settings, state, directory.path, interrupted=not state.complete, unwritten=unwritten)
 
 
@@ -112,9 +116,12 @@ def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
         yield stop
     elif (training := enclosing()) is not None:
         own = Stop(seconds, training.stop_early)
-        yield own
-        # The KeyboardInterrupt that follows may be swallowed.
-        training.lost |= own.interrupted
+        try:
+            yield own
+        finally:
+            # The KeyboardInterrupt that follows may be swallowed. One of a search that was to end alone may well be.
+            if own.interrupted and training.stop_early():
+                training.lost = True
     elif threading.current_thread() is threading.main_thread():
         with stoppable(seconds) as own:
             yield own

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ast
-import dis
 import functools
 import hashlib
 import inspect
 import sys
-import textwrap
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from stantune.user_code.globals import changed_within, folder_of, given, has_source, imported_from
+from stantune.user_code.changes import LOADS, Changed, both, changed_by, globals_of, node_of, unchanged
+from stantune.user_code.globals import folder_of, given, has_source, imported_from
 
 _LENGTH = 16
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -22,8 +21,6 @@ _CONTAINERS = (tuple, list, dict, set, frozenset)
 # What is deeper, or comes after so many, is told by its kind alone: a digest is not to take minutes.
 _DEPTH = 40
 _MOST = 100_000
-# How globals are read.
-_LOADS = ("LOAD_GLOBAL", "LOAD_NAME")
 
 
 def digest(function: object) -> str:
@@ -51,13 +48,13 @@ class _Seen:
     Attributes:
         module: the function's own, whose classes count with their code.
         folder: from which that is imported; None where it is none of the user's own.
-        changed: globals of notebooks that functions change which count.
+        changed: globals of notebooks that functions change which count; see changed_within.
     """
 
-    def __init__(self, module: str | None, folder: Path | None, changed: Iterable[str] = ()) -> None:
+    def __init__(self, module: str | None, folder: Path | None, changed: Changed | None = None) -> None:
         self.module = module
         self.folder = folder
-        self.changed = set(changed)
+        self.changed = dict(changed or {})
         self._globals: set[tuple[str, frozenset[str]]] = set()
         self._own: dict[str | None, bool] = {module: True}
         self._left = [_MOST]
@@ -122,12 +119,12 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
         yield f"function {thing.__name__} {_text(thing.__defaults__)} {_text(thing.__kwdefaults__)}"
         yield from _held((thing.__defaults__, thing.__kwdefaults__), seen, depth)
         yield from _code_of(thing)
-        if not has_source(thing.__globals__) and (node := _node_of(thing)) is not None:
-            seen.changed |= changed_within(node) & _globals_of(thing.__code__, (*_LOADS, "STORE_GLOBAL"))
+        if not has_source(thing.__globals__):
+            seen.changed.update(both(seen.changed, changed_by(thing)))
         for name, value in _enclosed(thing):
             yield f"name {name}"
             yield from _lines(value, seen, depth + 1)
-        loaded = _globals_of(thing.__code__, _LOADS)
+        loaded = globals_of(thing.__code__, LOADS)
         yield from _globals(_names(thing.__code__), loaded, thing.__globals__, seen, depth)
     elif isinstance(thing, type):
         yield from _class(thing, seen, depth)
@@ -295,8 +292,9 @@ def _globals(
                 yield f"module {name}"
                 yield from _globals(names, names, vars(value), seen, depth + 1)
         elif name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
-            if not has_source(module) and name not in seen.changed and _is_plain(value):
-                yield f"global {name} {_text(value)}"
+            for left in () if has_source(module) else unchanged(value, seen.changed.get(name, frozenset())):
+                if _is_plain(left):
+                    yield f"global {name} {_text(left)}"
             for statement in given(name, module):
                 yield f"global {name}"
                 yield from _dumped(list(statement.parts))
@@ -310,30 +308,10 @@ def _names(code: CodeType) -> frozenset[str]:
     return frozenset(code.co_names).union(*inner)
 
 
-def _globals_of(code: CodeType, operations: Collection[str]) -> frozenset[str]:
-    """Return the names of globals alone, of those that come up in such operations."""
-    inner = [_globals_of(constant, operations) for constant in code.co_consts if isinstance(constant, CodeType)]
-    names = (each.argval for each in dis.get_instructions(code) if each.opname in operations)
-    return frozenset(names).union(*inner)
-
-
 def _code_of(function: FunctionType) -> Iterator[str]:
     """Yield a function's syntax tree as text; its bytecode, which differs between Pythons, where there is no source."""
-    node = _node_of(function)
+    node = node_of(function)
     yield from _bytecode(function.__code__) if node is None else _dumped(node)
-
-
-def _node_of(function: FunctionType) -> ast.FunctionDef | None:
-    """Return a function's syntax tree; a lambda has no source of its own, only lines that it stands on."""
-    try:
-        # Of the code, and not of the function, which would be that of what it wraps.
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function.__code__)))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    for node in tree.body[:1]:
-        if isinstance(node, ast.FunctionDef) and node.name == function.__code__.co_name:
-            return node
-    return None
 
 
 def _dumped(node: object) -> Iterator[str]:

@@ -15,10 +15,6 @@ from stantune.user_code.module_paths import is_users
 
 _PACKAGE = __name__.partition(".")[0]
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-# Methods that change a list, a dict or a set.
-_SETS = ("difference", "intersection", "symmetric_difference")
-_LISTS = {"append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"}
-_CHANGING = _LISTS | {"popitem", "setdefault", "update", "add", "discard"} | {f"{name}_update" for name in _SETS}
 
 
 class Given(NamedTuple):
@@ -54,16 +50,6 @@ def given(name: str, module: Mapping[str, Any]) -> Iterator[Given]:
         if name in _changed(statement):
             parts = (*under, statement)
             yield Given(parts, frozenset(_named(parts)) - {name})
-
-
-def changed_within(function: ast.AST) -> set[str]:
-    """Return the variables that a function's code gives a value, or changes, its own among them."""
-    found: set[str] = set()
-    for node in ast.walk(function):
-        given = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
-        if given or (isinstance(node, ast.Attribute) and node.attr in _CHANGING):
-            found.update(_variable(node))
-    return found
 
 
 def imported_from(name: str, module: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -139,11 +125,11 @@ def _changed(statement: ast.stmt) -> set[str]:
     for target in targets:
         parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
         for part in parts:
-            found.update(_variable(part))
+            found.update(variable_of(part))
     return found
 
 
-def _variable(target: Any) -> Iterator[str]:
+def variable_of(target: Any) -> Iterator[str]:
     """Yield the variable that is meant by `a`, `a[0]`, `a.b` or `*a`."""
     while isinstance(target, ast.Subscript | ast.Attribute | ast.Starred):
         target = target.value

@@ -91,3 +91,11 @@ def test_what_nobody_has_locked_is_used_again(tmp_path, script, left):
     trained(objective, segment(tmp_path, 0, 2))
     trained(objective, segment(tmp_path, 2, 4))
     assert sorted(path.name for path in folder.rglob("*")) == ["stderr.log", "stdout.log"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_said_at_once(tmp_path):
+    (tmp_path / "trial").touch()
+    began = time.monotonic()
+    with pytest.raises(FileExistsError), own_folder(tmp_path / "trial"):
+        pass
+    assert time.monotonic() - began < module.PATIENCE_SECONDS / 2

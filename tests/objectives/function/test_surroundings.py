@@ -90,7 +90,8 @@ def test_tf32_by_its_new_names_is_as_it_was(trained):
     """What was set by these alone, PyTorch does not tell by the old ones."""
     backends = torch.backends
     matrices, convolutions, of_cpu = backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul
-    places = backends, matrices, convolutions, backends.cudnn.rnn, of_cpu
+    recurrent = backends.cudnn.rnn
+    places = backends, matrices, convolutions, recurrent, of_cpu
 
     def precisions():
         return [place.fp32_precision for place in places]
@@ -99,12 +100,13 @@ def test_tf32_by_its_new_names_is_as_it_was(trained):
         backends.fp32_precision = "tf32"
         torch.set_float32_matmul_precision("highest")
         backends.cudnn.allow_tf32 = True
-        backends.cudnn.rnn.fp32_precision = "ieee"
+        recurrent.fp32_precision = "ieee"
         assert all(one != other for one, other in zip(precisions(), before, strict=True))
         return 1.0
 
     with kept_float32():
         matrices.fp32_precision, convolutions.fp32_precision = "tf32", "ieee"
+        recurrent.fp32_precision, of_cpu.fp32_precision = "tf32", "none"
         before = precisions()
         for _ in range(2):
             trained(train)

@@ -80,3 +80,17 @@ def test_of_a_process_that_is_gone_there_is_nothing() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     assert Memory(1).excess(process.pid) is None
+
+
+def test_where_linux_does_not_tell_kinds_of_memory_apart_files_count(
+    family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = memory._text
+
+    def before(path: str) -> str:
+        return "".join(line for line in usual(path).splitlines(keepends=True) if not line.startswith("Pss_"))
+
+    monkeypatch.setattr(memory, "_text", before)
+    # The file of 100 MB, too.
+    assert Memory(390_000_000).excess(family) is None
+    assert Memory(290_000_000).excess(family) == "its process with those that it has started"

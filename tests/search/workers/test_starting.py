@@ -158,7 +158,10 @@ def what_is_started() -> tuple[list[str], list[str], set[str], object, dict[str,
     return command, flags, set(spawn.get_preparation_data("x")), sys.modules["__main__"], dict(os.environ)
 
 
-def test_other_processes_are_started_as_ever() -> None:
+def test_other_processes_are_started_as_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "script.py"), raising=False)
     before = what_is_started()
     assert "-P" not in before[0]
     assert any(name.startswith("init_main_") for name in before[2]), "they run the main program's file"

@@ -17,6 +17,8 @@ STATE = "state"
 # The worker of a search that was killed is gone in a moment; one on a node that nobody reaches is not.
 PATIENCE_SECONDS = 5.0
 POLL_SECONDS = 0.05
+# So often in a row nobody deletes a folder while another one makes it.
+MOST_GONE = 20
 
 
 @contextmanager
@@ -44,14 +46,15 @@ def _locked(own: Path, end: float) -> int | None:
     """Open and lock the file that says who has a folder; None where another still has it at the `end`."""
     import fcntl  # there is none on Windows
 
-    file = own / IN_USE
+    file, gone = own / IN_USE, 0
     while True:
         try:
             own.mkdir(parents=True, exist_ok=True)
             opened = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except (FileNotFoundError, FileExistsError):
             # Who had it deletes the folder, too, in the middle of this.
-            if time.monotonic() > end:
+            gone += 1
+            if own.is_file() or gone > MOST_GONE:
                 raise
             time.sleep(POLL_SECONDS)
             continue

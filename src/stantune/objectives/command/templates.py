@@ -159,18 +159,20 @@ def _written(line: str) -> Iterator[str]:
     line = _QUOTED.sub(lambda quoted: quoted[0].translate(_HIDDEN), line.replace("\\\n", " "))
     words = shlex.shlex(line, posix=True, punctuation_chars=_OPERATORS)
     words.whitespace, words.whitespace_split, words.commenters = " \t\r", True, ""
-    redirection, teed, first = "", False, True
+    redirection, teed, first, piped = "", False, True, False
     for word in words:
         if set(word) <= set(_OPERATORS):
             # `>&` and `>|` among them; the output goes on to be a tee's after one.
             redirection = word if set(word) & set("<>") else ""
-            teed, first = teed and bool(redirection), first or not redirection
+            if not redirection:
+                teed, first, piped = False, True, "|" in word and "||" not in word
         elif redirection or teed:
             if ">" in redirection or not redirection:
                 yield word.translate(_SHOWN)
             redirection = ""
         else:
-            teed = first and PurePath(word).name == "tee"
+            # Behind a pipe it may be the program of another one: `nice tee log`, `sudo -u me tee log`.
+            teed = (first or piped) and PurePath(word).name == "tee"
             first = first and (word in _BEFORE_COMMANDS or word.startswith("-") or "=" in word)
 
 

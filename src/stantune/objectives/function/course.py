@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # A process that is killed in a long segment loses no more than this, and the step that it was in.
 SAVE_SECONDS = 60.0
+# One that asks whether it is to end returns in the middle of a step, and loses what was done since the last save.
+ASKED_SECONDS = 15.0
 # How often a step that gives losses shows that it is alive.
 BEAT_SECONDS = 1.0
 T = TypeVar("T")
@@ -79,8 +81,8 @@ class Course:
         self._keeper = keeper
         self._stop_early = stop_early
         self._watch = watch
-        # The function was told that the search is to end, and ends by itself.
-        self._stopping = False
+        # The function asks whether the search is to end; it was told that it is, and ends by itself.
+        self._asks = self._stopping = False
         now = time.perf_counter()
         # When the present stretch of time began, the last save was, the present step began.
         self._mark = self._saved = self._stepped = now
@@ -94,6 +96,7 @@ class Course:
     @property
     def should_stop(self) -> bool:
         """See Run."""
+        self._asks = True
         self._stopping = self._stopping or self._stop_early()
         return self._stopping
 
@@ -142,8 +145,9 @@ class Course:
             self.cost.exact_seconds += now - self._mark
         self._mark = self._stepped = now
         self.done = done
-        # A function that was told to end may do so in the middle of its next step, when this cannot be saved any more.
-        if done == self._stop or self._stopping or now - self._saved >= SAVE_SECONDS:
+        # A function that is told to end may do so in the middle of its next step, when this cannot be saved any more.
+        seconds = min(ASKED_SECONDS, SAVE_SECONDS) if self._asks else SAVE_SECONDS
+        if done == self._stop or self._stopping or now - self._saved >= seconds:
             self._save()
         self._watch(done)
         if done < self._stop and not self._stopping and self._stop_early():

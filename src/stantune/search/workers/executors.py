@@ -178,7 +178,7 @@ def attempt_in_turns(
 def _enclosing(training: Enclosing, train: Callable[[], T], lost: U) -> T | U:
     """Return what a part of a training comes to; `lost` where that, and a search within it, are to end.
 
-    Raises KeyboardInterrupt where the search within was told to end, and not this one; or this one at once.
+    Raises KeyboardInterrupt where it is to end at once, or a search within it alone was to, and nobody caught that.
     """
     try:
         with training.here():
@@ -189,8 +189,7 @@ def _enclosing(training: Enclosing, train: Callable[[], T], lost: U) -> T | U:
     if not training.lost:
         return how
     training.lost = False
-    if not training.stop_early():
-        raise KeyboardInterrupt
+    training.stop_early()  # raises where it is to end at once
     return lost
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 LOOK_SECONDS = 1.0
 # Of what they have by themselves, not of files that they have mapped, which the system takes back when it likes.
 _KINDS = ("Pss_Anon:", "Pss_Shmem:")
+# Where Linux does not tell those apart (before 5.3), with these files.
+_ALL = ("Pss:",)
 
 
 class Memory:
@@ -75,8 +77,9 @@ def _resident(pid: int) -> int:
 
 def _own(pid: int) -> int:
     """Return the bytes that a process has by itself, and its parts of those that it shares; 0 where nobody can tell."""
-    lines = map(str.split, _text(f"/proc/{pid}/smaps_rollup").splitlines())
-    return sum(int(fields[1]) * 1024 for fields in lines if len(fields) > 1 and fields[0] in _KINDS)
+    lines = [line.split() for line in _text(f"/proc/{pid}/smaps_rollup").splitlines()]
+    told = {fields[0]: int(fields[1]) * 1024 for fields in lines if len(fields) == 3}
+    return sum(told.get(kind, 0) for kind in (_KINDS if _KINDS[0] in told else _ALL))
 
 
 def _text(path: str) -> str:

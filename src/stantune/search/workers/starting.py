@@ -105,6 +105,10 @@ def _preparation(name: str) -> dict[str, Any]:
     They would, to find what pickles name of it; ours come by value, and a script that calls a search at its top level
     would begin it again in each worker.
     """
+    main = sys.modules["__main__"]
+    if _here.starts and not hasattr(main, "__spec__"):
+        # What stands in for a main program, in a notebook say, may lack what multiprocessing asks for.
+        main.__spec__ = None
     data = _usual_preparation(name)
     return {key: value for key, value in data.items() if not (_here.starts and key.startswith("init_main_"))}
 

@@ -264,6 +264,33 @@ def test_what_a_loop_of_its_own_left_half_done_is_not_kept(trained):
         assert trained.watched == list(range(saved + 1, 6))
 
 
+def test_a_loop_that_asks_in_the_middle_of_steps_is_saved_more_often(trained, monkeypatch):
+    def train(run):
+        kept = [0]
+        run.keep(kept=kept)
+        for number in range(run.go_on(), run.stop):
+            if asks and run.should_stop:
+                return None
+            kept[0] += 1
+            if asks and run.should_stop:
+                return None
+            run.reached(number + 1)
+        return kept[0]
+
+    monkeypatch.setattr(course, "ASKED_SECONDS", 0.0)
+    for asks in (True, False):
+        told = iter([False] * 5)
+        trained.watched.clear()
+        # Within the third step; one that does not ask is told at the end of one, which is saved.
+        assert trained(train, 0, 9, stop_early=lambda told=told: next(told, True)).interrupted
+        asks = False
+        done = list(trained.watched)
+        trained.watched.clear()
+        assert trained(train, 0, 9).metrics == {"loss": 9.0}
+        assert trained.watched == list(range(done[-1] + 1, 10))
+        trained.checkpoint.unlink()
+
+
 @pytest.mark.parametrize("begins", ["start", "go_on"])
 def test_a_loop_that_says_nothing_of_how_far_it_is_is_done_again(trained, begins):
     def train(run):
