@@ -61,9 +61,8 @@ def test_a_file_may_lie_in_the_home_folder(tmp_path, monkeypatch):
 
 
 def test_data_of_an_objective_of_a_file_lie_where_it_is_said(tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "import stantune as st\nfrom stantune.images.problem.built_in import find\nmine = st.ProblemObjective(find('lenet'))\n"
-    )
+    imports = "import stantune as st\nfrom stantune.images.problem.built_in import find"
+    (tmp_path / "mine.py").write_text(f"{imports}\nmine = st.ProblemObjective(find('lenet'))\n")
     assert find_objective(f"{tmp_path}/mine.py:mine", data=tmp_path).data == tmp_path
     assert find_objective(f"{tmp_path}/mine.py:mine").data is None
 
