@@ -63,5 +63,6 @@ def test_lenet_learns_mnist_under_stan(rate: float, bound: float, margin: float,
     assert found != lenet(None)
 
 
+@pytest.mark.slow
 def test_cq_learns_cifar10(data_dir: Path) -> None:
     assert remembered("cq", find("cq").load(data_dir, full=True), CQ_ITERATIONS)(None) < 63

@@ -33,14 +33,16 @@ def check_commands(told: dict[str, str], kills: int) -> None:
     assert (told["left over"], told["different"]) == ("0", "0")
 
 
-@pytest.mark.parametrize("objective", ["chains", "problem", "command"])
-def test_soak_of_a_few_kills(objective: str) -> None:
-    (told,) = soaked("--objective", objective, "--kills", "6", "--seed", "3")
+@pytest.mark.parametrize(
+    ("objective", "kills"), [pytest.param("chains", 6, marks=pytest.mark.slow), ("problem", 3), ("command", 6)]
+)
+def test_soak_of_a_few_kills(objective: str, kills: int) -> None:
+    (told,) = soaked("--objective", objective, "--kills", str(kills), "--seed", "3")
     assert told["objective"] == objective
-    check(told, 6)
+    check(told, kills)
 
 
-@pytest.mark.parametrize("way", ["fetch", "fresh"])
+@pytest.mark.parametrize("way", ["fetch", pytest.param("fresh", marks=pytest.mark.slow)])
 def test_soak_of_commands_that_are_killed_a_few_times(way: str) -> None:
     (told,) = soaked("--way", way, "--kills", "4", "--seed", "3", script="soak_command")
     assert told["way"] == way

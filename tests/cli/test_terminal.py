@@ -106,7 +106,7 @@ def terminal(*arguments: object, log: Path, before: Callable[[], object] = lambd
         running.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_live_view_and_ctrl_c(
     stantune: Callable[..., Any], tiny: tuple[str, ...], as_whole: Callable[..., None], tmp_path: Path, workers: int
 ) -> None:
@@ -131,7 +131,7 @@ def test_live_view_and_ctrl_c(
     as_whole(ended.json)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_lost_terminal_ends_the_search_in_good_order(
     stantune: Callable[..., Any], tiny: tuple[str, ...], as_whole: Callable[..., None], tmp_path: Path, workers: int
 ) -> None:
@@ -159,7 +159,7 @@ def test_lost_terminal_under_nohup_ends_nothing(
     as_whole(result)
 
 
-@pytest.mark.parametrize("command", ["train", "compare"])
+@pytest.mark.parametrize("command", ["train", pytest.param("compare", marks=pytest.mark.slow)])
 def test_lost_terminal_ends_a_training_in_good_order(tiny_file: Path, tmp_path: Path, command: str) -> None:
     log, kept = tmp_path / "log", ("--checkpoint", tmp_path / "x.pt") if command == "train" else ()
     options = ("--iterations", 100_000, "--threads", 1, *kept)

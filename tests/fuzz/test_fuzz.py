@@ -24,7 +24,7 @@ def fuzz(kind: str, count: int, first: int) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("options", 20), ("fields", 150), ("files", 200), ("cells", 15), ("journals", 30), ("caffe", 400)],
+    [("options", 10), ("fields", 150), ("files", 200), ("cells", 15), ("journals", 30), ("caffe", 400)],
 )
 def test_a_few_of_each_kind(kind: str, count: int) -> None:
     assert " 0 faults; " in fuzz(kind, count, 0)

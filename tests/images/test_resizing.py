@@ -353,6 +353,7 @@ def test_a_plan_is_for_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [type(each) for each in timed] == [st.Problem]
 
 
+@pytest.mark.slow
 def test_as_a_way_of_a_study(tmp_path: Path) -> None:
     other = replace(CORNERS, name="other", network=of_one_size)
     with pytest.raises(st.UsageError, match="`ways`=resize: `resize`=1/2:1/3 does not go with this: problem 'other'"):

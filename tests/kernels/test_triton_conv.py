@@ -319,7 +319,7 @@ def test_float32_is_multiplied_as_pytorch_is_told_for_convolutions(monkeypatch: 
         assert triton_conv.precision() == name
 
 
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_the_programs_compile_for_devices_that_are_not_here(architecture: int, tmp_path: Path) -> None:
     script = Path(__file__).with_name("compile_triton.py")
     ran = subprocess.run(

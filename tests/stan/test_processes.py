@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no native li
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork, and has no alarms")
-@pytest.mark.parametrize("threads", ["one thread", "two threads", "two threads without OpenMP"])
+@pytest.mark.parametrize(
+    "threads", ["one thread", "two threads", pytest.param("two threads without OpenMP", marks=pytest.mark.slow)]
+)
 def test_a_model_computes_in_all_situations_what_it_does_alone(threads: str) -> None:
     script = Path(__file__).with_name("situations.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}

@@ -70,6 +70,9 @@ def device() -> None:
     torch.set_default_device("meta")
 
 
+OTHERS = (deterministic, old_tf32, new_tf32, denormals, device)
+
+
 def train(run: st.Run) -> dict[str, float]:
     """Return what a training finds in its process."""
     from stantune.process.settings import unusual_settings
@@ -91,7 +94,10 @@ def searched(out: Path, **options: Any) -> tuple[list[dict[str, float]], Any]:
     return [dict(trial.metrics) for trial in found.trials()], identity_of(out)
 
 
-@pytest.mark.parametrize("setting", [double, deterministic, high, old_tf32, new_tf32, benchmark, denormals, device])
+@pytest.mark.parametrize(
+    "setting",
+    [double, high, benchmark, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)],
+)
 def test_workers_train_as_this_process_is_set(setting: Callable[[], None], tmp_path: Path) -> None:
     _, usual = searched(tmp_path / "usual")
     assert "process" not in usual

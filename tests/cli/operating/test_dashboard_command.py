@@ -68,7 +68,7 @@ def asked(url: str, method: str = "GET") -> Any:
         return answer.read()
 
 
-@pytest.mark.parametrize("storage", [None, "journal"])
+@pytest.mark.parametrize("storage", [None, pytest.param("journal", marks=pytest.mark.slow)])
 def test_shows_a_search_that_runs(tmp_path: Path, storage: str | None) -> None:
     directory = SearchDirectory(tmp_path / "search", storage and f"journal:///{tmp_path / 'table.log'}")
     identity = {"problem": "lenet", "unit": "epoch", "max-iterations": 9, "seed": 0}

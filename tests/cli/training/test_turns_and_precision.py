@@ -22,7 +22,11 @@ def search(stantune: Any, tiny_file: Path, out: Path, *options: object) -> Any:
     return stantune("search", f"{tiny_file}:problem", *LENGTHS, "--out", out, "--json", "-", *options)
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", 2), ("--trial-timeout", "1m")], ids=["one", "two", "timeout"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--workers", 2), pytest.param(("--trial-timeout", "1m"), marks=pytest.mark.slow)],
+    ids=["one", "two", "timeout"],
+)
 def test_turns_change_nothing_but_times(
     stantune: Any, tiny_file: Path, tmp_path: Path, options: tuple[object, ...]
 ) -> None:

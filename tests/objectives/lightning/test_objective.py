@@ -201,6 +201,7 @@ sys.stdout.buffer.write(cloudpickle.dumps(LightningObjective(*parts, Space({{}})
 EXAMPLE = Path(__file__).parents[3] / "examples" / "lightning_module.py"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("data_dir")
 def test_the_example_is_searched(tmp_path):
     assert "python examples/lightning_module.py" in EXAMPLE.read_text()

@@ -88,7 +88,7 @@ def test_a_locked_file_is_waited_for(use: str, held: str, simulated: ModuleType,
             # A reader of a write-ahead log waits for nobody; of a file without, for whoever writes.
             connection.execute("PRAGMA journal_mode=DELETE")
     began = time.monotonic()
-    with locked(file, 2.5):
+    with locked(file, 1.5):
         uses(simulated, sqlite_url(file))[use]()
     assert time.monotonic() - began > 1
 
