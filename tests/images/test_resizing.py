@@ -353,12 +353,15 @@ def test_a_plan_is_for_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [type(each) for each in timed] == [st.Problem]
 
 
-@pytest.mark.slow
-def test_as_a_way_of_a_study(tmp_path: Path) -> None:
+def test_as_a_way_of_a_study_it_goes_with_all_problems_or_none(tmp_path: Path) -> None:
     other = replace(CORNERS, name="other", network=of_one_size)
     with pytest.raises(st.UsageError, match="`ways`=resize: `resize`=1/2:1/3 does not go with this: problem 'other'"):
         st.study([CORNERS, other], ways="native,resize", seeds=1, max_resource=9, out=tmp_path / "none")
     assert not (tmp_path / "none").exists(), "before anything is trained"
+
+
+@pytest.mark.slow
+def test_as_a_way_of_a_study(tmp_path: Path) -> None:
     result = st.study(CORNERS, ways="native,resize", seeds=1, max_resource=9, threads=1, out=tmp_path / "out")
     assert result.complete
     (problem,) = result.summary.problems

@@ -136,7 +136,7 @@ def test_threads_that_ask_and_tell_come_to_the_same_table(tmp_path: Path) -> Non
     expected = look(tmp_path / "one").rows
 
     def work(search: st.OpenSearch) -> None:
-        while not search.result.complete:
+        while not search.result.complete and time.monotonic() < end:
             segment = search.ask()
             if segment is None:
                 time.sleep(0.001)
@@ -148,6 +148,7 @@ def test_threads_that_ask_and_tell_come_to_the_same_table(tmp_path: Path) -> Non
 
     for number in range(3):
         failed: list[st.Segment] = []
+        end = time.monotonic() + 60
         with opened(tmp_path / f"{number}") as search, ThreadPoolExecutor(4) as threads:
             for future in [threads.submit(work, search) for _ in range(4)]:
                 future.result(60)

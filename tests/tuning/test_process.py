@@ -70,7 +70,7 @@ def device() -> None:
     torch.set_default_device("meta")
 
 
-OTHERS = (deterministic, old_tf32, new_tf32, denormals, device)
+OTHERS = (deterministic, old_tf32, new_tf32, denormals, benchmark)
 
 
 def train(run: st.Run) -> dict[str, float]:
@@ -96,7 +96,7 @@ def searched(out: Path, **options: Any) -> tuple[list[dict[str, float]], Any]:
 
 @pytest.mark.parametrize(
     "setting",
-    [double, high, benchmark, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)],
+    [double, high, device, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)],
 )
 def test_workers_train_as_this_process_is_set(setting: Callable[[], None], tmp_path: Path) -> None:
     _, usual = searched(tmp_path / "usual")

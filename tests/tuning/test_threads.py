@@ -9,9 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from another_thread import elsewhere
 from torch import Tensor, nn
 
 import stantune as st
@@ -29,6 +29,7 @@ from stantune.process import alone as module
 from stantune.process.alone import NoTurnError, alone, found
 from stantune.process.float32 import kept_float32
 from stantune.protocols import Conditions, Place, Segment
+from stantune.search.forks import HereAlone
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.search.workers.executors import InProcess
@@ -71,26 +72,6 @@ def searched(out: Path, objective: object = drawing, seed: int = 0, **options: A
     own = {} if objective is PROBLEM else {"space": SPACE, "minimize": "loss"}
     st.tune(objective, max_resource=9, brackets=1, seed=seed, out=out, **{**own, **options})
     return [(row.params, row.metrics, row.losses) for row in look(out).rows]
-
-
-@contextmanager
-def elsewhere() -> Iterator[Callable[[], None]]:
-    """Have another thread train within, until what is given is called."""
-    begun, end = threading.Event(), threading.Event()
-
-    def train() -> None:
-        with alone():
-            begun.set()
-            end.wait(60)
-
-    thread = threading.Thread(target=train)
-    thread.start()
-    begun.wait(60)
-    try:
-        yield end.set
-    finally:
-        end.set()
-        thread.join()
 
 
 def test_functions_draw_as_alone(tmp_path: Path) -> None:
@@ -173,34 +154,32 @@ def numbers_kept() -> Iterator[None]:
 
 @pytest.mark.usefixtures("numbers_kept")
 def test_a_search_that_begins_leaves_what_another_thread_trains_with(tmp_path: Path) -> None:
-    kept = []
-    begun, end = threading.Event(), threading.Event()
+    kept: list[str] = []
 
-    def train() -> None:
-        with alone():
-            torch.set_float32_matmul_precision("highest")
-            begun.set()
-            end.wait(60)
-            kept.append(torch.get_float32_matmul_precision())
-            torch.set_float32_matmul_precision("high")
+    def ends() -> None:
+        kept.append(torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("high")
 
     torch.set_float32_matmul_precision("high")
-    thread = threading.Thread(target=train)
-    thread.start()
-    begun.wait(60)
-    try:
+    with elsewhere(lambda: torch.set_float32_matmul_precision("highest"), ends):
         searched(tmp_path, stop=Stop(0.5))
-    finally:
-        end.set()
-        thread.join()
     assert kept == ["highest"]
 
 
 def waits_for_threads(run: st.Run) -> float:
     """Search in a thread and wait for it, until a signal ends both."""
-    threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(searched, run.directory / "inner", *INNER[:1], **INNER[1]).result()
+
+    def press() -> None:
+        if isinstance(signal.getsignal(signal.SIGINT), HereAlone):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    timer = threading.Timer(1, press)
+    timer.start()
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(searched, run.directory / "inner", *INNER[:1], **INNER[1]).result()
+    finally:
+        timer.cancel()
     return 1.0
 
 
@@ -236,25 +215,17 @@ def test_one_run_that_waits_hears_that_it_is_to_stop() -> None:
 
 def test_what_a_training_sets_for_itself_is_nothing_to_another_thread_s_search(tmp_path: Path) -> None:
     before, threads = torch.get_default_dtype(), torch.get_num_threads()
-    begun, end = threading.Event(), threading.Event()
 
-    def train() -> None:
-        with alone():
-            torch.set_default_dtype(torch.float64)
-            torch.set_num_threads(threads + 1)
-            begun.set()
-            end.wait(60)
-            torch.set_default_dtype(before)
-            torch.set_num_threads(threads)
+    def begins() -> None:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(threads + 1)
 
-    thread = threading.Thread(target=train)
-    thread.start()
-    begun.wait(60)
-    try:
+    def ends() -> None:
+        torch.set_default_dtype(before)
+        torch.set_num_threads(threads)
+
+    with elsewhere(begins, ends):
         settings = found()
-    finally:
-        end.set()
-        thread.join()
     assert settings.settings == found().settings
     assert settings.threads == threads
 

@@ -209,6 +209,22 @@ def test_of_what_the_code_of_a_notebook_changes_the_rest_counts(change):
     assert digest(names["train"]) != first
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "log = kept['log']; log.append(run); kept['lr'] = run",
+        "(lambda of: of.update(a=run))(kept); kept['lr'] = run",
+    ],
+)
+def test_what_the_code_of_a_notebook_changes_by_another_name_does_not_count(change):
+    names = {"__name__": "made", "kept": {"batch": 50, "lr": 0.1, "log": []}}
+    cell(f"def train(run):\n    {change}\n    return kept['batch']", names)
+    first, kept = digest(names["train"]), str(names["kept"])
+    names["train"](3)
+    assert str(names["kept"]) != kept
+    assert digest(names["train"]) == first
+
+
 def test_variables_of_a_comprehension_are_no_globals_that_code_changes():
     names = {"__name__": "made", "BATCH": 50}
     cell("def train(run):\n    return [BATCH for BATCH in range(3)], (lambda: BATCH)()", names)

@@ -43,6 +43,11 @@ def changed_within(function: ast.AST) -> Changed:
             key = _key(node)
             keys = None if key is None else frozenset({key.value})
             found = both(found, dict.fromkeys(variable_of(node), keys))
+    # What is used in another way than by its items may be changed by whom it is given to.
+    items = {id(node.value) for node in ast.walk(function) if isinstance(node, ast.Subscript) and _key(node)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and node.id in found and id(node) not in items:
+            found[node.id] = None
     return found
 
 
@@ -56,9 +61,15 @@ def both(one: Changed, other: Changed) -> Changed:
 
 
 def unchanged(value: Any, keys: frozenset[Any] | None) -> Iterator[Any]:
-    """Yield what is left of a variable's value where that under these keys is changed; nothing of one changed whole."""
-    if keys is not None and (type(value) is dict or not keys):
-        yield {key: each for key, each in value.items() if key not in keys} if keys else value
+    """Yield what is left of a variable's value where that under these keys is changed; nothing of one changed whole.
+
+    What such a dict holds of lists and the like may be changed by other names, and is not left.
+    """
+    if keys is None or (keys and type(value) is not dict):
+        return
+    if keys:
+        value = {key: each for key, each in value.items() if key not in keys and type(each) not in (list, dict, set)}
+    yield value
 
 
 def _key(target: Any) -> ast.Constant | None:

@@ -82,11 +82,11 @@ def test_a_command_that_ends_with_the_search_is_interrupted(tmp_path: Path, code
     # A batch system's signal goes to it as well; it has ended by itself before anybody looks.
     how = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
     words = [sys.executable, "-c", f"import os, sys; open({str(ended)!r}, 'w').close(); {how}"]
-    asked = []
+    asked, end = [], time.monotonic() + 60
 
     def stop_early() -> bool:
         # Not before the command is over, as the loop asks once more.
-        while not ended.exists():
+        while not ended.exists() and time.monotonic() < end:
             time.sleep(0.01)
         if not asked:
             time.sleep(0.5)
@@ -97,7 +97,9 @@ def test_a_command_that_ends_with_the_search_is_interrupted(tmp_path: Path, code
 
 
 @pytest.mark.parametrize(("code", "seconds"), [(143, 0.4), (-signal.SIGTERM, 0.4), (9, None), (0, None)])
-def test_the_word_that_the_search_ends_may_come_late(tmp_path: Path, code: int, seconds: float | None) -> None:
+def test_the_word_that_the_search_ends_may_come_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, seconds: float | None
+) -> None:
     ended = tmp_path / "ended"
     how = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
     words = [sys.executable, "-c", f"import os, sys; open({str(ended)!r}, 'w').close(); {how}"]
@@ -106,7 +108,10 @@ def test_the_word_that_the_search_ends_may_come_late(tmp_path: Path, code: int, 
         return seconds is not None and ended.exists() and time.time() > ended.stat().st_mtime + seconds
 
     # Other codes are not waited for: those of ordinary ends and failures.
+    monkeypatch.setattr(groups, "WORD_SECONDS", 60)
+    began = time.monotonic()
     assert run(words, tmp_path, stop_early) == (code if seconds is None else None)
+    assert time.monotonic() - began < 45
 
 
 def test_a_signal_that_is_for_the_command_alone_is_its_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

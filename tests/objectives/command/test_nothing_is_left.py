@@ -50,9 +50,12 @@ def alive(number: int) -> bool:
         return False
 
 
-def gone(where: Path, seconds: float = 5.0) -> bool:
-    numbers = [int((where / name).read_text()) for name in ("own", "child", "grandchild")]
-    end = time.monotonic() + seconds
+def all_gone(where: Path) -> bool:
+    return gone(*(int((where / name).read_text()) for name in ("own", "child", "grandchild")))
+
+
+def gone(*numbers: int) -> bool:
+    end = time.monotonic() + 5
     while any(map(alive, numbers)) and time.monotonic() < end:
         time.sleep(0.02)
     return not any(map(alive, numbers))
@@ -68,7 +71,7 @@ class TestNothingIsLeft:
     def test_of_one_that_has_ended(self, tmp_path, family):
         began = time.monotonic()
         assert trained(family, segment(tmp_path, 0, 1, params={"where": str(tmp_path)})).metrics == {"loss": 1}
-        assert gone(tmp_path)
+        assert all_gone(tmp_path)
         assert time.monotonic() - began < 10
 
     def test_of_one_that_is_asked_to_end_and_will_not(self, tmp_path, family, monkeypatch):
@@ -76,7 +79,7 @@ class TestNothingIsLeft:
         asked = segment(tmp_path, 0, 5, params={"where": str(tmp_path)})
         outcome = trained(family, asked, stop_early=(tmp_path / "own").exists)
         assert (outcome.interrupted, outcome.iterations, outcome.metrics) == (True, 0, {})
-        assert gone(tmp_path)
+        assert all_gone(tmp_path)
         assert not asked.checkpoint.exists()
 
     def test_after_an_exception(self, tmp_path, family):
@@ -86,7 +89,7 @@ class TestNothingIsLeft:
 
         with pytest.raises(KeyboardInterrupt):
             trained(family, segment(tmp_path, 0, 5, params={"where": str(tmp_path)}), watch=watch)
-        assert gone(tmp_path)
+        assert all_gone(tmp_path)
 
     @pytest.mark.parametrize("ignored", [False, True], ids=["", "ignoring SIGTERM"])
     def test_of_one_whose_worker_is_killed(self, tmp_path, family, ignored):
@@ -106,7 +109,7 @@ objective.trainer(Place(threads=1)).train(segment, lambda: False, lambda done: N
             time.sleep(0.02)
         worker.kill()
         worker.wait()
-        assert gone(tmp_path)
+        assert all_gone(tmp_path)
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_of_a_search_whose_terminal_is_lost(self, tmp_path, family, workers):
@@ -132,7 +135,7 @@ st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5
         assert (tmp_path / "out" / "result.json").exists(), "it ended in good order"
         # What comes after the search ends the program, as a lost terminal does where nobody heeds it.
         assert search.returncode in (-signal.SIGINT, -signal.SIGHUP), err.decode()
-        assert gone(tmp_path)
+        assert all_gone(tmp_path)
 
     def test_of_one_that_uses_too_much_memory(self, tmp_path, script):
         text = """
@@ -147,10 +150,9 @@ st.tune(pickle.load(open({str(tmp_path / "objective")!r}, "rb")), max_resource=5
         cause = "its process with those that it has started used more than 300 MB of memory, its limit"
         with pytest.raises(StantuneError, match=f"none of the first 5 trials.*{cause}"):
             tune(greedy, max_resource=9, trial_memory="300M", retries=0, workers=1, out=tmp_path / "out")
-        time.sleep(0.5)
         numbers = [int(line) for line in (tmp_path / "own").read_text().splitlines()]
         assert len(numbers) >= 5
-        assert not any(map(alive, numbers))
+        assert gone(*numbers)
 
     def test_a_command_obeys_even_where_its_worker_ignores_signals(self, tmp_path, monkeypatch):
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -195,7 +195,6 @@ def test_every_kind_of_function_trains_the_same_in_workers(tmp_path: Path, how: 
     assert program.said([], {"workers": 2}, "here") == here
 
 
-@pytest.mark.slow
 def test_a_module_of_a_folder_that_a_script_adds_to_its_path_is_found_on_ray(tmp_path: Path, address: str) -> None:
     program, kinds = Program(tmp_path, "script"), ["of another module"]
     assert program.said(kinds, {"executor": "ray", "address": address}, "ray") == program.said(kinds, {}, "here")

@@ -19,6 +19,7 @@ from segments import trained
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.lightning.objective import LightningObjective
 from stantune.protocols import Conditions, Metric, Objective, Place
+from stantune.search.propose.sampling import sample
 from stantune.search.settings import SearchSettings
 from stantune.stan.config import Memo, Stan
 from stantune.testing import check_objective
@@ -199,6 +200,14 @@ sys.stdout.buffer.write(cloudpickle.dumps(LightningObjective(*parts, Space({{}})
 
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "lightning_module.py"
+
+
+@pytest.mark.usefixtures("data_dir")
+def test_the_example_can_be_searched():
+    found = runpy.run_path(str(EXAMPLE))
+    params = sample(found["objective"].space, 0, 0)
+    images, labels = next(iter(found["loaders"](params)[0]))
+    assert found["Digits"](params).net(images).shape == (len(labels), 10)
 
 
 @pytest.mark.slow

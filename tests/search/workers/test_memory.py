@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import textwrap
@@ -67,9 +66,12 @@ def test_it_looks_at_all_of_them_once_a_second(family: int, monkeypatch: pytest.
     looks: list[str] = []
     usual = memory._children
     monkeypatch.setattr(memory, "_children", lambda: looks.append("") or usual())
+    monkeypatch.setattr(memory, "LOOK_SECONDS", 3600.0)
     of = Memory(190_000_000)
     assert [of.excess(family) is None for _ in range(3)] == [False, True, True]
-    of.excess(os.getpid())
+    with subprocess.Popen(["sleep", "60"]) as another:
+        assert of.excess(another.pid) is None
+        another.kill()
     assert len(looks) == 1
     monkeypatch.setattr(memory, "LOOK_SECONDS", 0.0)
     assert of.excess(family) is not None

@@ -58,6 +58,7 @@ def _locked(own: Path, end: float) -> int | None:
                 raise
             time.sleep(POLL_SECONDS)
             continue
+        gone = 0
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

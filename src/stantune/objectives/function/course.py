@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 60.0
 # One that asks whether it is to end returns in the middle of a step, and loses what was done since the last save.
 ASKED_SECONDS = 15.0
+# It is not saved more often than this share of its time allows.
+SAVE_SHARE = 0.1
 # How often a step that gives losses shows that it is alive.
 BEAT_SECONDS = 1.0
 T = TypeVar("T")
@@ -86,6 +88,8 @@ class Course:
         now = time.perf_counter()
         # When the present stretch of time began, the last save was, the present step began.
         self._mark = self._saved = self._stepped = now
+        # Seconds that the last save took.
+        self._wrote = 0.0
         self._beat = now + BEAT_SECONDS
 
     @property
@@ -146,7 +150,7 @@ class Course:
         self._mark = self._stepped = now
         self.done = done
         # A function that is told to end may do so in the middle of its next step, when this cannot be saved any more.
-        seconds = min(ASKED_SECONDS, SAVE_SECONDS) if self._asks else SAVE_SECONDS
+        seconds = min(max(ASKED_SECONDS, self._wrote / SAVE_SHARE), SAVE_SECONDS) if self._asks else SAVE_SECONDS
         if done == self._stop or self._stopping or now - self._saved >= seconds:
             self._save()
         self._watch(done)
@@ -233,9 +237,11 @@ class Course:
 
     def _save(self) -> None:
         self._heed()
+        began = time.perf_counter()
         self._noting(lambda: self._keeper.save(self.losses.state, self.cost))
         # Writing it is no training.
         self._mark = self._saved = time.perf_counter()
+        self._wrote = self._saved - began
 
     def _heed(self) -> None:
         """Raise KeyboardInterrupt once more where the function has swallowed it: what it left half done is not kept."""

@@ -154,8 +154,9 @@ class Run:
     def steps(self) -> Iterator[int]:
         """Go through what this segment has still to do: numbers in the objective's unit, from `start` to `stop` - 1.
 
-        Between two steps the state is saved, at most once a minute, and after the last one; and there a search ends
-        that is asked to. Where nothing is kept, the steps begin at 0 in every segment.
+        Between two steps the state is saved, at most once a minute (four times where the function asks `should_stop`),
+        and after the last one; and there a search ends that is asked to. Where nothing is kept, the steps begin at 0 in
+        every segment.
         """
         for number in range(self.go_on(), self.stop):
             self._course.within = number + 1
