@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
+from kept_locks import keep_locks
 from torch import nn
 
 from stantune.compare.comparison import Comparison
@@ -198,13 +198,7 @@ def test_records_that_do_not_tell_of_the_network_are_gone_on_with(bench: Any, tm
 
 
 def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept(*arguments: Any, **options: Any) -> FileLock:
-        locks.append(FileLock(*arguments, **options))
-        return locks[-1]
-
-    # The end of a lock that is no longer used gives it back, too, in some versions.
-    locks: list[FileLock] = []
-    monkeypatch.setattr("stantune.compare.records.FileLock", kept)
+    keep_locks(monkeypatch, "stantune.compare.records")
     for _ in range(2):
         opened = Records(tmp_path, {}).locked()
         with ThreadPoolExecutor(1) as one:

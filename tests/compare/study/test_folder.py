@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from filelock import FileLock
+from kept_locks import keep_locks
 
 from stantune.compare.study.folder import locked
 from stantune.files import whole
@@ -29,13 +28,7 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:
 
 
 def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept(*arguments: Any, **options: Any) -> FileLock:
-        locks.append(FileLock(*arguments, **options))
-        return locks[-1]
-
-    # The end of a lock that is no longer used gives it back, too, in some versions.
-    locks: list[FileLock] = []
-    monkeypatch.setattr("stantune.compare.study.folder.FileLock", kept)
+    keep_locks(monkeypatch, "stantune.compare.study.folder")
     for _ in range(2):
         opened = locked(tmp_path)
         with ThreadPoolExecutor(1) as one:

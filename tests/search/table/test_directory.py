@@ -10,10 +10,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from filelock import FileLock
+from kept_locks import keep_locks
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.search.table.directory import SearchDirectory
@@ -278,13 +277,7 @@ def test_a_note_that_is_none_is_one_sentence(note: str | None, tmp_path: Path) -
 
 
 def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kept(*arguments: Any, **options: Any) -> FileLock:
-        locks.append(FileLock(*arguments, **options))
-        return locks[-1]
-
-    # The end of a lock that is no longer used gives it back, too, in some versions.
-    locks: list[FileLock] = []
-    monkeypatch.setattr("stantune.search.table.directory.FileLock", kept)
+    keep_locks(monkeypatch, "stantune.search.table.directory")
     for _ in range(2):
         opened = SearchDirectory(tmp_path).locked()
         with ThreadPoolExecutor(1) as one:
