@@ -224,7 +224,7 @@ def module(params: dict[str, Any]) -> Any:
     from stantune.objectives.lightning import objective as ours
 
     if OFTEN in os.environ:
-        ours.SAVE_SECONDS, ours.SAVE_SHARE = 0.0, 0
+        ours.SAVE_SECONDS, ours.SAVE_SETUPS = 0.0, 0
 
     class Classifier(LightningModule):
         def __init__(self) -> None:

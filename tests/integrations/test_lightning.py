@@ -249,6 +249,20 @@ def test_auto_is_planned_on_the_first_batch_and_its_checkpoints_keep_the_plan(ta
     assert torch.equal(planned[-1], task.images[:2] + 1)
 
 
+def test_auto_is_planned_in_the_precision_of_the_training(task, monkeypatch):
+    found = []
+
+    def plan_for(model, *_, **__):
+        found.append(torch.is_autocast_enabled("cpu"))
+        raise UsageError("enough")
+
+    monkeypatch.setattr("stantune.stan.surgery.plan_for", plan_for)
+    for precision in ("bf16-mixed", "32-true"):
+        with pytest.raises(UsageError, match="enough"):
+            trainer(StanCallback(Stan(rate="auto")), precision=precision).fit(Classifier(task), loader(task))
+    assert found == [True, False]
+
+
 @pytest.mark.parametrize(("before", "now"), [(STAN, Stan(tolerance=0.3)), (Stan(rate="auto", tolerance=10.0), STAN)])
 def test_a_checkpoint_of_other_settings_is_refused_and_the_module_is_as_it_was(task, tmp_path, planned, before, now):
     first = trainer(StanCallback(before), max_epochs=1)

@@ -304,6 +304,22 @@ def test_second_derivatives_are_plain_pytorchs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
+def test_of_a_sum_they_exist_where_plain_pytorchs_do(name: str) -> None:
+    run, tensors = OPERATIONS[name]()
+
+    def passes(run: Callable[..., Tensor]) -> tuple[Tensor | None, ...]:
+        own = [tensor.clone().requires_grad_() for tensor in tensors]
+        (first,) = torch.autograd.grad(run(*own).sum(), own[:1], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), own, allow_unused=True)
+
+    for one, other in zip(passes(run), passes(partial(plainly, run)), strict=True):
+        # A gradient of zero is one: optimizers pass over what has none.
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_what_is_changed_in_place_between_the_passes_is_noticed(name: str) -> None:
     run, tensors = OPERATIONS[name]()
     own = [tensor.clone().requires_grad_() for tensor in tensors]

@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from stantune import Stan, accelerate_
+from stantune.errors import UsageError
 
 
 def main(rank: int, meeting: str, result: str) -> None:
     """Train a few iterations on this process's half of each batch and let the first process save the weights."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    # Each process would time as many passes as it likes, and wait for the other in the next one for ever.
+    for waits in (
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.SyncBatchNorm(8)),
+        nn.parallel.DistributedDataParallel(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))),
+    ):
+        with pytest.raises(UsageError, match="waits for other processes"):
+            accelerate_(waits, Stan(rate="auto"), torch.randn(2, 3, 8, 8))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(144, 5))
     handle = accelerate_(model, Stan(rate=0.5, period=2))

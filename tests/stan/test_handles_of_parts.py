@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stantune import Stan, accelerate_, restore_
+from stantune.stan.config import Memo
 from stantune.stan.entries.entries import PLANE, Grid
 from stantune.stan.graphs import GraphedStep
 from stantune.stan.handle import StanHandle
@@ -76,6 +77,54 @@ def test_a_handle_that_is_copied_with_its_model_moves_the_copy(
     restore_(other)
     its.step()
     assert "grid" not in other[0].__dict__
+
+
+def test_a_handle_that_is_copied_with_its_model_goes_on_remembering() -> None:
+    model, images, ids = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 12, 12), torch.tensor([0, 1])
+    handle = accelerate_(model, Stan(0.25, period=1, memo=Memo(samples=2, epoch=1)), images)
+    handle.visit(ids)
+    model(images)
+    other, its = copy.deepcopy((model, handle))
+    found = []
+    for each, whose in ((model, handle), (other, its)):
+        whose.step()
+        whose.visit(ids)
+        found.append(each(2 * images))
+    assert torch.equal(*found)
+    restore_(model)
+    assert not torch.allclose(found[0], model(2 * images))
+
+
+def test_layers_that_compute_everything_count_as_such() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    handle = accelerate_(model, Stan(0.25, period=None))
+    nn.utils.parametrizations.spectral_norm(model[0])
+    for _ in range(2):
+        model(torch.randn(2, 3, 16, 16))
+        handle.step()
+    assert handle.kept == (1 + 0.25) / 2
+
+
+@pytest.mark.parametrize("removed", ["before", "after", "restored"])
+def test_a_copy_of_a_layer_that_was_parametrized_trains_exactly(removed: str) -> None:
+    """PyTorch's way of copying such a layer would take all along that the handle has set."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    images = torch.randn(2, 3, 16, 16)
+    exact = model(images)
+    accelerate_(model, Stan(0.25, period=None))
+    nn.utils.parametrizations.weight_norm(model[0])
+    if removed == "before":
+        nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    if removed == "restored":
+        restore_(model)
+    other = copy.deepcopy(model)
+    assert other[0].bias is not model[0].bias
+    if removed != "before":
+        nn.utils.parametrize.remove_parametrizations(other[0], "weight")
+    torch.testing.assert_close(other(images), exact)
+    restore_(other)
+    assert type(other[0]) is nn.Conv2d
+    torch.testing.assert_close(other(images), exact)
 
 
 def test_a_handle_that_was_pickled_by_an_earlier_version_moves_its_layers() -> None:

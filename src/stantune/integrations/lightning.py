@@ -77,7 +77,9 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
         """Accelerate the module if this is the fit's first batch."""
         if self.handle is None or self._accelerated is None:
             iteration = self._state.get("iteration", trainer.global_step)
-            self.handle = accelerate_at(pl_module, self.stan, batch, self._inputs, self._state, iteration)
+            # As the training's own passes are made: in which precision decides what pays.
+            with trainer.precision_plugin.train_step_context():
+                self.handle = accelerate_at(pl_module, self.stan, batch, self._inputs, self._state, iteration)
             self._accelerated = pl_module
             self._state = {}  # a memo's state is large, and the handle holds it now
         visit(self.handle, batch, self._ids, self._inputs)

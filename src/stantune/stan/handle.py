@@ -194,6 +194,8 @@ class StanHandle:
             layer.go_on()
             self._errors[place] = {}
             if self._memory is not None:
+                if layer.memory is None:  # handle and model were copied together
+                    layer.memory = self._memory.of(place, layer)
                 continue
             layer.grid = self._grid(place) if phase is Phase.REDUCED else None
             layer.watch = partial(self._choose, place) if phase is Phase.REFRESH and self.stan.chooses else None
@@ -264,11 +266,14 @@ class StanHandle:
         return self._layers[place].__dict__.get("sizes") is self._sizes[place]
 
     def _share(self, place: int) -> float:
-        if not self._owns(place):
+        layer = self._layers[place]
+        # "reduced" is what may have been; of a layer that has not run nothing is known.
+        passes = layer.__dict__.get("last")
+        if not self._owns(place) or (passes and "reduced" not in passes.values()):
             return 1.0
         if self._memory is not None:
             return float(self.rate)
-        grid = self._layers[place].grid
+        grid = layer.grid
         return grid.pattern.rate if isinstance(grid, Grid) and self._whole(place) is None else 1.0
 
     def _whole(self, place: int) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,11 +19,11 @@ from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import NATIVE, make_native_, order_
 from stantune.stan.layers.linear import StanLinear
-from stantune.stan.layers.meprop import MePropLinear
+from stantune.stan.layers.meprop import BY_SURGERY, SETTINGS, MePropLinear
 from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.layers.pooling import StanPool2d
 from stantune.stan.layers.stan_layer import forget_
-from stantune.stan.layers.stand_in import stand_in_for_
+from stantune.stan.layers.stand_in import copied, stand_in_for_
 from stantune.stan.memo.batch_memory import BatchMemory, memory_for, output_shapes
 from stantune.stan.planning.example import Example, Loss, device_of, differentiate
 from stantune.stan.planning.plan import checked, plan_for
@@ -42,8 +43,6 @@ ORIGINAL = {swapped: original for original, swapped in SWAPPED.items()}
 SHORT, CHECKED_SECONDS = 0.5, 0.5
 # So many layers are named in a warning.
 NAMED = 3
-# Set on a MePropLinear that was an nn.Linear: a model may have some that were always one.
-BY_SURGERY = "by_surgery"
 # What users are told of MeProp's own setting: Stan has one of that name, too.
 MEPROP_LAYERS = "meprop's layers"
 
@@ -203,7 +202,7 @@ def restore_(model: nn.Module) -> None:
             forget_(module)
             module.__class__ = _without_stan(type(module), ORIGINAL)
         elif module.__dict__.pop(BY_SURGERY, False):
-            for name in ("top_k", "unified", "sparse_bias", "__module__"):
+            for name in (*SETTINGS, "__module__"):
                 module.__dict__.pop(name, None)
             module.__class__ = _without_stan(type(module), {MePropLinear: nn.Linear})
 
@@ -246,8 +245,15 @@ def _without_stan(kind: type[nn.Module], originals: dict[type[nn.Module], type[n
     names = {one.__name__: other.__name__ for one, other in originals.items()}
     old = next(name for name in names if name in kind.__name__)
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+    if "__getstate__" in own:
+        # Parametrizations refuse pickling, not copying; here they had found that the layer copies itself.
+        own.setdefault("__deepcopy__", _copied_whole)
     made: type[nn.Module] = type(kind.__name__.replace(old, names[old]), bases, own)
     return made
+
+
+def _copied_whole(layer: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    return copied(layer, layer.__dict__, memo)
 
 
 def _why_nothing(report: Sequence[LayerReport]) -> str:
@@ -295,8 +301,7 @@ def _insert_meprop(dense: dict[str, nn.Linear], stan: Stan, taken: set[str]) -> 
         if reason:
             continue
         module.__class__ = MePropLinear
-        settings = {"top_k": meprop.top_k, "unified": meprop.unified, "sparse_bias": meprop.sparse_bias}
-        module.__dict__.update(settings | {BY_SURGERY: True})
+        module.__dict__.update({name: getattr(meprop, name) for name in SETTINGS} | {BY_SURGERY: True})
         stand_in_for_(module, nn.Linear)
         whose = "the whole batch's" if meprop.unified else "each example's"
         reason = f"meProp shortens its backward pass alone, to {meprop.top_k} of {width} components of {whose} gradient"

@@ -38,7 +38,7 @@ class Nothing(IterableDataset):
 class TestInterruptions:
     def test_it_is_left_within_an_epoch_and_gone_on_with(self, tmp_path, monkeypatch):
         monkeypatch.setattr(objectives, "SAVE_SECONDS", 0.0)
-        monkeypatch.setattr(objectives, "SAVE_SHARE", 0.0)
+        monkeypatch.setattr(objectives, "SAVE_SETUPS", 0.0)
         whole = trained(objective(), segment(tmp_path / "whole", 0, 6))
         asked, count = segment(tmp_path / "cut", 0, 6), [0]
 
@@ -61,7 +61,7 @@ import torch
 torch.set_num_threads(1)
 from stantune.protocols import Place
 from stantune.objectives.lightning import objective as lightning
-lightning.SAVE_SECONDS = lightning.SAVE_SHARE = 0.0
+lightning.SAVE_SECONDS = lightning.SAVE_SETUPS = 0.0
 objective, segment = pickle.load(open({str(tmp_path / "order")!r}, "rb"))
 batches = []
 def watch(done):

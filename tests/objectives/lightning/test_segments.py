@@ -50,7 +50,7 @@ class TestSegments:
     def test_each_single_epoch_may_be_a_fit_of_its_own(self, tmp_path, monkeypatch):
         whole = trained(objective(), segment(tmp_path / "whole", 0, 6))
         monkeypatch.setattr(objectives, "SAVE_SECONDS", 0.0)
-        monkeypatch.setattr(objectives, "SAVE_SHARE", 0.0)
+        monkeypatch.setattr(objectives, "SAVE_SETUPS", 0.0)
         cut = trained(objective(), segment(tmp_path / "cut", 0, 6))
         assert cut == whole
         assert cut.cost.exact == 6

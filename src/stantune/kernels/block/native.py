@@ -73,9 +73,9 @@ class _Block(torch.autograd.Function):
                 winners = torch.empty_like(output, dtype=torch.int16, memory_format=LAST)  # read as uint16
             if follow.relu and follow.pool != "max":
                 kept = torch.empty(_entries(call, len(input)), filters, dtype=torch.float32, device="cpu")
-            # Where ReLU and maximum decide, a second derivative needs to know of the bias. That is all it needs: a copy
-            # is as good as the bias, which PyTorch would not look at again.
-            ctx.bias = None if bias is None or follow == _NOTHING else bias.detach().clone()
+            # Where ReLU and maximum decide, a second derivative needs to know of the bias: its values as they are now,
+            # and what it is to autograd.
+            ctx.bias = None if bias is None or follow == _NOTHING else (bias.detach().clone(), bias)
             # Those that were given, not those that were read: autograd then knows when they were changed meanwhile.
             ctx.save_for_backward(input, weight, winners, kept)
             ctx.call, ctx.orders, ctx.biased = call, orders, bias is not None
@@ -170,8 +170,12 @@ def _unchanged(
 def _plain_gradients(ctx: Any, input: Tensor, weight: Tensor, gradient: Tensor) -> Gradients:
     """Return the gradients of input, weight and bias by autograd's own, which goes through the layer once more."""
     call: Call = ctx.call
-    bias: Tensor | None = ctx.bias
-    if bias is None and ctx.biased:
+    bias: Tensor | None = None
+    if ctx.bias is not None:
+        # To autograd, what they decide depends on the bias, if with a slope of zero.
+        values, own = ctx.bias
+        bias = torch.where(torch.ones_like(values, dtype=torch.bool), values, own)
+    elif ctx.biased:
         bias = weight.new_zeros(len(weight))  # of a sum alone the bias does not matter
 
     def again(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -34,10 +34,10 @@ from stantune.stan.config import Stan
 from stantune.user_code.digest import digest
 
 MODES: Mapping[str, Literal["minimize", "maximize"]] = {"min": "minimize", "max": "maximize"}
-# A process that is killed loses no more than this, and the epoch that it was in. Saving takes a new fit, so that it is
-# done less often where a fit takes long to begin.
+# A process that is killed loses no more than this, and the epoch that it was in.
 SAVE_SECONDS = 60.0
-SAVE_SHARE = 10
+# Saving takes a new fit: so much longer than a fit takes to begin lies between two.
+SAVE_SETUPS = 10
 Params = dict[str, Any]
 
 
@@ -259,7 +259,7 @@ class LightningTrainer:
                 segment.checkpoint.parent / segment.checkpoint.stem,
                 stop_early,
                 watch,
-                lambda setup: max(SAVE_SECONDS, SAVE_SHARE * setup),
+                lambda setup: max(SAVE_SECONDS, SAVE_SETUPS * setup),
                 losses,
                 asked,
             )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stantune.errors import StanWarning
 from stantune.stan.entries.entries import EntryMatrix, Grid
-from stantune.stan.layers.stand_in import StandIn
+from stantune.stan.layers.stand_in import StandIn, copied
 
 
 class Recollection(NamedTuple):
@@ -72,7 +72,7 @@ class StanLayer(StandIn):
             was not, under False; None where nobody asks. By it a handle knows the layers that are still its own.
         last: what the last training pass of each thread in this iteration, by its number, was; under None that of any
             thread. "reduced" if it might be, "without gradients" or "not plain" (`kernels.gate`) if it was exact for
-            that.
+            that, "exact again" once a reentrant checkpoint has computed it again.
         earlier: what a checkpoint may have to compute again, where the handle has gone on between a forward pass and
             its backward pass.
     """
@@ -90,6 +90,9 @@ class StanLayer(StandIn):
         # A copy stands in for the same class, and shows a copy of the handle that it is its own.
         dropped = set(SET_BY_HANDLE) - {"__module__", "sizes"}
         return {key: value for key, value in self.__dict__.items() if key not in dropped}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StanLayer:
+        return copied(self, StanLayer.__getstate__(self), memo)
 
     def _begin(self) -> bool:
         """Say that a pass in training begins; tell whether it may be reduced, watched and remembered.
@@ -145,6 +148,10 @@ class StanLayer(StandIn):
         last, thread = self.__dict__.setdefault("last", {}), get_ident()
         if in_backward():
             if _in_reentrant_checkpoint():
+                # So are checkpoints within it, which know nothing of it by the time that they compute again.
+                for key in (thread, None):
+                    if last.get(key) == "without gradients":
+                        last[key] = "exact again"
                 return "without gradients"
             if (again := self._again()) is not None:
                 last = again.last

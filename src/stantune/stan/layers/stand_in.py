@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any, ClassVar, TypeVar
@@ -12,6 +13,7 @@ from torch import nn
 from stantune.errors import UsageError
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 _AND_THEN = "call restore_(model) first, or restore_ a copy.deepcopy of it, and"
 
@@ -75,6 +77,17 @@ def _below(kind: type[StandIn]) -> Iterator[type[StandIn]]:
     for each in kind.__subclasses__():
         yield each
         yield from _below(each)
+
+
+def copied(layer: _Layer, state: dict[str, Any], memo: dict[int, Any]) -> _Layer:
+    """Return a deep copy of a layer, of which nothing but `state` goes along.
+
+    For `__deepcopy__`: a parametrization gives a layer without one its own, by which all would go along.
+    """
+    made = layer.__new__(type(layer))
+    memo[id(layer)] = made
+    made.__setstate__(copy.deepcopy(state, memo))  # type: ignore[no-untyped-call]
+    return made
 
 
 def stand_in_for_(layer: nn.Module, kind: type[nn.Module]) -> None:

@@ -74,6 +74,25 @@ def require_weights(model: nn.Module) -> None:
             )
 
 
+# What exchanges values with all other processes in a forward pass, by the names of its classes.
+_EXCHANGE = {"SyncBatchNorm", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+
+
+def require_alone(model: nn.Module) -> None:
+    """Raise UsageError where passes wait for other processes, each of which would time as many as its clock allows."""
+    group = torch.distributed
+    if not (group.is_available() and group.is_initialized() and group.get_world_size() > 1):
+        return
+    for name, module in model.named_modules():
+        if any(kind.__name__ in _EXCHANGE for kind in type(module).__mro__):
+            layer = f"layer {name!r}" if name else "the model"
+            raise UsageError(
+                f'rate="auto" times passes of the model, and in those {layer}, a {type(module).__name__}, waits for '
+                "other processes, which time other numbers of passes; accelerate_ the model before it becomes one, or "
+                "plan in one process and give all of them its handle.plan.stan"
+            )
+
+
 def differentiate(model: nn.Module, example: Example, loss: Loss | None) -> bool:
     """Perform the forward and backward pass of an iteration; gradients go nowhere.
 

@@ -22,7 +22,15 @@ from stantune.stan.entries.entries import PATTERNS, PLANE, Grid, Pattern, along_
 from stantune.stan.layers.conv2d import StanConv2d, has_native_form
 from stantune.stan.layers.convolution import StanConv1d
 from stantune.stan.layers.fusion import follows_in, may_become_native, natively
-from stantune.stan.planning.example import Example, Loss, device_of, differentiate, no_backward, require_weights
+from stantune.stan.planning.example import (
+    Example,
+    Loss,
+    device_of,
+    differentiate,
+    no_backward,
+    require_alone,
+    require_weights,
+)
 from stantune.stan.untouched import untouched
 
 Clock = Callable[[], float]
@@ -149,6 +157,7 @@ def measure(
     """
     clock = clock or clock_for(device_of(example))
     require_weights(model)
+    require_alone(model)
     began = clock()
     found = convolutions(model)
     reasons = {name: why_not(name, module, "layers", wanted) for name, module in found.items()}

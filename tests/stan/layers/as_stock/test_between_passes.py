@@ -139,6 +139,25 @@ def test_a_reentrant_checkpoint_trains_exactly_after_an_iteration_without_one() 
     agree(gradients(model), gradients(reference))
 
 
+@pytest.mark.filterwarnings("ignore:layers within a reentrant checkpoint")
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_checkpoint_within_a_reentrant_one_trains_exactly(earlier: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    reference, input = copy.deepcopy(model), images()
+    reference(input).square().sum().backward()
+    handle = accelerate_(model, Stan(rate=0.5, period=None))
+    if earlier:
+        model(input).square().sum().backward()
+        model.zero_grad()
+        handle.step()
+
+    def within(input: Tensor) -> Any:
+        return checkpoint(model, input, use_reentrant=False)
+
+    checkpoint(within, input.requires_grad_(), use_reentrant=True).square().sum().backward()
+    agree(gradients(model), gradients(reference))
+
+
 @both_rates
 def test_data_that_is_swapped_between_the_passes_is_read(rate: float) -> None:
     def work(model: nn.Module) -> object:

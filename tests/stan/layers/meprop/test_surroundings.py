@@ -11,7 +11,8 @@ import torch
 from meprop_oracle import assert_train_alike, both_forms, check, made, oracle
 from torch import Tensor, nn
 
-from stantune.stan.layers.meprop import MePropLinear
+from stantune import Stan, accelerate_, restore_
+from stantune.stan.layers.meprop import MeProp, MePropLinear
 
 
 @both_forms
@@ -184,3 +185,25 @@ def test_copies_keep_the_settings(through: Callable[[MePropLinear], MePropLinear
     x = torch.randn(3, 4)
     assert_train_alike(layer, other, x)
     assert f"top_k=2, unified={unified}, sparse_bias=False" in repr(other)
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_copies_of_a_model_that_was_changed_train_exactly(
+    through: Callable[[nn.Module], nn.Module], parametrized: bool
+) -> None:
+    model = nn.Sequential(nn.Linear(4, 12))
+    plain, x = copy.deepcopy(model), torch.randn(3, 4)
+    accelerate_(model, Stan(rate=1, meprop=MeProp(2)))
+    if parametrized and through is copy.deepcopy:
+        nn.utils.parametrizations.weight_norm(model[0])
+    other = through(model)
+    if parametrized and through is copy.deepcopy:
+        nn.utils.parametrize.remove_parametrizations(other[0], "weight")
+    for each in (other, plain):
+        each(x).square().sum().backward()
+    own = dict(other.named_parameters())
+    for name, wanted in plain.named_parameters():
+        torch.testing.assert_close(own[name].grad, wanted.grad)
+    restore_(other)
+    assert type(other[0]) is nn.Linear  # type: ignore[index]
