@@ -306,8 +306,8 @@ def _seconds(cost: Cost) -> float:
 
 
 def _six(number: float) -> float:
-    """Return a number with the six digits that the page has of each of many."""
-    return float(f"{number:.6g}")
+    """Return a number with the six digits that the page has of each of many, a whole number with all of its own."""
+    return number if isinstance(number, int) else float(f"{number:.6g}")
 
 
 def _versions() -> dict[str, str]:
