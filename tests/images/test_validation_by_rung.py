@@ -65,10 +65,10 @@ def test_a_value_by_a_part_is_not_the_best_beside_one_by_the_whole(found: st.Sea
     assert found.best is not None
     assert found.best.resource == 9
     rows = [
-        TrialRow(0, 1, {}, {3: 5.0}, shares={3: 0.3}),
-        TrialRow(1, 1, {}, {3: 4.0, 9: 9.0}, shares={3: 0.3}),
-        TrialRow(2, 0, {}, {9: 8.0}),
-        TrialRow(3, 1, {}, {3: 4.5}, shares={3: 0.3}),
+        TrialRow(0, 1, {"n": 0}, {3: 5.0}, shares={3: 0.3}),
+        TrialRow(1, 1, {"n": 1}, {3: 4.0, 9: 9.0}, shares={3: 0.3}),
+        TrialRow(2, 0, {"n": 2}, {9: 8.0}),
+        TrialRow(3, 1, {"n": 3}, {3: 4.5}, shares={3: 0.3}),
     ]
     assert [standing.number for standing in ranking(rows, 9)] == [2, 1, 3, 0]
     best = incumbent([rows[0]], 9)

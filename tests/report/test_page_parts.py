@@ -21,12 +21,14 @@ import stantune as st
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.outcome import Cost
 from stantune.process.machine import this_machine
+from stantune.report.page import numbers as numbers_module
 from stantune.report.page.page import page
 from stantune.report.page.sections import searched
 from stantune.report.page.sections.entries import SIDE, _middle
 from stantune.report.page.sections.foretold import foretold
 from stantune.report.page.sections.repeating import call_of
 from stantune.report.page.sections.sentences import sentences
+from stantune.report.page.sections.stan import stan_section
 from stantune.report.page.writing import write_report
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, TrialRow
@@ -248,6 +250,34 @@ def test_the_page_of_a_network_without_convolutions_has_an_end(flat: st.SearchRe
     assert "What each layer computes is not drawn: STAN spares no entries in this network." in text
 
 
+@pytest.mark.parametrize(
+    ("unit", "said", "head", "name"),
+    [
+        ("iteration", "Of 90 iterations 60 were reduced; one took 500 ms", "iterations", "reduced"),
+        ("epoch", "Of 90 epochs 60 had reduced iterations; one took 500 ms", "epochs", "with reduced iterations"),
+    ],
+)
+def test_what_stan_brought_is_told_in_the_unit_of_the_search(
+    report: Path, unit: str, said: str, head: str, name: str
+) -> None:
+    [search] = numbers_of(report).searches
+    assert search.stan is not None
+    counts = {"exact": 30, "exact_seconds": 12.0, "reduced": 60, "reduced_seconds": 0.5}
+    summary = search.summary.model_copy(update={"unit": unit})
+    search = search.model_copy(update={"summary": summary, "stan": search.stan.model_copy(update=counts)})
+    assert f"{said}, an exact one 12 s." in sentences(search)
+    text = stan_section(search, 0)
+    assert f">{head}</th>" in text
+    assert f">{name}</td>" in text
+
+
+def test_whole_numbers_keep_all_their_digits() -> None:
+    rows = [TrialRow(number, 0, {"n": n, "x": n / 7}) for number, n in enumerate((1048576, 1048577))]
+    whole = numbers_module._column("n", {"kind": "integer", "log": True}, rows)
+    assert whole.values == [1048576, 1048577]
+    assert numbers_module._column("x", {"kind": "float", "log": False}, rows).values == [149797.0, 149797.0]
+
+
 def test_equal_failures_are_told_once(report: Path) -> None:
     numbers = numbers_of(report)
     [search] = numbers.searches
@@ -255,9 +285,7 @@ def test_equal_failures_are_told_once(report: Path) -> None:
         SimpleNamespace(cause=cause, trial=trial, iterations=stop)
         for trial, (cause, stop) in enumerate([("no <b>", 6), *[("lost", 18)] * 30])
     ]
-    from stantune.report.page.numbers import _causes
-
-    causes = _causes(failures)  # type: ignore[arg-type]
+    causes = numbers_module._causes(failures)  # type: ignore[arg-type]
     assert [(cause.cause, len(cause.trials)) for cause in causes] == [("lost", 30), ("no <b>", 1)]
     text = page(numbers.model_copy(update={"searches": [search.model_copy(update={"causes": causes})]}))
     named = ", ".join(map(str, range(1, 21)))

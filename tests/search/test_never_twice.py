@@ -16,6 +16,7 @@ from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.plan.standings import ranking
+from stantune.search.plan.values import setting_key
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
@@ -103,11 +104,9 @@ def test_started_from_an_earlier_search(tmp_path: Path, sampler: str) -> None:
     assert settings.start is not None
     assert len(settings.start.trials) == len(old.rows)
     new, _ = run(tmp_path / "new", settings)
-    best: list[int] = []
-    for standing in ranking(old.rows):
-        if all(standing.params != old.rows[number].params for number in best):
-            best.append(standing.number)
-    best = best[:3]
+    ranked = ranking(old.rows, old.whole)
+    best = [standing.number for standing in ranked[:3]]
+    assert len({setting_key(standing.params) for standing in ranked[:3]}) == 3
     assert [row.started_from for row in new.rows[:4]] == [*best, None]
     assert [row.params for row in new.rows[:3]] == [old.rows[number].params for number in best]
     alone, _ = run(tmp_path / "alone", replace(SETTINGS, sampler=sampler))

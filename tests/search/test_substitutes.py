@@ -78,6 +78,53 @@ def test_the_next_setting_is_trained_until_one_ends_well(
     assert not any("diverged" in note for note in found.summary.notes)
 
 
+class Finals:
+    """A logger that keeps the names of the final trainings."""
+
+    name = "finals"
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def begin(self, search: Any) -> None:
+        pass
+
+    def training(self, training: Any) -> None:
+        if training.bracket is None:
+            self.names.append(training.name)
+
+    def segment(self, training: Any, segment: Any) -> None:
+        pass
+
+    def ended(self, training: Any, how: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("finalists", [1, 2, 3])
+def test_settings_that_repeat_have_one_final_training_each(tmp_path: Path, finalists: int) -> None:
+    worth = {"a": (0.1, 0.1), "b": (0.0, 0.2), "c": (0.3, 0.3)}
+
+    def trains(run: st.Run) -> float:
+        run.keep(steps=[])
+        done = max(run.steps(), default=0) + 1
+        first, later = worth[run.params["kind"]]
+        return NAN if run.final and run.params["kind"] != "c" else later if done > 1 else first
+
+    space, finals = st.Space({"kind": st.Categorical(("a", "b", "c"))}), Finals()
+    options: dict[str, Any] = {"minimize": "x", "max_resource": 9, "threads": 1, "loggers": [finals]}
+    found = st.tune(trains, space, out=tmp_path, finalists=finalists, **options)
+    assert len({standing.params["kind"] for standing in ranking(found.state.rows)}) == 3
+    assert len(ranking(found.state.rows)) > 3, "some were trained for themselves again"
+    assert [final.params["kind"] for final in found.finalists] == ["a", "b", "c"]
+    assert found.final is not None
+    assert found.final.params == {"kind": "c"}
+    assert (found.complete, look(tmp_path).state) == (True, "done")
+    assert finals.names == [f"final-of-{final.number:06d}" for final in found.finalists]
+
+
 def test_it_ends_where_nobody_ends_well(tmp_path: Path) -> None:
     found = searched(tmp_path, 1.0)
     assert (found.complete, sorted(found.state.finals)) == (True, list(range(1 + SUBSTITUTES)))

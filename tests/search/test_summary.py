@@ -14,7 +14,7 @@ from stantune.search.plan.hyperband import Bracket, Rung
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.summary import LEADERS, cost_seconds, summarise
+from stantune.search.summary import LEADERS, cost_seconds, sound_cost, summarise
 
 # As a built-in problem has it.
 METRIC = Metric("validation error", unit="%")
@@ -162,8 +162,8 @@ def test_savings_are_priced_at_each_trials_own_pace() -> None:
     assert saved.early_stopping == pytest.approx(early)
     # Trial 0 did not train 10 + 30 iterations again at 0.6 s; trial 2 not the first 10, at 0.6 s.
     assert saved.continuing == pytest.approx(40 * 54 / 90 + 10 * 0.6)
-    # 72 at 1 s less 36 s; 8 at 2 s less 8 s; 12 at 3.2 / 4 s less 6.4 s; 8 at 1 s less 12 s: a loss.
-    assert saved.stan == pytest.approx((72 - 36) + (16 - 8) + (12 * 0.8 - 6.4) + (8 - 12))
+    # 72 at 1 s less 36 s; 8 at 2 s less 8 s; 8 at 1 s less 4 s before it diverged; 8 at 1 s less 12 s: a loss.
+    assert saved.stan == pytest.approx((72 - 36) + (16 - 8) + (8 - 4) + (8 - 12))
 
 
 def test_a_search_without_any_exact_iteration_is_compared_with_the_final_training() -> None:
@@ -172,6 +172,21 @@ def test_a_search_without_any_exact_iteration_is_compared_with_the_final_trainin
     # Exact iterations take 1 s in the final training; before it nothing can be said.
     assert summarise(LENET, SETTINGS, state(only, {0: FINAL}, True, plan)).saved.stan == pytest.approx(4)
     assert summarise(LENET, SETTINGS, state(only, {}, False, plan)).saved.stan == 0
+
+
+@pytest.mark.parametrize("lost", [Cost(exact_seconds=100.0), Cost(reduced_seconds=100.0)])
+def test_what_diverged_within_an_epoch_is_no_pace(lost: Cost) -> None:
+    plan = (Bracket(0, (Rung(9, 3),)),)
+    table = [
+        TrialRow(0, 0, {"lr": 0.1}, {9: 50.0}, None, {9: Cost(reduced=9, reduced_seconds=4.5)}),
+        TrialRow(1, 0, {"lr": 0.2}, {9: 60.0}, None, {9: Cost()}),
+        TrialRow(2, 0, {"lr": 0.3}, {}, 1, {9: lost}),
+    ]
+    # Exact ones take 1 s in the final training, and what a final training lost says nothing of them.
+    finals = {0: FINAL, 1: replace(FINAL, metrics={}, diverged_at=1, cost=lost)}
+    assert summarise(LENET, SETTINGS, state(table, finals, True, plan)).saved.stan == pytest.approx(4.5)
+    found = sound_cost(state(table, finals, True, plan))
+    assert (found.exact, found.exact_seconds, found.reduced, found.reduced_seconds) == (90, 90.0, 9, 4.5)
 
 
 def test_trials_that_are_still_to_go_on_have_saved_nothing_yet() -> None:

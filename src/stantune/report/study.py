@@ -70,10 +70,13 @@ def study_sentences(summary: StudySummary) -> list[str]:
     elif done:
         lines.append("one seed says nothing of chance: intervals need two")
     if done and len(summary.ways) > 1:
-        lines.append(
-            "× is times faster, of a whole search and of its trials' training alone; behind a minus stands whose test "
-            "error is taken off"
-        )
+        line = "× is times faster, of a whole search and of its trials' training alone"
+        better = {"minimize": "lower", "maximize": "higher"}
+        tests = {one.test: better[one.metric.direction] for one in summary.problems if one.test is not None}
+        if tests:
+            whose = " or ".join(f"{test} (the {which} the better)" for test, which in tests.items())
+            line += f"; behind a minus stands whose {whose} is taken off"
+        lines.append(line)
     return lines
 
 
@@ -127,11 +130,17 @@ def _table(problem: StudiedProblem, results: Sequence[WayResult], ways: Sequence
         columns.append((test.name, lambda one: value(one.test, test) + of_fewer(one.test, one)))
         if STOCK in ways:
             columns.append(
-                ("- stock", lambda one: difference(one.test_against_stock) + of_fewer(one.test_against_stock, one))
+                (
+                    "- stock",
+                    lambda one: difference(one.test_against_stock, test) + of_fewer(one.test_against_stock, one),
+                )
             )
         if NATIVE in ways:
             columns.append(
-                ("- native", lambda one: difference(one.test_against_native) + of_fewer(one.test_against_native, one))
+                (
+                    "- native",
+                    lambda one: difference(one.test_against_native, test) + of_fewer(one.test_against_native, one),
+                )
             )
     title = (
         f"{problem.name}: R = {problem.max_iterations} {problem.unit}s, r = {problem.min_iterations}, final trainings "
@@ -163,12 +172,13 @@ def value(found: Interval, metric: Metric) -> str:
     return metric.text(found.mean) if found.spread is None else f"{metric.text(found.mean)} (s {found.spread:.2g})"
 
 
-def difference(found: Interval) -> str:
-    """Return a paired difference with the half of its interval."""
+def difference(found: Interval, metric: Metric) -> str:
+    """Return a paired difference of such values with the half of its interval."""
     if found.mean is None:
         return DASH
-    reach = "" if found.high is None else f" ± {found.high - found.mean:.2f}"
-    return f"{found.mean:+.2f}{reach}"
+    digits = ".2f" if metric.unit == "%" else ".3g"
+    reach = "" if found.high is None else f" ± {found.high - found.mean:{digits}}"
+    return f"{found.mean:+{digits}}{reach}"
 
 
 def of_fewer(found: Interval, way: WayResult) -> str:

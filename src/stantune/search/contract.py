@@ -89,7 +89,10 @@ class Saved(Result):
     continuing: float = Field(
         description="seconds of promoted trials, against a search that trains them from scratch in every rung"
     )
-    stan: float = Field(description="seconds of reduced iterations, against as many exact ones; negative is a loss")
+    stan: float = Field(
+        description="seconds of reduced iterations of what came to its end, against as many exact ones at the trial's "
+        "own pace, or at that of all where it had none; negative is a loss"
+    )
 
 
 class MetricResult(Result):

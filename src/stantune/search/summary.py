@@ -216,11 +216,23 @@ def _whole(state: SearchState) -> Cost:
     return total([cost for row in state.rows for cost in row.costs.values()] + [f.cost for f in state.finals.values()])
 
 
+def sound_cost(state: SearchState) -> Cost:
+    """Add up the costs of what came to its end, final trainings among them.
+
+    Of a training that diverged in the middle of an epoch the time is known, and not the epoch: its pace is none.
+    """
+    costs = [cost for row in state.rows for cost in _sound(row)]
+    return total(costs + [final.cost for final in state.finals.values() if final.diverged_at is None])
+
+
+def _sound(row: TrialRow) -> list[Cost]:
+    return [cost for stop, cost in row.costs.items() if stop in row.errors]
+
+
 def _saved(settings: SearchSettings, state: SearchState, counts: Status) -> Saved:
     """Price what each trial was spared at its own pace: in many a space a setting decides how fast it trains."""
-    whole = _whole(state)
-    usual = _pace(whole, 0.0)
-    usual_exact = _exact_pace(whole, 0.0)
+    usual = _pace(_whole(state), 0.0)
+    usual_exact = _exact_pace(sound_cost(state), 0.0)
     early_stopping = continuing = stan = 0.0
     for row in state.rows:
         own = total(list(row.costs.values()))
@@ -230,9 +242,10 @@ def _saved(settings: SearchSettings, state: SearchState, counts: Status) -> Save
         if counts.trials[row.number] in ("dropped", "diverged") and not row.duplicate:
             early_stopping += pace * (settings.max_resource - iterations_trained([row]))
         continuing += pace * _trained_before(row)
-        exact_pace = _exact_pace(own, usual_exact)
+        sound = total(_sound(row))
+        exact_pace = _exact_pace(sound, usual_exact)
         if exact_pace:
-            stan += exact_pace * own.reduced - own.reduced_seconds
+            stan += exact_pace * sound.reduced - sound.reduced_seconds
     return Saved(early_stopping=early_stopping, continuing=continuing, stan=stan)
 
 

@@ -50,7 +50,7 @@ def test_all_columns_are_on_the_page_once_but_for_the_ways() -> None:
 
 def test_what_columns_are_is_said_where_there_are_such() -> None:
     several, alone = study_sentences(summary(["none", "native"])), study_sentences(summary(["none"]))
-    assert any("behind a minus stands whose test error is taken off" in line for line in several)
+    assert any("behind a minus stands whose test error (the lower the better) is taken off" in line for line in several)
     assert not any("behind a minus" in line for line in alone)
     assert any("s is the standard deviation" in line for line in alone)
 
@@ -65,3 +65,17 @@ def test_what_a_diverged_final_training_leaves_out_is_said() -> None:
     said = "p<q>, native, seed 1: the final training diverged; its trial had 5.00 %"
     assert said in study_sentences(found)
     assert not any("diverged" in line for line in study_sentences(summary(["none", "native"])))
+
+
+def test_differences_of_what_is_no_percentage_are_not_rounded_away() -> None:
+    found = summary(["none", "native"])
+    [problem] = found.problems
+    metric = MetricResult(name="accuracy", direction="maximize", unit="")
+    problem = problem.model_copy(update={"metric": metric, "test": "test accuracy"})
+    values = {("none", 0): 0.8757, ("none", 1): 0.8761, ("native", 0): 0.8712, ("native", 1): 0.8715}
+    searches = [one.model_copy(update={"test": values[one.way, one.seed]}) for one in found.searches]
+    found = summary_of([problem], found.ways, [0, 1], searches)
+    [table] = study_tables(found)
+    _, native = (dict(zip(table.heads, row, strict=True)) for row in table.rows)
+    assert native["- stock"] == "-0.00455 ± 0.000635"
+    assert any("whose test accuracy (the higher the better) is taken off" in line for line in study_sentences(found))

@@ -79,6 +79,25 @@ def test_a_browser_draws_it_all_without_a_complaint(
     assert "&lt;b&gt;x&lt;/b&gt;" in "".join(rows)
 
 
+def test_whole_numbers_of_settings_are_shown_and_found_whole(
+    tmp_path: Path, browsed: Callable[[Path], tuple[Scripts, str, str]]
+) -> None:
+    space = st.Space({"lr": st.Float(1e-3, 1), "width": st.Integer(2**20, 2**20 + 3)})
+    found = st.tune(quick, space, minimize="cost", max_resource=3, out=tmp_path / "0")
+    width = found.trials()[0].params["width"]
+    file = found.report()
+    sought = (
+        "<script>const field = document.querySelector('input[type=search]');"
+        f"field.value = '={width}'; field.dispatchEvent(new Event('input'));</script>"
+    )
+    file.write_text(file.read_text(encoding="utf-8").replace("</body>", f"{sought}</body>"), encoding="utf-8")
+    _, dom, said = browsed(file)
+    assert said == ""
+    rows = re.findall(r"<tr>(<td.*?)</tr>", dom.partition('id="trials-0"')[2].partition("</tbody>")[0])
+    shown = [re.findall(r"<td[^>]*>(.*?)</td>", row)[-1] for row in rows]
+    assert shown == [str(width)] * sum(trial.params["width"] == width for trial in found.trials())
+
+
 # A page that is never idle, and is printed after a while; what was drawn by then, and which pictures are live then.
 PRINTED = """<script>
 requestIdleCallback = () => {};

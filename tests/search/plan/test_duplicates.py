@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from stantune.outcome import Cost
 from stantune.parameters import Categorical, Integer
 from stantune.search.plan.coordinator import ready_jobs, take_overs
+from stantune.search.plan.finals import finals_of, that_count
 from stantune.search.plan.hyperband import plan
-from stantune.search.plan.standings import incumbent, iterations_spared, iterations_trained, ranking
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.standings import Standing, incumbent, iterations_spared, iterations_trained, ranking
+from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.space import Space
 
@@ -142,3 +143,37 @@ def test_a_duplicate_is_no_leader() -> None:
     assert best.number == 0
     with pytest.raises(StopIteration):
         next(standing for standing in ranking(rows) if standing.number == 9)
+
+
+# `b` is never better than after its first iteration, and was trained for itself in three brackets.
+REPEATED = [
+    TrialRow(0, 2, {"kind": "b"}, {1: 6.0}),
+    TrialRow(1, 2, {"kind": "a"}, {1: 7.0, 3: 5.0, 9: 4.0}),
+    TrialRow(2, 2, {"kind": "c"}, {1: 20.0}),
+    TrialRow(9, 1, {"kind": "b"}, {3: 8.0}, equals=(0,)),
+]
+
+
+def test_a_setting_has_one_place_in_the_ranking() -> None:
+    assert [(one.number, one.iterations, one.surpassed) for one in ranking(REPEATED, 9)] == [
+        (1, 9, False),
+        (9, 3, False),
+        (2, 1, False),
+        (0, 1, True),
+    ]
+    assert incumbent(REPEATED[:1] + REPEATED[3:]) == Standing(9, {"kind": "b"}, 8.0, 3)
+    assert [(final.rank, final.number) for final in finals_of(REPEATED, 3, 9)] == [(0, 1), (1, 9), (2, 2)]
+    assert finals_of(REPEATED, 4, 9) == finals_of(REPEATED, 3, 9), "there are three settings"
+
+
+def test_a_setting_that_diverged_is_behind_those_that_did_not() -> None:
+    rows = [*REPEATED[:3], TrialRow(9, 1, {"kind": "b"}, diverged_at=2, equals=(0,))]
+    assert [one.number for one in ranking(rows, 9)] == [1, 2, 0]
+
+
+def test_final_trainings_of_a_setting_that_has_another_place_now_are_taken_as_they_are() -> None:
+    def result(kind: str) -> FinalResult:
+        return FinalResult({"kind": kind}, 9, {"error": 4.0}, None, Cost())
+
+    assert sorted(that_count({0: result("a"), 1: result("b"), 2: result("b")}, REPEATED, 9, 3)) == [0, 1]
+    assert sorted(that_count({0: result("a"), 3: result("b")}, REPEATED, 9, 4)) == [0, 3]

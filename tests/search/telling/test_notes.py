@@ -29,9 +29,9 @@ def said(
     """Return the notes of a search whose trials had these values in the end, and its best ones' final trainings."""
     settings = replace(SETTINGS, **named)
     rows = [
-        TrialRow(number, 1, {"lr": 0.1}, {30: 0.0} if value is None else {90: metric.loss(value)})
+        TrialRow(number, 1, {"lr": 0.1 * number}, {30: 0.0} if value is None else {90: metric.loss(value)})
         if value is not None
-        else TrialRow(number, 1, {"lr": 0.1}, {}, diverged_at=7)
+        else TrialRow(number, 1, {"lr": 0.1 * number}, {}, diverged_at=7)
         for number, value in enumerate(trials)
     ]
     ended = {

@@ -19,7 +19,8 @@ class ParameterColumn(Result):
     choices: list[str] = Field(description="of a categorical one its choices, as texts, in the order of the space")
     untried: list[str] = Field(description="the choices that no trial had")
     values: list[float | None] = Field(
-        description="six digits; of a categorical one the place among the choices; null where the setting is without it"
+        description="six digits, of whole numbers all; of a categorical one the place among the choices; null where "
+        "the setting is without it"
     )
 
 
@@ -84,12 +85,12 @@ class Importance(Result):
 
 
 class Reduced(Result):
-    """What iterations took, as the trials measured it."""
+    """What iterations took, as the trials measured it; where the unit is another one, it is meant by iterations."""
 
     exact: int = Field(description="exact iterations, of trials and final trainings")
-    exact_seconds: float | None = Field(description="of one of them")
+    exact_seconds: float | None = Field(description="of one, in what came to its end")
     reduced: int = Field(description="reduced iterations")
-    reduced_seconds: float | None = Field(description="of one of them")
+    reduced_seconds: float | None = Field(description="of one, in what came to its end")
     layers: dict[str, str] = Field(description="what the plan says of each layer; empty where there is none")
     settings: dict[str, Any] = Field(description="STAN's, as the table notes them")
 

@@ -35,7 +35,7 @@ from stantune.search.plan.standings import ranking, status
 from stantune.search.plan.values import TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.summary import Described
+from stantune.search.summary import Described, sound_cost
 from stantune.search.table.start_from import label_of
 from stantune.search.table.storages.masking import without_secrets
 
@@ -288,13 +288,14 @@ def _causes(failures: Sequence[TrialFailure]) -> list[FailureCause]:
 def _stan(state: SearchState, identity: Mapping[str, Any]) -> Reduced:
     costs = [cost for row in state.rows for cost in row.costs.values()]
     whole = total(costs + [final.cost for final in state.finals.values()])
+    sound = sound_cost(state)
     plan = identity.get("plan") or {}
     noted = identity.get("stan") or {name: identity[name] for name in _STAN if name in identity}
     return Reduced(
         exact=whole.exact,
-        exact_seconds=whole.exact_seconds / whole.exact if whole.exact else None,
+        exact_seconds=sound.exact_seconds / sound.exact if sound.exact else None,
         reduced=whole.reduced,
-        reduced_seconds=whole.reduced_seconds / whole.reduced if whole.reduced else None,
+        reduced_seconds=sound.reduced_seconds / sound.reduced if sound.reduced else None,
         layers={layer: ", ".join(patterns) or "every entry" for layer, patterns in dict(plan).items()},
         settings={name: value for name, value in noted.items() if value is not None},
     )
@@ -305,8 +306,8 @@ def _seconds(cost: Cost) -> float:
 
 
 def _six(number: float) -> float:
-    """Return a number with the six digits that the page has of each of many."""
-    return float(f"{number:.6g}")
+    """Return a number with the six digits that the page has of each of many, a whole number with all of its own."""
+    return number if isinstance(number, int) else float(f"{number:.6g}")
 
 
 def _versions() -> dict[str, str]:

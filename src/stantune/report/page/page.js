@@ -23,7 +23,7 @@
     return part.log ? column.map((value) => Math.log10(value)) : column;
   };
 
-  const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value));
+  const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" && !Number.isInteger(value) ? String(Number(value.toPrecision(6))) : String(value));
   const ofParameter = (parameter, trial) => {
     const value = parameter.values[trial];
     return value === null ? null : parameter.kind === "categorical" ? parameter.choices[value] : value;

@@ -74,6 +74,8 @@ def finals_of(
 ) -> list[Final]:
     """Return the final trainings of a search whose trials are all over: of its best settings, `count` at most.
 
+    Each setting once: all have one seed, and the same would come of it again.
+
     `whole` is R. They end there, or at `length`. With "continue" they are what trials that got to R have in their
     checkpoints.
     """
@@ -83,7 +85,7 @@ def finals_of(
     return [
         Final(rank, standing.number, stop, start)
         for rank, standing in enumerate(ranking(rows, whole)[:count])
-        if how == SCRATCH or standing.iterations == whole
+        if not standing.surpassed and (how == SCRATCH or standing.iterations == whole)
     ]
 
 

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 from stantune.search.plan.coordinator import endings, rungs
 from stantune.search.plan.hyperband import Bracket
 from stantune.search.plan.measured import chosen_plan
-from stantune.search.plan.values import TrialRow
+from stantune.search.plan.values import TrialRow, setting_key
 
 
 @dataclass(frozen=True)
 class Standing:
     """What a trial is worth: its `error`, the lower the better, after `iterations`, the most that it was trained.
 
-    `share` is how much of the validation set that was measured by.
+    `share` is how much of the validation set that was measured by. It is `surpassed` where an equal trial came further,
+    which is then what is known of the setting.
     """
 
     number: int
@@ -25,6 +26,7 @@ class Standing:
     error: float
     iterations: int
     share: float = 1.0
+    surpassed: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,25 @@ def ranking(rows: Sequence[TrialRow], whole: int | None = None) -> list[Standing
 
     A trial that diverged or failed later is left out, however good it was: trained on, its setting does so again. So is
     a duplicate, whose setting and errors another row has.
+
+    A setting is one, however often it was proposed: of its trials the one that came furthest stands for it, and those
+    that are surpassed come behind all others. Before these come settings of which another trial diverged.
     """
+    count = [row for row in rows if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate]
+    keys = {row.number: setting_key(row.params) for row in count}
+    # Of those that came as far the first.
+    furthest = {keys[row.number]: row.number for row in sorted(count, key=lambda row: (row.reached, -row.number))}
+    lost = {setting_key(row.params) for row in rows if row.diverged_at is not None}
     standings = []
-    for row in rows:
-        if row.errors and row.diverged_at is None and row.failed is None and not row.duplicate:
-            iterations = max(row.errors)
-            share = row.shares.get(iterations, 1.0)
-            standings.append(Standing(row.number, row.params, row.errors[iterations], iterations, share))
-    ranked = sorted(standings, key=lambda one: (-one.share, one.error, -one.iterations, one.number))
+    for row in count:
+        iterations, surpassed = row.reached, furthest[keys[row.number]] != row.number
+        share = row.shares.get(iterations, 1.0)
+        standings.append(Standing(row.number, row.params, row.errors[iterations], iterations, share, surpassed))
+
+    def order(one: Standing) -> tuple[Any, ...]:
+        return one.surpassed, keys[one.number] in lost, -one.share, one.error, -one.iterations, one.number
+
+    ranked = sorted(standings, key=order)
     best = next((standing for standing in ranked if standing.iterations == whole), None)
     return ranked if best is None else [best, *(standing for standing in ranked if standing is not best)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -148,6 +149,11 @@ class FinalResult:
         if "losses" in plain:
             of_weights["losses"] = LossCurve.from_plain(plain["losses"])
         return cls(params, plain["iterations"], metrics, plain["diverged_at"], cost, curve=curve, **of_weights)
+
+
+def setting_key(params: Mapping[str, Any]) -> str:
+    """Return what equal settings have in common, and no other two: True is not 1."""
+    return json.dumps(params, sort_keys=True)
 
 
 def with_tuples(params: Mapping[str, Any]) -> dict[str, Any]:

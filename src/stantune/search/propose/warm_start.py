@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ BEST = 250
 
 
 def warm_start(
-    path: str, label: str, rows: Sequence[TrialRow], there: Mapping[str, Any], space: Space, best: int
+    path: str, label: str, rows: Sequence[TrialRow], there: Mapping[str, Any], space: Space, best: int, whole: int
 ) -> WarmStart:
     """Choose what a new search takes from the trial table of an earlier one.
 
@@ -28,6 +27,7 @@ def warm_start(
         there: its space, as `Space.as_json` describes it.
         space: the new search's; its ranges may differ, and settings outside of them are left out.
         best: how many of the best settings are tried first.
+        whole: the earlier search's R, by which its best trial is known.
 
     Raises:
         UsageError: the spaces have other parameters, or nothing of the table lies in the new space.
@@ -44,17 +44,15 @@ def warm_start(
             f"the search in {path} has no result of a setting that lies in this space; start from another one, or "
             "leave `start_from` away"
         )
-    ranked = [standing.number for standing in ranking(list(known.values()))]
+    standings = ranking(list(known.values()), whole)
+    # A setting that several trials had is tried once.
+    ranked = [standing.number for standing in standings if not standing.surpassed][:BEST]
     chosen = set(known)
     if len(known) > MOST:
-        others = [number for number in known if number not in ranked[:BEST]]
-        chosen = {*ranked[:BEST], *others[len(ranked[:BEST]) - MOST :]}
+        others = [number for number in known if number not in ranked]
+        chosen = {*ranked, *others[len(ranked) - MOST :]}
     trials = {number: _past(known[number]) for number in sorted(chosen)}
-    # A setting that several trials had is tried once, as the best of them.
-    firsts: dict[str, PastTrial] = {}
-    for number in ranked[:BEST]:
-        firsts.setdefault(json.dumps(known[number].params, sort_keys=True), trials[number])
-    return WarmStart(path, label, tuple(trials.values()), tuple(firsts.values())[:best])
+    return WarmStart(path, label, tuple(trials.values()), tuple(trials[number] for number in ranked[:best]))
 
 
 def _past(row: TrialRow) -> PastTrial:

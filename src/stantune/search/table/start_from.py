@@ -58,7 +58,8 @@ def starting_from(
             f"({compared[1]}), and this one by {metric.name} ({metric.direction}); start from one with the same metric"
         )
     best = min(settings.eta, settings.plan()[0].rungs[0].trials)
-    return replace(settings, start=warm_start(path, label, rows, identity["space"], objective.space, best))
+    whole = int(identity["max-iterations"])
+    return replace(settings, start=warm_start(path, label, rows, identity["space"], objective.space, best, whole))
 
 
 def label_of(identity: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, place_of
 from stantune.search.plan.measured import Choices
-from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart
+from stantune.search.plan.values import Ending, FinalResult, SegmentFailure, TakeOver, TrialRow, WarmStart, setting_key
 from stantune.search.propose.sampling import to_distribution, to_optuna
 from stantune.search.table.attributes import (
     BRACKET,
@@ -331,7 +330,7 @@ class Store:
 
     def _append(self, row: TrialRow) -> None:
         """Add a row, and tell it which earlier trials have the same setting."""
-        firsts = self._firsts.setdefault(json.dumps(row.params, sort_keys=True), {})
+        firsts = self._firsts.setdefault(setting_key(row.params), {})
         self._rows.append(replace(row, equals=tuple(firsts.values())) if firsts else row)
         firsts.setdefault(self._place(row), row.number)
 

@@ -14,6 +14,7 @@ from stantune.errors import words_of
 from stantune.loss_curve import NO_LOSSES
 from stantune.outcome import Cost
 from stantune.protocols import Objective
+from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.table.storages.masking import without_secrets
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
@@ -88,7 +89,8 @@ class Logbook:
         """Tell what a final training came to."""
         if not self._loggers:
             return
-        number = next((row.number for row in rows if row.params == final.params), 0)
+        # Of equal trials the first in the ranking is the finalist, as where its setting was chosen.
+        number = next((one.number for one in ranking(rows) if one.params == final.params), 0)
         training = LoggedTraining(f"final-of-{number:06d}", number, dict(final.params), None)
         measured = {at: dict(metrics) for at, metrics in sorted(final.curve.items())}
         if final.diverged_at is None:

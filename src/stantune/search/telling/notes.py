@@ -98,7 +98,8 @@ def _is_clearly_worse(metric: Metric, trial: float, final: float) -> bool:
 
 def _remedy(state: SearchState) -> str:
     """Say what makes the end less of a chance."""
-    more = min(max(2 * len(state.finals), 3), len(ranking(state.rows)))
+    settings = sum(not standing.surpassed for standing in ranking(state.rows))
+    more = min(max(2 * len(state.finals), 3), settings)
     if more > len(state.finals):
         return f"train more settings in the end (`finalists`={more}), or longer (`max_resource`)"
     return "search longer (`max_resource`), and more settings"

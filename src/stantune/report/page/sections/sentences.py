@@ -5,7 +5,7 @@ from __future__ import annotations
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.page.contract import SearchNumbers
-from stantune.report.page.times import MANY, off_by
+from stantune.report.page.times import MANY, off_by, time_text
 from stantune.report.words import setting_text
 from stantune.search.contract import Final, SearchSummary
 from stantune.search.plan.validation import part_text
@@ -180,7 +180,10 @@ def _stan(search: SearchNumbers) -> str:
     assert stan is not None
     if stan.exact_seconds is None or stan.reduced_seconds is None:
         return ""
+    unit = search.summary.unit
+    # What a function or Lightning counts has many iterations.
+    how = "were reduced" if unit == "iteration" else "had reduced iterations"
     return (
-        f"Of {stan.exact + stan.reduced} iterations {stan.reduced} were reduced; one took "
-        f"{1000 * stan.reduced_seconds:.3g} ms, an exact one {1000 * stan.exact_seconds:.3g} ms."
+        f"Of {stan.exact + stan.reduced} {unit}s {stan.reduced} {how}; one took {time_text(stan.reduced_seconds)}, "
+        f"an exact one {time_text(stan.exact_seconds)}."
     )

@@ -6,7 +6,7 @@ from html import escape
 
 from stantune.report.page.contract import Entries, LayerMaps, Profiled, Reduced, SearchNumbers
 from stantune.report.page.tags import paragraphs, plain, table
-from stantune.report.page.times import milliseconds, off_by
+from stantune.report.page.times import off_by, time_text
 
 _CAPTION = (
     "In each row an image; from the left: what is computed (dark) and what is filled from its neighbours (light), the "
@@ -24,7 +24,7 @@ def stan_section(search: SearchNumbers, place: int) -> str:
     text = table(["setting", "value"], [[name, plain(value)] for name, value in stan.settings.items()])
     if stan.layers and search.entries is None and profiled is None:
         text += table(["layer", "what reduced iterations compute"], [list(each) for each in stan.layers.items()])
-    text += _times(stan, profiled)
+    text += _times(stan, profiled, search.summary.unit)
     if profiled is not None:
         text += _layers(profiled)
     if search.entries is not None:
@@ -34,14 +34,16 @@ def stan_section(search: SearchNumbers, place: int) -> str:
     return text
 
 
-def _times(stan: Reduced, profiled: Profiled | None) -> str:
-    heads, rows = ["iterations", "how many", "of one, as measured"], []
+def _times(stan: Reduced, profiled: Profiled | None, unit: str) -> str:
+    heads, rows = [f"{unit}s", "how many", "of one, as measured"], []
     for kind in ("exact", "reduced"):
         measured = stan.exact_seconds if kind == "exact" else stan.reduced_seconds
-        row = [kind, str(stan.exact if kind == "exact" else stan.reduced), milliseconds(measured)]
+        # What a function or Lightning counts has many iterations.
+        name = kind if kind == "exact" or unit == "iteration" else "with reduced iterations"
+        row = [name, str(stan.exact if kind == "exact" else stan.reduced), time_text(measured)]
         if profiled is not None:
             predicted = profiled.seconds_exact if kind == "exact" else profiled.seconds_reduced
-            row += [milliseconds(predicted), off_by(measured, predicted)]
+            row += [time_text(predicted), off_by(measured, predicted)]
         rows.append(row)
     return table([*heads, "as profiled", "measured against profiled"] if profiled is not None else heads, rows)
 
@@ -51,8 +53,8 @@ def _layers(profiled: Profiled) -> str:
         [
             layer.name or "(the model)",
             " or ".join(layer.patterns) or "every entry",
-            milliseconds(layer.exact),
-            milliseconds(layer.saved),
+            time_text(layer.exact),
+            time_text(layer.saved),
             layer.left_alone or "",
         ]
         for layer in profiled.layers
