@@ -288,6 +288,16 @@ def test_a_file_that_is_no_study_s(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no study's result"):
         st.study(timed(tmp_path), ways="none", out=tmp_path, **SIZES)
     assert (tmp_path / "study.json").read_text() == '{"mine": 1}'
+    # Somebody took a problem out of it.
+    listed = {"problem": "gone", "way": "none", "seed": 0}
+    numbers = dict.fromkeys(("final_seconds", "trials", "diverged", "failed", "iterations", "evaluations"), 0)
+    unknown = dict.fromkeys(("failure", "seconds", "iteration_seconds", "best", "final", "test"))
+    search = {**listed, **numbers, **unknown, "directory": "gone", "state": "waiting"}
+    whole = {"complete": False, "problems": [], "ways": ["none"], "seeds": [0], "searches": [search], "results": []}
+    StudySummary.model_validate(whole)
+    (tmp_path / "study.json").write_text(json.dumps(whole))
+    with pytest.raises(UsageError, match="is no study's result"):
+        study_in(tmp_path)
     with pytest.raises(UsageError, match="there is no study in"):
         study_in(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
