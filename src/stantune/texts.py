@@ -19,10 +19,16 @@ def encodable(text: str) -> str:
     return text.replace("\0", "\\x00")
 
 
+def printable(text: str) -> str:
+    """Return a text with an escape, \\\\x1b, for what a terminal would not print but obey, an end of a line too."""
+    # Spaces that are not broken hold a number and its unit together.
+    return "".join(one if one.isprintable() or one == "\N{NO-BREAK SPACE}" else ascii(one)[1:-1] for one in text)
+
+
 def one_line(text: str) -> str:
     """Return a text of any length on a line: what a terminal would not print is escaped, what is too much is cut."""
     line = " ".join(text[: 2 * _LONGEST].split())
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    shown = printable(line)
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
 
 

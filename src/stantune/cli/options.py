@@ -66,7 +66,11 @@ Json = Annotated[
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Where data sets are kept (default: $STANTUNE_DATA, else the cache)."),
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Where data sets are kept (default of built-in ones: $STANTUNE_DATA, else the cache).",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of every random choice.")]
 Threads = Annotated[
@@ -84,7 +88,8 @@ SearchThreads = Annotated[
     typer.Option(
         "--threads",
         metavar="N|auto",
-        help="Threads of each training; auto: what is fastest here (default: PyTorch's; 1 with several --workers).",
+        help="Threads of each training; auto: what is fastest here, of a Problem (default: PyTorch's, of a command "
+        "$OMP_NUM_THREADS or all cores; 1 with several --workers).",
     ),
 ]
 Workers = Annotated[

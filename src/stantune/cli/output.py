@@ -20,10 +20,10 @@ _TELLING = ("search.json", "search.db", "study.json")
 
 def console_for(json: str | None) -> Console:
     """Return where people read: standard output, or standard error where that is taken by JSON."""
-    from rich.console import Console
+    from stantune.cli.console import PrintingConsole
 
     # Paths and values are printed as they are: no [markup] and no :emoji: in them.
-    return Console(stderr=json == "-", highlight=False, markup=False, emoji=False)
+    return PrintingConsole(stderr=json == "-", highlight=False, markup=False, emoji=False)
 
 
 def say_loading(what: str, json: str | None) -> None:

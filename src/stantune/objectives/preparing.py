@@ -41,8 +41,7 @@ def chosen_threads(conditions: Conditions, name: str, default: Callable[[], int]
     asked, begun = conditions.threads, conditions.begun
     if asked == "auto":
         raise UsageError(
-            f"`threads`=auto times the training of a built-in problem, and {name} is none; give a number, or leave it "
-            "away"
+            f"`threads`=auto times the training of a Problem, and {name} is none; give a number, or leave it away"
         )
     if asked is None:
         if begun is not None:

@@ -8,6 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
+
+from stantune.texts import printable
 
 _BOUNDLESS = 1_000_000
 # Above, right of, below and left of a cell.
@@ -37,13 +40,15 @@ def print_table(console: Console, table: Table, labels: Collection[int] = (0,)) 
 
 
 def _part(table: Table, places: Collection[int]) -> Table:
-    """Return a table of some of the columns."""
+    """Return a table of some of the columns, its texts as they are shown: their widths are measured."""
     columns = [table.columns[place] for place in places]
     part = Table(box=table.box, pad_edge=table.pad_edge, padding=table.padding)
     for column in columns:
-        part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
+        # A head may have several lines.
+        lines = str(column.header).split("\n")
+        part.add_column(Text("\n".join(map(printable, lines))), justify=column.justify, no_wrap=column.no_wrap)
     for row, cells in zip(table.rows, zip(*(column.cells for column in columns), strict=True), strict=True):
-        part.add_row(*cells, end_section=row.end_section)
+        part.add_row(*(printable(str(cell)) for cell in cells), end_section=row.end_section)
     return part
 
 

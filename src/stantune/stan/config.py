@@ -87,7 +87,8 @@ class Stan:
         period: Z, reduced iterations after each exact one (a refresh); None for no refresh. In epochs under `memo`.
         pretrain: p_t, exact iterations at the start.
         tail: exact iterations at the end of a run of `iterations`.
-        iterations: N, length of the run; needed for a tail and for "annealed". What trains a problem knows it.
+        iterations: N, length of the run; needed for a tail, and for "annealed" but where a Problem is trained: that is
+            as long as its training.
         layers: names of the layers to accelerate, as shell patterns ("features.*"); every convolution by default.
         seed: of the grids' offsets.
         tolerance: at each refresh a layer takes its cheapest pattern, no cheaper than `rate`, whose relative error

@@ -167,7 +167,8 @@ def tune(
         executor: "local", "ray", or what makes an Executor of your own of an Order.
         address: of the Ray cluster, HOST:PORT or "auto".
         checkpoints: URL of where a cluster's nodes keep them, if `out` is not on a file system that they share.
-        threads: of each training; "auto" for what is fastest here; None for PyTorch's, or 1 with several workers.
+        threads: of each training; "auto" for what is fastest here, of a Problem; None for PyTorch's (of a command,
+            OMP_NUM_THREADS or all cores), or 1 with several workers.
         device: "auto", "cpu", "cuda" or "cuda:N".
         budget: seconds, or a text like "30m" or "2h", after which it ends in good order.
         retries: how often a training that failed is tried again, in each rung.

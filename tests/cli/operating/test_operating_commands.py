@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,11 +16,18 @@ from typing import Any
 
 import optuna
 import pytest
+from numbers_objective import Numbers
 from told import play
 
+from stantune.outcome import Cost, Outcome
+from stantune.parameters import Categorical
+from stantune.protocols import Metric
+from stantune.search.opening import open_session
 from stantune.search.operating.told import ExportResult, ListResult, StatusResult, TrialReport
+from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
+from stantune.space import Space
 
 Stantune = Callable[..., Any]
 HELPERS = Path(__file__).parents[2] / "helpers" / "search"
@@ -254,3 +262,41 @@ def test_names_are_shown_as_they_are(tmp_path: Path, stantune: Stantune) -> None
     play(SearchDirectory(place), most=1)
     assert "[red]:smile:one" in " ".join(stantune("list", tmp_path).out.split())
     assert json.loads(stantune("list", tmp_path, "--json", "-").out)["searches"][0]["directory"] == str(place)
+
+
+def test_nothing_in_a_text_is_obeyed_by_a_terminal(tmp_path: Path, stantune: Stantune) -> None:
+    odd = "\x1b[31m[red]\nnext"
+    shown = "\\x1b[31m[red]\\nnext"
+    metric = Metric(f"error {odd}", unit=odd)
+    objective = Numbers(
+        name=f"name {odd}",
+        length=None,
+        unit=f"unit {odd}",
+        metric=metric,
+        space=Space({"parameter": Categorical((f"choice {odd}", f"other {odd}"))}),
+    )
+    there = SearchDirectory(tmp_path / "odd")
+    settings = SearchSettings(seed=1, max_resource=9, min_resource=1)
+    opened = open_session(objective, settings, there)
+    with contextlib.suppress(RuntimeError), there.locked(), opened as session:
+        for _ in range(2):
+            segment = session.ask()
+            assert segment is not None
+            session.tell(segment, Outcome(segment.stop, {metric.name: 1.0, odd: 2.0}, None, False, Cost()))
+        raise RuntimeError(f"failure {odd}")
+    assert json.loads(there.run.read_text())["failure"] == "RuntimeError: failure \\x1b[31m[red] next"
+    # Another version's, and another machine's.
+    there.run.write_text(json.dumps(json.loads(there.run.read_text()) | {"failure": odd, "host": f"host {odd}"}))
+    for command, words in (
+        (("status", there.path), ("name", "unit", "error", "choice", "host")),
+        (("list", tmp_path), ("name", "error")),
+        (("show", there.path, 0), ("name", "unit", "error", "choice")),
+    ):
+        run = stantune(*command)
+        assert (run.code, run.err) == (0, "")
+        assert not [letter for letter in run.out if letter != "\n" and not letter.isprintable()]
+        # A wide table is in parts, one below the other.
+        text = "".join(run.out.split())
+        for word in words:
+            assert f"{word}{shown}" in text or f"other{shown}" in text, (command, word)
+    assert json.loads(stantune("status", there.path, "--json", "-").out)["problem"] == f"name {odd}"

@@ -220,6 +220,16 @@ def test_what_cannot_be(tmp_path: Path, stantune: Stantune, arguments: tuple[str
     assert not (tmp_path / "out").exists()
 
 
+def test_data_of_what_has_its_own_are_refused(tmp_path: Path, stantune: Stantune) -> None:
+    given = ("--ways", "none", "--budget", "0.000001s", *SIZES, "--data", tmp_path, "--out", tmp_path / "out")
+    run = stantune("study", problem(tmp_path), *given)
+    words = "stantune: --data says how a Problem is trained, and timed says that itself; leave it away\n"
+    assert (run.code, run.err) == (2, words)
+    assert not (tmp_path / "out").exists()
+    # One problem among others has them.
+    assert stantune("study", problem(tmp_path), "lenet", *given).code == 0
+
+
 def test_caffe_s_files_and_what_only_some_problems_have(tmp_path: Path, stantune: Stantune) -> None:
     out = tmp_path / "out"
     caffe = ("--solver", SOLVER, "--dataset", "mnist", "--batch-size", "50")

@@ -20,7 +20,9 @@ import stantune as st
 from stantune.compare.study.contract import StudySummary, WayResult
 from stantune.compare.study.folder import ask_to_stop, asked_to_stop, study_in
 from stantune.compare.study.intervals import quantile
+from stantune.compare.study.problems import problem_of
 from stantune.errors import StantuneError, UsageError
+from stantune.images.problem.built_in import find
 from stantune.report.study import show_study
 from stantune.search import stopping
 from stantune.search.stopping import Stop
@@ -230,6 +232,16 @@ def test_problems_that_cannot_be(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_data_of_a_problem_that_is_given_itself_are_where_it_is_said(tmp_path: Path) -> None:
+    problem = find("lenet")
+    given: dict[str, Any] = {"min_resource": None, "eta": 3, "brackets": 1, "validation": "all"}
+    given |= {"finalists": 1, "final": "scratch", "fixed": {}}
+    for thing in ("lenet", problem):
+        objective = problem_of(thing, given, None, None, tmp_path, None).objective
+        assert isinstance(objective, st.ProblemObjective)
+        assert objective.data == tmp_path
+
+
 def test_another_search_in_the_folder_of_one_is_left_alone(tmp_path: Path) -> None:
     given: dict[str, Any] = {"ways": "none", "seeds": 1, "out": tmp_path / "out"}
     st.study(timed(tmp_path), **given, **SIZES)
@@ -288,6 +300,16 @@ def test_a_file_that_is_no_study_s(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no study's result"):
         st.study(timed(tmp_path), ways="none", out=tmp_path, **SIZES)
     assert (tmp_path / "study.json").read_text() == '{"mine": 1}'
+    # Somebody took a problem out of it.
+    listed = {"problem": "gone", "way": "none", "seed": 0}
+    numbers = dict.fromkeys(("final_seconds", "trials", "diverged", "failed", "iterations", "evaluations"), 0)
+    unknown = dict.fromkeys(("failure", "seconds", "iteration_seconds", "best", "final", "test"))
+    search = {**listed, **numbers, **unknown, "directory": "gone", "state": "waiting"}
+    whole = {"complete": False, "problems": [], "ways": ["none"], "seeds": [0], "searches": [search], "results": []}
+    StudySummary.model_validate(whole)
+    (tmp_path / "study.json").write_text(json.dumps(whole))
+    with pytest.raises(UsageError, match="is no study's result"):
+        study_in(tmp_path)
     with pytest.raises(UsageError, match="there is no study in"):
         study_in(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")

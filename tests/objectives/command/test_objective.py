@@ -274,10 +274,11 @@ class TestConstruction:
             ({"begun": {"threads": 5}, "threads": 2}, 2),
         ],
     )
-    def test_its_threads(self, conditions, threads):
+    def test_its_threads(self, conditions, threads, monkeypatch):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         what, prepared = CommandObjective("train {lr}", SPACE, minimize="loss").prepared(Conditions(27, **conditions))
         assert (what.whole, prepared) == (27, threads)
 
     def test_nobody_times_it(self):
-        with pytest.raises(UsageError, match="`threads`=auto times the training of a built-in problem"):
+        with pytest.raises(UsageError, match="`threads`=auto times the training of a Problem"):
             CommandObjective("train {lr}", SPACE, minimize="loss").prepared(Conditions(27, threads="auto"))

@@ -20,6 +20,7 @@ from stantune.objectives.command import packing
 from stantune.objectives.command.objective import CommandObjective
 from stantune.objectives.command.said import CommandError
 from stantune.parameters import Categorical, Float
+from stantune.process.machine import usable_cores
 from stantune.protocols import Conditions, Place
 from stantune.space import Space
 from stantune.testing import check_objective
@@ -183,6 +184,22 @@ class TestTraining:
         """
         objective = CommandObjective(script(text), SPACE, minimize="loss", env={"MKL_NUM_THREADS": "7"})
         assert trained(objective, segment(tmp_path, 0, 1)).metrics == {"loss": 1, "mkl": 7}
+
+    @pytest.mark.parametrize(("said", "threads"), [("3", 3), ("", None), ("many", None), ("0", None)])
+    def test_by_itself_it_has_as_many_as_the_environment_says(self, said, threads, tmp_path, script, monkeypatch):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        text = """
+            import json, os, sys
+            print(json.dumps({"loss": int(os.environ["OMP_NUM_THREADS"]), "told": int(sys.argv[2])}))
+        """
+        objective = CommandObjective(script(text, "{lr} {threads}"), SPACE, minimize="loss")
+        expected = threads or usable_cores()
+        assert objective.prepared(Conditions(9)).threads == expected
+        outcome = objective.trainer(Place()).train(segment(tmp_path, 0, 1), lambda: False, lambda done: None)
+        assert outcome.metrics == {"loss": expected, "told": expected}
+        # A search keeps the number that it was begun with, and several workers have one each.
+        assert objective.prepared(Conditions(9, begun={"threads": 5})).threads == 5
+        assert objective.prepared(Conditions(9, side_by_side=True)).threads == 1
 
 
 def test_an_interrupted_segment_is_done_again_from_where_it_began(tmp_path, script):

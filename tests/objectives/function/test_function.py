@@ -137,7 +137,7 @@ def test_threads(conditions, threads):
 @pytest.mark.parametrize(
     ("threads", "sentence"),
     [
-        ("auto", "`threads`=auto times the training of a built-in problem, and train is none; give a number"),
+        ("auto", "`threads`=auto times the training of a Problem, and train is none; give a number"),
         (0, "`threads`=0 is no number of threads; give 1 or more"),
         (True, "`threads`=True is no number"),
     ],

@@ -127,6 +127,7 @@ def test_first_brackets_only() -> None:
 
 def test_one_bracket_without_room_to_halve() -> None:
     assert plan(10, 10, 3) == (Bracket(0, (Rung(10, 1),)),)
+    assert [rung.iterations for rung in plan(100, 2, 3)[0].rungs] == [3, 11, 33, 100], "counted down from R"
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def _study(console: Console, folder: Path, watch: bool) -> StudySummary:
 
     from stantune.compare.study.folder import is_running, now_in, study_in
     from stantune.report.study import search_lines, show_study
+    from stantune.texts import printable
 
     def lines() -> list[str]:
         summary = study_in(folder, watching=True)
@@ -63,7 +64,7 @@ def _study(console: Console, folder: Path, watch: bool) -> StudySummary:
         if watch and console.is_terminal:
             with Live(console=console, auto_refresh=False, transient=True, vertical_overflow="visible") as live:
                 while is_running(folder):
-                    live.update(Text("\n".join(lines())), refresh=True)
+                    live.update(Text("\n".join(map(printable, lines()))), refresh=True)
                     time.sleep(WATCH_SECONDS)
         told = set[str]()
         while watch and not console.is_terminal and is_running(folder):

@@ -116,7 +116,10 @@ def written(folder: Path) -> StudySummary | None:
     """
     file = folder / STUDY_RESULT
     try:
-        return StudySummary.model_validate(read_json(file))
+        summary = StudySummary.model_validate(read_json(file))
+        if {search.problem for search in summary.searches} - {problem.name for problem in summary.problems}:
+            raise ValueError("a search of none of its problems")
+        return summary
     except FileNotFoundError:
         return None
     except OSError as error:

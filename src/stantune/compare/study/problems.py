@@ -14,7 +14,7 @@ from stantune.compare.study.numbers import test_of
 from stantune.compare.study.ways import Applied, Way
 from stantune.errors import UsageError
 from stantune.images.problem.built_in import Splits
-from stantune.objectives.choose import find_objective, objective_of
+from stantune.objectives.choose import as_problem, find_objective, objective_of
 from stantune.protocols import Objective
 from stantune.search.contract import MetricResult
 from stantune.search.plan.finals import CONTINUE, SCRATCH
@@ -65,7 +65,8 @@ def problem_of(
 ) -> Problem:
     """Return one of the problems with the settings of its searches; raises UsageError."""
     source = thing if isinstance(thing, str) else None
-    objective = objective_of(thing if source is None else find_objective(source, data=data), precision=precision)
+    named = as_problem(thing) if source is None else source
+    objective = objective_of(thing if named is None else find_objective(named, data=data), precision=precision)
     settings = {
         **given,
         "fixed": {name: value for name, value in given["fixed"].items() if name in objective.space},

@@ -101,7 +101,7 @@ def study(
         final_resource: how long final trainings are, as `max_resource` says it: "1/1" for the problem's own length.
         fixed: parameters that have one value in all settings, of the problems that have them.
         out: the study's folder.
-        data: where data sets are kept.
+        data: where data sets of Problems are kept.
         accept_changes: go on although code has changed.
         workers: trainings side by side.
         threads: of each training.
@@ -143,6 +143,9 @@ def study(
         problem_of(one, given, max_resource, final_resource, None if data is None else path("data", data), precision)
         for one in each_of(objectives)
     ]
+    if data is not None and not any(isinstance(problem.objective, ProblemObjective) for problem in found):
+        name = found[0].told.name
+        raise UsageError(f"`data` says how a Problem is trained, and {name} says that itself; leave it away")
     running = {"workers": workers, "threads": threads, "device": where, "retries": retries}
     for name in fixed or {}:
         if all(name not in problem.objective.space for problem in found):

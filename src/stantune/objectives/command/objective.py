@@ -15,10 +15,9 @@ from stantune.arguments import shown, truth
 from stantune.errors import StantuneError, UsageError
 from stantune.objectives.command.said import STDOUT
 from stantune.objectives.command.templates import PARAMS, Template
-from stantune.objectives.command.trainer import CommandTrainer
+from stantune.objectives.command.trainer import CommandTrainer, usual_threads
 from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.parameters import Categorical, Float, Parameter
-from stantune.process.machine import usable_cores
 from stantune.protocols import Conditions, Metric, Place, Prepared
 from stantune.space import Space
 
@@ -67,7 +66,8 @@ class CommandObjective:
     - {dir}: the state folder.
     - {seed}: of every random choice of the trial, from 0 to 2**31 - 1.
     - {trial}, {final}: the trial's number, and 1 where this is the final training of one of the best settings, else 0.
-    - {device}, {threads}: "cpu" or "cuda:1", and how many threads to use.
+    - {device}, {threads}: "cpu" or "cuda:1", and how many threads to use. They are in OMP_NUM_THREADS, MKL_NUM_THREADS
+      and OPENBLAS_NUM_THREADS, too.
     - {params}: all parameters as one JSON object.
     - {python}: the interpreter of this process.
 
@@ -85,7 +85,7 @@ class CommandObjective:
         name: of the search; by default that of the script or the program.
         metrics: "stdout", or a JSON file in the state folder that holds what it came to.
         cwd: the folder in which it runs; that in which the objective was made by default.
-        env: is added to the environment.
+        env: is added to the environment, and has the last word in it.
         shell: have a shell read the line, in which values are quoted.
         whole: how long the search's longest training is; `prepared` says it.
         files: of its code, as the search has had them from its beginning; None for all there are. `prepared` says it.
@@ -161,7 +161,7 @@ class CommandObjective:
         """See Objective: the number of threads is chosen, and a file that has come since the beginning is no code."""
         if os.name != "posix":
             raise StantuneError("commands are run in process groups, which this system has not; use Linux or macOS")
-        threads = chosen_threads(conditions, self.name, usable_cores)
+        threads = chosen_threads(conditions, self.name, usual_threads)
         # Its own output, perhaps. Earlier versions noted no names.
         files = (conditions.begun or {}).get("made-of")
         return Prepared(replace(self, whole=conditions.max_resource, files=files), threads)

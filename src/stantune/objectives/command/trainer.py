@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stantune.arguments import digits
 from stantune.errors import AheadCheckpointError, StantuneError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.command import groups, packing
@@ -42,7 +43,7 @@ class CommandTrainer:
     def __init__(self, objective: CommandObjective, place: Place) -> None:
         """Run it at a place."""
         self._what = objective
-        self._threads = place.threads or usable_cores()
+        self._threads = place.threads or usual_threads()
         self._device = _device(place)
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
@@ -176,6 +177,11 @@ class CommandTrainer:
             "length": segment.length or what.whole or what.length,
         }
         return json.dumps(depends_on, sort_keys=True)
+
+
+def usual_threads() -> int:
+    """Return how many threads a command has where nobody says: OMP_NUM_THREADS where it is a number, else all cores."""
+    return digits(os.environ.get(_THREADS[0], "")) or usable_cores()
 
 
 def _device(place: Place) -> str:

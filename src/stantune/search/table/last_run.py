@@ -8,18 +8,27 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stantune.arguments import MOST
 from stantune.files import write_whole
 from stantune.process.machine import this_machine
 from stantune.protocols import Objective
 from stantune.search.plan.values import Final
+from stantune.search.settings import MOST_TRIALS
 from stantune.search.telling.progress import Progress
-from stantune.texts import plain
+from stantune.texts import one_line, plain
 
 # So often is written down how far trainings are, and so often at most, which they are.
 WRITE_SECONDS, CHANGE_SECONDS = 5.0, 1.0
+# The end of the year 9999, beyond which there is no date.
+_LATEST = 253_402_300_799
+# What stands in the file is believed within these bounds: whoever looks is to come to an end.
+_Moment = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=0, le=MOST)]
+_Reached = Annotated[int, Field(ge=-MOST, le=MOST)]
 
 
 class Now(BaseModel):
@@ -34,9 +43,9 @@ class Now(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    trial: int
-    at: int
-    stop: int
+    trial: _Count
+    at: _Reached
+    stop: _Reached
     final: bool
 
 
@@ -61,14 +70,14 @@ class LastRun(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    process: int
+    process: _Count
     host: str
-    begun: float
-    seen: float
-    ended: float | None
+    begun: _Moment
+    seen: _Moment
+    ended: _Moment | None
     heeds: bool
-    places: int
-    finalists: int
+    places: _Count
+    finalists: Annotated[int, Field(ge=0, le=MOST_TRIALS)]
     unit: str
     metric_unit: str
     training: tuple[Now, ...] = ()
@@ -121,10 +130,8 @@ class Recorder:
 
     def end(self, failure: str | None) -> None:
         """Write down that the run is over."""
-        now = time.time()
-        self._run = self._run.model_copy(
-            update={"seen": now, "ended": now, "training": (), "failure": None if failure is None else plain(failure)}
-        )
+        now, why = time.time(), None if failure is None else one_line(failure)
+        self._run = self._run.model_copy(update={"seen": now, "ended": now, "training": (), "failure": why})
         if not self._write():
             # A full disk, mostly: what takes the place of what is there needs no room.
             with contextlib.suppress(OSError), self._file.open("r+b") as file:
