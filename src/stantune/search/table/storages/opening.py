@@ -38,6 +38,8 @@ _TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
 _KEPT_ALIVE = {"psycopg", "psycopg2"}
 _ALIVE = {"keepalives_idle": 60, "tcp_user_timeout": 60_000}
 _JOURNAL = "journal"
+# How Optuna writes each operation's line.
+_OPERATION = b'{"op_code":'
 _FILES = ("sqlite", "sqlite+pysqlite")
 
 
@@ -121,13 +123,13 @@ def mend(url: str) -> None:
 
     Raises:
         UsageError: there can be no storage at such a URL.
-        StoreError: the journal cannot be written to.
+        StoreError: the file is no journal, and stays as it is; or the journal cannot be written to.
     """
-    parsed = _parsed(url)
+    parsed, where = _parsed(url), without_password(url)
     if parsed.drivername != _JOURNAL:
         return
     file = _journal_file(parsed)
-    with one_sentence(without_password(url)):
+    with one_sentence(where):
         lock = _lock(file)
         if not file.exists():
             return
@@ -138,6 +140,8 @@ def mend(url: str) -> None:
                 for line in journal:
                     whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
                 if cut:
+                    if not _is_journal(file):
+                        raise _no_journal(where)
                     journal.truncate(whole)
         finally:
             lock.release()
@@ -220,19 +224,32 @@ def _journal(path: Path, where: str) -> JournalStorage:
             # Optuna asserts that it knows an operation, and takes what it finds in one for what it should be.
             with suppress(LookupError, AssertionError, ValueError, TypeError, AttributeError):
                 return insist(None, lambda again: JournalStorage(file), begun=False)
-    raise StoreError(
+    raise _no_journal(where)
+
+
+def _no_journal(where: str) -> StoreError:
+    return StoreError(
         f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
         "name another"
     )
 
 
 def _is_journal(path: Path) -> bool:
-    """Tell whether each whole line is an operation; Optuna's own reader passes over a last one that is none."""
+    """Tell whether each whole line is an operation, and a last one that was cut begins as one."""
+    whole = False
     try:
         with path.open("rb") as lines:
-            return all(isinstance(json.loads(line)["op_code"], int) for line in lines if line.endswith(b"\n"))
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    # A power cut may have left zeros where the rest should be.
+                    begun = line.rstrip(b"\0")[: len(_OPERATION)]
+                    return _OPERATION.startswith(begun) and (whole or begun == _OPERATION)
+                whole = isinstance(json.loads(line)["op_code"], int)
+                if not whole:
+                    return False
     except (ValueError, TypeError, KeyError):
         return False
+    return True
 
 
 def _journal_file(url: sqlalchemy.URL) -> Path:
