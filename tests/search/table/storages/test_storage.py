@@ -163,18 +163,17 @@ def test_something_else_is_no_journal_and_stays_as_it_is(
     simulated: ModuleType, file: Path, url: str, content: bytes, how: str, tmp_path: Path
 ) -> None:
     file.write_bytes(content)
+    own = SearchDirectory(tmp_path / "search")
+    own.path.mkdir()
+    Store.open(own.url, own.study, simulated.IDENTITY, simulated.SPACE, simulated.METRIC).release()
+    use = {
+        "search": lambda: opened(simulated, url),
+        "delete": lambda: studies.delete(url, NAME),
+        "look": lambda: studies.identity_of(url, NAME),
+        "export": lambda: copy_study(own, url),
+    }[how]
     with pytest.raises(StoreError, match=r"the trial table at journal:.*cannot be used") as error:
-        if how == "search":
-            opened(simulated, url)
-        elif how == "delete":
-            studies.delete(url, NAME)
-        elif how == "look":
-            studies.identity_of(url, NAME)
-        else:
-            own = SearchDirectory(tmp_path / "search")
-            own.path.mkdir()
-            Store.open(own.url, own.study, simulated.IDENTITY, simulated.SPACE, simulated.METRIC).release()
-            copy_study(own, url)
+        use()
     assert "\n" not in str(error.value)
     assert file.read_bytes() == content
 
