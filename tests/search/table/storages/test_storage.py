@@ -234,3 +234,30 @@ def test_looking_makes_no_journal(url: str, file: Path) -> None:
     assert studies.table_of(url, NAME) is None
     assert not studies.delete(url, NAME)
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "there"),
+    [
+        ("sqlite:///runs/all.db", "sqlite:///{}/runs/all.db"),
+        ("sqlite+pysqlite:///../all.db?timeout=3", "sqlite+pysqlite:///{}/../all.db?timeout=3"),
+        ("journal:///all.log", "journal:///{}/all.log"),
+        *((same, same) for same in ("sqlite:////all.db", "sqlite://", "sqlite:///:memory:", "journal:////a b/all.log")),
+        *((same, same) for same in ("sqlite:///file:all.db?uri=true", "postgresql://user:pw@host/name", "none", "")),
+    ],
+)
+def test_a_url_that_names_the_same_file_in_any_folder(
+    url: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.located(url) == there.format(tmp_path)
+    assert storage.same_place(url, there.format(tmp_path))
+    assert storage.located(storage.located(url)) == storage.located(url)
+
+
+def test_a_link_to_a_storage_is_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path)
+    assert storage.same_place("sqlite:///link/all.db", f"sqlite:///{tmp_path}/there/../there/all.db")
+    assert not storage.same_place("sqlite:///link/all.db", f"sqlite:///{tmp_path}/all.db")

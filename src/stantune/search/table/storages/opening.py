@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -46,6 +46,28 @@ _FILES = ("sqlite", "sqlite+pysqlite")
 def sqlite_url(path: Path) -> str:
     """Return the URL of an SQLite file, whatever characters its path has."""
     return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def located(url: str, complete: Callable[[str], object] = lambda path: Path(path).absolute()) -> str:
+    """Return a URL that names the same file in any working folder; one of a server, or no URL, is returned as it is.
+
+    Args:
+        url: of a storage; the path of an SQLite or a journal file may be relative.
+        complete: makes a path absolute.
+    """
+    with suppress(sqlalchemy.exc.ArgumentError, ValueError):
+        parsed = sqlalchemy.make_url(url)
+        if parsed.database and _is_file(parsed) and (path := str(complete(parsed.database))) != parsed.database:
+            there = parsed.set(database=path).render_as_string(hide_password=False)
+            # Not every SQLAlchemy can say a question mark in a path.
+            return there if sqlalchemy.make_url(there).database == path else url
+    return url
+
+
+def same_place(url: str, other: str) -> bool:
+    """Tell whether two URLs name one storage, by whichever path of it; passwords make no difference."""
+    one, another = (located(without_password(each), os.path.realpath) for each in (url, other))
+    return one == another
 
 
 def connect(url: str, *, to_read: bool = False) -> tuple[BaseStorage, str]:
@@ -162,14 +184,19 @@ def _may_hold_studies(url: sqlalchemy.URL) -> bool:
     """Tell whether a study may be at a URL; not where a file is not there, or is a database of another program."""
     if url.drivername == _JOURNAL:
         return _journal_file(url).exists()
-    # In a URI of SQLite's own the name is none of a file.
-    if url.drivername not in _FILES or url.database in (None, "", ":memory:") or "uri" in url.query:
+    if not _is_file(url):
         return True
     file = Path(str(url.database))
     # What else may be wrong with it, Optuna finds out.
     with suppress(sqlite3.Error, OSError):
         return file.exists() and has_studies(file, PATIENCE_SECONDS)
     return True
+
+
+def _is_file(url: sqlalchemy.URL) -> bool:
+    """Tell whether a URL's database is a file by its path; in a URI of SQLite's own the name is none."""
+    named = url.database not in (None, "", ":memory:") and "uri" not in url.query and not url.host
+    return url.drivername in (*_FILES, _JOURNAL) and named
 
 
 class _JournalFile(JournalFileBackend):
