@@ -214,6 +214,12 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_absolute_paths_of_storages_have_four_slashes(page):
+    roots = "home|path|mnt|srv|data|scratch|shared|tmp|var|opt|Users"
+    assert re.findall(rf"(?:sqlite|journal):///(?:{roots})/[^`\s]*", page.read_text()) == []
+
+
 # --- lines that change ------------------------------------------------------------------------------------------------
 
 

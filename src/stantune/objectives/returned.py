@@ -97,7 +97,7 @@ def _number(value: object, name: str, said: str, compared: str | None = None) ->
         if name != compared:
             raise ReturnError(
                 f"{said} {kind} as {name!r}; a metric is one number, also where it is not compared as "
-                f"{compared!r} is: leave {name!r} away, or write it into a file in run.directory"
+                f"{compared!r} is: leave {name!r} away, or write it into a file of your own"
             )
         raise ReturnError(f"{said} {kind} as {name!r}; a metric is one number")
     try:

@@ -245,6 +245,10 @@ def test_delete_of_one_in_a_shared_storage_takes_its_study_alone(tmp_path: Path,
     assert not (tmp_path / "one").exists()
     assert optuna.get_all_study_names(url) == [f"stantune {tmp_path / 'other'}"]
     assert stantune("status", tmp_path / "other").code == 0
+    (tmp_path / "shared.db").unlink()
+    gone = stantune("delete", tmp_path / "other", "--yes")
+    said = f"the search in {tmp_path / 'other'} is deleted, but for its trials, which were not in {url}\n"
+    assert (gone.code, gone.out) == (0, said)
 
 
 @pytest.mark.parametrize("command", [("status",), ("show", 0), ("export", "--csv", "x.csv"), ("stop",), ("delete",)])

@@ -13,19 +13,15 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
 import pytest
 from numbers_objective import Numbers
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial
 from told import METRIC, NUMBERS, SETTINGS, outcome, play
 
 from stantune.errors import StantuneError, UsageError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment
 from stantune.search.opening import open_session
-from stantune.search.operating.exporting import Cell, copy_study, csv_of, parquet_of, rows_of
+from stantune.search.operating.exporting import Cell, csv_of, parquet_of, rows_of
 from stantune.search.operating.status import searches_below, status_of
 from stantune.search.operating.trial_report import trial_report
 from stantune.search.settings import SearchSettings
@@ -249,47 +245,6 @@ def test_rows_of_several_kinds_are_a_parquet_file() -> None:
         None if cell is None else str(cell) for cell in cells
     ]
     assert len(pandas.read_parquet(io.BytesIO(parquet_of([])))) == 0
-
-
-def test_a_study_is_copied_whole_or_not_at_all(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory, url = SearchDirectory.begun(done), f"sqlite:///{tmp_path / 'others.db'}"
-    with monkeypatch.context() as patch:
-        copy = RDBStorage.create_new_trial
-
-        def cut(storage: RDBStorage, study_id: int, template_trial: FrozenTrial) -> int:
-            if template_trial.number == 3:
-                raise KeyboardInterrupt
-            return copy(storage, study_id, template_trial)
-
-        patch.setattr(RDBStorage, "create_new_trial", cut)
-        with pytest.raises(KeyboardInterrupt):
-            copy_study(directory, url)
-    assert optuna.get_all_study_names(url) == []
-    name = copy_study(directory, url)
-    study = optuna.load_study(study_name=name, storage=url)
-    assert (len(study.trials), study.best_trial.number, study.best_value) == (17, 6, 65.0)
-    with pytest.raises(UsageError, match=r"holds a study .* already"):
-        copy_study(directory, url)
-    assert optuna.get_all_study_names(url) == [name]
-
-
-@pytest.mark.parametrize("copied", [False, True])
-@pytest.mark.parametrize("error", [KeyboardInterrupt("now"), StorageInternalError("the database is locked")])
-def test_what_another_call_has_copied_stays_there(
-    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, copied: bool
-) -> None:
-    directory, url = SearchDirectory.begun(done), f"sqlite:///{tmp_path / 'others.db'}"
-    names = [copy_study(directory, url)] if copied else []
-
-    def fail(*_: object) -> int:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RDBStorage, "create_new_study", fail)
-        # It is told why, and not that a study is gone that was never there.
-        with pytest.raises((KeyboardInterrupt, StantuneError), match=str(error)):
-            copy_study(directory, url)
-    assert optuna.get_all_study_names(url) == names
 
 
 def test_an_interrupted_search_has_rows_of_trials_on_their_way(tmp_path: Path) -> None:

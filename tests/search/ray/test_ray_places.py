@@ -17,12 +17,14 @@ import torch
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.choose import find_objective
 from stantune.objectives.command.objective import CommandObjective
+from stantune.objectives.function.objective import FunctionObjective
+from stantune.objectives.function.run import Run
 from stantune.outcome import Outcome
 from stantune.parameters import Float
+from stantune.protocols import Metric, Segment, StopEarly
 from stantune.protocols import Place as Where
-from stantune.protocols import Segment, StopEarly
 from stantune.search.ray import places as ray_places
-from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer, RemoteDirectory
+from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer
 from stantune.search.ray.places import Place, Sign, signed
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -223,57 +225,6 @@ def test_no_sign_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_remote_directory(url: str, tmp_path: Path) -> None:
-    directory = RemoteDirectory(tmp_path / "search", None, url)
-    place = Place(url)
-    names = ["trial-000001.pt", "trial-000002.pt", ".trial-000001.pt.0.part", ".trial-000002.pt.0.part", "final.pt"]
-
-    def held() -> list[str]:
-        return [name for name in names if place.holds(name)]
-
-    for name in names:
-        place.write(name)
-    directory.sweep(directory.checkpoint(1))
-    assert held() == [names[0], names[1], names[3], names[4]]
-    foreign = (".backup.tar.part", ".backup.tar.0a.part", "0123456789abcdef.part")
-    for name in (*foreign, ".0123456789abcdef.part"):
-        place.write(name)
-    with directory.locked():
-        assert held() == [names[0], names[1], names[4]]
-        assert all(place.holds(name) for name in foreign), "another program's"
-        assert not place.holds(".0123456789abcdef.part")
-        for name in foreign:
-            place.delete(name)
-        brought = directory.checkpoint(1)
-        brought.parent.mkdir()
-        brought.touch()
-        directory.discard(brought)
-        assert not brought.exists()
-        directory.discard(directory.checkpoint(3))
-        assert held() == names[1::3]
-        others = ("final-6.pt", "best.pt", "best-6.pt")
-        for name in others:
-            place.write(name)
-        assert directory.ranks() == {0, 5}
-        directory.bring_finals(0)
-        assert not directory.final().exists()
-        # And those of who stands in for them, three at most.
-        directory.bring_finals(2)
-        assert (directory.final().exists(), directory.final(5).exists()) == (True, False)
-        assert (directory.best().exists(), directory.best(5).exists()) == (True, False)
-        directory.bring_finals(3)
-        assert directory.final(5).exists()
-        assert directory.best(5).exists()
-        directory.clear()
-    assert held() == []
-    assert not directory.final(5).exists()
-    assert not any(place.holds(name) for name in others)
-    assert not any((directory.path / name).exists() for name in others)
-    directory.final().touch()
-    directory.bring_finals(1)
-    assert directory.final().exists(), "what is not there is not brought"
-
-
 def no_stop() -> bool:
     """Go on."""
     return False
@@ -350,3 +301,25 @@ def test_a_log_that_a_failure_names_stays(url: str, tmp_path: Path) -> None:
         assert cause.endswith(f"exit code 3: why (see {log})")
         assert "why" in log.read_text()
     assert sorted(path.name for path in scratch.rglob("*") if path.is_file()) == 2 * ["stderr.log"] + 2 * ["stdout.log"]
+
+
+def test_what_is_kept_under_a_url_is_in_the_checkpoint_and_not_beside_it(url: str, tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def train(run: Run) -> float:
+        kept, beside = run.checkpoint_dir / "kept.txt", run.directory / "log.txt"
+        seen.append((kept.exists(), beside.exists()))
+        kept.write_text("kept")
+        beside.write_text("said")
+        if run.stop == 3 and len(seen) == 3:
+            raise ValueError("it fails")
+        return 0.5
+
+    function = FunctionObjective(train, Space({"lr": Float(0.1, 1)}), Metric("loss"))
+    scratch = tmp_path / "scratch"
+    trainer = FetchingTrainer(function.trainer(Where(threads=1)), Place(url), scratch)
+    for start, stop, left in ((0, 1, []), (1, 2, []), (2, 3, ["log.txt"])):
+        segment = Segment(1, {"lr": 0.5}, start, stop, 0, tmp_path / "elsewhere" / "trial-000001.pt", bracket=0)
+        attempt(trainer, segment, no_stop, lambda done: None)
+        assert [path.name for path in scratch.rglob("*.txt")] == left
+    assert seen == [(False, False), (True, False), (True, False)]

@@ -20,6 +20,7 @@ def delete(directory: Directory, yes: Yes = False, storage: Storage = None, debu
     Other files in the directory stay.
     """
     from stantune.search.table.directory import SearchDirectory
+    from stantune.search.table.storages.masking import without_password
 
     there = SearchDirectory.begun(directory, storage)
     if not there.path.is_dir() or not there.may_hold_search():
@@ -34,6 +35,7 @@ def delete(directory: Directory, yes: Yes = False, storage: Storage = None, debu
         if not typer.confirm(f"Delete the search in {directory}, with all that it has found?", err=True):
             raise StantuneError(f"the search in {directory} is left as it is")
     with there.locked():
-        there.delete()
+        found = there.delete()
     left = " (other files in it are left)" if there.path.exists() else ""
-    print(f"the search in {directory} is deleted{left}")
+    without = "" if found else f", but for its trials, which were not in {without_password(there.url)}"
+    print(f"the search in {directory} is deleted{left}{without}")

@@ -17,9 +17,10 @@ from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
 from stantune.search.operating.status import status_of
 from stantune.search.operating.told import StatusResult
-from stantune.search.table.directory import STUDY_RESULT, SearchDirectory
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.locking import is_locked
 from stantune.search.table.looking.look import look
+from stantune.search.table.names import STUDY_RESULT
 
 if TYPE_CHECKING:
     # It loads PyTorch, which those who only look do without.

@@ -57,7 +57,7 @@ class CommandObjective:
     An exit code other than 0 is a failure, after which the segment is tried again. A JSON line with "resource" on the
     way says how far it is, and with a "loss" in it what the training loss is there, for the trial's curve; a metric
     in such a line is the result where one said that it came to {stop}. All that it says is kept in a folder beside the
-    checkpoint.
+    checkpoint; where checkpoints are kept at a URL, that of a segment that failed alone, on the node that trained it.
 
     Placeholders are the parameters and
 

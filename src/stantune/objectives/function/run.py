@@ -75,7 +75,9 @@ class Run:
     def directory(self) -> Path:
         """A folder of the trial's own, for logs and the like. It is made here; it is no part of what is kept.
 
-        It lies in the search's directory, and is deleted with the search: by `fresh` and `stantune delete`.
+        It lies in the search's directory, and is deleted with the search: by `fresh` and `stantune delete`. Where
+        checkpoints are kept at a URL, it lies on the node that trains, and is deleted after each segment that does not
+        fail.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
         return self._directory

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 
-from stantune.errors import StantuneError, UsageError
+from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.search.columns import metric_columns
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import status
 from stantune.search.propose.sampling import optuna_quiet
 from stantune.search.summary import cost_seconds
+from stantune.search.table.attributes import COPYING
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import Seen
 from stantune.search.table.storages.messages import one_sentence
@@ -109,6 +113,8 @@ def parquet_of(rows: Sequence[Mapping[str, Cell]]) -> bytes:
 def copy_study(directory: SearchDirectory, url: str) -> str:
     """Copy a search's study into another Optuna storage; return its name there. The search itself stays where it is.
 
+    Half a copy, which a killed process left there, is made anew; until it is whole, its attribute COPYING says so.
+
     Raises:
         UsageError: there can be no storage at such a URL, or there is such a study already.
         StantuneError: one of the two storages cannot be used.
@@ -124,27 +130,51 @@ def copy_study(directory: SearchDirectory, url: str) -> str:
         try:
             with one_sentence(where, name), optuna_quiet():
                 # Not Optuna's copy_study: it does not tell which study it has made, and only that one may go again.
+                copy, mark = _empty_study(there, directions, name, where), secrets.token_hex(8)
                 try:
-                    copy = there.create_new_study(directions, name)
-                except DuplicatedStudyError:
-                    raise UsageError(
-                        f"{where} holds a study {name!r} already; delete that one there, or name another storage"
-                    ) from None
-                try:
+                    there.set_study_user_attr(copy, COPYING, mark)
                     for key, value in told.items():
                         there.set_study_system_attr(copy, key, value)
-                    for key, value in noted.items():
-                        there.set_study_user_attr(copy, key, value)
+                    for key in noted.keys() - {COPYING}:
+                        there.set_study_user_attr(copy, key, noted[key])
                     for trial in trials:
                         there.create_new_trial(copy, template_trial=trial)
+                    if not _is_marked(there, copy, mark) or there.get_n_trials(copy) != len(trials):
+                        raise StoreError(
+                            f"the study {name!r} in {where} was copied by two commands at the same time; give one of "
+                            "them again"
+                        )
+                    there.set_study_user_attr(copy, COPYING, False)
                 except BaseException:
-                    # Half a copy is none; why it is half is told even where it cannot be deleted.
+                    # Half a copy is none; why it is half is told even where it cannot be deleted. Another command
+                    # that has deleted it may have one in its place.
                     with suppress(Exception):
-                        there.delete_study(copy)
+                        if _is_marked(there, copy, mark):
+                            there.delete_study(copy)
                     raise
         finally:
             release(there)
     return name
+
+
+def _empty_study(storage: BaseStorage, directions: Sequence[StudyDirection], name: str, where: str) -> int:
+    """Make a study, also in place of half a copy of that name; raises UsageError where there is another one."""
+    try:
+        return storage.create_new_study(directions, name)
+    except DuplicatedStudyError:
+        half = storage.get_study_id_from_name(name)
+        attributes = storage.get_study_user_attrs(half)
+        # Its mark is the first that is written to it.
+        if not attributes.get(COPYING, not attributes and not storage.get_n_trials(half)):
+            raise UsageError(
+                f"{where} holds a study {name!r} already; delete that one there, or name another storage"
+            ) from None
+    storage.delete_study(half)
+    return storage.create_new_study(directions, name)
+
+
+def _is_marked(storage: BaseStorage, study_id: int, mark: str) -> bool:
+    return storage.get_study_user_attrs(study_id).get(COPYING) == mark
 
 
 def _cell(value: Any) -> Cell:

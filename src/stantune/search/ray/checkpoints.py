@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import secrets
 import shutil
 import stat
 import tempfile
@@ -12,13 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, UsageError
 from stantune.files import delete
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.plan.finals import SUBSTITUTES, ranks_in
 from stantune.search.ray.places import SIGN, Place
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.names import TRAINED
+from stantune.texts import one_line
+
+# By which a search is known at a URL: a file there, and its name in the search's own note.
+OWNER = "stantune-search.txt"
+_KEY = "checkpoints"
 
 
 class RemoteDirectory(SearchDirectory):
@@ -64,11 +71,43 @@ class RemoteDirectory(SearchDirectory):
             if self.is_half(self.path / name) or SIGN.fullmatch(name):
                 self.elsewhere.delete(name)
 
-    def clear(self) -> None:
-        """See SearchDirectory."""
-        super().clear()
-        finals = (self.final().name, "final-[0-9]*.pt", self.best().name, "best-[0-9]*.pt")
-        self.elsewhere.sweep("trial-*.pt", *finals)
+    def clear(self) -> bool:
+        """See SearchDirectory; whose place it is there stays noted."""
+        there = super().clear()
+        for name in self._checkpoints_there():
+            self.elsewhere.delete(name)
+        return there
+
+    def _claim(self) -> None:
+        """See SearchDirectory; neither another search's checkpoints are taken or deleted there, nor another program's.
+
+        Raises UsageError where the place is not this search's.
+        """
+        super()._claim()
+        begun, key = self.was_begun(), self._note.more().get(_KEY)
+        if key is None:
+            key = secrets.token_hex(8)
+            self._note.write(self._where, begun, **{_KEY: key})
+        owner, _, directory = self.elsewhere.read(OWNER).decode(errors="replace").strip().partition(" ")
+        if owner == key:
+            return
+        where = f"`checkpoints`={self.elsewhere.where}"
+        if owner:
+            raise UsageError(
+                f"{where} holds the checkpoints of another search, which was begun in {one_line(directory)}; name "
+                "another folder, or empty it if that search is over"
+            )
+        # Searches that were begun before noted nothing there.
+        if not begun and (found := self._checkpoints_there()):
+            raise UsageError(
+                f"{where} holds {found[0]}, which this search did not write and would overwrite; name another folder, "
+                "or empty it"
+            )
+        self.elsewhere.write(OWNER, f"{key} {self.path}\n".encode())
+
+    def _checkpoints_there(self) -> list[str]:
+        """Return the names of the checkpoints that are there, without what only looks like one."""
+        return [name for name in self.elsewhere.names() if name.endswith(".pt") and TRAINED.fullmatch(name)]
 
     def bring_finals(self, finalists: int) -> None:
         """Fetch the weights of so many finalists, and of who stands in for them, where there are some.

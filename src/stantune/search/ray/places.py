@@ -89,14 +89,25 @@ class Place:
 
         self._insist(send, "written")
 
-    def write(self, name: str) -> None:
-        """Make an empty file. Raises StantuneError after a minute."""
+    def write(self, name: str, content: bytes = b"") -> None:
+        """Make a small file, which is empty for a moment where it has content. Raises StantuneError after a minute."""
 
         def write() -> None:
             self._files.makedirs(self._root, exist_ok=True)
-            self._files.pipe_file(self._of(name), b"")
+            self._files.pipe_file(self._of(name), content)
 
         self._insist(write, "written")
+
+    def read(self, name: str) -> bytes:
+        """Return what a small file holds; nothing where there is none. Raises StantuneError after a minute."""
+
+        def read() -> bytes:
+            try:
+                return bytes(self._files.cat_file(self._of(name)))
+            except FileNotFoundError:
+                return b""
+
+        return self._insist(read, "read")
 
     def holds(self, name: str) -> bool:
         """Tell whether a file is there. Raises StantuneError after a minute."""

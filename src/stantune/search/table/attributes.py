@@ -8,6 +8,8 @@ START = "stantune:start"
 # What of the identity was another when the search began, each time that it was taken for the same nevertheless.
 ACCEPTED = "stantune:accepted"
 FINAL = "stantune:final"
+# In a copy for other programs alone: a mark of who copies until it is whole, then False.
+COPYING = "stantune:copying"
 # Optuna's own.
 METRIC_NAMES = "study:metric_names"
 # What searches compared by before metrics had names.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,30 +11,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
-from stantune.files import delete, read_json, write_whole
+from stantune.files import delete, write_whole
 from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
 from stantune.search.table.locking import is_locked
-from stantune.search.table.storages.opening import holds_studies, sqlite_url, without_password
+from stantune.search.table.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
+from stantune.search.table.note import Note, unwritten
+from stantune.search.table.storages.opening import holds_studies, located, same_place, sqlite_url, without_password
 from stantune.texts import encodable, one_line
 
-_DATABASE = "search.db"
 _STUDY = "search"
-# In a note: whether there was a table. Notes of before have it only where there was.
-_BEGUN = "begun"
-_ASIDE = ".aside"
-_LOCK = ".lock"
-_LOG = "messages.log"
-_LOGGED = "logged.jsonl"
-# What a study of many searches has in its folder, to know one by.
-STUDY_RESULT = "study.json"
-# Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own; best
-# weights have none.
-_OURS = re.compile(r"(trial-\d{6,}|final(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?|best(-\d+)?\.pt(\.aside)?")
-_LOGS = re.compile(rf"{re.escape(_LOG)}(\.\d)?")
-# What is written to a file until it is whole (see files.whole), and the sign that other nodes look for.
-_PART = re.compile(r"\.(?:(.+)\.[0-9a-f]+|[0-9a-f]{16})\.part")
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
 
@@ -67,10 +52,11 @@ class SearchDirectory:
             raise UsageError(
                 f"directory {encodable(str(self.path))} has a name that is no text in UTF-8; choose another with `out`"
             )
-        self.url = storage or sqlite_url(self.path / _DATABASE)
+        self.url = located(storage) if storage else sqlite_url(self.path / DATABASE)
         # A database of one's own needs no telling name; in a shared one the directory tells searches apart.
         self.study = f"stantune {self.path.resolve()}" if storage else _STUDY
-        self._where = without_password(self.url) if storage else _DATABASE
+        self._where = without_password(self.url) if storage else DATABASE
+        self._note = Note(self.path / NOTE)
 
     @classmethod
     def begun(cls, path: Path, storage: str | None = None) -> SearchDirectory:
@@ -80,19 +66,10 @@ class SearchDirectory:
         not be read.
         """
         directory = cls(path)
-        try:
-            noted = str(read_json(directory._note)["storage"])
-        except PermissionError as error:
-            raise StantuneError(
-                f"{directory._note} cannot be read ({error.strerror}); see that you may read the directory and what is "
-                "in it"
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError):
+        noted = directory._note.storage_to_look_at()
+        if noted in (None, DATABASE):
             return directory
-        if noted == _DATABASE:
-            return directory
-        same = storage is not None and without_password(storage) == without_password(noted)
-        return cls(path, storage if same else noted)
+        return cls(path, storage if storage is not None and same_place(storage, noted) else noted)
 
     @property
     def result(self) -> Path:
@@ -112,12 +89,12 @@ class SearchDirectory:
     @property
     def log(self) -> Path:
         """What the search has said, with times; older lines are in files beside it."""
-        return self.path / _LOG
+        return self.path / LOG
 
     @property
     def logged(self) -> Path:
         """What loggers were told."""
-        return self.path / _LOGGED
+        return self.path / LOGGED
 
     def checkpoint(self, number: int) -> Path:
         """Return the checkpoint of a trial."""
@@ -172,7 +149,7 @@ class SearchDirectory:
     def set_aside(self, checkpoint: Path) -> None:
         """Have a damaged file out of a checkpoint's way; it may be somebody else's, so it is kept."""
         if checkpoint.exists():
-            aside = checkpoint.with_name(f"{checkpoint.name}{_ASIDE}")
+            aside = checkpoint.with_name(f"{checkpoint.name}{ASIDE}")
             # A folder takes no other's place.
             delete(aside)
             checkpoint.replace(aside)
@@ -190,7 +167,7 @@ class SearchDirectory:
 
     def is_half(self, part: Path) -> bool:
         """Tell whether this is a file of ours that is not whole yet; another program may be writing one of its own."""
-        written = _PART.fullmatch(part.name)
+        written = PART.fullmatch(part.name)
         return written is not None and (written[1] is None or self.owns(part.with_name(written[1])))
 
     def owns(self, file: Path) -> bool:
@@ -198,14 +175,14 @@ class SearchDirectory:
         file = file.resolve()
         if file.parent == (self.path / "checkpoints").resolve():
             return True
-        files = (self.result, self.run, self.options, self.logged, self._request, self._note)
-        names = {_LOCK, _DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", *(path.name for path in files)}
-        ours = file.name in names or _LOGS.fullmatch(file.name) or _OURS.fullmatch(file.name)
+        files = (self.result, self.run, self.options, self.logged, self._request, self._note.file)
+        names = {LOCK, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", *(path.name for path in files)}
+        ours = file.name in names or LOGS.fullmatch(file.name) or TRAINED.fullmatch(file.name)
         return file.parent == self.path.resolve() and bool(ours)
 
     def is_marked(self) -> bool:
         """Tell whether there is a file here that only a search writes."""
-        return self._note.exists() or (self.path / _DATABASE).exists()
+        return self._note.file.exists() or (self.path / DATABASE).exists()
 
     def may_hold_search(self) -> bool:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
@@ -213,15 +190,12 @@ class SearchDirectory:
 
     def was_begun(self) -> bool:
         """Tell whether a search was begun here whose table was there."""
-        try:
-            return bool(read_json(self._note).get(_BEGUN, True))
-        except (OSError, ValueError, AttributeError):
-            return self._note.exists()
+        return self._note.was_begun()
 
     def in_use(self) -> bool:
         """Tell whether a process has the directory locked; nothing is written, so that it need not be allowed."""
         try:
-            return is_locked(self.path / _LOCK)
+            return is_locked(self.path / LOCK)
         except OSError:
             return False
 
@@ -250,7 +224,7 @@ class SearchDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # What is asked and told may be closed by another thread than opened it.
-            lock = FileLock(self.path / _LOCK, thread_local=False)
+            lock = FileLock(self.path / LOCK, thread_local=False)
             lock.acquire(timeout=_LOCK_SECONDS)
         except Timeout:
             raise StoreError(
@@ -277,8 +251,9 @@ class SearchDirectory:
         Raises:
             StantuneError: it cannot be written.
         """
-        if not self.was_begun():
-            self._write(self._note, json.dumps({"storage": self._where}))
+        # Older notes may have a relative path, whose folder this call has shown.
+        if not self.was_begun() or self._note.storage() != self._where:
+            self._note.write(self._where, begun=True)
 
     def write_result(self, text: str) -> None:
         """Keep the result; raises StantuneError where it cannot be written."""
@@ -288,43 +263,44 @@ class SearchDirectory:
         """Keep what the search was asked for; raises StantuneError where it cannot be written."""
         self._write(self.options, text)
 
-    def clear(self) -> None:
+    def clear(self) -> bool:
         """Delete the search: its table, checkpoints and results, and nothing else; call it under the lock.
 
         The table is last, so that what a kill leaves is a search that goes on, with checkpoints to be trained again.
+        Returns whether the table was there, or no search was begun.
         """
+        begun = self.was_begun()
         folder = self.path / "checkpoints"
         for path in (*self.path.iterdir(), *(folder.iterdir() if folder.is_dir() else ())):
-            if _OURS.fullmatch(path.name):
+            if TRAINED.fullmatch(path.name):
                 delete(path)
         with contextlib.suppress(OSError):  # a link, or somebody else's files are in it
             folder.rmdir()
-        logs = [path for path in self.path.glob(f"{_LOG}*") if _LOGS.fullmatch(path.name)]
+        logs = [path for path in self.path.glob(f"{LOG}*") if LOGS.fullmatch(path.name)]
         for path in (self.result, self.run, self.options, self.logged, self._request, *logs):
             path.unlink(missing_ok=True)
         # Before the table: it would be missed by a search that had begun.
-        self._write(self._note, json.dumps({"storage": self._where, _BEGUN: False}))
+        self._note.write(self._where, begun=False)
         if self.study == _STUDY:
-            for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
+            there = (self.path / DATABASE).exists()
+            for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
-            studies.delete(self.url, self.study)
+            there = studies.delete(self.url, self.study)
+        return there or not begun
 
-    def delete(self) -> None:
+    def delete(self) -> bool:
         """Delete the search as `clear` does, and the directory, if nothing else is in it; call it under the lock."""
-        self.clear()
-        self._note.unlink(missing_ok=True)
-        (self.path / _LOCK).unlink(missing_ok=True)
+        there = self.clear()
+        self._note.file.unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else's files are in it, or it is a link
             self.path.rmdir()
+        return there
 
     @property
     def _request(self) -> Path:
         return self.path / "stop.request"
-
-    @property
-    def _note(self) -> Path:
-        return self.path / "search.json"
 
     def _write(self, file: Path, text: str) -> None:
         with _one_sentence(file):
@@ -332,16 +308,15 @@ class SearchDirectory:
 
     def _claim(self) -> None:
         """Note that the directory is a search's, before anything else is written: what is there by then is not ours."""
-        note = json.dumps({"storage": self._where, _BEGUN: False})
-        if self._note.exists():
+        if self._note.file.exists():
             if not self.was_begun():
-                self._write(self._note, note)
+                self._note.write(self._where, begun=False)
             return
-        database = self.path / _DATABASE
+        database = self.path / DATABASE
         if database.exists():
             # Searches of long ago have no note.
             if not holds_studies(database):
-                raise UsageError(self._occupied(_DATABASE))
+                raise UsageError(self._occupied(DATABASE))
             return
         if (self.path / STUDY_RESULT).is_file():
             raise UsageError(
@@ -351,9 +326,9 @@ class SearchDirectory:
         for path in sorted(self.path.iterdir()):
             files = (self.result, self.run, self.options, self.logged, self._request)
             ours = ("checkpoints", *(file.name for file in files))
-            if path.name in ours or _OURS.fullmatch(path.name) or _LOGS.fullmatch(path.name):
+            if path.name in ours or TRAINED.fullmatch(path.name) or LOGS.fullmatch(path.name):
                 raise UsageError(self._occupied(path.name))
-        self._write(self._note, note)
+        self._note.write(self._where, begun=False)
 
     def _occupied(self, name: str) -> str:
         return (
@@ -362,20 +337,9 @@ class SearchDirectory:
         )
 
     def _check_storage(self) -> None:
-        try:
-            there = one_line(without_password(str(read_json(self._note)["storage"])))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(
-                f"{self._note} cannot be read ({error.strerror or error}); mend that, or choose another directory with "
-                "`out`"
-            ) from error
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(
-                f"{self._note} is damaged; move the directory away, or begin anew in another with `out`"
-            ) from None
-        if there != self._where and self.was_begun():
+        noted = self._note.storage()
+        if noted is not None and not same_place(noted, self._where) and self.was_begun():
+            there = one_line(without_password(noted))
             here = "`storage`=" + self._where if self.study != _STUDY else "no `storage`"
             raise UsageError(
                 f"the search in {self.path} keeps its trials in {there}, and the command says {here}; give the same "
@@ -385,10 +349,7 @@ class SearchDirectory:
 
 @contextmanager
 def _one_sentence(file: Path) -> Iterator[None]:
-    """Say what the system says of a file, or a folder, that is written."""
     try:
         yield
     except OSError as error:
-        raise StantuneError(
-            f"{file} cannot be written ({error.strerror}); make room and give the same command again"
-        ) from error
+        raise unwritten(file, error) from error

@@ -12,6 +12,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from stantune.errors import StoreError, UsageError
+from stantune.search.operating.exporting import copy_study
 from stantune.search.plan.hyperband import plan
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
@@ -148,13 +149,51 @@ def test_gone_for_good(simulated: ModuleType, file: Path, url: str, monkeypatch:
         assert not file.exists()
 
 
-@pytest.mark.parametrize("content", ["not a journal\n", "{}\n", "5\n", '{"op_code": 77}\n', "[1]\nx"])
-def test_something_else_is_no_journal(simulated: ModuleType, file: Path, url: str, content: str) -> None:
-    file.write_text(content)
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"not a journal\n", b"{}\n", b"5\n", b'{"op_code": 77}\n', b"[1]\nx"),
+        # Nothing of these was cut by a kill.
+        *(b'{"a": 1}', b"a note without an end", b"[1, 2]", b"{", b"\0\0", b"one\ntwo"),
+        b'{"op_code":0,"worker_id":"a","study_name":"b","directions":[1]}\nand a note',
+    ],
+)
+@pytest.mark.parametrize("how", ["search", "delete", "look", "export"])
+def test_something_else_is_no_journal_and_stays_as_it_is(
+    simulated: ModuleType, file: Path, url: str, content: bytes, how: str, tmp_path: Path
+) -> None:
+    file.write_bytes(content)
+    own = SearchDirectory(tmp_path / "search")
+    own.path.mkdir()
+    Store.open(own.url, own.study, simulated.IDENTITY, simulated.SPACE, simulated.METRIC).release()
+    use = {
+        "search": lambda: opened(simulated, url),
+        "delete": lambda: studies.delete(url, NAME),
+        "look": lambda: studies.identity_of(url, NAME),
+        "export": lambda: copy_study(own, url),
+    }[how]
     with pytest.raises(StoreError, match=r"the trial table at journal:.*cannot be used") as error:
-        opened(simulated, url)
+        use()
     assert "\n" not in str(error.value)
-    assert content.startswith(file.read_text())
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("cut", ["", '{"op', '{"op_code":4,"wor', '{"op_code":4\0\0', "\0\0\0"])
+def test_what_a_kill_or_a_power_cut_left_of_a_line_is_cut_off(
+    simulated: ModuleType, file: Path, url: str, cut: str
+) -> None:
+    opened(simulated, url).release()
+    whole = file.read_bytes()
+    file.write_bytes(whole + cut.encode())
+    assert studies.identity_of(url, NAME) is not None
+    storage.mend(url)
+    assert file.read_bytes() == whole
+
+
+def test_a_first_line_that_was_cut_is_written_again(simulated: ModuleType, file: Path, url: str) -> None:
+    file.write_text('{"op_code":0,"worker_id":"a')
+    opened(simulated, url).release()
+    assert studies.identity_of(url, NAME) is not None
 
 
 @pytest.mark.parametrize("url", ["journal://", "journal:///", "journal://runs/table.log"])
@@ -195,3 +234,30 @@ def test_looking_makes_no_journal(url: str, file: Path) -> None:
     assert studies.table_of(url, NAME) is None
     assert not studies.delete(url, NAME)
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "there"),
+    [
+        ("sqlite:///runs/all.db", "sqlite:///{}/runs/all.db"),
+        ("sqlite+pysqlite:///../all.db?timeout=3", "sqlite+pysqlite:///{}/../all.db?timeout=3"),
+        ("journal:///all.log", "journal:///{}/all.log"),
+        *((same, same) for same in ("sqlite:////all.db", "sqlite://", "sqlite:///:memory:", "journal:////a b/all.log")),
+        *((same, same) for same in ("sqlite:///file:all.db?uri=true", "postgresql://user:pw@host/name", "none", "")),
+    ],
+)
+def test_a_url_that_names_the_same_file_in_any_folder(
+    url: str, there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.located(url) == there.format(tmp_path)
+    assert storage.same_place(url, there.format(tmp_path))
+    assert storage.located(storage.located(url)) == storage.located(url)
+
+
+def test_a_link_to_a_storage_is_the_same_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    monkeypatch.chdir(tmp_path)
+    assert storage.same_place("sqlite:///link/all.db", f"sqlite:///{tmp_path}/there/../there/all.db")
+    assert not storage.same_place("sqlite:///link/all.db", f"sqlite:///{tmp_path}/all.db")

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
@@ -38,12 +38,36 @@ _TIMED_DRIVERS = {"psycopg", "psycopg2", "mysqldb", "pymysql"}
 _KEPT_ALIVE = {"psycopg", "psycopg2"}
 _ALIVE = {"keepalives_idle": 60, "tcp_user_timeout": 60_000}
 _JOURNAL = "journal"
+# How Optuna writes each operation's line.
+_OPERATION = b'{"op_code":'
 _FILES = ("sqlite", "sqlite+pysqlite")
 
 
 def sqlite_url(path: Path) -> str:
     """Return the URL of an SQLite file, whatever characters its path has."""
     return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+
+
+def located(url: str, complete: Callable[[str], object] = lambda path: Path(path).absolute()) -> str:
+    """Return a URL that names the same file in any working folder; one of a server, or no URL, is returned as it is.
+
+    Args:
+        url: of a storage; the path of an SQLite or a journal file may be relative.
+        complete: makes a path absolute.
+    """
+    with suppress(sqlalchemy.exc.ArgumentError, ValueError):
+        parsed = sqlalchemy.make_url(url)
+        if parsed.database and _is_file(parsed) and (path := str(complete(parsed.database))) != parsed.database:
+            there = parsed.set(database=path).render_as_string(hide_password=False)
+            # Not every SQLAlchemy can say a question mark in a path.
+            return there if sqlalchemy.make_url(there).database == path else url
+    return url
+
+
+def same_place(url: str, other: str) -> bool:
+    """Tell whether two URLs name one storage, by whichever path of it; passwords make no difference."""
+    one, another = (located(without_password(each), os.path.realpath) for each in (url, other))
+    return one == another
 
 
 def connect(url: str, *, to_read: bool = False) -> tuple[BaseStorage, str]:
@@ -121,13 +145,13 @@ def mend(url: str) -> None:
 
     Raises:
         UsageError: there can be no storage at such a URL.
-        StoreError: the journal cannot be written to.
+        StoreError: the file is no journal, and stays as it is; or the journal cannot be written to.
     """
-    parsed = _parsed(url)
+    parsed, where = _parsed(url), without_password(url)
     if parsed.drivername != _JOURNAL:
         return
     file = _journal_file(parsed)
-    with one_sentence(without_password(url)):
+    with one_sentence(where):
         lock = _lock(file)
         if not file.exists():
             return
@@ -138,6 +162,8 @@ def mend(url: str) -> None:
                 for line in journal:
                     whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
                 if cut:
+                    if not _is_journal(file):
+                        raise _no_journal(where)
                     journal.truncate(whole)
         finally:
             lock.release()
@@ -158,14 +184,19 @@ def _may_hold_studies(url: sqlalchemy.URL) -> bool:
     """Tell whether a study may be at a URL; not where a file is not there, or is a database of another program."""
     if url.drivername == _JOURNAL:
         return _journal_file(url).exists()
-    # In a URI of SQLite's own the name is none of a file.
-    if url.drivername not in _FILES or url.database in (None, "", ":memory:") or "uri" in url.query:
+    if not _is_file(url):
         return True
     file = Path(str(url.database))
     # What else may be wrong with it, Optuna finds out.
     with suppress(sqlite3.Error, OSError):
         return file.exists() and has_studies(file, PATIENCE_SECONDS)
     return True
+
+
+def _is_file(url: sqlalchemy.URL) -> bool:
+    """Tell whether a URL's database is a file by its path; in a URI of SQLite's own the name is none."""
+    named = url.database not in (None, "", ":memory:") and "uri" not in url.query and not url.host
+    return url.drivername in (*_FILES, _JOURNAL) and named
 
 
 class _JournalFile(JournalFileBackend):
@@ -220,19 +251,32 @@ def _journal(path: Path, where: str) -> JournalStorage:
             # Optuna asserts that it knows an operation, and takes what it finds in one for what it should be.
             with suppress(LookupError, AssertionError, ValueError, TypeError, AttributeError):
                 return insist(None, lambda again: JournalStorage(file), begun=False)
-    raise StoreError(
+    raise _no_journal(where)
+
+
+def _no_journal(where: str) -> StoreError:
+    return StoreError(
         f"the trial table at {where} cannot be used (it is no journal of Optuna's, or a damaged one): move it away or "
         "name another"
     )
 
 
 def _is_journal(path: Path) -> bool:
-    """Tell whether each whole line is an operation; Optuna's own reader passes over a last one that is none."""
+    """Tell whether each whole line is an operation, and a last one that was cut begins as one."""
+    whole = False
     try:
         with path.open("rb") as lines:
-            return all(isinstance(json.loads(line)["op_code"], int) for line in lines if line.endswith(b"\n"))
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    # A power cut may have left zeros where the rest should be.
+                    begun = line.rstrip(b"\0")[: len(_OPERATION)]
+                    return _OPERATION.startswith(begun) and (whole or begun == _OPERATION)
+                whole = isinstance(json.loads(line)["op_code"], int)
+                if not whole:
+                    return False
     except (ValueError, TypeError, KeyError):
         return False
+    return True
 
 
 def _journal_file(url: sqlalchemy.URL) -> Path:
