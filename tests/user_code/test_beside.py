@@ -57,7 +57,10 @@ def test_another_file_s_module_of_the_same_name_is_refused(way: str, tmp_path: P
         for number, name in enumerate("ab")
     )
     assert load_file(one, "x").VALUE == 0
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in NAMES}
+    folders, before = (
+        sys.path.copy(),
+        {name: module for name, module in sys.modules.items() if name.partition(".")[0] in NAMES},
+    )
     with pytest.raises(
         st.UsageError, match=r"^\S+ imports \S+ from \S+, and a program has one module of a name"
     ) as told:
@@ -66,6 +69,7 @@ def test_another_file_s_module_of_the_same_name_is_refused(way: str, tmp_path: P
     assert str(other.parent) in str(told.value)
     # The first goes on with its own.
     assert {name: module for name, module in sys.modules.items() if name in before} == before
+    assert sys.path == folders
     assert load_file(one, "x").VALUE == 0
 
 

@@ -21,7 +21,7 @@ def find_beside(file: Path) -> None:
     Raises:
         UsageError: it would be run with a module of another folder of the user's, which has the name already.
     """
-    folder = file.parent
+    folder, before = file.parent, sys.path.copy()
     import_first(str(folder))
     left, seen = [(file, "")], {file}
     while left:
@@ -33,6 +33,7 @@ def find_beside(file: Path) -> None:
             seen.add(here)
             other = _taken(name)
             if other not in (None, here):
+                sys.path[:] = before
                 raise UsageError(
                     f"{source} imports {name} from {here}, and a program has one module of a name: here it is "
                     f"{other}; rename one of the two, or use each in a program of its own (two studies, not one)"
