@@ -39,15 +39,22 @@ hypothesis.settings.load_profile("stantune")
 
 
 @pytest.fixture(autouse=True)
-def _process_as_it_was() -> Iterator[None]:
+def _process_as_it_was(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Take back what a test sets for its whole process, for the tests after it.
 
-    These are threads, denormals as zeros, and folders that modules are found in.
+    These are threads, denormals as zeros, folders that modules are found in, and modules of files that it wrote.
     """
-    threads, folders = torch.get_num_threads(), sys.path.copy()
+    threads, folders, modules = torch.get_num_threads(), sys.path.copy(), set(sys.modules)
     yield
     torch.set_num_threads(threads)
     sys.path[:] = folders
+    written = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - modules:
+        module = sys.modules[name]
+        # Packages without an __init__.py are folders alone.
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+        if place.startswith(written):
+            del sys.modules[name]
     torch.set_flush_denormal(False)
 
 

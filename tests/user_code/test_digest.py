@@ -323,6 +323,7 @@ HELD = {
     "tensor of another kind": (torch.zeros(4), torch.zeros(4, dtype=torch.int32)),
     "tensor of another shape": (torch.zeros(4, dtype=torch.bfloat16), torch.zeros(2, 2, dtype=torch.bfloat16)),
     "array": (np.arange(4.0)[::2], np.arange(4.0)[1::2]),
+    "masked": (np.ma.masked, np.ma.array([1.0, 2.0], mask=[True, False])),
     "path": (Path("a"), Path("b")),
     "huge": (10**9999, 10**9999 + 1),
     "function": (len, abs),

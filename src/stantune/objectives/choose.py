@@ -19,7 +19,6 @@ from stantune.objectives.told import ToldObjective
 from stantune.protocols import Objective
 from stantune.space import Space
 from stantune.user_code.files import load_file
-from stantune.user_code.module_paths import import_from
 
 if TYPE_CHECKING:
     from stantune.images.objective import ProblemObjective
@@ -190,10 +189,8 @@ def _searchable(module: ModuleType) -> dict[str, Any]:
 
 
 def _module(path: Path) -> ModuleType:
-    path = path.resolve()
-    import_from(str(path.parent))
     # What was given beside it, relative to here, is looked at later.
-    module = load_file(path, f"stantune_source_{path.stem}")
+    module = load_file(path.resolve(), "stantune_source")
     # No other process finds it by its name.
     cloudpickle.register_pickle_by_value(module)
     return module

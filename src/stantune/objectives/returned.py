@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 from stantune.protocols import Metric
 
@@ -75,7 +77,7 @@ def loss_of(value: object) -> float:
 
 
 def _single(value: object) -> object:
-    """Return the number in a tensor or an array of one; anything else as it is."""
+    """Return the number in a tensor or an array of one, NaN for a masked one; anything else as it is."""
     if not hasattr(value, "item"):
         return value
     # `item` of NumPy refuses what is not a single number. That of torch does so with a RuntimeError, and such a one is
@@ -83,7 +85,12 @@ def _single(value: object) -> object:
     count = getattr(value, "numel", None)
     if callable(count) and count() != 1:
         return value
+    # Where nobody has imported it, nothing is masked.
+    masks: Any = sys.modules.get("numpy.ma")
     with contextlib.suppress(TypeError, ValueError):
+        if masks is not None and isinstance(value, masks.MaskedArray) and value.size == 1 and value.mask.all():
+            # Its `item` gives what lies under the mask: 0.0, where each number that a mean is of was masked.
+            return math.nan
         return value.item()
     return value
 

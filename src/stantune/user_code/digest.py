@@ -221,7 +221,12 @@ def _content(thing: Any) -> str | None:
             content = b""
         return f"{thing.dtype} {tuple(thing.shape)} {hashlib.sha256(content).hexdigest()}"
     if _is_a(thing, numpy, "ndarray") and not thing.dtype.hasobject:
-        return f"{thing.dtype} {thing.shape} {hashlib.sha256(thing.tobytes()).hexdigest()}"
+        try:
+            content = thing.tobytes()
+        except AttributeError:
+            # numpy.ma.masked, on which nothing can be noted, not even what its bytes are filled with.
+            content = b""
+        return f"{thing.dtype} {thing.shape} {hashlib.sha256(content).hexdigest()}"
     return None
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import os
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
 from stantune.errors import UsageError, words_of
+from stantune.user_code.beside import find_beside
 from stantune.user_code.working_folder import kept_folder
 
 # Modules that users' files of before import, and where they are now.
@@ -22,21 +25,26 @@ _MOVED = {
 }
 
 
-def load_file(path: Path, name: str) -> ModuleType:
+def load_file(path: Path, kind: str) -> ModuleType:
     """Return the module that a file is, run anew; the working folder stays.
+
+    Its folder can be imported from, as that of a script can.
 
     Args:
         path: the file.
-        name: the module's, under which classes that it defines are found again (pickle, dataclasses).
+        kind: begins the module's name, under which classes that it defines are found again (pickle, dataclasses).
 
     Raises:
-        UsageError: there is no such file, it is none of Python's, it fails, or it ends the program.
+        UsageError: there is no such file, it is none of Python's, it fails, it ends the program, or a module beside it
+            has the name of another one.
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}; give yours as FILE.py:NAME")
+    name = _name_for(path, kind)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file; give yours as FILE.py:NAME")
+    find_beside(path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -57,6 +65,15 @@ def load_file(path: Path, name: str) -> ModuleType:
             "if __name__ == '__main__'"
         ) from error
     return module
+
+
+def _name_for(path: Path, kind: str) -> str:
+    """Return a module's name: of its own, since the code of classes is found by it, and of files called alike, too."""
+    # Without dots, which would make it a module of a package, in another folder.
+    plain = f"{kind}_{path.stem.replace('.', '_')}"
+    names = itertools.chain([plain], (f"{plain}_{number}" for number in itertools.count(2)))
+    file = os.path.abspath(path)
+    return next(name for name in names if getattr(sys.modules.get(name), "__file__", file) == file)
 
 
 def check_unchanged(source: str, before: object, now: object) -> None:

@@ -30,6 +30,13 @@ def import_from(folder: str) -> None:
         sys.path.insert(behind[-1] + 1 if behind else 0, folder)
 
 
+def import_first(folder: str) -> None:
+    """Have modules of a folder found before those of folders that import_from was given until now."""
+    if folder in sys.path:
+        sys.path.remove(folder)
+    import_from(folder)
+
+
 def own_folders() -> Folders:
     """Return the folders that modules are imported from here, without those of Python and of installed packages."""
     first: list[str] = []

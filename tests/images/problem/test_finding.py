@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,6 +99,15 @@ def test_a_range_that_is_refused_is_found_by_its_line(tmp_path: Path) -> None:
     number = 1 + path.read_text().splitlines().index('    Integer(64, 4), "weight_decay": Float(0, 1)}),')
     with pytest.raises(UsageError, match=rf"Integer\(.*is empty: low is above high \(line {number}\)$"):
         find(f"{path}:mine")
+
+
+def test_a_module_beside_it_is_found_by_commands_in_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "net_beside.py").write_text(SOURCE)
+    (tmp_path / "mine.v2.py").write_text("from net_beside import mine\n")
+    command = [sys.executable, "-m", "stantune", "problems", f"{tmp_path / 'mine.v2.py'}:mine"]
+    done = subprocess.run(command, cwd=tmp_path.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "weight_decay" in done.stdout
 
 
 def test_a_file_that_is_no_python_is_refused(tmp_path: Path) -> None:

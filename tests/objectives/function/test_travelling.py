@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import types
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -174,6 +175,16 @@ class Program:
         return said
 
 
+# A module that no other process finds by its name, as some tools load a user's file.
+LOADED = """
+class Trainer:
+    def train(self, run):
+        return float(run.params["x"])
+
+    @classmethod
+    def of(cls, run):
+        return cls().train(run)
+"""
 PROGRAMS = ["script", "notebook", "standard input"]
 
 
@@ -193,6 +204,33 @@ def test_every_kind_of_function_trains_the_same_in_workers(tmp_path: Path, how: 
     assert program.said([], {"workers": 2}, "workers") == here
     # A search is gone on with by another process, for which the function is the same.
     assert program.said([], {"workers": 2}, "here") == here
+
+
+@pytest.mark.parametrize("kind", ["method", "class method", "method of another module"])
+def test_a_method_reaches_workers_that_cannot_import_its_class(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType(name := f"loaded_{kind.replace(' ', '_')}")
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(compile(LOADED, name, "exec"), vars(module))
+    kinds = {
+        "method": module.Trainer().train,
+        "class method": module.Trainer.of,
+        "method of another module": types.MethodType(module.Trainer.train, Path()),
+    }
+    found = st.tune(
+        kinds[kind],
+        st.Space({"x": st.Float(0, 1)}),
+        minimize="loss",
+        max_resource=1,
+        workers=1,
+        trial_timeout=300,
+        threads=1,
+        device="cpu",
+        out=tmp_path,
+    )
+    assert found.complete
+    assert not found.summary.counts.failed
 
 
 def test_a_module_of_a_folder_that_a_script_adds_to_its_path_is_found_on_ray(tmp_path: Path, address: str) -> None:

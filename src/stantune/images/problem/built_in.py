@@ -128,7 +128,7 @@ def find(name: str) -> Problem:
 
 
 def _from_file(path: Path, attribute: str | None) -> Problem:
-    module = load_file(path, f"stantune_problem_{path.stem}")
+    module = load_file(path, "stantune_problem")
     have = {key: value for key, value in vars(module).items() if isinstance(value, Problem)}
     if attribute is None and len(have) == 1:
         [attribute] = have

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal
 
 import cloudpickle
@@ -226,14 +226,16 @@ def _check_function(function: object) -> None:
 
 
 def _by_value_where_lost(function: object) -> None:
-    """Have a function's module travel itself where another process could not import it by its name."""
+    """Have modules travel themselves, a function's or a method's, that another process could not import by name."""
     while isinstance(function, functools.partial):
         function = function.func
-    name = getattr(function if isinstance(function, FunctionType) else type(function), "__module__", None)
-    module = sys.modules.get(name or "__main__")
-    if name in (None, "__main__") or module is None or can_be_imported(str(name)):
-        return
-    cloudpickle.register_pickle_by_value(module)
+    # A method may be of another module than what it is called on.
+    parts = (function.__func__, function.__self__) if isinstance(function, MethodType) else (function,)
+    for part in parts:
+        name = getattr(part if isinstance(part, FunctionType | type) else type(part), "__module__", None)
+        module = sys.modules.get(name or "__main__")
+        if name not in (None, "__main__") and module is not None and not can_be_imported(str(name)):
+            cloudpickle.register_pickle_by_value(module)
 
 
 def can_be_imported(name: str) -> bool:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         {"loss": np.float32(0.5), "n": np.int64(3)},
         {"loss": torch.tensor([[0.5]], requires_grad=True), "n": torch.tensor(3)},
         {"loss": np.array([0.5]), "n": 3, "unknown": math.nan},
+        {"loss": np.ma.array([0.5]), "n": np.ma.array(3, mask=False), "unknown": np.ma.masked},
     ],
 )
 def test_metrics_are_pythons_numbers(trained, returned):
@@ -46,6 +47,7 @@ def test_metrics_are_pythons_numbers(trained, returned):
         ({"loss": True}, "train returned a bool as 'loss'"),
         ({"loss": torch.zeros(2)}, "train returned a Tensor as 'loss'"),
         ({"loss": np.zeros(2)}, "train returned a ndarray as 'loss'"),
+        ({"loss": np.ma.masked_all(2)}, "train returned a MaskedArray as 'loss'"),
         (10**400, "train returned a whole number of 401 digits as 'loss', and a metric is at most some 1.8e308"),
         ({"loss": -(10**4000)}, "train returned a whole number of 4001 digits as 'loss'"),
         ({"loss": 1, "n": "many"}, "a str as 'n'; a metric is one number, also where it is not compared as 'loss' is:"),
@@ -101,13 +103,13 @@ def test_what_a_gpu_has_to_say_is_no_matter_of_the_metric(trained):
             trained(function)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.ma.masked, np.ma.array([3.0], mask=[True])])
 def test_a_compared_metric_that_is_not_finite_is_a_divergence(trained, value):
     outcome = trained(lambda run: {"loss": value, "other": 1.0}, 0, 3)
     assert (outcome.diverged_at, outcome.metrics, outcome.iterations) == (3, {}, 3)
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf, torch.tensor(math.nan), np.float32("inf")])
+@pytest.mark.parametrize("loss", [math.nan, math.inf, torch.tensor(math.nan), np.float32("inf"), np.ma.masked])
 def test_a_loss_that_is_not_finite_ends_the_function_at_once(trained, loss):
     after = []
 
