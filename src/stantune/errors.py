@@ -30,6 +30,10 @@ class DamagedCheckpointError(CheckpointError):
     """A checkpoint is cut short or altered; what it held can only be trained again."""
 
 
+class ForeignCheckpointError(CheckpointError):
+    """A checkpoint is another trial's, another setting's or another version's."""
+
+
 class AheadCheckpointError(DamagedCheckpointError, UsageError):
     """A checkpoint is further than what is to be trained: bad use by hand.
 

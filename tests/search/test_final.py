@@ -12,6 +12,7 @@ from blobs import blobs_problem
 
 import stantune as st
 from stantune.errors import UsageError
+from stantune.search.operating.trial_report import trial_report
 from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
 from stantune.training.train import run
@@ -83,6 +84,31 @@ def test_none_trains_nobody_and_may_be_had_later(tmp_path: Path) -> None:
     later = st.tune(trains, SPACE, minimize="value", out=tmp_path, **SIZES)
     assert later.final is not None
     assert later.final.number == without.best.number
+
+
+def test_what_another_setting_left_is_out_of_the_way(tmp_path: Path) -> None:
+    """Of a training that is not over nobody has noted whose it is, and settings change places between versions."""
+    for name, seed in (("mine", 0), ("other", 1)):
+        st.tune(trains, SPACE, minimize="value", out=tmp_path / name, final="none", seed=seed, **SIZES)
+    st.tune(trains, SPACE, minimize="value", out=tmp_path / "other", final="scratch", seed=1, **SIZES)
+    (tmp_path / "other/final.pt").rename(tmp_path / "mine/final.pt")
+    found = st.tune(trains, SPACE, minimize="value", out=tmp_path / "mine", final="scratch", seed=0, **SIZES)
+    assert found.complete
+    assert found.final is not None
+    assert found.final.value == pytest.approx(9 * found.final.params["x"])
+    assert (tmp_path / "mine/final.pt.aside").exists()
+    assert "another setting's" in (tmp_path / "mine/messages.log").read_text()
+
+
+def test_a_trial_shows_the_final_training_of_its_setting(tmp_path: Path) -> None:
+    """Of a setting that several trials had there is one, whichever of them stands for it."""
+    space = st.Space({"x": st.Categorical((1.0, 2.0))})
+    found = st.tune(trains, space, minimize="value", out=tmp_path, max_resource=9, min_resource=1, threads=1)
+    assert found.final is not None
+    seen = look(tmp_path)
+    for trial in found.trials():
+        shown = [final.value for final in trial_report(seen, trial.number).finals]
+        assert shown == ([found.final.value] if trial.params == found.final.params else [])
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:

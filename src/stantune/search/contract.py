@@ -205,7 +205,8 @@ class SearchSummary(Result):
     saved: Saved = Field(description="training not done; three comparisons, not parts of a sum")
     best: Best | None = Field(description="the first of the leaders; null while there is none, or where all diverged")
     leaders: list[Leader] = Field(
-        description="five: the best trained to max_iterations, then the best others by their last values"
+        description="five: the best trained to max_iterations, then the best others by their last values; behind them "
+        "settings of which another trial diverged, and trials that an equal one surpassed"
     )
     failures: list[TrialFailure] = Field(description="the trials that failed for good")
     final_training: Literal["scratch", "continue", "none"] = Field(

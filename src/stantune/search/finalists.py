@@ -47,8 +47,10 @@ class Finalists:
         ranked = ranking(rows, self._settings.max_resource)
         for rank, result in sorted(self._results.items()):
             if rank >= len(ranked) or result.params != ranked[rank].params:
-                # More brackets were added since, and another trial has its place.
-                self._drop(rank, self._directory.discard, (self._directory.final(rank), self._directory.best(rank)))
+                # More brackets were added since, and another trial has its place; so has what is only begun.
+                stale = (rank, *(self._directory.ranks() - self._results.keys()))
+                files = [file for one in stale for file in (self._directory.final(one), self._directory.best(one))]
+                self._drop(rank, self._directory.discard, files)
         for final in self._wanted(rows):
             if final.rank in self._results:
                 self._look_after(final.rank)

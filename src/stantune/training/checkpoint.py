@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
+from stantune.errors import CheckpointError, DamagedCheckpointError, ForeignCheckpointError, StantuneError
 from stantune.files import write_whole
 from stantune.texts import brief
 from stantune.training import archive
@@ -51,7 +51,8 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
 
     Raises:
         DamagedCheckpointError: the file is cut short or altered.
-        CheckpointError: it cannot be read, or is another trial's.
+        ForeignCheckpointError: it is another trial's.
+        CheckpointError: it cannot be read.
     """
     try:
         saved = _read(path)
@@ -62,7 +63,7 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     marks = {name: saved.get(name) for name in ("version", "identity")} if isinstance(saved, dict) else {}
     if not all(isinstance(mark, str | int) for mark in marks.values()) or marks != mine:
         other = f"is another trial's or another version's{_differing(marks.get('identity'), identity)}"
-        raise CheckpointError(f"checkpoint {path} {other}; put the right file back, or {_REMEDY}")
+        raise ForeignCheckpointError(f"checkpoint {path} {other}; put the right file back, or {_REMEDY}")
     return _state_of(saved, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,20 @@ def test_a_search_keeps_its_place_when_it_begins_anew_or_moves(url: str, tmp_pat
     with SearchDirectory(tmp_path / "moved").locked():
         SearchDirectory(tmp_path / "moved").delete()
     assert "another search" in refused(RemoteDirectory(tmp_path / "moved", None, url))
+
+
+def test_a_place_is_free_again_where_nothing_came_of_the_search(url: str, tmp_path: Path) -> None:
+    directory, place = RemoteDirectory(tmp_path / "search", None, url), Place(url)
+    with directory.locked():
+        pass
+    shutil.rmtree(directory.path)
+    other = RemoteDirectory(tmp_path / "other", None, url)
+    assert f"{OWNER} there says" in refused(other)
+    again = RemoteDirectory(tmp_path / "search", None, url)
+    with again.locked():
+        place.write("trial-000003.pt")
+    shutil.rmtree(again.path)
+    assert "holds the checkpoints of another search" in refused(RemoteDirectory(tmp_path / "search", None, url))
 
 
 @pytest.mark.parametrize("there", [None, b""])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NoReturn, cast
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError
+from stantune.errors import CheckpointError, DamagedCheckpointError, ForeignCheckpointError, StantuneError
 from stantune.files import whole
 
 VERSION = 1
@@ -164,7 +164,7 @@ def _archive(path: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
 
 
 def _note(path: Path, archive: tarfile.TarFile, identity: str) -> Mapping[str, Any]:
-    """Return the note; raises CheckpointError where it is not the trial's, DamagedCheckpointError where it is none."""
+    """Return the note; raises ForeignCheckpointError where it is not the trial's, DamagedCheckpointError for no note."""
     try:
         member = archive.next()
         there = member is not None and member.name == NOTE and member.isreg() and not member.issparse()
@@ -175,7 +175,7 @@ def _note(path: Path, archive: tarfile.TarFile, identity: str) -> Mapping[str, A
     except Exception as error:  # tarfile lets many kinds through, and JSON may be nested without end
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     if not mine:
-        raise CheckpointError(
+        raise ForeignCheckpointError(
             f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
         )
     if not sound:

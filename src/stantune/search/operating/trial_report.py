@@ -8,7 +8,8 @@ from stantune.protocols import compared_value
 from stantune.search.operating.status import metric_result
 from stantune.search.operating.told import FailedOnce, FinalOf, RungReached, TrialReport, loss_points
 from stantune.search.plan.finals import last_of
-from stantune.search.plan.standings import ranking, status
+from stantune.search.plan.standings import status
+from stantune.search.plan.values import setting_key
 from stantune.search.summary import cost_seconds
 from stantune.search.table.looking.look import Seen
 from stantune.texts import encodable
@@ -22,10 +23,9 @@ def trial_report(seen: Seen, number: int) -> TrialReport:
     row, metric = seen.rows[number], seen.metric
     stops = sorted({*row.errors, *row.costs, *row.taken})
     checkpoint = seen.directory.checkpoint(number)
-    places = {standing.number: rank for rank, standing in enumerate(ranking(seen.rows, seen.whole))}
-    finals = []
+    setting, finals = setting_key(row.params), []
     for rank, final in sorted(seen.finals.items()):
-        if places.get(number) == rank:
+        if setting_key(final.params) == setting:
             weights = last_of(rank, final).weights
             finals.append(
                 FinalOf(

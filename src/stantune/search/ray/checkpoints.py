@@ -91,14 +91,16 @@ class RemoteDirectory(SearchDirectory):
         owner, _, directory = self.elsewhere.read(OWNER).decode(errors="replace").strip().partition(" ")
         if owner == key:
             return
-        where = f"`checkpoints`={self.elsewhere.where}"
-        if owner:
+        where, found = f"`checkpoints`={self.elsewhere.where}", self._checkpoints_there()
+        # What was begun in this very directory and deleted, or came to nothing, is over.
+        if owner and (found or directory != str(self.path)):
+            holds = "holds the checkpoints" if found else f"is, as {OWNER} there says, the folder"
             raise UsageError(
-                f"{where} holds the checkpoints of another search, which was begun in {one_line(directory)}; name "
-                "another folder, or empty it if that search is over"
+                f"{where} {holds} of another search, which was begun in {one_line(directory)}; name another folder, or "
+                "empty it if that search is over"
             )
         # Searches that were begun before noted nothing there.
-        if not begun and (found := self._checkpoints_there()):
+        if not begun and found:
             raise UsageError(
                 f"{where} holds {found[0]}, which this search did not write and would overwrite; name another folder, "
                 "or empty it"

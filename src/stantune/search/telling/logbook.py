@@ -89,9 +89,12 @@ class Logbook:
         """Tell what a final training came to."""
         if not self._loggers:
             return
-        # Of equal trials the first in the ranking is the finalist, as where its setting was chosen.
-        number = next((one.number for one in ranking(rows) if one.params == final.params), 0)
-        training = LoggedTraining(f"final-of-{number:06d}", number, dict(final.params), None)
+        # Of equal trials the first in the ranking is the finalist, as where its setting was chosen; before, it was
+        # another one, by which loggers may know it.
+        names = {f"final-of-{one.number:06d}": one.number for one in ranking(rows) if one.params == final.params}
+        told = {name for each in self._told for name in each[1:2]}
+        name = next((each for each in names if each in told), next(iter(names), "final-of-000000"))
+        training = LoggedTraining(name, names.get(name, 0), dict(final.params), None)
         measured = {at: dict(metrics) for at, metrics in sorted(final.curve.items())}
         if final.diverged_at is None:
             measured[final.iterations] = dict(final.metrics)

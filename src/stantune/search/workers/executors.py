@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from stantune.arguments import shown
-from stantune.errors import AheadCheckpointError, DamagedCheckpointError, StantuneError, words_of
+from stantune.errors import (
+    AheadCheckpointError,
+    DamagedCheckpointError,
+    ForeignCheckpointError,
+    StantuneError,
+    words_of,
+)
 from stantune.outcome import Cost, Outcome
 from stantune.process.alone import alone
 from stantune.protocols import Segment, StopEarly, TakesTurns, Trainer
@@ -143,7 +149,8 @@ def attempt(
     training = Enclosing(stop_early)
 
     def train() -> Outcome | Failure:
-        return _outcome(_tried(lambda: trainer.train(segment, training.stop_early, watched), lambda: at), "train")
+        how = _tried(segment, lambda: trainer.train(segment, training.stop_early, watched), lambda: at)
+        return _outcome(how, "train")
 
     return _enclosing(training, train, not_begun(segment).how)
 
@@ -160,14 +167,14 @@ def attempt_in_turns(
         watch(done)
 
     training = Enclosing(stop_early)
-    turns = _tried(lambda: trainer.turns(segment, training.stop_early, watched), lambda: at)
+    turns = _tried(segment, lambda: trainer.turns(segment, training.stop_early, watched), lambda: at)
     if isinstance(turns, Outcome | Failure):
         return turns
     if not isinstance(turns, Generator):
         raise StantuneError(f"the trainer's `turns` returned {shown(turns)}, and no generator; see stantune.Trainer")
 
     def turn() -> _End | Outcome | Failure | None:
-        return _tried(partial(_next, turns), lambda: at)
+        return _tried(segment, partial(_next, turns), lambda: at)
 
     with closing(turns):
         while (how := _enclosing(training, turn, not_begun(segment).how)) is None:
@@ -215,7 +222,7 @@ def _outcome(how: object, method: str) -> Outcome | Failure:
     return how
 
 
-def _tried(train: Callable[[], T], at: Callable[[], int]) -> T | Outcome | Failure:
+def _tried(segment: Segment, train: Callable[[], T], at: Callable[[], int]) -> T | Outcome | Failure:
     """Return what `train` returns, or what its exception comes to where the training stands at `at`; see `attempt`."""
     try:
         return train()
@@ -223,6 +230,11 @@ def _tried(train: Callable[[], T], at: Callable[[], int]) -> T | Outcome | Failu
         return Failure("its checkpoint was further than the trial table", damaged=True)
     except DamagedCheckpointError:
         return Failure("its checkpoint was cut short or altered", damaged=True)
+    except ForeignCheckpointError:
+        if not segment.final:
+            raise
+        # Of a rank's training that is not over nobody noted which setting's it is, and ranks may have moved since.
+        return Failure("its checkpoint was another setting's", damaged=True)
     except StantuneError:
         raise
     except (Exception, SystemExit) as error:
