@@ -105,12 +105,32 @@ def test_a_file_s_own_folder_comes_before_those_of_others(tmp_path: Path) -> Non
     assert load_file(one, "x").VALUE == 0
 
 
-def test_a_folder_of_the_user_s_that_stays_before_all_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(tmp_path / "script", layers_here="VALUE = 0\n")
+@pytest.mark.parametrize("guard", ["if TYPE_CHECKING:", "if typing.TYPE_CHECKING:", 'if __name__ == "__main__":'])
+def test_what_is_imported_by_nobody_is_no_conflict(guard: str, tmp_path: Path) -> None:
+    one = written(tmp_path / "a", net="from layers_here import VALUE\n", layers_here="VALUE = 0\n")
+    text = f"import typing\nfrom typing import TYPE_CHECKING\n{guard}\n    import layers_here\nelse:\n    VALUE = 1\n"
+    other = written(tmp_path / "b", net=text, layers_here="1 / 0\n")
+    assert [load_file(file, "x").VALUE for file in (one, other)] == [0, 1]
+
+
+def test_a_file_that_arranges_its_own_imports_is_run_again(tmp_path: Path) -> None:
+    text = f"import sys\nsys.path.insert(0, {str(tmp_path / 'src')!r})\nfrom layers_here import VALUE\n"
+    file = written(tmp_path, net=text, layers_here="VALUE = 0\n")
+    written(tmp_path / "src", layers_here="VALUE = 1\n")
+    assert [load_file(file, "x").VALUE for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_folder_that_is_before_all_stays_there(copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a script's own is, or one of PYTHONPATH: what it is to be found before stands behind it."""
+    written(tmp_path / "common", layers_here="VALUE = 0\n")
     file = written(tmp_path / "a", net="from layers_here import VALUE\n", layers_here="VALUE = 1\n")
-    monkeypatch.syspath_prepend(tmp_path / "script")
-    with pytest.raises(st.UsageError, match="imports layers_here from"):
-        load_file(file, "x")
+    own, common = str(tmp_path / "a"), str(tmp_path / "common")
+    monkeypatch.setattr(sys, "path", [own, common, *[own] * (copies - 1), *sys.path])
+    before = sys.path.copy()
+    assert load_file(file, "x").VALUE == 1
+    assert sys.path[:2] == [own, common]
+    assert [folder for folder in sys.path if folder != own] == [folder for folder in before if folder != own]
 
 
 FUNCTION = """

@@ -61,7 +61,7 @@ def accelerate_(
     kernels are faster in training, they also do each nn.BatchNorm2d, nn.MaxPool2d and nn.AvgPool2d, and in one with a
     layer the ReLU and the pooling behind it in an nn.Sequential. Layers that are not plain nn.Conv1d or nn.Conv2d
     (subclasses with a forward of their own, parametrized ones, other dimensions) are left alone and reported. Copies
-    and pickles of the model train exactly.
+    and pickles of the model train exactly, but for meProp, which they keep.
 
     Args:
         model: any module; it may itself be a convolution.

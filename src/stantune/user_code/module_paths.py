@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +27,25 @@ def import_from(folder: str) -> None:
     Else whatever is called json.py there would be run in place of Python's, by all who import that later.
     """
     if folder not in sys.path:
-        behind = [place for place, other in enumerate(sys.path) if _is_pythons(Path(other).resolve())]
-        sys.path.insert(behind[-1] + 1 if behind else 0, folder)
+        sys.path.insert(_behind_pythons(sys.path), folder)
 
 
 def import_first(folder: str) -> None:
-    """Have modules of a folder found before those of folders that import_from was given until now."""
+    """Have modules of a folder found before those of folders that import_from was given until now.
+
+    One that is before Python's own library, as a script's is, stays where it is.
+    """
+    others = [other for other in sys.path if other != folder]
+    place = _behind_pythons(others)
     if folder in sys.path:
-        sys.path.remove(folder)
-    import_from(folder)
+        place = min(place, sys.path.index(folder))
+    # At once: other threads may be importing.
+    sys.path[:] = [*others[:place], folder, *others[place:]]
+
+
+def _behind_pythons(folders: Sequence[str]) -> int:
+    """Return the place behind the last folder of Python's own library, 0 where there is none."""
+    return 1 + max((place for place, each in enumerate(folders) if _is_pythons(Path(each).resolve())), default=-1)
 
 
 def own_folders() -> Folders:

@@ -164,7 +164,7 @@ def _archive(path: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
 
 
 def _note(path: Path, archive: tarfile.TarFile, identity: str) -> Mapping[str, Any]:
-    """Return the note; raises ForeignCheckpointError where it is not the trial's, DamagedCheckpointError for no note."""
+    """Return the note; raises ForeignCheckpointError where it is another trial's, DamagedCheckpointError for none."""
     try:
         member = archive.next()
         there = member is not None and member.name == NOTE and member.isreg() and not member.issparse()

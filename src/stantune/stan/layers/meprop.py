@@ -16,7 +16,7 @@ from stantune.errors import UsageError
 from stantune.kernels.derivatives import differentiable_once
 from stantune.kernels.gate import ordinary, transformed
 from stantune.stan.eligible import class_as_written
-from stantune.stan.layers.stand_in import StandIn, copied, stand_in_for_
+from stantune.stan.layers.stand_in import StandIn, stand_in_for_
 
 # Products over the kept components alone cost what dense ones with zeros do where about one in five is kept. Measured,
 # the choice included, in CPU time (AVX2, fp32; 256 to 1024 inputs, 500 to 2048 neurons, batches of 32 and 100): 0.88
@@ -114,14 +114,6 @@ class MePropLinear(StandIn, nn.Linear):
         self.top_k = top_k
         self.unified = unified
         self.sparse_bias = sparse_bias
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What a model was changed into is its handle's; what was made as this is itself, also when it is copied.
-        dropped = SETTINGS if BY_SURGERY in self.__dict__ else ()
-        return {key: value for key, value in self.__dict__.items() if key not in dropped}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MePropLinear:
-        return copied(self, MePropLinear.__getstate__(self), memo)
 
     def forward(self, input: Tensor) -> Tensor:
         """Map input (..., in_features) to (..., out_features)."""
