@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stantune.files import write_whole
+from stantune.files import MOST_BYTES, read_json, read_small, write_whole
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and pipes as POSIX has them")
 
@@ -80,6 +80,18 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "there" / "f").read_bytes() == content
     assert len(list((tmp_path / "there").iterdir())) == 1
+
+
+def test_what_has_no_end_is_not_read_to_it(tmp_path: Path) -> None:
+    large = tmp_path / "large.json"
+    large.touch()
+    os.truncate(large, MOST_BYTES)
+    assert len(read_small(large)) == MOST_BYTES
+    os.truncate(large, MOST_BYTES + 1)
+    for read in (read_small, read_json):
+        with pytest.raises(OSError, match="too large") as told:
+            read(large)
+        assert told.value.errno == errno.EFBIG
 
 
 @posix

@@ -29,15 +29,28 @@ def write_whole(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+# Of what people write or we write for them; a device may have no end.
+MOST_BYTES = 64 << 20
+
+
+def read_small(path: Path) -> bytes:
+    """Return what a file holds that is no larger than MOST_BYTES; raises OSError where it is, or cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is larger than MOST_BYTES.
         ValueError: it is no JSON, or nested more deeply than anything of ours.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_small(path).decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

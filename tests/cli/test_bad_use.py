@@ -56,6 +56,9 @@ BAD_USE = [
     (("train", "mlp", "--set", "hidden=1_00"), ("hidden", "'1_00'", "100 to 8192")),
     (("train", "mlp", "--set", "hidden=١٠٠"), ("hidden", "'١٠٠'", "100 to 8192")),
     (("train", "mlp", "--set", "hidden=100.5"), ("hidden", "100.5", "100 to 8192")),
+    # Read to their ends, they would take all memory.
+    (("train", "lenet", "--checkpoint", "/dev/zero"), ("--checkpoint /dev/zero", "device", "another file")),
+    (("search", "lenet", "--config", "/dev/zero"), ("--config /dev/zero", "too large", "TOML")),
     (("train", "lenet", "--rate", "0.25"), ("--rate says how STAN trains", "leave --rate away")),
     (("train", "lenet", "--period", "1"), ("--period says how STAN trains", "--accelerate none")),
     (

@@ -20,6 +20,7 @@ from stantune.arguments import shown
 from stantune.cli.panels import PANELS, PanelledCommand
 from stantune.cli.wording import worded
 from stantune.errors import UsageError
+from stantune.files import read_small
 from stantune.texts import brief, encodable
 
 # What no file says: which file it is.
@@ -76,7 +77,7 @@ def read_options(file: Path, keys: Mapping[str, Key]) -> dict[str, Any]:
     Raises UsageError where it cannot be read, says something that is no option, or gives one a value of another kind.
     """
     try:
-        table = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        table = tomllib.loads(read_small(file).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"--config {file} cannot be read ({error.strerror}); name a TOML file with options") from error
     except UnicodeDecodeError:

@@ -82,3 +82,5 @@ def check_checkpoint(path: Path | None) -> None:
     except OSError as error:
         raise UsageError(f"--checkpoint {path} cannot be written ({error.strerror}); name another file") from error
     check_file("--checkpoint", path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--checkpoint {path} is a device or a pipe, in which nothing is kept; name another file")

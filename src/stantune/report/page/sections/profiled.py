@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stantune.errors import UsageError
+from stantune.files import read_small
 from stantune.report.page.contract import Profiled, ProfiledLayer
 from stantune.search.identity import kind_of
 
@@ -21,7 +22,7 @@ def read_profile(file: Path) -> ProfileResult:
     from stantune.report.stan.profile import ProfileResult
 
     try:
-        return ProfileResult.model_validate_json(file.read_bytes())
+        return ProfileResult.model_validate_json(read_small(file))
     except OSError as error:
         raise UsageError(f"the profile {file} cannot be read ({error.strerror}); name another file") from error
     except ValueError as error:
