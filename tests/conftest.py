@@ -24,6 +24,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # Test processes side by side share the cores: what they start, too, has one thread unless it asks for more.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Nor does anything say that others keep the cores busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     torch.set_num_threads(1)
 
 # What shells start in the background ignores Ctrl-C, and so would the commands that tests send it to.

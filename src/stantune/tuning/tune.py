@@ -14,6 +14,7 @@ from stantune.errors import StantuneError, UsageError, words_of
 from stantune.integrations.loggers import loggers_of
 from stantune.process.alone import NoTurnError
 from stantune.process.alone import alone as in_turn
+from stantune.process.crowding import crowding
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
 from stantune.search.loop import search
@@ -327,6 +328,8 @@ def tune(
             settings = replace(settings, threads=of_each, process=noted(process, what, where))
             if cluster is None and where == "cpu":
                 say_of_kernels(what, tell)
+                if note := crowding(of_each or 1, side):
+                    tell(f"note: {note}")
             before = put_in_place(process) + (() if cluster is None else native_kernels(what, where))
             order = Order(what, Place(threads=of_each, device=where), before)
             train: Executor

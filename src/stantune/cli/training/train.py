@@ -13,6 +13,7 @@ from stantune.cli.preparing import load_splits, warn_of_no_effect, warn_of_no_ke
 from stantune.cli.settings import check_heeded, device_of, problem_of, setting_of, stan_of, what_is_named
 from stantune.cli.training.fill import Fill, check_fill, filled
 from stantune.cli.training.threads import threads_of, use_threads
+from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError
 from stantune.search.stopping import stoppable
 
@@ -57,6 +58,7 @@ def train(
     say_loading("PyTorch and the problem", json)
     from stantune.images.objective import made_of
     from stantune.images.resizing import Resize, resized
+    from stantune.process.crowding import crowding
     from stantune.process.runtime import tune_process
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
@@ -88,8 +90,10 @@ def train(
     check_compile(compile, stan)
     if compile:
         check_compiler(where)
-    tune_process(None if asked == "auto" else asked)
+    count = tune_process(None if asked == "auto" else asked)
     console = console_for(json)
+    if where == "cpu" and asked != "auto" and (note := crowding(count)):
+        console.print(f"note: {worded(note)}", soft_wrap=True)
     splits = load_splits(what, data, console, full_train)
     warn_of_no_effect(what, stan, console)
     if stan is not None:
