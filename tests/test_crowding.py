@@ -19,12 +19,21 @@ def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in WAITING:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(ours, "usable_cores", lambda: 4)
+    monkeypatch.setattr(ours, "_limited", lambda: False)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
 
 
 @pytest.mark.parametrize(
     ("threads", "processes", "others", "said"),
-    [(4, 1, 1, True), (3, 1, 1, False), (2, 2, 1, True), (1, 4, 4, False), (8, 1, 0, False), (4, 1, None, False)],
+    [
+        (4, 1, 1, True),
+        (3, 1, 1, False),
+        (2, 2, 1, True),
+        (1, 4, 4, False),
+        (8, 1, 0, False),
+        (8, 1, -1, False),
+        (4, 1, None, False),
+    ],
 )
 def test_it_is_told_where_there_is_no_room_for_all(
     threads: int, processes: int, others: int | None, said: bool, monkeypatch: pytest.MonkeyPatch
@@ -42,6 +51,9 @@ def test_nothing_is_told_of_some_of_the_cores_or_to_who_has_decided(monkeypatch:
     assert crowding(4)
     with monkeypatch.context() as patch:
         patch.setattr(ours, "usable_cores", lambda: 2)
+        assert not crowding(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(ours, "_limited", lambda: True)
         assert not crowding(4)
     for name in WAITING:
         with monkeypatch.context() as patch:

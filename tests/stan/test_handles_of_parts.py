@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from stantune import Stan, accelerate_, restore_
+from stantune import NoEffectWarning, Stan, accelerate_, restore_
 from stantune.stan.config import Memo
 from stantune.stan.entries.entries import PLANE, Grid
 from stantune.stan.graphs import GraphedStep
@@ -125,6 +125,19 @@ def test_a_copy_of_a_layer_that_was_parametrized_trains_exactly(removed: str) ->
     restore_(other)
     assert type(other[0]) is nn.Conv2d
     torch.testing.assert_close(other(images), exact)
+
+
+def test_a_layer_whose_class_was_derived_twice_is_restored() -> None:
+    """As FSDP does to a layer that was parametrized."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    accelerate_(model, Stan(0.25, period=None))
+    nn.utils.parametrizations.weight_norm(model[0])
+    model[0].__class__ = type("Sharded", (type(model[0]),), {})
+    restore_(model)
+    assert not any("stantune" in kind.__module__ for kind in type(model[0]).__mro__)
+    assert type(model[0]).__name__ == "Sharded"
+    with pytest.warns(NoEffectWarning, match="Sharded is not nn.Conv2d itself"):
+        accelerate_(model, Stan(0.25, period=None))
 
 
 def test_a_handle_that_was_pickled_by_an_earlier_version_moves_its_layers() -> None:

@@ -105,6 +105,36 @@ def test_a_file_s_own_folder_comes_before_those_of_others(tmp_path: Path) -> Non
     assert load_file(one, "x").VALUE == 0
 
 
+def test_a_folder_of_the_user_s_that_stays_before_all_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "script", layers_here="VALUE = 0\n", **{"parts_here/layers": ""})
+    file = written(tmp_path / "a", net="from layers_here import VALUE\n", layers_here="VALUE = 1\n")
+    within = written(tmp_path / "b", net="from parts_here import layers\n", **{"parts_here/layers": ""})
+    monkeypatch.syspath_prepend(tmp_path / "script")
+    for each, name in ((file, "layers_here"), (within, "parts_here.layers")):
+        with pytest.raises(st.UsageError, match=f"imports {name} from"):
+            load_file(each, "x")
+
+
+def test_a_file_that_is_run_again_is_not_run_with_what_another_one_imported_meanwhile(tmp_path: Path) -> None:
+    text = "def value():\n    import layers_here\n    return layers_here.VALUE\n"
+    one = written(tmp_path / "a", net=text, layers_here="VALUE = 0\n")
+    other = written(tmp_path / "b", net="from layers_here import VALUE\n", layers_here="VALUE = 1\n")
+    load_file(one, "x")
+    assert load_file(other, "x").VALUE == 1
+    with pytest.raises(st.UsageError, match="imports layers_here from"):
+        load_file(one, "x")
+
+
+@pytest.mark.parametrize("guard", ["if not TYPE_CHECKING:", 'if __name__ != "__main__":'])
+def test_what_is_imported_in_any_case_is_looked_at(guard: str, tmp_path: Path) -> None:
+    one = written(tmp_path / "a", net="from layers_here import VALUE\n", layers_here="VALUE = 0\n")
+    text = f"from typing import TYPE_CHECKING\n{guard}\n    import layers_here\n"
+    other = written(tmp_path / "b", net=text, layers_here="VALUE = 1\n")
+    load_file(one, "x")
+    with pytest.raises(st.UsageError, match="imports layers_here from"):
+        load_file(other, "x")
+
+
 @pytest.mark.parametrize("guard", ["if TYPE_CHECKING:", "if typing.TYPE_CHECKING:", 'if __name__ == "__main__":'])
 def test_what_is_imported_by_nobody_is_no_conflict(guard: str, tmp_path: Path) -> None:
     one = written(tmp_path / "a", net="from layers_here import VALUE\n", layers_here="VALUE = 0\n")

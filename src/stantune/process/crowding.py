@@ -22,16 +22,24 @@ def crowding(threads: int, processes: int = 1) -> str:
     """
     cores = os.cpu_count() or 1
     # Of some of the machine's cores nobody knows whether it is these that are busy.
-    if threads < 2 or usable_cores() < cores or any(name in os.environ for name in WAITING):
+    if threads < 2 or usable_cores() < cores or _limited() or any(name in os.environ for name in WAITING):
         return ""
     others = busy_beside()
-    if not others or threads * processes + others <= cores:
+    if others is None or others < 1 or threads * processes + others <= cores:
         return ""
     return (
         f"other programs keep {min(others, cores)} of {cores} cores busy, beside which {threads} threads may be many "
         "times slower, since they wait for one another; OMP_WAIT_POLICY=passive in the environment helps, or fewer "
         "`threads`"
     )
+
+
+def _limited() -> bool:
+    """Tell whether this process may use but a share of the cores, as in a container."""
+    try:
+        return not Path("/sys/fs/cgroup/cpu.max").read_text().startswith("max")
+    except OSError:
+        return False
 
 
 def busy_beside() -> int | None:

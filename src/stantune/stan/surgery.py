@@ -241,14 +241,15 @@ def _without_stan(kind: type[nn.Module], originals: dict[type[nn.Module], type[n
     """
     if kind in originals:
         return originals[kind]
-    bases = tuple(originals.get(base, base) for base in kind.__bases__)
+    ours = tuple(originals)
+    bases = tuple(_without_stan(base, originals) if issubclass(base, ours) else base for base in kind.__bases__)
     names = {one.__name__: other.__name__ for one, other in originals.items()}
-    old = next(name for name in names if name in kind.__name__)
+    old = next((name for name in names if name in kind.__name__), "")
     own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
     if "__getstate__" in own:
         # Parametrizations refuse pickling, not copying; here they had found that the layer copies itself.
         own.setdefault("__deepcopy__", _copied_whole)
-    made: type[nn.Module] = type(kind.__name__.replace(old, names[old]), bases, own)
+    made: type[nn.Module] = type(kind.__name__.replace(old, names[old]) if old else kind.__name__, bases, own)
     return made
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from stantune.errors import UsageError, words_of
-from stantune.user_code.beside import find_beside
+from stantune.user_code.beside import find_beside, note_run
 from stantune.user_code.working_folder import kept_folder
 
 # Modules that users' files of before import, and where they are now.
@@ -44,7 +44,7 @@ def load_file(path: Path, kind: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file; give yours as FILE.py:NAME")
-    find_beside(path.resolve())
+    names = find_beside(path.resolve())
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -64,6 +64,7 @@ def load_file(path: Path, kind: str) -> ModuleType:
             f"{path} ends the program, by sys.exit or the like, as it is loaded; put what only a script is to do below "
             "if __name__ == '__main__'"
         ) from error
+    note_run(path.resolve(), names)
     return module
 
 

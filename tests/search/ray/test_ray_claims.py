@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,8 +104,8 @@ def test_another_search_s_place_is_refused_and_stays_as_it_is(url: str, tmp_path
     for _ in range(2):
         said = refused(RemoteDirectory(other, None, url))
         assert said == (
-            f"`checkpoints`={url} holds the checkpoints of another search, which was begun in {one}; name another "
-            "folder, or empty it if that search is over"
+            f"`checkpoints`={url} holds the checkpoints of another search, which was begun in {one} on "
+            f"{platform.node()}; name another folder, or empty it if that search is over"
         )
     assert (sorted(place.names()), place.read("trial-000003.pt")) == (before, b"mine")
     with RemoteDirectory(one, None, url).locked():

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 
-from stantune.errors import CheckpointError, DamagedCheckpointError, StantuneError, UsageError
+from stantune.errors import (
+    CheckpointError,
+    DamagedCheckpointError,
+    ForeignCheckpointError,
+    StantuneError,
+    UsageError,
+)
 from stantune.files import write_whole
 from stantune.training import archive
 from stantune.training.checkpoint import is_sound, sealed
@@ -75,7 +81,8 @@ def load_note(path: Path, identity: str) -> dict[str, Any] | None:
 
     Raises:
         DamagedCheckpointError: it is cut short or altered, or no training made it.
-        CheckpointError: it cannot be read, or is another trial's.
+        ForeignCheckpointError: it is another trial's.
+        CheckpointError: it cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -94,7 +101,7 @@ def load_note(path: Path, identity: str) -> dict[str, Any] | None:
         raise DamagedCheckpointError(f"checkpoint {path} holds what no checkpoint holds; {_REMEDY}") from error
     ours = saved.get(KEY) if isinstance(saved, dict) else None
     if not isinstance(ours, dict) or ours.get("version") != VERSION or ours.get("identity") != identity:
-        raise CheckpointError(
+        raise ForeignCheckpointError(
             f"checkpoint {path} is another trial's or another version's; put the right file back, or {_REMEDY}"
         )
     note = ours.get("note")

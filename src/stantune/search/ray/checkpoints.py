@@ -93,7 +93,8 @@ class RemoteDirectory(SearchDirectory):
             return
         where, found = f"`checkpoints`={self.elsewhere.where}", self._checkpoints_there()
         # What was begun in this very directory and deleted, or came to nothing, is over.
-        if owner and (found or directory != str(self.path)):
+        mine = f"{self.path} on {platform.node()}"
+        if owner and (found or directory != mine):
             holds = "holds the checkpoints" if found else f"is, as {OWNER} there says, the folder"
             raise UsageError(
                 f"{where} {holds} of another search, which was begun in {one_line(directory)}; name another folder, or "
@@ -105,7 +106,7 @@ class RemoteDirectory(SearchDirectory):
                 f"{where} holds {found[0]}, which this search did not write and would overwrite; name another folder, "
                 "or empty it"
             )
-        self.elsewhere.write(OWNER, f"{key} {self.path}\n".encode())
+        self.elsewhere.write(OWNER, f"{key} {mine}\n".encode())
 
     def _checkpoints_there(self) -> list[str]:
         """Return the names of the checkpoints that are there, without what only looks like one."""

@@ -231,10 +231,10 @@ def _tried(segment: Segment, train: Callable[[], T], at: Callable[[], int]) -> T
     except DamagedCheckpointError:
         return Failure("its checkpoint was cut short or altered", damaged=True)
     except ForeignCheckpointError:
-        if not segment.final:
+        if not segment.final or segment.continued:
             raise
         # Of a rank's training that is not over nobody noted which setting's it is, and ranks may have moved since.
-        return Failure("its checkpoint was another setting's", damaged=True)
+        return Failure("its checkpoint was another setting's or another version's", damaged=True)
     except StantuneError:
         raise
     except (Exception, SystemExit) as error:
