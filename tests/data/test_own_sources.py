@@ -45,6 +45,70 @@ def test_folders_of_classes_alone_have_no_test_images(tmp_path: Path) -> None:
     assert data.train.inputs[:, 0, 0, 0].tolist() == [5, 6]
 
 
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("Train", "Val"), ("TRAIN", "test")])
+def test_parts_are_known_however_they_are_written(train: str, test: str, tmp_path: Path) -> None:
+    for part, number in ((train, 2), (test, 1)):
+        for name in "ab":
+            for place in range(number):
+                picture(tmp_path / part / name / f"{place}.png", 5)
+    data = ImageFolder(tmp_path, 4)()
+    assert (data.classes, data.train.targets.tolist(), data.test.targets.tolist()) == (2, [0, 0, 1, 1], [0, 1])
+
+
+def test_parts_by_other_names_are_no_classes(tmp_path: Path) -> None:
+    for part in ("seg_train", "seg_test"):
+        for name in "ab":
+            picture(tmp_path / part / name / "1.png", 5)
+    with pytest.raises(UsageError, match=r"seg_test and seg_train in it hold the same folders.*rename them"):
+        ImageFolder(tmp_path, 4)()
+    # A class may have folders within.
+    picture(tmp_path / "seg_train" / "1.png", 5)
+    assert ImageFolder(tmp_path, 4)().classes == 2
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_images_of_sixteen_bits_keep_their_levels(grey: bool, ending: str, tmp_path: Path) -> None:
+    ramp = np.arange(0, 65536, 16, np.uint16).reshape(64, 64)
+    (tmp_path / "a").mkdir()
+    Image.fromarray(ramp).save(tmp_path / f"a/1.{ending}")
+    data = ImageFolder(tmp_path, 64, grey=grey)()
+    assert np.array_equal(data.train.inputs[0, :, :, 0].numpy(), (ramp >> 8).astype(np.uint8))
+
+
+def test_images_that_eight_bits_do_not_hold_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    file = tmp_path / "a/1.tif"
+    for values in (np.full((4, 4), 70_000, np.int32), np.full((4, 4), 0.5, np.float32)):
+        Image.fromarray(values).save(file)
+        with pytest.raises(DataError, match=r"a/1\.tif .*have more than 8 bits; convert it to 8"):
+            ImageFolder(tmp_path, 4)()
+
+
+def test_transparent_images_are_told_and_opaque_ones_read(tmp_path: Path) -> None:
+    """Beneath what is transparent lies anything, mostly black: shapes that are in it alone would be lost."""
+    (tmp_path / "a").mkdir()
+    pixels = np.full((4, 4, 4), 255, np.uint8)
+    pixels[..., 0] = 7
+    Image.fromarray(pixels).save(tmp_path / "a/1.png")
+    assert ImageFolder(tmp_path, 4)().train.inputs[0, 0, 0].tolist() == [7, 255, 255]
+    pixels[0, 0, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "a/1.png")
+    palette = Image.new("P", (4, 4))
+    palette.save(tmp_path / "b.gif", transparency=0)
+    for name in ("a/1.png", "a/2.gif"):
+        if name == "a/2.gif":
+            (tmp_path / "a/1.png").unlink()
+            (tmp_path / "b.gif").rename(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name} .*parts of it are transparent.*background"):
+            ImageFolder(tmp_path, 4)()
+
+
+def test_numbers_of_a_palette_are_no_colours() -> None:
+    with pytest.raises(UsageError, match=r"sample 0 of list is an image with a palette.*convert"):
+        from_torch([(Image.new("P", (4, 4)), 0)])
+
+
 def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder nowhere; give ImageFolder the one that holds"):
         ImageFolder("nowhere", 4)()

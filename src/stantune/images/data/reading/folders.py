@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +16,12 @@ from stantune.arguments import truth
 from stantune.errors import DataError, UsageError
 from stantune.images.data.splits import Dataset, Split
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN = ("train", "training")
-TEST = ("test", "val", "valid", "validation")
+TEST = ("test", "testing", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class ImageFolder:
     """A data set of images in folders, for a problem's `data`: ROOT/train/CLASS/… and ROOT/test/CLASS/….
 
     Where ROOT has no folder "train", its folders are the classes, and there are no test images. Classes are numbered by
-    their folders' names, in order; so are images, by their paths.
+    their folders' names, in order; so are images, by their paths. As torchvision's does, it leaves images as a camera
+    held them, whatever their EXIF says.
 
     Attributes:
         path: ROOT; relative to where the command runs, or to --data where that is given.
@@ -45,17 +50,23 @@ class ImageFolder:
         """Read all images.
 
         Raises:
-            UsageError: there is no such folder, it or test in it holds no classes, or test one that train lacks.
-            DataError: a file is no image.
+            UsageError: there is no such folder, it or test in it holds no classes, or test one that train lacks; or
+                what would be classes are parts that have the same ones.
+            DataError: a file is no image, or one of which eight bits of each channel are not all.
         """
         from PIL import Image  # noqa: F401  (slow to import, and needed here only: missing, it is missed now)
 
         path = (root or Path()) / os.path.expanduser(self.path)
         if not path.is_dir():
             raise UsageError(f"there is no folder {path}; give ImageFolder the one that holds train/CLASS/… or CLASS/…")
-        train = next((path / name for name in TRAIN if (path / name).is_dir()), path)
-        test = next((path / name for name in TEST if (path / name).is_dir()), None) if train != path else None
+        train = _part(path, TRAIN) or path
+        test = _part(path, TEST) if train != path else None
         classes = _classes(train)
+        if train == path and (parts := _parts(path, classes)):
+            raise UsageError(
+                f"{path} has no folder train, and {parts[0]} and {parts[1]} in it hold the same folders, which look "
+                f"like the classes: rename them to train and test, or give ImageFolder {path / parts[0]}"
+            )
         if not classes:
             raise UsageError(f"{train} has no folders with images; put those of each class into a folder of its own")
         if test is not None:
@@ -84,10 +95,47 @@ class ImageFolder:
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert("L" if self.grey else "RGB"), (width, height))
+                fitted = ImageOps.fit(_in_eight_bits(image).convert("L" if self.grey else "RGB"), (width, height))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file} is no image that can be read ({error}): repair it, or take it out") from None
         return np.asarray(fitted).reshape(height, width, -1)
+
+
+def _in_eight_bits(image: Image) -> Image:
+    """Return an image that converting loses nothing of; raises ValueError where there is none."""
+    from PIL.Image import fromarray
+
+    if image.mode.startswith("I;16"):
+        # Converting would cut off what is above 255.
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its numbers, of mode {image.mode}, have more than 8 bits; convert it to 8")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        least, _ = image.convert("RGBA").getchannel("A").getextrema()
+        if least < 255:  # type: ignore[operator]
+            raise ValueError("parts of it are transparent, and beneath them may be anything; put it on a background")
+    return image
+
+
+def _part(path: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the folder with one of these names, however it is written; of several the first name's."""
+    there = {inner.name.casefold(): inner for inner in sorted(path.iterdir(), reverse=True) if inner.is_dir()}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _parts(folder: Path, classes: list[str]) -> tuple[str, str] | None:
+    """Return two of the classes where they look like parts of a data set: all images lie in folders of equal names."""
+    within: dict[frozenset[str], str] = {}
+    found = None
+    for name in classes:
+        inner = list((folder / name).iterdir())
+        if any(file.suffix.lower() in ENDINGS and file.is_file() for file in inner):
+            return None
+        folders = frozenset(each.name for each in inner if each.is_dir())
+        if found is None and folders in within:
+            found = within[folders], name
+        within.setdefault(folders, name)
+    return found
 
 
 def _classes(folder: Path) -> list[str]:

@@ -83,6 +83,11 @@ class _Reading(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
         sample, target = self._convert(self._dataset[place])
+        if getattr(sample, "mode", None) in ("P", "PA"):
+            raise UsageError(
+                f"sample {place} of {type(self._dataset).__name__} is an image with a palette, whose numbers are no "
+                'colours; have its transform, or `convert`, make it sample.convert("L") or "RGB"'
+            )
         value = sample if isinstance(sample, Tensor) else torch.from_numpy(np.array(sample))
         if value is sample and value.dim() == 3 and value.is_floating_point() and value.shape[0] in CHANNELS:
             value = value.permute(1, 2, 0)
