@@ -158,6 +158,28 @@ def test_most_observations_are_infinite() -> None:
     assert SPACE.check(Model(SPACE, observed).sample(0, 0), complete=True)
 
 
+@pytest.mark.parametrize("finite", [1, 6, 30])
+def test_of_those_that_a_model_takes_for_good_all_have_errors(finite: int) -> None:
+    lost = [module._Observed({"n": number}, math.inf) for number in range(400)]
+    errors = [module._Observed({"n": number}, float(number)) for number in range(finite)]
+    sound = module._fewer(module._sound([*lost, *errors]))
+    # Optuna's best tenth.
+    assert min(-(-len(sound) // 10), 25) <= finite
+    assert [each for each in sound if math.isfinite(each.error)] == errors
+    # The newest of the others.
+    assert [each.params["n"] for each in sound if each.error == math.inf][-1] == 399
+    assert module._sound([*lost[: 9 * finite], *errors]) == [*lost[: 9 * finite], *errors]
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_of_nothing_but_lost_trials_no_model_is_made(sampler: str, spied: type[Spy]) -> None:
+    rows = rows_of([None] * 27)
+    proposals = Proposals(SPACE, SearchSettings(0, 27, 1, sampler=sampler, lag=1))
+    for number in range(27):
+        proposals.propose(number, rows)
+    assert not spied.made
+
+
 def test_searches_of_several_threads_may_have_one_sampler() -> None:
     def asked(of: str) -> Asked:
         history = [Seen(number, {of: number / 20}, 1, float(number)) for number in range(20)]

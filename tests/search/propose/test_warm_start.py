@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from stantune.parameters import Integer
+import json
+
+import pytest
+
+from stantune.errors import UsageError
+from stantune.parameters import Categorical, Integer
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.warm_start import warm_start
 from stantune.space import Space
@@ -11,7 +16,7 @@ SPACE = Space({"n": Integer(0, 9)})
 
 
 def tried_first(rows: list[TrialRow]) -> list[int]:
-    start = warm_start("runs/old", "old", rows, SPACE.as_json(), SPACE, 3, 9)
+    start = warm_start("runs/old", "old", rows, SPACE.as_json(), SPACE, 3, 9, {})
     assert [trial.number for trial in start.trials] == [row.number for row in rows]
     return [trial.number for trial in start.best]
 
@@ -34,3 +39,22 @@ def test_a_setting_that_several_trials_had_is_tried_once_as_the_one_that_came_fu
         TrialRow(3, 1, {"n": 0}, {3: 0.3}, equals=(0,)),
     ]
     assert tried_first(rows) == [1, 3, 2]
+
+
+def test_a_space_with_a_condition_on_a_tuple_is_the_same_one() -> None:
+    """A table has lists for them."""
+    space = Space({"kernel": Categorical(((3, 3), (5, 5))), "pad": Integer(0, 2)}, when={"pad": {"kernel": [(5, 5)]}})
+    rows = [TrialRow(0, 1, {"kernel": (5, 5), "pad": 1}, {9: 0.1}), TrialRow(1, 1, {"kernel": (3, 3)}, {9: 0.2})]
+    there = json.loads(json.dumps(space.as_json()))
+    assert [trial.number for trial in warm_start("runs/old", "old", rows, there, space, 3, 9, {}).best] == [0, 1]
+
+
+def test_what_is_fixed_otherwise_is_left_out() -> None:
+    space = Space({"how": Categorical(("sgd", "adam")), "n": Integer(0, 9)})
+    rows = [TrialRow(place, 1, {"how": "sgd", "n": place}, {9: place / 10}) for place in range(5)]
+    rows += [TrialRow(place, 1, {"how": "adam", "n": place}, {9: place / 10}) for place in range(5, 9)]
+    start = warm_start("runs/old", "old", rows, space.as_json(), space, 3, 9, {"how": "adam"})
+    assert [trial.number for trial in start.best] == [5, 6, 7]
+    assert [trial.number for trial in start.trials] == [5, 6, 7, 8]
+    with pytest.raises(UsageError, match=r"no result of a setting that lies in this space with how='adam'; start"):
+        warm_start("runs/old", "old", rows[:5], space.as_json(), space, 3, 9, {"how": "adam"})

@@ -30,6 +30,8 @@ MORE_THAN_PARAMETERS = 3
 MOST_OBSERVED = 250
 # Optuna takes the best tenth of the observations, but at most 25, for good; so these are kept, and the newest others.
 KEPT_BEST = 25
+# With no more of those that have no error than this for each that has one, the best tenth has errors.
+BAD_FOR_EACH_GOOD = 9
 # A model is made anew when one result of sixteen is new, so that a long search makes a hundred or two.
 RENEWED = 16
 
@@ -152,7 +154,8 @@ class _ModelSampler:
         # By what they are, not by what is in them: to compare a long history takes longer than a proposal.
         if len(made) != len(of) or any(a is not b for a, b in zip(made, of, strict=True)):
             observed = self._observed(asked)
-            model = None if observed is None else Model(asked.space, _fewer(observed))
+            sound = _sound(observed or [])
+            model = Model(asked.space, _fewer(sound)) if sound else None
             self._made = of, model
         if model is None:
             return sample(asked.space, asked.seed, asked.number)
@@ -386,6 +389,17 @@ def _counts_for(iterations: int, resources: Sequence[int]) -> int:
 
 def _of(params: Mapping[str, Any], error: float | None) -> _Observed:
     return _Observed(params, math.inf if error is None else error)
+
+
+def _sound(observed: list[_Observed]) -> list[_Observed]:
+    """Return observations, in their order, of which the best tenth, from which TPE learns what is good, has errors.
+
+    Of those without, the newest are kept; where none has an error there is nothing to learn.
+    """
+    lost = [place for place, each in enumerate(observed) if not math.isfinite(each.error)]
+    most = BAD_FOR_EACH_GOOD * (len(observed) - len(lost))
+    left_out = set(lost[: max(len(lost) - most, 0)])
+    return [each for place, each in enumerate(observed) if place not in left_out]
 
 
 def _fewer(observed: list[_Observed]) -> list[_Observed]:

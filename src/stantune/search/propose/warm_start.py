@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import PastTrial, TrialRow, WarmStart
@@ -16,7 +18,14 @@ BEST = 250
 
 
 def warm_start(
-    path: str, label: str, rows: Sequence[TrialRow], there: Mapping[str, Any], space: Space, best: int, whole: int
+    path: str,
+    label: str,
+    rows: Sequence[TrialRow],
+    there: Mapping[str, Any],
+    space: Space,
+    best: int,
+    whole: int,
+    fixed: Mapping[str, Any],
 ) -> WarmStart:
     """Choose what a new search takes from the trial table of an earlier one.
 
@@ -28,6 +37,7 @@ def warm_start(
         space: the new search's; its ranges may differ, and settings outside of them are left out.
         best: how many of the best settings are tried first.
         whole: the earlier search's R, by which its best trial is known.
+        fixed: parameters that have one value in the new search; settings that have another are left out.
 
     Raises:
         UsageError: the spaces have other parameters, or nothing of the table lies in the new space.
@@ -38,11 +48,14 @@ def warm_start(
             f"the search in {path} cannot be started from, because its space is another one ({difference}); start from "
             "one with the same parameters, or leave `start_from` away"
         )
-    known = {row.number: row for row in rows if (row.errors or row.diverged_at is not None) and _fits(row, space)}
+    known = {
+        row.number: row for row in rows if (row.errors or row.diverged_at is not None) and _fits(row, space, fixed)
+    }
     if not known:
+        having = f" with {', '.join(f'{name}={shown(value)}' for name, value in fixed.items())}" if fixed else ""
         raise UsageError(
-            f"the search in {path} has no result of a setting that lies in this space; start from another one, or "
-            "leave `start_from` away"
+            f"the search in {path} has no result of a setting that lies in this space{having}; start from another one, "
+            "or leave `start_from` away"
         )
     standings = ranking(list(known.values()), whole)
     # A setting that several trials had is tried once.
@@ -67,17 +80,18 @@ def _rung_of_divergence(row: TrialRow) -> int:
     return max((*row.costs, *row.taken))
 
 
-def _fits(row: TrialRow, space: Space) -> bool:
+def _fits(row: TrialRow, space: Space, fixed: Mapping[str, Any]) -> bool:
     try:
         space.check(row.params, complete=True)
     except UsageError:
         return False
-    return True
+    return all(row.params.get(name, value) == value for name, value in fixed.items())
 
 
 def _difference(there: Mapping[str, Any], space: Space) -> str:
     """Say in which parameter the spaces differ, "" where they differ in ranges at most."""
-    here = space.as_json()
+    # As a table has it, which has no tuples.
+    here, there = (json.loads(json.dumps(each)) for each in (space.as_json(), there))
     for name in {**here, **there}:
         if name not in there:
             return f"it has no {name}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from stantune.errors import UsageError
 from stantune.protocols import Objective
+from stantune.search.propose.given import fixed_values
 from stantune.search.propose.warm_start import warm_start
 from stantune.search.settings import SearchSettings
 from stantune.search.table import studies
@@ -59,7 +60,9 @@ def starting_from(
         )
     best = min(settings.eta, settings.plan()[0].rungs[0].trials)
     whole = int(identity["max-iterations"])
-    return replace(settings, start=warm_start(path, label, rows, identity["space"], objective.space, best, whole))
+    fixed = fixed_values(objective.space, settings.fixed)
+    start = warm_start(path, label, rows, identity["space"], objective.space, best, whole, fixed)
+    return replace(settings, start=start)
 
 
 def label_of(identity: Mapping[str, Any]) -> str:
