@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -105,6 +106,9 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Run the command line; a failure ends in one sentence on standard error and exit code 1, bad use in 2."""
+    if hasattr(signal, "SIGCHLD"):
+        # Where a supervisor has it ignored, nobody would learn how workers and commands end.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         with lasting_streams():
             app(prog_name="stantune")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from stantune.errors import UsageError
 
 # Reads from this process until it is gone, however that came about, and then ends the group that it leads. So children
 # of the command's own are ended too, which a parent's death signal would not reach.
@@ -59,7 +62,26 @@ def starting_in(guard: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        # Not waited for: the number stays the guard's.
-        if ended := os.waitid(os.P_PID, guard.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        # Not waited for: the number stays the guard's. (macOS has that since Python 3.13.)
+        if hasattr(os, "waitid") and (ended := os.waitid(os.P_PID, guard.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
             raise GuardError(f"the process that ends the group has ended with {-ended.si_status}") from error
         raise
+
+
+def require_ends() -> None:
+    """Raise UsageError where this process does not learn how those that it starts end: a failure would be a success."""
+    if hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        raise UsageError(
+            "this program ignores SIGCHLD, so that it does not learn how the processes that it starts end; call "
+            "signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
+        )
+
+
+def require_workers() -> None:
+    """Raise UsageError where this process may start none by multiprocessing, or does not learn how they end."""
+    if multiprocessing.current_process().daemon:
+        raise UsageError(
+            "this process is daemonic, as those of a multiprocessing.Pool are, and such a one may start no others; "
+            "leave `workers` away"
+        )
+    require_ends()

@@ -106,7 +106,9 @@ def stoppable(seconds: float | None = None) -> Iterator[Stop]:
         if stop.urged and number in _URGING:
             raise KeyboardInterrupt
 
-    untouched = {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
+    # What is no handler of Python's, of a program that Python is a part of, could not be put back.
+    untouched = {number for number in ENDING if signal.getsignal(number) is None}
+    untouched |= {number for number in ENDING[2:] if signal.getsignal(number) is not signal.SIG_DFL}
     before = {}
     _asked.append(stop)
     try:

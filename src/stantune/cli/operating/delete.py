@@ -28,7 +28,7 @@ def delete(directory: Directory, yes: Yes = False, storage: Storage = None, debu
     if there.in_use():
         raise UsageError(f"the search in {directory} is running; end it first (stantune stop {directory})")
     if not yes:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(
                 f"this would delete the search in {directory}; add --yes to say so where nobody can be asked"
             )

@@ -277,7 +277,7 @@ def _confirm(path: Path, storage: str | None, yes: bool) -> None:
 
     if yes or not SearchDirectory(path, storage).may_hold_search():
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(f"--fresh would delete the search in {path}; add --yes to say so where nobody can be asked")
     if not typer.confirm(f"Delete the search in {path} and begin anew?", err=True):
         raise StantuneError(f"the search in {path} is left as it is; without --fresh the command goes on with it")

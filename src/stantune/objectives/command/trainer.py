@@ -20,7 +20,7 @@ from stantune.objectives.command.own_folder import STATE, own_folder
 from stantune.objectives.command.said import STDOUT, CommandError, Said, short
 from stantune.objectives.command.templates import PARAMS
 from stantune.outcome import Cost, Outcome
-from stantune.process.groups import passes
+from stantune.process.groups import passes, require_ends
 from stantune.process.machine import usable_cores
 from stantune.protocols import Place, Segment, StopEarly
 from stantune.seeds import derive
@@ -41,7 +41,8 @@ class CommandTrainer:
     apart = True
 
     def __init__(self, objective: CommandObjective, place: Place) -> None:
-        """Run it at a place."""
+        """Run it at a place; raises UsageError where this process would not learn how it ends."""
+        require_ends()
         self._what = objective
         self._threads = place.threads or usual_threads()
         self._device = _device(place)

@@ -209,8 +209,10 @@ def settle(trains: bool = True) -> None:
             if trains:
                 Path("/proc/self/oom_score_adj").write_text("500")
     # What the user's network prints is no part of what the command prints (JSON, perhaps).
-    sys.stdout.flush()
-    os.dup2(2, 1)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):  # there is no standard error either
+        os.dup2(2, 1)
     sys.stdout = sys.stderr
 
 

@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from stantune.errors import StantuneError, StanWarning, UsageError
+from stantune.process.groups import require_workers
 from stantune.protocols import Segment, StopEarly, Trainer
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, Watch, not_begun
 from stantune.search.workers.memory import Memory
@@ -85,8 +86,9 @@ class Workers:
             say: takes a line for the user.
 
         Raises:
-            UsageError: `order` cannot be pickled.
+            UsageError: `order` cannot be pickled, or this process may start none.
         """
+        require_workers()
         self.capacity = count * together
         # Pickled here and not by the process's start, so that a worker is already listening while it imports PyTorch.
         self._order = sent(order)
