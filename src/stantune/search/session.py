@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, deque
+from copy import deepcopy
 from dataclasses import replace
 
 from stantune.errors import StantuneError
@@ -162,7 +163,7 @@ class Session:
             # Nothing to compare it by: not a number, or none at all.
             how = replace(how, diverged_at=how.iterations, metrics={})
         if isinstance(job, Final):
-            result = self._finalists.finish(job.rank, FinalResult.of(segment.params, how, cost))
+            result = self._finalists.finish(job.rank, FinalResult.of(self._store.row(job.number).params, how, cost))
             self._logbook.final(result, self._store.rows())
         elif how.diverged_at is not None:
             self._store.record_divergence(job.number, job.stop, how.diverged_at, cost, how.losses)
@@ -259,7 +260,8 @@ class Session:
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
         self._recorder.beat(self._progress)
-        params = dict(rows[job.number].params)
+        # Whoever trains may change it; the table's stays as it is.
+        params = deepcopy(dict(rows[job.number].params))
         if isinstance(job, Final) and job.start:
             # Under another name: what a search keeps of its winner is there where its trials' checkpoints are not.
             self._directory.copy(self._directory.checkpoint(job.number), checkpoint)
