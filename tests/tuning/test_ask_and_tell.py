@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,31 @@ def test_a_time_that_is_none_is_refused_before_it_is_written(tmp_path: Path, sec
 def test_what_is_no_segment_is_named(tmp_path: Path) -> None:
     with opened(tmp_path) as search, pytest.raises(st.UsageError, match="None is no segment; tell each segment that"):
         search.tell(None, 0.3)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {}], ids=["seed", "directory"])
+def test_a_segment_of_another_search_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    with opened(tmp_path / "a", min_resource=9) as mine, opened(tmp_path / "b", min_resource=9, **other) as others:
+        segment, foreign = mine.ask(), others.ask()
+        assert (segment.trial, segment.stop) == (foreign.trial, foreign.stop)
+        for refused in (lambda: mine.tell(foreign, 0.7), lambda: mine.fail(foreign, "of another")):
+            with pytest.raises(st.UsageError, match="this search did not give it"):
+                refused()
+        # What is its own counts nevertheless, also where its setting was changed meanwhile.
+        segment.params.clear()
+        mine.tell(segment, 0.3)
+        with pytest.raises(st.UsageError, match="it was told of before"):
+            mine.tell(segment, 0.3)
+    assert look(tmp_path / "a").rows[0].errors == {9: 0.3}
+
+
+def test_a_segment_of_another_bracket_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as search:
+        segment = search.ask()
+        with pytest.raises(st.UsageError, match="this search did not give it"):
+            search.tell(replace(segment, bracket=segment.bracket - 1), 0.7)
+        search.tell(segment, 0.3)
+    assert look(tmp_path).rows[0].errors == {segment.stop: 0.3}
 
 
 @pytest.mark.parametrize(

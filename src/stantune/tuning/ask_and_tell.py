@@ -42,7 +42,7 @@ class OpenSearch:
         self.settings = settings
         self._session = session
         self._path = path
-        self._given: set[tuple[int, int, int | None]] = set()
+        self._given: dict[tuple[int, int, int | None], Segment] = {}
         self._over = False
         # Of asking and telling, in which the table must not change between a look and what follows from it.
         self._turn = threading.RLock()
@@ -57,7 +57,7 @@ class OpenSearch:
             self._check_open()
             segment = self._session.ask()
             if segment is not None:
-                self._given.add(_key(segment))
+                self._given[_key(segment)] = segment
             return segment
 
     def tell(
@@ -121,12 +121,13 @@ class OpenSearch:
         self._check_open()
         if not isinstance(segment, Segment):
             raise UsageError(f"{shown(segment)} is no segment; tell each segment that ask() gave")
-        if _key(segment) not in self._given:
+        given = self._given.get(_key(segment))
+        if given is None or _rest(segment) != _rest(given):
             raise UsageError(
                 f"the segment of trial {segment.trial} to {segment.stop} is not waited for: it was told of before, or "
                 "this search did not give it; tell each segment that ask() gave once"
             )
-        self._given.remove(_key(segment))
+        del self._given[_key(segment)]
 
     def _check_open(self) -> None:
         if self._over:
@@ -209,3 +210,8 @@ def open_search(
 
 def _key(segment: Segment) -> tuple[int, int, int | None]:
     return segment.trial, segment.stop, segment.finalist
+
+
+def _rest(segment: Segment) -> tuple[int | None, int, int, Path]:
+    """Return what tells a segment from another search's of the same key; not its setting, which is the trainer's."""
+    return segment.bracket, segment.start, segment.seed, segment.checkpoint
