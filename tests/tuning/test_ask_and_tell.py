@@ -60,6 +60,29 @@ def test_what_ends_it_is_what_is_raised(tmp_path: Path) -> None:
         raise KeyError("mine")
     with pytest.raises(st.UsageError, match="is closed"):
         search.ask()
+    assert (search.result.complete, search.result.found_nothing) == (False, False)
+
+
+def test_one_that_an_exception_ended_is_not_complete(tmp_path: Path) -> None:
+    going = True
+    while going:
+        with pytest.raises(KeyError), opened(tmp_path) as search:
+            segment = search.ask()
+            if segment is None:
+                going = False
+            else:
+                search.tell(segment, worth(segment))
+            raise KeyError
+        # Only the one in which nothing was left to ask for.
+        assert search.result.complete is not going
+    told = 0
+    with pytest.raises(KeyError), opened(tmp_path / "many") as search:
+        while (segment := search.ask()) is not None:
+            search.tell(segment, None)
+            told += 1
+            if told == 9:
+                raise KeyError
+    assert (search.result.complete, search.result.found_nothing) == (False, False)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,9 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """Tell whether all that the plan asks for is done; ask it where nothing is running and `ask` gave nothing."""
-        return not self._running and not self._queue and not self._stopped and self.final_failure is None
+        """Tell whether all that the plan asks for is done, as far as the last look at the table goes."""
+        left = self._stale or self._queue or self._running
+        return not left and not self._stopped and self.final_failure is None
 
     @property
     def state(self) -> SearchState:
