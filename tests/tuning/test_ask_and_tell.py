@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 import stantune as st
+from stantune.errors import StoreError
+from stantune.search.plan.values import SegmentFailure
 from stantune.search.table.looking.look import look
+from stantune.search.table.store import Store
 
 SPACE = st.Space({"x": st.Float(-1, 1)})
 
@@ -63,25 +66,30 @@ def test_what_ends_it_is_what_is_raised(tmp_path: Path) -> None:
     assert (search.result.complete, search.result.found_nothing) == (False, False)
 
 
-def test_one_that_an_exception_ended_is_not_complete(tmp_path: Path) -> None:
-    going = True
-    while going:
-        with pytest.raises(KeyError), opened(tmp_path) as search:
-            segment = search.ask()
-            if segment is None:
-                going = False
-            else:
-                search.tell(segment, worth(segment))
-            raise KeyError
-        # Only the one in which nothing was left to ask for.
-        assert search.result.complete is not going
+def ended_by_an_exception(out: Path, metrics: float | None, most: int) -> tuple[st.OpenSearch, int]:
+    """Return a search that an exception ended after so many segments, and how many there were."""
     told = 0
-    with pytest.raises(KeyError), opened(tmp_path / "many") as search:
-        while (segment := search.ask()) is not None:
-            search.tell(segment, None)
-            told += 1
-            if told == 9:
-                raise KeyError
+    try:
+        with opened(out) as search:
+            while told < most and (segment := search.ask()) is not None:
+                search.tell(segment, metrics)
+                told += 1
+            raise KeyError
+    except KeyError:
+        return search, told
+
+
+def test_one_that_an_exception_ended_is_not_complete(tmp_path: Path) -> None:
+    told = 1
+    while told:
+        search, told = ended_by_an_exception(tmp_path, 0.3, 1)
+        # Only the one in which nothing was left to ask for.
+        assert search.result.complete is not bool(told)
+
+
+def test_one_that_an_exception_ended_has_not_found_nothing(tmp_path: Path) -> None:
+    # The end of a rung.
+    search, _ = ended_by_an_exception(tmp_path, None, 9)
     assert (search.result.complete, search.result.found_nothing) == (False, False)
 
 
@@ -205,3 +213,73 @@ def test_threads_that_ask_and_tell_come_to_the_same_table(tmp_path: Path) -> Non
         assert [(row.params, row.errors) for row in rows] == [(row.params, row.errors) for row in expected]
         assert [len(row.failures) for row in rows] == [row.number == 2 for row in rows]
         assert search.result.complete
+
+
+class Table:
+    """Refuses a write of the trial table, the next time that it is called so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+
+    def fails_once(self, name: str) -> None:
+        def refuse(*given: Any, **named: Any) -> Any:
+            self._patch.setattr(Store, name, written)
+            raise StoreError("the table is locked")
+
+        written = getattr(Store, name)
+        self._patch.setattr(Store, name, refuse)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    return Table(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "write"),
+    [(0.3, "record"), (None, "record_divergence"), ("its cause", "record_failure")],
+    ids=["value", "divergence", "failure"],
+)
+def test_what_could_not_be_written_is_told_again(tmp_path: Path, table: Table, metrics: Any, write: str) -> None:
+    with opened(tmp_path) as search:
+        segment = search.ask()
+        tell = search.fail if isinstance(metrics, str) else search.tell
+        free = list(search._session._free)
+        table.fails_once(write)
+        with pytest.raises(StoreError, match="locked"):
+            tell(segment, metrics)
+        assert not search.result.complete
+        assert (search._session.running, search._session._free) == (1, free)
+        tell(segment, metrics)
+        with pytest.raises(st.UsageError, match="it was told of before"):
+            tell(segment, metrics)
+        row = search.result.state.rows[0]
+    assert (row.errors or row.diverged_at or row.failures) in ({1: 0.3}, 1, (SegmentFailure(1, "its cause"),))
+
+
+@pytest.mark.parametrize("write", ["create", "set_final"])
+def test_a_search_goes_on_after_a_write_that_failed(tmp_path: Path, table: Table, write: str) -> None:
+    with opened(tmp_path / "expected") as search:
+        while (segment := search.ask()) is not None:
+            search.tell(segment, worth(segment))
+    expected = search.result
+    with opened(tmp_path / "failing") as search:
+        table.fails_once(write)
+        segment = asked_again(search)
+        while segment is not None:
+            try:
+                search.tell(segment, worth(segment))
+            except StoreError:
+                search.tell(segment, worth(segment))
+            segment = asked_again(search)
+    assert search.result.complete
+    assert [row.errors for row in search.result.state.rows] == [row.errors for row in expected.state.rows]
+    assert search.result.final.value == expected.final.value
+
+
+def asked_again(search: st.OpenSearch) -> st.Segment | None:
+    """Return what a search gives, at the second try where the table fails."""
+    try:
+        return search.ask()
+    except StoreError:
+        return search.ask()

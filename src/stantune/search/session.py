@@ -8,7 +8,7 @@ from collections import Counter, deque
 from copy import deepcopy
 from dataclasses import replace
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, StoreError
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.finalists import Finalists
@@ -113,7 +113,9 @@ class Session:
         and none is running, the search is over. Raises StoreError.
         """
         while self.may_begin():
-            segment = self._begin(self._queue.popleft())
+            segment = self._begin(self._queue[0])
+            # Not before: what could not be begun comes again.
+            self._queue.popleft()
             if segment is not None:
                 return segment
         return None
@@ -129,11 +131,21 @@ class Session:
                 use: what asks a search to end (a batch system, say) often ends a training's own processes, too.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: it cannot be written; tell it again.
             StantuneError: none of the first trials could be trained.
         """
-        job = training_of(segment)
-        began, now = self._running.pop(job), time.perf_counter()
+        job, free = training_of(segment), list(self._free)
+        began = self._running.pop(job)
+        try:
+            self._told(job, segment, how, began, elsewhere, stopping)
+        except StoreError:
+            self._running[job], self._free = began, free
+            raise
+
+    def _told(
+        self, job: Training, segment: Segment, how: Outcome | Failure, began: float, elsewhere: float, stopping: bool
+    ) -> None:
+        now = time.perf_counter()
         if isinstance(how, Outcome) and self._is_short(segment, how):
             how = Failure(
                 f"its trainer returned an Outcome at {self._unit} {how.iterations} of a segment that ends at "
@@ -257,6 +269,9 @@ class Session:
                 return None
         checkpoint = self._directory.checkpoint_of(job)
         self._directory.make_room(checkpoint)
+        if isinstance(job, Final) and job.start:
+            # Under another name: what a search keeps of its winner is there where its trials' checkpoints are not.
+            self._directory.copy(self._directory.checkpoint(job.number), checkpoint)
         self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
@@ -264,8 +279,6 @@ class Session:
         # Whoever trains may change it; the table's stays as it is.
         params = deepcopy(dict(rows[job.number].params))
         if isinstance(job, Final) and job.start:
-            # Under another name: what a search keeps of its winner is there where its trials' checkpoints are not.
-            self._directory.copy(self._directory.checkpoint(job.number), checkpoint)
             return Segment(
                 job.number,
                 params,
