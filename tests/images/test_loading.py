@@ -236,6 +236,30 @@ def test_what_is_no_problem_says_how_it_is_read(tmp_path: Path) -> None:
     assert eval(said[0])["model"].keys() == {"weight", "bias"}
 
 
+@pytest.mark.parametrize("weights", ["final", "best"])
+@pytest.mark.parametrize(
+    ("kept", "sentence"),
+    [
+        (False, "kept nothing at {}; look where it kept what it trained"),
+        (True, "{} is what your program kept there, and is read as it wrote it"),
+    ],
+)
+def test_what_was_trained_by_ask_and_tell_is_the_programs(
+    tmp_path: Path, weights: Any, kept: bool, sentence: str
+) -> None:
+    space = st.Space({"x": st.Float(0, 1)})
+    with st.open_search(space, minimize="error", max_resource=2, out=tmp_path) as search:
+        while (segment := search.ask()) is not None:
+            if kept:
+                segment.checkpoint.write_text("its own")
+            search.tell(segment, segment.params["x"])
+    with pytest.raises(st.StantuneError) as refused:
+        st.load(tmp_path, weights=weights)
+    # Without curves, the best evaluation is the last.
+    assert sentence.format(tmp_path / "final.pt") in str(refused.value)
+    assert not re.search(r"run\.keep|torch\.load|search anew", str(refused.value))
+
+
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (3, 8, 8), (2, 3, 9, 8)])
 def test_inputs_of_another_shape(searched: Path, shape: tuple[int, ...]) -> None:
     net = st.load(searched, PROBLEM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 
 import stantune as st
+from stantune.errors import StoreError
+from stantune.search.plan.values import SegmentFailure
 from stantune.search.table.looking.look import look
+from stantune.search.table.store import Store
 
 SPACE = st.Space({"x": st.Float(-1, 1)})
 
@@ -59,6 +63,34 @@ def test_what_ends_it_is_what_is_raised(tmp_path: Path) -> None:
         raise KeyError("mine")
     with pytest.raises(st.UsageError, match="is closed"):
         search.ask()
+    assert (search.result.complete, search.result.found_nothing) == (False, False)
+
+
+def ended_by_an_exception(out: Path, metrics: float | None, most: int) -> tuple[st.OpenSearch, int]:
+    """Return a search that an exception ended after so many segments, and how many there were."""
+    told = 0
+    try:
+        with opened(out) as search:
+            while told < most and (segment := search.ask()) is not None:
+                search.tell(segment, metrics)
+                told += 1
+            raise KeyError
+    except KeyError:
+        return search, told
+
+
+def test_one_that_an_exception_ended_is_not_complete(tmp_path: Path) -> None:
+    told = 1
+    while told:
+        search, told = ended_by_an_exception(tmp_path, 0.3, 1)
+        # Only the one in which nothing was left to ask for.
+        assert search.result.complete is not bool(told)
+
+
+def test_one_that_an_exception_ended_has_not_found_nothing(tmp_path: Path) -> None:
+    # The end of a rung.
+    search, _ = ended_by_an_exception(tmp_path, None, 9)
+    assert (search.result.complete, search.result.found_nothing) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +115,31 @@ def test_a_time_that_is_none_is_refused_before_it_is_written(tmp_path: Path, sec
 def test_what_is_no_segment_is_named(tmp_path: Path) -> None:
     with opened(tmp_path) as search, pytest.raises(st.UsageError, match="None is no segment; tell each segment that"):
         search.tell(None, 0.3)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {}], ids=["seed", "directory"])
+def test_a_segment_of_another_search_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
+    with opened(tmp_path / "a", min_resource=9) as mine, opened(tmp_path / "b", min_resource=9, **other) as others:
+        segment, foreign = mine.ask(), others.ask()
+        assert (segment.trial, segment.stop) == (foreign.trial, foreign.stop)
+        for refused in (lambda: mine.tell(foreign, 0.7), lambda: mine.fail(foreign, "of another")):
+            with pytest.raises(st.UsageError, match="this search did not give it"):
+                refused()
+        # What is its own counts nevertheless, also where its setting was changed meanwhile.
+        segment.params.clear()
+        mine.tell(segment, 0.3)
+        with pytest.raises(st.UsageError, match="it was told of before"):
+            mine.tell(segment, 0.3)
+    assert look(tmp_path / "a").rows[0].errors == {9: 0.3}
+
+
+def test_a_segment_of_another_bracket_is_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as search:
+        segment = search.ask()
+        with pytest.raises(st.UsageError, match="this search did not give it"):
+            search.tell(replace(segment, bracket=segment.bracket - 1), 0.7)
+        search.tell(segment, 0.3)
+    assert look(tmp_path).rows[0].errors == {segment.stop: 0.3}
 
 
 @pytest.mark.parametrize(
@@ -156,3 +213,73 @@ def test_threads_that_ask_and_tell_come_to_the_same_table(tmp_path: Path) -> Non
         assert [(row.params, row.errors) for row in rows] == [(row.params, row.errors) for row in expected]
         assert [len(row.failures) for row in rows] == [row.number == 2 for row in rows]
         assert search.result.complete
+
+
+class Table:
+    """Refuses a write of the trial table, the next time that it is called so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+
+    def fails_once(self, name: str) -> None:
+        def refuse(*given: Any, **named: Any) -> Any:
+            self._patch.setattr(Store, name, written)
+            raise StoreError("the table is locked")
+
+        written = getattr(Store, name)
+        self._patch.setattr(Store, name, refuse)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Table:
+    return Table(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "write"),
+    [(0.3, "record"), (None, "record_divergence"), ("its cause", "record_failure")],
+    ids=["value", "divergence", "failure"],
+)
+def test_what_could_not_be_written_is_told_again(tmp_path: Path, table: Table, metrics: Any, write: str) -> None:
+    with opened(tmp_path) as search:
+        segment = search.ask()
+        tell = search.fail if isinstance(metrics, str) else search.tell
+        free = list(search._session._free)
+        table.fails_once(write)
+        with pytest.raises(StoreError, match="locked"):
+            tell(segment, metrics)
+        assert not search.result.complete
+        assert (search._session.running, search._session._free) == (1, free)
+        tell(segment, metrics)
+        with pytest.raises(st.UsageError, match="it was told of before"):
+            tell(segment, metrics)
+        row = search.result.state.rows[0]
+    assert (row.errors or row.diverged_at or row.failures) in ({1: 0.3}, 1, (SegmentFailure(1, "its cause"),))
+
+
+@pytest.mark.parametrize("write", ["create", "set_final"])
+def test_a_search_goes_on_after_a_write_that_failed(tmp_path: Path, table: Table, write: str) -> None:
+    with opened(tmp_path / "expected") as search:
+        while (segment := search.ask()) is not None:
+            search.tell(segment, worth(segment))
+    expected = search.result
+    with opened(tmp_path / "failing") as search:
+        table.fails_once(write)
+        segment = asked_again(search)
+        while segment is not None:
+            try:
+                search.tell(segment, worth(segment))
+            except StoreError:
+                search.tell(segment, worth(segment))
+            segment = asked_again(search)
+    assert search.result.complete
+    assert [row.errors for row in search.result.state.rows] == [row.errors for row in expected.state.rows]
+    assert search.result.final.value == expected.final.value
+
+
+def asked_again(search: st.OpenSearch) -> st.Segment | None:
+    """Return what a search gives, at the second try where the table fails."""
+    try:
+        return search.ask()
+    except StoreError:
+        return search.ask()

@@ -42,7 +42,8 @@ def load(
 
     It is on the CPU and in evaluation mode, and an ordinary module: `net.to("cuda")`, `torch.export.export(net, …)`.
     Nothing in the directory is executed: a problem of your own is made by code, so you say where that is. A search of a
-    function, a Lightning module or a command has no Problem, and its weights are read otherwise; the error says how.
+    function, a Lightning module or a command, or by ask and tell, has no Problem, and its weights are read otherwise;
+    the error says how.
 
     Args:
         directory: the search's, complete.
@@ -114,6 +115,9 @@ def _trained(seen: Seen, weights: Weights) -> _Trained:
     found = last_of(rank, final) if weights == "final" else best_of(rank, final, seen.metric)
     if found is None or found.weights is None:
         why = "its trainings keep nothing; have them call run.keep, and search anew"
+        if _is_told(seen.identity):
+            file = seen.directory.best(rank) if weights == "best" and final.curve else seen.directory.final(rank)
+            why = f"your own program trained, and kept nothing at {file}; look where it kept what it trained"
         if final.diverged_at is not None:
             why = f"the final training diverged at {seen.unit} {final.diverged_at}; train others, too, with `finalists`"
         raise StantuneError(f"the search in {path} has no {weights} weights: {why}")
@@ -172,10 +176,17 @@ def _check_same(made: Problem, identity: Mapping[str, Any], parts: tuple[str, ..
         )
 
 
+def _is_told(identity: Mapping[str, Any]) -> bool:
+    """Tell whether a program of the user's own trained, by ask and tell or as an objective: nothing here knows how."""
+    return not identity.keys() & {"batch-size", "command", "code"}
+
+
 def _how_else(identity: Mapping[str, Any], file: Path) -> str:
     """Say how weights are read that belong to no Problem."""
     if "command" in identity:
         return f"{file} is a tar archive with what the command left in its folder"
+    if _is_told(identity):
+        return f"{file} is what your program kept there, and is read as it wrote it"
     where = brief(str(file))
     return (
         f"torch.load({where!r}, weights_only=True)['state']['kept'] is what a function gave to run.keep, and a "

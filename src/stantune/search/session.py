@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, deque
+from copy import deepcopy
 from dataclasses import replace
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, StoreError
 from stantune.outcome import Outcome
 from stantune.protocols import Metric, Objective, Segment, compared_value
 from stantune.search.finalists import Finalists
@@ -94,8 +95,9 @@ class Session:
 
     @property
     def complete(self) -> bool:
-        """Tell whether all that the plan asks for is done; ask it where nothing is running and `ask` gave nothing."""
-        return not self._running and not self._queue and not self._stopped and self.final_failure is None
+        """Tell whether all that the plan asks for is done, as far as the last look at the table goes."""
+        left = self._stale or self._queue or self._running
+        return not left and not self._stopped and self.final_failure is None
 
     @property
     def state(self) -> SearchState:
@@ -111,7 +113,9 @@ class Session:
         and none is running, the search is over. Raises StoreError.
         """
         while self.may_begin():
-            segment = self._begin(self._queue.popleft())
+            segment = self._begin(self._queue[0])
+            # Not before: what could not be begun comes again.
+            self._queue.popleft()
             if segment is not None:
                 return segment
         return None
@@ -127,11 +131,21 @@ class Session:
                 use: what asks a search to end (a batch system, say) often ends a training's own processes, too.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: it cannot be written; tell it again.
             StantuneError: none of the first trials could be trained.
         """
-        job = training_of(segment)
-        began, now = self._running.pop(job), time.perf_counter()
+        job, free = training_of(segment), list(self._free)
+        began = self._running.pop(job)
+        try:
+            self._told(job, segment, how, began, elsewhere, stopping)
+        except StoreError:
+            self._running[job], self._free = began, free
+            raise
+
+    def _told(
+        self, job: Training, segment: Segment, how: Outcome | Failure, began: float, elsewhere: float, stopping: bool
+    ) -> None:
+        now = time.perf_counter()
         if isinstance(how, Outcome) and self._is_short(segment, how):
             how = Failure(
                 f"its trainer returned an Outcome at {self._unit} {how.iterations} of a segment that ends at "
@@ -162,7 +176,7 @@ class Session:
             # Nothing to compare it by: not a number, or none at all.
             how = replace(how, diverged_at=how.iterations, metrics={})
         if isinstance(job, Final):
-            result = self._finalists.finish(job.rank, FinalResult.of(segment.params, how, cost))
+            result = self._finalists.finish(job.rank, FinalResult.of(self._store.row(job.number).params, how, cost))
             self._logbook.final(result, self._store.rows())
         elif how.diverged_at is not None:
             self._store.record_divergence(job.number, job.stop, how.diverged_at, cost, how.losses)
@@ -255,14 +269,16 @@ class Session:
                 return None
         checkpoint = self._directory.checkpoint_of(job)
         self._directory.make_room(checkpoint)
+        if isinstance(job, Final) and job.start:
+            # Under another name: what a search keeps of its winner is there where its trials' checkpoints are not.
+            self._directory.copy(self._directory.checkpoint(job.number), checkpoint)
         self._running[job] = heapq.heappop(self._free) if self._free else time.perf_counter()
         self._progress.begin(job, rows)
         self._watcher.job(job, self._progress)
         self._recorder.beat(self._progress)
-        params = dict(rows[job.number].params)
+        # Whoever trains may change it; the table's stays as it is.
+        params = deepcopy(dict(rows[job.number].params))
         if isinstance(job, Final) and job.start:
-            # Under another name: what a search keeps of its winner is there where its trials' checkpoints are not.
-            self._directory.copy(self._directory.checkpoint(job.number), checkpoint)
             return Segment(
                 job.number,
                 params,

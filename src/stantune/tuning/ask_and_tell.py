@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stantune.arguments import number, path, shown, text, truth, whole
-from stantune.errors import UsageError
+from stantune.errors import StoreError, UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
@@ -42,7 +42,7 @@ class OpenSearch:
         self.settings = settings
         self._session = session
         self._path = path
-        self._given: set[tuple[int, int, int | None]] = set()
+        self._given: dict[tuple[int, int, int | None], Segment] = {}
         self._over = False
         # Of asking and telling, in which the table must not change between a look and what follows from it.
         self._turn = threading.RLock()
@@ -57,7 +57,7 @@ class OpenSearch:
             self._check_open()
             segment = self._session.ask()
             if segment is not None:
-                self._given.add(_key(segment))
+                self._given[_key(segment)] = segment
             return segment
 
     def tell(
@@ -78,6 +78,7 @@ class OpenSearch:
         Raises:
             UsageError: the compared metric is missing or no number, another one or the time is none, or the segment is
                 not one that is waited for; nothing is written then.
+            StoreError: it cannot be written; the same may be told again.
         """
         found = {} if metrics is None else self._metrics(metrics)
         share = number("validation_share", validation_share)
@@ -87,17 +88,16 @@ class OpenSearch:
         if spent < 0:
             raise UsageError(f"`seconds`={shown(seconds)} is no time that a training takes; give 0 or more")
         with self._turn:
-            self._take(segment)
+            self._check_waited_for(segment)
             cost = Cost(exact=segment.stop - segment.start, exact_seconds=spent)
             diverged = segment.stop if metrics is None else None
-            outcome = Outcome(segment.stop, found, diverged, False, cost, validation_share=share)
-            self._session.tell(segment, outcome)
+            self._pass_on(segment, Outcome(segment.stop, found, diverged, False, cost, validation_share=share))
 
     def fail(self, segment: Segment, cause: str) -> None:
         """Tell that a segment failed, and why; it is given again, and after a few times its trial is given up."""
         with self._turn:
-            self._take(segment)
-            self._session.tell(segment, Failure(str(cause)))
+            self._check_waited_for(segment)
+            self._pass_on(segment, Failure(str(cause)))
 
     def close(self) -> None:
         """Take nothing any more; another program may write to the table from now on."""
@@ -116,17 +116,26 @@ class OpenSearch:
         except ReturnError as error:
             raise UsageError(f"what was told of a segment cannot be taken: {error}") from None
 
-    def _take(self, segment: Segment) -> None:
-        """Take a segment as told; raises UsageError where it was not given, or was told of before."""
+    def _check_waited_for(self, segment: Segment) -> None:
+        """Raise UsageError where a segment was not given, or was told of before."""
         self._check_open()
         if not isinstance(segment, Segment):
             raise UsageError(f"{shown(segment)} is no segment; tell each segment that ask() gave")
-        if _key(segment) not in self._given:
+        given = self._given.get(_key(segment))
+        if given is None or _rest(segment) != _rest(given):
             raise UsageError(
                 f"the segment of trial {segment.trial} to {segment.stop} is not waited for: it was told of before, or "
                 "this search did not give it; tell each segment that ask() gave once"
             )
-        self._given.remove(_key(segment))
+
+    def _pass_on(self, segment: Segment, how: Outcome | Failure) -> None:
+        """Tell the session; the segment is waited for no longer, unless the table took nothing."""
+        given = self._given.pop(_key(segment))
+        try:
+            self._session.tell(given, how)
+        except StoreError:
+            self._given[_key(segment)] = given
+            raise
 
     def _check_open(self) -> None:
         if self._over:
@@ -209,3 +218,8 @@ def open_search(
 
 def _key(segment: Segment) -> tuple[int, int, int | None]:
     return segment.trial, segment.stop, segment.finalist
+
+
+def _rest(segment: Segment) -> tuple[int | None, int, int, Path]:
+    """Return what tells a segment from another search's of the same key; not its setting, which is the trainer's."""
+    return segment.bracket, segment.start, segment.seed, segment.checkpoint
