@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stantune.errors import DataError, UsageError
+from stantune.errors import DataError, StanWarning, UsageError
 from stantune.images.data import ImageFolder, from_torch
 from stantune.images.data.reading import torch_data as module
 
@@ -61,13 +61,10 @@ def test_parts_by_other_names_are_no_classes(tmp_path: Path) -> None:
             picture(tmp_path / part / name / "1.png", 5)
     with pytest.raises(UsageError, match=r"seg_test and seg_train in it hold the same folders.*rename them"):
         ImageFolder(tmp_path, 4)()
-    # A class may have folders within.
-    picture(tmp_path / "seg_train" / "1.png", 5)
-    assert ImageFolder(tmp_path, 4)().classes == 2
 
 
 @pytest.mark.parametrize("grey", [False, True])
-@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
 def test_images_of_sixteen_bits_keep_their_levels(grey: bool, ending: str, tmp_path: Path) -> None:
     ramp = np.arange(0, 65536, 16, np.uint16).reshape(64, 64)
     (tmp_path / "a").mkdir()
@@ -85,23 +82,31 @@ def test_images_that_eight_bits_do_not_hold_are_told(tmp_path: Path) -> None:
             ImageFolder(tmp_path, 4)()
 
 
-def test_transparent_images_are_told_and_opaque_ones_read(tmp_path: Path) -> None:
-    """Beneath what is transparent lies anything, mostly black: shapes that are in it alone would be lost."""
+def test_transparent_images_are_told_of(tmp_path: Path) -> None:
+    """Beneath what is transparent lies anything, mostly black: shapes that are in it alone are lost."""
     (tmp_path / "a").mkdir()
     pixels = np.full((4, 4, 4), 255, np.uint8)
     pixels[..., 0] = 7
     Image.fromarray(pixels).save(tmp_path / "a/1.png")
     assert ImageFolder(tmp_path, 4)().train.inputs[0, 0, 0].tolist() == [7, 255, 255]
     pixels[0, 0, 3] = 0
-    Image.fromarray(pixels).save(tmp_path / "a/1.png")
-    palette = Image.new("P", (4, 4))
-    palette.save(tmp_path / "b.gif", transparency=0)
-    for name in ("a/1.png", "a/2.gif"):
-        if name == "a/2.gif":
-            (tmp_path / "a/1.png").unlink()
-            (tmp_path / "b.gif").rename(tmp_path / name)
-        with pytest.raises(DataError, match=f"{name} .*parts of it are transparent.*background"):
-            ImageFolder(tmp_path, 4)()
+    Image.fromarray(pixels).save(tmp_path / "a/2.png")
+    Image.new("P", (4, 4)).save(tmp_path / "a/3.gif", transparency=0)
+    with pytest.warns(StanWarning, match=r"2 of 3 images in .* are transparent in parts, .*a/2\.png the first"):
+        assert ImageFolder(tmp_path, 4)().train.inputs[1, 0, 0].tolist() == [7, 255, 255]
+
+
+def test_classes_may_have_folders_of_equal_names_and_names_in_capitals(tmp_path: Path) -> None:
+    for name in ("n01", "n02"):
+        picture(tmp_path / "one" / name / "images/1.png", 5)
+    for name in ("Bus", "Car", "Train"):
+        picture(tmp_path / "two" / name / "1.png", 5)
+    for name in ("train", "Train", "val", "testing"):
+        for number in range(3 if name == "train" else 1):
+            picture(tmp_path / "three" / name / f"{name if name in ('Train',) else 'a'}/{number}.png", 5)
+    assert [ImageFolder(tmp_path / name, 4)().classes for name in ("one", "two")] == [2, 3]
+    third = ImageFolder(tmp_path / "three", 4)()
+    assert (third.classes, len(third.train)) == (1, 3)
 
 
 def test_numbers_of_a_palette_are_no_colours() -> None:

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy
 
 from stantune.errors import StoreError
+from stantune.outcome import Cost
 from stantune.search.plan.hyperband import plan
 from stantune.search.table.storages import opening as storage
 from stantune.search.table.storages import retry
@@ -197,6 +198,42 @@ def test_answers_lost_after_the_write(
         assert (store.rows(), store.finals()) == expected
     with opened(simulated, sqlite_url(tmp_path / "search.db")) as store:
         assert (store.rows(), store.finals()) == expected
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("what", ["create", "record", "close"])
+def test_what_was_given_up_may_be_asked_for_again(
+    simulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, what: str
+) -> None:
+    """Also where it was written and the answer alone was lost: nothing is done twice."""
+    monkeypatch.setattr(retry, "SECONDS", 0.0)
+    url = sqlite_url(tmp_path / "search.db") if kind == "sqlite" else f"journal:///{tmp_path}/search.log"
+    setting = {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}
+    cost = Cost(exact=1, exact_seconds=1.0)
+    with opened(simulated, url) as store:
+        calls: dict[str, Callable[[], None]] = {
+            "create": lambda: store.create(0, setting, 2),
+            "record": lambda: store.record(0, 3, {simulated.METRIC.name: 0.5}, cost),
+            "close": lambda: store.close({0: "dropped"}),
+        }
+        for name, call in calls.items():
+            if name == what:
+                tables = store._tables._tables  # type: ignore[attr-defined]
+                usual = getattr(tables, name)
+
+                def lost(*given: Any, usual: Callable[..., object] = usual) -> None:
+                    usual(*given)
+                    raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("gone away"))
+
+                monkeypatch.setattr(tables, name, lost)
+                with pytest.raises(StoreError):
+                    call()
+                monkeypatch.setattr(tables, name, usual)
+            call()
+        found = store.rows()
+    assert len(found) == 1
+    with opened(simulated, url) as store:
+        assert store.rows() == found
 
 
 def test_server_away_for_a_while(simulated: ModuleType, expected: object, postgresql: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 
 from stantune.arguments import truth
-from stantune.errors import DataError, UsageError
+from stantune.errors import DataError, StanWarning, UsageError
 from stantune.images.data.splits import Dataset, Split
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TRAIN = ("train", "training")
-TEST = ("test", "testing", "val", "valid", "validation")
+TEST = ("test", "val", "valid", "validation", "testing")
 
 
 @dataclass(frozen=True)
@@ -86,56 +88,76 @@ class ImageFolder:
         files = [(file, label) for label, name in enumerate(classes) for file in _images(folder / name)]
         # Decoders work outside of Python's lock.
         with ThreadPoolExecutor() as pool:
-            pixels = list(pool.map(self._pixels, [file for file, _ in files]))
+            pixels, transparent = zip(*pool.map(self._pixels, [file for file, _ in files]), strict=True)
+        if any(transparent):
+            first, _ = files[transparent.index(True)]
+            warnings.warn(
+                f"{sum(transparent)} of {len(files)} images in {folder} are transparent in parts, {first} the first, "
+                "and what is beneath counts, which may be anything; put them on a background",
+                StanWarning,
+                stacklevel=3,
+            )
         return Split(torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, label in files]))
 
-    def _pixels(self, file: Path) -> np.ndarray:
+    def _pixels(self, file: Path) -> tuple[np.ndarray, bool]:
+        """Return an image's pixels, (H, W, C), and whether it is transparent in parts."""
         from PIL import Image, ImageOps
 
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         try:
             with Image.open(file) as image:
+                transparent = _is_transparent(image)
                 fitted = ImageOps.fit(_in_eight_bits(image).convert("L" if self.grey else "RGB"), (width, height))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{file} is no image that can be read ({error}): repair it, or take it out") from None
-        return np.asarray(fitted).reshape(height, width, -1)
+        return np.asarray(fitted).reshape(height, width, -1), transparent
 
 
 def _in_eight_bits(image: Image) -> Image:
     """Return an image that converting loses nothing of; raises ValueError where there is none."""
     from PIL.Image import fromarray
 
-    if image.mode.startswith("I;16"):
-        # Converting would cut off what is above 255.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # Of 16 bits, as Pillow has had them in either mode. Converting would cut off what is above 255.
         return fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"its numbers, of mode {image.mode}, have more than 8 bits; convert it to 8")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        least, _ = image.convert("RGBA").getchannel("A").getextrema()
-        if least < 255:  # type: ignore[operator]
-            raise ValueError("parts of it are transparent, and beneath them may be anything; put it on a background")
     return image
 
 
+def _is_transparent(image: Image) -> bool:
+    """Tell whether something of what is read of an image is not to be seen."""
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return False
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return bool(least < 255)  # type: ignore[operator]
+
+
 def _part(path: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the folder with one of these names, however it is written; of several the first name's."""
-    there = {inner.name.casefold(): inner for inner in sorted(path.iterdir(), reverse=True) if inner.is_dir()}
-    return next((there[name] for name in names if name in there), None)
+    """Return the folder with one of these names; in capitals, too, where there is none and it cannot be a class."""
+    if found := next((path / name for name in names if (path / name).is_dir()), None):
+        return found
+    for name in names:
+        for inner in sorted(path.iterdir()):
+            if inner.name.casefold() == name and inner.is_dir() and not _has_images(inner) and _classes(inner):
+                return inner
+    return None
 
 
 def _parts(folder: Path, classes: list[str]) -> tuple[str, str] | None:
-    """Return two of the classes where they look like parts of a data set: all images lie in folders of equal names."""
+    """Return two of the classes that are parts of a data set, by their names and by the same classes in both."""
     within: dict[frozenset[str], str] = {}
-    found = None
     for name in classes:
-        inner = list((folder / name).iterdir())
-        if any(file.suffix.lower() in ENDINGS and file.is_file() for file in inner):
-            return None
-        folders = frozenset(each.name for each in inner if each.is_dir())
-        if found is None and folders in within:
-            found = within[folders], name
-        within.setdefault(folders, name)
-    return found
+        if set(re.split(r"[^a-z]+", name.casefold())) & {*TRAIN, *TEST} and not _has_images(folder / name):
+            own = frozenset(_classes(folder / name))
+            if own in within:
+                return within[own], name
+            within[own] = name
+    return None
+
+
+def _has_images(folder: Path) -> bool:
+    return any(file.suffix.lower() in ENDINGS and file.is_file() for file in folder.iterdir())
 
 
 def _classes(folder: Path) -> list[str]:

@@ -54,6 +54,8 @@ class RetryingTables:
         self._tables = tables
         self._storage = storage
         self._study_id = study_id
+        # The last write raised, and may have been done.
+        self._unsure = False
 
     def create(
         self,
@@ -70,11 +72,11 @@ class RetryingTables:
                 return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
             return self._tables.create(number, params, distributions, attributes)
 
-        return insist(self._storage, write)
+        return self._insist(write)
 
     def record(self, trial_id: int, attributes: Mapping[str, Any], step: int | None, value: float) -> None:
         """See Tables; doing it twice makes no difference."""
-        insist(self._storage, lambda again: self._tables.record(trial_id, attributes, step, value))
+        self._insist(lambda again: self._tables.record(trial_id, attributes, step, value))
 
     def close(self, ended: Sequence[EndedTrial]) -> None:
         """See Tables."""
@@ -84,11 +86,17 @@ class RetryingTables:
             if left:
                 self._tables.close(left)
 
-        insist(self._storage, write)
+        self._insist(write)
 
     def delete(self) -> None:
         """See Tables."""
         self._tables.delete()
+
+    def _insist(self, write: Callable[[bool], T]) -> T:
+        unsure, self._unsure = self._unsure, True
+        found = insist(self._storage, lambda again: write(again or unsure))
+        self._unsure = False
+        return found
 
     def _is_running(self, trial_id: int) -> bool:
         return self._storage.get_trial(trial_id).state == TrialState.RUNNING
