@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
-from stantune.errors import UsageError
 from stantune.parameters import Categorical, Integer
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.warm_start import warm_start
@@ -56,5 +53,4 @@ def test_what_is_fixed_otherwise_is_left_out() -> None:
     start = warm_start("runs/old", "old", rows, space.as_json(), space, 3, 9, {"how": "adam"})
     assert [trial.number for trial in start.best] == [5, 6, 7]
     assert [trial.number for trial in start.trials] == [5, 6, 7, 8]
-    with pytest.raises(UsageError, match=r"no result of a setting that lies in this space with how='adam'; start"):
-        warm_start("runs/old", "old", rows[:5], space.as_json(), space, 3, 9, {"how": "adam"})
+    assert len(warm_start("runs/old", "old", rows[:5], space.as_json(), space, 3, 9, {"how": "adam"}).trials) == 5

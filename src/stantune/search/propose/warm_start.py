@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import PastTrial, TrialRow, WarmStart
@@ -37,7 +36,7 @@ def warm_start(
         space: the new search's; its ranges may differ, and settings outside of them are left out.
         best: how many of the best settings are tried first.
         whole: the earlier search's R, by which its best trial is known.
-        fixed: parameters that have one value in the new search; settings that have another are left out.
+        fixed: parameters that have one value in the new search; settings that have another are left out where some have it.
 
     Raises:
         UsageError: the spaces have other parameters, or nothing of the table lies in the new space.
@@ -48,15 +47,14 @@ def warm_start(
             f"the search in {path} cannot be started from, because its space is another one ({difference}); start from "
             "one with the same parameters, or leave `start_from` away"
         )
-    known = {
-        row.number: row for row in rows if (row.errors or row.diverged_at is not None) and _fits(row, space, fixed)
-    }
+    known = {row.number: row for row in rows if (row.errors or row.diverged_at is not None) and _fits(row, space)}
     if not known:
-        having = f" with {', '.join(f'{name}={shown(value)}' for name, value in fixed.items())}" if fixed else ""
         raise UsageError(
-            f"the search in {path} has no result of a setting that lies in this space{having}; start from another one, "
-            "or leave `start_from` away"
+            f"the search in {path} has no result of a setting that lies in this space; start from another one, or "
+            "leave `start_from` away"
         )
+    # Where no setting has the fixed values, as a number that is fixed may be nobody's, none of them can be tried.
+    known = {number: row for number, row in known.items() if _has(row, fixed)} or known
     standings = ranking(list(known.values()), whole)
     # A setting that several trials had is tried once.
     ranked = [standing.number for standing in standings if not standing.surpassed][:BEST]
@@ -80,12 +78,16 @@ def _rung_of_divergence(row: TrialRow) -> int:
     return max((*row.costs, *row.taken))
 
 
-def _fits(row: TrialRow, space: Space, fixed: Mapping[str, Any]) -> bool:
+def _has(row: TrialRow, fixed: Mapping[str, Any]) -> bool:
+    return all(row.params.get(name, value) == value for name, value in fixed.items())
+
+
+def _fits(row: TrialRow, space: Space) -> bool:
     try:
         space.check(row.params, complete=True)
     except UsageError:
         return False
-    return all(row.params.get(name, value) == value for name, value in fixed.items())
+    return True
 
 
 def _difference(there: Mapping[str, Any], space: Space) -> str:
