@@ -36,7 +36,7 @@ def warm_start(
         space: the new search's; its ranges may differ, and settings outside of them are left out.
         best: how many of the best settings are tried first.
         whole: the earlier search's R, by which its best trial is known.
-        fixed: parameters that have one value in the new search; settings that have another are left out where some have it.
+        fixed: parameters that have one value in the new search; settings with others are left out, if any have them.
 
     Raises:
         UsageError: the spaces have other parameters, or nothing of the table lies in the new space.
