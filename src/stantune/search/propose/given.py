@@ -46,12 +46,17 @@ def with_fixed(space: Space, fixed: Mapping[str, Any], setting: Mapping[str, Any
     return {name: whole[name] for name in space.active(whole)}
 
 
+def has_fixed(params: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    """Tell whether a setting has the fixed values, of the parameters that exist in it."""
+    return all(params.get(name, value) == value for name, value in fixed.items())
+
+
 def past_of(left: Space, fixed: Mapping[str, Any], trials: Sequence[PastTrial]) -> tuple[PastTrial, ...]:
     """Return the trials of an earlier search that have the fixed values, without these in their settings."""
     found = []
     for trial in trials:
         params = {name: value for name, value in trial.params.items() if name not in fixed}
-        if all(trial.params.get(name, value) == value for name, value in fixed.items()):
+        if has_fixed(trial.params, fixed):
             try:
                 left.check(params, complete=True)
             except UsageError:

@@ -9,6 +9,7 @@ from typing import Any
 from stantune.errors import UsageError
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import PastTrial, TrialRow, WarmStart
+from stantune.search.propose.given import has_fixed
 from stantune.space import Space
 
 # Of an earlier search with more trials than this, the best BEST and the newest of the others are taken.
@@ -54,7 +55,7 @@ def warm_start(
             "leave `start_from` away"
         )
     # Where no setting has the fixed values, as a number that is fixed may be nobody's, none of them can be tried.
-    known = {number: row for number, row in known.items() if _has(row, fixed)} or known
+    known = {number: row for number, row in known.items() if has_fixed(row.params, fixed)} or known
     standings = ranking(list(known.values()), whole)
     # A setting that several trials had is tried once.
     ranked = [standing.number for standing in standings if not standing.surpassed][:BEST]
@@ -76,10 +77,6 @@ def _past(row: TrialRow) -> PastTrial:
 def _rung_of_divergence(row: TrialRow) -> int:
     """Return the end of the rung in which the trial diverged: its last result, trained for or taken over."""
     return max((*row.costs, *row.taken))
-
-
-def _has(row: TrialRow, fixed: Mapping[str, Any]) -> bool:
-    return all(row.params.get(name, value) == value for name, value in fixed.items())
 
 
 def _fits(row: TrialRow, space: Space) -> bool:
