@@ -127,3 +127,15 @@ def test_numbers_and_errors_that_only_a_mistake_can_give(table: Any, store: Stor
     store.create(0, table.params, 2)
     with pytest.raises(AssertionError, match="record a divergence"):
         store.record(0, 1, {"error": float("nan")})
+
+
+def test_a_foreign_trial_is_not_taken_for_a_write_that_failed(table: Any, url: str) -> None:
+    with table.open(url) as store:
+        table.fill(store)
+        study = optuna.load_study(study_name=table.name, storage=url)
+        study.enqueue_trial({"lr": 1.0})
+        # Asked for again, it may have been written the first time; what is there is another one's.
+        for _ in range(2):
+            with pytest.raises(StoreError, match="it has 5 trials where this search made 4"):
+                store.create(4, table.params, 1)
+        assert len(store.rows()) == 4

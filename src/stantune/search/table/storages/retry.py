@@ -13,7 +13,6 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import TrialState
 
 from stantune.search.propose.sampling import optuna_quiet
 from stantune.search.table.tables import EndedTrial, Tables
@@ -67,9 +66,10 @@ class RetryingTables:
         """See Tables."""
 
         def write(again: bool) -> int:
-            # A search is alone in writing to its study, so a trial with this number can only be this one.
             if again and self._storage.get_n_trials(self._study_id) > number:
-                return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+                if self._holds(trial_id, attributes, params):
+                    return trial_id
             return self._tables.create(number, params, distributions, attributes)
 
         return self._insist(write)
@@ -82,7 +82,7 @@ class RetryingTables:
         """See Tables."""
 
         def write(again: bool) -> None:
-            left = [trial for trial in ended if not again or self._is_running(trial.trial_id)]
+            left = [trial for trial in ended if not (again and self._is_closed(trial))]
             if left:
                 self._tables.close(left)
 
@@ -98,8 +98,17 @@ class RetryingTables:
         self._unsure = False
         return found
 
-    def _is_running(self, trial_id: int) -> bool:
-        return self._storage.get_trial(trial_id).state == TrialState.RUNNING
+    def _is_closed(self, ended: EndedTrial) -> bool:
+        # By this search: what another program ended has not the cause that is written with it.
+        state = self._storage.get_trial(ended.trial_id).state
+        return state == ended.state and self._holds(ended.trial_id, ended.attributes)
+
+    def _holds(self, trial_id: int, attributes: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> bool:
+        """Tell whether a trial is as it would be had it been written: another program may have written another one."""
+        trial = self._storage.get_trial(trial_id)
+        noted = trial.user_attrs
+        same = all(name in noted and noted[name] == value for name, value in attributes.items())
+        return same and (params is None or trial.params == dict(params))
 
 
 def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool = True) -> T:
