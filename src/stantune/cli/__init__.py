@@ -35,6 +35,7 @@ from stantune.cli.training.study import study
 from stantune.cli.training.train import train
 from stantune.cli.wording import worded
 from stantune.errors import StantuneError, UsageError, words_of
+from stantune.process.start_method import copy_processes
 from stantune.texts import one_line
 
 
@@ -109,6 +110,7 @@ def main() -> None:
     if hasattr(signal, "SIGCHLD"):
         # Where a supervisor has it ignored, nobody would learn how workers and commands end.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    copy_processes()
     try:
         with lasting_streams():
             app(prog_name="stantune")

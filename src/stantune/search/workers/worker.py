@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 from stantune.errors import StantuneError, StanWarning
 from stantune.outcome import Outcome
+from stantune.process.start_method import copy_processes
 from stantune.protocols import Segment, TakesTurns, Trainer
 from stantune.search.forks import HereAlone
 from stantune.search.stopping import ENDING
@@ -208,6 +209,7 @@ def settle(trains: bool = True) -> None:
         with contextlib.suppress(OSError):
             if trains:
                 Path("/proc/self/oom_score_adj").write_text("500")
+    copy_processes()
     # What the user's network prints is no part of what the command prints (JSON, perhaps).
     if sys.stdout is not None:
         sys.stdout.flush()
