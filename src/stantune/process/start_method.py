@@ -20,7 +20,7 @@ def copy_processes() -> None:
     chosen = multiprocessing.get_start_method(allow_none=True)
     if chosen is None:
         # What the default is can be told in no other way: to choose would have the user's own choice refused.
-        context._default_context._default_context = multiprocessing.get_context("fork")  # type: ignore[attr-defined]
+        context._default_context._default_context = multiprocessing.get_context("fork")
     elif chosen == usual:
         # In a process that multiprocessing has started it has chosen itself, and who chooses there must insist anyway.
         multiprocessing.set_start_method("fork", force=True)
