@@ -257,6 +257,20 @@ def test_what_could_not_be_written_is_told_again(tmp_path: Path, table: Table, m
     assert (row.errors or row.diverged_at or row.failures) in ({1: 0.3}, 1, (SegmentFailure(1, "its cause"),))
 
 
+def test_one_whose_end_could_not_be_written_is_closed(tmp_path: Path, table: Table) -> None:
+    with pytest.raises(StoreError, match="locked"), opened(tmp_path) as search:
+        table.fails_once("close")
+    # Its directory is another one's to lock by now.
+    with pytest.raises(st.UsageError, match="is closed"):
+        search.ask()
+    with opened(tmp_path) as search:
+        table.fails_once("close")
+        with pytest.raises(StoreError, match="locked"):
+            search.close()
+        with pytest.raises(st.UsageError, match="is closed"):
+            search.ask()
+
+
 @pytest.mark.parametrize("write", ["create", "set_final"])
 def test_a_search_goes_on_after_a_write_that_failed(tmp_path: Path, table: Table, write: str) -> None:
     with opened(tmp_path / "expected") as search:

@@ -82,6 +82,7 @@ def require_workers() -> None:
     if multiprocessing.current_process().daemon:
         raise UsageError(
             "this process is daemonic, as those of a multiprocessing.Pool are, and such a one may start no others; "
-            "leave `workers` away"
+            "leave `workers` and limits of trials (`trial_timeout`, `trial_memory`) away, or begin in a process that "
+            "is not daemonic, which a study needs in any case"
         )
     require_ends()

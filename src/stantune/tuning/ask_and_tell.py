@@ -102,8 +102,11 @@ class OpenSearch:
     def close(self) -> None:
         """Take nothing any more; another program may write to the table from now on."""
         with self._turn:
-            self._look()
-            self._over = True
+            try:
+                self._look()
+            finally:
+                # Also where the look failed: nobody may write once the directory is given back.
+                self._over = True
 
     def _look(self) -> None:
         """Have the session look up what may begin: only then it knows whether all is done."""
@@ -206,12 +209,12 @@ def open_search(
             opened = OpenSearch(what, settings, session, directory.path)
             try:
                 yield opened
+                opened.close()
             except BaseException:
                 # Without another look at the table, which may be what has failed.
                 with opened._turn:
                     opened._over = True
                 raise
-            opened.close()
             summary = opened.result.summary
         directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
 

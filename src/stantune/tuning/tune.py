@@ -310,7 +310,7 @@ def tune(
             settings = replace(settings, device=where)
             if start_from is not None:
                 earlier = SearchDirectory.begun(path("start_from", start_from), storage)
-                settings = starting_from(settings, what, directory, earlier, fresh)
+                settings = starting_from(settings, what, directory, earlier, fresh, tell)
             beside = not alone and side > 1
             conditions = Conditions(
                 settings.max_resource,

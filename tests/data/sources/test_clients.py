@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -32,6 +33,18 @@ def test_npm_says_what_the_client_said(tiny: Any, program: Any, work: Path, monk
     assert refused(sources.npm, tiny, work) == "`npm pack tiny@1` left 0 archives instead of one"
     monkeypatch.setenv("PATH", "")
     assert refused(sources.npm, tiny, work) == "the program npm is not installed"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="needs SIGCHLD")
+def test_a_client_whose_end_would_not_be_heard_of_is_not_started(tiny: Any, program: Any, work: Path) -> None:
+    program("npm", "sys.exit(3)")
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        # One that fails would have succeeded.
+        said = refused(sources.npm, tiny, work)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert "npm cannot be started (this program ignores SIGCHLD, so that" in said
 
 
 def test_npm_does_not_wait_for_ever(tiny: Any, program: Any, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+import stantune as st
 from stantune.parameters import Categorical, Integer
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.warm_start import warm_start
@@ -54,3 +59,27 @@ def test_what_is_fixed_otherwise_is_left_out() -> None:
     assert [trial.number for trial in start.best] == [5, 6, 7]
     assert [trial.number for trial in start.trials] == [5, 6, 7, 8]
     assert len(warm_start("runs/old", "old", rows[:5], space.as_json(), space, 3, 9, {"how": "adam"}).trials) == 5
+
+
+@pytest.mark.parametrize(
+    ("fixed", "note"),
+    [
+        ({}, ""),
+        ({"n": 3}, ""),
+        ({"n": 7}, "has n=7; nothing is taken from it"),
+        ({"how": "adam", "n": 3}, "has how='adam' and n=3; nothing is taken from it"),
+    ],
+)
+def test_it_is_said_where_no_setting_has_what_is_fixed(tmp_path: Path, fixed: dict[str, Any], note: str) -> None:
+    def train(run: st.Run) -> float:
+        return float(run.params["x"])
+
+    space = st.Space({"how": st.Categorical(("sgd", "adam")), "n": st.Integer(0, 9), "x": st.Float(0, 1)})
+    settings = [{"how": "sgd", "n": 3, "x": x / 4} for x in range(3)]
+    old, new, said = tmp_path / "old", tmp_path / "new", list[str]()
+    asked: dict[str, Any] = {"minimize": "loss", "max_resource": 3}
+    st.tune(train, space, **asked, trials=3, plan="wide", enqueue=settings, out=old)
+    found = st.tune(train, space, **asked, fixed=fixed, start_from=old, out=new, say=said.append)
+    line = f"note: no setting of the search in {old} {note}"
+    assert [each for each in said if "nothing is taken" in each] == [line] * bool(note)
+    assert (found.state.rows[0].started_from is None) is bool(note)

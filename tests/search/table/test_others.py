@@ -69,14 +69,20 @@ def test_a_foreign_trial_is_refused_when_it_is_met_and_ever_after(table: Any, st
     assert len(optuna.load_study(study_name=table.name, storage=url).trials) == 5
 
 
-def test_a_foreign_trial_is_refused_by_the_api_too(table: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("raced", [False, True])
+def test_a_foreign_trial_is_refused_by_the_api_too(
+    table: Any, url: str, raced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stantune.search.table.tables._KNOWN_LAYOUT", "v9.9.9.a")
     with table.open(url) as store:
         study = optuna.load_study(study_name=table.name, storage=url)
         study.enqueue_trial({"lr": 1.0})
+        if raced:
+            # It was added between the look and the write.
+            monkeypatch.setattr(store._storage, "get_n_trials", lambda study_id: 0)
         with pytest.raises(StoreError, match="it has 1 trials where this search made 0"):
             store.create(0, table.params, 1)
-        assert [trial.state for trial in study.trials] == [TrialState.WAITING, TrialState.FAIL]
+        assert [trial.state for trial in study.trials] == [TrialState.WAITING, *[TrialState.FAIL] * raced]
 
 
 def test_a_copied_trial_is_refused(table: Any, store: Store, url: str) -> None:

@@ -77,7 +77,7 @@ def test_the_command_line_hears_of_its_children_in_any_case(tmp_path: Path) -> N
 
 def test_a_daemonic_process_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
-    with pytest.raises(st.UsageError, match=r"daemonic.*leave `workers` away"):
+    with pytest.raises(st.UsageError, match=r"daemonic.*leave `workers` and limits of trials .*, or begin in"):
         groups.require_workers()
 
 

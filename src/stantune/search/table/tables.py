@@ -83,7 +83,11 @@ class ApiTables:
         distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
     ) -> int:
-        """See Tables; a trial that gets another number is marked as failed."""
+        """See Tables; a trial that gets another number, since another program was faster, is marked as failed."""
+        # Before anything is written: a trial too many stays, and the search could not be opened any more.
+        there = self._storage.get_n_trials(self._study_id)
+        if there != number:
+            raise _misnumbered(there, number)
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -94,7 +98,7 @@ class ApiTables:
         got = self._storage.get_trial(trial_id).number
         if got != number:
             self._storage.set_trial_state_values(trial_id, state=TrialState.FAIL)
-            raise ForeignChangeError(f"it has {got} trials where this search made {number}")
+            raise _misnumbered(got, number)
         return trial_id
 
     def record(self, trial_id: int, attributes: Mapping[str, Any], step: int | None, value: float) -> None:
@@ -115,6 +119,10 @@ class ApiTables:
     def delete(self) -> None:
         """See Tables."""
         self._storage.delete_study(self._study_id)
+
+
+def _misnumbered(there: int, number: int) -> ForeignChangeError:
+    return ForeignChangeError(f"it has {there} trials where this search made {number}")
 
 
 class SqlTables:

@@ -236,6 +236,41 @@ def test_what_was_given_up_may_be_asked_for_again(
         assert store.rows() == found
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@pytest.mark.parametrize("what", ["create", "close"])
+def test_what_was_given_up_is_asked_for_again_after_another_write(
+    simulated: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, what: str
+) -> None:
+    """That a write succeeds says nothing of an earlier one whose answer was lost."""
+    monkeypatch.setattr(retry, "SECONDS", 0.0)
+    url = sqlite_url(tmp_path / "search.db") if kind == "sqlite" else f"journal:///{tmp_path}/search.log"
+    setting = {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}
+    with opened(simulated, url) as store:
+        tables = store._tables._tables  # type: ignore[attr-defined]
+        for number in range(3):
+            store.create(number, setting, 2)
+        usual = getattr(tables, what)
+
+        def lost(*given: Any) -> None:
+            usual(*given)
+            raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("gone away"))
+
+        def call(*more: int) -> None:
+            store.create(3, setting, 2) if what == "create" else store.close(dict.fromkeys((0, *more), "dropped"))
+
+        monkeypatch.setattr(tables, what, lost)
+        with pytest.raises(StoreError):
+            call()
+        monkeypatch.setattr(tables, what, usual)
+        store.record(1, 3, {simulated.METRIC.name: 0.5})
+        store.close({2: "dropped"}) if what == "create" else store.create(3, setting, 2)
+        call(1)
+        found = store.rows()
+    assert len(found) == 4
+    with opened(simulated, url) as store:
+        assert store.rows() == found
+
+
 def test_server_away_for_a_while(simulated: ModuleType, expected: object, postgresql: Any) -> None:
     timers = []
 

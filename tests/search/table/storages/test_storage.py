@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import threading
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import optuna
 import pytest
@@ -23,6 +27,7 @@ from stantune.search.table.store import Store
 
 PLAN = plan(9, 1, 3)
 NAME = "journalled"
+SETTING = {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}
 
 
 @pytest.fixture
@@ -93,9 +98,41 @@ def test_a_line_that_was_cut_is_written_again(
                 file.write_bytes(file.read_bytes()[:-cut])
 
 
+@pytest.mark.parametrize("later", [False, True], ids=["at-once", "before-the-next-write"])
+def test_a_write_that_a_full_disk_cut_is_asked_for_again(
+    simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    usual, cut_off = JournalFileBackend.append_logs, storage._cut_off
+
+    def full(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        monkeypatch.setattr(JournalFileBackend, "append_logs", usual)
+        line = json.dumps(logs[0], separators=(",", ":")).encode()
+        with file.open("ab") as journal:
+            journal.write(line[: len(line) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refused(*given: Any) -> None:
+        monkeypatch.setattr(storage, "_cut_off", cut_off)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with opened(simulated, url) as store:
+        store.create(0, SETTING, 2)
+        monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+        if later:
+            monkeypatch.setattr(storage, "_cut_off", refused)
+        with pytest.raises(StoreError, match=r"No space left on device\): make room and give the same command again"):
+            store.record(0, 1, {simulated.METRIC.name: 0.5})
+        assert file.read_bytes().endswith(b"\n") is not later
+        store.record(0, 1, {simulated.METRIC.name: 0.5})
+        store.create(1, SETTING, 2)
+        found = store.rows()
+    with opened(simulated, url) as store:
+        assert store.rows() == found
+
+
 def test_nothing_is_cut_off_a_whole_journal(simulated: ModuleType, file: Path, url: str) -> None:
     with opened(simulated, url) as store:
-        store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+        store.create(0, SETTING, 2)
     before = file.read_bytes()
     with opened(simulated, url):
         assert file.read_bytes().startswith(before)
@@ -111,7 +148,7 @@ def test_a_lock_that_a_killed_process_held_is_broken(
     file.with_name("table.log.lock").touch()
     began = time.monotonic()
     with opened(simulated, url) as store:
-        store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+        store.create(0, SETTING, 2)
     assert 1 < time.monotonic() - began < 20
 
 
@@ -145,7 +182,7 @@ def test_gone_for_good(simulated: ModuleType, file: Path, url: str, monkeypatch:
     with opened(simulated, url) as store:
         file.unlink()
         with pytest.raises(StoreError, match=r"No such file or directory.*see that its directory exists"):
-            store.create(0, {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}, 2)
+            store.create(0, SETTING, 2)
         assert not file.exists()
 
 

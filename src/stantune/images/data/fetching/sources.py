@@ -24,10 +24,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from stantune.errors import UsageError
 from stantune.images.data.fetching.catalog import DataFile, Description
 from stantune.images.data.fetching.unpacking import Pieces, UnsoundError, gunzipped, most_packed, tar_members
 from stantune.images.data.reading.formats import write_batch
-from stantune.process.groups import GuardError, guarded_group, starting_in
+from stantune.process.groups import GuardError, guarded_group, require_ends, starting_in
 
 CONNECT_SECONDS = 5
 READ_SECONDS = 60
@@ -266,6 +267,7 @@ def _started(command: list[str], work: Path, said: BinaryIO) -> Iterator[subproc
     """Start a program, and end it in the end; where there are process groups, with all that it started."""
     with guarded_group() if os.name == "posix" else nullcontext() as guard:
         try:
+            require_ends()
             with starting_in(guard) if guard else nullcontext():
                 process = subprocess.Popen(
                     command,
@@ -275,7 +277,7 @@ def _started(command: list[str], work: Path, said: BinaryIO) -> Iterator[subproc
                     stderr=said,
                     process_group=guard.pid if guard else None,
                 )
-        except (OSError, GuardError) as error:
+        except (OSError, GuardError, UsageError) as error:
             raise RefusalError(f"the program {command[0]} cannot be started ({error})") from None
         try:
             yield process

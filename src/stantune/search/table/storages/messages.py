@@ -98,6 +98,7 @@ def _remedy(reason: str) -> str:
         ("Permission denied", "see that you may read the directory and what is in it"),
         ("readonly", "see that the file and its directory may be written to"),
         ("full", "make room and give the same command again"),
+        ("No space left", "make room and give the same command again"),
         ("already finished", "another program ended a trial of this search; begin anew with `fresh`"),
         ("malformed", _ANOTHER),
         ("UNIQUE constraint", _ANOTHER),

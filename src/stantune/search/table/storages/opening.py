@@ -152,21 +152,8 @@ def mend(url: str) -> None:
         return
     file = _journal_file(parsed)
     with one_sentence(where):
-        lock = _lock(file)
-        if not file.exists():
-            return
-        lock.acquire()
-        try:
-            with file.open("r+b") as journal:
-                whole = cut = 0
-                for line in journal:
-                    whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
-                if cut:
-                    if not _is_journal(file):
-                        raise _no_journal(where)
-                    journal.truncate(whole)
-        finally:
-            lock.release()
+        if file.exists():
+            _cut_off(file, where)
 
 
 def holds_studies(file: Path) -> bool:
@@ -202,15 +189,31 @@ def _is_file(url: sqlalchemy.URL) -> bool:
 class _JournalFile(JournalFileBackend):
     """A journal's file. It is made once: where it is gone later, it may be on a share that is so for a while."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, where: str) -> None:
         super().__init__(str(path), _lock(path))
         self._path = path
+        self._where = where
+        # The last write failed, and may have left a part of a line, as a full disk does.
+        self._torn = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See JournalFileBackend; raises FileNotFoundError where the file is gone."""
         if not self._path.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
-        super().append_logs(logs)
+        self._heal()
+        self._torn = True
+        try:
+            super().append_logs(logs)
+            self._torn = False
+        finally:
+            # At once, since other searches may write to the file; what fails here is done before the next write.
+            with suppress(OSError, StoreError):
+                self._heal()
+
+    def _heal(self) -> None:
+        if self._torn:
+            _cut_off(self._path, self._where)
+            self._torn = False
 
 
 def _parsed(url: str) -> sqlalchemy.URL:
@@ -246,12 +249,29 @@ def _discreet(url: str) -> Iterator[None]:
 
 def _journal(path: Path, where: str) -> JournalStorage:
     with one_sentence(where):
-        file = _JournalFile(path)
+        file = _JournalFile(path, where)
         if _is_journal(path):
             # Optuna asserts that it knows an operation, and takes what it finds in one for what it should be.
             with suppress(LookupError, AssertionError, ValueError, TypeError, AttributeError):
                 return insist(None, lambda again: JournalStorage(file), begun=False)
     raise _no_journal(where)
+
+
+def _cut_off(file: Path, where: str) -> None:
+    """Cut off what stands behind a journal's last whole line; raises StoreError where the file is no journal."""
+    lock = _lock(file)
+    lock.acquire()
+    try:
+        with file.open("r+b") as journal:
+            whole = cut = 0
+            for line in journal:
+                whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
+            if cut:
+                if not _is_journal(file):
+                    raise _no_journal(where)
+                journal.truncate(whole)
+    finally:
+        lock.release()
 
 
 def _no_journal(where: str) -> StoreError:

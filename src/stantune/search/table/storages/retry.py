@@ -53,8 +53,9 @@ class RetryingTables:
         self._tables = tables
         self._storage = storage
         self._study_id = study_id
-        # The last write raised, and may have been done.
-        self._unsure = False
+        # Writes that raised and may have been done: of the trial that is created next, and of which trials' ends.
+        self._create_unsure = False
+        self._close_unsure: set[int] = set()
 
     def create(
         self,
@@ -64,39 +65,40 @@ class RetryingTables:
         attributes: Mapping[str, Any],
     ) -> int:
         """See Tables."""
+        unsure, self._create_unsure = self._create_unsure, True
 
         def write(again: bool) -> int:
-            if again and self._storage.get_n_trials(self._study_id) > number:
+            if (again or unsure) and self._storage.get_n_trials(self._study_id) > number:
                 trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
                 if self._holds(trial_id, attributes, params):
                     return trial_id
             return self._tables.create(number, params, distributions, attributes)
 
-        return self._insist(write)
+        trial_id = insist(self._storage, write)
+        self._create_unsure = False
+        return trial_id
 
     def record(self, trial_id: int, attributes: Mapping[str, Any], step: int | None, value: float) -> None:
         """See Tables; doing it twice makes no difference."""
-        self._insist(lambda again: self._tables.record(trial_id, attributes, step, value))
+        insist(self._storage, lambda again: self._tables.record(trial_id, attributes, step, value))
 
     def close(self, ended: Sequence[EndedTrial]) -> None:
         """See Tables."""
+        closing = {trial.trial_id for trial in ended}
+        unsure = self._close_unsure & closing
+        self._close_unsure |= closing
 
         def write(again: bool) -> None:
-            left = [trial for trial in ended if not (again and self._is_closed(trial))]
+            left = [each for each in ended if not ((again or each.trial_id in unsure) and self._is_closed(each))]
             if left:
                 self._tables.close(left)
 
-        self._insist(write)
+        insist(self._storage, write)
+        self._close_unsure -= closing
 
     def delete(self) -> None:
         """See Tables."""
         self._tables.delete()
-
-    def _insist(self, write: Callable[[bool], T]) -> T:
-        unsure, self._unsure = self._unsure, True
-        found = insist(self._storage, lambda again: write(again or unsure))
-        self._unsure = False
-        return found
 
     def _is_closed(self, ended: EndedTrial) -> bool:
         # By this search: what another program ended has not the cause that is written with it.
