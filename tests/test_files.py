@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from broken_folders import broken_at
 
-from stantune.files import MOST_BYTES, read_json, read_small, write_whole
+from stantune.files import MOST_BYTES, all_below, mode_of, read_json, read_small, write_whole
 
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions and pipes as POSIX has them")
 
@@ -175,3 +176,21 @@ def test_a_killed_writer_leaves_one_of_the_two_contents(tmp_path: Path) -> None:
         writer.stdout.close()
         content = path.read_bytes()
         assert content in (b"a" * 4_000_000, b"b" * 4_000_000)
+
+
+def test_what_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "b" / "deep").mkdir(parents=True)
+    for name in ("b/deep/1", "b/2", "a b"):
+        (tmp_path / name).touch()
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    (tmp_path / "b" / "self").symlink_to("self")
+    names = ["a b", "b", "b/2", "b/deep", "b/deep/1", "b/self", "b/up"]
+    assert [path.relative_to(tmp_path).as_posix() for path in all_below(tmp_path)] == names
+    kinds = {"a b": stat.S_IFREG, "b/up": stat.S_IFDIR, "b/self": 0, "b/2/no": 0, "no": 0}
+    assert {name: stat.S_IFMT(mode_of(tmp_path / name)) for name in kinds} == kinds
+    broken_at(monkeypatch, tmp_path / "b" / "deep")
+    for look in (all_below, mode_of):
+        with pytest.raises(PermissionError):
+            look(tmp_path / "b" / "deep")
+    with pytest.raises(PermissionError):
+        all_below(tmp_path)

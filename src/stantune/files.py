@@ -92,6 +92,35 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     _sync_directory(path.parent)
 
 
+def all_below(folder: Path) -> list[Path]:
+    """Return all that is below a folder, folders too, in the order of their names; links to folders are not followed.
+
+    Not as Path.rglob, to which a folder that cannot be read is an empty one: raises OSError then.
+    """
+    found, left = [], [str(folder)]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            for entry in entries:
+                found.append(Path(entry.path))
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(entry.path)
+    return sorted(found)
+
+
+def mode_of(path: Path) -> int:
+    """Return the mode of what is there, links followed, and 0 where there is nothing.
+
+    Not as Path.is_file and is_dir, to which there is nothing where it cannot be told (from Python 3.14 on): raises
+    OSError then.
+    """
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        raise
+
+
 def delete(path: Path) -> None:
     """Delete a file, a link, or a folder with all that is in it, where there is one."""
     if path.is_dir() and not path.is_symlink():

@@ -123,7 +123,12 @@ def test_what_a_file_says_wrong_is_said_with_its_line(stantune: Stantune, tmp_pa
     ("content", "words"),
     [
         (b"\n\x05lenet\0", "is no text; give a text file, not one with weights"),
-        (b"# \x97\nname: 'x'\n\xff\xfe", "line 3: '\ufffd\ufffd' is neither a name, a number, a text in quotes nor"),
+        (
+            b"# \x97\nname: 'x'\n\xff\xfe",
+            r"line 3: '\udcff\udcfe' is neither a name, a number, a text in quotes nor a sign; save the file as UTF-8",
+        ),
+        # Another blob than "\xf6", which both would be one in which no byte is left.
+        (b"# \xe4\nname: '\xc3\xa4'\nname: '\xe4'", r"line 3: '\udce4' is not UTF-8; save the file as UTF-8"),
         (
             b"// a remark",
             "line 1: '// a remark' is neither a name, a number, a text in quotes nor a sign; comments begin",

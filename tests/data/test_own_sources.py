@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from broken_folders import broken_at
 from PIL import Image
 
 from stantune.errors import DataError, StanWarning, UsageError
@@ -132,6 +136,20 @@ def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
         ImageFolder(tmp_path, 4)()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("place", ["", "train", "train/b", "train/b/deep"])
+def test_no_class_is_left_out_because_it_cannot_be_read(
+    place: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "train/b/deep/2.png"):
+        picture(tmp_path / name, 5)
+    (tmp_path / "train/a/around").symlink_to(tmp_path)
+    assert len(ImageFolder(tmp_path, 4)().train) == 3
+    broken_at(monkeypatch, tmp_path / place, number)
+    with pytest.raises(DataError, match=rf"^{tmp_path / place} cannot be read \(.*\), so that images may be missed"):
+        ImageFolder(tmp_path, 4)()
+
+
 class Squares(torch.utils.data.Dataset):
     def __init__(self, count: int = 40) -> None:
         self.count = count
@@ -173,13 +191,25 @@ def test_reading_by_workers_needs_few_open_files(monkeypatch: pytest.MonkeyPatch
     assert split.targets.tolist() == [place**2 for place in range(300)]
 
 
-@pytest.mark.parametrize(("method", "local", "workers"), [("fork", True, 2), ("spawn", True, 0), ("spawn", False, 2)])
+def scripts_own(sample: tuple) -> tuple:
+    return sample[:2]
+
+
+@pytest.mark.parametrize(
+    ("system", "convert", "workers"),
+    [
+        ("linux", lambda sample: sample[:2], 2),
+        ("darwin", lambda sample: sample[:2], 0),
+        ("darwin", scripts_own, 0),
+        ("darwin", module.first_two, 2),
+    ],
+)
 def test_what_cannot_be_sent_to_workers_is_read_here(
-    method: str, local: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+    system: str, convert: module.Convert, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
-    def loader(read: object, batch: int, *, num_workers: int, **options: object) -> torch.utils.data.DataLoader:
+    def loader(read: object, batch: int, *, num_workers: int = 0, **options: object) -> torch.utils.data.DataLoader:
         asked.append(num_workers)
         return torch.utils.data.DataLoader(read, batch, num_workers=num_workers, **options)
 
@@ -187,10 +217,60 @@ def test_what_cannot_be_sent_to_workers_is_read_here(
     monkeypatch.setattr(module, "MOST_WORKERS", 2)
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
     monkeypatch.setattr(module, "DataLoader", loader)
-    monkeypatch.setattr(module.multiprocessing, "get_start_method", lambda: method)
-    split = from_torch(Squares(20), (lambda sample: sample[:2]) if local else module.first_two)
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(sys.modules["__main__"], "scripts_own", scripts_own, raising=False)
+    monkeypatch.setattr(scripts_own, "__module__", "__main__")
+    split = from_torch(Squares(20), convert)
     assert split.targets.tolist() == [place**2 for place in range(20)]
     assert asked == [workers]
+
+
+SCRIPT = """
+import multiprocessing
+import torch
+from stantune.images.data.reading import torch_data as module
+
+print("runs", flush=True)
+multiprocessing.set_start_method("forkserver", force=True)
+module.WORTH_SECONDS = -1.0
+
+class Squares(torch.utils.data.Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, place):
+        return torch.zeros(2), place * place
+
+print(module.from_torch(Squares()).targets.tolist())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where processes are copies of this one")
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    """Whatever Python's way of starting processes; that of 3.14 runs it once more in each."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == (f"runs\n{[place**2 for place in range(20)]}\n", "")
+
+
+class Elsewhere(Squares):
+    """Not to be had by another process."""
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int, str]:
+        if torch.utils.data.get_worker_info() is not None:
+            os._exit(3)
+        return super().__getitem__(place)
+
+
+def test_what_workers_fail_at_is_read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORTH_SECONDS", -1.0)
+    assert from_torch(Elsewhere(20)).targets.tolist() == [place**2 for place in range(20)]
+    with pytest.raises(UsageError, match=r"^sample 18 of list is an image with a palette"):
+        from_torch([(Image.new("P" if place == 18 else "L", (4, 4)), 0) for place in range(20)])
+    # As in a process that runs an unguarded script once more, which is not to go on there.
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(RuntimeError):
+        from_torch(Elsewhere(20))
 
 
 def test_shapes_that_differ_are_told_of_workers_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,45 @@ def test_mlflow_has_the_parameters_of_a_run_in_which_it_was_killed(tmp_path, mon
         assert run.data.params == ({} if kill else {name: str(value) for name, value in TRIAL.params.items()})
 
 
+def test_mlflow_has_a_name_of_its_own_for_each_of_ours(tmp_path, monkeypatch):
+    """Whether it is installed or not: what it does not allow is replaced, after which two may be alike."""
+    logged = []
+
+    class Client:
+        def __init__(self, tracking_uri):
+            self.create_experiment = self.create_run = lambda *args, **named: run
+
+        def get_experiment_by_name(self, name):
+            return None
+
+        def search_runs(self, *args):
+            return []
+
+        def log_batch(self, run, params=(), metrics=()):
+            logged.extend([*params, *metrics])
+
+    run = SimpleNamespace(info=SimpleNamespace(run_id="run"))
+    entities = SimpleNamespace(Param=lambda *values: values, Metric=lambda name, value, now, step: (name, step, value))
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=Client, entities=entities))
+    from stantune.integrations.mlflow_log import MlflowLogger
+
+    logger = MlflowLogger()
+    logger.begin(search_in(tmp_path))
+    logger.training(replace(TRIAL, params={"a@": 1, "a_": 2, "a?": 3}))
+    assert logged == [("a__3", "1"), ("a_", "2"), ("a__2", "3")]
+    logged.clear()
+    measured = {3: {"p@>0.5": 2.0, "loss": 3.0}, 9: {"p@<0.5": 1.0, "p@>0.5": 4.0, "loss?": 5.0, "/loss": 6.0}}
+    logger.segment(TRIAL, LoggedSegment(9, measured))
+    assert logged == [
+        ("p__0.5_2", 3, 2.0),
+        ("metric_loss", 3, 3.0),
+        ("p__0.5", 9, 1.0),
+        ("p__0.5_2", 9, 4.0),
+        ("loss_", 9, 5.0),
+        ("loss_2", 9, 6.0),
+    ]
+
+
 def wandb_records(file: Path) -> Iterator[Any]:
     """Yield what is in a file of W&B's: records in LevelDB's log format, behind a header of seven bytes."""
     from wandb.proto import wandb_internal_pb2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
@@ -50,7 +50,8 @@ class MlflowLogger:
         run = self._run(training)
         # Between a run and its parameters a process may have been killed.
         there = self._client.get_run(run).data.params if run in self._begun else {}
-        params = {_key(name): str(value)[:_LONGEST] for name, value in training.params.items()}
+        keys = _keys(training.params)
+        params = {keys[name]: str(value)[:_LONGEST] for name, value in training.params.items()}
         left = [self._entities.Param(name, value) for name, value in params.items() if name not in there]
         if left:
             self._client.log_batch(run, params=left)
@@ -59,9 +60,10 @@ class MlflowLogger:
         """See Logger."""
         run, now = self._run(training), int(1000 * time.time())
         points = [("loss", count, mean) for count, mean in segment.losses]
+        keys = _keys({name for metrics in segment.measured.values() for name in metrics})
+        columns = metric_columns(keys.values(), ["loss"])
         for iterations, metrics in segment.measured.items():
-            keys = metric_columns(map(_key, metrics), ["loss"])
-            points += [(keys[_key(name)], iterations, value) for name, value in metrics.items()]
+            points += [(columns[keys[name]], iterations, value) for name, value in metrics.items()]
         if run in self._begun:
             there = {
                 (name, point.step)
@@ -98,6 +100,17 @@ class MlflowLogger:
         return self._runs[training.name]
 
 
+def _keys(names: Collection[str]) -> dict[str, str]:
+    """Return each name as MLflow allows it: those that are allowed as they are, the others such that none has two."""
+    keys: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: (_key(name) != name, name)):
+        key, number = _key(name), 1
+        while key in keys.values():
+            number += 1
+            key = f"{_key(name)}_{number}"
+        keys[name] = key
+    return keys
+
+
 def _key(name: str) -> str:
-    """Return a name as MLflow allows it."""
     return re.sub(r"[^\w\-. :/]", "_", name).strip("/. ") or "_"

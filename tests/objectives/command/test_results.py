@@ -87,6 +87,20 @@ class TestWhatItSays:
             "loss": 2
         }
 
+    @pytest.mark.parametrize("printed", [True, False])
+    def test_a_mark_before_utf_8_does_no_harm(self, tmp_path, script, printed):
+        text = f"""
+            import sys
+            from pathlib import Path
+            said = b"\\xef\\xbb\\xbf" + '{{"l\\N{{LATIN SMALL LETTER O WITH DIAERESIS}}ss": 0.31}}'.encode()
+            sys.stdout.buffer.write(said if {printed} else b"")
+            Path(sys.argv[1], "metrics.json").write_bytes(said)
+        """
+        command = CommandObjective(
+            script(text), SPACE, minimize="löss", metrics="stdout" if printed else "metrics.json"
+        )
+        assert trained(command, segment(tmp_path, 0, 1)).metrics == {"löss": 0.31}
+
     def test_much_output_is_no_trouble(self, tmp_path, script):
         text = """
             import sys

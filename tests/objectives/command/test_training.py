@@ -177,6 +177,13 @@ class TestTraining:
         objective = CommandObjective(line, SPACE, minimize="loss", shell=True, env={"MINE": "1"})
         assert trained(objective, segment(tmp_path, 0, 1)).metrics == {"loss": 0.1}
 
+    def test_names_that_are_no_text_are_no_trouble(self, tmp_path):
+        name = os.fsdecode(b"/data-\xff")
+        code = "import json, os, sys; print(json.dumps({{'loss': os.fsencode(sys.argv[1])[-1]}}))"
+        objective = CommandObjective([sys.executable, "-c", code, name, "{lr}"], SPACE, minimize="loss")
+        assert trained(objective, segment(tmp_path, 0, 1)).metrics == {"loss": 255}
+        assert b"/data-\\udcff" in (tmp_path / "kept/trial-7/stdout.log").read_bytes()
+
     def test_it_has_as_many_threads_as_it_is_told(self, tmp_path, script):
         text = """
             import json, os

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import random
 from collections import Counter, OrderedDict
 from enum import Enum
@@ -10,6 +11,7 @@ from enum import Enum
 import numpy as np
 import pytest
 import torch
+from broken_folders import broken_at
 from torch import nn
 
 from stantune.errors import CheckpointError, StantuneError, UsageError
@@ -341,6 +343,18 @@ def test_files_come_back(tmp_path):
     folder.unpack(files, tmp_path / "other")
     assert (tmp_path / "other" / "a b").read_bytes() == bytes(range(256))
     assert (tmp_path / "other" / "deep" / "empty").read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_files_that_cannot_be_looked_for_are_not_left_out(tmp_path, monkeypatch, number):
+    """They would be gone with the next segment."""
+    (tmp_path / "shard").mkdir()
+    (tmp_path / "shard" / "weights").touch()
+    (tmp_path / "step").touch()
+    assert list(folder.packed(tmp_path)) == ["shard/weights", "step"]
+    broken_at(monkeypatch, tmp_path / "shard", number)
+    with pytest.raises(StantuneError, match=r"/shard cannot be read into the checkpoint \(.*\); mend that, and give"):
+        folder.packed(tmp_path)
 
 
 @pytest.mark.parametrize("leads", ["to a folder", "to nothing"])

@@ -164,8 +164,8 @@ def _text_of(path: Path) -> str:
         raise UsageError(f"{path} has more than {MOST_BYTES} bytes; give a text file, not one with weights")
     if b"\0" in content:
         raise UsageError(f"{path} is no text; give a text file, not one with weights")
-    # What is not UTF-8 matters only outside of comments, where its line is told.
-    return content.decode("utf-8-sig", errors="replace")
+    # What is not UTF-8 matters only outside of comments, where `parse` tells its line.
+    return content.decode("utf-8-sig", errors="surrogateescape")
 
 
 def _name_of(net: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stantune.errors import CheckpointError, StantuneError, UsageError
+from stantune.files import all_below, mode_of
 
 
 def packed(folder: Path) -> dict[str, Tensor]:
@@ -22,11 +24,12 @@ def packed(folder: Path) -> dict[str, Tensor]:
     """
     files: dict[str, Tensor] = {}
     try:
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
+        for path in all_below(folder):
+            mode = mode_of(path)
+            if stat.S_ISREG(mode):
                 content = np.frombuffer(bytearray(path.read_bytes()), dtype=np.uint8)
                 files[path.relative_to(folder).as_posix()] = torch.from_numpy(content)
-            elif path.is_symlink() or (path.exists() and not path.is_dir()):
+            elif path.is_symlink() or (mode and not stat.S_ISDIR(mode)):
                 what = f"a link to {path.readlink()}" if path.is_symlink() else "no file"
                 raise UsageError(
                     f"{path.relative_to(folder)} in run.checkpoint_dir is {what}, and only files are kept; write the "
@@ -34,8 +37,8 @@ def packed(folder: Path) -> dict[str, Tensor]:
                 )
     except OSError as error:
         raise StantuneError(
-            f"{folder} cannot be read into the checkpoint ({error.strerror or error}); mend that, and give the same "
-            "command again"
+            f"{error.filename or folder} cannot be read into the checkpoint ({error.strerror or error}); mend that, "
+            "and give the same command again"
         ) from error
     return files
 

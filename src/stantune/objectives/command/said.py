@@ -11,6 +11,8 @@ from typing import Any
 from stantune.loss_curve import LossMeans
 
 STDOUT = "stdout"
+# What some programs begin UTF-8 with.
+_MARK = "\N{BYTE ORDER MARK}"
 
 
 class CommandError(Exception):
@@ -113,7 +115,7 @@ def _number(value: object) -> float | None:
 
 def object_of(text: str) -> dict[str, Any] | None:
     """Read a JSON object; None where it is something else."""
-    text = text.strip()
+    text = text.strip().removeprefix(_MARK)
     if not text.startswith("{"):
         return None
     try:
@@ -125,7 +127,7 @@ def object_of(text: str) -> dict[str, Any] | None:
 
 def read_object(path: Path) -> dict[str, Any] | None:
     try:
-        return object_of(path.read_text(errors="replace"))
+        return object_of(path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return None
 

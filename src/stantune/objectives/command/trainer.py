@@ -116,7 +116,8 @@ class CommandTrainer:
             (state / what.metrics).unlink(missing_ok=True)
         output = groups.Output(folder / "stdout.log", folder / "stderr.log")
         for log in output:
-            with log.open("a") as file:
+            # A file's name may be no text at all.
+            with log.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"--- {groups.stamp()}, {what.unit}s {start} to {segment.stop}: {shlex.join(words)}\n")
         before = [log.stat().st_size for log in output]
         began = time.perf_counter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 
 from stantune.arguments import truth
 from stantune.errors import DataError, StanWarning, UsageError
+from stantune.files import all_below, mode_of
 from stantune.images.data.splits import Dataset, Split
 
 if TYPE_CHECKING:
@@ -54,12 +55,22 @@ class ImageFolder:
         Raises:
             UsageError: there is no such folder, it or test in it holds no classes, or test one that train lacks; or
                 what would be classes are parts that have the same ones.
-            DataError: a file is no image, or one of which eight bits of each channel are not all.
+            DataError: a file is no image, or one of which eight bits of each channel are not all; or a folder cannot
+                be read.
         """
         from PIL import Image  # noqa: F401  (slow to import, and needed here only: missing, it is missed now)
 
         path = (root or Path()) / os.path.expanduser(self.path)
-        if not path.is_dir():
+        try:
+            return self._read(path)
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or path} cannot be read ({error.strerror or error}), so that images may be missed; "
+                "mend that, or have the classes in a folder without it"
+            ) from error
+
+    def _read(self, path: Path) -> Dataset:
+        if not _is_folder(path):
             raise UsageError(f"there is no folder {path}; give ImageFolder the one that holds train/CLASS/… or CLASS/…")
         train = _part(path, TRAIN) or path
         test = _part(path, TEST) if train != path else None
@@ -85,7 +96,9 @@ class ImageFolder:
         return Dataset(path.name, read, held, len(classes))
 
     def _split(self, folder: Path, classes: list[str]) -> Split:
-        files = [(file, label) for label, name in enumerate(classes) for file in _images(folder / name)]
+        # Among the test images a class may have no folder.
+        places = [(folder / name, label) for label, name in enumerate(classes) if _is_folder(folder / name)]
+        files = [(file, label) for place, label in places for file in _images(place)]
         # Decoders work outside of Python's lock.
         with ThreadPoolExecutor() as pool:
             pixels, transparent = zip(*pool.map(self._pixels, [file for file, _ in files]), strict=True)
@@ -95,7 +108,7 @@ class ImageFolder:
                 f"{sum(transparent)} of {len(files)} images in {folder} are transparent in parts, {first} the first, "
                 "and what is beneath counts, which may be anything; put them on a background",
                 StanWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return Split(torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, label in files]))
 
@@ -135,11 +148,11 @@ def _is_transparent(image: Image) -> bool:
 
 def _part(path: Path, names: tuple[str, ...]) -> Path | None:
     """Return the folder with one of these names; in capitals, too, where there is none and it cannot be a class."""
-    if found := next((path / name for name in names if (path / name).is_dir()), None):
+    if found := next((path / name for name in names if _is_folder(path / name)), None):
         return found
     for name in names:
         for inner in sorted(path.iterdir()):
-            if inner.name.casefold() == name and inner.is_dir() and not _has_images(inner) and _classes(inner):
+            if inner.name.casefold() == name and _is_folder(inner) and not _has_images(inner) and _classes(inner):
                 return inner
     return None
 
@@ -157,12 +170,20 @@ def _parts(folder: Path, classes: list[str]) -> tuple[str, str] | None:
 
 
 def _has_images(folder: Path) -> bool:
-    return any(file.suffix.lower() in ENDINGS and file.is_file() for file in folder.iterdir())
+    return any(map(_is_image, folder.iterdir()))
 
 
 def _classes(folder: Path) -> list[str]:
-    return sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and next(_images(inner), None))
+    return sorted(inner.name for inner in folder.iterdir() if _is_folder(inner) and _images(inner))
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    yield from sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+def _images(folder: Path) -> list[Path]:
+    return list(filter(_is_image, all_below(folder)))
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in ENDINGS and stat.S_ISREG(mode_of(file))
+
+
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(mode_of(path))

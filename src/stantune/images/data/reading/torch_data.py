@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import sys
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -56,10 +57,7 @@ def from_torch(dataset: Any, convert: Convert = first_two) -> Split:
     if seconds < WORTH_SECONDS:
         pieces = [_stacked(samples + [read[place] for place in rest])]
     else:
-        workers = min(MOST_WORKERS, usable_cores()) if _can_travel(read) else 0
-        loader = DataLoader(read, BATCH, sampler=rest, num_workers=workers, collate_fn=_stacked)
-        # Copied: what a worker sends keeps a file open for as long as it lives, and there may be a thousand open files.
-        pieces = [_stacked(samples), *(piece if isinstance(piece, str) else _copied(piece) for piece in loader)]
+        pieces = [_stacked(samples), *_batches(read, rest)]
     why = next((piece for piece in pieces if isinstance(piece, str)), "")
     try:
         inputs, targets = (torch.cat(parts) for parts in zip(*([] if why else pieces), strict=True))
@@ -69,6 +67,42 @@ def from_torch(dataset: Any, convert: Convert = first_two) -> Split:
             "shape"
         ) from None
     return Split(inputs, targets)
+
+
+def _batches(read: _Reading, places: Sequence[int]) -> list[tuple[Tensor, Tensor] | str]:
+    """Return the samples at these places batch by batch, as `_stacked` does; by worker processes where they can."""
+    if workers := _workers(read):
+        try:
+            return _loaded(read, places, workers)
+        except Exception:
+            # Too little shared memory, a process that was killed, a module that it does not find: this one may do
+            # better, and what fails here, too, says so without the lines of another process. But not a process in which
+            # the script runs once more as it starts: that is not to go on.
+            if getattr(multiprocessing.current_process(), "_inheriting", False):
+                raise
+    return _loaded(read, places, {})
+
+
+def _loaded(read: _Reading, places: Sequence[int], workers: Mapping[str, Any]) -> list[tuple[Tensor, Tensor] | str]:
+    loader = DataLoader(read, BATCH, sampler=places, collate_fn=_stacked, **workers)
+    # Copied: what a worker sends keeps a file open for as long as it lives, and there may be a thousand open files.
+    return [piece if isinstance(piece, str) else _copied(piece) for piece in loader]
+
+
+def _workers(read: _Reading) -> Mapping[str, Any]:
+    """Return what makes a DataLoader's processes that can read it; nothing where this process is to."""
+    number = min(MOST_WORKERS, usable_cores())
+    if sys.platform == "linux":
+        # Whatever Python's way is, which may be one that runs the script once more in each process.
+        return {"num_workers": number, "multiprocessing_context": "fork"}
+    pickled = io.BytesIO()
+    try:
+        ForkingPickler(pickled).dump(read)
+    except Exception:
+        # A lambda, an open file: whatever it is, this process can read it.
+        return {}
+    # What is of the script (of __main__ or __mp_main__) a process has only where it runs that once more.
+    return {} if b"_main__" in pickled.getvalue() else {"num_workers": number}
 
 
 class _Reading(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -107,15 +141,3 @@ def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] 
 def _copied(piece: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     inputs, targets = piece
     return inputs.clone(), targets.clone()
-
-
-def _can_travel(read: _Reading) -> bool:
-    """Tell whether worker processes can have it: where they are no copies of this one, they have it pickled."""
-    if multiprocessing.get_start_method() == "fork":
-        return True
-    try:
-        ForkingPickler(io.BytesIO()).dump(read)
-    except Exception:
-        # A lambda, an open file: whatever it is, this process can read it.
-        return False
-    return True

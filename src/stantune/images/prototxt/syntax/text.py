@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from stantune.texts import brief
+from stantune.texts import brief, encodable
 
 # Caffe's own files nest four deep, and its largest networks have 200 kB.
 DEEPEST = 20
@@ -70,7 +70,10 @@ class _Token(NamedTuple):
 
 
 def parse(text: str) -> Message:
-    """Return what a file says; raises RefusalError where it is no text format."""
+    """Return what a file says, whose bytes that are not UTF-8 are lone surrogates, each another one.
+
+    Raises RefusalError where it is no text format, or has such bytes outside of comments.
+    """
     tokens = list(_tokens(text))
     fields, place = _fields(tokens, 0, "", 0)
     assert tokens[place].kind == "end", "a message without a closing sign takes all"
@@ -83,7 +86,11 @@ def _tokens(text: str) -> Iterator[_Token]:
         found = _TOKEN.match(text, place)
         if found is None:
             rest = text[place : place + 20].split("\n", 1)[0]
-            hint = "; comments begin with #" if rest.startswith("/") else ""
+            hint = ""
+            if rest.startswith("/"):
+                hint = "; comments begin with #"
+            elif _is_damaged(rest[:1]):
+                hint = "; save the file as UTF-8"
             raise RefusalError(
                 line, f"{brief(repr(rest))} is neither a name, a number, a text in quotes nor a sign{hint}"
             )
@@ -92,6 +99,8 @@ def _tokens(text: str) -> Iterator[_Token]:
         if kind == "line":
             line += 1
         elif kind != "space":
+            if kind == "text" and _is_damaged(found.group()):
+                raise RefusalError(line, f"{brief(found.group())} is not UTF-8; save the file as UTF-8")
             yield _Token(kind, found.group(), line)
         place = found.end()
     yield _Token("end", "the end of the file", line)
@@ -171,6 +180,10 @@ def _unescaped(token: _Token) -> str:
         return chr(int(octal, 8)) if octal else _ESCAPES.get(letter, letter)
 
     return _ESCAPED.sub(plain, token.text[1:-1])
+
+
+def _is_damaged(text: str) -> bool:
+    return encodable(text) != text
 
 
 def _shown(token: _Token) -> str:
