@@ -318,7 +318,7 @@ class Store:
         with one_sentence(self.where, self.study_name, reads=True):
             attributes, number = trial.user_attrs, len(self._rows)
             ours = attributes.get(NUMBER) == trial.number == number and BRACKET in attributes
-            if not ours or not is_of(trial, space):
+            if not ours or not is_of(trial, space, self._distributions):
                 raise self._foreign(f"its trial {trial.number} was added by another program")
             if trial.state != TrialState.RUNNING and trial.state != state_of(attributes.get(END)):
                 raise self._foreign(f"its trial {trial.number} was ended by another program")
