@@ -16,7 +16,7 @@ from stantune.protocols import Metric
 from stantune.search.identity import said_alike
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampling import optuna_quiet
-from stantune.search.table.attributes import ACCEPTED, IDENTITY, METRIC_NAMES, START
+from stantune.search.table.attributes import ACCEPTED, IDENTITY, METRIC_NAMES, OWNER, START
 from stantune.search.table.differences import another_search, differences_between
 from stantune.search.table.storages.messages import foreign_sentence, gone_sentence
 from stantune.search.table.storages.opening import study_named
@@ -50,6 +50,7 @@ def identify(
     start: WarmStart | None,
     extends: Extends,
     new: bool,
+    owner: str | None,
 ) -> list[str]:
     """Know the study again, or make it this search's; return how it differs where it is one that this one extends.
 
@@ -69,6 +70,8 @@ def identify(
         # No identity and no trials: created just now, or by a search that was killed right there.
         if not new or turned:
             raise StoreError(foreign_sentence(name, where, "it was not made by a stantune search"))
+        if owner is not None:
+            keep(OWNER, owner)
         if start is not None:
             # The identity, which is written last, makes it count.
             head, trials = start.plain()
@@ -95,6 +98,12 @@ def adopt(storage: BaseStorage, study_id: int, identity: Mapping[str, Any], diff
     accepted = [*attributes.get(ACCEPTED, []), differences]
     ask(storage, lambda: storage.set_study_user_attr(study_id, ACCEPTED, accepted))
     ask(storage, lambda: storage.set_study_user_attr(study_id, IDENTITY, json.loads(json.dumps(identity))))
+
+
+def owner_of(storage: BaseStorage, study_id: int) -> str | None:
+    """Return the mark of where a study was begun; None where it has none, as those of before and those elsewhere."""
+    owner = storage.get_study_user_attrs(study_id).get(OWNER)
+    return None if owner is None else str(owner)
 
 
 def _is_without(storage: BaseStorage, name: str) -> bool:
