@@ -15,6 +15,7 @@ import pytest
 import stantune as st
 from stantune.errors import StoreError
 from stantune.search.plan.values import SegmentFailure
+from stantune.search.session import Session
 from stantune.search.table.looking.look import look
 from stantune.search.table.store import Store
 
@@ -22,7 +23,7 @@ SPACE = st.Space({"x": st.Float(-1, 1)})
 
 
 def opened(out: Path, **options: Any) -> Any:
-    return st.open_search(SPACE, **{"minimize": "loss", "max_resource": 9, "out": out, **options})
+    return st.open_search(**{"space": SPACE, "minimize": "loss", "max_resource": 9, "out": out, **options})
 
 
 def written(out: Path) -> bool:
@@ -297,3 +298,38 @@ def asked_again(search: st.OpenSearch) -> st.Segment | None:
         return search.ask()
     except StoreError:
         return search.ask()
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "async"}, {"plan": "measured"}])
+def test_who_asks_again_and_again_looks_at_the_table_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    looks, look = list[int](), Session._look
+
+    def counted(session: Session) -> None:
+        looks.append(1)
+        look(session)
+
+    monkeypatch.setattr(Session, "_look", counted)
+    # Of eight settings, so that some come again.
+    few = st.Space({"x": st.Integer(0, 7)})
+
+    def play(out: Path, polls: int) -> Any:
+        with opened(out, space=few, **options) as search:
+            while True:
+                given = []
+                while (segment := search.ask()) is not None:
+                    given.append(segment)
+                before = len(looks)
+                for _ in range(polls):
+                    assert search.ask() is None
+                    assert search.result.complete is not bool(given)
+                assert len(looks) == before, "nothing was told meanwhile"
+                if not given:
+                    return search.result.trials()
+                for segment in given:
+                    before = len(looks)
+                    search.tell(segment, segment.params["x"] + 1 / segment.stop)
+                    assert len(looks) == before
+
+    assert play(tmp_path / "polled", 20) == play(tmp_path / "asked", 0)

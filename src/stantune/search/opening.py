@@ -77,8 +77,9 @@ def open_session(
         lambda there: settings.extends(there, objective, accept_changes),
         directory.was_begun(),
         settings.plan(),
+        directory.new_owner(),
     ) as store:
-        directory.note_storage()
+        directory.note_storage(store.owner())
         if store.extended:
             # What was begun for whoever was the best may not be gone on with for another. Whoever is killed in between
             # finds the search still to be extended.

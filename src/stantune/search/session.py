@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from stantune.errors import StantuneError, StoreError
 from stantune.outcome import Outcome
-from stantune.protocols import Metric, Objective, Segment, compared_value
+from stantune.protocols import Objective, Segment, compared_value
 from stantune.search.finalists import Finalists
+from stantune.search.outcomes import taken
 from stantune.search.plan.coordinator import Coordinator
 from stantune.search.plan.hyperband import stops_of
 from stantune.search.plan.measured import chosen_plan
@@ -76,6 +77,9 @@ class Session:
         self._open: Counter[tuple[int, int] | None] = Counter()
         # The table may allow more than what is in the queue.
         self._stale = True
+        # Something was told, or a trial that equals an earlier one was made, since the last look; else another finds
+        # nothing more, however often somebody asks.
+        self._unseen = True
         # Trials that equal earlier ones were made since the last look.
         self._duplicates = False
         self._stopped = False
@@ -135,6 +139,8 @@ class Session:
             StantuneError: none of the first trials could be trained.
         """
         job, free = training_of(segment), list(self._free)
+        # Whatever comes of it, and also where it is to be told again.
+        self._unseen = True
         began = self._running.pop(job)
         try:
             self._told(job, segment, how, began, elsewhere, stopping)
@@ -146,14 +152,8 @@ class Session:
         self, job: Training, segment: Segment, how: Outcome | Failure, began: float, elsewhere: float, stopping: bool
     ) -> None:
         now = time.perf_counter()
-        if isinstance(how, Outcome) and self._is_short(segment, how):
-            how = Failure(
-                f"its trainer returned an Outcome at {self._unit} {how.iterations} of a segment that ends at "
-                f"{segment.stop}; train to there, or say `interrupted` or `diverged_at`",
-                again=False,
-            )
         if isinstance(how, Outcome):
-            how = _within(self._metric, how)
+            how = taken(how, segment, self._metric, self._unit)
         if isinstance(how, Failure):
             # Whatever raised it: it goes into the table, into JSON and to a terminal.
             how = how._replace(cause=one_line(how.cause))
@@ -209,9 +209,9 @@ class Session:
         """Tell whether there is something to begin; not where all is done, running, or waits for a result."""
         if self._stopped:
             return False
-        if self._stale or not self._queue:
+        if self._stale or (self._unseen and not self._queue):
             self._look()
-        if self._queue and not self._is_ready() and (self._duplicates or not self._running):
+        if self._unseen and self._queue and not self._is_ready() and (self._duplicates or not self._running):
             # The result that the setting waits for may only have to be taken over from an equal trial.
             self._look()
         return self._is_ready()
@@ -247,12 +247,7 @@ class Session:
             self._done_since, self._done_before = 0, self._done_before + self._done_since
         self._open = Counter(map(_rung, ready))
         self._queue = deque(job for job in left if job not in self._running)
-        self._stale = self._duplicates = False
-
-    def _is_short(self, segment: Segment, how: Outcome) -> bool:
-        """Tell whether an outcome that counts as that of a whole segment ends elsewhere than that; NaN is an end."""
-        whole = not how.interrupted and how.diverged_at is None and how.iterations != segment.stop
-        return whole and (compared_value(self._metric, how.metrics) is not None or self._metric.name not in how.metrics)
+        self._stale = self._unseen = self._duplicates = False
 
     def _begin(self, job: Training) -> Segment | None:
         """Return the segment of a job; None where the trial that it makes equals an earlier one."""
@@ -264,7 +259,7 @@ class Session:
             self._logbook.trial(rows[job.number])
             if rows[job.number].equals:
                 # It may take over what an equal trial has; whether it comes again, the next look tells.
-                self._duplicates = True
+                self._unseen = self._duplicates = True
                 self._close_up(job)
                 return None
         checkpoint = self._directory.checkpoint_of(job)
@@ -380,19 +375,6 @@ class Session:
                 self._directory.discard(self._directory.checkpoint(number))
             self._logbook.ended(rows[number], ended[number])
         self._tidied.update(ended)
-
-
-def _within(metric: Metric, outcome: Outcome) -> Outcome | Failure:
-    """Return an outcome, its compared values within the bounds; a failure where one is none that there is."""
-    rounded = []
-    for measured in (outcome.metrics, *outcome.curve.values()):
-        value = compared_value(metric, measured)
-        if value is not None and (beyond := metric.beyond(metric.within(value))) is not None:
-            # It would be in the table, which nobody then believes any more.
-            cause = f"{metric.name} came to {beyond}; return one of these, or give the metric other `bounds`"
-            return Failure(cause, again=False)
-        rounded.append(measured if value is None else {**measured, metric.name: metric.within(value)})
-    return replace(outcome, metrics=rounded[0], curve=dict(zip(outcome.curve, rounded[1:], strict=True)))
 
 
 def _rung(job: Training) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from stantune.outcome import Cost
 from stantune.parameters import Categorical, Integer
-from stantune.search.plan.coordinator import ready_jobs, take_overs
+from stantune.search.plan.asha import async_plan
+from stantune.search.plan.coordinator import Coordinator, ready_jobs, take_overs
 from stantune.search.plan.finals import finals_of, that_count
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.standings import Standing, incumbent, iterations_spared, iterations_trained, ranking
@@ -177,3 +179,33 @@ def test_final_trainings_of_a_setting_that_has_another_place_now_are_taken_as_th
 
     assert sorted(that_count({0: result("a"), 1: result("b"), 2: result("b")}, REPEATED, 9, 3)) == [0, 1]
     assert sorted(that_count({0: result("a"), 3: result("b")}, REPEATED, 9, 4)) == [0, 3]
+
+
+def test_one_early_pair_of_equal_settings_does_not_cost_all_trials_at_each_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (bracket,) = async_plan(27, 1, 3, 4, 120)
+    coordinator, looked = Coordinator([bracket]), list[int]()
+    rungs = Coordinator.rungs
+
+    def counted(self: Coordinator, rows: Any) -> Any:
+        looked.append(len(rows))
+        return rungs(self, rows)
+
+    monkeypatch.setattr(Coordinator, "rungs", counted)
+    rows: list[TrialRow] = []
+    told = 0
+    while told < 100:
+        for taken in coordinator.take_overs(rows):
+            assert (taken.number, taken.stop, taken.source) == (1, 1, 0)
+            rows[1] = replace(rows[1], errors={1: taken.error}, taken={1: 0})
+        job = coordinator.ready_jobs(rows)[0]
+        if job.number == len(rows):
+            rows.append(TrialRow(job.number, bracket.s, {}, equals=(0,) if job.number == 1 else ()))
+        if job.number != 1:
+            # The later, the better: the pair is promoted only when all the others are.
+            row = rows[job.number]
+            rows[job.number] = replace(row, errors={**row.errors, job.stop: 200.0 - job.number})
+            told += 1
+    assert rows[1].taken == {1: 0}
+    assert looked == [], "what the first of them came to is known"

@@ -140,3 +140,16 @@ def test_half_as_many_workers_as_the_lag_hardly_wait(
 def test_results_that_are_not_there_cannot_be_asked_for() -> None:
     with pytest.raises(AssertionError, match="1 results are asked for where 0 are there"):
         ScheduledObservations(plan(9, 1, 3), 1).first(1, [])
+
+
+def test_who_is_promoted_is_looked_up_and_not_searched_for() -> None:
+    class Listed(list[int]):
+        def __contains__(self, number: object) -> bool:
+            raise AssertionError("each trial is searched for among all that were promoted")
+
+    followed = ScheduledObservations(plan(9, 1, 3), 1)
+    rows = [TrialRow(n, 2, {}, {1: 20.0 + n, 3: 10.0 + n} if n < 3 else {1: 20.0 + n}) for n in range(9)]
+    count = followed.seen_by(9)
+    seen = followed.first(count - 1, rows)
+    followed._numbers = {place: Listed(numbers) for place, numbers in followed._numbers.items()}
+    assert followed.overtaken(seen, 3) == list(range(3, 9))

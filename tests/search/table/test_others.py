@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from stantune.errors import StoreError, UsageError
@@ -13,6 +14,7 @@ from stantune.outcome import Cost
 from stantune.parameters import Float
 from stantune.search.plan.values import FinalResult
 from stantune.search.table.store import Store
+from stantune.search.table.tables import SqlTables
 from stantune.space import Space
 
 
@@ -145,3 +147,48 @@ def test_a_foreign_trial_is_not_taken_for_a_write_that_failed(table: Any, url: s
             with pytest.raises(StoreError, match="it has 5 trials where this search made 4"):
                 store.create(4, table.params, 1)
         assert len(store.rows()) == 4
+
+
+def test_trials_are_counted_once_and_then_only_those_that_are_new(table: Any, store: Store, url: str) -> None:
+    counts: list[str] = []
+
+    def noted(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
+        if "count(" in statement:
+            counts.append(statement)
+
+    engine = store._storage.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "after_cursor_execute", noted)
+    for number in range(5):
+        store.create(number, table.params, 2)
+    assert ["trial_id >" in count for count in counts] == [False, True, True, True, True]
+    # The trial that was written while its answer was lost is not the last that is known of.
+    store._tables._tables._last = None  # type: ignore[attr-defined]
+    for number in (5, 6):
+        store.create(number, table.params, 2)
+    assert ["trial_id >" in count for count in counts[5:]] == [False, True]
+    study = optuna.load_study(study_name=table.name, storage=url)
+    study.enqueue_trial({"lr": 1.0})
+    study.enqueue_trial({"lr": 2.0})
+    with pytest.raises(StoreError, match="it has 9 trials where this search made 7"):
+        store.create(7, table.params, 2)
+
+
+def test_a_trial_whose_answer_was_lost_is_followed_by_the_next(
+    table: Any, store: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stantune.search.table.storages.retry.PAUSE_SECONDS", 0.0)
+    create = SqlTables.create
+
+    def lost(tables: SqlTables, number: int, *others: Any) -> int:
+        last = tables._last
+        found = create(tables, number, *others)
+        if number == 2:
+            tables._last = last
+            raise sqlalchemy.exc.OperationalError("", {}, Exception("server closed the connection"))
+        return found
+
+    monkeypatch.setattr(SqlTables, "create", lost)
+    for number in range(5):
+        store.create(number, table.params, 2)
+    with table.open(url) as again:
+        assert again.rows() == store.rows()

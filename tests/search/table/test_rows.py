@@ -18,11 +18,13 @@ from optuna.trial import TrialState
 
 from stantune.errors import StoreError
 from stantune.outcome import Cost
-from stantune.parameters import Integer
+from stantune.parameters import Categorical, Integer
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import plan
 from stantune.search.plan.values import FinalResult, PastTrial, TakeOver, TrialRow, WarmStart
+from stantune.search.propose.sampling import from_distribution, to_distribution
 from stantune.search.table import studies
+from stantune.search.table.rows import is_of
 from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Space
@@ -308,3 +310,32 @@ def test_what_a_search_was_started_from_comes_back(table: Any, url: str) -> None
     assert studies.start_of(url, table.name) == start
     with Store.open(url, "other", {"seed": 0}, table.space, table.metric):
         assert studies.start_of(url, "other") is None
+
+
+def test_choices_that_are_known_are_not_taken_apart_in_each_trial(
+    table: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Space({"kind": Categorical((*map(str, range(100)), (3, 3), None)), "n": Integer(1, 4)})
+    with table.open(url, space=space) as store:
+        for number in range(3):
+            store.create(number, {"kind": (3, 3), "n": 2}, 2)
+    taken_apart: list[Any] = []
+
+    def noted(distribution: Any) -> Any:
+        taken_apart.append(distribution)
+        return from_distribution(distribution)
+
+    monkeypatch.setattr("stantune.search.table.rows.from_distribution", noted)
+    with table.open(url, space=space) as store:
+        assert len(store.rows()) == 3
+    assert not [one for one in taken_apart if isinstance(one, optuna.distributions.CategoricalDistribution)]
+
+
+@pytest.mark.parametrize("choices", [("b", "a"), ("a",), ("a", "b", "c"), ("a", True), ("a", "a")])
+def test_other_choices_are_another_program_s(choices: tuple[Any, ...]) -> None:
+    space = Space({"kind": Categorical(("a", "b"))})
+    known = {name: to_distribution(parameter) for name, parameter in space.items()}
+    for there, same in ((("a", "b"), True), (choices, False)):
+        distribution = optuna.distributions.CategoricalDistribution(there)
+        trial = optuna.trial.create_trial(value=0.0, params={"kind": "a"}, distributions={"kind": distribution})
+        assert is_of(trial, space, known) is same

@@ -164,10 +164,12 @@ def _empty_study(storage: BaseStorage, directions: Sequence[StudyDirection], nam
     except DuplicatedStudyError:
         half = storage.get_study_id_from_name(name)
         attributes = storage.get_study_user_attrs(half)
+        # A database that does not tell upper from lower case may take another one's name for this.
+        there = storage.get_study_name_from_id(half)
         # Its mark is the first that is written to it.
-        if not attributes.get(COPYING, not attributes and not storage.get_n_trials(half)):
+        if there != name or not attributes.get(COPYING, not attributes and not storage.get_n_trials(half)):
             raise UsageError(
-                f"{where} holds a study {name!r} already; delete that one there, or name another storage"
+                f"{where} holds a study {there!r} already; delete that one there, or name another storage"
             ) from None
     storage.delete_study(half)
     return storage.create_new_study(directions, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 
 from stantune.search.plan.asha import Asha, AsyncBracket
 from stantune.search.plan.hyperband import Bracket
@@ -51,11 +52,8 @@ class Coordinator:
         it then turns out to equal an earlier one (`TrialRow.equals`), its job is void, and a later call says whether it
         comes again. What `take_overs` has an answer to, and what waits for an earlier equal trial, is no job.
         """
-        open_jobs = self._open_jobs(rows)
-        if not self._has_equals(rows):
-            return open_jobs
-        sources = _Sources(self.rungs(rows), rows)
-        return [job for job in open_jobs if sources.nowhere(job.number, job.stop)]
+        sources = _Sources(self, rows)
+        return [job for job in self._open_jobs(rows) if sources.nowhere(job.number, job.stop)]
 
     def take_overs(self, rows: Sequence[TrialRow]) -> list[TakeOver]:
         """Return every result that a trial takes over now from an earlier one with the same setting.
@@ -66,7 +64,7 @@ class Coordinator:
         """
         if not self._has_equals(rows):
             return []
-        sources, found = _Sources(self.rungs(rows), rows), []
+        sources, found = _Sources(self, rows), []
         for job in self._open_jobs(rows):
             source = sources.of(job.number, job.stop)
             if source is not None:
@@ -159,11 +157,11 @@ def results_in(rows: Sequence[TrialRow], bracket: Bracket) -> Callable[[int, int
 
 
 class _Sources:
-    """Finds whose result a trial takes over."""
+    """Finds whose result a trial takes over, in a whole table, which has its rows by their numbers."""
 
-    def __init__(self, states: Iterable[RungState], rows: Sequence[TrialRow]) -> None:
-        self._table = {row.number: row for row in rows}
-        self._ended = _endings(states)
+    def __init__(self, coordinator: Coordinator, rows: Sequence[TrialRow]) -> None:
+        self._coordinator = coordinator
+        self._rows = rows
 
     def nowhere(self, number: int, stop: int) -> bool:
         """Tell whether no earlier equal trial has the result or can still get it."""
@@ -175,14 +173,18 @@ class _Sources:
         return None if first is None or first.result(stop) is None else first
 
     def _first(self, number: int, stop: int) -> TrialRow | None:
-        row = self._table.get(number)
-        for earlier in () if row is None else row.equals:
-            other = self._table[earlier]
+        for earlier in self._rows[number].equals if number < len(self._rows) else ():
+            other = self._rows[earlier]
             # That a training was killed says nothing of another with the same setting.
             known = stop in other.errors or other.diverged_at is not None
             if known or earlier not in self._ended:
                 return other
         return None
+
+    @cached_property
+    def _ended(self) -> dict[int, Ending]:
+        """Who has ended: it takes all trials, and is asked of only where an equal one has no result there yet."""
+        return _endings(self._coordinator.rungs(self._rows))
 
 
 def endings(plan: Sequence[Bracket], rows: Sequence[TrialRow]) -> dict[int, Ending]:

@@ -180,7 +180,7 @@ class ScheduledObservations:
             first = self._numbers[b, 0]
             rung = next((i for i, rung in enumerate(bracket.rungs) if rung.iterations == iterations), 0)
             if rung and not there.isdisjoint(first):
-                members = self._numbers[b, rung]
+                members = set(self._numbers[b, rung])
                 left += [number for number in first if number in numbers and number not in members]
         return left
 

@@ -8,6 +8,8 @@ START = "stantune:start"
 # What of the identity was another when the search began, each time that it was taken for the same nevertheless.
 ACCEPTED = "stantune:accepted"
 FINAL = "stantune:final"
+# In a shared storage, where the search was begun: a key that the directory's note has, too, and "PATH on NODE".
+OWNER = "stantune:owner"
 # In a copy for other programs alone: a mark of who copies until it is whole, then False.
 COPYING = "stantune:copying"
 # Optuna's own.

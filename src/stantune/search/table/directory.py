@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import platform
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,8 @@ from stantune.search.table.storages.opening import holds_studies, located, same_
 from stantune.texts import encodable, one_line
 
 _STUDY = "search"
+# In the note: by which its study in a shared storage is known.
+_OWNER = "owner"
 # A search that was killed as it started a worker leaves that one with the lock until it is a program of its own.
 _LOCK_SECONDS = 1.0
 
@@ -245,15 +249,31 @@ class SearchDirectory:
         finally:
             lock.release()
 
-    def note_storage(self) -> None:
+    def new_owner(self) -> str | None:
+        """Note a new key, and return the mark of a study that is begun with it; None where no shared storage gets one.
+
+        Another machine may have a directory of the same path, and so a study of the same name. Raises StantuneError.
+        """
+        if self.study == _STUDY or self.was_begun():
+            return None
+        key = secrets.token_hex(8)
+        self._note.write(self._where, begun=False, **{_OWNER: key})
+        return f"{key} {self.path.resolve()} on {platform.node()}"
+
+    def note_storage(self, owner: str | None = None) -> None:
         """Write down where the trial table is, so that a later run does not begin a second one elsewhere.
+
+        Args:
+            owner: the mark of its study: whoever goes on with a search that was begun elsewhere may delete it as well.
 
         Raises:
             StantuneError: it cannot be written.
         """
+        noted = self._note.more().get(_OWNER)
+        key = noted if owner is None else owner.partition(" ")[0]
         # Older notes may have a relative path, whose folder this call has shown.
-        if not self.was_begun() or self._note.storage() != self._where:
-            self._note.write(self._where, begun=True)
+        if not self.was_begun() or self._note.storage() != self._where or key != noted:
+            self._note.write(self._where, begun=True, **({} if key is None else {_OWNER: key}))
 
     def write_result(self, text: str) -> None:
         """Keep the result; raises StantuneError where it cannot be written."""
@@ -267,8 +287,10 @@ class SearchDirectory:
         """Delete the search: its table, checkpoints and results, and nothing else; call it under the lock.
 
         The table is last, so that what a kill leaves is a search that goes on, with checkpoints to be trained again.
-        Returns whether the table was there, or no search was begun.
+        Returns whether the table was there, or no search was begun. Raises UsageError where the study in a shared
+        storage is that of another machine, which has a directory of the same path.
         """
+        self._check_owner()
         begun = self.was_begun()
         folder = self.path / "checkpoints"
         for path in (*self.path.iterdir(), *(folder.iterdir() if folder.is_dir() else ())):
@@ -335,6 +357,17 @@ class SearchDirectory:
             f"{self.path} holds {name}, which no search wrote and a search would overwrite; move it away, or choose "
             "another directory with `out`"
         )
+
+    def _check_owner(self) -> None:
+        """Raise UsageError where the study was begun on another node, and this directory has never gone on with it."""
+        owner = None if self.study == _STUDY else studies.begun_by(self.url, self.study)
+        key, _, begun = (owner or "").partition(" ")
+        if key and key != self._note.more().get(_OWNER) and not begun.endswith(f" on {platform.node()}"):
+            raise UsageError(
+                f"the study {self.study!r} in {self._where} is another search's, which was begun in {one_line(begun)}: "
+                "it is not deleted from here; choose another directory with `out`, or delete the study with Optuna's "
+                "`optuna delete-study` if that search is over"
+            )
 
     def _check_storage(self) -> None:
         noted = self._note.storage()

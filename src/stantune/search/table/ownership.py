@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
-from stantune.errors import StoreError
+from stantune.errors import StoreError, UsageError
 from stantune.protocols import Metric
 from stantune.search.identity import said_alike
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampling import optuna_quiet
-from stantune.search.table.attributes import ACCEPTED, IDENTITY, METRIC_NAMES, START
+from stantune.search.table.attributes import ACCEPTED, IDENTITY, METRIC_NAMES, OWNER, START
 from stantune.search.table.differences import another_search, differences_between
 from stantune.search.table.storages.messages import foreign_sentence, gone_sentence
+from stantune.search.table.storages.opening import study_named
 from stantune.search.table.storages.retry import ask
 
 # What may be asked of another search's identity.
@@ -30,11 +32,12 @@ _DIRECTIONS = {"minimize": StudyDirection.MINIMIZE, "maximize": StudyDirection.M
 def made_or_found(storage: BaseStorage, name: str, where: str, metric: Metric, begun: bool) -> int:
     """Return the id of the study of this name, which is made where there is none.
 
-    Raises StoreError where the search was `begun` before and its study is gone; `where` names the place.
+    `where` names the place. Raises StoreError where the search was `begun` before and its study is gone, and UsageError
+    where the storage takes another study's name for this one.
     """
     if begun and ask(storage, lambda: _is_without(storage, name)):
         raise StoreError(gone_sentence(name, where))
-    return ask(storage, lambda: _study(storage, name, metric))
+    return ask(storage, lambda: _study(storage, name, where, metric))
 
 
 def identify(
@@ -47,6 +50,7 @@ def identify(
     start: WarmStart | None,
     extends: Extends,
     new: bool,
+    owner: str | None,
 ) -> list[str]:
     """Know the study again, or make it this search's; return how it differs where it is one that this one extends.
 
@@ -66,6 +70,8 @@ def identify(
         # No identity and no trials: created just now, or by a search that was killed right there.
         if not new or turned:
             raise StoreError(foreign_sentence(name, where, "it was not made by a stantune search"))
+        if owner is not None:
+            keep(OWNER, owner)
         if start is not None:
             # The identity, which is written last, makes it count.
             head, trials = start.plain()
@@ -94,17 +100,29 @@ def adopt(storage: BaseStorage, study_id: int, identity: Mapping[str, Any], diff
     ask(storage, lambda: storage.set_study_user_attr(study_id, IDENTITY, json.loads(json.dumps(identity))))
 
 
+def owner_of(storage: BaseStorage, study_id: int) -> str | None:
+    """Return the mark of where a study was begun; None where it has none, as those of before and those elsewhere."""
+    owner = storage.get_study_user_attrs(study_id).get(OWNER)
+    return None if owner is None else str(owner)
+
+
 def _is_without(storage: BaseStorage, name: str) -> bool:
     try:
-        storage.get_study_id_from_name(name)
+        study_named(storage, name)
     except KeyError:
         return True
     return False
 
 
-def _study(storage: BaseStorage, name: str, metric: Metric) -> int:
+def _study(storage: BaseStorage, name: str, where: str, metric: Metric) -> int:
     try:
         with optuna_quiet():
             return storage.create_new_study([_DIRECTIONS[metric.direction]], name)
     except DuplicatedStudyError:
-        return storage.get_study_id_from_name(name)
+        with suppress(KeyError):
+            return study_named(storage, name)
+    other = storage.get_study_name_from_id(storage.get_study_id_from_name(name))
+    raise UsageError(
+        f"{where} does not tell the study {name!r} from {other!r}, which is another search's; choose another directory "
+        "with `out`, or a database that tells upper from lower case"
+    )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from stantune.arguments import shown
@@ -274,7 +275,21 @@ def state_of(end: Any) -> TrialState | None:
     return next((state for ending, state in STATES.items() if ending == kind), None)
 
 
-def is_of(trial: FrozenTrial, space: Space) -> bool:
-    """Tell whether a trial has the parameters that exist in its setting, with their distributions."""
-    found = {name: from_distribution(distribution) for name, distribution in trial.distributions.items()}
+def is_of(trial: FrozenTrial, space: Space, known: Mapping[str, BaseDistribution]) -> bool:
+    """Tell whether a trial has the parameters that exist in its setting, with their distributions.
+
+    `known` are those of the space: choices that are the same need not be taken apart in each trial, however many.
+    """
+    found = {
+        name: space[name] if _has_choices_of(known.get(name), distribution) else from_distribution(distribution)
+        for name, distribution in trial.distributions.items()
+    }
     return found == {name: space[name] for name in space.active(from_optuna(trial.params))}
+
+
+def _has_choices_of(known: BaseDistribution | None, distribution: BaseDistribution) -> bool:
+    return (
+        isinstance(known, CategoricalDistribution)
+        and isinstance(distribution, CategoricalDistribution)
+        and distribution.choices == known.choices
+    )

@@ -34,7 +34,7 @@ from stantune.search.table.attributes import (
     STARTED_FROM,
     TAKEN,
 )
-from stantune.search.table.ownership import Extends, adopt, identify, made_or_found
+from stantune.search.table.ownership import Extends, adopt, identify, made_or_found, owner_of
 from stantune.search.table.rows import STATES, finals_of, is_of, row_of, state_of
 from stantune.search.table.storages.messages import foreign_sentence, one_sentence
 from stantune.search.table.storages.opening import connect, mend, release
@@ -76,6 +76,7 @@ class Store:
         extends: Extends = lambda there: False,
         begun: bool = False,
         plan: Sequence[Bracket] | None = None,
+        owner: str | None = None,
     ) -> None:
         """Create or load the study in `storage`; `where` names the place in messages. See `open`."""
         self._metric = metric
@@ -98,7 +99,7 @@ class Store:
             new = not trials and not begun
             self._identity = {**identity, "space": space.as_json()}
             self._differences = identify(
-                storage, self._study_id, study_name, where, metric, self._identity, start, extends, new
+                storage, self._study_id, study_name, where, metric, self._identity, start, extends, new, owner
             )
             self.extended = bool(self._differences)
         for trial in trials:
@@ -116,6 +117,7 @@ class Store:
         extends: Extends = lambda there: False,
         begun: bool = False,
         plan: Sequence[Bracket] | None = None,
+        owner: str | None = None,
     ) -> Store:
         """Create the study at an SQLAlchemy URL, or load it and go on.
 
@@ -123,14 +125,14 @@ class Store:
         to it. `metric` is what trials are compared by, and `start` is kept in a new study, for `start_of`.
         `extends` tells of another identity whether its table is the beginning of this search's, which then may take
         it over. `begun` says that the search was begun before: where its study is gone, no other one is made.
-        `plan` are its brackets, for what trials may hold. Raises
+        `plan` are its brackets, for what trials may hold, and `owner` is kept in a new study, for `owner`. Raises
         UsageError where the study was begun with another identity, naming each difference, and StoreError
         where the storage cannot be used or holds what no search of ours wrote.
         """
         mend(url)
         storage, where = connect(url)
         try:
-            return cls(storage, study_name, identity, space, where, metric, start, extends, begun, plan)
+            return cls(storage, study_name, identity, space, where, metric, start, extends, begun, plan, owner)
         except BaseException:
             release(storage)
             raise
@@ -153,6 +155,11 @@ class Store:
         """Make the study that was another search's, which this one extends, this one's. Raises StoreError."""
         with one_sentence(self.where, self.study_name):
             adopt(self._storage, self._study_id, self._identity, self._differences)
+
+    def owner(self) -> str | None:
+        """Return the mark of where the study was begun; None where it has none. Raises StoreError."""
+        with one_sentence(self.where, self.study_name, reads=True):
+            return insist(self._storage, lambda again: owner_of(self._storage, self._study_id))
 
     def rows(self) -> list[TrialRow]:
         """Return the trial table in the order of the numbers, as of the last write."""
@@ -318,7 +325,7 @@ class Store:
         with one_sentence(self.where, self.study_name, reads=True):
             attributes, number = trial.user_attrs, len(self._rows)
             ours = attributes.get(NUMBER) == trial.number == number and BRACKET in attributes
-            if not ours or not is_of(trial, space):
+            if not ours or not is_of(trial, space, self._distributions):
                 raise self._foreign(f"its trial {trial.number} was added by another program")
             if trial.state != TrialState.RUNNING and trial.state != state_of(attributes.get(END)):
                 raise self._foreign(f"its trial {trial.number} was ended by another program")

@@ -10,6 +10,7 @@ from optuna.study import StudyDirection
 from stantune.protocols import Metric
 from stantune.search.plan.values import TrialRow, WarmStart
 from stantune.search.table.attributes import BEFORE, BRACKET, IDENTITY, METRIC_NAMES, START
+from stantune.search.table.ownership import owner_of
 from stantune.search.table.rows import row_of
 from stantune.search.table.storages.opening import mend, reading
 from stantune.search.table.storages.retry import ask
@@ -68,6 +69,21 @@ def compared_by(url: str, study_name: str) -> tuple[str, str] | None:
         storage, study_id = found
         names = storage.get_study_system_attrs(study_id).get(METRIC_NAMES)
         return (names[0] if names else BEFORE), metric_of(storage, study_id).direction
+
+
+def begun_by(url: str, study_name: str) -> str | None:
+    """Return the mark of where a study was begun; None where it has none that can be read, or there is no study.
+
+    Raises StoreError.
+    """
+    with reading(url, study_name) as found:
+        if found is None:
+            return None
+        try:
+            return ask(found[0], lambda: owner_of(*found))
+        except ValueError:
+            # An attribute is damaged, and to delete the study is the remedy.
+            return None
 
 
 def delete(url: str, study_name: str) -> bool:

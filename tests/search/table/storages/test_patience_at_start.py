@@ -35,6 +35,7 @@ time.sleep(float(sys.argv[2]))
 STEPS = (
     "create_new_study",
     "get_study_id_from_name",
+    "get_study_name_from_id",
     "get_current_version",
     "get_all_trials",
     "get_study_user_attrs",
@@ -153,7 +154,7 @@ def test_connections_that_are_ended_at_any_step(
         engine.dispose()
 
     studies.delete(url, "patient")
-    if step == "get_study_id_from_name":
+    if step in ("get_study_id_from_name", "get_study_name_from_id"):
         opened(simulated, url).release()  # it is there, and has to be found
     done = disturbed(step, end_all)
     with opened(simulated, url) as store:

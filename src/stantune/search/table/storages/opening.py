@@ -129,13 +129,25 @@ def reading(url: str, study_name: str) -> Iterator[tuple[BaseStorage, int] | Non
     try:
         with one_sentence(where, study_name, reads=True):
             try:
-                study_id = insist(storage, lambda again: storage.get_study_id_from_name(study_name), begun=False)
+                study_id = insist(storage, lambda again: study_named(storage, study_name), begun=False)
                 found = storage, study_id
             except KeyError:
                 found = None
             yield found
     finally:
         release(storage)
+
+
+def study_named(storage: BaseStorage, name: str) -> int:
+    """Return the id of the study of exactly this name; raises KeyError where there is none.
+
+    MySQL and MariaDB look for it without telling upper from lower case, if not told otherwise: what they find may be
+    another search's.
+    """
+    study_id = storage.get_study_id_from_name(name)
+    if storage.get_study_name_from_id(study_id) != name:
+        raise KeyError(name)
+    return study_id
 
 
 def mend(url: str) -> None:
