@@ -333,7 +333,8 @@ def _in_given(state: Any, places: Iterator[_Place | None], given: Mapping[_Place
     """
     made = []
     for _, part in _items(state):
-        own = given.get(next(places, None) or ()) if isinstance(part, _SHARED) else None
+        place = next(places, None) if isinstance(part, _SHARED) else None
+        own = None if place is None else given.get(place)
         made.append(_within(own, _in_given(part, places, given)))
     if type(state) is tuple:
         return tuple(made)
