@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from stantune.errors import UsageError
-from stantune.images.data import Batch, Batches, Dataset, Normalise, Normaliser, Split, in_order, splits
+from stantune.images.data import Batch, Batches, Dataset, Normalise, Normaliser, Split, hold_out, in_order, splits
+from stantune.images.data.parts import part_of
 
 PLAIN = Normaliser(None, 1.0)
 
@@ -225,3 +226,17 @@ def test_other_bad_use_is_refused() -> None:
         Normalise(mean="pixel")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least one training sample"):
         Normalise(mean="image").fit(random_split(0))
+
+
+@pytest.mark.parametrize("how", ["first", "random", "stratified"])
+def test_a_default_device_of_the_process_is_not_the_datas(how: str) -> None:
+    def drawn() -> list[Tensor]:
+        train, held = hold_out(Split(whole.inputs, whole.targets), 8, how)
+        normaliser = Normalise(mean=(1.0, 2.0, 3.0)).fit(train)
+        return [held.ids, part_of(train, 10, 0).ids, *Batches(train, 4, 0, normaliser).at(3)]
+
+    whole = random_split(40)
+    expected = drawn()
+    with torch.device("meta"):
+        found = drawn()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

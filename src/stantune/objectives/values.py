@@ -77,7 +77,13 @@ def restored(value: Any, device: str = "cpu") -> Any:
     inner = value["value"]
     match value[_KIND]:
         case "elsewhere":
-            return inner.to(device)
+            # A leaf, or it would have no gradient.
+            moved = inner.detach().to(device)
+            return (
+                nn.Parameter(moved, inner.requires_grad)
+                if type(inner) is nn.Parameter
+                else moved.requires_grad_(inner.requires_grad)
+            )
         case "counter":
             return Counter(restored(inner, device))
         case "set":

@@ -279,8 +279,10 @@ def _report(name: str, module: nn.Module, stan: Stan, reasons: Mapping[str, str]
     return LayerReport(name, patterns, reason)
 
 
-def _report_linear(name: str, module: nn.Module, stan: Stan) -> LayerReport:
+def _report_linear(name: str, module: nn.Linear, stan: Stan) -> LayerReport:
     reason = why_not(name, module, "linear", stan.linear)
+    if not reason and module.weight.is_complex():
+        reason = "its weights are complex, and memo remembers real numbers alone"
     patterns = () if reason else stan.patterns_of(name)
     return LayerReport(name, patterns, reason or ("" if patterns else "rate=1 computes every entry"))
 

@@ -89,3 +89,32 @@ def test_autocast_leaves_what_is_remembered_of_doubles_as_it_is() -> None:
             handle.visit(torch.arange(3), images)
             assert layer(images).dtype is torch.float64
             handle.step()
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules", "ignore:STAN changes nothing")
+@pytest.mark.parametrize("late", [False, True])
+def test_complex_numbers_are_pytorchs(late: bool) -> None:
+    """Memo remembers none of them, and nothing is lost of them."""
+    layer, stan = nn.Linear(4, 6), Stan(0.5, period=None, linear=("*",), memo=Memo(samples=3, epoch=1))
+    images = torch.randn(3, 4, dtype=torch.complex64)
+    if not late:
+        layer.to(torch.complex64)
+    handle = accelerate_(layer, stan, torch.randn(3, 4) if late else images)
+    (line,) = handle.report
+    assert bool(line.patterns) is late
+    assert late or line.reason == "its weights are complex, and memo remembers real numbers alone"
+    layer.to(torch.complex64)
+    stock = nn.Linear(4, 6).to(torch.complex64)
+    for _ in range(3):
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        stock.load_state_dict(layer.state_dict())
+        handle.visit(torch.arange(3))
+        gradients = []
+        for each in (layer, stock):
+            each.zero_grad()
+            output = each(images)
+            output.abs().sum().backward()
+            gradients += [output, each.weight.grad, each.bias.grad]
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(gradients[:3], gradients[3:], strict=True))
+        handle.step()

@@ -99,3 +99,20 @@ def test_a_saved_state_goes_on(images):
 
 def test_four_bytes_are_held_for_a_sample():
     assert Fingerprints(1000).bytes == 4000
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_they_are_the_same_under_other_defaults(images, dtype, device):
+    """A process may have other ones for the user's own tensors."""
+    expected = seen(images).state_dict()["first"]
+    ids = torch.arange(len(images))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            found = Fingerprints(20)
+            found.check(ids, images)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(found.state_dict()["first"], expected, rtol=0, atol=0, equal_nan=True)

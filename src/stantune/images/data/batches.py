@@ -69,7 +69,7 @@ class Batches:
         self._split = split.to(device) if self._resident else split
         self._normaliser = normaliser.to(device)
         self._augment = augment
-        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0, device="cpu"))
 
     def at(self, iteration: int) -> Batch:
         """The batch of training iteration `iteration`, counted from 0.
@@ -115,7 +115,8 @@ class Batches:
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._order[0] != epoch:
             # Drawn on the CPU, so that a GPU sees the same order.
-            order = torch.randperm(len(self._split), generator=_generator("order", self.seed, epoch))
+            generator = _generator("order", self.seed, epoch)
+            order = torch.randperm(len(self._split), generator=generator, device="cpu")
             self._order = (epoch, order.to(self._split.inputs.device))
         return self._order[1]
 

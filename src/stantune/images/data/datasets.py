@@ -55,5 +55,5 @@ def _load_part(description: Description, part: Literal["train", "test"], root: P
     return Split(
         torch.from_numpy(images),
         torch.from_numpy(np.concatenate(all_labels).astype(np.int64)),
-        torch.arange(count),
+        torch.arange(count, device="cpu"),
     )

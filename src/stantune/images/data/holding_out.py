@@ -38,11 +38,13 @@ def hold_out(train: Split, validation: int | float | None, how: How = "last", se
         return train.take(0, cut), train.take(cut, len(train))
     if how == "first":
         return train.take(count, len(train)), train.take(0, count)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(derive("hold out", seed)))
+    # On the CPU, as the data, whatever the process's default is.
+    generator = torch.Generator().manual_seed(derive("hold out", seed))
+    order = torch.randperm(len(train), generator=generator, device="cpu")
     by_class = how == "stratified" and train.targets.dim() == 1 and train.targets.dtype == torch.int64
-    held = torch.zeros(len(train), dtype=torch.bool)
+    held = torch.zeros(len(train), dtype=torch.bool, device="cpu")
     held[_of_each_class(order, train.targets, count) if by_class else order[:count]] = True
-    places = torch.arange(len(train))
+    places = torch.arange(len(train), device="cpu")
     return train.select(places[~held]), train.select(places[held])
 
 

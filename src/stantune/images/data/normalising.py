@@ -84,7 +84,7 @@ class Normalise:
             raise UsageError("a mean image needs at least one training sample, and the split has none.")
         first = _mean_of(split)
         if isinstance(self.mean, tuple):
-            mean: Tensor | None = torch.tensor(self.mean, dtype=torch.float32)
+            mean: Tensor | None = torch.tensor(self.mean, dtype=torch.float32, device="cpu")
         else:
             mean = None if self.mean == "none" else _per(self.mean, first).float()
         if self.std == "none":

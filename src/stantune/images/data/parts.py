@@ -32,13 +32,15 @@ def part_of(split: Split, count: int, seed: int) -> Split:
 
 def _in_turn(targets: Tensor, seed: int) -> Tensor:
     """Return all places (n,), so that any first ones of them have each class in its proportion."""
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(derive("part", seed)))
+    # On the CPU, as the data, whatever the process's default is.
+    generator = torch.Generator().manual_seed(derive("part", seed))
+    order = torch.randperm(len(targets), generator=generator, device="cpu")
     if targets.dim() != 1 or targets.dtype != torch.int64:
         return order
     drawn = targets[order]
     # The k-th of the n of a class stands at (k + 1/2) / n of the way.
-    way = torch.empty(len(drawn), dtype=torch.float64)
+    way = torch.empty(len(drawn), dtype=torch.float64, device="cpu")
     for each in sorted(set(drawn.tolist())):
         places = (drawn == each).nonzero().squeeze(1)
-        way[places] = (torch.arange(len(places), dtype=torch.float64) + 0.5) / len(places)
+        way[places] = (torch.arange(len(places), dtype=torch.float64, device="cpu") + 0.5) / len(places)
     return order[way.argsort(stable=True)]

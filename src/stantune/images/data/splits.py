@@ -44,7 +44,7 @@ class Split:
     def __post_init__(self) -> None:
         inputs = _checked_inputs(_tensor("inputs", self.inputs))
         targets = _tensor("targets", self.targets)
-        ids = torch.arange(len(inputs)) if self.ids is None else _tensor("ids", self.ids)
+        ids = torch.arange(len(inputs), device="cpu") if self.ids is None else _tensor("ids", self.ids)
         if targets.dim() == 0 or len(targets) != len(inputs):
             raise UsageError(
                 f"a split's targets are of shape {tuple(targets.shape)}, and its inputs {len(inputs)}: give one target "

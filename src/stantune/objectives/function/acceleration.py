@@ -49,7 +49,6 @@ class Acceleration:
         self._say = say
         self._stan = self._stan_at(stan, done)
         self.handle: StanHandle = self._accelerated()
-        self._parameters = {id(parameter) for parameter in model.parameters()}
         self._hook: _StepHook | None = None
         self._reduced = False
         self._spared = False
@@ -69,7 +68,9 @@ class Acceleration:
         if self._hook is not None:
             return
         groups = optimizer.param_groups
-        if any(id(parameter) in self._parameters for group in groups for parameter in group["params"]):
+        # Now: the model may have been given other parameters since it was accelerated.
+        own = {id(parameter) for parameter in self._model.parameters()}
+        if any(id(parameter) in own for group in groups for parameter in group["params"]):
             self._hook = _StepHook(optimizer, self.step)
 
     def detach(self) -> None:

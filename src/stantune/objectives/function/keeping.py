@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from stantune.stan.config import Stan
 
 _REMEDY = "call run.keep as it was when the file was written, or delete the file and the trial is trained again"
+# What a list or dict may hold that others hold, too, and change in place: an optimizer has the tensors of a dict.
+_SHARED = (Tensor, np.ndarray, list, dict, set)
+# What may hold them.
+_HOLD = (list, tuple, dict, OrderedDict, Counter)
+_Place = tuple[Any, ...]
 
 
 class Keeper:
@@ -85,6 +91,8 @@ class Keeper:
         self._start = segment.start
         self._saved: Mapping[str, Any] | None = state or None
         self._things: dict[str, Any] = {}
+        # What lists and dicts held when the function gave them, by its place.
+        self._given: dict[str, dict[_Place, Any]] = {}
         self._accelerations: list[Acceleration] = []
         self._own = self._path.with_name(f"{self._path.stem}.checkpoint")
         self._has_folder = False
@@ -124,8 +132,9 @@ class Keeper:
             if self._saved is None:
                 # Now, and not after an hour.
                 _state_of(thing, name)
-            else:
-                self._put_back(thing, name, self._saved["kept"])
+            self._given[name] = dict(_parts(thing))
+            if self._saved is not None:
+                self._put_back(thing, name, self._saved)
             self._things[name] = thing
             if isinstance(thing, Optimizer):
                 for acceleration in self._accelerations:
@@ -194,6 +203,7 @@ class Keeper:
         for acceleration in self._accelerations:
             acceleration.detach()
         self._things.clear()
+        self._given.clear()
         self._accelerations.clear()
         self._saved = None
         if self._has_folder:
@@ -206,6 +216,7 @@ class Keeper:
             "done": done,
             "start": self._start,
             "kept": {name: _state_of(thing, name) for name, thing in self._things.items()},
+            "places": {name: plain(self._places(name), f"what is kept as {name!r}") for name in self._things},
             "random": plain(random_states(self._device), "the random states"),
             "stan": [plain(made.state, "STAN's state") for made in self._accelerations],
             "losses": dict(losses),
@@ -216,11 +227,20 @@ class Keeper:
             state["curve"] = self.curve
         checkpoints.save(path, self._identity, state)
 
-    def _put_back(self, thing: Any, name: str, states: Mapping[str, Any]) -> None:
-        if name not in states:
+    def _places(self, name: str) -> list[_Place | None]:
+        """Return for each part of a kept thing where it was when the function gave it; None for what came later."""
+        places = {id(part): place for place, part in self._given[name].items()}
+        return [places.get(id(part)) for _, part in _parts(self._things[name])]
+
+    def _put_back(self, thing: Any, name: str, saved: Mapping[str, Any]) -> None:
+        if name not in saved["kept"]:
             raise self._misfit(f"has nothing called {name!r}")
         try:
-            _load(thing, restored(states[name], self._device))
+            state = restored(saved["kept"][name], self._device)
+            if type(thing) in (list, dict):
+                # Files of before do not say where anything was.
+                state = _in_given(state, iter(restored(saved.get("places", {}).get(name, []))), self._given[name])
+            _load(thing, state)
         except StantuneError:
             raise
         except Exception as error:
@@ -283,6 +303,65 @@ def _load(thing: Any, state: Any) -> None:
     else:
         # It says so.
         _state_of(thing, "")
+
+
+def _items(thing: Any) -> Iterable[tuple[Any, Any]]:
+    """Return the places in a container and what is there; nothing of all else."""
+    if type(thing) not in _HOLD:
+        return ()
+    return list(thing.items() if isinstance(thing, dict) else enumerate(thing))
+
+
+def _parts(thing: Any, place: _Place = ()) -> Iterator[tuple[_Place, Any]]:
+    """Yield all of a list's or dict's parts, at any depth, that others may hold, too, each with its place."""
+    for key, part in _items(thing):
+        if isinstance(part, _SHARED):
+            yield (*place, key), part
+        yield from _parts(part, (*place, key))
+
+
+def _in_given(state: Any, places: Iterator[_Place | None], given: Mapping[_Place, Any]) -> Any:
+    """Return what was saved of a list or dict, in the function's own objects wherever those were still in it.
+
+    A model's parameters in a dict have to stay the ones that model and optimizer hold. What had been put in their place
+    meanwhile, such as a copy of the best weights, must not be written into them.
+
+    Args:
+        state: what was saved; changed in place.
+        places: for each of its parts, in the order of `_parts`, where that was among the function's; None for nowhere.
+        given: what the function has there now.
+    """
+    made = []
+    for _, part in _items(state):
+        place = next(places, None) if isinstance(part, _SHARED) else None
+        own = None if place is None else given.get(place)
+        made.append(_within(own, _in_given(part, places, given)))
+    if type(state) is tuple:
+        return tuple(made)
+    for (key, _), part in zip(_items(state), made, strict=True):
+        state[key] = part
+    return state
+
+
+def _within(own: Any, state: Any) -> Any:
+    """Return a function's own object with what was saved of it; where that cannot be, what was saved."""
+    if not any(isinstance(own, kind) and isinstance(state, kind) for kind in _SHARED):
+        return state
+    if isinstance(own, Tensor):
+        # A parameter of another shape is refused: what trains it would go on without what was learned.
+        fits = own.requires_grad or (own.shape == state.shape and own.dtype == state.dtype)
+        if not fits or own.is_inference() or own.layout is not torch.strided or 0 in own.stride():
+            return state
+        own.requires_grad_(state.requires_grad)
+    elif isinstance(own, np.ndarray):
+        if own.shape != state.shape or own.dtype != state.dtype or not own.flags.writeable:
+            return state
+    elif isinstance(own, set):
+        own.clear()
+        own.update(state)
+        return own
+    _load(own, state)
+    return own
 
 
 def _same_shape(thing: Any, state: Any) -> None:

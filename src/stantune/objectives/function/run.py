@@ -123,7 +123,8 @@ class Run:
 
         A thing is whatever has `state_dict` and `load_state_dict` (models, optimizers, schedulers, scalers), a
         torch.Generator, a NumPy generator, a random.Random, a tensor or an array; and, for plain values, a list or a
-        dict that holds them: `best = [0.0]`, kept as `run.keep(best=best)`, has its former value in `best[0]`.
+        dict that holds them: `best = [0.0]`, kept as `run.keep(best=best)`, has its former value in `best[0]`. What was
+        in such a list or dict from the beginning remains the same object, as a parameter that an optimizer has, too.
 
         Call it before `steps`, as often as you like, with the same names each time that the function is called.
 

@@ -61,4 +61,4 @@ def to_reduced(trial: Trial) -> StanHandle:
 def images_to_show(splits: Splits, count: int, seed: int) -> Tensor:
     """Return the places of so many training images, int64 (count,)."""
     generator = torch.Generator().manual_seed(derive("pictured", seed))
-    return torch.randperm(len(splits.train), generator=generator)[:count]
+    return torch.randperm(len(splits.train), generator=generator, device="cpu")[:count]

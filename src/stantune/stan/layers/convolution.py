@@ -31,6 +31,8 @@ class StanConvolution(StanLayer, nn.modules.conv._ConvNd):
         In evaluation, and with nothing set on the layer, it is the original's. So it is for all tensors and modes that
         are not plain (`kernels.gate`), and for what the original refuses. (In one dimension there is no H.)
         """
+        if not isinstance(self, StanConvolution):
+            return type(self).forward(self, input)
         return self._trained(input) if self.training else self._exact(input)
 
     def _exact(self, input: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class StanSequential(StandIn, nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return what the layers in turn make of the input, as nn.Sequential does."""
+        if not isinstance(self, StanSequential):
+            return type(self).forward(self, input)
         if type(input) is not Tensor or torch.compiler.is_compiling() or not class_as_written(nn.Sequential):
             return super().forward(input)  # type: ignore[no-any-return,no-untyped-call]
         modules = list(self)

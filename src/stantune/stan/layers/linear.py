@@ -52,6 +52,8 @@ class StanLinear(StanLayer, nn.Linear):
 
         Inputs of other shapes, evaluation and a layer without memory are the original's.
         """
+        if not isinstance(self, StanLinear):
+            return type(self).forward(self, input)
         memory = self.memory
         return super().forward(input) if not self.training or memory is None else self._trained(input, memory)
 
@@ -73,6 +75,8 @@ class StanLinear(StanLayer, nn.Linear):
             and class_as_written(nn.Linear)
             and "parametrizations" not in self._modules
             and bool(common_device(input, self.weight, self.bias))
+            # What is remembered has no imaginary part.
+            and input.dtype.is_floating_point
             and input.dim() == 2
             and len(input) > 0
             and input.shape[1] == self.weight.shape[1]

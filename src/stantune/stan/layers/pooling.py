@@ -49,6 +49,8 @@ class StanMaxPool2d(StanPool2d, nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the maxima of the input's windows, (B, C, H', W')."""
+        if not isinstance(self, StanMaxPool2d):
+            return type(self).forward(self, input)
         return self.natively(input) if self.is_native(input) else super().forward(input)
 
 
@@ -62,6 +64,8 @@ class StanAvgPool2d(StanPool2d, nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the averages of the input's windows, (B, C, H', W')."""
+        if not isinstance(self, StanAvgPool2d):
+            return type(self).forward(self, input)
         return self.natively(input) if self.is_native(input) else super().forward(input)
 
 

@@ -22,7 +22,9 @@ class StandIn(nn.Module):
     """A layer that takes the place of one of PyTorch's own, whose parameters it has, under another class.
 
     Tools that ask for the class itself (`type(layer) is nn.Conv2d`) do not find it. Those that would go on without the
-    layer, or fail in words of their own, are told.
+    layer, or fail in words of their own, are told. Tools that wrap a layer's forward (`layer._old_forward =
+    layer.forward`) still call a stand-in's after `restore_`; each therefore does as the layer's class does, where that
+    is none of STAN's any more.
 
     Attributes:
         original: PyTorch's class of such layers; not of containers, whose modules may have any name.

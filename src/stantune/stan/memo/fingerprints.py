@@ -64,7 +64,9 @@ class Fingerprints:
 
     def _prepare(self, shape: tuple[int, ...]) -> Tensor:
         size = math.prod(shape)
-        vector = torch.randn(size, generator=torch.Generator().manual_seed(derive("fingerprint", size)))
+        generator = torch.Generator().manual_seed(derive("fingerprint", size))
+        # A process may have other defaults.
+        vector = torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
         self._vector, self._shape = vector.to(self._first.device), shape
         return self._vector
 

@@ -110,7 +110,7 @@ class ImageFolder:
                 StanWarning,
                 stacklevel=4,
             )
-        return Split(torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, label in files]))
+        return Split(torch.from_numpy(np.stack(pixels)), torch.tensor([label for _, label in files], device="cpu"))
 
     def _pixels(self, file: Path) -> tuple[np.ndarray, bool]:
         """Return an image's pixels, (H, W, C), and whether it is transparent in parts."""
