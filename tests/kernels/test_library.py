@@ -44,6 +44,32 @@ def test_of_several_openmp_runtimes_pytorchs_is_shared(folder: str, tmp_path: Pa
     assert ran.stdout.strip() == str(RUNTIMES[0].resolve())
 
 
+# Forks where PyTorch has computed in parallel and nothing was natively: the child loads the library first.
+FORKED = """
+import os, signal
+import torch
+from stantune import Stan, accelerate_
+from stantune.kernels.library import kernels
+
+torch.set_num_threads(2)
+torch.ones(10**7).sum()
+assert not kernels.cache_info().currsize
+if not (child := os.fork()):
+    signal.alarm(20)
+    layer = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    accelerate_(layer, Stan())
+    layer(torch.ones(4, 8, 16, 16)).sum().backward()
+    os._exit(0 if kernels.cache_info().currsize else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not RUNTIMES, reason="this PyTorch has no libgomp of its own")
+def test_a_forked_child_that_loads_it_first_waits_for_no_thread_of_its_parent() -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 # Lets the process have 400 MB more: input and output take 72 MB, and what each thread keeps between them 576 MB.
 CROWDED = """
 import resource, sys
