@@ -70,6 +70,42 @@ def test_a_forked_child_that_loads_it_first_waits_for_no_thread_of_its_parent() 
     assert ran.returncode == 0, ran.stderr
 
 
+# Makes steps on denormal numbers, in threads that began before the calling one counted them as zero, and after that.
+FLUSHING = """
+import sys
+import torch
+from stantune.kernels.library import kernels
+from stantune.kernels.sgd import Sgd
+
+torch.set_num_threads(3)
+if sys.argv[1] == "own":
+    kernels().library.stan_use_openmp(None)
+DENORMAL = torch.finfo(torch.float32).tiny / 2
+
+def kept(steps):
+    weight = torch.nn.Parameter(torch.empty(10**6))
+    weight.grad, optimizer = torch.zeros_like(weight), Sgd([weight], lr=0.1)
+    for _ in range(steps):
+        weight.data.view(torch.int32).fill_(1 << 22)
+        optimizer.step()
+        yield int((weight.data.view(torch.int32) != 0).sum())
+
+for flush in (False, True, False):
+    torch.set_flush_denormal(flush)
+    print(sorted(set(kept(20))))
+    # PyTorch's own threads are as they were.
+    torch.set_flush_denormal(False)
+    print(int(((torch.full((10**6,), 2 * DENORMAL) / 2).view(torch.int32) != 0).sum()))
+"""
+
+
+@pytest.mark.parametrize("whose", ["OpenMP's", "own"])
+def test_all_threads_of_a_pass_count_denormals_as_the_calling_one(whose: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", FLUSHING, whose], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["[1000000]", "1000000", "[0]", "1000000", "[1000000]", "1000000"]
+
+
 # Lets the process have 400 MB more: input and output take 72 MB, and what each thread keeps between them 576 MB.
 CROWDED = """
 import resource, sys
