@@ -2,7 +2,8 @@
 //
 // Two pools of spinning threads on the same cores take the cores from each other, so PyTorch's own runtime is used
 // where it can be found: the caller hands over its GOMP_parallel. In a forked child that runtime, and our own pool, may
-// wait for threads that are the parent's alone: a child has a pool of its own.
+// wait for threads that are the parent's alone: a child has a pool of its own. One that was forked before this library
+// was loaded is the caller's to notice.
 #include "parallel.hpp"
 
 #if __has_include(<pthread.h>)
@@ -11,6 +12,7 @@
 #endif
 
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <mutex>
 #include <new>
@@ -24,6 +26,7 @@ namespace {
 struct Job {
     const std::function<void(int)>* part;
     int parts;
+    std::fenv_t calling{};  // how the calling thread computes: whether denormals count as zero, and how it rounds
     std::atomic<int> next{0};
     std::atomic<bool> failed{false};
 
@@ -37,7 +40,15 @@ struct Job {
     }
 };
 
-void work(void* job) { static_cast<Job*>(job)->work(); }
+// Works in any thread as in the calling one. Each has that from the thread that began it, whatever became of that since,
+// and which thread does a part is chance: one call would have several results. A thread of PyTorch's gets back its own.
+void work(void* job) {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&static_cast<Job*>(job)->calling);
+    static_cast<Job*>(job)->work();
+    std::fesetenv(&own);
+}
 
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 GompParallel gomp_parallel = nullptr;
@@ -86,7 +97,7 @@ class Pool {
             ++busy_;
             Job* job = job_;
             lock.unlock();
-            job->work();
+            stan::work(job);
             lock.lock();
             if (--busy_ == 0) ended_.notify_all();
         }
@@ -114,6 +125,7 @@ void begin_child() {
 
 void in_parallel(int parts, const std::function<void(int)>& part) {
     Job job{&part, parts};
+    if (parts > 1) std::fegetenv(&job.calling);
     if (parts <= 1)
         job.work();
     else if (gomp_parallel)

@@ -44,6 +44,68 @@ def test_of_several_openmp_runtimes_pytorchs_is_shared(folder: str, tmp_path: Pa
     assert ran.stdout.strip() == str(RUNTIMES[0].resolve())
 
 
+# Forks where PyTorch has computed in parallel and nothing was natively: the child loads the library first.
+FORKED = """
+import os, signal
+import torch
+from stantune import Stan, accelerate_
+from stantune.kernels.library import kernels
+
+torch.set_num_threads(2)
+torch.ones(10**7).sum()
+assert not kernels.cache_info().currsize
+if not (child := os.fork()):
+    signal.alarm(20)
+    layer = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    accelerate_(layer, Stan())
+    layer(torch.ones(4, 8, 16, 16)).sum().backward()
+    os._exit(0 if kernels.cache_info().currsize else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not RUNTIMES, reason="this PyTorch has no libgomp of its own")
+def test_a_forked_child_that_loads_it_first_waits_for_no_thread_of_its_parent() -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+# Makes steps on denormal numbers, in threads that began before the calling one counted them as zero, and after that.
+FLUSHING = """
+import sys
+import torch
+from stantune.kernels.library import kernels
+from stantune.kernels.sgd import Sgd
+
+torch.set_num_threads(3)
+if sys.argv[1] == "own":
+    kernels().library.stan_use_openmp(None)
+DENORMAL = torch.finfo(torch.float32).tiny / 2
+
+def kept(steps):
+    weight = torch.nn.Parameter(torch.empty(10**6))
+    weight.grad, optimizer = torch.zeros_like(weight), Sgd([weight], lr=0.1)
+    for _ in range(steps):
+        weight.data.view(torch.int32).fill_(1 << 22)
+        optimizer.step()
+        yield int((weight.data.view(torch.int32) != 0).sum())
+
+for flush in (False, True, False):
+    torch.set_flush_denormal(flush)
+    print(sorted(set(kept(20))))
+    # PyTorch's own threads are as they were.
+    torch.set_flush_denormal(False)
+    print(int(((torch.full((10**6,), 2 * DENORMAL) / 2).view(torch.int32) != 0).sum()))
+"""
+
+
+@pytest.mark.parametrize("whose", ["OpenMP's", "own"])
+def test_all_threads_of_a_pass_count_denormals_as_the_calling_one(whose: str) -> None:
+    ran = subprocess.run([sys.executable, "-c", FLUSHING, whose], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["[1000000]", "1000000", "[0]", "1000000", "[1000000]", "1000000"]
+
+
 # Lets the process have 400 MB more: input and output take 72 MB, and what each thread keeps between them 576 MB.
 CROWDED = """
 import resource, sys

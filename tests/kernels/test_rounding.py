@@ -39,6 +39,34 @@ def test_a_layers_errors_stay_beside_pytorchs_at_any_number_of_channels(
         assert own <= most * its
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("largest", [1e6, -9999.0])
+def test_what_is_filtered_together_has_errors_of_its_largest_number(
+    filtering: Callable[[str], None], kernel: int, largest: float
+) -> None:
+    """As docs/kernels.md says of a hot pixel, and of values for what is missing."""
+    torch.manual_seed(0)
+    input = torch.randn(1, 16, 16, 12, requires_grad=True)
+    weight, gradient = torch.randn(16, 16, kernel, kernel) / (16 * kernel**2) ** 0.5, torch.randn(1, 16, 16, 12)
+    for each in (input, gradient):
+        each.data[0, 0, 0, 5] = largest
+    reach = kernel // 2
+
+    def both(output: torch.Tensor) -> list[torch.Tensor]:
+        return [output.double(), torch.autograd.grad(output, input, gradient.to(output.dtype))[0].double()]
+
+    exact = both(F.conv2d(input.double(), weight.double(), padding=reach))
+    for way in ("off", "always"):
+        filtering(way)
+        found = both(convolve(input, weight, None, (1, 1), (reach,) * 4))
+        # Of four outputs, and of the rows of the input that they see.
+        for one, other, together in zip(found, exact, (4, 4 + reach), strict=True):
+            of_row = (one - other).abs().amax((0, 1, 3))
+            unseen = of_row[reach + 1 : together].max()
+            assert unseen < 1e-5 if way == "off" else 1e-8 < unseen / abs(largest) < 5e-7
+            assert of_row[together:].max() < 1e-5
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("channels", "filters"), [(7, 300), (129, 5), (43, 130), (300, 40)])
 def test_sums_that_end_within_a_chain_are_whole(stride: int, channels: int, filters: int) -> None:

@@ -16,6 +16,8 @@ from stantune.kernels.pool import belong
 
 # Places of a window: each is a byte, and one of those stands for none.
 PLACES = 255
+# Of an image's channels, rows and columns: native code counts in 32 bits what up to 64 positions have together.
+MOST = 2**24
 
 
 def fits(
@@ -34,6 +36,7 @@ def fits(
         suits(x, running_mean, running_var, weight, bias)
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
+        and max(x.shape[1:]) <= MOST
         and x.numel() > x.shape[1] > 0  # PyTorch's own form has the message for a single position, or for none
         and (running_mean is None) == (running_var is None)
         # They have no gradient, and PyTorch says so.

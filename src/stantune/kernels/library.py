@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stantune.kernels.gate import readable
+from stantune.process.forked import forked
 
 # Of the environment: "off", or one of FORMS.
 SWITCH = "STANTUNE_KERNELS"
@@ -158,8 +159,9 @@ def _checked(result: int, function: object, given: object) -> None:
 
 
 def _share_threads(library: ctypes.CDLL) -> None:
-    """Let the library use the threads of PyTorch's OpenMP runtime; without one it makes its own."""
-    if not sys.platform.startswith("linux"):
+    """Let the library use the threads of PyTorch's OpenMP runtime; without one, and in a fork, it makes its own."""
+    # The library notices forks that come after it; here it is the child that loads it first.
+    if forked() or not sys.platform.startswith("linux"):
         return
     # Other packages bring runtimes of their own. PyTorch's calls go where the linker finds them first: in what the
     # whole process has, such as what is preloaded, then in what PyTorch was linked with.

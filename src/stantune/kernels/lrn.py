@@ -13,8 +13,20 @@ from stantune.kernels.derivatives import gradients_of
 from stantune.kernels.gate import readable
 from stantune.kernels.library import loaded, suits
 
-# A window's side is counted in 32 bits.
-LARGEST = 2**31
+# A window's side is counted in 32 bits, and so are an image's numbers, with room for what lies beyond its border.
+LARGEST, MOST_NUMBERS = 2**31, 2**28
+
+
+def fits(x: Tensor, size: int) -> bool:
+    """Tell whether native code can do it: float32 on the CPU, (B, C, H, W), in one of two orders in memory."""
+    return (
+        suits(x)
+        and x.dim() == 4
+        and _layout(x) is not None
+        and x.shape[1:].numel() <= MOST_NUMBERS
+        and 0 < size < LARGEST
+        and size % 2 == 1
+    )
 
 
 def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
@@ -31,7 +43,7 @@ def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
         power: 0 or more.
         size: of the window's sides, odd.
     """
-    if not (suits(x) and x.dim() == 4 and _layout(x) is not None and 0 < size < LARGEST and size % 2):
+    if not fits(x, size):
         return _plainly(x, scale, power, size)
     result: Tensor = _Lrn.apply(x, scale, power, size)  # type: ignore[no-untyped-call]
     return result

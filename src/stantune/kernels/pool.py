@@ -18,6 +18,8 @@ from stantune.kernels.library import loaded, suits
 
 # A place in a window is a byte; sides and steps are such that no product of them is too large for the native code.
 PLACES, LONGEST = 256, 2**15
+# Of an image's rows, columns and channels: native code counts each in 32 bits, with room for what it pads.
+MOST = 2**28
 # Of what the windows of a row of windows see, all of them together: native code lists each column of each.
 MOST_SEEN = 2**24
 # Whole numbers up to it are exact in float32.
@@ -62,6 +64,7 @@ def fits(x: Tensor, pool: Pool) -> bool:
         # And so it may, where a side of length 1 has a stride of its own, as the batch of `images[0].unsqueeze(0)`: one
         # order has a `view` that the other has not.
         and is_last(x)
+        and max(x.shape[1:]) <= MOST
         and all(map(_is_known, pool.size, pool.stride, pool.padding))
         and (pool.average or pool.size[0] * pool.size[1] <= PLACES)
         and 0 <= pool.divisor <= EXACT

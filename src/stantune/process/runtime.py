@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 
 from stantune.arguments import digits
 from stantune.errors import UsageError
+from stantune.process.forked import forked
 
 # glibc's mallopt parameters (malloc.h).
 _M_TRIM_THRESHOLD = -1
@@ -64,27 +64,15 @@ def flush_denormals(flush: bool) -> None:
     """Have denormal numbers count as zero or not, in this thread and in those that PyTorch computes with beside it.
 
     Each thread has that from the one that began it: PyTorch's setting would not reach those that have computed before.
-    In a forked process it is this thread's alone, and that of those that begin later.
+    In a forked process it is this thread's alone, and that of those that begin later. Native passes need none of it:
+    all threads of one compute as the calling thread does.
     """
     torch.set_flush_denormal(flush)
-    threads, parallel = torch.get_num_threads(), None if _forked else _openmp()
+    threads, parallel = torch.get_num_threads(), None if forked() else _openmp()
     if threads > 1 and parallel is not None:
         # It returns nothing, and ctypes heeds nothing that it does.
         each = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: torch.set_flush_denormal(flush))
         parallel(each, None, ctypes.c_uint(threads), ctypes.c_uint(0))
-
-
-# Where a process has computed in parallel, one that it forks would wait for threads that it has not.
-_forked = False
-
-
-def _note_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
 
 
 def _openmp() -> Any:

@@ -15,7 +15,7 @@ from stantune.kernels.library import suits
 
 # Of an output that a maximum follows: an entry's number is kept in 16 bits, and one number stands for "no entry".
 MOST_ENTRIES = 2**16 - 2
-# Of one image, its output or the weight: native code counts them in 32 bits, with room for what it pads.
+# Of one image, its output or the weight, and of images: native code counts them in 32 bits, with room for what it pads.
 MOST_NUMBERS = 2**28
 # Of what the windows of a pooling see, all of them together: native code lists each place of each, and keeps the list.
 MOST_SEEN = 2**24
@@ -135,7 +135,7 @@ def _shapes(
         (width + left + right - kernel[1]) // stride[1] + 1,
     )
     padded = (height + top + bottom) * (width + left + right) * channels
-    if min(out) < 1 or max(padded, math.prod(out) * weight[0], math.prod(weight), *numbers) > MOST_NUMBERS:
+    if min(out) < 1 or max(batch, padded, math.prod(out) * weight[0], math.prod(weight), *numbers) > MOST_NUMBERS:
         return None
     pooled = follow.pooled(*out)
     if min(pooled) < 1:

@@ -1,0 +1,35 @@
+"""Sizes that native code counts in 32 bits: what may be too large for that is PyTorch's. No number here is touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stantune.kernels import batch_norm, lrn, pool
+from stantune.kernels.block.follow import Follow
+from stantune.kernels.block.shapes import MOST_NUMBERS, _shapes
+from stantune.kernels.library import kernels
+
+pytestmark = pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+
+
+@pytest.mark.parametrize(("images", "fit"), [(MOST_NUMBERS, True), (MOST_NUMBERS + 1, False), (2**32 + 1, False)])
+def test_images_of_a_convolution(images: int, fit: bool) -> None:
+    shapes = _shapes((images, 1, 1, 1), (1, 1, 1, 1), 1, (1, 1), (0, 0, 0, 0), Follow())
+    assert (shapes is not None) == fit
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_numbers_of_an_image_under_lrn(more: int) -> None:
+    assert lrn.fits(torch.empty(1, 1, 1, lrn.MOST_NUMBERS + more), 3) == (not more)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_channels_of_a_batch_norm(more: int) -> None:
+    assert batch_norm.fits(torch.empty(2, batch_norm.MOST + more, 1, 1), None, None) == (not more)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_rows_of_a_pooling(more: int) -> None:
+    x = torch.empty(1, 2, pool.MOST + more, 1, memory_format=torch.channels_last)
+    assert pool.fits(x, pool.Pool(True, (2, 1), (2, 1))) == (not more)
