@@ -131,11 +131,33 @@ def search() -> None:
 '''
 
 # What the script's types do not come from, and would take mypy minutes to read.
-UNREAD = (
-    "alembic IPython lightning matplotlib mlflow onnx onnx_ir onnxscript optuna_dashboard plotly prompt_toolkit "
-    "pytorch_lightning ray scipy sklearn skorch sqlalchemy sympy tensorboard torch._dynamo torch._inductor "
-    "torch.distributed traitlets triton wandb"
-).split()
+UNREAD = [
+    "alembic",
+    "IPython",
+    "lightning",
+    "matplotlib",
+    "mlflow",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "optuna_dashboard",
+    "plotly",
+    "prompt_toolkit",
+    "pytorch_lightning",
+    "ray",
+    "scipy",
+    "sklearn",
+    "skorch",
+    "sqlalchemy",
+    "sympy",
+    "tensorboard",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed",
+    "traitlets",
+    "triton",
+    "wandb",
+]
 
 # What mypy is to find.
 MISTAKES = [
