@@ -105,10 +105,12 @@ def test_classes_may_have_folders_of_equal_names_and_names_in_capitals(tmp_path:
         picture(tmp_path / "one" / name / "images/1.png", 5)
     for name in ("Bus", "Car", "Train"):
         picture(tmp_path / "two" / name / "1.png", 5)
+    for name in ("Bus", "Car", "Train"):
+        picture(tmp_path / "four" / name / "images/1.png", 5)
     for name in ("train", "Train", "val", "testing"):
         for number in range(3 if name == "train" else 1):
             picture(tmp_path / "three" / name / f"{name if name in ('Train',) else 'a'}/{number}.png", 5)
-    assert [ImageFolder(tmp_path / name, 4)().classes for name in ("one", "two")] == [2, 3]
+    assert [ImageFolder(tmp_path / name, 4)().classes for name in ("one", "two", "four")] == [2, 3, 3]
     third = ImageFolder(tmp_path / "three", 4)()
     assert (third.classes, len(third.train)) == (1, 3)
 

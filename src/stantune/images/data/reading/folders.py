@@ -72,7 +72,7 @@ class ImageFolder:
     def _read(self, path: Path) -> Dataset:
         if not _is_folder(path):
             raise UsageError(f"there is no folder {path}; give ImageFolder the one that holds train/CLASS/… or CLASS/…")
-        train = _part(path, TRAIN) or path
+        train = _train(path) or path
         test = _part(path, TEST) if train != path else None
         classes = _classes(train)
         if train == path and (parts := _parts(path, classes)):
@@ -146,15 +146,21 @@ def _is_transparent(image: Image) -> bool:
     return bool(least < 255)  # type: ignore[operator]
 
 
+def _train(path: Path) -> Path | None:
+    """Return the folder with the training images; None where ROOT's folders are the classes."""
+    found = _part(path, TRAIN)
+    if found is None or found.name in TRAIN:
+        return found
+    # In capitals it may be a class beside others.
+    return found if all(name.casefold() in (*TRAIN, *TEST) for name in _classes(path)) else None
+
+
 def _part(path: Path, names: tuple[str, ...]) -> Path | None:
     """Return the folder with one of these names; in capitals, too, where there is none and it cannot be a class."""
     if found := next((path / name for name in names if _is_folder(path / name)), None):
         return found
-    for name in names:
-        for inner in sorted(path.iterdir()):
-            if inner.name.casefold() == name and _is_folder(inner) and not _has_images(inner) and _classes(inner):
-                return inner
-    return None
+    inner = [path / name for name in _classes(path) if not _has_images(path / name)]
+    return next((each for name in names for each in inner if each.name.casefold() == name and _classes(each)), None)
 
 
 def _parts(folder: Path, classes: list[str]) -> tuple[str, str] | None:
