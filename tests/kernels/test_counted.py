@@ -33,3 +33,11 @@ def test_channels_of_a_batch_norm(more: int) -> None:
 def test_rows_of_a_pooling(more: int) -> None:
     x = torch.empty(1, 2, pool.MOST + more, 1, memory_format=torch.channels_last)
     assert pool.fits(x, pool.Pool(True, (2, 1), (2, 1))) == (not more)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_numbers_of_a_window_s_row(more: int) -> None:
+    pooled = torch.empty(1, pool.MOST // 4 + more, 1, 4, memory_format=torch.channels_last)
+    assert pool.fits(pooled, pool.Pool(True, (1, 4), (1, 4))) == (not more)
+    normalised = torch.empty(1, batch_norm.MOST // 2 + more, 2, 4, memory_format=torch.channels_last)
+    assert batch_norm.fits(normalised, None, None, pool=(1, 4)) == (not more)

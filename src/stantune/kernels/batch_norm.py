@@ -51,7 +51,9 @@ def fits(
 
 def _parts(x: Tensor, pool: tuple[int, int]) -> bool:
     rows, columns = pool
-    return 0 < rows <= x.shape[2] and 0 < columns <= x.shape[3] and rows * columns <= PLACES
+    # A row of a window, too, is counted in 32 bits, with a vector more of channels than there are.
+    small = rows * columns <= PLACES and columns * x.shape[1] <= 2 * MOST
+    return small and 0 < rows <= x.shape[2] and 0 < columns <= x.shape[3]
 
 
 def normalise(

@@ -64,7 +64,8 @@ def fits(x: Tensor, pool: Pool) -> bool:
         # And so it may, where a side of length 1 has a stride of its own, as the batch of `images[0].unsqueeze(0)`: one
         # order has a `view` that the other has not.
         and is_last(x)
-        and max(x.shape[1:]) <= MOST
+        # Native code counts what a row of a window sees in 32 bits, too.
+        and max(*x.shape[1:], x.shape[1] * pool.size[1]) <= MOST
         and all(map(_is_known, pool.size, pool.stride, pool.padding))
         and (pool.average or pool.size[0] * pool.size[1] <= PLACES)
         and 0 <= pool.divisor <= EXACT

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from stantune.process.forked import threads
 from stantune.search.workers.starting import send_order, starting
 from stantune.search.workers.worker import settle, work
 
@@ -240,7 +241,7 @@ def _end_threads() -> None:
     begins as many anew where it next needs them. So a copy for nothing ends them, and those to come have the threads,
     and the bits, of any other process.
     """
-    if _threads() == 1:
+    if threads() == 1:
         return
     with contextlib.suppress(OSError), warnings.catch_warnings(action="ignore"):
         process = os.fork()
@@ -252,21 +253,16 @@ def _end_threads() -> None:
                 os.kill(process, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
         # The system counts a thread for a moment longer than it runs.
-        while _threads() > 1 and time.monotonic() < end:
+        while threads() > 1 and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
-
-
-def _threads() -> int:
-    """Return how many threads this process has, Python's and all others."""
-    return len(os.listdir("/proc/self/task"))
 
 
 def _copied(
     command: Connection, connection: Connection, make: Callable[[], Any], place: int, together: int
 ) -> BaseProcess | str:
     """Start a copy that works on a connection; say why where this process cannot be copied."""
-    if (threads := _threads()) > 1:
-        return f"it has {threads} threads"
+    if (count := threads()) > 1:
+        return f"it has {count} threads"
 
     def body() -> None:
         command.close()
