@@ -111,6 +111,10 @@ def test_classes_may_have_folders_of_equal_names_and_names_in_capitals(tmp_path:
         for number in range(3 if name == "train" else 1):
             picture(tmp_path / "three" / name / f"{name if name in ('Train',) else 'a'}/{number}.png", 5)
     assert [ImageFolder(tmp_path / name, 4)().classes for name in ("one", "two", "four")] == [2, 3, 3]
+    picture(tmp_path / "five/Samples/1.png", 5)
+    for name in "ab":
+        picture(tmp_path / "five/Train" / name / "1.png", 5)
+    assert ImageFolder(tmp_path / "five", 4)().classes == 2
     third = ImageFolder(tmp_path / "three", 4)()
     assert (third.classes, len(third.train)) == (1, 3)
 

@@ -151,16 +151,19 @@ def _train(path: Path) -> Path | None:
     found = _part(path, TRAIN)
     if found is None or found.name in TRAIN:
         return found
-    # In capitals it may be a class beside others.
-    return found if all(name.casefold() in (*TRAIN, *TEST) for name in _classes(path)) else None
+    # In capitals it may be a class itself, beside others in which images lie in folders of the same names.
+    others = (each for each in path.iterdir() if each.name.casefold() not in (*TRAIN, *TEST) and _is_folder(each))
+    own = _classes(found)
+    return None if any(_classes(other) == own for other in others) else found
 
 
 def _part(path: Path, names: tuple[str, ...]) -> Path | None:
     """Return the folder with one of these names; in capitals, too, where there is none and it cannot be a class."""
     if found := next((path / name for name in names if _is_folder(path / name)), None):
         return found
-    inner = [path / name for name in _classes(path) if not _has_images(path / name)]
-    return next((each for name in names for each in inner if each.name.casefold() == name and _classes(each)), None)
+    inner = sorted(each for each in path.iterdir() if each.name.casefold() in names and _is_folder(each))
+    inner.sort(key=lambda each: names.index(each.name.casefold()))
+    return next((each for each in inner if not _has_images(each) and _classes(each)), None)
 
 
 def _parts(folder: Path, classes: list[str]) -> tuple[str, str] | None:
