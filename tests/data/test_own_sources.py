@@ -179,6 +179,14 @@ def test_a_torch_data_set_is_read_in_order(worth: float, monkeypatch: pytest.Mon
     assert (rows.inputs.shape, rows.targets.dtype) == ((40, 12), torch.float32)
 
 
+def test_a_split_is_in_this_machines_memory() -> None:
+    """Wherever tensors are made by default."""
+    with torch.device("meta"):
+        split = from_torch([(np.zeros(3), 1), (torch.ones(3, dtype=torch.float64, device="cpu"), 2)])
+    assert (split.inputs.device.type, split.targets.device.type) == ("cpu", "cpu")
+    assert split.targets.tolist() == [1, 2]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_reading_by_workers_needs_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker sends takes a file for as long as it lives; where 1024 are allowed, a thousand samples do not."""
@@ -259,6 +267,27 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     assert (run.stdout, run.stderr) == (f"runs\n{[place**2 for place in range(20)]}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "asked"),
+    [
+        (None, {"multiprocessing_context": "fork"}),
+        # Python's default from 3.14 on, as a process has it that was started so.
+        ("forkserver", {"multiprocessing_context": "fork"}),
+        ("fork", {"multiprocessing_context": "fork"}),
+        ("spawn", {}),
+    ],
+)
+def test_a_way_to_start_processes_that_was_chosen_stays(
+    chosen: str | None, asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose reader hangs in copies has chosen another one."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["forkserver", "fork", "spawn"])
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none=False: chosen)
+    assert module._workers(module._Reading([(1, 2)], module.first_two)) == {"num_workers": 2, **asked}
+
+
 class Elsewhere(Squares):
     """Not to be had by another process."""
 
@@ -266,6 +295,29 @@ class Elsewhere(Squares):
         if torch.utils.data.get_worker_info() is not None:
             os._exit(3)
         return super().__getitem__(place)
+
+
+class Sometimes(Squares):
+    """Not to be had by another process from some sample on; notes which are read here."""
+
+    def __init__(self) -> None:
+        super().__init__(60)
+        self.here: list[int] = []
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int, str]:
+        if torch.utils.data.get_worker_info() is None:
+            self.here.append(place)
+        elif place >= 40:
+            raise OSError("a file that is not to be had here")
+        return super().__getitem__(place)
+
+
+def test_what_workers_have_sent_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORTH_SECONDS", -1.0)
+    monkeypatch.setattr(module, "BATCH", 8)
+    data = Sometimes()
+    assert from_torch(data).targets.tolist() == [place**2 for place in range(60)]
+    assert data.here == [*range(module.TRIED), *range(40, 60)]
 
 
 def test_what_workers_fail_at_is_read_here(monkeypatch: pytest.MonkeyPatch) -> None:

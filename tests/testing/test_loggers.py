@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import posixpath
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -168,18 +171,26 @@ def test_mlflow_has_a_name_of_its_own_for_each_of_ours(tmp_path, monkeypatch):
     logger = MlflowLogger()
     logger.begin(search_in(tmp_path))
     logger.training(replace(TRIAL, params={"a@": 1, "a_": 2, "a?": 3}))
-    assert logged == [("a__3", "1"), ("a_", "2"), ("a__2", "3")]
-    logged.clear()
-    measured = {3: {"p@>0.5": 2.0, "loss": 3.0}, 9: {"p@<0.5": 1.0, "p@>0.5": 4.0, "loss?": 5.0, "/loss": 6.0}}
-    logger.segment(TRIAL, LoggedSegment(9, measured))
-    assert logged == [
-        ("p__0.5_2", 3, 2.0),
-        ("metric_loss", 3, 3.0),
-        ("p__0.5", 9, 1.0),
-        ("p__0.5_2", 9, 4.0),
-        ("loss_", 9, 5.0),
-        ("loss_2", 9, 6.0),
-    ]
+    keys = [key for key, _ in logged]
+    assert keys[1] == "a_"
+    assert keys[0].startswith("a__")
+    assert len(set(keys)) == 3
+    # Two segments, of which the first has fewer metrics: each stays in its series.
+    names = ["p@>0.5", "loss", "p@<0.5", "loss?", "/loss", "a//b", "a/../b", "..", "", "\udc80"]
+    names += ["a/b", "a.b", "l\xf6 x"]
+    series = {}
+    for several in (names[:2], names):
+        logged.clear()
+        logger.segment(TRIAL, LoggedSegment(9, {9: dict.fromkeys(several, 1.0)}))
+        for name, (key, _, _) in zip(several, logged, strict=True):
+            assert series.setdefault(name, key) == key
+    assert len(set(series.values())) == len(names)
+    assert series["p@>0.5"] == "p__0.5_" + hashlib.sha256(b"p@>0.5").hexdigest()[:8]
+    assert [series[name] for name in (names[1], *names[-3:])] == ["metric_loss", *names[-3:]]
+    for key in series.values():
+        assert re.fullmatch(r"[\w\-. :/]+", key)
+        assert posixpath.normpath(key) == key
+        assert not key.startswith(("/", ".."))
 
 
 def wandb_records(file: Path) -> Iterator[Any]:

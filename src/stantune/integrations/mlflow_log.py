@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
@@ -50,8 +51,7 @@ class MlflowLogger:
         run = self._run(training)
         # Between a run and its parameters a process may have been killed.
         there = self._client.get_run(run).data.params if run in self._begun else {}
-        keys = _keys(training.params)
-        params = {keys[name]: str(value)[:_LONGEST] for name, value in training.params.items()}
+        params = {_key(name): str(value)[:_LONGEST] for name, value in training.params.items()}
         left = [self._entities.Param(name, value) for name, value in params.items() if name not in there]
         if left:
             self._client.log_batch(run, params=left)
@@ -60,7 +60,7 @@ class MlflowLogger:
         """See Logger."""
         run, now = self._run(training), int(1000 * time.time())
         points = [("loss", count, mean) for count, mean in segment.losses]
-        keys = _keys({name for metrics in segment.measured.values() for name in metrics})
+        keys = {name: _key(name) for metrics in segment.measured.values() for name in metrics}
         columns = metric_columns(keys.values(), ["loss"])
         for iterations, metrics in segment.measured.items():
             points += [(columns[keys[name]], iterations, value) for name, value in metrics.items()]
@@ -100,17 +100,14 @@ class MlflowLogger:
         return self._runs[training.name]
 
 
-def _keys(names: Collection[str]) -> dict[str, str]:
-    """Return each name as MLflow allows it: those that are allowed as they are, the others such that none has two."""
-    keys: dict[str, str] = {}
-    for name in sorted(names, key=lambda name: (_key(name) != name, name)):
-        key, number = _key(name), 1
-        while key in keys.values():
-            number += 1
-            key = f"{_key(name)}_{number}"
-        keys[name] = key
-    return keys
-
-
 def _key(name: str) -> str:
-    return re.sub(r"[^\w\-. :/]", "_", name).strip("/. ") or "_"
+    """Return a name as MLflow allows it: one that is allowed as it is, another with a digest of it behind.
+
+    By the name alone: other metrics may come with the next segment, and each is to stay in the series that it has.
+    """
+    allowed = re.sub(r"[^\w\-. :/]", "_", name).strip("/. ")
+    # MLflow reads names as paths.
+    allowed = "/".join(part for part in allowed.split("/") if part.strip("."))
+    if allowed and allowed == name:
+        return name
+    return f"{allowed or '_'}_{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stantune.errors import UsageError
 
 # As they are.
-_PLAIN = {type(None), bool, int, float, complex, str, bytes}
+PLAIN = {type(None), bool, int, float, complex, str, bytes}
 _TORCH = {Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device}
 # The key of a dict that stands for what torch.load would refuse: an array, a scalar of NumPy's, …
 _KIND = "stantune kind"
@@ -31,7 +31,7 @@ def plain(value: Any, where: str) -> Any:
     kind = type(value)
     if isinstance(value, Tensor) and kind in _TORCH and value.device.type not in ("cpu", "meta"):
         return {_KIND: "elsewhere", "value": value}
-    if kind in _PLAIN or kind in _TORCH:
+    if kind in PLAIN or kind in _TORCH:
         return value
     if kind in (list, tuple):
         return kind(plain(each, f"{where}[{place}]") for place, each in enumerate(value))

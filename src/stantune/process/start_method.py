@@ -7,6 +7,15 @@ import sys
 from multiprocessing import context
 
 
+def chosen_method() -> str | None:
+    """Return how this program has chosen that processes start; None for none, or for what is Python's default.
+
+    In a process that multiprocessing has started it has chosen itself, the default perhaps.
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    return None if chosen == multiprocessing.get_all_start_methods()[0] else chosen
+
+
 def copy_processes() -> None:
     """Have multiprocessing start processes as copies (fork) on Linux by default, as it does before Python 3.14.
 
@@ -15,12 +24,11 @@ def copy_processes() -> None:
     alone; what is chosen in their program, before or after, and is not Python's default, stays.
     """
     usual = multiprocessing.get_all_start_methods()[0]
-    if sys.platform != "linux" or usual == "fork":
+    if sys.platform != "linux" or usual == "fork" or chosen_method() is not None:
         return
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    if chosen is None:
+    if multiprocessing.get_start_method(allow_none=True) is None:
         # What the default is can be told in no other way: to choose would have the user's own choice refused.
-        context._default_context._default_context = multiprocessing.get_context("fork")
-    elif chosen == usual:
-        # In a process that multiprocessing has started it has chosen itself, and who chooses there must insist anyway.
+        context._default_context._default_context = multiprocessing.get_context("fork")  # type: ignore[attr-defined]  # unknown to typeshed
+    else:
+        # Whoever chooses in a process that multiprocessing has started must insist anyway.
         multiprocessing.set_start_method("fork", force=True)

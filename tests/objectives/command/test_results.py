@@ -92,7 +92,7 @@ class TestWhatItSays:
         text = f"""
             import sys
             from pathlib import Path
-            said = b"\\xef\\xbb\\xbf" + '{{"l\\N{{LATIN SMALL LETTER O WITH DIAERESIS}}ss": 0.31}}'.encode()
+            said = b" \\xef\\xbb\\xbf \\n" + '{{"l\\N{{LATIN SMALL LETTER O WITH DIAERESIS}}ss": 0.31}}'.encode()
             sys.stdout.buffer.write(said if {printed} else b"")
             Path(sys.argv[1], "metrics.json").write_bytes(said)
         """

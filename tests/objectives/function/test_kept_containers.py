@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import weakref
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError
+from stantune.objectives.function import course, keeping
 from stantune.objectives.values import restored
 from stantune.training import checkpoint as checkpoints
 
@@ -82,6 +85,63 @@ def test_what_replaced_them_is_not_written_into_them(trained, copied, holder):
     for start, stop in ((0, 2), (2, 3), (3, 4)):
         cut = trained(train, start, stop).metrics
     assert cut == whole
+
+
+@pytest.mark.parametrize("holder", [copy.deepcopy, lambda held: {key: each.clone() for key, each in held.items()}])
+def test_what_was_replaced_is_not_held(trained, monkeypatch, holder):
+    """Each copy of the best weights is as large as the model, on the GPU perhaps."""
+    monkeypatch.setattr(course, "SAVE_SECONDS", 0.0)
+
+    def train(run):
+        model = nn.Linear(3, 1)
+        best = {"weights": holder(model.state_dict()), "all": [torch.zeros(1)]}
+        first = [weakref.ref(best["weights"]["weight"]), weakref.ref(best["all"][0])]
+        best["weights"]["weight"] += 1
+        run.keep(model=model, best=best)
+        for step in run.steps():
+            if step > run.start:
+                # Those that were replaced are gone with the save.
+                assert [held() for held in first] == [None, None]
+            if step == run.start:
+                # In a segment that goes on the function's own are gone at once.
+                assert all((held() is None) == (run.start > 0) for held in first)
+            best["weights"], best["all"] = holder(model.state_dict()), [torch.ones(1)]
+        return 1.0
+
+    trained(train, 0, 3)
+    trained(train, 3, 5)
+
+
+def test_what_was_away_at_a_save_is_put_back_in_the_functions_own(trained, monkeypatch):
+    monkeypatch.setattr(course, "SAVE_SECONDS", 0.0)
+
+    def train(run):
+        model = nn.Linear(1, 1, bias=False)
+        kept = {"weight": model.weight}
+        run.keep(kept=kept)
+        for step in run.steps():
+            with torch.no_grad():
+                model.weight.add_(1)
+            kept["weight"] = torch.zeros(1) if step == 0 else model.weight
+        return model.weight.sum()
+
+    whole = trained(train, 0, 3).metrics
+    trained.checkpoint.unlink()
+    trained(train, 0, 2)
+    assert trained(train, 2, 3).metrics == whole
+
+
+def test_a_long_history_is_not_gone_through_number_by_number(monkeypatch):
+    """A million numbers would take longer than all else of a save."""
+    items, looked_into = keeping._items, []
+    monkeypatch.setattr(keeping, "_items", lambda thing: looked_into.append(type(thing)) or items(thing))
+    parts = list(keeping._parts({"losses": [0.5] * 1000, "of": ([1, "a", None, b"", 1j, True, 2.0],)}))
+    assert [place for place, _ in parts] == [("losses",), ("of", 0)]
+    assert looked_into == [dict, list, tuple, list]
+    history = OrderedDict(losses=[0.5, [1.0], 2], more=Counter(a=3), last=(1, torch.ones(1)))
+    places = iter([place for place, _ in keeping._parts(history)])
+    assert keeping._in_given(history, places, {}) is history
+    assert list(history.values()) == [[0.5, [1.0], 2], Counter(a=3), (1, torch.ones(1))]
 
 
 def test_arrays_and_containers_remain_those_that_others_have(trained):

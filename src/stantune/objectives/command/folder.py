@@ -18,13 +18,15 @@ from stantune.files import all_below, mode_of
 def packed(folder: Path) -> dict[str, Tensor]:
     """Return the bytes, (N,), of all files below a folder by their paths in it; links to files are followed.
 
+    One that is not there is empty: a function may delete it when it has no more use for it.
+
     Raises:
         UsageError: something in it would be left behind: a link to a folder or to nothing, a device.
         StantuneError: one cannot be read.
     """
     files: dict[str, Tensor] = {}
     try:
-        for path in all_below(folder):
+        for path in all_below(folder) if mode_of(folder) else ():
             mode = mode_of(path)
             if stat.S_ISREG(mode):
                 content = np.frombuffer(bytearray(path.read_bytes()), dtype=np.uint8)

@@ -115,7 +115,7 @@ def _number(value: object) -> float | None:
 
 def object_of(text: str) -> dict[str, Any] | None:
     """Read a JSON object; None where it is something else."""
-    text = text.strip().removeprefix(_MARK)
+    text = text.strip().removeprefix(_MARK).lstrip()
     if not text.startswith("{"):
         return None
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
@@ -14,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import TensorWeakRef
 
 from stantune.errors import AheadCheckpointError, CheckpointError, StantuneError, UsageError
 from stantune.objectives.command import folder
 from stantune.objectives.surroundings import put_back, random_states
-from stantune.objectives.values import plain, restored
+from stantune.objectives.values import PLAIN, plain, restored
 from stantune.outcome import Cost
 from stantune.protocols import Metric, Segment
 from stantune.training import checkpoint as checkpoints
@@ -92,7 +94,7 @@ class Keeper:
         self._saved: Mapping[str, Any] | None = state or None
         self._things: dict[str, Any] = {}
         # What lists and dicts held when the function gave them, by its place.
-        self._given: dict[str, dict[_Place, Any]] = {}
+        self._given: dict[str, dict[_Place, Callable[[], Any]]] = {}
         self._accelerations: list[Acceleration] = []
         self._own = self._path.with_name(f"{self._path.stem}.checkpoint")
         self._has_folder = False
@@ -132,10 +134,12 @@ class Keeper:
             if self._saved is None:
                 # Now, and not after an hour.
                 _state_of(thing, name)
-            self._given[name] = dict(_parts(thing))
+            given = dict(_parts(thing))
+            self._given[name] = {place: _held(part) for place, part in given.items()}
             if self._saved is not None:
-                self._put_back(thing, name, self._saved)
+                self._put_back(thing, name, self._saved, given)
             self._things[name] = thing
+            self._let_go(name)
             if isinstance(thing, Optimizer):
                 for acceleration in self._accelerations:
                     acceleration.attach(thing)
@@ -229,17 +233,27 @@ class Keeper:
 
     def _places(self, name: str) -> list[_Place | None]:
         """Return for each part of a kept thing where it was when the function gave it; None for what came later."""
-        places = {id(part): place for place, part in self._given[name].items()}
+        self._let_go(name)
+        places = {id(held()): place for place, held in self._given[name].items()}
         return [places.get(id(part)) for _, part in _parts(self._things[name])]
 
-    def _put_back(self, thing: Any, name: str, saved: Mapping[str, Any]) -> None:
+    def _let_go(self, name: str) -> None:
+        """Forget what nobody holds any more of what the function gave, and what may hold much and was replaced."""
+        there = {id(part) for _, part in _parts(self._things[name])}
+        for place, held in list(self._given[name].items()):
+            part = held()
+            # Lists and dicts cannot be held weakly, and hold others: weights that have been replaced, perhaps.
+            if part is None or (type(part) in (list, dict) and id(part) not in there):
+                del self._given[name][place]
+
+    def _put_back(self, thing: Any, name: str, saved: Mapping[str, Any], given: Mapping[_Place, Any]) -> None:
         if name not in saved["kept"]:
             raise self._misfit(f"has nothing called {name!r}")
         try:
             state = restored(saved["kept"][name], self._device)
             if type(thing) in (list, dict):
                 # Files of before do not say where anything was.
-                state = _in_given(state, iter(restored(saved.get("places", {}).get(name, []))), self._given[name])
+                state = _in_given(state, iter(restored(saved.get("places", {}).get(name, []))), given)
             _load(thing, state)
         except StantuneError:
             raise
@@ -309,15 +323,26 @@ def _items(thing: Any) -> Iterable[tuple[Any, Any]]:
     """Return the places in a container and what is there; nothing of all else."""
     if type(thing) not in _HOLD:
         return ()
-    return list(thing.items() if isinstance(thing, dict) else enumerate(thing))
+    return thing.items() if isinstance(thing, dict) else enumerate(thing)
 
 
 def _parts(thing: Any, place: _Place = ()) -> Iterator[tuple[_Place, Any]]:
     """Yield all of a list's or dict's parts, at any depth, that others may hold, too, each with its place."""
     for key, part in _items(thing):
+        # First, and without a call: most parts are the numbers of a long history.
+        if type(part) in PLAIN:
+            continue
         if isinstance(part, _SHARED):
             yield (*place, key), part
         yield from _parts(part, (*place, key))
+
+
+def _held(part: Any) -> Callable[[], Any]:
+    """Return what gives a part for as long as it is there: weakly where it can be, so that its memory becomes free."""
+    try:
+        return TensorWeakRef(part) if isinstance(part, Tensor) else weakref.ref(part)
+    except TypeError:
+        return lambda: part
 
 
 def _in_given(state: Any, places: Iterator[_Place | None], given: Mapping[_Place, Any]) -> Any:
@@ -333,6 +358,9 @@ def _in_given(state: Any, places: Iterator[_Place | None], given: Mapping[_Place
     """
     made = []
     for _, part in _items(state):
+        if type(part) in PLAIN:
+            made.append(part)
+            continue
         place = next(places, None) if isinstance(part, _SHARED) else None
         own = None if place is None else given.get(place)
         made.append(_within(own, _in_given(part, places, given)))

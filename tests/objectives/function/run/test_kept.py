@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_files_are_kept_in_the_one_checkpoint(trained):
     trained(train, 0, 1)
     trained(train, 1, 4, stop_early=lambda: len(trained.watched) == 7)
     assert trained(train, 1, 4) == whole
+
+
+def test_a_folder_that_the_function_deletes_is_empty(trained):
+    def train(run):
+        state = run.checkpoint_dir / "state"
+        assert not state.exists()
+        for step in run.steps():
+            state.write_text(str(step))
+        shutil.rmtree(run.checkpoint_dir)
+        return 1.0
+
+    assert trained(train, 0, 2).iterations == 2
+
+    def first(run):
+        shutil.rmtree(run.checkpoint_dir)
+        return float(len(list(run.steps())))
+
+    trained.checkpoint.unlink()
+    assert trained(first, 0, 2).metrics == {"loss": 2.0}
+    assert trained(first, 2, 3).metrics == {"loss": 1.0}
 
 
 def test_files_of_a_function_without_steps_are_kept_when_it_returns(trained):

@@ -6,7 +6,7 @@ import io
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from stantune.errors import UsageError
 from stantune.images.data.splits import Split
 from stantune.process.machine import usable_cores
+from stantune.process.start_method import chosen_method
 
 # So many samples tell how long one takes; worker processes take about a second to start.
 TRIED = 16
@@ -37,6 +38,8 @@ def first_two(sample: Any) -> tuple[Any, Any]:
 
 def from_torch(dataset: Any, convert: Convert = first_two) -> Split:
     """Return all samples of a map-style torch Dataset, in its order, each read once.
+
+    Where worker processes fail, what they have not sent is read here, of which they may have read some already.
 
     What a transform draws at random is drawn here, once; draw it in the problem's `augment` instead. Images as
     torchvision's ToTensor makes them, float (C, H, W), become (H, W, C); PIL images are taken as they are.
@@ -71,29 +74,36 @@ def from_torch(dataset: Any, convert: Convert = first_two) -> Split:
 
 def _batches(read: _Reading, places: Sequence[int]) -> list[tuple[Tensor, Tensor] | str]:
     """Return the samples at these places batch by batch, as `_stacked` does; by worker processes where they can."""
+    pieces: list[tuple[Tensor, Tensor] | str] = []
     if workers := _workers(read):
         try:
-            return _loaded(read, places, workers)
+            # One by one: they come in order, and those that are here need not be read again.
+            for piece in _loaded(read, places, workers):
+                pieces.append(piece)
+            return pieces
         except Exception:
             # Too little shared memory, a process that was killed, a module that it does not find: this one may do
             # better, and what fails here, too, says so without the lines of another process. But not a process in which
             # the script runs once more as it starts: that is not to go on.
             if getattr(multiprocessing.current_process(), "_inheriting", False):
                 raise
-    return _loaded(read, places, {})
+    pieces += _loaded(read, places[BATCH * len(pieces) :], {})
+    return pieces
 
 
-def _loaded(read: _Reading, places: Sequence[int], workers: Mapping[str, Any]) -> list[tuple[Tensor, Tensor] | str]:
+def _loaded(read: _Reading, places: Sequence[int], workers: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor] | str]:
     loader = DataLoader(read, BATCH, sampler=places, collate_fn=_stacked, **workers)
     # Copied: what a worker sends keeps a file open for as long as it lives, and there may be a thousand open files.
-    return [piece if isinstance(piece, str) else _copied(piece) for piece in loader]
+    for piece in loader:
+        yield piece if isinstance(piece, str) else _copied(piece)
 
 
 def _workers(read: _Reading) -> Mapping[str, Any]:
     """Return what makes a DataLoader's processes that can read it; nothing where this process is to."""
     number = min(MOST_WORKERS, usable_cores())
-    if sys.platform == "linux":
-        # Whatever Python's way is, which may be one that runs the script once more in each process.
+    if sys.platform == "linux" and chosen_method() in (None, "fork"):
+        # Whatever Python's way is, which may be one that runs the script once more in each process. What the program
+        # has chosen stays: its reader may hang in copies.
         return {"num_workers": number, "multiprocessing_context": "fork"}
     pickled = io.BytesIO()
     try:
@@ -125,7 +135,8 @@ class _Reading(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         value = sample if isinstance(sample, Tensor) else torch.from_numpy(np.array(sample))
         if value is sample and value.dim() == 3 and value.is_floating_point() and value.shape[0] in CHANNELS:
             value = value.permute(1, 2, 0)
-        return value, torch.as_tensor(target)
+        # A split is in this machine's memory, wherever tensors are made by default, or by the data set.
+        return value.cpu(), torch.as_tensor(target, device="cpu")
 
 
 def _stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | str:
