@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stantune.arguments import number, path, shown, text, truth, whole
-from stantune.errors import StoreError, UsageError
+from stantune.errors import StanWarning, StoreError, UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
@@ -200,7 +201,7 @@ def open_search(
     with directory.locked():
         if start_from is not None:
             earlier = SearchDirectory.begun(path("start_from", start_from), storage)
-            settings = starting_from(settings, what, directory, earlier, fresh)
+            settings = starting_from(settings, what, directory, earlier, fresh, _warn)
         if fresh:
             # Not before all that may be refused is known.
             plain_identity(what, settings)
@@ -217,6 +218,11 @@ def open_search(
                 raise
             summary = opened.result.summary
         directory.write_result(f"{summary.model_dump_json(indent=2)}\n")
+
+
+def _warn(line: str) -> None:
+    """Warn at the `with` statement of what `tune` says in a line of its own."""
+    warnings.warn(line.removeprefix("note: "), StanWarning, stacklevel=5)
 
 
 def _key(segment: Segment) -> tuple[int, int, int | None]:

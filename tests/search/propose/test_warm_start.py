@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import stantune as st
+from stantune.errors import StanWarning
 from stantune.parameters import Categorical, Integer
 from stantune.search.plan.values import TrialRow
 from stantune.search.propose.warm_start import warm_start
@@ -83,3 +85,11 @@ def test_it_is_said_where_no_setting_has_what_is_fixed(tmp_path: Path, fixed: di
     line = f"note: no setting of the search in {old} {note}"
     assert [each for each in said if "nothing is taken" in each] == [line] * bool(note)
     assert (found.state.rows[0].started_from is None) is bool(note)
+    # By ask and tell there is nobody to say it to.
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with st.open_search(space, **asked, fixed=fixed, start_from=old, out=tmp_path / "asked", name="train"):
+            pass
+    assert [(str(each.message), each.filename) for each in warned if each.category is StanWarning] == [
+        (line.removeprefix("note: "), __file__)
+    ] * bool(note)

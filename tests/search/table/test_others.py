@@ -173,6 +173,16 @@ def test_trials_are_counted_once_and_then_only_those_that_are_new(table: Any, st
         store.create(7, table.params, 2)
 
 
+def test_a_last_trial_that_is_gone_is_seen_though_another_study_has_its_id(table: Any, store: Store, url: str) -> None:
+    for number in range(2):
+        store.create(number, table.params, 2)
+    with sqlalchemy.create_engine(url).begin() as connection:
+        connection.exec_driver_sql("DELETE FROM trials WHERE number = 1")
+    optuna.create_study(study_name="another", storage=url).add_trial(optuna.trial.create_trial(value=0.0))
+    with pytest.raises(StoreError, match="it has 1 trials where this search made 2"):
+        store.create(2, table.params, 2)
+
+
 def test_a_trial_whose_answer_was_lost_is_followed_by_the_next(
     table: Any, store: Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

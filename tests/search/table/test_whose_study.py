@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import RDBStorage
-from told import play
+from told import SETTINGS, play
 
 from stantune.errors import StoreError, UsageError
 from stantune.search.operating.exporting import copy_study
@@ -141,7 +145,7 @@ def test_another_machine_s_search_is_not_deleted(machines: Machines, how: str) -
             there.clear() if how == "fresh" else there.delete()
         assert there.checkpoint(0).exists(), "nothing is deleted before"
     said = str(error.value)
-    assert f"which was begun in {machines.path} on a" in said
+    assert f"was begun in {machines.path} on a" in said
     assert "`out`" in said
     assert "delete-study" in said
     assert trials(there) == 5
@@ -174,8 +178,9 @@ def test_a_directory_that_was_lost_on_the_same_machine_is_begun_anew(machines: M
     assert trials(there) == 0
 
 
+@pytest.mark.parametrize("another_command", [False, True])
 def test_one_that_was_killed_as_it_began_is_its_directory_s_also_under_another_name(
-    machines: Machines, monkeypatch: pytest.MonkeyPatch
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, another_command: bool
 ) -> None:
     there = machines.at("a")
     with monkeypatch.context() as patch:
@@ -185,8 +190,78 @@ def test_one_that_was_killed_as_it_began_is_its_directory_s_also_under_another_n
             play(there)
     # A container has another name each time that it is started.
     monkeypatch.setattr(platform, "node", lambda: "b")
+    if another_command:
+        with pytest.raises(UsageError, match="another search"):
+            play(there, replace(SETTINGS, seed=2))
     machines.begins_anew()
     assert studies.identity_of(there.url, there.study) is None
+
+
+def test_a_directory_that_was_lost_goes_on_under_another_name_and_is_begun_anew_then(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = machines.at("a")
+    play(there, most=5)
+    shutil.rmtree(there.path)
+    monkeypatch.setattr(platform, "node", lambda: "b")
+    with pytest.raises(UsageError, match=r"if this directory was lost \(.*\), give the search's command once without"):
+        machines.begins_anew()
+    play(there, most=0)
+    machines.begins_anew()
+    assert trials(there) == 0
+
+
+def test_a_key_is_no_longer_noted_than_its_study_is_there(machines: Machines) -> None:
+    there = machines.at("a")
+    play(there, most=1)
+    assert "owner" in json.loads((there.path / "search.json").read_text())
+    machines.begins_anew()
+    assert "owner" not in json.loads((there.path / "search.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("identity", "CAST(X'22FF22' AS TEXT)"),
+        ("identity", "NULL"),
+        ("identity", f"'{'[' * 100_000}'"),
+        ("identity", "'{'"),
+        ("owner", "NULL"),
+        ("owner", "'\"x\"'"),
+        ("owner", "'[\"x\", 2]'"),
+    ],
+    ids=["no-text", "null", "deep", "no-json", "no-owner", "half-an-owner", "a-list"],
+)
+@pytest.mark.parametrize("how", ["fresh", "delete"])
+def test_a_study_with_a_damaged_attribute_is_deleted(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, key: str, value: str, how: str
+) -> None:
+    directory = SearchDirectory(tmp_path / "runs", url)
+    play(directory, most=1)
+    # Neither is it known by its note.
+    shutil.rmtree(directory.path)
+    monkeypatch.setattr(platform, "node", lambda: "b")
+    with closing(sqlite3.connect(tmp_path / "shared.db")) as connection, connection:
+        connection.execute(f"UPDATE study_user_attributes SET value_json = {value} WHERE key = ?", (f"stantune:{key}",))
+    with directory.locked():
+        assert directory.clear() if how == "fresh" else directory.delete()
+    assert optuna.get_all_study_names(url) == []
+
+
+def test_whose_a_study_is_is_not_guessed_while_the_database_is_held(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = SearchDirectory(tmp_path / "runs", url)
+    play(directory, most=1)
+
+    def held(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("", {}, Exception("the server went away"))
+
+    with monkeypatch.context() as patch, directory.locked():
+        patch.setattr(studies, "owner_of", held)
+        with pytest.raises(StoreError, match="the server went away"):
+            directory.clear()
+    assert trials(directory) == 1
 
 
 def test_a_search_of_before_has_no_mark_and_gets_none(machines: Machines, url: str) -> None:

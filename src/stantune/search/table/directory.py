@@ -250,13 +250,14 @@ class SearchDirectory:
             lock.release()
 
     def new_owner(self) -> str | None:
-        """Note a new key, and return the mark of a study that is begun with it; None where no shared storage gets one.
+        """Note a key, and return the mark of a study that is begun with it; None where no shared storage gets one.
 
         Another machine may have a directory of the same path, and so a study of the same name. Raises StantuneError.
         """
         if self.study == _STUDY or self.was_begun():
             return None
-        key = secrets.token_hex(8)
+        # The key of a search that was killed as it began is its study's.
+        key = self._note.more().get(_OWNER) or secrets.token_hex(8)
         self._note.write(self._where, begun=False, **{_OWNER: key})
         return f"{key} {self.path.resolve()} on {platform.node()}"
 
@@ -309,6 +310,8 @@ class SearchDirectory:
                 (self.path / name).unlink(missing_ok=True)
         else:
             there = studies.delete(self.url, self.study)
+            # Others may have the key, too: they went on with that search, and not with what is begun here next.
+            self._note.write(self._where, begun=False, **{_OWNER: None})
         return there or not begun
 
     def delete(self) -> bool:
@@ -362,11 +365,13 @@ class SearchDirectory:
         """Raise UsageError where the study was begun on another node, and this directory has never gone on with it."""
         owner = None if self.study == _STUDY else studies.begun_by(self.url, self.study)
         key, _, begun = (owner or "").partition(" ")
-        if key and key != self._note.more().get(_OWNER) and not begun.endswith(f" on {platform.node()}"):
+        if begun and key != self._note.more().get(_OWNER) and not begun.endswith(f" on {platform.node()}"):
             raise UsageError(
-                f"the study {self.study!r} in {self._where} is another search's, which was begun in {one_line(begun)}: "
-                "it is not deleted from here; choose another directory with `out`, or delete the study with Optuna's "
-                "`optuna delete-study` if that search is over"
+                f"the study {self.study!r} in {self._where} was begun in {one_line(begun)}, and this directory does "
+                "not know it: it is not deleted; if it is another search's, choose another directory with `out`, or "
+                "delete the study with Optuna's `optuna delete-study` once that search is over; if this directory was "
+                "lost (a new container, or another node with the same home, has another name), give the search's "
+                "command once without `fresh`, which goes on with it, and then this one again"
             )
 
     def _check_storage(self) -> None:

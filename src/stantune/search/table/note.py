@@ -70,8 +70,12 @@ class Note:
             return {}
 
     def write(self, storage: str, begun: bool, **more: Any) -> None:
-        """Note where the table is and whether the search was begun; what else was noted stays. Raises StantuneError."""
-        noted = {_STORAGE: storage, **({} if begun else {_BEGUN: False}), **self.more(), **more}
+        """Note where the table is and whether the search was begun; what else was noted stays, unless it is None now.
+
+        Raises StantuneError.
+        """
+        others = {name: value for name, value in {**self.more(), **more}.items() if value is not None}
+        noted = {_STORAGE: storage, **({} if begun else {_BEGUN: False}), **others}
         try:
             write_whole(self.file, json.dumps(noted).encode())
         except OSError as error:

@@ -103,7 +103,7 @@ def adopt(storage: BaseStorage, study_id: int, identity: Mapping[str, Any], diff
 def owner_of(storage: BaseStorage, study_id: int) -> str | None:
     """Return the mark of where a study was begun; None where it has none, as those of before and those elsewhere."""
     owner = storage.get_study_user_attrs(study_id).get(OWNER)
-    return None if owner is None else str(owner)
+    return owner if isinstance(owner, str) else None
 
 
 def _is_without(storage: BaseStorage, name: str) -> bool:

@@ -145,7 +145,7 @@ class SqlTables:
         own = trials.c.study_id == study_id
         self._lock = sqlalchemy.select(studies.c.study_id).where(studies.c.study_id == study_id).with_for_update()
         self._count = sqlalchemy.select(sqlalchemy.func.count(trials.c.trial_id)).where(own)
-        self._count_after = self._count.where(trials.c.trial_id > bind("last"))
+        self._count_from = self._count.where(trials.c.trial_id >= bind("last"))
         # Number and id of the trial that was added last, so that not all are counted for each.
         self._last: tuple[int, int] | None = None
         self._add_trial = trials.insert()
@@ -258,12 +258,13 @@ class SqlTables:
     def _follows(self, connection: sqlalchemy.Connection, number: int) -> bool:
         """Tell whether the trial just added is known to be the only one since number - 1; ids rise under the lock.
 
-        Where that one is not the last that was added here (it was written after all, say), nothing is known.
+        Where that one is not the last that was added here (it was written after all, say), nothing is known. It is
+        counted, too: another program may have deleted it.
         """
         if self._last is None or self._last[0] != number - 1:
             return False
-        added: int = connection.execute(self._count_after, {"last": self._last[1]}).scalar_one()
-        return added == 1
+        both: int = connection.execute(self._count_from, {"last": self._last[1]}).scalar_one()
+        return both == 2
 
     def _close(self, connection: sqlalchemy.Connection, ended: Sequence[EndedTrial]) -> None:
         kinds = self._models.TrialValueModel.TrialValueType

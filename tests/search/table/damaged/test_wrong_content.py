@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from sound_table import NAME, at, fresh_copy, use
 
+from stantune.search.table import studies
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 
 # What SQLite keeps of each kind, and what no program of ours or Optuna's writes there.
@@ -69,6 +71,16 @@ def cells(database: Path) -> list[tuple[str, str, int]]:
     return found
 
 
+def put(connection: sqlite3.Connection, table: str, column: str, row: int, value: Any) -> bool:
+    """Put a value into a cell; return whether the database let it in."""
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    try:
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
+    except sqlite3.IntegrityError:
+        return False
+    return True
+
+
 def wrong_cells(simulated: ModuleType, database: Path, place: Path, values: list[Any], every: bool) -> Counter[bool]:
     """Put one of these values, or each, into one cell of each column; return how often that was noticed."""
     noticed = Counter[bool]()
@@ -76,11 +88,8 @@ def wrong_cells(simulated: ModuleType, database: Path, place: Path, values: list
         for value in values if every else values[number % len(values) :][:1]:
             file = fresh_copy(database, place)
             with closing(sqlite3.connect(file)) as connection, connection:
-                connection.execute("PRAGMA ignore_check_constraints = ON")
-                try:
-                    connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
-                except sqlite3.IntegrityError:
-                    continue  # the database itself keeps it out
+                if not put(connection, table, column, row, value):
+                    continue
             try:
                 noticed[bool(use(simulated, sqlite_url(file)))] += 1
             except Exception as error:
@@ -97,6 +106,21 @@ def test_a_wrong_cell_of_the_table_is_one_sentence(simulated: ModuleType, databa
 def test_every_wrong_cell_of_the_table(simulated: ModuleType, database: Path, tmp_path: Path) -> None:
     noticed = wrong_cells(simulated, database, tmp_path, WRONG_CELLS, every=True)
     print(f"{noticed[True]} of {noticed.total()} were noticed, each in one sentence")
+
+
+@pytest.mark.slow
+def test_a_study_in_a_shared_storage_is_deleted_whatever_is_wrong_with_it(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    directory = SearchDirectory(tmp_path / "runs", sqlite_url(tmp_path / "table" / database.name))
+    for table, column, row in cells(database):
+        for value in WRONG_CELLS if table == "study_user_attributes" else []:
+            with closing(sqlite3.connect(fresh_copy(database, tmp_path / "table"))) as connection, connection:
+                connection.execute("UPDATE studies SET study_name = ?", (directory.study,))
+                if not put(connection, table, column, row, value):
+                    continue
+            with directory.locked():
+                assert directory.clear(), f"{column} = {value!r}"
+            assert studies.identity_of(directory.url, directory.study) is None
 
 
 @pytest.mark.parametrize("kind", ["database", "journal"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 
 from stantune.errors import StoreError, UsageError
 from stantune.search.operating.exporting import copy_study
@@ -98,18 +100,24 @@ def test_a_line_that_was_cut_is_written_again(
                 file.write_bytes(file.read_bytes()[:-cut])
 
 
+def fill_the_disk(file: Path, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None] = lambda: None) -> None:
+    """Have the next line written by half; `then` is called before that is known."""
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        os.ftruncate(descriptor, file.stat().st_size - len(file.read_bytes().splitlines()[-1]) // 2)
+        then()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
 @pytest.mark.parametrize("later", [False, True], ids=["at-once", "before-the-next-write"])
 def test_a_write_that_a_full_disk_cut_is_asked_for_again(
     simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
-    usual, cut_off = JournalFileBackend.append_logs, storage._cut_off
-
-    def full(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
-        monkeypatch.setattr(JournalFileBackend, "append_logs", usual)
-        line = json.dumps(logs[0], separators=(",", ":")).encode()
-        with file.open("ab") as journal:
-            journal.write(line[: len(line) // 2])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    cut_off = storage._cut_off
 
     def refused(*given: Any) -> None:
         monkeypatch.setattr(storage, "_cut_off", cut_off)
@@ -117,14 +125,48 @@ def test_a_write_that_a_full_disk_cut_is_asked_for_again(
 
     with opened(simulated, url) as store:
         store.create(0, SETTING, 2)
-        monkeypatch.setattr(JournalFileBackend, "append_logs", full)
-        if later:
-            monkeypatch.setattr(storage, "_cut_off", refused)
+        fill_the_disk(
+            file, monkeypatch, lambda: monkeypatch.setattr(storage, "_cut_off", refused if later else cut_off)
+        )
         with pytest.raises(StoreError, match=r"No space left on device\): make room and give the same command again"):
             store.record(0, 1, {simulated.METRIC.name: 0.5})
         assert file.read_bytes().endswith(b"\n") is not later
         store.record(0, 1, {simulated.METRIC.name: 0.5})
         store.create(1, SETTING, 2)
+        found = store.rows()
+    with opened(simulated, url) as store:
+        assert store.rows() == found
+
+
+def test_who_waited_for_the_lock_does_not_write_behind_half_a_line(
+    simulated: ModuleType, file: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = JournalFileOpenLock.release
+
+    def released(lock: JournalFileOpenLock) -> None:
+        release(lock)
+        monkeypatch.setattr(JournalFileOpenLock, "release", release)
+        other.create_new_study([StudyDirection.MINIMIZE], "another")
+
+    with opened(simulated, url) as store:
+        store.create(0, SETTING, 2)
+        other = JournalStorage(JournalFileBackend(str(file)))
+        fill_the_disk(file, monkeypatch, lambda: monkeypatch.setattr(JournalFileOpenLock, "release", released))
+        with pytest.raises(StoreError, match="No space left on device"):
+            store.record(0, 1, {simulated.METRIC.name: 0.5})
+        store.record(0, 1, {simulated.METRIC.name: 0.5})
+    found = optuna.get_all_study_names(JournalStorage(JournalFileBackend(str(file))))
+    assert sorted(found) == ["another", NAME]
+
+
+def test_what_another_program_left_that_was_killed_meanwhile_is_cut_off(
+    simulated: ModuleType, file: Path, url: str
+) -> None:
+    with opened(simulated, url) as store:
+        store.create(0, SETTING, 2)
+        with file.open("a") as journal:
+            journal.write('{"op_code":4,"wor')
+        store.record(0, 1, {simulated.METRIC.name: 0.5})
         found = store.rows()
     with opened(simulated, url) as store:
         assert store.rows() == found

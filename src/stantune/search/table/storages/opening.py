@@ -165,7 +165,8 @@ def mend(url: str) -> None:
     file = _journal_file(parsed)
     with one_sentence(where):
         if file.exists():
-            _cut_off(file, where)
+            with _held(file):
+                _cut_off(file, where)
 
 
 def holds_studies(file: Path) -> bool:
@@ -205,27 +206,26 @@ class _JournalFile(JournalFileBackend):
         super().__init__(str(path), _lock(path))
         self._path = path
         self._where = where
-        # The last write failed, and may have left a part of a line, as a full disk does.
-        self._torn = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See JournalFileBackend; raises FileNotFoundError where the file is gone."""
         if not self._path.exists():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
-        self._heal()
-        self._torn = True
-        try:
-            super().append_logs(logs)
-            self._torn = False
-        finally:
-            # At once, since other searches may write to the file; what fails here is done before the next write.
-            with suppress(OSError, StoreError):
-                self._heal()
-
-    def _heal(self) -> None:
-        if self._torn:
+        lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
+        with _held(self._path):
+            # What a program that was killed meanwhile has left, or a write of before that could not be taken back.
             _cut_off(self._path, self._where)
-            self._torn = False
+            try:
+                with self._path.open("ab") as journal:
+                    journal.write(lines)
+                    journal.flush()
+                    os.fsync(journal.fileno())
+            except BaseException:
+                # A full disk takes a part of a line. It goes under the same hold of the lock: another search would
+                # write behind it. A whole line stays, since others may have read it by now.
+                with suppress(OSError, StoreError):
+                    _cut_off(self._path, self._where)
+                raise
 
 
 def _parsed(url: str) -> sqlalchemy.URL:
@@ -270,20 +270,17 @@ def _journal(path: Path, where: str) -> JournalStorage:
 
 
 def _cut_off(file: Path, where: str) -> None:
-    """Cut off what stands behind a journal's last whole line; raises StoreError where the file is no journal."""
-    lock = _lock(file)
-    lock.acquire()
-    try:
-        with file.open("r+b") as journal:
-            whole = cut = 0
-            for line in journal:
-                whole, cut = (whole + len(line), 0) if line.endswith(b"\n") else (whole, len(line))
-            if cut:
-                if not _is_journal(file):
-                    raise _no_journal(where)
-                journal.truncate(whole)
-    finally:
-        lock.release()
+    """Cut off what stands behind a journal's last whole line, under its lock; raises StoreError where it is none."""
+    with file.open("r+b") as journal:
+        if not journal.seek(0, os.SEEK_END):
+            return
+        journal.seek(-1, os.SEEK_END)
+        if journal.read() == b"\n":
+            return
+        if not _is_journal(file):
+            raise _no_journal(where)
+        journal.seek(0)
+        journal.truncate(sum(len(line) for line in journal if line.endswith(b"\n")))
 
 
 def _no_journal(where: str) -> StoreError:
@@ -323,3 +320,14 @@ def _journal_file(url: sqlalchemy.URL) -> Path:
 
 def _lock(path: Path) -> JournalFileOpenLock:
     return JournalFileOpenLock(str(path), JOURNAL_LOCK_SECONDS)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Keep all others from writing to a journal."""
+    lock = _lock(path)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

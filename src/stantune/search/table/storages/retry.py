@@ -129,7 +129,7 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
             with optuna_quiet(optuna.logging.ERROR):
                 return ask(end is not None)
         except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
-            passing = _may_pass(error) if begun or end is not None else _is_there(error)
+            passing = may_pass(error) if begun or end is not None else _is_there(error)
             # From the first error on: what was asked on a connection that is gone may have hung for longer.
             end = time.monotonic() + SECONDS if end is None else end
             if not passing or time.monotonic() + PAUSE_SECONDS >= end:
@@ -146,7 +146,7 @@ def ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
     return insist(storage, lambda again: ask(), begun=False)
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Tell whether it is the way to the database that failed, or a lock; not what was asked."""
     if isinstance(error, OSError):
         # A journal, on a share that went away.
