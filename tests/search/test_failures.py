@@ -180,6 +180,7 @@ def failing(numbers: Sequence[int]) -> HOW:
     )
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("capacity", [1, 2, 6, 17])
 @pytest.mark.parametrize("order", [0, 100, 200])
 def test_the_first_trials_alone_decide_whether_there_is_hope(tmp_path: Path, capacity: int, order: int) -> None:

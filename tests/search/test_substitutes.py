@@ -60,6 +60,7 @@ def between(xs: list[float], lost: int) -> float:
     return (xs[lost - 1] + xs[lost]) / 2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("finalists", "lost", "trained"), [(1, 1, 2), (1, 2, 3), (2, 1, 2), (2, 2, 3)])
 def test_the_next_setting_is_trained_until_one_ends_well(

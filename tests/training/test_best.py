@@ -101,6 +101,7 @@ def test_where_no_evaluation_has_a_value_no_weights_are_the_best(
     assert not best.path.exists()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("cut", [1, 5, 6, 7, 17, 18, 19, 29])
 def test_a_training_that_was_cut_ends_with_the_same_weights_and_curve(
     cut: int, quick: Any, tmp_path: Path, best: Best
@@ -119,6 +120,7 @@ def test_a_training_that_was_cut_ends_with_the_same_weights_and_curve(
     assert equal(what_counts(path), what_counts(tmp_path / "whole.pt"))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("call", range(1, 7))
 def test_killed_at_any_write_it_ends_the_same(
     call: int, quick: Any, tmp_path: Path, best: Best, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,7 @@ def test_states_of_different_bits_are_told_apart() -> None:
         assert not equal(state, other)
 
 
+@pytest.mark.sampled(3)
 def test_one_go_and_segments_give_the_same_bits(case: Any, tmp_path: Path, trainer: Any) -> None:
     train = trainer(case)
     last = case.stops[-1]

@@ -72,6 +72,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("given", "sentence"), REFUSED)
 def test_nothing_is_deleted_where_it_is_refused(tmp_path: Path, given: dict[str, Any], sentence: str) -> None:
     asked: dict[str, Any] = {"objective": square, "space": SPACE, "minimize": "loss", "out": tmp_path / "a"}

@@ -123,6 +123,7 @@ def test_same_seed_elsewhere(
     assert not (tmp_path / "a" / "search.db").exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("options", "difference"),
     [

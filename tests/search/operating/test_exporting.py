@@ -58,6 +58,7 @@ def storage_at(url: str) -> BaseStorage:
     return RDBStorage(url)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("method", "times"), [("create_new_trial", 3), ("set_study_user_attr", 1), ("set_study_user_attr", 2)]
 )

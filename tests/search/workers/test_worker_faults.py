@@ -43,6 +43,7 @@ def test_a_warning_ends_no_search_of_a_program_that_makes_them_errors(undisturbe
     assert said == ["nothing is kept"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fault", "cause", "limits"),
     [

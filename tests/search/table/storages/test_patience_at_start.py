@@ -78,6 +78,7 @@ def uses(simulated: ModuleType, url: str) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("use", uses(sys, ""))
 @pytest.mark.parametrize("held", ["a table", "nothing yet"])
@@ -137,6 +138,7 @@ def disturbed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], No
     return disturb
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize("step", STEPS)
 def test_connections_that_are_ended_at_any_step(

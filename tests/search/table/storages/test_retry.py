@@ -175,6 +175,7 @@ def test_gone_for_good(simulated: ModuleType, tmp_path: Path, monkeypatch: pytes
         assert not file.exists()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("lost", range(1, 45, 5))
 def test_answers_lost_after_the_write(
     simulated: ModuleType, tmp_path: Path, expected: object, monkeypatch: pytest.MonkeyPatch, lost: int
