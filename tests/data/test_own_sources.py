@@ -115,6 +115,13 @@ def test_classes_may_have_folders_of_equal_names_and_names_in_capitals(tmp_path:
     for name in "ab":
         picture(tmp_path / "five/Train" / name / "1.png", 5)
     assert ImageFolder(tmp_path / "five", 4)().classes == 2
+    for number, name in enumerate(("Bus", "Car", "Train")):
+        picture(tmp_path / "six" / name / f"video{number}/1.png", 5)
+    with pytest.raises(UsageError, match=r"six/Train may hold the training images or be a class, as (Bus|Car) beside"):
+        ImageFolder(tmp_path / "six", 4)()
+    for name in ("Train", "Val", "Unlabelled"):
+        picture(tmp_path / "seven" / name / ("x" if name == "Unlabelled" else "a") / "1.png", 5)
+    assert ImageFolder(tmp_path / "seven", 4)().classes == 1
     third = ImageFolder(tmp_path / "three", 4)()
     assert (third.classes, len(third.train)) == (1, 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -222,7 +223,9 @@ def open_search(
 
 def _warn(line: str) -> None:
     """Warn at the `with` statement of what `tune` says in a line of its own."""
-    warnings.warn(line.removeprefix("note: "), StanWarning, stacklevel=5)
+    # Where warnings are errors, it is no reason not to begin.
+    with contextlib.suppress(StanWarning):
+        warnings.warn(line.removeprefix("note: "), StanWarning, stacklevel=5)
 
 
 def _key(segment: Segment) -> tuple[int, int, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import shutil
@@ -248,14 +249,21 @@ def test_a_study_with_a_damaged_attribute_is_deleted(
     assert optuna.get_all_study_names(url) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlalchemy.exc.OperationalError("", {}, Exception("the server went away")),
+        OSError(errno.EIO, "the server went away"),
+    ],
+)
 def test_whose_a_study_is_is_not_guessed_while_the_database_is_held(
-    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     directory = SearchDirectory(tmp_path / "runs", url)
     play(directory, most=1)
 
     def held(*_: object) -> None:
-        raise sqlalchemy.exc.OperationalError("", {}, Exception("the server went away"))
+        raise error
 
     with monkeypatch.context() as patch, directory.locked():
         patch.setattr(studies, "owner_of", held)

@@ -13,7 +13,7 @@ from stantune.search.table.attributes import BEFORE, BRACKET, IDENTITY, METRIC_N
 from stantune.search.table.ownership import owner_of
 from stantune.search.table.rows import row_of
 from stantune.search.table.storages.opening import mend, reading
-from stantune.search.table.storages.retry import ask, may_pass
+from stantune.search.table.storages.retry import ask, is_damage
 from stantune.search.table.tables import tables_for
 
 
@@ -82,10 +82,10 @@ def begun_by(url: str, study_name: str) -> str | None:
         try:
             return ask(found[0], lambda: owner_of(*found))
         except Exception as error:
-            if may_pass(error):
-                raise
-            # An attribute is damaged, in whatever way, and to delete the study is the remedy.
-            return None
+            # Where an attribute is damaged, to delete the study is the remedy; all else may be another one's study.
+            if is_damage(error):
+                return None
+            raise
 
 
 def delete(url: str, study_name: str) -> bool:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from stantune.errors import StoreError
 from stantune.search.table import studies
 from stantune.search.table.storages import opening as storage
 from stantune.search.table.storages import retry
-from stantune.search.table.storages.opening import sqlite_url
+from stantune.search.table.storages.opening import connect, release, sqlite_url
 from stantune.search.table.store import Store
 
 LOCK = """
@@ -232,3 +233,19 @@ def test_a_table_that_may_not_be_written_to_is_told_at_once(simulated: ModuleTyp
     with pytest.raises(StoreError, match="see that the file and its directory may be written to"):
         opened(simulated, f"sqlite:///file:{file}?mode=ro&uri=true")
     assert time.monotonic() - began < 10
+
+
+def test_searches_that_begin_at_once_in_a_new_database_make_it_together(tmp_path: Path) -> None:
+    """Optuna looks which tables are there, and makes those that are not."""
+    url, together = sqlite_url(tmp_path / "search.db"), threading.Barrier(4)
+
+    def opened(_: int) -> int:
+        together.wait()
+        storage, _where = connect(url)
+        try:
+            return len(storage.get_all_studies())
+        finally:
+            release(storage)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(opened, range(4))) == [0] * 4

@@ -149,12 +149,17 @@ def _is_transparent(image: Image) -> bool:
 def _train(path: Path) -> Path | None:
     """Return the folder with the training images; None where ROOT's folders are the classes."""
     found = _part(path, TRAIN)
-    if found is None or found.name in TRAIN:
+    if found is None or found.name in TRAIN or _part(path, TEST):
         return found
-    # In capitals it may be a class itself, beside others in which images lie in folders of the same names.
-    others = (each for each in path.iterdir() if each.name.casefold() not in (*TRAIN, *TEST) and _is_folder(each))
-    own = _classes(found)
-    return None if any(_classes(other) == own for other in others) else found
+    # In capitals it may be a class itself, beside others whose images lie in folders, too.
+    others = [each for each in path.iterdir() if each.name.casefold() not in (*TRAIN, *TEST) and _is_folder(each)]
+    alike = [other for other in others if _classes(other) and not _has_images(other)]
+    if alike and any(_classes(other) != _classes(found) for other in alike):
+        raise UsageError(
+            f"{found} may hold the training images or be a class, as {alike[0].name} beside it: rename it to train, "
+            "or put all classes into a folder train"
+        )
+    return None if alike else found
 
 
 def _part(path: Path, names: tuple[str, ...]) -> Path | None:

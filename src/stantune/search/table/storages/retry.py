@@ -38,6 +38,8 @@ _BUSY = (
     "Too many connections",
     "remaining connection slots",
 )
+# What databases say of tables, and of the row with their version, that another program makes at the same moment.
+_MADE_MEANWHILE = ("already exists", "alembic_version", "version_info", "pg_type_typname_nsp_index")
 
 T = TypeVar("T")
 
@@ -129,7 +131,7 @@ def insist(storage: BaseStorage | None, ask: Callable[[bool], T], *, begun: bool
             with optuna_quiet(optuna.logging.ERROR):
                 return ask(end is not None)
         except (sqlalchemy.exc.DBAPIError, StorageInternalError, OSError) as error:
-            passing = may_pass(error) if begun or end is not None else _is_there(error)
+            passing = _may_pass(error) if begun or end is not None else _is_there(error)
             # From the first error on: what was asked on a connection that is gone may have hung for longer.
             end = time.monotonic() + SECONDS if end is None else end
             if not passing or time.monotonic() + PAUSE_SECONDS >= end:
@@ -146,7 +148,16 @@ def ask(storage: BaseStorage, ask: Callable[[], T]) -> T:
     return insist(storage, lambda again: ask(), begun=False)
 
 
-def may_pass(error: BaseException) -> bool:
+def is_damage(error: BaseException) -> bool:
+    """Tell whether something was read that cannot be what was written."""
+    cause = _cause(error)
+    if cause is None:
+        return isinstance(error, ValueError | TypeError | RecursionError)
+    # Python could not make text of it.
+    return "Could not decode" in str(cause.orig)
+
+
+def _may_pass(error: BaseException) -> bool:
     """Tell whether it is the way to the database that failed, or a lock; not what was asked."""
     if isinstance(error, OSError):
         # A journal, on a share that went away.
@@ -157,8 +168,7 @@ def may_pass(error: BaseException) -> bool:
     code = _sqlite_code(cause)
     if code is not None:
         return code in _PASSING
-    # What Python could not make text of was damaged.
-    if "Could not decode" in str(cause.orig):
+    if is_damage(error):
         return False
     return cause.connection_invalidated or isinstance(
         cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
@@ -166,12 +176,14 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _is_there(error: BaseException) -> bool:
-    """Tell whether an error shows that there is a database, which has only no time now."""
+    """Tell whether an error shows that there is a database, which has only no time now, or is being made."""
     if isinstance(error, OSError):
         return error.errno == errno.ESTALE
     cause = _cause(error)
     if cause is None:
         return False
+    if any(words in str(cause.orig) for words in _MADE_MEANWHILE):
+        return True
     code = _sqlite_code(cause)
     if code is not None:
         return code in _HELD
