@@ -188,7 +188,7 @@ class SqlTables:
             if not self._follows(connection, number):
                 there = connection.execute(self._count).scalar_one() - 1
                 if there != number:
-                    raise ForeignChangeError(f"it has {there} trials where this search made {number}")
+                    raise _misnumbered(there, number)
             trial_id = int(key[0])
             if params:
                 connection.execute(
