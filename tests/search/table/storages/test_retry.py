@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -201,6 +202,21 @@ def test_answers_lost_after_the_write(
         assert (store.rows(), store.finals()) == expected
 
 
+@contextmanager
+def answers_lost(store: Store, what: str) -> Iterator[None]:
+    """Have writes of one kind be done, and their answers be lost."""
+    tables = store._tables._tables  # type: ignore[attr-defined]
+    usual = getattr(tables, what)
+
+    def lost(*given: Any) -> None:
+        usual(*given)
+        raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("gone away"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, what, lost)
+        yield
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 @pytest.mark.parametrize("what", ["create", "record", "close"])
 def test_what_was_given_up_may_be_asked_for_again(
@@ -219,17 +235,8 @@ def test_what_was_given_up_may_be_asked_for_again(
         }
         for name, call in calls.items():
             if name == what:
-                tables = store._tables._tables  # type: ignore[attr-defined]
-                usual = getattr(tables, name)
-
-                def lost(*given: Any, usual: Callable[..., object] = usual) -> None:
-                    usual(*given)
-                    raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("gone away"))
-
-                monkeypatch.setattr(tables, name, lost)
-                with pytest.raises(StoreError):
+                with answers_lost(store, what), pytest.raises(StoreError):
                     call()
-                monkeypatch.setattr(tables, name, usual)
             call()
         found = store.rows()
     assert len(found) == 1
@@ -247,22 +254,14 @@ def test_what_was_given_up_is_asked_for_again_after_another_write(
     url = sqlite_url(tmp_path / "search.db") if kind == "sqlite" else f"journal:///{tmp_path}/search.log"
     setting = {"lr": 0.1, "momentum": 0.5, "hidden": 200, "pool": "max"}
     with opened(simulated, url) as store:
-        tables = store._tables._tables  # type: ignore[attr-defined]
         for number in range(3):
             store.create(number, setting, 2)
-        usual = getattr(tables, what)
-
-        def lost(*given: Any) -> None:
-            usual(*given)
-            raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("gone away"))
 
         def call(*more: int) -> None:
             store.create(3, setting, 2) if what == "create" else store.close(dict.fromkeys((0, *more), "dropped"))
 
-        monkeypatch.setattr(tables, what, lost)
-        with pytest.raises(StoreError):
+        with answers_lost(store, what), pytest.raises(StoreError):
             call()
-        monkeypatch.setattr(tables, what, usual)
         store.record(1, 3, {simulated.METRIC.name: 0.5})
         store.close({2: "dropped"}) if what == "create" else store.create(3, setting, 2)
         call(1)
