@@ -45,7 +45,7 @@ EXCEPTIONS = {
     ("objectives.choose", "images.problem.built_in"): _PROBLEMS,
     ("objectives.choose", "images.objective"): _PROBLEMS,
     ("compare.study.result", "report.page.writing"): "as with a search's result",
-    ("search.result", "report.page.writing"): "result.report() is where users look for it; loaded only when called",
+    ("search.results.result", "report.page.writing"): "where users look for `result.report()`; loaded when called",
 }
 # What the search does not know.
 FOREIGN = ("torch", "torchvision", "typer", "lightning")

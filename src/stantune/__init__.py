@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stantune.parameters import Categorical, Float, Integer
     from stantune.protocols import Conditions, Metric, Objective, Place, Prepared, Segment, Trainer
     from stantune.search.propose.sampler import Asked, OptunaSampler, Sampler
-    from stantune.search.result import SearchResult, TrialResult
+    from stantune.search.results.result import SearchResult, TrialResult
     from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining, Logger
     from stantune.search.workers.executors import Ended, Executor, Failure
     from stantune.search.workers.order import Order
@@ -80,7 +80,7 @@ _HOME = {
     "ProblemObjective": "images.objective",
     "Run": "objectives.function.run",
     "Sampler": "search.propose.sampler",
-    "SearchResult": "search.result",
+    "SearchResult": "search.results.result",
     "Segment": "protocols",
     "Solver": "images.solving.solver",
     "Space": "space",
@@ -90,7 +90,7 @@ _HOME = {
     "Step": "images.solving.solver",
     "StudyResult": "compare.study.result",
     "Trainer": "protocols",
-    "TrialResult": "search.result",
+    "TrialResult": "search.results.result",
     "UsageError": "errors",
     "WarmUp": "images.solving.solver",
     "accelerate_": "stan.surgery",

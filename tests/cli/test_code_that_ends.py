@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stantune.search.contract import SearchSummary
+from stantune.search.results.contract import SearchSummary
 
 Stantune = Callable[..., Any]
 PROBLEM = """

@@ -16,7 +16,7 @@ from stantune.cli.settings import period_of
 from stantune.images.problem.built_in import BUILT_IN
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.search.plan.hyperband import plan, trained_iterations
-from stantune.search.summary import bracket_results
+from stantune.search.results.summary import bracket_results
 from stantune.stan.config import Stan
 
 Stantune = Callable[..., Any]

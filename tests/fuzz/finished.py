@@ -14,7 +14,7 @@ from stantune.errors import StantuneError
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Metric, Segment
 from stantune.search.loop import search
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 from stantune.tuning.compose import compose

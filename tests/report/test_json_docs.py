@@ -17,8 +17,8 @@ from stantune.report.doctor import DoctorResult
 from stantune.report.results import DataResult, PlanResult, ProblemsResult, TrainResult
 from stantune.report.stan.entries_result import EntriesResult
 from stantune.report.stan.profile import ProfileResult
-from stantune.search.contract import SearchSummary
 from stantune.search.operating.told import ExportResult, ListResult, StatusResult, TrialReport
+from stantune.search.results.contract import SearchSummary
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, type[BaseModel]] = {

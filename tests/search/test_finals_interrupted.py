@@ -21,9 +21,9 @@ from stantune.protocols import Segment
 from stantune.search.loop import search
 from stantune.search.operating.trial_report import trial_report
 from stantune.search.plan.values import FinalResult
+from stantune.search.results.summary import summarise
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.summary import summarise
 from stantune.search.table.attributes import FINAL
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look

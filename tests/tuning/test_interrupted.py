@@ -17,7 +17,7 @@ import pytest
 from another_thread import elsewhere
 
 import stantune as st
-from stantune.search.forks import HereAlone
+from stantune.process.handlers import HereAlone
 from stantune.search.stopping import Stop, stoppable, stoppable_beside
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look

@@ -28,8 +28,8 @@ from stantune.outcome import Cost, Outcome
 from stantune.process import alone as module
 from stantune.process.alone import NoTurnError, alone, found
 from stantune.process.float32 import kept_float32
+from stantune.process.handlers import HereAlone
 from stantune.protocols import Conditions, Place, Segment
-from stantune.search.forks import HereAlone
 from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.search.workers.executors import InProcess

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stantune.arguments import path
 from stantune.errors import StantuneError
-from stantune.search.columns import metric_columns
+from stantune.search.results.columns import metric_columns
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 FILE = "log.csv"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.search.columns import metric_columns
+from stantune.search.results.columns import metric_columns
 from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 

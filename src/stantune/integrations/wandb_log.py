@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.search.columns import metric_columns
+from stantune.search.results.columns import metric_columns
 from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedTraining
 
 

@@ -27,7 +27,7 @@ from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.tables import print_table
 from stantune.report.words import setting_text
-from stantune.search.contract import MetricResult, Result
+from stantune.search.results.contract import MetricResult, Result
 
 _DENOMINATORS = 64
 _PERCENT = "%"

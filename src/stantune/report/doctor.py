@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 from rich.console import Console
 
-from stantune.search.contract import Result
+from stantune.search.results.contract import Result
 
 
 class Processor(Result):

@@ -15,9 +15,9 @@ from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.tables import print_table
 from stantune.report.words import setting_text
-from stantune.search.contract import MetricResult
 from stantune.search.operating.told import FoundSearch, ListResult, LossPoint, StatusResult, TrialReport
 from stantune.search.plan.validation import part_text
+from stantune.search.results.contract import MetricResult
 
 BARS = "▁▂▃▄▅▆▇█"
 BARS_WIDE = 40

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stantune.search.contract import (
+from stantune.search.plan.plans import PlanName
+from stantune.search.results.contract import (
     BRACKETS,
     ETA,
     MAX_ITERATIONS,
@@ -22,7 +23,6 @@ from stantune.search.contract import (
     Result,
     Seconds,
 )
-from stantune.search.plan.plans import PlanName
 
 
 class TrainResult(Result):

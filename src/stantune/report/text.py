@@ -14,7 +14,7 @@ from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
 from stantune.report.tables import print_table
 from stantune.report.words import by_parts, percent, setting_text, value_text
-from stantune.search.contract import (
+from stantune.search.results.contract import (
     BestEvaluation,
     BracketChoice,
     BracketResult,

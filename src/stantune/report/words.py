@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stantune.search.contract import Leader
+from stantune.search.results.contract import Leader
 
 
 def percent(error: float | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from stantune.search.forks import HereAlone
+from stantune.process.handlers import HereAlone
 
 # What asks a program to end; the last one, which not every system has, tells that the terminal or the ssh line is lost.
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

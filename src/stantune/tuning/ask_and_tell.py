@@ -17,7 +17,7 @@ from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
 from stantune.search.opening import open_session, plain_identity
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory

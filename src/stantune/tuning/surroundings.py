@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stantune.arguments import shown
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Objective
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.stopping import Stop, enclosing, stoppable, stoppable_beside

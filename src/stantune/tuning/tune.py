@@ -21,7 +21,7 @@ from stantune.search.loop import search
 from stantune.search.opening import plain_identity
 from stantune.search.plan.finals import CONTINUE
 from stantune.search.propose.sampler import Sampler
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.session import RETRIES
 from stantune.search.stopping import Stop
 from stantune.search.table.directory import SearchDirectory

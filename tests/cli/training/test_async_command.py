@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stantune.search.contract import SearchSummary
+from stantune.search.results.contract import SearchSummary
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]

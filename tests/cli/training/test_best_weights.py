@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stantune.images.problem.problem import Problem
-from stantune.search.contract import SearchSummary
+from stantune.search.results.contract import SearchSummary
 
 Stantune = Callable[..., Any]
 AsWhole = Callable[[dict[str, Any]], None]

@@ -11,7 +11,7 @@ import pytest
 
 from stantune import files
 from stantune.errors import StoreError
-from stantune.search.contract import SearchSummary
+from stantune.search.results.contract import SearchSummary
 from stantune.search.table.store import Store
 
 Stantune = Callable[..., Any]

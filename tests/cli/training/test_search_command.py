@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from stantune.search import stopping
-from stantune.search.contract import SearchSummary
 from stantune.search.plan.hyperband import plan, trained_iterations
-from stantune.search.summary import bracket_results
+from stantune.search.results.contract import SearchSummary
+from stantune.search.results.summary import bracket_results
 
 Stantune = Callable[..., Any]
 Timeless = Callable[[dict[str, Any]], dict[str, Any]]

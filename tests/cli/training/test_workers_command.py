@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stantune.search.contract import SearchSummary
+from stantune.search.results.contract import SearchSummary
 from stantune.search.table.storages import retry
 
 Stantune = Callable[..., Any]

@@ -13,7 +13,7 @@ from stantune.compare.study.contract import StudiedProblem, StudiedSearch, Study
 from stantune.compare.study.joining import check_joinable, joined
 from stantune.compare.study.numbers import summary_of, waiting
 from stantune.errors import UsageError
-from stantune.search.contract import MetricResult
+from stantune.search.results.contract import MetricResult
 from tests import tiny_problem
 
 METRIC = MetricResult(name="error", direction="minimize", unit="")

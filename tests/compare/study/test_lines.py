@@ -9,8 +9,8 @@ import pytest
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch
 from stantune.compare.study.lines import search_line
 from stantune.compare.study.numbers import waiting
-from stantune.search.contract import MetricResult, Seconds
 from stantune.search.operating.told import StatusResult, TrainingNow
+from stantune.search.results.contract import MetricResult, Seconds
 
 PROBLEM = StudiedProblem(
     name="lenet",

@@ -6,7 +6,7 @@ from stantune.compare.study.contract import StudiedProblem, StudySummary
 from stantune.compare.study.numbers import summary_of, waiting
 from stantune.report.page.page import _study
 from stantune.report.study import study_sentences, study_tables
-from stantune.search.contract import MetricResult, Seconds
+from stantune.search.results.contract import MetricResult, Seconds
 
 
 def summary(ways: list[str], lost: tuple[str, int] | None = None) -> StudySummary:

@@ -15,7 +15,7 @@ from stantune.errors import StanWarning
 from stantune.objectives.choose import find_objective
 from stantune.objectives.function.run import Run
 from stantune.parameters import Float, Integer
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.stopping import Stop
 from stantune.space import Space
 from stantune.stan.config import Stan

@@ -12,7 +12,7 @@ import torch
 from stantune.objectives.function import course
 from stantune.objectives.function.run import Run
 from stantune.parameters import Float
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.stopping import stoppable
 from stantune.space import Space
 from stantune.tuning.tune import tune

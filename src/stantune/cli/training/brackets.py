@@ -66,7 +66,7 @@ def brackets(
     from stantune.report.text import show_plan
     from stantune.search.plan.hyperband import trained_iterations
     from stantune.search.plan.measured import costliest
-    from stantune.search.summary import bracket_results, rate_results
+    from stantune.search.results.summary import bracket_results, rate_results
     from stantune.search.telling.notes import one_setting
     from stantune.tuning.compose import compose
 

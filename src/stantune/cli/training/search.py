@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stantune.search.plan.values import Training
-    from stantune.search.result import SearchResult
+    from stantune.search.results.result import SearchResult
     from stantune.search.table.directory import SearchDirectory
     from stantune.search.telling.progress import Progress
     from stantune.search.telling.watching import Watcher

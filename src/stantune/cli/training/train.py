@@ -63,7 +63,7 @@ def train(
     from stantune.report.live import training_progress
     from stantune.report.results import TrainResult
     from stantune.report.text import show_training
-    from stantune.search.summary import cost_seconds
+    from stantune.search.results.summary import cost_seconds
     from stantune.seeds import derive
     from stantune.stan.config import Stan
     from stantune.training.compiling import check_compile, check_compiler

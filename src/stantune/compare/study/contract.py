@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stantune.search.contract import MetricResult, Result, Seconds
+from stantune.search.results.contract import MetricResult, Result, Seconds
 
 # The ways that others are compared with.
 STOCK, NATIVE = "none", "native"

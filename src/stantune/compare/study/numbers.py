@@ -18,7 +18,7 @@ from stantune.outcome import Cost, total
 from stantune.protocols import Metric, compared_value
 from stantune.search.plan.finals import winner_of
 from stantune.search.plan.standings import incumbent, iterations_trained
-from stantune.search.summary import cost_seconds
+from stantune.search.results.summary import cost_seconds
 from stantune.search.table.looking.look import Seen
 
 Value = Callable[[StudiedSearch], float | None]

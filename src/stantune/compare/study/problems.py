@@ -16,8 +16,8 @@ from stantune.errors import UsageError
 from stantune.images.problem.built_in import Splits
 from stantune.objectives.choose import as_problem, find_objective, objective_of
 from stantune.protocols import Objective
-from stantune.search.contract import MetricResult
 from stantune.search.plan.finals import CONTINUE, SCRATCH
+from stantune.search.results.contract import MetricResult
 from stantune.tuning.compose import compose
 
 Length = int | str | None

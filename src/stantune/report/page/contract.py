@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stantune.compare.study.contract import StudySummary
-from stantune.search.contract import Result, SearchSummary
+from stantune.search.results.contract import Result, SearchSummary
 
 
 class ParameterColumn(Result):

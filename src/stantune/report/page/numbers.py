@@ -29,13 +29,13 @@ from stantune.report.page.contract import (
 from stantune.report.page.importance import importance_of
 from stantune.report.page.sections.foretold import foretold
 from stantune.report.page.sections.repeating import call_of
-from stantune.search.contract import SearchSummary, TrialFailure
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import ranking, status
 from stantune.search.plan.values import TrialRow
+from stantune.search.results.contract import SearchSummary, TrialFailure
+from stantune.search.results.summary import Described, sound_cost
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.summary import Described, sound_cost
 from stantune.search.table.start_from import label_of
 from stantune.search.table.storages.masking import without_secrets
 

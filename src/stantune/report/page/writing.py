@@ -17,14 +17,14 @@ from stantune.report.page.numbers import report_numbers, search_numbers
 from stantune.report.page.page import MARK, page
 from stantune.report.page.sections.profiled import check_all_used, profile_for, read_profile
 from stantune.report.page.sections.searched import entries_of_result, entries_of_table
-from stantune.search.summary import summarise
+from stantune.search.results.summary import summarise
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.last_run import LastRun
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded
 
 if TYPE_CHECKING:
-    from stantune.search.result import SearchResult
+    from stantune.search.results.result import SearchResult
 
 NAME = "report.html"
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from stantune.report.stan.entries import EntriesReport
 from stantune.report.tables import print_table
-from stantune.search.contract import Result
+from stantune.search.results.contract import Result
 
 
 class EntriesLayerResult(Result):

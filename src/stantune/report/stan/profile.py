@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stantune.images.problem.built_in import Problem
 from stantune.report.tables import print_table
-from stantune.search.contract import Result
+from stantune.search.results.contract import Result
 from stantune.stan.planning.plan import Plan
 from stantune.training.threads import Measured
 

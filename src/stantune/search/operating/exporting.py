@@ -15,11 +15,11 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from stantune.errors import StantuneError, StoreError, UsageError
-from stantune.search.columns import metric_columns
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import status
 from stantune.search.propose.sampling import optuna_quiet
-from stantune.search.summary import cost_seconds
+from stantune.search.results.columns import metric_columns
+from stantune.search.results.summary import cost_seconds
 from stantune.search.table.attributes import COPYING
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import Seen

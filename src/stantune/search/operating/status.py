@@ -10,7 +10,6 @@ from pathlib import Path
 
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Metric
-from stantune.search.contract import Counts, Leader, MetricResult
 from stantune.search.operating.told import (
     BracketStatus,
     FailureNow,
@@ -22,7 +21,8 @@ from stantune.search.operating.told import (
 )
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import incumbent, iterations_trained, status
-from stantune.search.summary import VALIDATION, cost_seconds
+from stantune.search.results.contract import Counts, Leader, MetricResult
+from stantune.search.results.summary import VALIDATION, cost_seconds
 from stantune.search.table.looking.look import Seen, look
 from stantune.search.telling.progress import iterations_left
 from stantune.texts import encodable

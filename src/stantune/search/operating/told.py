@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stantune.loss_curve import LossCurve
-from stantune.search.contract import PROBLEM, Counts, Leader, MetricResult, Result, Seconds
+from stantune.search.results.contract import PROBLEM, Counts, Leader, MetricResult, Result, Seconds
 
 DIRECTORY = Field(description="the search's directory")
 STATE = Field(description='"interrupted" where a budget, somebody, a failure or a kill ended it before it was done')

@@ -10,7 +10,7 @@ from stantune.search.operating.told import FailedOnce, FinalOf, RungReached, Tri
 from stantune.search.plan.finals import last_of
 from stantune.search.plan.standings import status
 from stantune.search.plan.values import setting_key
-from stantune.search.summary import cost_seconds
+from stantune.search.results.summary import cost_seconds
 from stantune.search.table.looking.look import Seen
 from stantune.texts import encodable
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, cast
 
 from stantune.errors import StantuneError, StanWarning
 from stantune.outcome import Outcome
+from stantune.process.handlers import HereAlone
 from stantune.process.start_method import copy_processes
 from stantune.protocols import Segment, TakesTurns, Trainer
-from stantune.search.forks import HereAlone
 from stantune.search.stopping import ENDING
 from stantune.search.workers.executors import Failure, InProcess, cause_of
 from stantune.search.workers.turns import InTurns

@@ -10,8 +10,8 @@ import pytest
 from numbers_objective import Numbers
 
 import stantune as st
+from stantune.search.results.summary import summarise
 from stantune.search.settings import SearchSettings
-from stantune.search.summary import summarise
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded, settings_of
 

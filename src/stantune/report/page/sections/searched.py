@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stantune.protocols import Objective
 from stantune.report.page.contract import Entries
 from stantune.report.page.sections.entries import entries_of
-from stantune.search.contract import SearchSummary
+from stantune.search.results.contract import SearchSummary
 
 if TYPE_CHECKING:
     from stantune.images.objective import ProblemObjective

@@ -7,8 +7,8 @@ from stantune.quantities import duration
 from stantune.report.page.contract import SearchNumbers
 from stantune.report.page.times import MANY, off_by, time_text
 from stantune.report.words import setting_text
-from stantune.search.contract import Final, SearchSummary
 from stantune.search.plan.validation import part_text
+from stantune.search.results.contract import Final, SearchSummary
 
 
 def sentences(search: SearchNumbers) -> list[str]:

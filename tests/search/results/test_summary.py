@@ -12,9 +12,9 @@ from stantune.outcome import Cost
 from stantune.protocols import Metric
 from stantune.search.plan.hyperband import Bracket, Rung
 from stantune.search.plan.values import FinalResult, SegmentFailure, TrialRow
+from stantune.search.results.summary import LEADERS, cost_seconds, sound_cost, summarise
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.summary import LEADERS, cost_seconds, sound_cost, summarise
 
 # As a built-in problem has it.
 METRIC = Metric("validation error", unit="%")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stantune.search.forks import HereAlone
+from stantune.process.handlers import HereAlone
 from stantune.search.stopping import stoppable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no system that forks")

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from stantune.arguments import path as checked_path
 from stantune.protocols import Metric, Objective, compared_value
-from stantune.search.columns import metric_columns
-from stantune.search.contract import SearchSummary
 from stantune.search.plan.finals import best_of, last_of
 from stantune.search.plan.standings import incumbent, ranking, status
 from stantune.search.plan.values import FinalResult
+from stantune.search.results.columns import metric_columns
+from stantune.search.results.contract import SearchSummary
+from stantune.search.results.summary import summarise
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.summary import summarise
 
 if TYPE_CHECKING:
     import pandas

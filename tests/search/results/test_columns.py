@@ -8,7 +8,7 @@ import pytest
 
 from stantune.objectives.function.run import Run
 from stantune.parameters import Float
-from stantune.search.columns import metric_columns
+from stantune.search.results.columns import metric_columns
 from stantune.space import Space
 from stantune.tuning.tune import tune
 

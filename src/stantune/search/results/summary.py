@@ -7,7 +7,14 @@ from typing import Any, Literal, Protocol, cast
 
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric, compared_value
-from stantune.search.contract import (
+from stantune.search.plan.finals import best_of, last_of
+from stantune.search.plan.hyperband import Bracket
+from stantune.search.plan.measured import OpenBracket
+from stantune.search.plan.plans import PlanName
+from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
+from stantune.search.plan.values import TrialRow
+from stantune.search.propose.sampler import sampler_of
+from stantune.search.results.contract import (
     Best,
     BestEvaluation,
     BracketChoice,
@@ -24,13 +31,6 @@ from stantune.search.contract import (
     Seconds,
     TrialFailure,
 )
-from stantune.search.plan.finals import best_of, last_of
-from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.measured import OpenBracket
-from stantune.search.plan.plans import PlanName
-from stantune.search.plan.standings import Status, iterations_spared, iterations_trained, ranking, status
-from stantune.search.plan.values import TrialRow
-from stantune.search.propose.sampler import sampler_of
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.telling.notes import notes_of

@@ -14,7 +14,7 @@ import pytest
 from stantune.objectives.function.run import Run
 from stantune.parameters import Integer
 from stantune.search.plan.values import Training
-from stantune.search.result import SearchResult
+from stantune.search.results.result import SearchResult
 from stantune.search.telling.progress import Progress
 from stantune.search.telling.watching import Silent, Watcher
 from stantune.space import Space
