@@ -231,8 +231,10 @@ def main() -> None:
     """Run what --keep does not hold yet; print and write the tables, draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=names_of(list(PROBLEMS)), default=list(PROBLEMS), metavar="NAME,…")
-    parser.add_argument("--resource", type=resources, default=[400], metavar="R,…", help="R; several: 400,1000")
-    parser.add_argument("--seeds", type=int, default=3, help="0, 1, …")
+    parser.add_argument("--resource", type=resources, metavar="R,…", help="R; several: 400,1000; as it comes, 400")
+    parser.add_argument(
+        "--seeds", type=int, help="0, 1, …; as it comes, three; --table takes all that there are of both"
+    )
     parser.add_argument("--rungs", type=names_of(list(RUNGS)), default=list(RUNGS), metavar="NAME,…")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--patience", type=float, default=3.0, help="for Optuna's TPE: times stock's time")
@@ -242,6 +244,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="an image file")
     options = parser.parse_args()
     kept = Kept(options.keep, searched_of, lambda one: one.key)
+    there = kept.records if options.table else {}
+    options.resource = options.resource or sorted({key.resource for key in there}) or [400]
+    options.seeds = options.seeds or max((key.seed + 1 for key in there), default=3)
     try:
         for key in wanted(options):
             if key.rung != OPTUNA:
@@ -265,13 +270,13 @@ def main() -> None:
             f"best {one.best:.2f} %, test {one.test_error}",
             flush=True,
         )
-    there = [kept.records[key] for key in wanted(options) if key in kept.records]
-    text = tables(there)
+    told = [kept.records[key] for key in wanted(options) if key in kept.records]
+    text = tables(told)
     print(f"\n{text}")
     if options.write:
         write_whole(options.write, f"{text}\n".encode())
     if options.plot:
-        draw(options.plot, there)
+        draw(options.plot, told)
 
 
 if __name__ == "__main__":

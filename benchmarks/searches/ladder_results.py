@@ -167,7 +167,10 @@ def _row(name: str, seeds: Seeds, rungs: Mapping[str, Seeds], stock: Seeds, optu
     yield f"{len(ratios)} of {asked}" if asked and name != OPTUNA else NOTHING
     errors = [one.test_error for one in seeds.values() if one.test_error is not None]
     yield f"{fmean(errors):.2f}" if errors else NOTHING
-    yield difference_text(above(seeds, stock)) if name != STOCK else NOTHING
+    pairs = above(seeds, stock) if name != STOCK else []
+    # A final training that diverged has no error.
+    fewer = f" ({len(pairs)} pairs)" if pairs and len(pairs) < len(seeds.keys() & stock.keys()) else ""
+    yield difference_text(pairs) + fewer
 
 
 def draw(path: Path, records: Sequence[Searched]) -> None:

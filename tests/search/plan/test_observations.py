@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from types import ModuleType
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.overhead.lag import share_waited
 from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.hyperband import Bracket, plan
 from stantune.search.plan.observations import Place, ScheduledObservations, schedule
-from stantune.search.plan.values import Job, TrialRow
+from stantune.search.plan.values import TrialRow
 
 PLANS = st.builds(plan, st.integers(3, 40), st.integers(1, 3), st.integers(2, 4))
 
@@ -101,31 +100,6 @@ def divergence(brackets: tuple[Bracket, ...], row: TrialRow) -> list[tuple[int, 
     return [] if row.diverged_at is None else [(left[0], None)]
 
 
-def share_waited(simulated: ModuleType, brackets: tuple[Bracket, ...], workers: int, lag: int, of: Any) -> float:
-    """Return the share of their time that workers wait for proposals; a trial that diverges does so at once."""
-    followed = ScheduledObservations(brackets, lag)
-    rows: list[TrialRow] = []
-    running: list[tuple[int, Job]] = []
-    now = waited = 0
-    while True:
-        ready = [job for job in ready_jobs(brackets, rows) if job not in {job for _, job in running}]
-        if not ready and not running:
-            return waited / (now * workers)
-        waiting = 0
-        for job in ready[: workers - len(running)]:
-            if job.number == len(rows):
-                if job.number >= followed.begins(rows):
-                    waiting = workers - len(running)
-                    break
-                rows.append(TrialRow(job.number, job.bracket, {}))
-            seconds = 1 if of(job.number, job.stop) is None else job.stop - job.start
-            heapq.heappush(running, (now + seconds, job))
-        before = now
-        now, job = heapq.heappop(running)
-        waited += waiting * (now - before)
-        rows = simulated.after(rows, job, of)
-
-
 @pytest.mark.parametrize(
     ("workers", "diverging", "most"),
     [(1, 0, 0), (1, 128, 0), (16, 0, 0), (2, 0, 0.005), (2, 128, 0.005), (4, 128, 0.02), (8, 0, 0.02), (8, 128, 0.05)],
@@ -134,7 +108,7 @@ def test_half_as_many_workers_as_the_lag_hardly_wait(
     simulated: ModuleType, workers: int, diverging: int, most: float
 ) -> None:
     of = simulated.outcome(1, 97, diverging)
-    assert share_waited(simulated, plan(81, 1, 3), workers, 16, of) <= most
+    assert share_waited(plan(81, 1, 3), workers, 16, of) <= most
 
 
 def test_results_that_are_not_there_cannot_be_asked_for() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stantune.errors import StanWarning
+from stantune.kernels.gate import ordinary
 from stantune.stan.entries.entries import EntryMatrix, Grid
 from stantune.stan.layers.stand_in import StandIn, copied
 
@@ -52,11 +53,13 @@ class Earlier(NamedTuple):
         last: as the layer's then.
         grid: as the layer's then.
         watched: whether the layer was.
+        turn: the layer's then.
     """
 
     last: dict[int | None, str]
     grid: Grid | EntryMatrix | None
     watched: bool
+    turn: int
 
 
 class StanLayer(StandIn):
@@ -75,6 +78,7 @@ class StanLayer(StandIn):
             that, "exact again" once a reentrant checkpoint has computed it again.
         earlier: what a checkpoint may have to compute again, where the handle has gone on between a forward pass and
             its backward pass.
+        turn: the number of the iteration, of those that the layer has had.
     """
 
     grid: Grid | EntryMatrix | None = None
@@ -85,6 +89,7 @@ class StanLayer(StandIn):
     sizes: dict[bool, tuple[int, int]] | None = None
     last: dict[int | None, str]
     earlier: Earlier | None = None
+    turn: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy stands in for the same class, and shows a copy of the handle that it is its own.
@@ -117,8 +122,9 @@ class StanLayer(StandIn):
         """Say that the next pass is of another iteration."""
         own = self.__dict__  # a module's own way of setting attributes takes longer
         if _counts(last := own.get("last", {})):
-            own["earlier"] = Earlier(last, self.grid, self.watch is not None)
+            own["earlier"] = Earlier(last, self.grid, self.watch is not None, self.turn)
         own["last"] = {}
+        own["turn"] = self.turn + 1
 
     def _again(self) -> Earlier | None:
         """Return what a pass is of, where it computes again one of an earlier iteration: within a backward pass."""
@@ -136,6 +142,23 @@ class StanLayer(StandIn):
         """Tell whether somebody wants, or wanted, this pass's own output."""
         again = self._again()
         return self.watch is not None if again is None else again.watched
+
+    def mark(self) -> Tensor | None:
+        """Return what says, to a checkpoint that computes this reduced pass again, of which iteration it is.
+
+        A checkpoint that is not reentrant compares the shapes of what a pass saves, in turn, with those of the first
+        one. So it refuses what would be computed from other entries: it cannot be known here which of several earlier
+        passes it is that comes again. To be made before anything else of the pass is saved; see `hold`.
+
+        Returns:
+            (0, turn), no number at all, after an operation that has saved the like; None where nobody takes what is
+            saved, and under transforms, which no such checkpoint is made for.
+        """
+        if (_taker is not None and _taker(True) is None) or not ordinary():
+            return None
+        again = self._again()
+        turn = self.turn if again is None else again.turn
+        return torch.empty((0, turn), device="cpu", dtype=torch.float32, requires_grad=True).sin()
 
     def note(self, fills: bool, size: tuple[int, int]) -> None:
         """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
@@ -169,7 +192,18 @@ class StanLayer(StandIn):
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "earlier", "__module__")
+SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "earlier", "turn", "__module__")
+
+
+# The hooks that take what is saved now, None without any. PyTorch 2.7 does not tell.
+_taker: Callable[[bool], object] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def hold(output: Tensor, mark: Tensor | None) -> Tensor:
+    """Return a pass's output, which keeps its `mark` as long as it has a graph."""
+    if mark is not None and (node := output.grad_fn) is not None:
+        node.metadata["stantune"] = mark  # type: ignore[index]  # a property, which PyTorch writes as a method
+    return output
 
 
 def forget_(layer: nn.Module) -> None:

@@ -11,10 +11,13 @@ import pytest
 import torch
 from compared import LAST, NATIVE, agree, both, both_rates, gradients, images, network, outcome, reduced
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import CheckpointError, checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
-from stantune import Stan, accelerate_
+from stantune import Stan, accelerate_, restore_
 from stantune.kernels.block.layout import is_last
+from stantune.stan.handle import StanHandle
 from stantune.stan.layers import stan_layer
 
 pytestmark = NATIVE
@@ -245,3 +248,73 @@ def test_a_checkpoint_is_remembered_while_its_layers_do_not_run(first: int) -> N
         output.square().sum().backward()
         found.append(gradients(model))
     agree(*found, 0)
+
+
+def another_turn(model: nn.Module, handle: StanHandle) -> object:
+    """Go on, and run the model anew before the first turn's backward pass."""
+    handle.step()
+    return model(images())
+
+
+def counted(model: nn.Module, handle: StanHandle) -> object:
+    """Run the model within a mode that layers are exact under, in the same iteration."""
+    with FlopCounterMode(display=False):
+        return model(images())
+
+
+def with_tangents(model: nn.Module, handle: StanHandle) -> object:
+    """Run the model on what has a tangent, in the same iteration."""
+    with forward_ad.dual_level():
+        return model(forward_ad.make_dual(images(), images()))
+
+
+# What a layer may be once more where nothing tells it which of its passes comes again.
+CHANGES: dict[str, Callable[[nn.Module, StanHandle], object]] = {
+    "another turn": another_turn,
+    "a mode": counted,
+    "a dual level": with_tangents,
+    "evaluation": lambda model, handle: model.eval(),
+    "restored": lambda model, handle: restore_(model),
+}
+
+
+@pytest.mark.parametrize("between", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("last", [nn.Tanh(), nn.Conv2d(8, 4, 3, padding=1)], ids=["tanh", "convolution"])
+def test_a_checkpoint_refuses_what_would_be_computed_from_other_entries(last: nn.Module, between: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), copy.deepcopy(last))
+    handle = accelerate_(model, Stan(rate=0.5, period=None))
+    loss = checkpoint(model, images(), use_reentrant=False).square().sum()
+    between(model, handle)
+    with pytest.raises(CheckpointError):
+        loss.backward()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "of an older PyTorch"])
+def test_a_checkpoint_of_an_exact_pass_refuses_a_reduced_one(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not told:
+        monkeypatch.setattr(stan_layer, "_taker", None)
+    model = nn.Sequential(nn.Tanh(), nn.Conv2d(3, 4, 3, padding=1))
+    accelerate_(model, Stan(rate=0.5, period=None))
+    with FlopCounterMode(display=False):
+        loss = checkpoint(model, images(), use_reentrant=False).square().sum()
+    model(images())
+    with pytest.raises(CheckpointError):
+        loss.backward()
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25])
+def test_turns_that_are_summed_up_have_their_gradients_where_nothing_is_computed_again(rate: float) -> None:
+    found = []
+    for summed in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 4, 3, padding=1))
+        handle, losses = accelerate_(model, Stan(rate=rate, period=None)), []
+        for _ in range(2):
+            losses.append(model(images()).square().sum())
+            if not summed:
+                losses.pop().backward()
+            handle.step()
+        if summed:
+            torch.stack(losses).sum().backward()
+        found.append(gradients(model))
+    agree(*found)
