@@ -24,7 +24,7 @@ def fuzz(kind: str, count: int, first: int) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("options", 10), ("fields", 150), ("files", 200), ("cells", 15), ("journals", 30), ("caffe", 400)],
+    [("options", 6), ("fields", 100), ("files", 120), ("cells", 8), ("journals", 15), ("caffe", 250)],
 )
 def test_a_few_of_each_kind(kind: str, count: int) -> None:
     assert " 0 faults; " in fuzz(kind, count, 0)

@@ -70,7 +70,7 @@ def test_the_search_has_something_to_differ_in(name: str, alone: Any) -> None:
     [
         ("loop", 2),
         ("command", 2),
-        ("command", 3),
+        pytest.param("command", 3, marks=pytest.mark.slow),
         ("lightning", 2),
         pytest.param("loop", 3, marks=pytest.mark.slow),
         pytest.param("lightning", 3, marks=pytest.mark.slow),
@@ -116,6 +116,7 @@ def test_others_go_on_with_what_one_has_begun(tmp_path: Path, name: str, address
     same(found(name, tmp_path), alone(name))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["problem", *OBJECTIVES])
 def test_a_table_that_has_lost_what_came_last_has_the_same_result(tmp_path: Path, name: str, alone: Any) -> None:
     # A copy of it was put in its place, or the power failed before the last results were on the disk.

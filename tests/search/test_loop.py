@@ -207,6 +207,7 @@ def test_stopped_among_the_finalists(tmp_path: Path) -> None:
         assert list(map(costless, ended.finals.values())) == list(map(costless, undisturbed.finals.values()))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("patience", [0, 1, 5, 30, 100, 200, 215])
 def test_stopped_and_continued(tmp_path: Path, patience: int) -> None:
     undisturbed, _ = run(tmp_path / "undisturbed")

@@ -62,6 +62,7 @@ GOOD: list[Callable[[], Sampler]] = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("make", GOOD, ids=["random", "tpe", "bohb", "Optuna's TPE", "grouped", "Optuna's random"])
 def test_good_samplers_pass(make: Callable[[], Sampler], check: Callable[[Any], None]) -> None:

@@ -102,6 +102,7 @@ class Training:
         return torch.cat([each.detach().flatten() for each in self.model.parameters()])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("blocks", [(16,), (1, 1, 1, 13), (5, 11), (16, 16, 3)])
 @pytest.mark.parametrize(
     "solver",

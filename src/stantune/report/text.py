@@ -104,7 +104,8 @@ def _show_final(console: Console, result: SearchSummary, directory: Path) -> Non
     if final is not None and len(result.finalists) > 1:
         _show_finalists(console, result, final, directory)
     elif final is None:
-        why = "every trial diverged" if result.complete else "the search is not complete"
+        lost = "diverged or failed" if result.counts.failed else "diverged"
+        why = f"every trial {lost}" if result.complete else "the search is not complete"
         why = "none was asked for" if result.complete and result.final_training == "none" else why
         why = why if result.final_failure is None else "it failed"
         console.print(f"no final training: {why}", soft_wrap=True)

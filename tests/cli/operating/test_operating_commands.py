@@ -142,6 +142,13 @@ def test_watching_ends_with_the_search(done: Path, stantune: Stantune, monkeypat
         watched = stantune("status", done, "--watch")
     assert (watched.code, watched.err, looks) == (0, "", [module.LINES_SECONDS] * 3)
     assert watched.out.count("numbers: running") == 3
+    looks.clear()
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal
+    with SearchDirectory(done).locked():
+        drawn = stantune("status", done, "--watch")
+    assert (drawn.code, drawn.err, looks) == (0, "", [module.WATCH_SECONDS] * 3)
+    # Each look draws it once, and so does the end.
+    assert drawn.out.count("numbers: running") == 4
 
 
 def test_show(done: Path, stantune: Stantune) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 from read_page import ODD, numbers_in
 
 import stantune as st
+from stantune.protocols import Metric
 from stantune.report.page import numbers
 from stantune.report.page.contract import ReportNumbers
+from stantune.report.page.importance import importance_of
 from stantune.report.page.pictures.figures import compared, pictures_of, resolved
+from stantune.report.page.pictures.parameters import _marks
 from stantune.report.page.writing import write_report
+from stantune.search.plan.values import TrialRow
 
 
 def test_numbers_are_those_of_the_result(result: st.SearchResult, text: str) -> None:
@@ -122,6 +127,31 @@ def test_importance_finds_the_parameter_that_matters(text: str) -> None:
     assert sum(important["shares"]) == pytest.approx(1)
     # Not in all settings, or the same in all.
     assert not {"depth", "never"} & set(important["names"])
+
+
+@pytest.mark.parametrize(
+    ("high", "value", "why"),
+    [
+        (1e40, float, "fANOVA has none for such values (Input X contains infinity"),
+        (1.0, lambda at: at * 1e-170, "fANOVA has none for such values (Encountered zero total variance"),
+        (1.0, lambda at: at * 1e200, "the values of loss are too far apart for fANOVA"),
+    ],
+    ids=["a parameter", "equal", "apart"],
+)
+def test_values_that_have_no_importance_are_said_and_fail_nothing(
+    high: float, value: Callable[[int], float], why: str
+) -> None:
+    pytest.importorskip("sklearn")
+    space = st.Space({"a": st.Float(0.0, high), "b": st.Float(0.0, 1.0)}).as_json()
+    rows = [TrialRow(at, 0, {"a": high * at / 20, "b": at % 7 / 7}, {9: value(at)}) for at in range(20)]
+    assert str(importance_of(rows, space, Metric("loss"))).startswith(why)
+
+
+def test_logarithmic_axes_have_marks_where_no_power_of_ten_lies() -> None:
+    assert [text for _, text in _marks(16, 64)] == ["16", "64"]
+    assert [text for _, text in _marks(32, 256)] == ["32", "100", "256"]
+    assert [text for _, text in _marks(1e-4, 1)] == ["0.0001", "0.001", "0.01", "0.1", "1"]
+    assert [text for _, text in _marks(9e-4, 1)] == ["0.0009", "0.01", "0.1", "1"]
 
 
 def test_the_sample_has_the_best_and_some_of_all(monkeypatch: pytest.MonkeyPatch, result: st.SearchResult) -> None:

@@ -80,17 +80,23 @@ def _study(console: Console, folder: Path, watch: bool) -> StudySummary:
 
 def _watched(console: Console, directory: Path, storage: str | None) -> StatusResult:
     """Show it again and again; return what was seen last."""
+    import io
+
     from rich.live import Live
     from rich.text import Text
 
+    from stantune.cli.console import PrintingConsole
     from stantune.report.operating import show_status
     from stantune.search.operating.status import status_of
     from stantune.search.table.looking.look import look
 
     def drawn(result: StatusResult) -> Text:
-        with console.capture() as text:
-            show_status(console, result)
-        return Text.from_ansi(text.get())
+        # On another console: what is printed on one that is live has the whole view with it, and so has the next view.
+        file = io.TextIOWrapper(io.BytesIO(), console.encoding, errors="backslashreplace")
+        apart = PrintingConsole(file=file, width=console.width, highlight=False, markup=False, emoji=False)
+        show_status(apart, result)
+        file.seek(0)
+        return Text(file.read().removesuffix("\n"))
 
     result = status_of(look(directory, storage))
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any
 
 from stantune.protocols import Metric
 from stantune.report.page.contract import Importance
 from stantune.search.plan.values import TrialRow
+from stantune.texts import brief
 
 # A forest of more trials takes long and says no more; of fewer it says nothing.
 MOST, FEWEST = 500, 10
@@ -35,17 +37,24 @@ def importance_of(rows: Sequence[TrialRow], space: Mapping[str, Any], metric: Me
         return f"all trials have the same {metric.name}"
     if find_spec("sklearn") is None:
         return "that needs scikit-learn, which is not installed; pip install 'stantune[report]'"
-    shares = _fanova(measured, stop, {name: space[name] for name in names})
+    try:
+        shares = _fanova(measured, stop, {name: space[name] for name in names})
+    except (RuntimeError, ValueError) as error:
+        # Its trees are of float32, in which values may be none or all the same.
+        return f"fANOVA has none for such values ({brief(error)})"
+    if not all(map(isfinite, shares.values())):
+        return f"the values of {metric.name} are too far apart for fANOVA"
     return Importance(names=list(shares), shares=list(shares.values()), iterations=stop, trials=len(measured))
 
 
 def _fanova(rows: Sequence[TrialRow], stop: int, space: Mapping[str, Any]) -> dict[str, float]:
+    import numpy as np
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     from stantune.search.propose.sampling import optuna_quiet, to_optuna
 
-    with optuna_quiet():
+    with optuna_quiet(), np.errstate(over="ignore", invalid="ignore"):
         study = optuna.create_study()
         distributions = {name: _distribution(described) for name, described in space.items()}
         study.add_trials(

@@ -123,6 +123,7 @@ def test_a_study_in_a_shared_storage_is_deleted_whatever_is_wrong_with_it(databa
             assert studies.identity_of(directory.url, directory.study) is None
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["database", "journal"])
 @pytest.mark.parametrize(
     ("name", "value"),

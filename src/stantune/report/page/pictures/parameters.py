@@ -64,8 +64,8 @@ def parallel_of(search: SearchNumbers, place: int) -> Picture | None:
         if each.log:
             # Such axes know no logarithm: the script takes it of the values, and these are the marks.
             low, high = (float(search.space[each.name][end]) for end in ("low", "high"))
-            marks = _powers(low, high)
-            axis |= {"tickvals": [power for power, _ in marks], "ticktext": [text for _, text in marks]}
+            marks = _marks(low, high)
+            axis |= {"tickvals": [at for at, _ in marks], "ticktext": [text for _, text in marks]}
             axis["range"] = [log10(low), log10(high)]
             values["log"] = True
         elif each.choices:
@@ -92,8 +92,13 @@ def parallel_of(search: SearchNumbers, place: int) -> Picture | None:
     )
 
 
-def _powers(low: float, high: float) -> list[tuple[int, str]]:
-    return [(power, f"{10.0**power:g}") for power in range(ceil(log10(low)), floor(log10(high)) + 1)]
+def _marks(low: float, high: float) -> list[tuple[float, str]]:
+    """Return the places and texts of the marks of a logarithmic axis: its ends, and powers of ten that leave room."""
+    # Where there were no marks Plotly would show the logarithms of the ends.
+    first, last = log10(low), log10(high)
+    room = (last - first) / 10
+    powers = [(float(power), f"{10.0**power:g}") for power in range(ceil(first + room), floor(last - room) + 1)]
+    return [(first, f"{low:g}"), *powers, (last, f"{high:g}")]
 
 
 def slice_of(search: SearchNumbers, place: int, number: int) -> Picture | None:

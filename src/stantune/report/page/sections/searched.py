@@ -33,7 +33,7 @@ def entries_of_table(identity: Mapping[str, Any], summary: SearchSummary, direct
         return "every entry is computed, in all layers"
     if "made-of" in identity:
         return "the problem is one of your own; `SearchResult.report()`, which has it at hand, shows them"
-    from stantune.images.data import is_present
+    from stantune.images.data import data_root, is_present
     from stantune.images.objective import ProblemObjective
     from stantune.images.problem.built_in import built_in
     from stantune.images.stan_settings import stan_of
@@ -42,7 +42,10 @@ def entries_of_table(identity: Mapping[str, Any], summary: SearchSummary, direct
     if problem is None:
         return f"this version knows no problem {summary.problem}"
     if isinstance(problem.data, str) and not is_present(problem.data):
-        return f"the data set {problem.data} is not here; `stantune data fetch {problem.data}` fetches it"
+        return (
+            f"the data set {problem.data} is not in {data_root()}; name the folder that has it by $STANTUNE_DATA, or "
+            f"fetch it by `stantune data fetch {problem.data}`"
+        )
     # By rung, and by the course of a run: what the least rate computes is looked at.
     rate = min(each.rate for each in summary.rates if not isinstance(each.rate, str))
     return _entries(ProblemObjective(problem, stan_of(identity, rate)), summary, directory)
