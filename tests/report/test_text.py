@@ -19,7 +19,9 @@ def fails(run: st.Run) -> float:
 def test_a_search_whose_trials_all_failed_does_not_say_that_they_diverged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = st.tune(fails, {"x": st.Float(0, 1)}, minimize="loss", max_resource=3, retries=0, out=tmp_path / "out")
+    found = st.tune(
+        fails, st.Space({"x": st.Float(0, 1)}), minimize="loss", max_resource=3, retries=0, out=tmp_path / "out"
+    )
     capsys.readouterr()
     show_search(Console(width=200), found.summary, found.path)
     assert "no final training: every trial diverged or failed" in capsys.readouterr().out
