@@ -20,7 +20,7 @@ def test_a_search_whose_trials_all_failed_does_not_say_that_they_diverged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = st.tune(
-        fails, st.Space({"x": st.Float(0, 1)}), minimize="loss", max_resource=3, retries=0, out=tmp_path / "out"
+        fails, st.Space({"x": st.Float(0, 1)}), minimize="loss", max_resource=1, retries=0, out=tmp_path / "out"
     )
     capsys.readouterr()
     show_search(Console(width=200), found.summary, found.path)
