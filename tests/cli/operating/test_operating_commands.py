@@ -149,6 +149,8 @@ def test_watching_ends_with_the_search(done: Path, stantune: Stantune, monkeypat
     assert (drawn.code, drawn.err, looks) == (0, "", [module.WATCH_SECONDS] * 3)
     # Each look draws it once, and so does the end.
     assert drawn.out.count("numbers: running") == 4
+    [header] = {line for line in drawn.out.splitlines() if "bracket" in line and "trials" in line}
+    assert header.split() == ["bracket", "epochs", "trials", "done", "diverged", "promoted"]
 
 
 def test_show(done: Path, stantune: Stantune) -> None:

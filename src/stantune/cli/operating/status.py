@@ -93,7 +93,9 @@ def _watched(console: Console, directory: Path, storage: str | None) -> StatusRe
     def drawn(result: StatusResult) -> Text:
         # On another console: what is printed on one that is live has the whole view with it, and so has the next view.
         file = io.TextIOWrapper(io.BytesIO(), console.encoding, errors="backslashreplace")
-        apart = PrintingConsole(file=file, width=console.width, highlight=False, markup=False, emoji=False)
+        apart = PrintingConsole(
+            file=file, width=console.width, force_terminal=False, highlight=False, markup=False, emoji=False
+        )
         show_status(apart, result)
         file.seek(0)
         return Text(file.read().removesuffix("\n"))

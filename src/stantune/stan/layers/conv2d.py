@@ -20,7 +20,7 @@ from stantune.stan.entries.lists import lists_among, lists_of
 from stantune.stan.entries.strided import output_size
 from stantune.stan.layers.convolution import StanConvolution
 from stantune.stan.layers.geometry import Geometry, Window, hashable, read_window, whole, window_of
-from stantune.stan.layers.stan_layer import hold, in_backward
+from stantune.stan.layers.stan_layer import in_backward
 from stantune.stan.layers.stand_in import not_compiled
 
 
@@ -118,7 +118,9 @@ class StanConv2d(StanConvolution, nn.Conv2d):
         if grid is None:
             return convolve(input, self.weight, self.bias, window.stride, window.padding, None, follow, last)
         lists, mark = self._lists(input, window, grid), self.mark()
-        return hold(convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow, last), mark)
+        return self.hold(
+            convolve(input, self.weight, self.bias, window.stride, window.padding, lists, follow, last), mark
+        )
 
     def _lists(self, input: Tensor, window: Window, grid: Grid | EntryMatrix) -> Lists | None:
         size = output_size(input, self.weight, window.stride, window.padding, window.dilation)
@@ -139,7 +141,7 @@ class StanConv2d(StanConvolution, nn.Conv2d):
         weight, bias, stride, padding, dilation, _ = geometry
         lists = self._lists(plane, Window(tuple(stride), tuple(padding), tuple(dilation)), entries)
         mark = self.mark()
-        return hold(convolve(plane, weight, bias, stride, padding, lists, Follow()), mark)
+        return self.hold(convolve(plane, weight, bias, stride, padding, lists, Follow()), mark)
 
     def _among(self, plane: Tensor, geometry: Geometry, entries: Entries, values: Tensor, native: bool) -> Tensor:
         if not native or not values.is_contiguous(memory_format=torch.channels_last):

@@ -15,7 +15,7 @@ from stantune.stan.entries.filled import Convolution, convolve_filled
 from stantune.stan.entries.positions import conv2d_at
 from stantune.stan.entries.strided import conv2d_kept, output_size
 from stantune.stan.layers.geometry import Geometry, whole, window_of
-from stantune.stan.layers.stan_layer import Memory, StanLayer, hold, in_backward, result_type
+from stantune.stan.layers.stan_layer import Memory, StanLayer, in_backward, result_type
 from stantune.stan.layers.stand_in import not_compiled
 
 # What autocast makes one type of.
@@ -123,7 +123,7 @@ class StanConvolution(StanLayer, nn.modules.conv._ConvNd):
         if isinstance(entries, Grid):
             self.note(entries.fills(*convolution.out), convolution.out)
         mark = self.mark()
-        output = hold(convolve_filled(convolution, entries), mark)
+        output = self.hold(convolve_filled(convolution, entries), mark)
         return output if isinstance(entries, Grid) else self._laid_out(output, plane, geometry.weight)
 
     def _among(self, plane: Tensor, geometry: Geometry, entries: Entries, values: Tensor, native: bool) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from threading import get_ident
 from typing import Any, NamedTuple, Protocol
 
@@ -12,9 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from stantune.errors import StanWarning
-from stantune.kernels.gate import ordinary
 from stantune.stan.entries.entries import EntryMatrix, Grid
 from stantune.stan.layers.stand_in import StandIn, copied
+
+# What takes, and gives back, all that is saved now; None without any. PyTorch 2.7 does not tell.
+_hooks: Callable[[bool], tuple[Callable[[Tensor], object], Callable[[object], Tensor]] | None] | None = getattr(
+    torch._C._autograd, "_top_saved_tensors_default_hooks", None
+)
+_turns = count(1)
+_MARKS = 64
 
 
 class Recollection(NamedTuple):
@@ -78,7 +86,8 @@ class StanLayer(StandIn):
             that, "exact again" once a reentrant checkpoint has computed it again.
         earlier: what a checkpoint may have to compute again, where the handle has gone on between a forward pass and
             its backward pass.
-        turn: the number of the iteration, of those that the layer has had.
+        turn: the number of the iteration, of all that layers in this process have had.
+        marks: of the last passes that had no graph; see `hold`.
     """
 
     grid: Grid | EntryMatrix | None = None
@@ -90,6 +99,7 @@ class StanLayer(StandIn):
     last: dict[int | None, str]
     earlier: Earlier | None = None
     turn: int = 0
+    marks: deque[object]
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy stands in for the same class, and shows a copy of the handle that it is its own.
@@ -124,7 +134,7 @@ class StanLayer(StandIn):
         if _counts(last := own.get("last", {})):
             own["earlier"] = Earlier(last, self.grid, self.watch is not None, self.turn)
         own["last"] = {}
-        own["turn"] = self.turn + 1
+        own["turn"] = next(_turns)
 
     def _again(self) -> Earlier | None:
         """Return what a pass is of, where it computes again one of an earlier iteration: within a backward pass."""
@@ -143,22 +153,31 @@ class StanLayer(StandIn):
         again = self._again()
         return self.watch is not None if again is None else again.watched
 
-    def mark(self) -> Tensor | None:
-        """Return what says, to a checkpoint that computes this reduced pass again, of which iteration it is.
+    def mark(self) -> object:
+        """Say, to a checkpoint that computes this reduced pass again, of which iteration it is.
 
         A checkpoint that is not reentrant compares the shapes of what a pass saves, in turn, with those of the first
         one. So it refuses what would be computed from other entries: it cannot be known here which of several earlier
-        passes it is that comes again. To be made before anything else of the pass is saved; see `hold`.
+        passes it is that comes again. To be done before anything else of the pass is saved.
 
         Returns:
-            (0, turn), no number at all, after an operation that has saved the like; None where nobody takes what is
-            saved, and under transforms, which no such checkpoint is made for.
+            what `hold` is to keep; None outside such checkpoints.
         """
-        if (_taker is not None and _taker(True) is None) or not ordinary():
+        hooks = None if _hooks is None else _hooks(True)
+        if hooks is None or hooks[1].__module__ != "torch.utils.checkpoint":
             return None
         again = self._again()
         turn = self.turn if again is None else again.turn
-        return torch.empty((0, turn), device="cpu", dtype=torch.float32, requires_grad=True).sin()
+        return hooks[0](torch.empty((0, turn), device="cpu", dtype=torch.float32))
+
+    def hold(self, output: Tensor, mark: object) -> Tensor:
+        """Return a pass's output, and keep its `mark` as long as its graph: what is given up is not compared."""
+        if mark is not None:
+            if (node := output.grad_fn) is not None:
+                node.metadata["stantune"] = mark  # type: ignore[index]  # a property, which PyTorch writes as a method
+            else:  # nothing here is trained, but what comes behind it may be
+                self.__dict__.setdefault("marks", deque(maxlen=_MARKS)).append(mark)
+        return output
 
     def note(self, fills: bool, size: tuple[int, int]) -> None:
         """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
@@ -192,18 +211,19 @@ class StanLayer(StandIn):
             error.add_note(f"in layer {self.stan_name!r}" if self.stan_name else "in the model, a single layer")
 
 
-SET_BY_HANDLE = ("grid", "watch", "memory", "passed", "stan_name", "sizes", "last", "earlier", "turn", "__module__")
-
-
-# The hooks that take what is saved now, None without any. PyTorch 2.7 does not tell.
-_taker: Callable[[bool], object] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-
-
-def hold(output: Tensor, mark: Tensor | None) -> Tensor:
-    """Return a pass's output, which keeps its `mark` as long as it has a graph."""
-    if mark is not None and (node := output.grad_fn) is not None:
-        node.metadata["stantune"] = mark  # type: ignore[index]  # a property, which PyTorch writes as a method
-    return output
+SET_BY_HANDLE = (
+    "grid",
+    "watch",
+    "memory",
+    "passed",
+    "stan_name",
+    "sizes",
+    "last",
+    "earlier",
+    "turn",
+    "marks",
+    "__module__",
+)
 
 
 def forget_(layer: nn.Module) -> None:

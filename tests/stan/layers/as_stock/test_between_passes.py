@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -275,6 +276,7 @@ CHANGES: dict[str, Callable[[nn.Module, StanHandle], object]] = {
     "a dual level": with_tangents,
     "evaluation": lambda model, handle: model.eval(),
     "restored": lambda model, handle: restore_(model),
+    "accelerated anew": lambda model, handle: (restore_(model), accelerate_(model, Stan(rate=0.25, period=None))),
 }
 
 
@@ -289,10 +291,39 @@ def test_a_checkpoint_refuses_what_would_be_computed_from_other_entries(last: nn
         loss.backward()
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "of an older PyTorch"])
-def test_a_checkpoint_of_an_exact_pass_refuses_a_reduced_one(told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not told:
-        monkeypatch.setattr(stan_layer, "_taker", None)
+def test_a_checkpoint_refuses_other_entries_of_a_frozen_layer_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.LazyLinear(5))
+    model(images())
+    model[0].requires_grad_(False)
+    handle = accelerate_(model, Stan(rate=0.5, period=None))
+    loss = checkpoint(model, images(), use_reentrant=False).square().sum()
+    another_turn(model, handle)
+    with pytest.raises(CheckpointError):
+        loss.backward()
+
+
+def test_a_checkpoint_keeps_its_input_no_longer_than_pytorchs() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh())
+    accelerate_(model, Stan(rate=0.5, period=None))
+    middle = images().requires_grad_() * 1
+    kept, loss = weakref.ref(middle), checkpoint(model, middle, use_reentrant=False).sum()
+    del middle
+    loss.backward()
+    assert kept() is None
+
+
+def test_hooks_of_others_are_given_what_stock_layers_save() -> None:
+    def least(tensor: Tensor) -> Tensor:
+        assert tensor.numel()
+        return tensor
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Tanh())
+    accelerate_(model, Stan(rate=0.5, period=None))
+    with torch.autograd.graph.saved_tensors_hooks(least, lambda tensor: tensor):
+        model(images()).sum().backward()
+
+
+def test_a_checkpoint_of_an_exact_pass_refuses_a_reduced_one() -> None:
     model = nn.Sequential(nn.Tanh(), nn.Conv2d(3, 4, 3, padding=1))
     accelerate_(model, Stan(rate=0.5, period=None))
     with FlopCounterMode(display=False):
