@@ -20,7 +20,7 @@ import pytest
 from stantune.integrations.csv_log import CsvLogger
 from stantune.search.telling.loggers import LoggedSegment
 from stantune.testing import check_logger
-from stantune.testing.loggers import CHECKS, TRIAL, Point, check_all, check_going_on, check_name, search_in
+from stantune.testing.loggers import CHECKS, FIRST, TRIAL, Point, check_all, check_name, search_in
 
 
 def csv_points(folder: Path) -> list[Point]:
@@ -37,8 +37,6 @@ def test_csv():
 
 def test_csv_of_several_searches(tmp_path):
     """In a file of one's own; a line that a kill has cut is written again, and a file of somebody else's let alone."""
-    from stantune.testing.loggers import FIRST
-
     file = tmp_path / "logs" / "all.csv"
     for key in ("a-1", "a-2"):
         logger = CsvLogger(file)
@@ -113,7 +111,7 @@ def test_mlflow_in_files(tmp_path, monkeypatch):
     from stantune.integrations.mlflow_log import MlflowLogger
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    for number, check in enumerate((check_name, check_all, check_going_on)):
+    for number, check in enumerate(CHECKS):
         folder = tmp_path / str(number)
         folder.mkdir()
         check(
@@ -291,6 +289,24 @@ class Mixed(CsvLogger):
         self._write(training, rows)
 
 
+class Keyless(CsvLogger):
+    """Takes what another search logged for its own."""
+
+    def begin(self, search):
+        super().begin(search)
+        with self._file.open(newline="", encoding="utf-8") as file:
+            self._tail = {(search.key, *row[1:5]) for row in csv.reader(file)}
+
+
+class Skipping(CsvLogger):
+    """Takes a segment for logged whose first loss is."""
+
+    def segment(self, training, segment):
+        place = (self._search, training.name, str(training.trial), "loss")
+        if not any((*place, str(count)) in self._tail for count, _ in segment.losses[:1]):
+            super().segment(training, segment)
+
+
 class Unfinished:
     """Has no name, and lacks methods."""
 
@@ -305,6 +321,16 @@ class Unfinished:
         (Numbered, "two that write to one place are named 'csv-1' and 'csv-2'"),
         (Lossless, "the loss of trial-000000 after 1 is not logged after a whole search"),
         (Mixed, "the loss of trial-000000 after 3 is logged after a whole search, and nobody told it"),
+        (
+            Keyless,
+            "the loss of trial-000000 after 1 is logged once after two searches of different keys, and each has one of "
+            "its own",
+        ),
+        (
+            Skipping,
+            "the loss of trial-000000 after 2 is not logged where a search was killed with a part of it logged, and "
+            "told it again",
+        ),
         (Unfinished, "a Unfinished is no Logger: it lacks a method or its name"),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stantune.errors import StantuneError
@@ -19,10 +21,28 @@ ENDED = "stantune.ended"
 # MLflow's own limits: metrics of one call, and letters of a parameter.
 _MOST = 1000
 _LONGEST = 500
+# By itself MLflow tries seven times more and for 120 seconds each, and the search stands still for so long.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """Have MLflow wait less for a server that is gone, where nobody has said how long; what else uses it, as before."""
+    ours = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 class MlflowLogger:
-    """Writes to the tracking server or store that MLflow is set to, or to the URI that it is given."""
+    """Writes to the tracking server or store that MLflow is set to, or to the URI that it is given.
+
+    A server that is gone is waited for until MLflow has tried four times, 30 seconds each, unless its own variables say
+    otherwise.
+    """
 
     def __init__(self, uri: str | None = None) -> None:
         """Write to a URI; raises StantuneError where MLflow is not installed."""
@@ -39,6 +59,7 @@ class MlflowLogger:
         # Those that another process had begun, whose last points may be there already.
         self._begun: set[str] = set()
 
+    @_patience()
     def begin(self, search: LoggedSearch) -> None:
         """See Logger."""
         self._client = self._client_of(tracking_uri=self._uri)
@@ -46,6 +67,7 @@ class MlflowLogger:
         self._experiment = self._client.create_experiment(search.name) if found is None else found.experiment_id
         self._search = search.key
 
+    @_patience()
     def training(self, training: LoggedTraining) -> None:
         """See Logger."""
         run = self._run(training)
@@ -56,6 +78,7 @@ class MlflowLogger:
         if left:
             self._client.log_batch(run, params=left)
 
+    @_patience()
     def segment(self, training: LoggedTraining, segment: LoggedSegment) -> None:
         """See Logger."""
         run, now = self._run(training), int(1000 * time.time())
@@ -75,6 +98,7 @@ class MlflowLogger:
         for first in range(0, len(found), _MOST):
             self._client.log_batch(run, metrics=found[first : first + _MOST])
 
+    @_patience()
     def ended(self, training: LoggedTraining, how: str) -> None:
         """See Logger."""
         run = self._run(training)

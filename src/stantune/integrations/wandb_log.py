@@ -12,7 +12,8 @@ from stantune.search.telling.loggers import LoggedSearch, LoggedSegment, LoggedT
 class WandbLogger:
     """Writes to the project with the name of what is searched, or to the one that it is given.
 
-    A run is opened for each segment and closed after it; with WANDB_MODE=offline what `wandb sync` puts together.
+    A run is opened for each segment and closed after it. With WANDB_MODE=offline each leaves a part of its training's
+    run on disk, and what becomes of several parts is up to `wandb sync`; see docs/loggers.md.
     """
 
     def __init__(self, project: str | None = None) -> None:

@@ -8,12 +8,13 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from stantune.errors import DamagedCheckpointError, StantuneError
 from stantune.files import write_whole
+from stantune.loss_curve import LossCurve
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Categorical, Integer
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
@@ -46,7 +47,7 @@ class Counting:
     @property
     def space(self) -> Space:
         """A number, and what happens."""
-        return Space({"x": Integer(0, 10**6), "deed": Categorical(("count", "raise", "damaged", "broken"))})
+        return Space({"x": Integer(0, 10**6), "deed": Categorical(("count", "raise", "hopeless", "damaged", "broken"))})
 
     @property
     def metric(self) -> Metric:
@@ -70,6 +71,12 @@ class Counting:
     def trainer(self, place: Place) -> CountingTrainer:
         """See Objective."""
         return CountingTrainer(self.pause)
+
+
+class _HopelessError(RuntimeError):
+    """The same mistake would be made once more."""
+
+    again = False
 
 
 class CountingTrainer:
@@ -97,6 +104,8 @@ class CountingTrainer:
             deed = segment.params["deed"]
             if deed == "raise":
                 raise RuntimeError("these shapes do not fit")
+            if deed == "hopeless":
+                raise _HopelessError("there is no such layer")
             if deed == "damaged":
                 raise DamagedCheckpointError("the checkpoint is damaged; delete it")
             if deed == "broken":
@@ -107,7 +116,7 @@ class CountingTrainer:
             if done < segment.stop and stop_early():
                 return Outcome(done, {}, None, True, Cost(exact=done))
             yield
-        return Outcome(done, {"loss": _loss(segment)}, None, False, Cost(exact=done - segment.start))
+        return _whole(segment)
 
 
 def check_executor(make: MakeExecutor) -> None:
@@ -147,16 +156,23 @@ def check_going_on(make: MakeExecutor) -> None:
         _run(executor, [_segment(where, number, 0, 2) for number in range(4)])
         for one in _run(executor, [_segment(where, number, 2, 5) for number in range(4)]):
             _check_whole(one)
-            assert isinstance(one.how, Outcome)
-            assert one.how.iterations == 5, f"a segment from 2 to 5 ends at {one.how.iterations}"
+
+
+def check_all_fields(make: MakeExecutor) -> None:
+    """Check that trainings are given all that a segment says, on the way to a rung and in the end."""
+    with _made(make, Counting()) as (executor, where):
+        rung = replace(_segment(where, 0), bracket=3, rates=((0, 0.25), (3, 0.5)), length=81, validation_share=0.25)
+        final = replace(_segment(where, 1), bracket=None, finalist=2, length=5, points=(1, 3), best=where / "best-3.pt")
+        for one in _run(executor, [rung, final]):
+            _check_whole(one)
 
 
 def check_failures(make: MakeExecutor) -> None:
     """Check that what a training raises comes back as a Failure that says so, and others are trained nevertheless."""
-    deeds = ("raise", "count", "damaged", "count", "raise", "count")
+    deeds = ("raise", "count", "damaged", "count", "raise", "count", "hopeless")
     with _made(make, Counting()) as (executor, where):
         ended = _run(executor, [_segment(where, number, deed=deed) for number, deed in enumerate(deeds)])
-    assert sorted(one.segment.trial for one in ended) == list(range(6)), (
+    assert sorted(one.segment.trial for one in ended) == list(range(len(deeds))), (
         "where some trainings raise, not all segments come back once"
     )
     for one in ended:
@@ -170,6 +186,10 @@ def check_failures(make: MakeExecutor) -> None:
         assert how.damaged == (deed == "damaged"), (
             f"damaged={how.damaged} came back of a training whose checkpoint is {'' if deed == 'damaged' else 'not '}"
             "damaged"
+        )
+        assert how.again == (deed != "hopeless"), (
+            f"again={how.again} came back of a training whose exception has {'' if deed == 'hopeless' else 'no '}"
+            "`again = False`"
         )
 
 
@@ -218,6 +238,7 @@ def check_stopping(make: MakeExecutor) -> None:
 CHECKS: Sequence[Callable[[MakeExecutor], None]] = (
     check_all_come_back,
     check_going_on,
+    check_all_fields,
     check_failures,
     check_what_meets_all,
     check_watching,
@@ -259,16 +280,42 @@ def _run(
 
 
 def _check_whole(one: Ended) -> None:
-    assert isinstance(one.how, Outcome), f"a training that raised nothing came back as {one.how!r}"
-    assert not one.how.interrupted, "a training that nobody asked to end came back as interrupted"
-    assert dict(one.how.metrics) == {"loss": _loss(one.segment)}, (
-        f"trial {one.segment.trial} came back with {dict(one.how.metrics)}, and has the loss {_loss(one.segment)}"
+    how, whole = one.how, _whole(one.segment)
+    assert isinstance(how, Outcome), f"a training that raised nothing came back as {how!r}"
+    assert not how.interrupted, "a training that nobody asked to end came back as interrupted"
+    trial = f"trial {one.segment.trial} came back with"
+    assert dict(how.metrics) == whole.metrics, (
+        f"{trial} {dict(how.metrics)}, and has the loss {whole.metrics['loss']}, which depends on all that its segment "
+        "says"
     )
+    for field in fields(Outcome):
+        came, there = getattr(how, field.name), getattr(whole, field.name)
+        assert came == there, f"{trial} {field.name}={came}, and its training had {there}"
 
 
-def _loss(segment: Segment) -> float:
-    text = f"{segment.params['x']} {segment.stop} {segment.seed}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32
+def _whole(segment: Segment) -> Outcome:
+    """Return what a segment comes to that nobody asks to end: no field is as it would be where it was left out."""
+    # Not of where it starts, which changes no result; its cost tells that.
+    said = (
+        f"{segment.trial} {sorted(segment.params.items())} {segment.stop} {segment.seed} {segment.bracket} "
+        f"{segment.finalist} {[list(pair) for pair in segment.rates]} {segment.length} {list(segment.points)} "
+        f"{segment.best is None} {segment.validation_share}"
+    )
+    loss = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=4).digest(), "big") / 2**32
+    # As a trainer that approximates has it, and as one that noted nothing of the first loss.
+    cost = Cost(segment.stop - segment.start - 1, 0.5, 1, 0.25, 0.125)
+    losses = LossCurve(2, segment.stop, tuple(loss / (1 + place) for place in range(segment.stop // 2)), 1)
+    curve = {} if segment.best is None else {at: {"loss": loss} for at in (*segment.points, segment.stop)}
+    return Outcome(
+        segment.stop,
+        {"loss": loss},
+        None,
+        False,
+        cost,
+        curve,
+        losses=losses,
+        validation_share=segment.validation_share,
+    )
 
 
 def _segment(where: Path, number: int, start: int = 0, stop: int = 5, deed: str = "count") -> Segment:

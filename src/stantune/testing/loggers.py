@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -34,6 +35,10 @@ TRIAL = LoggedTraining("trial-000000", 0, {"lr": 0.1, "act": "relu", "kernel": (
 OTHER = LoggedTraining("trial-000001", 1, {"lr": 1e-300}, 2)
 FINAL = LoggedTraining("final-of-000000", 0, dict(TRIAL.params), None)
 FIRST = LoggedSegment(3, {3: {METRIC: 12.5, "top5": 0.0, LOSS: 0.75}}, [(1, 2.5), (2, 1e300), (4, 0.25)])
+# What is there of the first one where a process was killed as it wrote it.
+PART = LoggedSegment(3, {3: {METRIC: 12.5}}, FIRST.losses[:1])
+# The first one of another search.
+ANOTHER = replace(FIRST, measured={3: {METRIC: 25.0, "top5": 1.0, LOSS: 1.5}}, losses=[(1, 5.0), (2, 2.5), (4, 0.5)])
 SECOND = LoggedSegment(9, {9: {METRIC: 1e-30, LOSS: 0.5}}, [(8, 0.125), (9, -0.5)])
 LOST = LoggedSegment(3, {}, [(1, 2.0)], diverged_at=3)
 SILENT = LoggedSegment(9, {3: {METRIC: 3.0}, 9: {METRIC: 2.0}})
@@ -110,33 +115,67 @@ def check_going_on(make_logger: MakeLogger, read: ReadPoints | None, folder: Pat
     _same(read, folder, [(TRIAL, FIRST), (TRIAL, SECOND)], "where a search was killed and went on")
 
 
-CHECKS: tuple[Callable[[MakeLogger, ReadPoints | None, Path], None], ...] = (check_name, check_all, check_going_on)
+def check_parts(make_logger: MakeLogger, read: ReadPoints | None, folder: Path) -> None:
+    """Check that a segment of which a part is there already is there whole when it is told again."""
+    for segment in (PART, FIRST):
+        # The first one is killed: not closed.
+        logger = make_logger(folder)
+        logger.begin(search_in(folder))
+        logger.training(TRIAL)
+        logger.segment(TRIAL, segment)
+    logger.close()
+    _same(read, folder, [(TRIAL, FIRST)], "where a search was killed with a part of it logged, and told it again")
+
+
+def check_searches(make_logger: MakeLogger, read: ReadPoints | None, folder: Path) -> None:
+    """Check that two searches in one folder are told apart by their keys: what the second tells is there besides."""
+    for key, segment in (("numbers-0a1b2c3d", FIRST), ("numbers-4e5f6071", ANOTHER)):
+        logger = make_logger(folder)
+        logger.begin(search_in(folder, key))
+        logger.training(TRIAL)
+        logger.segment(TRIAL, segment)
+        logger.ended(TRIAL, "finished")
+        logger.close()
+    _same(read, folder, [(TRIAL, FIRST), (TRIAL, ANOTHER)], "after two searches of different keys")
+
+
+CHECKS: tuple[Callable[[MakeLogger, ReadPoints | None, Path], None], ...] = (
+    check_name,
+    check_all,
+    check_going_on,
+    check_parts,
+    check_searches,
+)
 
 
 def _same(
     read: ReadPoints | None, folder: Path, told: Sequence[tuple[LoggedTraining, LoggedSegment]], when: str
 ) -> None:
-    """Check that each number that was told is there once, and none besides."""
+    """Check that each number that was told is there as often as it was told, and none besides."""
     if read is None:
         return
-    expected: dict[tuple[str, str, int], float] = {}
+    expected: dict[tuple[str, str, int], list[float]] = {}
     for training, segment in told:
-        expected |= {(training.name, LOSS, count): mean for count, mean in segment.losses}
+        points = [(LOSS, count, mean) for count, mean in segment.losses]
         for at, metrics in segment.measured.items():
-            named = {COLUMN if name == LOSS else name: value for name, value in metrics.items()}
-            expected |= {(training.name, name, at): value for name, value in named.items()}
-    found = read(folder)
-    places = [point[:3] for point in found]
-    for place in places:
-        assert places.count(place) == 1, f"{_words(place)} is logged {places.count(place)} times {when}"
+            points += [(COLUMN if name == LOSS else name, at, value) for name, value in metrics.items()]
+        for name, at, value in points:
+            expected.setdefault((training.name, name, at), []).append(value)
+    found: dict[tuple[str, str, int], list[float]] = {}
+    for point in read(folder):
+        found.setdefault(point[:3], []).append(point.value)
+    for place, there in found.items():
         assert place in expected, f"{_words(place)} is logged {when}, and nobody told it"
-    for place, value in expected.items():
-        assert place in places, f"{_words(place)} is not logged {when}"
-        there = next(point.value for point in found if point[:3] == place)
-        # Formats of single precision have nothing beyond 3.4e38.
-        huge = abs(value) > 3e38 and math.isinf(there) and (there > 0) == (value > 0)
-        close = math.isclose(there, value, rel_tol=1e-6)
-        assert huge or close, f"{_words(place)} is logged as {there} {when}, and it is {value}"
+        assert len(there) <= len(expected[place]), f"{_words(place)} is logged {len(there)} times {when}"
+    for place, values in expected.items():
+        assert place in found, f"{_words(place)} is not logged {when}"
+        there = found[place]
+        assert len(there) == len(values), f"{_words(place)} is logged once {when}, and each has one of its own"
+        for value, logged in zip(sorted(values), sorted(there), strict=True):
+            # Formats of single precision have nothing beyond 3.4e38.
+            huge = abs(value) > 3e38 and math.isinf(logged) and (logged > 0) == (value > 0)
+            close = math.isclose(logged, value, rel_tol=1e-6)
+            assert huge or close, f"{_words(place)} is logged as {logged} {when}, and it is {value}"
 
 
 def _words(place: tuple[str, str, int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from stantune.errors import DamagedCheckpointError, StantuneError, UsageError
 from stantune.objectives.choose import find_objective
@@ -87,6 +88,77 @@ def test_what_fails_to_be_sent_leaves_the_old_file(url: str, tmp_path: Path, mon
     assert place.fetch("one", back)
     assert back.read_bytes() == b"old"
     assert [Path(name).name for name in place._files.ls(place._root, detail=False)] == ["one"]
+
+
+class Keeping(MemoryFileSystem):  # type: ignore[misc]
+    """Renames nothing to a name that there is, and says nothing, as WebHDFS."""
+
+    def mv(self, path1: str, path2: str, **named: Any) -> None:
+        if not self.exists(path2):
+            super().mv(path1, path2, **named)
+
+
+class Refusing(Keeping):
+    """Says so, as SMB."""
+
+    def mv(self, path1: str, path2: str, **named: Any) -> None:
+        if self.exists(path2):
+            raise FileExistsError(path2)
+        super().mv(path1, path2, **named)
+
+
+class Renaming(MemoryFileSystem):  # type: ignore[misc]
+    """Renames nothing at all, and says nothing."""
+
+    def mv(self, path1: str, path2: str, **named: Any) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def memory() -> Iterator[Place]:
+    """A place whose file system is to be replaced."""
+    place = Place("memory://folder/below")
+    yield place
+    place._files.store.clear()
+
+
+@pytest.mark.parametrize("files", [Keeping, Refusing])
+def test_a_file_is_replaced_where_renaming_does_not(files: type, memory: Place, tmp_path: Path) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    memory._files = files()
+    for content in (b"first", b"second", b"third"):
+        here.write_bytes(content)
+        memory.send(here, "one")
+        assert memory.fetch("one", back)
+        assert back.read_bytes() == content
+        assert memory.names() == ["one"]
+
+
+@pytest.mark.parametrize("files", [Keeping, Refusing, Renaming])
+def test_what_cannot_be_renamed_is_told_and_leaves_the_old_file(
+    files: type, memory: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    memory.write("one", b"old")
+    memory._files = files()
+    here.write_bytes(b"new")
+    rename, renamed = files.mv, 0
+
+    def mv_but_third(self: Any, path1: str, path2: str, **named: Any) -> None:
+        nonlocal renamed
+        renamed += 1
+        if renamed == 3 and files is not Renaming:
+            fail()
+        rename(self, path1, path2, **named)
+
+    monkeypatch.setattr(ray_places, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(files, "mv", mv_but_third)
+    why = "cannot be renamed one" if files is Renaming else "the net is down"
+    with pytest.raises(StantuneError, match=rf"checkpoints in memory://folder/below cannot be written \(.*{why}\)"):
+        memory.send(here, "one")
+    assert memory.fetch("one", back)
+    assert back.read_bytes() == b"old"
+    assert memory.names() == ["one"]
 
 
 def test_what_fails_to_be_fetched_leaves_the_old_file(

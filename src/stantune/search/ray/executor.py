@@ -34,10 +34,14 @@ _Actor = ray.remote(concurrency_groups={"control": 1})(RayWorker)
 
 @dataclass
 class _Place:
-    """An actor, where it is once it is somewhere, and what it is at: a segment, and what it says of it."""
+    """An actor, where it is once it is somewhere, and what it is at: a segment, and what it says of it.
+
+    Of one `generation` are those that were started between two losses that count; see RayExecutor._lose.
+    """
 
     actor: Any
     coming: Any
+    generation: int
     hello: Hello | None = None
     segment: Segment | None = None
     begun: bool = False
@@ -82,7 +86,7 @@ class RayExecutor:
         self._most = most
         self._places: list[_Place] = []
         self._waiting: collections.deque[Segment] = collections.deque()
-        self._stillborn = 0
+        self._generation = self._stillborn = 0
         self._stopping = False
         self._surveyed = self._roomy = time.monotonic()
         room = cluster.room(share).trainings
@@ -160,7 +164,8 @@ class RayExecutor:
         actor = _Actor.options(
             num_cpus=self._share.cpus, num_gpus=self._share.gpus, max_restarts=0, max_task_retries=0
         ).remote(self._order, self._limits)
-        self._places.append(_Place(actor, actor.hello.options(concurrency_group="control").remote()))
+        coming = actor.hello.options(concurrency_group="control").remote()
+        self._places.append(_Place(actor, coming, self._generation))
 
     def _listen(self, watch: Watch) -> Iterator[Ended]:
         """Wait a moment for what actors say; yield the segments that are over."""
@@ -193,14 +198,14 @@ class RayExecutor:
                 f"node {hello.host} has {hello.versions}, and this machine {here}; the result depends on them, so "
                 "install the same on both"
             )
-        place.hello, self._stillborn = hello, 0
+        place.hello = hello
 
     def _attend(self, place: _Place, segment: Segment, watch: Watch) -> Iterator[Ended]:
         """Hear what a busy actor says; yield its segment if that is over."""
         assert place.hello is not None
         message = ray.get(next(place.said))
         if isinstance(message, Begun):
-            place.begun = True
+            place.begun, self._stillborn = True, 0
         elif isinstance(message, Moved):
             watch(segment, message.done)
         elif isinstance(message, Over):
@@ -223,7 +228,11 @@ class RayExecutor:
         if place.segment is not None and place.begun:
             yield Ended(place.segment, Failure(self._why(place, error)))
             return
-        self._stillborn += 1
+        # A node takes all of its actors with it, of which those that have nothing to do are found lost one by one, when
+        # they are given something. So one of them counts, and then the next that was started after that.
+        if place.generation == self._generation:
+            self._generation += 1
+            self._stillborn += 1
         if place.segment is not None and self._stopping:
             yield not_begun(place.segment)
         elif place.segment is not None:

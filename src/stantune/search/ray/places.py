@@ -77,11 +77,11 @@ class Place:
         """Put a file there in place of an earlier one. Raises StantuneError after a minute."""
 
         def send() -> None:
-            part = self._of(f".{name}.{secrets.token_hex(8)}.part")
+            part = self._part_of(name)
             self._files.makedirs(self._root, exist_ok=True)
             try:
                 self._files.put_file(str(path), part)
-                self._files.mv(part, self._of(name))
+                self._replace(name, part)
             except BaseException:
                 with contextlib.suppress(Exception):
                     self._files.rm_file(part)
@@ -138,6 +138,41 @@ class Place:
         for name in self.names():
             if any(fnmatch(name, pattern) for pattern in patterns):
                 self.delete(name)
+
+    def _replace(self, name: str, part: str) -> None:
+        """Give a file that was put there its name, in place of an earlier one; raises what the file system does.
+
+        Where that replaces nothing the name is nobody's for a moment, and the earlier file has that of a half one.
+        """
+        target = self._of(name)
+        try:
+            self._files.mv(part, target)
+        except Exception:
+            # So it is on SMB. Whatever else it was is raised below, by what has deleted nothing yet.
+            if not (self._is_there(part) and self._is_there(target)):
+                raise
+        else:
+            # WebHDFS says nothing of a file that stays as it is.
+            if not self._is_there(part):
+                return
+        earlier = self._part_of(name)
+        self._files.mv(target, earlier)
+        try:
+            self._files.mv(part, target)
+            if self._is_there(part):
+                raise OSError(f"{part} cannot be renamed {name}")
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._files.mv(earlier, target)
+            raise
+        self._files.rm_file(earlier)
+
+    def _is_there(self, path: str) -> bool:
+        self._files.invalidate_cache()
+        return bool(self._files.exists(path))
+
+    def _part_of(self, name: str) -> str:
+        return self._of(f".{name}.{secrets.token_hex(8)}.part")
 
     def _of(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -74,7 +74,8 @@ class Logger(Protocol):
     """Is told what a search comes to, each thing once, in the process that runs the search.
 
     A search that goes on tells what its loggers do not know yet: what another run was killed before it told, and all
-    of it where the logger is new. What was being told when a process was killed may be told again.
+    of it where the logger is new. What was being told when a process was killed may be told again, and a part of it may
+    be there.
 
     A logger that raises is told nothing more in this run, and the search goes on without. `stantune.testing.
     check_logger` tries whether one does all that is asked of it here.
