@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, TypeAlias
 
 from stantune.arguments import did_you_mean, shown, text
@@ -128,6 +129,13 @@ class Space(Mapping[str, Parameter]):
                 )
         names = [name for name in self if name in left and name not in values]
         return Space({name: self[name] for name in names}, {name: left[name] for name in names if left[name]})
+
+    def in_order(self, names: Iterable[str]) -> Space:
+        """Return this space with its parameters in another order: that of `names`, which has each of them once."""
+        ordered = copy(self)
+        ordered._parameters = {name: self[name] for name in names}
+        ordered._parents_first = ordered._sorted()
+        return ordered
 
     def parse(self, name: str, text: str) -> Any:
         """Read the value of one parameter from the command line (`--set NAME=TEXT`); raises UsageError."""

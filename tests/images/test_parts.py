@@ -30,6 +30,16 @@ def test_a_larger_part_holds_a_smaller_one_and_has_each_class_in_its_proportion(
         wanted = small * classes.count(each) / len(classes)
         # Each class stands evenly in the order, so that all others together are off by half of one each.
         assert abs(int((one.targets == each).sum()) - wanted) <= 1 + len(set(classes)) / 2
+    # One share for all of them, rounded: which shares it may be of each overlap.
+    there = [(int((one.targets == each).sum()), classes.count(each)) for each in set(classes)]
+    assert max((count - 0.5) / of for count, of in there) <= min((count + 0.5) / of for count, of in there)
+
+
+def test_a_large_class_makes_up_for_many_small_ones() -> None:
+    split = split_of([0] * 6000 + [each for each in range(1, 101) for _ in range(3)])
+    counts = part_of(split, 2520, 0).targets.bincount().tolist()
+    # Two fifths of three is one.
+    assert counts == [2420] + [1] * 100
 
 
 def test_the_seed_alone_decides_who_is_in_it() -> None:

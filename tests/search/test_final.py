@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,18 @@ from typing import Any
 import pytest
 import torch
 from blobs import blobs_problem
+from optuna.storages import RDBStorage
 
 import stantune as st
 from stantune.errors import UsageError
+from stantune.outcome import Cost
 from stantune.search.operating.trial_report import trial_report
+from stantune.search.plan.standings import ranking
+from stantune.search.results.summary import summarise
+from stantune.search.table.attributes import FINAL
+from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
+from stantune.search.table.looking.recorded import recorded
 from stantune.stan.config import Stan
 from stantune.training.train import run
 
@@ -72,6 +80,54 @@ def test_a_function_is_called_for_what_else_is_measured(tmp_path: Path) -> None:
     assert found.best is not None
     assert found.final.value == found.best.value
     assert found.final.metrics == {"value": found.best.value, "test": -found.best.value}
+
+
+def test_all_that_got_to_the_end_may_be_finalists(tmp_path: Path) -> None:
+    """The value rises with the steps, so that those of the lower rung are the better ones."""
+    found = st.tune(trains, SPACE, minimize="value", final="continue", finalists=3, out=tmp_path, **SIZES)
+    values = {trial.number: trial.value for trial in found.trials() if trial.resource == 9}
+    ended = sorted(values, key=lambda number: (values[number], number))
+    assert len(ended) == 3
+    assert [standing.number for standing in ranking(found.state.rows, 9)[:3]] != ended
+    assert [final.number for final in found.finalists] == ended
+    assert [(one.trial, one.trial_value, one.value) for one in found.summary.finalists] == [
+        (number, values[number], values[number]) for number in ended
+    ]
+    weights = [tmp_path / name for name in ("final.pt", "final-2.pt", "final-3.pt")]
+    assert [final.weights for final in found.finalists] == weights
+    assert all(file.exists() for file in weights)
+    seen = look(tmp_path)
+    assert (found.complete, seen.state, seen.finals_left) == (True, "done", 0)
+    there = recorded(seen)
+    assert summarise(there.objective, there.settings, there.state).finalists == found.summary.finalists
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_finalists_of_an_earlier_version_are_had_again_in_their_places(tmp_path: Path, kept: bool) -> None:
+    """It counted the ranks among all trials. Where the trials' checkpoints are gone, they are made again."""
+    options: dict[str, Any] = {"minimize": "value", "final": "continue", "finalists": 5, "out": tmp_path, **SIZES}
+    found, directory = st.tune(trains, SPACE, **options), SearchDirectory(tmp_path)
+    places = [standing.number for standing in ranking(found.state.rows, 9)]
+    storage = RDBStorage(f"sqlite:///{tmp_path / 'search.db'}")
+    (study,) = storage.get_all_studies()
+    for rank in (2, 1):
+        place = places.index(found.finalists[rank].number)
+        assert place > rank
+        storage.set_study_user_attr(study._study_id, f"{FINAL}:{place}", study.user_attrs[f"{FINAL}:{rank}"])
+        storage.set_study_user_attr(study._study_id, f"{FINAL}:{rank}", None)
+        directory.final(rank).rename(directory.final(place))
+    storage.engine.dispose()
+    if not kept:
+        shutil.rmtree(tmp_path / "checkpoints")
+    assert (look(tmp_path).state, sorted(look(tmp_path).finals)) == ("interrupted", [0])
+    again = st.tune(trains, SPACE, **options)
+    finals = [
+        {rank: replace(final, cost=Cost(), digest=None) for rank, final in each.state.finals.items()}
+        for each in (found, again)
+    ]
+    assert finals[0] == finals[1]
+    assert sorted(path.name for path in tmp_path.glob("final*")) == ["final-2.pt", "final-3.pt", "final.pt"]
+    assert (again.complete, look(tmp_path).state) == (True, "done")
 
 
 def test_none_trains_nobody_and_may_be_had_later(tmp_path: Path) -> None:

@@ -152,6 +152,23 @@ def test_what_exists_by_the_definition(space: Space, data: st.DataObject) -> Non
                 space.check({key: value for key, value in setting.items() if key != name}, complete=True)
 
 
+@given(conditional_spaces(), st.data())
+def test_another_order_is_the_same_space_otherwise(space: Space, data: st.DataObject) -> None:
+    names = data.draw(st.permutations(list(space)))
+    ordered = space.in_order(names)
+    assert (ordered, list(ordered), list(ordered.as_json())) == (space, names, names)
+    assert ordered.as_json() == space.as_json()
+    values = {name: 2 if isinstance(space[name], Integer) else "x" for name in space}
+    there = space.active(values)
+    assert ordered.active(values) == [name for name in names if name in there]
+
+
+def test_choices_in_conditions_are_the_same_in_another_order() -> None:
+    kernel = Categorical(((3, 5), 3, 5))
+    space = Space({"kernel": kernel, "padding": Integer(0, 2)}, when={"padding": {"kernel": {3, 5}}})
+    assert space.in_order(["padding", "kernel"]).active({"kernel": 3}) == ["padding", "kernel"]
+
+
 def test_conditions_belong_to_a_space_and_its_json() -> None:
     assert Space(PARAMETERS, {"b": {"a": "x"}}) == Space(PARAMETERS, {"b": {"a": ["x"]}})
     assert Space(PARAMETERS, {"b": {"a": "x"}}) != Space(PARAMETERS)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stantune.protocols import Metric, compared_value
-from stantune.search.plan.finals import finals_of, that_count, with_substitutes
-from stantune.search.plan.standings import ranking
+from stantune.search.plan.finals import contenders, finals_of, that_count, with_substitutes
 from stantune.search.plan.values import Final, FinalResult, TrialRow
 from stantune.search.settings import SearchSettings
 from stantune.search.table.directory import SearchDirectory
@@ -40,14 +39,16 @@ class Finalists:
 
     def over(self, rows: Sequence[TrialRow]) -> dict[int, FinalResult]:
         """Return what those that are over came to, by rank, of those that there are to be."""
-        return that_count(self._results, rows, self._settings.max_resource, self._settings.finals)
+        settings = self._settings
+        return that_count(self._results, rows, settings.max_resource, settings.finals, settings.final)
 
     def left(self, rows: Sequence[TrialRow]) -> list[Final]:
         """Return those that are neither over nor given up, of a table whose trials all are. Raises StoreError."""
-        ranked = ranking(rows, self._settings.max_resource)
+        ranked = contenders(rows, self._settings.max_resource, self._settings.final)
         for rank, result in sorted(self._results.items()):
             if rank >= len(ranked) or result.params != ranked[rank].params:
-                # More brackets were added since, and another trial has its place; so has what is only begun.
+                # More brackets were added since, or an earlier version counted otherwise, and another trial has its
+                # place; so has what is only begun.
                 stale = (rank, *(self._directory.ranks() - self._results.keys()))
                 files = [file for one in stale for file in (self._directory.final(one), self._directory.best(one))]
                 self._drop(rank, self._directory.discard, files)

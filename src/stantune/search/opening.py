@@ -91,7 +91,7 @@ def open_session(
         failure, logbook = None, Logbook(loggers, directory.logged, say)
         try:
             rows, finals = store.rows(), store.finals() if loggers else {}
-            there_are = that_count(finals, rows, settings.max_resource, settings.finals)
+            there_are = that_count(finals, rows, settings.max_resource, settings.finals, settings.final)
             logbook.begin(objective, identity, rows, list(there_are.values()))
             watched = watcher or Silent()
             yield Session(objective, settings, store, directory, places, watched, retries, recorder, logbook)

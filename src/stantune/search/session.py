@@ -60,7 +60,8 @@ class Session:
         self._metric, self._unit = objective.metric, objective.unit
         self._settings = settings
         self._rates = settings.rates_from()
-        self._proposals = Proposals(objective.space, settings)
+        # Not the objective's: whose lines have changed places since draws as it did.
+        self._proposals = Proposals(store.space, settings)
         self._plan = settings.plan()
         self._coordinator = Coordinator(self._plan)
         self._store = store
@@ -108,7 +109,8 @@ class Session:
         """What the search has come to."""
         rows = self._store.rows()
         plan, finals = chosen_plan(self._plan, rows), self._finalists.over(rows)
-        return SearchState(plan, rows, finals, self._metric, self.complete, self.final_failure)
+        failure, how = self.final_failure, self._settings.final
+        return SearchState(plan, rows, finals, self._metric, self.complete, failure, how)
 
     def ask(self) -> Segment | None:
         """Return a segment to be trained; None where nothing may begin now.

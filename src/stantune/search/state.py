@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from stantune.protocols import Metric
-from stantune.search.plan.finals import winner_of
+from stantune.search.plan.finals import SCRATCH, contenders, winner_of
 from stantune.search.plan.hyperband import Bracket, stops_of
+from stantune.search.plan.standings import Standing
 from stantune.search.plan.values import FinalResult, TrialRow
 
 
@@ -21,6 +22,7 @@ class SearchState(NamedTuple):
         metric: what trials are compared by.
         complete: all that the plan asks for is done; trials that failed for good count as done.
         final_failure: why a final training failed for good, None where none did; the next call tries it again.
+        final_training: where final trainings begin, by which finalists are ranked.
     """
 
     plan: tuple[Bracket, ...]
@@ -29,11 +31,17 @@ class SearchState(NamedTuple):
     metric: Metric
     complete: bool
     final_failure: str | None = None
+    final_training: str = SCRATCH
 
     @property
     def whole(self) -> int:
         """R: how far a trial is trained that is never dropped."""
         return stops_of(self.plan)[-1]
+
+    @property
+    def contenders(self) -> list[Standing]:
+        """Those who may be finalists, each in the place of its rank."""
+        return contenders(self.rows, self.whole, self.final_training)
 
     @property
     def winner(self) -> int | None:

@@ -89,7 +89,8 @@ def as_it_was(what: Objective, settings: SearchSettings, directory: SearchDirect
         seen = look(directory.path, directory.url)
         # Another objective's is another search, as the next call will say.
         if (seen.problem or what.name, seen.metric.name) == (what.name, what.metric.name):
-            state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, seen.state == "done")
+            done, how = seen.state == "done", seen.final_training
+            state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, done, final_training=how)
     unwritten = "the search was to end before its turn came to be prepared, and nothing was trained"
     if not state.complete:
         unwritten += "; it goes on later"

@@ -258,6 +258,23 @@ def test_another_search_in_the_folder_of_one_is_left_alone(tmp_path: Path) -> No
         st.study(timed(tmp_path), **{**given, **SIZES, "out": tmp_path / "out" / "timed-none-seed-0"})
 
 
+def test_no_search_begins_in_another_order_of_the_parameters(tmp_path: Path) -> None:
+    """With one seed all ways are to try the same settings."""
+    one, other = (st.Space({name: st.Float(0.1, 1.0) for name in names}) for names in ("xy", "yx"))
+    given: dict[str, Any] = {"seeds": 1, "out": tmp_path / "out", **SIZES}
+    first = st.study(timed(tmp_path, space=one), ways="none", **given).summary
+    result = (tmp_path / "out" / "study.json").read_text()
+    order = "has searches of timed that draw its parameters in the order x, y, and here they stand in the order y, x, "
+    with pytest.raises(UsageError, match=f"{order}.*; put them in that order, or give another folder"):
+        st.study(timed(tmp_path, space=other), ways="none,native", **given)
+    assert (tmp_path / "out" / "study.json").read_text() == result
+    # What was begun goes on, in its own.
+    assert st.study(timed(tmp_path, space=other), ways="none", **given).summary == first
+    st.study(timed(tmp_path, space=one), ways="none,native", **given)
+    rows = [look(tmp_path / "out" / f"timed-{way}-seed-0").rows for way in ("none", "native")]
+    assert [row.params for row in rows[0]] == [row.params for row in rows[1]]
+
+
 def error_of(run: st.Run) -> float:
     for _ in run.steps():
         run.loss(1.0)

@@ -21,6 +21,7 @@ from stantune.tuning.tune import tune
 
 SETTINGS = SearchSettings(0, 90, 30)
 ERROR = Metric("error", unit="%")
+UNEVEN = [(90, 10.0), (30, 11.0), (90, 12.0)]
 
 
 def said(
@@ -47,6 +48,22 @@ def test_a_final_training_that_is_clearly_worse_is_said_with_what_to_do() -> Non
     assert said(ERROR, [11.7, 20.0, 30.0], [16.1]) == [
         "the final training came to error 16.10 %, clearly worse than the 11.70 % of its trial 0 after 90 iterations: "
         "another seed, another result; train more settings in the end (`finalists`=3), or longer (`max_resource`)"
+    ]
+
+
+def test_those_that_go_on_are_beside_their_own_trials() -> None:
+    """The second trial is better than the third one was at its end, and did not get there."""
+    rows = [TrialRow(place, 1, {"lr": place}, {at: error}) for place, (at, error) in enumerate(UNEVEN)]
+    finals = {
+        rank: FinalResult({"lr": 2 * rank}, 90, {"error": error}, None, Cost())
+        for rank, error in [(0, 20.0), (1, 15.0)]
+    }
+    settings = replace(SETTINGS, final="continue", finalists=2)
+    state = SearchState(settings.plan(), rows, finals, ERROR, True, final_training="continue")
+    assert notes_of(settings, state, "iteration") == [
+        "the final training came to error 15.00 %, clearly worse than the 12.00 % of its trial 2 after 90 iterations: "
+        "another seed, another result (the 2 final trainings are 10.00 %, 3.00 % from their trials); search longer "
+        "(`max_resource`), and more settings"
     ]
 
 

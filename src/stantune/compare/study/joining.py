@@ -111,6 +111,38 @@ def check_same(
             )
 
 
+def check_order(folder: Path, searches: Sequence[StudiedSearch], orders: Mapping[str, Sequence[str]]) -> None:
+    """Raise UsageError where searches would begin that draw parameters in another order than those that are there.
+
+    By that order a seed has its settings, which are to be the same in all ways. What was begun goes on in its own.
+
+    Args:
+        folder: the study's.
+        searches: all that it has, begun or not.
+        orders: of each problem that is asked for, its parameters as they stand now.
+    """
+    for name, here in orders.items():
+        its = [one for one in searches if one.problem == name]
+        if all(one.state != "waiting" for one in its):
+            continue
+        there = next(filter(None, (_order_in(folder / one.directory) for one in its if one.state != "waiting")), [])
+        # Where it has other parameters, it is another space, as others say.
+        if there != list(here) and sorted(there) == sorted(here):
+            raise UsageError(
+                f"the study in {folder} has searches of {name} that draw its parameters in the order "
+                f"{', '.join(there)}, and here they stand in the order {', '.join(here)}, in which a seed has other "
+                "settings; put them in that order, or give another folder with `out`"
+            )
+
+
+def _order_in(directory: Path) -> list[str]:
+    """Return the parameters of a search as it draws them; none where its table cannot be read."""
+    try:
+        return list(look(directory).identity.get("space", ()))
+    except StantuneError:
+        return []
+
+
 def _differing(earlier: StudiedProblem, now: StudiedProblem, names: Sequence[str]) -> str:
     """Return in which settings searches of a problem differ, in words; "" where in none that was noted."""
     # A study's first versions noted lengths alone.

@@ -22,7 +22,7 @@ from stantune.compare.study.folder import (
     write,
     written,
 )
-from stantune.compare.study.joining import check_joinable, check_same, joined
+from stantune.compare.study.joining import check_joinable, check_order, check_same, joined, kept
 from stantune.compare.study.lines import search_line
 from stantune.compare.study.numbers import summary_of
 from stantune.compare.study.predicted import predicted_speedups
@@ -203,6 +203,9 @@ class _Study:
             check_same(self.folder, before, self.searches, identities, self.running["accept_changes"])
             for problem in told:
                 problem.predicted.update(*(one.predicted for one in before.problems if one.name == problem.name))
+        others = [] if before is None else kept(before, self.searches)
+        orders = {problem.told.name: list(problem.objective.space) for problem in self.problems}
+        check_order(self.folder, [*others, *self.searches], orders)
         self._write()
         try:
             return self._run(stop)

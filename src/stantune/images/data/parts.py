@@ -1,4 +1,4 @@
-"""A part of a split that tells settings apart as the whole does: drawn once, as many of each class as it has of all."""
+"""A part of a split that tells settings apart as the whole does: drawn once, with each class in its proportion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def samples_of(share: float, samples: int, classes: int | None) -> int:
 def part_of(split: Split, count: int, seed: int) -> Split:
     """Return `count` samples of a split, in its order; a larger part holds a smaller one. All of them: itself.
 
-    Of each class as many as the share says, give or take one; where targets are no classes of samples, just drawn.
+    Of each class one share, the same for all, rounded to whole samples: where many small classes are rounded the same
+    way, that is a little more or less than `count` of all, so that a large one makes up for them. Where targets are no
+    classes of samples, just drawn.
     """
     if count >= len(split):
         return split

@@ -76,7 +76,10 @@ class StatusResult(Result):
     begun: str | None = Field(description="when this process began with it, as UTC in ISO 8601")
     ended: str | None = Field(description="when it ended; null while it runs, and where it was killed")
     failure: str | None = Field(description="what ended this process's work before its time; null where nothing did")
-    seconds: Seconds = Field(description="where the time of all workers went, over all runs")
+    seconds: Seconds = Field(
+        description="where the time of all workers went, over all runs: for the trials, and for the final trainings "
+        "that `finals` counts"
+    )
     seconds_run: float | None = Field(description="wall-clock time of the last run, or of this one so far")
     seconds_left: float | None = Field(
         description="at the pace so far, if no trial diverges any more; null before there is one, and where it is done"

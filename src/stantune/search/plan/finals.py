@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from stantune.protocols import Metric, best_point, compared_value
-from stantune.search.plan.standings import ranking
+from stantune.search.plan.standings import Standing, ranking
 from stantune.search.plan.values import Final, FinalResult, TrialRow
 
 
@@ -48,8 +48,16 @@ def with_substitutes(count: int, results: Mapping[int, FinalResult]) -> int:
     return count
 
 
+def contenders(rows: Sequence[TrialRow], whole: int, how: str = SCRATCH) -> list[Standing]:
+    """Return the ranking of those that may be finalists, whose ranks are their places in it.
+
+    With "continue" they are the trials that got to R, which is `whole`: of no other one are there such weights.
+    """
+    return [standing for standing in ranking(rows, whole) if how != CONTINUE or standing.iterations == whole]
+
+
 def that_count(
-    results: Mapping[int, FinalResult], rows: Sequence[TrialRow], whole: int, asked: int
+    results: Mapping[int, FinalResult], rows: Sequence[TrialRow], whole: int, asked: int, how: str = SCRATCH
 ) -> dict[int, FinalResult]:
     """Return what those final trainings came to that a search says something of, by rank.
 
@@ -61,8 +69,9 @@ def that_count(
         rows: the trials, as they are now.
         whole: R.
         asked: how many are asked for, without substitutes.
+        how: where they begin, by which they are ranked.
     """
-    ranked = enumerate(ranking(rows, whole)) if results else ()
+    ranked = enumerate(contenders(rows, whole, how)) if results else ()
     places = {rank: standing.params for rank, standing in ranked if rank in results}
     sound = {rank: results[rank] for rank, params in places.items() if results[rank].params == params}
     count = with_substitutes(asked, sound)
@@ -84,8 +93,8 @@ def finals_of(
     start, stop = (whole if how == CONTINUE else 0), length or whole
     return [
         Final(rank, standing.number, stop, start)
-        for rank, standing in enumerate(ranking(rows, whole)[:count])
-        if not standing.surpassed and (how == SCRATCH or standing.iterations == whole)
+        for rank, standing in enumerate(contenders(rows, whole, how)[:count])
+        if not standing.surpassed
     ]
 
 

@@ -72,7 +72,11 @@ class IterationsSpared(Result):
 
 
 class Seconds(Result):
-    """Where the time went, over all runs of the command on this directory or checkpoint, and over all workers."""
+    """Where the time went, over all runs of the command on this directory or checkpoint, and over all workers.
+
+    Of a search's final trainings those have a share in it that count now: what was trained for a setting that has lost
+    its place since, or for more finalists than are asked for, has not.
+    """
 
     total: float = Field(description="seconds: training + evaluation + coordination")
     training: float = Field(description="seconds of training iterations, those of final trainings among them")
@@ -200,7 +204,8 @@ class SearchSummary(Result):
     iterations_trained: int = Field(description="of all trials; final trainings are not among them")
     iterations_spared: IterationsSpared = Field(description="asked for, and not trained")
     seconds: Seconds = Field(
-        description="where the time of all workers went, over all runs of the command on this directory"
+        description="where the time of all workers went, over all runs of the command on this directory: for the "
+        "trials, and for the final trainings in `finalists`"
     )
     saved: Saved = Field(description="training not done; three comparisons, not parts of a sum")
     best: Best | None = Field(description="the first of the leaders; null while there is none, or where all diverged")

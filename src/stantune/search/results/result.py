@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stantune.arguments import path as checked_path
 from stantune.protocols import Metric, Objective, compared_value
 from stantune.search.plan.finals import best_of, last_of
-from stantune.search.plan.standings import incumbent, ranking, status
+from stantune.search.plan.standings import incumbent, status
 from stantune.search.plan.values import FinalResult
 from stantune.search.results.columns import metric_columns
 from stantune.search.results.contract import SearchSummary
@@ -217,7 +217,7 @@ class SearchResult:
         curve = {point: compared_value(metric, metrics) for point, metrics in final.curve.items()}
         curve |= {} if value is None else {final.iterations: value}
         return TrialResult(
-            number=ranking(self.state.rows, self.state.whole)[rank].number,
+            number=self.state.contenders[rank].number,
             params=dict(final.params),
             status="finished" if final.diverged_at is None else "diverged",
             resource=final.iterations,

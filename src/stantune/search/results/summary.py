@@ -188,7 +188,7 @@ def cost_seconds(cost: Cost) -> Seconds:
 
 
 def _final(state: SearchState, rank: int) -> Final:
-    final, trial = state.finals[rank], ranking(state.rows, state.whole)[rank]
+    final, trial = state.finals[rank], state.contenders[rank]
     return Final(
         trial=trial.number,
         params=dict(final.params),
@@ -212,7 +212,7 @@ def _best_evaluation(state: SearchState, rank: int) -> BestEvaluation | None:
 
 
 def _whole(state: SearchState) -> Cost:
-    """Add up all costs, those of final trainings among them."""
+    """Add up the costs of the trials, and of the final trainings that count."""
     return total([cost for row in state.rows for cost in row.costs.values()] + [f.cost for f in state.finals.values()])
 
 

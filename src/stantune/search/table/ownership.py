@@ -51,11 +51,12 @@ def identify(
     extends: Extends,
     new: bool,
     owner: str | None,
-) -> list[str]:
-    """Know the study again, or make it this search's; return how it differs where it is one that this one extends.
+) -> tuple[list[str], list[str]]:
+    """Know the study again, or make it this search's.
 
-    That one's it stays until `adopt`. For the arguments see `Store.open`; `new` says that it has no trials and was not
-    begun before. Raises UsageError where it is another search's, and StoreError where it is none of ours.
+    Return how it differs where it is one that this one extends, whose it stays until `adopt`; and the parameters in the
+    order in which the search began to draw them. For the arguments see `Store.open`; `new` says that it has no trials
+    and was not begun before. Raises UsageError where it is another search's, and StoreError where it is none of ours.
     """
     here = json.loads(json.dumps(identity))
     attributes = ask(storage, lambda: storage.get_study_user_attrs(study_id))
@@ -81,7 +82,7 @@ def identify(
         # As Optuna itself keeps it: its dashboard and plots then name their axes.
         ask(storage, lambda: storage.set_study_system_attr(study_id, METRIC_NAMES, [metric.name]))
         keep(IDENTITY, here)
-        return []
+        return [], list(here["space"])
     there = said_alike(there)
     differences = differences_between(there, here)
     if turned:
@@ -89,7 +90,8 @@ def identify(
         differences.append(f"direction: {directions[0].name.lower()} there, {metric.direction} here")
     if differences and (turned or there.get("space") != here["space"] or not extends(there)):
         raise another_search(name, where, differences)
-    return differences
+    # JSON keeps the order of a space, and where two are compared it does not count.
+    return differences, list(there["space"])
 
 
 def adopt(storage: BaseStorage, study_id: int, identity: Mapping[str, Any], differences: list[str]) -> None:

@@ -60,6 +60,8 @@ class Store:
     Attributes:
         study_name: the study's.
         where: the storage, as messages may show it.
+        space: of the settings, with its parameters in the order in which the search began to draw them, wherever they
+            stand now.
         extended: the study is that of a search with fewer brackets, say, whose table this one may go on with; it is
             this one's after `adopt`.
     """
@@ -97,10 +99,12 @@ class Store:
             found = ask(storage, lambda: storage.get_all_trials(self._study_id, deepcopy=False))
             trials = sorted(found, key=lambda trial: trial.number)
             new = not trials and not begun
-            self._identity = {**identity, "space": space.as_json()}
-            self._differences = identify(
-                storage, self._study_id, study_name, where, metric, self._identity, start, extends, new, owner
+            given = {**identity, "space": space.as_json()}
+            self._differences, order = identify(
+                storage, self._study_id, study_name, where, metric, given, start, extends, new, owner
             )
+            self.space = space.in_order(order)
+            self._identity = {**identity, "space": self.space.as_json()}
             self.extended = bool(self._differences)
         for trial in trials:
             self._load(trial, space)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from stantune.protocols import Metric, compared_value
 from stantune.search.plan.hyperband import Bracket
-from stantune.search.plan.standings import ranking
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 
@@ -65,7 +64,7 @@ def without_winner(state: SearchState, unit: str) -> str | None:
 
 def _worse_than_its_trial(state: SearchState, rank: int, unit: str) -> str | None:
     """Say that the winner is clearly worse than its trial was, and how far seeds are apart; None where it is not."""
-    metric, ranked = state.metric, ranking(state.rows, state.whole)
+    metric, ranked = state.metric, state.contenders
     apart: dict[int, tuple[float, float]] = {}
     for of, final in sorted(state.finals.items()):
         came = compared_value(metric, final.metrics)
@@ -98,7 +97,7 @@ def _is_clearly_worse(metric: Metric, trial: float, final: float) -> bool:
 
 def _remedy(state: SearchState) -> str:
     """Say what makes the end less of a chance."""
-    settings = sum(not standing.surpassed for standing in ranking(state.rows))
+    settings = sum(not standing.surpassed for standing in state.contenders)
     more = min(max(2 * len(state.finals), 3), settings)
     if more > len(state.finals):
         return f"train more settings in the end (`finalists`={more}), or longer (`max_resource`)"

@@ -69,12 +69,12 @@ class Seen:
     @property
     def final_trained(self) -> int:
         """How many iterations a final training trains."""
-        return finals.trained_for(self._final, int(self.identity.get("final-iterations", self.whole)))
+        return finals.trained_for(self.final_training, int(self.identity.get("final-iterations", self.whole)))
 
     @property
-    def _final(self) -> str:
-        """How final trainings are had, of those that there are."""
-        return str(self.identity.get("final", finals.SCRATCH))
+    def final_training(self) -> str:
+        """Where final trainings begin, of those that there are."""
+        return _final_training(self.identity)
 
     @property
     def trials_planned(self) -> int:
@@ -83,7 +83,7 @@ class Seen:
 
     @cached_property
     def cost(self) -> Cost:
-        """What all trainings that are in the table took."""
+        """What the trials took, and the final trainings that count."""
         return total(
             [cost for row in self.rows for cost in row.costs.values()] + [f.cost for f in self.finals.values()]
         )
@@ -99,7 +99,7 @@ class Seen:
         asked = finals.with_substitutes(self.finalists, self.finals)
         wanted: Iterable[int] = range(asked)
         if self.trials_over:
-            wanted = [final.rank for final in finals.finals_of(self.rows, asked, self.whole, self._final)]
+            wanted = [final.rank for final in finals.finals_of(self.rows, asked, self.whole, self.final_training)]
         return sum(rank not in self.finals for rank in wanted)
 
     @cached_property
@@ -162,7 +162,8 @@ def look(path: Path, storage: str | None = None) -> Seen:
         there_are = finals_of(attributes, metric, rows)
         # Where no run tells how many were asked for, all that are there are.
         asked = run.finalists if run else len(there_are)
-        counted = finals.that_count(there_are, rows, int(identity["max-iterations"]), asked)
+        whole, how = int(identity["max-iterations"]), _final_training(identity)
+        counted = finals.that_count(there_are, rows, whole, asked, how)
     return Seen(directory, identity, choices.plan(rows), rows, counted, metric, run, running)
 
 
@@ -181,6 +182,10 @@ def _plan_of(identity: Mapping[str, Any]) -> tuple[Bracket, ...]:
         int(identity["trials"]) if mode == "async" or name == "wide" else None,
         int(identity["lag"]) if mode == "async" else 1,
     )
+
+
+def _final_training(identity: Mapping[str, Any]) -> str:
+    return str(identity.get("final", finals.SCRATCH))
 
 
 def _unit_of(metric: str, run: LastRun | None) -> str:

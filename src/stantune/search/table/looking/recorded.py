@@ -62,7 +62,7 @@ def recorded(seen: Seen) -> Recorded:
     rate = max(rates) if rates else seen.identity.get("rate")
     objective = RecordedObjective(seen.problem, seen.metric, seen.unit, rate, seen.identity)
     over = seen.trials_over and not seen.finals_left
-    state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, over)
+    state = SearchState(seen.plan, seen.rows, seen.finals, seen.metric, over, final_training=seen.final_training)
     return Recorded(objective, settings_of(seen.identity), state, seen.identity)
 
 
