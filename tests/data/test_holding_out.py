@@ -9,11 +9,22 @@ from hypothesis import strategies as st
 
 from stantune.errors import UsageError
 from stantune.images.data import Split, hold_out
-from stantune.images.data.holding_out import HOW, MOST
+from stantune.images.data.holding_out import HOW, MOST, are_numbers
+from stantune.seeds import derive
 
 
 def of(targets: list[int] | torch.Tensor) -> Split:
     return Split(torch.zeros(len(targets), 1, dtype=torch.uint8), torch.as_tensor(targets))
+
+
+def by_counting(targets: torch.Tensor, count: int, seed: int) -> list[int]:
+    """Return which samples are held out by class, as it was done first: class after class, counted from 0."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(derive("hold out", seed)))
+    wanted = torch.bincount(targets) * count
+    quotas, rests = wanted // len(targets), wanted % len(targets)
+    quotas[rests.argsort(descending=True, stable=True)[: count - int(quotas.sum())]] += 1
+    drawn = targets[order]
+    return sorted(place for each, quota in enumerate(quotas) for place in order[drawn == each][: int(quota)].tolist())
 
 
 classes = st.lists(st.integers(0, 4), min_size=2, max_size=60)
@@ -39,6 +50,38 @@ def test_each_class_has_its_share(targets: list[int], data: st.DataObject, seed:
     for each in range(5):
         exact = targets.count(each) * count / len(targets)
         assert abs(held.targets.tolist().count(each) - exact) < 1
+
+
+@given(targets=st.lists(st.sampled_from((0, 1, 2, 3, 9)), min_size=2, max_size=60), data=st.data())
+def test_the_same_samples_are_held_out_whatever_numbers_stand_for_the_classes(
+    targets: list[int], data: st.DataObject
+) -> None:
+    """Also negative ones, and such that nobody could count up to."""
+    count, seed = data.draw(st.integers(1, len(targets) - 1)), data.draw(st.integers(0, 99))
+    numbers = torch.tensor(targets)
+    expected = by_counting(numbers, count, seed)
+    for those in (numbers, 2 * numbers - 5, numbers * 2**59 - 2**62):
+        assert hold_out(of(those), count, "stratified", seed)[1].ids.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes", "numbers"),
+    [
+        (torch.arange(50), True, False),
+        (torch.arange(50), False, True),
+        (torch.arange(50) % 2, False, True),
+        (torch.arange(50) % 10, None, False),
+        (torch.arange(50) % 11, None, True),
+        (torch.arange(50) % 2 * 2 - 1, None, False),
+        (torch.rand(50), False, False),
+        (torch.arange(50).reshape(25, 2), False, False),
+    ],
+)
+def test_whole_numbers_are_none_where_they_are_classes(
+    targets: torch.Tensor, classes: bool | None, numbers: bool
+) -> None:
+    split = Split(torch.zeros(len(targets), 2), targets)
+    assert are_numbers(split, 10, classes) is numbers
 
 
 def test_seeds_draw_others() -> None:

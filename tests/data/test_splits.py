@@ -50,12 +50,16 @@ def test_kinds_of_inputs(inputs: Any, held: Any, seen: Any) -> None:
         (torch.zeros(6, 3), torch.float32, torch.float32),
         (np.zeros((6, 4), bool), torch.bool, torch.float32),
         (torch.zeros(6, 8, 8, dtype=torch.uint8), torch.uint8, torch.int64),
+        (np.full((6, 8, 8), 2**16 - 1, np.uint16), torch.uint16, torch.int64),
+        (np.full((6, 8, 8), 2**63 - 1, np.uint64), torch.uint64, torch.int64),
+        (np.full(6, 2**16 - 1, np.uint16), torch.int64, torch.int64),
     ],
     ids=lambda value: str(getattr(value, "shape", value))[:30],
 )
 def test_kinds_of_targets(targets: Any, held: torch.dtype, seen: torch.dtype) -> None:
     split = Split(torch.zeros(6, 2), targets)
     assert split.targets.dtype == held
+    assert split.targets.tolist() == targets.tolist()
     assert Batches(split, 2, 0, Normalise().fit(split)).at(0).targets.dtype == seen
     assert next(in_order(split, 2, Normalise().fit(split))).targets.dtype == seen
 
@@ -70,6 +74,11 @@ def test_kinds_of_targets(targets: Any, held: torch.dtype, seen: torch.dtype) ->
         ((np.array([["a"]]), [1]), "inputs cannot be made a tensor .*: give a tensor or a NumPy array of numbers"),
         ((torch.zeros(6, 4), torch.zeros(5)), r"targets are of shape \(5,\), and its inputs 6: give one target for"),
         ((torch.zeros(6, 4), torch.tensor(5)), r"targets are of shape \(\), and its inputs 6"),
+        (
+            (torch.zeros(6, 4), np.full((6, 2), 2**63, np.uint64)),
+            "targets are torch.uint64 and go beyond 9223372036854775807; give smaller ones, or give them as float",
+        ),
+        ((torch.zeros(6, 4), np.full(6, 2**64 - 1, np.uint64)), "targets are torch.uint64 and go beyond"),
         ((torch.zeros(6, 4), torch.zeros(6), torch.zeros(6)), r"ids are torch.float32 of shape \(6,\): give int64"),
         ((torch.zeros(6, 4), torch.zeros(6), torch.arange(5)), r"give int64 \(6,\), or leave them out"),
     ],

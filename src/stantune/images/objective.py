@@ -15,6 +15,7 @@ from stantune.errors import UsageError, words_of
 from stantune.images.data import fetch, is_present
 from stantune.images.data.parts import part_of, samples_of
 from stantune.images.no_effect import of_no_effect, said_already
+from stantune.images.numbers_held_out import numbers_held_out
 from stantune.images.problem.built_in import Problem, Splits, built_in, find, is_built_in
 from stantune.images.resizing import Resize
 from stantune.images.stan_settings import noted
@@ -128,12 +129,18 @@ class ProblemObjective:
             **({"compile": True} if self.compile else {}),
             **({} if self.resize is None else {"resize": str(self.resize)}),
             **self.problem.identity,
+            **self._held_out,
         }
 
     @cached_property
     def _made(self) -> dict[str, Any]:
         """What the problem is made of; once, since a file that is changed later has other lines."""
         return made_of(self.problem)
+
+    @cached_property
+    def _held_out(self) -> dict[str, Any]:
+        """What a search notes of how samples are held out; it is set where one is prepared, and travels."""
+        return {}
 
     @cached_property
     def splits(self) -> Splits:
@@ -211,6 +218,8 @@ class ProblemObjective:
         elif self.stan is not None and self.stan.rate == "annealed" and self.stan.iterations is None:
             ready = replace(ready, stan=replace(self.stan, iterations=conditions.max_resource))
         vars(ready)["_made"] = made
+        with _going_on(self.problem):
+            vars(ready)["_held_out"] = numbers_held_out(self.problem, self.data, conditions.begun)
         if "splits" in vars(self):
             # What was loaded for timing is there for training.
             vars(ready)["splits"] = self.splits

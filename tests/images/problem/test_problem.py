@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from stantune.errors import UsageError
-from stantune.images.data import Dataset, Normalise, Split
+from stantune.images.data import Dataset, Normalise, Split, hold_out
 from stantune.images.problem.built_in import Problem
 from stantune.images.solving.losses import LOSSES
 from stantune.images.solving.solver import Solver
@@ -168,6 +168,68 @@ def test_a_problem_of_data_of_the_users_own(tmp_path: Path) -> None:
     assert splits.normaliser.mean.tolist() == [7.0]
     with pytest.raises(UsageError, match="cannot hold out 20 of 20"):
         replace(problem, validation=20).load()
+
+
+def own(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.reshape(len(outputs), -1)[:, 0] - targets).square().mean()
+
+
+def made_up(targets: np.ndarray, outputs: int | None = None, **more: Any) -> Problem:
+    """Return a problem with these targets, of which 200 are held out; its network makes (B,), or (B, outputs)."""
+    inputs = np.random.default_rng(0).normal(size=(len(targets), 4)).astype(np.float32)
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, outputs or 1), nn.Identity() if outputs else nn.Flatten(0))
+
+    data = Dataset("made up", (inputs, targets))
+    return Problem("made up", network, data, Space({}), Solver(lr=0.1), 9, validation=200, **more)
+
+
+SPREAD = np.random.default_rng(1).permutation(20_000)[:1000]
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [{"loss": "mean squared error"}, {"loss": "huber", "measure": "R2"}, {"loss": own}, {"loss": own, "measure": "R2"}],
+    ids=["by the loss", "by both", "by how many", "by the measure"],
+)
+def test_whole_numbers_that_are_no_classes_are_held_out_as_others_are(judged: dict[str, Any]) -> None:
+    """They were by class: nearly each is one of its own, with no share, and the smallest ones were held out."""
+    whole, others = made_up(SPREAD, **judged), made_up(SPREAD.astype(np.float32), **judged)
+    held = whole.load().validation
+    assert torch.equal(held.ids, others.load().validation.ids)
+    assert int(held.targets.max()) > 19_000
+    # Searches that were begun with the others are known as such; those of other targets are what they were.
+    assert (whole.identity, others.identity) == ({"hold_out": ["random", 0]}, {"hold_out": ["stratified", 0]})
+    asked = replace(whole, hold_out="last")
+    assert (asked.load().validation.ids.tolist(), asked.identity) == (list(range(800, 1000)), {})
+
+
+FEW = np.random.default_rng(2).integers(0, 7, 1000)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        made_up(FEW, 7),
+        made_up(SPREAD // 20, 1000),
+        made_up(FEW % 2, loss="binary cross entropy", measure="error"),
+        made_up(SPREAD // 20, 1000, loss=own, measure="accuracy"),
+        made_up(FEW, 7, loss=own),
+        made_up(FEW % 2 * 2 - 1, loss=own),
+    ],
+    ids=["classes", "many classes", "labels", "by the measure", "by how few", "signs"],
+)
+def test_classes_have_their_shares_under_any_loss(problem: Problem) -> None:
+    assert isinstance(problem.data, Dataset)
+    _, held = hold_out(problem.data.train, 200, "stratified", 0)
+    assert torch.equal(problem.load().validation.ids, held.ids)
+    assert problem.identity == {"hold_out": ["stratified", 0]}
+
+
+def test_built_in_classes_are_numbers_only_where_they_are_taken_for_some() -> None:
+    for loss, how in (("cross entropy", "stratified"), ("mean squared error", "random"), (own, "stratified")):
+        assert replace(GOOD, loss=loss).identity == {"hold_out": [how, 0]}
 
 
 def test_what_a_network_that_knows_nothing_has_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ HOW: tuple[str, ...] = get_args(How)
 # Where nobody says how many: a fifth, and no more than tell settings apart well.
 SHARE = 0.2
 MOST = 10_000
+# Of splits, how many values their targets have: each training asks, and it takes a pass over all of them.
+_VALUES: WeakKeyDictionary[Split, int] = WeakKeyDictionary()
 
 
 def hold_out(train: Split, validation: int | float | None, how: How = "last", seed: int = 0) -> tuple[Split, Split]:
@@ -41,11 +44,33 @@ def hold_out(train: Split, validation: int | float | None, how: How = "last", se
     # On the CPU, as the data, whatever the process's default is.
     generator = torch.Generator().manual_seed(derive("hold out", seed))
     order = torch.randperm(len(train), generator=generator, device="cpu")
-    by_class = how == "stratified" and train.targets.dim() == 1 and train.targets.dtype == torch.int64
+    by_class = how == "stratified" and _are_whole(train.targets)
     held = torch.zeros(len(train), dtype=torch.bool, device="cpu")
     held[_of_each_class(order, train.targets, count) if by_class else order[:count]] = True
     places = torch.arange(len(train), device="cpu")
     return train.select(places[~held]), train.select(places[held])
+
+
+def are_numbers(train: Split, validation: int | float | None, classes: bool | None) -> bool:
+    """Tell whether targets that are whole numbers (n,) are no classes, so that none of them has a share to be held out.
+
+    Args:
+        train: all training samples.
+        validation: see `hold_out`.
+        classes: whether such targets are classes; None where nobody says: they are none where there are more of them
+            than samples to be held out.
+    """
+    if not _are_whole(train.targets):
+        return False
+    if classes is not None:
+        return not classes
+    if train not in _VALUES:
+        _VALUES[train] = len(torch.unique(train.targets))
+    return _VALUES[train] > _count(len(train), validation)
+
+
+def _are_whole(targets: Tensor) -> bool:
+    return targets.dim() == 1 and targets.dtype == torch.int64
 
 
 def _count(samples: int, validation: int | float | None) -> int:
@@ -55,12 +80,23 @@ def _count(samples: int, validation: int | float | None) -> int:
 
 
 def _of_each_class(order: Tensor, classes: Tensor, count: int) -> Tensor:
-    """Return `count` places, of each class the first ones in `order`: its share, rounded so that the sum is right."""
-    there = torch.bincount(classes)
+    """Return `count` places, of each class the first ones in `order`: its share, rounded so that the sum is right.
+
+    Args:
+        order: all places, (n,) int64.
+        classes: of each sample, (n,) int64, whatever numbers they are.
+        count: how many places, n at most.
+    """
+    # Not counted from 0: the least may be -1, and the largest a time in seconds.
+    _, numbers, there = torch.unique(classes, return_inverse=True, return_counts=True)
     wanted = there * count
     quotas, rests = wanted // len(classes), wanted % len(classes)
     # The largest rests are rounded up; of equal ones those of the first classes.
     up = rests.argsort(descending=True, stable=True)[: count - int(quotas.sum())]
     quotas[up] += 1
-    ordered = classes[order]
-    return torch.cat([order[ordered == each][: int(quota)] for each, quota in enumerate(quotas)])
+    ordered = numbers[order]
+    # One class after the other, each in the order of `order`: a sample's rank is how far it is from its class's first.
+    by_class = ordered.argsort(stable=True)
+    first_of, quota_of = (each[ordered[by_class]] for each in (there.cumsum(0) - there, quotas))
+    ranks = torch.arange(len(order), device="cpu") - first_of
+    return order[by_class[ranks < quota_of]]

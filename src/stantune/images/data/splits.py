@@ -50,6 +50,12 @@ class Split:
                 f"a split's targets are of shape {tuple(targets.shape)}, and its inputs {len(inputs)}: give one target "
                 "for each input"
             )
+        if targets.dtype == torch.uint64 and bool((targets.long() < 0).any()):
+            # They would come round to negative ones.
+            raise UsageError(
+                f"a split's targets are {targets.dtype} and go beyond {2**63 - 1}; give smaller ones, or give them as "
+                "float"
+            )
         if targets.dtype == torch.float64:
             targets = targets.float()
         elif not targets.is_floating_point() and targets.dtype != torch.bool and targets.dim() == 1:

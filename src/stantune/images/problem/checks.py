@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +13,24 @@ from stantune.errors import StantuneError, StanWarning, UsageError, words_of
 from stantune.images.data import Dataset, Normaliser, Split
 from stantune.images.problem.space_checks import in_words
 from stantune.images.solving.losses import IGNORED, Loss
-from stantune.images.solving.measures import MEASURES, OF_NUMBERS, Measure
+from stantune.images.solving.measures import MEASURES, OF_EACH_CLASS, OF_NUMBERS, Measure, of_classes
 from stantune.parameters import Categorical, Float, Parameter
 from stantune.texts import one_line
 
 # So many samples are shown to the network.
 SHOWN = 2
+# Of these kinds PyTorch knows neither the least nor the largest number; the others hold the same ones.
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
+# Kinds of whole numbers that can be one that counts for nothing: bytes have none below 0.
+_HOLD_IGNORED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_measure(name: str, measure: Measure, loss: Loss) -> None:
     """Raise UsageError for a measure of other targets than those of the loss: it would give a number all the same."""
-    if loss.targets == "any" or MEASURES.get(measure.name) is not measure:
+    judged = of_classes(measure)
+    if loss.targets == "any" or judged is None:
         return
-    of_numbers = measure.name in OF_NUMBERS
+    of_numbers = not judged
     if of_numbers == (loss.targets == "numbers"):
         return
     own, others = ("numbers", "classes or labels") if of_numbers else ("classes or labels", "numbers")
@@ -61,7 +66,8 @@ def check_data(name: str, loss: Loss, measure: Measure, dataset: Dataset) -> int
         dataset: the data.
 
     Raises:
-        UsageError: inputs or targets that are no finite numbers, or targets that the loss or the measure does not take.
+        UsageError: inputs or targets that are no finite numbers, targets that the loss or the measure does not take, or
+            none that counts.
     """
     if not len(dataset.train):
         raise UsageError(f"problem {name!r}: its data have no training samples; give them some")
@@ -75,15 +81,25 @@ def check_data(name: str, loss: Loss, measure: Measure, dataset: Dataset) -> int
                 )
         _check_targets(f"problem {name!r}: the targets of {part}", loss, split.targets)
         _check_judged(f"problem {name!r}: the targets of {part}", loss, measure, split.targets)
+        if part == "test" or loss.targets == "classes":
+            remedy = "give some of them classes" + (", or leave test out" if part == "test" else "")
+            check_counted(f"problem {name!r}: the targets of {part}", loss, measure, split.targets, remedy)
     if loss.targets != "classes":
         return dataset.classes
-    found = 1 + max(int(split.targets.max()) for split in parts.values())
+    found = 1 + max(int(_signed(split.targets).max()) for split in parts.values())
     if dataset.classes is not None and found > dataset.classes:
         raise UsageError(
             f"problem {name!r}: its targets go up to {found - 1}, and its data have classes={dataset.classes}, 0 to "
             f"{dataset.classes - 1}; count classes from 0, or give classes={found}"
         )
     return found if dataset.classes is None else dataset.classes
+
+
+def check_counted(what: str, loss: Loss, measure: Measure, targets: Tensor, remedy: str) -> None:
+    """Raise UsageError where guesses are judged, and none of the targets counts: of nothing there is no share."""
+    judged = of_classes(measure) or (loss.targets == "classes" and type(measure) is not Measure)
+    if judged and targets.dtype in _HOLD_IGNORED and len(targets) and bool((targets == IGNORED).all()):
+        raise UsageError(f"{what} are all {IGNORED}, which counts for nothing; {remedy}")
 
 
 def check_batch_size(name: str, sizes: Parameter | None, samples: int) -> None:
@@ -107,10 +123,21 @@ def check_network(
     normaliser: Normaliser,
     split: Split,
     classes: int | None,
+    judged: Sequence[Split] = (),
 ) -> nn.Module:
     """Show a few samples to a new network, and compare what it says with what the loss takes; return the network.
 
     Random state is afterwards what it was.
+
+    Args:
+        name: the problem's.
+        build: makes the network.
+        loss: what it is trained by.
+        measure: what it is compared by.
+        normaliser: from samples to what it sees.
+        split: whose first samples it is shown.
+        classes: how many there are; None where the targets are none.
+        judged: what it will be compared on.
 
     Raises:
         UsageError: the network is no new one each time, it fails on the samples, its outputs do not fit the targets, or
@@ -132,6 +159,7 @@ def check_network(
         _check_scalars(name, loss, measure, outputs, few.targets)
     if loss.targets == "any":
         _check_same_shape(name, measure, outputs, few.targets)
+        _check_each_class(name, measure, outputs, [each.targets for each in judged if len(each)])
         return model
     if not isinstance(outputs, Tensor):
         raise UsageError(
@@ -265,7 +293,7 @@ def _is_number(value: Any) -> bool:
 
 def _check_same_shape(name: str, measure: Measure, outputs: Any, targets: Tensor) -> None:
     """Raise UsageError where a measure of numbers would compare each output with each target."""
-    if measure.name not in OF_NUMBERS or MEASURES[measure.name] is not measure or not isinstance(outputs, Tensor):
+    if of_classes(measure) is not False or not isinstance(outputs, Tensor):
         return
     if outputs.shape != targets.shape:
         raise UsageError(
@@ -274,9 +302,42 @@ def _check_same_shape(name: str, measure: Measure, outputs: Any, targets: Tensor
         )
 
 
+def _check_each_class(name: str, measure: Measure, outputs: Any, parts: Sequence[Tensor]) -> None:
+    """Raise UsageError where a measure that counts each class finds none of that number among the network's scores.
+
+    Args:
+        name: the problem's.
+        measure: what networks are compared by.
+        outputs: what the network says of a few samples, (B, classes, …); where they are (B, labels), as the targets
+            are, each label is counted.
+        parts: all targets, (n, …), of each part that is looked at.
+    """
+    if not of_classes(measure) or measure.name not in OF_EACH_CLASS or not isinstance(outputs, Tensor):
+        return
+    for targets in parts:
+        if outputs.dim() != targets.dim() + 1:
+            continue
+        what = f"problem {name!r}: the network makes {tuple(outputs.shape)}, and the measure {measure.name!r}"
+        if targets.is_floating_point() or targets.dtype == torch.bool:
+            kind = str(targets.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"{what} then counts classes, and the targets are {kind}; give classes as int64, or outputs of the "
+                "targets' shape"
+            )
+        counted = _signed(targets[targets != IGNORED] if targets.dtype in _HOLD_IGNORED else targets)
+        if not counted.numel():
+            continue
+        least, largest = int(counted.min()), int(counted.max())
+        if least < 0 or largest >= outputs.shape[1]:
+            raise UsageError(
+                f"{what} then counts classes from 0 to {outputs.shape[1] - 1}, but the targets go from {least} to "
+                f"{largest}; change its last layer, or count classes from 0"
+            )
+
+
 def _check_judged(what: str, loss: Loss, measure: Measure, targets: Tensor) -> None:
     """Raise UsageError for numbers where guesses are judged, and the loss, a user's, says nothing of them."""
-    if loss.targets != "any" or measure.name in OF_NUMBERS or MEASURES.get(measure.name) is not measure:
+    if loss.targets != "any" or not of_classes(measure):
         return
     if targets.is_floating_point() and not bool(((targets == 0) | (targets == 1)).all()):
         known = ", ".join(OF_NUMBERS)
@@ -295,11 +356,17 @@ def _check_targets(what: str, loss: Loss, targets: Tensor) -> None:
                 f"{what} are {kind}, and the loss {loss.name!r} takes classes; give them as int64, or another loss: "
                 "'binary cross entropy' for labels of 0 and 1, 'mean squared error' for numbers"
             )
-        counted = targets[targets != IGNORED] if targets.dim() > 1 else targets
+        counted = _signed(targets)
+        counted = counted[counted != IGNORED] if targets.dim() > 1 else counted
         if len(counted) and int(counted.min()) < 0:
             raise UsageError(f"{what} hold the class {int(counted.min())}; count classes from 0")
     elif loss.targets == "labels" and not bool(((targets == 0) | (targets == 1)).all()):
         raise UsageError(f"{what} hold other values than 0 and 1, and the loss {loss.name!r} takes those; give 0 and 1")
+
+
+def _signed(targets: Tensor) -> Tensor:
+    """Return targets (n, …) whose least and largest can be asked for."""
+    return targets.to(_SIGNED.get(targets.dtype, targets.dtype))
 
 
 def _classes(count: int) -> str:

@@ -17,11 +17,12 @@ from stantune.arguments import truth
 from stantune.errors import StantuneError, UsageError, words_of
 from stantune.images import data as datasets
 from stantune.images.data import Augment, Batches, Dataset, Normalise, Normaliser, Split, hold_out
-from stantune.images.data.holding_out import How
+from stantune.images.data.holding_out import How, are_numbers
 from stantune.images.predictor import Inputs
 from stantune.images.problem.checks import (
     check_augment,
     check_batch_size,
+    check_counted,
     check_data,
     check_judged_test,
     check_measure,
@@ -32,7 +33,7 @@ from stantune.images.problem.fields import checked_fields, loaded, sees_setting
 from stantune.images.problem.space_checks import check_layers, check_space
 from stantune.images.solving.evaluation import measured
 from stantune.images.solving.losses import Loss, loss_of
-from stantune.images.solving.measures import Measure, measure_of
+from stantune.images.solving.measures import Measure, measure_of, of_classes
 from stantune.images.solving.solver import Policy, Solver
 from stantune.protocols import Metric
 from stantune.space import Space
@@ -81,7 +82,9 @@ class Problem:
         normalise: from samples as they are held to what the network sees.
         validation: how many training samples a search holds out, or which share of them (below 1); None: a fifth,
             10 000 at most.
-        hold_out: which ones: "stratified": drawn, as many of each class as it has of all; "random"; "first"; or "last".
+        hold_out: which ones: "stratified": drawn, as many of each class as it has of all, and just drawn where targets
+            are numbers; "random"; "first"; or "last". Whole numbers, under a loss of the user's own and no measure by
+            name, are classes where there are no more of them than samples held out.
         hold_out_seed: of the drawing.
         full_iterations: length of a training with nothing held out, where that differs from N.
         augment: (images (B, C, H, W), ids (B,), generator) -> images, on training batches alone; with a parameter
@@ -178,11 +181,15 @@ class Problem:
 
         Raises:
             DataError: the data are missing or damaged.
-            UsageError: fewer images than are to be held out, or `full` is neither True nor False.
+            UsageError: fewer images than are to be held out, or none that counts, or `full` is neither True nor False.
         """
         dataset = self._dataset(root)
         count = 0 if truth("full", full) else self.validation
-        train, validation = hold_out(dataset.train, count, self.hold_out, self.hold_out_seed)
+        how: How = "random" if self._draws_numbers(dataset) else self.hold_out
+        train, validation = hold_out(dataset.train, count, how, self.hold_out_seed)
+        held = f"problem {self.name!r}: the targets of the {len(validation)} samples that are held out"
+        others = "hold out more of them, or others by `hold_out_seed`"
+        check_counted(held, self._loss(), self._measure(), validation.targets, others)
         splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
         check_batch_size(self.name, self.space.get("batch_size"), len(train))
         self._look(splits)
@@ -241,12 +248,38 @@ class Problem:
         """See Trainable: what may be another from call to call, or was another once, for problems of one name."""
         depends_on: dict[str, Any] = {}
         if self.hold_out != "last":
-            depends_on["hold_out"] = [self.hold_out, self.hold_out_seed]
+            # Whole numbers that are no classes were held out by their size once.
+            at_random = self._draws_numbers(self.data if isinstance(self.data, Dataset) else None)
+            depends_on["hold_out"] = ["random" if at_random else self.hold_out, self.hold_out_seed]
         if self.edition > 1:
             depends_on["edition"] = self.edition
         if self.solver.is_relative(self.space):
             depends_on["course"] = self.course or self.iterations
         return depends_on
+
+    @property
+    def may_draw_numbers(self) -> bool:
+        """Whether only data that a function loads tell if they are held out by class, or at random."""
+        return self.hold_out == "stratified" and not isinstance(self.data, Dataset | str) and not self._classes
+
+    def draws_numbers(self, root: Path | None) -> bool:
+        """Load the data, and tell whether whole numbers are drawn at random, since they are no classes; see `load`."""
+        return self._draws_numbers(self._dataset(root))
+
+    def _draws_numbers(self, dataset: Dataset | None) -> bool:
+        if self.hold_out != "stratified":
+            return False
+        classes = self._classes
+        if isinstance(self.data, str):
+            # Built-in data have classes, unless these are taken for numbers.
+            return classes is False
+        return dataset is not None and are_numbers(dataset.train, self.validation, classes)
+
+    @property
+    def _classes(self) -> bool | None:
+        """Whether targets that are whole numbers are classes, by the loss or the measure; None where neither says."""
+        targets = self._loss().targets
+        return of_classes(self._measure()) if targets == "any" else targets != "numbers"
 
     def lasting(self, iterations: int) -> Problem:
         """Return the problem for trainings of so many iterations: schedules without times of their own take as long."""
@@ -275,6 +308,7 @@ class Problem:
             splits.normaliser,
             splits.train,
             splits.classes,
+            (splits.validation, splits.test),
         )
         check_judged_test(self.name, self._measure(), model, splits.normaliser, splits.validation, splits.test)
         return model

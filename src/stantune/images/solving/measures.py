@@ -181,6 +181,13 @@ MEASURES: dict[str, Measure] = {
 LOSS = "loss"
 # What each can judge: guesses of classes or labels, or numbers.
 OF_NUMBERS = ("mean squared error", "root mean squared error", "mean absolute error", "R2")
+# Which count each class by itself, and so need to know of each.
+OF_EACH_CLASS = ("macro F1", "mean IoU")
+
+
+def of_classes(measure: Measure) -> bool | None:
+    """Tell whether a measure judges guesses of classes or labels; None for the loss, and for a user's own."""
+    return measure.name not in OF_NUMBERS if MEASURES.get(measure.name) is measure else None
 
 
 def measure_of(given: str | Measure | Callable[[Tensor, Tensor], Any], loss: Loss) -> Measure:
