@@ -82,6 +82,12 @@ def square(run: st.Run) -> float:
         ({"seed": -(10**200)}, "is too small; give a number of fewer digits"),
         ({"trial_memory": "9" * 400}, "`trial_memory`: '999"),
         ({"trial_memory": 10**400}, "is no amount"),
+        (
+            {"trial_timeout": "1h", "executor": lambda order: None},
+            "`trial_timeout`='1h' ends trainings in processes that the search has started, and with an `executor` of "
+            "your own that has them; leave it away",
+        ),
+        ({"trial_memory": 2**30, "executor": lambda order: None}, "`trial_memory`=1073741824 ends trainings in"),
         ({"trial_timeout": "²s"}, "`trial_timeout`: '²s' is no length of time"),
         ({"out": "a" * 300}, "is too long a name; give a shorter one"),
         ({"out": "~nosuchuser/x"}, "`out`='~nosuchuser/x' begins with the name of nobody here; give the whole path"),

@@ -109,7 +109,7 @@ class Segment:
         finalist: the rank of the finalist whose final training this is, 0 for the best; None on the way to a rung.
         rates: pairs (from where on, share of the work) for a trainer that approximates; empty: as the objective says.
             A final training is exact.
-        length: R, of the longest training of the search, for schedules; None where it is not known.
+        length: R in trials, and in a final training its own length, for schedules; None where it is not known.
         points: of a final training, the rungs below R: where it is evaluated on the way.
         best: of a final training, the file for the weights of its best evaluation; a trainer may leave it away.
         validation_share: of the validation set, how much will do to compare it by; a trainer may take more.

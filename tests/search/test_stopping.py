@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from stantune.search import stopping
-from stantune.search.stopping import ENDING, Stop, stoppable
+from stantune.search.stopping import ENDING, Sooner, Stop, stoppable
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no system with terminals that are lost")
 
@@ -131,6 +131,31 @@ def test_who_is_urged_and_swallows_it_hears_of_it_again() -> None:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 stop.asked()
+
+
+def test_the_sooner_of_a_stop_and_a_budget_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    stop = Stop(9)
+    first, last = Sooner(stop, 3), Sooner(stop, 99)
+    assert not first.asked()
+    now[0] += 3
+    assert (first.asked(), last.asked(), stop.asked()) == (True, False, False)
+    now[0] += 6
+    assert (last.asked(), stop.asked()) == (True, True)
+    assert (first.interrupted, last.interrupted) == (False, False)
+
+
+def test_who_asks_one_with_a_budget_asks_what_it_stands_beside() -> None:
+    stop = Stop()
+    with Sooner(stop, 99).heeding(lambda: True):
+        beside = Sooner(stop, 99)
+        assert beside.asked()
+    assert (stop.interrupted, beside.interrupted) == (True, True)
+    stop.hear(signal.SIGINT)
+    stop.hear(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        beside.asked()
 
 
 @pytest.mark.parametrize("asks", ["around", "request"])

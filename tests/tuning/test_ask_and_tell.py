@@ -18,6 +18,7 @@ from stantune.search.plan.values import SegmentFailure
 from stantune.search.session import Session
 from stantune.search.table.looking.look import look
 from stantune.search.table.store import Store
+from stantune.tuning import ask_and_tell
 
 SPACE = st.Space({"x": st.Float(-1, 1)})
 
@@ -151,12 +152,43 @@ def test_a_segment_of_another_bracket_is_refused(tmp_path: Path) -> None:
         ({"rates": "auto"}, "`rates` is nothing that a search by ask and tell has: your own program trains"),
         ({"start": 3}, "`start` is nothing that a search by ask and tell has"),
         ({"plan_name": "wide"}, "`plan_name` is nothing that a search by ask and tell has"),
+        ({"process": 5}, "`process` is nothing that a search by ask and tell has"),
+        ({"threads": "two"}, "`threads`='two' is no whole number; give one, 1 or more"),
+        ({"threads": 0}, "`threads`=0 is too small; give 1 or more"),
+        ({"device": 3}, "`device`=3 is no text"),
     ],
 )
 def test_what_makes_no_sense_is_named(tmp_path: Path, given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(st.UsageError, match=sentence), opened(tmp_path / "out", **given):
         pass
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("begun", [{}, {"threads": 2, "device": "cuda:1"}], ids=["usual", "said"])
+def test_what_a_program_trains_with_is_part_of_its_search(tmp_path: Path, begun: dict[str, Any]) -> None:
+    threads, device = begun.get("threads", 1), begun.get("device", "cpu").partition(":")[0]
+    for given in (begun, {}, {"threads": threads}, {"device": device}):
+        with opened(tmp_path, **given) as search:
+            assert (search.settings.threads, search.settings.device.partition(":")[0]) == (threads, device)
+        identity = look(tmp_path).identity
+        assert (identity["threads"], identity["device"]) == (threads, device)
+    with pytest.raises(st.UsageError, match=f"threads: {threads} there, 3 here"), opened(tmp_path, threads=3):
+        pass
+    with opened(tmp_path, threads=3, fresh=True):
+        assert look(tmp_path).identity["threads"] == 3
+    with opened(tmp_path, fresh=True) as search:
+        assert search.settings.threads == 1
+
+
+def test_one_that_was_begun_with_no_number_of_threads_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        # An earlier version took whatever it was given.
+        patch.setattr(ask_and_tell, "whole", lambda parameter, value, *limits: value)
+        with opened(tmp_path, threads="two"):
+            pass
+    with opened(tmp_path) as search:
+        assert search.ask() is not None
+    assert look(tmp_path).identity["threads"] == "two"
 
 
 def test_a_checkpoint_may_be_a_folder(tmp_path: Path) -> None:

@@ -203,6 +203,13 @@ def test_a_budget_that_is_spent_before_its_turn_gives_a_result(
     assert st.tune(tiny, **options).complete
 
 
+@pytest.mark.parametrize("ending", [{"budget": 0.2, "stop": Stop()}, {"budget": "1h", "stop": Stop(0)}])
+def test_a_budget_counts_beside_a_stop(ending: dict[str, Any], tmp_path: Path) -> None:
+    found = searched(slow, tmp_path, max_resource=27, brackets=1, **ending)
+    assert (found.complete, found.interrupted) == (False, True)
+    assert look(tmp_path).state == "interrupted"
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_search_within_that_was_to_end_alone_may_be_left_by_its_training(workers: int, tmp_path: Path) -> None:
     def nests(run: st.Run) -> float:

@@ -84,6 +84,27 @@ class Stop:
         self._told |= other._told
 
 
+class Sooner(Stop):
+    """Another's, and a budget beside it: what is first ends. Whoever asks for the end asks the other one."""
+
+    def __init__(self, stop: Stop, seconds: float) -> None:
+        """Take what else tells whether to end, and the budget."""
+        super().__init__(seconds)
+        self._stop = stop
+
+    @contextmanager
+    def heeding(self, request: Callable[[], bool]) -> Iterator[None]:
+        """See Stop."""
+        with self._stop.heeding(request):
+            yield
+
+    def asked(self) -> bool:
+        """See Stop."""
+        asked = self._stop.asked()
+        self.interrupted = self._stop.interrupted
+        return asked or super().asked()
+
+
 # Those that this process's signals are for, and those of threads, which no signal reaches.
 _asked: list[Stop] = []
 _beside: list[Stop] = []

@@ -7,11 +7,11 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from stantune.arguments import number, path, shown, text, truth, whole
+from stantune.arguments import MOST_AT_ONCE, number, path, shown, text, truth, whole
 from stantune.errors import StanWarning, StoreError, UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
@@ -25,10 +25,11 @@ from stantune.search.table.start_from import starting_from
 from stantune.search.workers.executors import Failure
 from stantune.space import Space
 from stantune.tuning.compose import compose
+from stantune.tuning.surroundings import begun_in
 from stantune.tuning.tune import path_of
 
 # Settings of a search that tune makes itself, or that say how it trains.
-_NOT_ASKED = {"plan_name", "rates", "start"}
+_NOT_ASKED = {"plan_name", "rates", "start", "process"}
 
 
 class OpenSearch:
@@ -168,11 +169,16 @@ def open_search(
     storage: str | None = None,
     fresh: bool = False,
     retries: int = RETRIES,
+    threads: int | None = None,
+    device: str | None = None,
     plan: str = "hyperband",
     start_from: Path | str | None = None,
     **others: Any,
 ) -> Iterator[OpenSearch]:
     """Open a search that you train yourself, by ask and tell; see `tune` for the arguments.
+
+    `threads` and `device` say with what your program trains. They are noted, and are part of what the search is; where
+    they are left out, they are what it was begun with, or 1 and "cpu".
 
     What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
     `result.json` is written.
@@ -185,6 +191,8 @@ def open_search(
         )
     retries = whole("retries", retries, 0)
     truth("fresh", fresh)
+    threads = None if threads is None else whole("threads", threads, 1, MOST_AT_ONCE)
+    device = None if device is None else text("device", device)
     storage = None if storage is None else text("storage", storage)
     what, settings = compose(
         None,
@@ -200,6 +208,12 @@ def open_search(
     )
     directory = SearchDirectory(path_of(out, what), storage)
     with directory.locked():
+        begun = (None if fresh else begun_in(directory)) or {}
+        settings = replace(
+            settings,
+            threads=begun.get("threads", 1) if threads is None else threads,
+            device=begun.get("device", "cpu") if device is None else device,
+        )
         if start_from is not None:
             earlier = SearchDirectory.begun(path("start_from", start_from), storage)
             settings = starting_from(settings, what, directory, earlier, fresh, _warn)

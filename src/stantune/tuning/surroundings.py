@@ -14,7 +14,7 @@ from stantune.protocols import Objective
 from stantune.search.results.result import SearchResult
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.stopping import Stop, enclosing, stoppable, stoppable_beside
+from stantune.search.stopping import Sooner, Stop, enclosing, stoppable, stoppable_beside
 from stantune.search.table import studies
 from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
@@ -43,6 +43,16 @@ def check_turns(what: Objective, together: int, local: bool, limits: Limits) -> 
             f"`together`={together} trainings share the memory of a process, and `trial_memory` is for one training in "
             "a process of its own; leave one of them away"
         )
+
+
+def refuse_limits(**limits: object) -> None:
+    """Raise UsageError where trainings would have limits, and an executor of the user's own has their processes."""
+    for parameter, value in limits.items():
+        if value is not None:
+            raise UsageError(
+                f"`{parameter}`={shown(value)} ends trainings in processes that the search has started, and with an "
+                "`executor` of your own that has them; leave it away, and have the executor end them"
+            )
 
 
 def check_memory(what: Objective, begun: Callable[[], bool], say: Callable[[str], None]) -> None:
@@ -108,13 +118,13 @@ def device_for(asked: str) -> str:
 
 @contextmanager
 def stopping(stop: Stop | None, seconds: float | None) -> Iterator[Stop]:
-    """Give what tells whether to end: the caller's, or signals and the budget.
+    """Give what tells whether to end: the budget, and beside it the caller's, or signals.
 
     Signals reach the main thread alone: others hear of one where that searches, too, and may train for it. A search
     within a training hears from that.
     """
     if stop is not None:
-        yield stop
+        yield stop if seconds is None else Sooner(stop, seconds)
     elif (training := enclosing()) is not None:
         own = Stop(seconds, training.stop_early)
         try:

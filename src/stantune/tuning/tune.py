@@ -47,6 +47,7 @@ from stantune.tuning.surroundings import (
     cluster_for,
     device_for,
     directory_for,
+    refuse_limits,
     say_of_kernels,
     stopping,
     watched_by,
@@ -169,13 +170,13 @@ def tune(
         address: of the Ray cluster, HOST:PORT or "auto".
         checkpoints: URL of where a cluster's nodes keep them, if `out` is not on a file system that they share.
         threads: of each training; "auto" for what is fastest here, of a Problem; None for PyTorch's (of a command,
-            OMP_NUM_THREADS or all cores), or 1 with several workers.
+            OMP_NUM_THREADS or all cores), or 1 with several workers, and where Ray or your executor says how many.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        budget: seconds, or a text like "30m" or "2h", after which it ends in good order.
+        budget: seconds, or a text like "30m" or "2h", after which it ends in good order, also beside a `stop`.
         retries: how often a training that failed is tried again, in each rung.
         trial_timeout: seconds, or a text, after which a training that does nothing is ended.
         trial_memory: bytes, or a text like "2G", of a training's process and of those that it has started, beyond which
-            it is ended (Linux).
+            it is ended (Linux). An executor of your own has neither.
         loggers: what is told of losses and metrics: "csv", "tensorboard", "mlflow", "wandb", or a Logger of your own.
         say: takes lines for the user: what is fetched, measured, planned, and how far the search is; `say=print`.
         watching: gives what is told of all that happens, for as long as the search runs, in place of lines on how far
@@ -211,6 +212,7 @@ def tune(
         if not callable(executor):
             raise UsageError(f"`executor`={shown(executor)} is none; give local, ray, or what makes one of an Order")
         function("executor", executor, ("order",))
+        refuse_limits(trial_timeout=trial_timeout, trial_memory=trial_memory)
     function("say", say, ("line",))
     logging = loggers_of(loggers)
     if watching is not None:

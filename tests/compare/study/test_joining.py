@@ -10,13 +10,14 @@ import pytest
 
 import stantune as st
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
-from stantune.compare.study.joining import check_joinable, joined
+from stantune.compare.study.joining import check_joinable, joined, tell_as_before
 from stantune.compare.study.numbers import summary_of, waiting
 from stantune.errors import UsageError
 from stantune.search.results.contract import MetricResult
 from tests import tiny_problem
 
 METRIC = MetricResult(name="error", direction="minimize", unit="")
+RUN: dict[str, Any] = {"workers": 1, "threads": None, "device": "cpu", "precision": None}
 
 
 def problem(name: str = "p", **others: Any) -> StudiedProblem:
@@ -91,6 +92,72 @@ def test_what_first_versions_did_not_note_differs_in_nothing() -> None:
     check_joinable(Path("there"), before, [problem(brackets=3)], [search("p", "stan", 0)])
     with pytest.raises(UsageError, match="final_iterations 9 in place of 90"):
         check_joinable(Path("there"), before, [problem(final_iterations=90)], [search("p", "stan", 0)])
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"workers": 2}, "workers 1 in place of 2"),
+        ({"threads": 2}, "threads None in place of 2"),
+        ({"device": "cuda"}, "device cpu in place of cuda"),
+        ({"precision": "bf16"}, "precision None in place of bf16"),
+        ({"workers": 2, "threads": "auto"}, "workers 1 in place of 2, threads None in place of auto"),
+    ],
+)
+def test_what_is_compared_was_run_alike(others: dict[str, Any], words: str) -> None:
+    now = problem(**{**RUN, **others})
+
+    def asked(there: Any, way: str, state: Any, now: StudiedProblem = now, run: dict[str, Any] = RUN) -> None:
+        before = study([problem(**run)], ["none"], [0], there)
+        check_joinable(Path("there"), before, [now], [search("p", way, 0, state)])
+
+    # Another way, and one that is gone on with, by itself or for another final training.
+    more = now.model_copy(update={"finalists": 2})
+    for there, way, state, wanted in (
+        ("done", "stan", "waiting", now),
+        ("interrupted", "none", "interrupted", now),
+        ("done", "none", "done", more),
+    ):
+        with pytest.raises(UsageError, match=f"the study in there has searches of p with {words}, and only like"):
+            asked(there, way, state, wanted)
+    # Nothing is trained, nothing was, or nobody knows by what.
+    asked("done", "none", "done")
+    asked("waiting", "stan", "waiting")
+    asked("done", "stan", "waiting", run={})
+
+
+def test_what_nothing_was_trained_by_is_not_told() -> None:
+    before = study([problem(**RUN, predicted={"none": 1.0})], ["none"], [0], "done")
+    asked = problem(**{**RUN, "workers": 2, "threads": 1})
+    tell_as_before(before, [asked], [search("p", "none", 0, "done")])
+    assert asked == before.problems[0]
+    begun = problem(**{**RUN, "workers": 2})
+    tell_as_before(study([problem(**RUN)], ["none"], [0]), [begun], [search("p", "none", 0)])
+    assert begun.workers == 2
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "state", "carried"),
+    [
+        (RUN, RUN, "interrupted", True),
+        ({}, RUN, "interrupted", True),
+        (RUN, {**RUN, "workers": 2}, "interrupted", True),
+        (RUN, {**RUN, "final_iterations": 90, "predicted": {"stan": 3.0}}, "interrupted", True),
+        # Of other brackets.
+        (RUN, {**RUN, "brackets": None}, "interrupted", False),
+        # Nothing was begun: it may be of other numbers, or of another problem.
+        (RUN, {**RUN, "precision": "bf16"}, "waiting", False),
+        (RUN, RUN, "waiting", False),
+    ],
+)
+def test_what_was_predicted_of_something_else_is_predicted_anew(
+    earlier: dict[str, Any], now: dict[str, Any], state: Any, carried: bool
+) -> None:
+    before = study([problem(**{**earlier, "predicted": {"none": 1.0}})], ["none"], [0], state)
+    asked = problem(**now)
+    expected = {**asked.predicted, **({"none": 1.0} if carried else {})}
+    tell_as_before(before, [asked], [search("p", "none", 0, state)])
+    assert asked.predicted == expected
 
 
 def test_two_searches_never_share_a_folder() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +22,17 @@ from stantune.errors import DataError, UsageError
 from stantune.images import objective
 from stantune.images.data import Dataset, Split
 from stantune.images.objective import ProblemObjective
-from stantune.images.problem.built_in import BUILT_IN
+from stantune.images.problem.built_in import BUILT_IN, Problem
 from stantune.report.page.contract import ReportNumbers, SearchNumbers
 from stantune.search.plan.hyperband import plan
 from stantune.search.settings import SearchSettings
+from stantune.search.stopping import Stop
 from stantune.search.table.looking.look import look
 from stantune.stan.config import Stan
 from stantune.stan.planning.plan import predict
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.training import planning
+from tests.tiny_problem import problem as tiny
 
 TINY = f"{Path(__file__).parents[2] / 'tiny_problem.py'}:problem"
 # Half of the entries save 2 of 10 seconds and a quarter 4; stock PyTorch takes 20.
@@ -73,6 +77,57 @@ def test_numbers_are_the_same_in_all_ways(way: str, tmp_path: Path) -> None:
         st.study(TINY, **{**given, "precision": None})
     with pytest.raises(UsageError, match="`precision`='half' is unknown"):
         st.study(TINY, **{**given, "precision": "half"})
+
+
+def test_what_was_predicted_is_of_the_numbers_that_are_trained_in(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"ways": "none", "seeds": 1, "out": tmp_path / "out", "threads": 1}
+    given |= {"max_resource": 6, "min_resource": 6}
+    stop = Stop()
+
+    def ends(*_: object) -> dict[str, float | None]:
+        stop.interrupted = True
+        return {"none": 1.0}
+
+    with mock.patch("stantune.compare.study.study.predicted_speedups", ends):
+        found = st.study(TINY, stop=stop, **given)
+    assert (found.summary.problems[0].predicted, found.summary.searches[0].state) == ({"none": 1.0}, "waiting")
+    assert st.study(TINY, precision="bf16", **given).summary.problems[0].predicted == {"none": None}
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that an earlier version made, with a search in way none."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    assert st.study(tiny, ways="none", seeds=1, out=out, threads=1, max_resource=6, min_resource=6).complete
+    summary = json.loads((out / "study.json").read_text())
+    for name in ("workers", "threads", "device", "precision"):
+        summary["problems"][0].pop(name, None)
+    (out / "study.json").write_text(json.dumps(summary))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("problem", "precision", "words"),
+    [
+        (tiny, "bf16", "precision: None there, bf16 here"),
+        (replace(tiny, batch_size=20), None, "batch-size: 10 there, 20 here"),
+        (replace(tiny, iterations=120), None, "iterations: 60 there, 120 here"),
+        (replace(tiny, edition=2), None, "edition: None there, 2 here"),
+        # It is what there is on a CPU.
+        (tiny, "fp32", None),
+    ],
+)
+def test_numbers_of_a_problem_are_those_of_the_searches_beside_it(
+    earlier: Path, problem: Problem, precision: str | None, words: str | None, tmp_path: Path
+) -> None:
+    out = shutil.copytree(earlier, tmp_path / "out")
+    given: dict[str, Any] = {"seeds": 1, "out": out, "threads": 1, "max_resource": 6, "min_resource": 6}
+    given |= {"device": "cpu", "precision": precision, "budget": 1e-9}
+    if words is None:
+        assert st.study(problem, ways="native", **given).interrupted
+        return
+    with pytest.raises(UsageError, match=rf"has searches of another tiny \({words}\), and only like"):
+        st.study(problem, ways="native", **given)
 
 
 def test_nothing_predicts_meprop_and_kernels_that_are_not_here() -> None:

@@ -188,6 +188,33 @@ def test_a_budget_ends_it_between_searches(tmp_path: Path) -> None:
     assert {search.state for search in found.summary.searches} == {"waiting"}
 
 
+@pytest.mark.parametrize("ending", [{"budget": 1e-9, "stop": Stop()}, {"budget": "1h", "stop": Stop(0)}])
+def test_a_budget_counts_beside_a_stop(tmp_path: Path, ending: dict[str, Any]) -> None:
+    found = st.study(timed(tmp_path), ways=WAYS, seeds=1, out=tmp_path / "out", **ending, **SIZES)
+    assert found.interrupted
+    assert {search.state for search in found.summary.searches} == {"waiting"}
+
+
+def test_searches_by_other_workers_are_not_compared(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"out": tmp_path / "out", **SIZES}
+    first: dict[str, Any] = {"ways": "none", "seeds": [0]}
+    st.study(timed(tmp_path), **first, **given)
+    file = tmp_path / "out" / "study.json"
+    result = file.read_text()
+    for others in ({**first, "ways": "native"}, {**first, "seeds": [1]}):
+        with pytest.raises(UsageError, match="has searches of timed with workers 1 in place of 2, and only like"):
+            st.study(timed(tmp_path), workers=2, **others, **given)
+    assert file.read_text() == result
+    # Nothing is left to train.
+    assert st.study(timed(tmp_path), workers=2, **first, **given).summary == StudySummary.model_validate_json(result)
+    # An earlier version did not note it.
+    unnoted = json.loads(result)
+    for name in ("workers", "threads", "device", "precision"):
+        unnoted["problems"][0].pop(name, None)
+    file.write_text(json.dumps(unnoted))
+    assert st.study(timed(tmp_path), ways="native", seeds=[0], workers=2, budget=1e-9, **given).interrupted
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [

@@ -253,6 +253,56 @@ class TestConstruction:
         with pytest.raises(UsageError, match=r"made-of: \['.*train\.py'\] there, \[\] here"):
             searched()
 
+    @pytest.mark.parametrize("rest", [b"\0", b"#" * (1 << 20)], ids=["binary", "large"])
+    @pytest.mark.parametrize("shell", [False, True])
+    def test_a_program_by_a_path_is_code_whatever_it_holds(self, tmp_path, rest, shell):
+        program = tmp_path / "train"
+
+        def compiled(version):
+            program.write_bytes(b"#!/bin/sh\necho '{\"loss\": 1}'\nexit\n" + version + rest)
+            program.chmod(0o755)
+
+        def searched(**more):
+            line = "./train {lr} | cat" if shell else "./train {lr}"
+            what = CommandObjective(line, SPACE, minimize="loss", shell=shell, cwd=tmp_path)
+            return tune(what, max_resource=3, workers=1, out=tmp_path / "out", **more)
+
+        compiled(b"one")
+        assert not searched(budget=1e-9).complete
+        compiled(b"two")
+        with pytest.raises(UsageError, match=r"code: \w+ there, \w+ here.*accept_changes"):
+            searched()
+        compiled(b"one")
+        assert searched().complete
+
+    def test_other_files_are_code_as_texts_alone(self, tmp_path):
+        for name in ("train", "data", "large"):
+            (tmp_path / name).write_bytes(b"#" * (1 << 20) + b"#" if name == "large" else b"\0")
+        for line in ("train data {lr}", "{python} ./train ./data {lr}", "nice ./train --data=./data large {lr}"):
+            for shell in (False, True):
+                what = CommandObjective(line, SPACE, minimize="loss", shell=shell, cwd=tmp_path)
+                assert (what.identity["code"], what.identity["made-of"]) == (None, [])
+
+    def test_an_interpreter_is_no_code_also_where_a_link_beside_the_script_leads_to_it(self, tmp_path):
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "python").symlink_to(sys.executable)
+        for program in (sys.executable, "bin/python", "./bin/python", str(tmp_path / "bin" / "python"), "/usr/bin/env"):
+            what = CommandObjective(f"{program} {{lr}}", SPACE, minimize="loss", cwd=tmp_path)
+            assert what.identity["made-of"] == []
+
+    def test_a_search_whose_program_was_no_code_goes_on(self, tmp_path, monkeypatch):
+        program = tmp_path / "train"
+        program.write_bytes(b"#!/bin/sh\necho '{\"loss\": 1}'\nexit\n\0")
+        program.chmod(0o755)
+        what = CommandObjective("./train {lr}", SPACE, minimize="loss", cwd=tmp_path)
+        assert what.identity["made-of"] == ["./train"]
+        full = CommandObjective.identity.fget
+        with monkeypatch.context() as patch:
+            earlier = property(lambda self: {**full(self), "code": None, "made-of": []})
+            patch.setattr(CommandObjective, "identity", earlier)
+            tune(what, max_resource=3, workers=1, out=tmp_path / "out", budget=1e-9)
+        assert tune(what, max_resource=3, workers=1, out=tmp_path / "out").complete
+
     def test_a_search_that_noted_no_names_goes_on(self, tmp_path, monkeypatch):
         (tmp_path / "train.py").write_text(TOLD)
         what = CommandObjective(f"{{python}} {tmp_path}/train.py {{lr}}", SPACE, minimize="loss")

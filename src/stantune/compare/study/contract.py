@@ -38,6 +38,15 @@ class StudiedProblem(Result):
     fixed: dict[str, Any] | None = Field(
         default=None, description="parameters that have one value in all settings; null where it was not noted"
     )
+    workers: int | None = Field(default=None, description="trainings side by side; null where it was not noted")
+    threads: int | Literal["auto"] | None = Field(
+        default=None, description="of each training, as asked for; null where none were, or where it was not noted"
+    )
+    device: str | None = Field(default=None, description='"cpu" or "cuda"; null where it was not noted')
+    precision: str | None = Field(
+        default=None,
+        description="in what numbers a Problem is trained; null for what PyTorch is set to, or where it was not noted",
+    )
     predicted: dict[str, float | None] = Field(
         description="of each way, how many times faster than with stock PyTorch training was predicted to be; null "
         "where nothing predicts it, and empty before anything was timed"

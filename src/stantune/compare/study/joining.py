@@ -19,8 +19,15 @@ T = TypeVar("T")
 # otherwise, so that all of them have to.
 _FROM_THE_BEGINNING = ("max_iterations", "min_iterations", "eta", "validation", "fixed")
 # What of a search's identity is the problem's, in each way.
-_PROBLEM = ("metric", "direction", "unit", "space", *CODE)
+_PROBLEM = ("metric", "direction", "unit", "space", "batch-size", "iterations", "precision", "edition", *CODE)
+# What of that is named only where it is set.
+_WHERE_SET = ("precision", "edition")
 _LATER = ("final_iterations", "brackets", "finalists", "final")
+# With what its searches are run. It decides how long they take, which is compared; a search alone may go on with other
+# workers.
+_RUN_WITH = ("workers", "threads", "device", "precision")
+# What it depends on how many times faster a way was predicted to be, besides what the problem is.
+_PREDICTED_BY = ("max_iterations", "min_iterations", "eta", "brackets", "fixed", "threads", "device", "precision")
 
 
 def joined(before: StudySummary, asked: StudySummary) -> StudySummary:
@@ -57,7 +64,8 @@ def check_joinable(
     for problem in problems:
         if problem.name not in earlier:
             continue
-        for names, there in ((_FROM_THE_BEGINNING, begun), (_LATER, others)):
+        trained = begun if _is_left(earlier[problem.name], problem, searches) else []
+        for names, there in ((_FROM_THE_BEGINNING, begun), (_LATER, others), (_RUN_WITH, trained)):
             differing = _differing(earlier[problem.name], problem, names)
             if differing and any(one.problem == problem.name for one in there):
                 raise UsageError(
@@ -71,6 +79,25 @@ def check_joinable(
                 f"the study in {folder} has another search in {one.directory}, where that of {one.problem} would be; "
                 "rename the problem, or choose another folder with `out`"
             )
+
+
+def tell_as_before(before: StudySummary, problems: Sequence[StudiedProblem], searches: Sequence[StudiedSearch]) -> None:
+    """Have problems that are asked for be told of as they were, as far as that holds for what is in the table.
+
+    Where nothing is left to train, that is what their searches were run with. Where searches of just this problem were
+    begun, it is what was predicted, unless another prediction would be made now.
+    """
+    earlier = {problem.name: problem for problem in before.problems}
+    begun = {one.problem for one in (*kept(before, searches), *searches) if one.state != "waiting"}
+    for problem in problems:
+        if problem.name not in earlier or problem.name not in begun:
+            continue
+        there = earlier[problem.name]
+        if not _is_left(there, problem, searches):
+            for name in _RUN_WITH:
+                setattr(problem, name, getattr(there, name))
+        if not _differing(there, problem, _PREDICTED_BY):
+            problem.predicted.update(there.predicted)
 
 
 def check_same(
@@ -100,8 +127,10 @@ def check_same(
             continue
         here = json.loads(json.dumps(identities[one.problem]))
         # Searches of earlier versions do not have all of them.
-        both = [name for name in names if name in there and name in here]
-        differences = differences_between({name: there[name] for name in both}, {name: here[name] for name in both})
+        both = [name for name in names if name in _WHERE_SET or (name in there and name in here)]
+        differences = differences_between(
+            {name: there.get(name) for name in both}, {name: here.get(name) for name in both}
+        )
         if differences:
             changed = {line.partition(":")[0].partition(".")[0] for line in differences} <= {*CODE}
             raise UsageError(
@@ -145,10 +174,22 @@ def _order_in(directory: Path) -> list[str]:
 
 def _differing(earlier: StudiedProblem, now: StudiedProblem, names: Sequence[str]) -> str:
     """Return in which settings searches of a problem differ, in words; "" where in none that was noted."""
-    # A study's first versions noted lengths alone.
-    noted = [name for name in names if earlier.eta is not None or name.endswith("iterations")]
+    noted = [name for name in names if _is_noted(name, earlier)]
     found = [name for name in noted if getattr(earlier, name) != getattr(now, name)]
     return ", ".join(f"{name} {getattr(earlier, name)} in place of {getattr(now, name)}" for name in found)
+
+
+def _is_noted(name: str, earlier: StudiedProblem) -> bool:
+    """Tell whether a study has this of a problem: its first versions noted lengths alone, and later ones most."""
+    if name in _RUN_WITH:
+        return earlier.workers is not None
+    return earlier.eta is not None or name.endswith("iterations")
+
+
+def _is_left(earlier: StudiedProblem, now: StudiedProblem, searches: Sequence[StudiedSearch]) -> bool:
+    """Tell whether anything is to be trained of what is asked for of a problem; done ones may have to go on."""
+    states = {one.state for one in searches if one.problem == now.name}
+    return bool(states - {"done"}) or bool(_differing(earlier, now, _LATER))
 
 
 def _of(before: Sequence[T], asked: Sequence[T], key: Callable[[T], Hashable], used: Collection[object]) -> list[T]:

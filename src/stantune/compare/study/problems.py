@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stantune.arguments import MOST_AT_ONCE, digits, shown, whole
 from stantune.compare.study.contract import StudiedProblem
 from stantune.compare.study.numbers import test_of
 from stantune.compare.study.ways import Applied, Way
 from stantune.errors import UsageError
+from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import Splits
 from stantune.objectives.choose import as_problem, find_objective, objective_of
 from stantune.protocols import Objective
+from stantune.search.identity import kind_of
 from stantune.search.plan.finals import CONTINUE, SCRATCH
 from stantune.search.results.contract import MetricResult
+from stantune.training.precision import precision_on
 from stantune.tuning.compose import compose
 
 Length = int | str | None
@@ -40,6 +43,14 @@ class Problem:
     def applied(self, way: Way, splits: Splits | None = None) -> Applied:
         """Return what is searched in a way; see Way.applied."""
         return way.applied(self.objective, self.fixed, splits)
+
+    def run_with(self, workers: int, threads: int | Literal["auto"] | None, device: str) -> Problem:
+        """Return the problem told of with what its searches are run with; raises UsageError where that cannot be."""
+        what = self.objective
+        # As it trains: "fp32" on a CPU is what there is without any.
+        precision = precision_on(what.precision, device) if isinstance(what, ProblemObjective) else None
+        noted = {"workers": workers, "threads": threads, "device": kind_of(device), "precision": precision}
+        return replace(self, told=self.told.model_copy(update=noted))
 
 
 def each_of(objectives: object) -> list[object]:

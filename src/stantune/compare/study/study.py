@@ -22,7 +22,7 @@ from stantune.compare.study.folder import (
     write,
     written,
 )
-from stantune.compare.study.joining import check_joinable, check_order, check_same, joined, kept
+from stantune.compare.study.joining import check_joinable, check_order, check_same, joined, kept, tell_as_before
 from stantune.compare.study.lines import search_line
 from stantune.compare.study.numbers import summary_of
 from stantune.compare.study.predicted import predicted_speedups
@@ -107,7 +107,7 @@ def study(
         threads: of each training.
         device: where to train.
         precision: in what numbers Problems are trained, in all ways.
-        budget: seconds, or a text like "2h", after which it ends in good order.
+        budget: seconds, or a text like "2h", after which it ends in good order, also beside a `stop`.
         retries: how often a training that failed is tried again.
         say: takes lines for the user.
         watching: gives what is told of all that happens in a search, in place of lines on how far it is.
@@ -140,7 +140,9 @@ def study(
     if not isinstance(fixed, Mapping | None):
         raise UsageError(f"`fixed`={shown(fixed)} is no dict of parameters and values; give one")
     found = [
-        problem_of(one, given, max_resource, final_resource, None if data is None else path("data", data), precision)
+        problem_of(
+            one, given, max_resource, final_resource, None if data is None else path("data", data), precision
+        ).run_with(workers, threads, where)
         for one in each_of(objectives)
     ]
     if data is not None and not any(isinstance(problem.objective, ProblemObjective) for problem in found):
@@ -201,8 +203,7 @@ class _Study:
             check_joinable(self.folder, before, told, self.searches)
             identities = {problem.told.name: self._identity(problem) for problem in self.problems}
             check_same(self.folder, before, self.searches, identities, self.running["accept_changes"])
-            for problem in told:
-                problem.predicted.update(*(one.predicted for one in before.problems if one.name == problem.name))
+            tell_as_before(before, told, self.searches)
         others = [] if before is None else kept(before, self.searches)
         orders = {problem.told.name: list(problem.objective.space) for problem in self.problems}
         check_order(self.folder, [*others, *self.searches], orders)
@@ -263,7 +264,11 @@ class _Study:
     def _identity(self, problem: Problem) -> dict[str, Any]:
         # What is the problem's in it is the same in each way.
         objective = problem.applied(self.ways[0]).objective
-        return {**objective.identity, "space": objective.space.as_json()}
+        identity = {**objective.identity, "space": objective.space.as_json()}
+        if isinstance(objective, ProblemObjective):
+            # What it is on the device, as a search notes it.
+            identity["precision"] = problem.told.precision
+        return identity
 
     @kept_process()
     def _predict(self, problem: Problem) -> None:

@@ -35,12 +35,12 @@ PLACEHOLDERS: dict[str, Any] = {
     PARAMS: {},
     "python": "python",
 }
-# Files that the command names and that are no larger are taken for its code.
+# Texts that the command names and that are no larger are taken for its code, and a program beside them in any case.
 _CODE_BYTES = 1 << 20
 
 
 class _Code(NamedTuple):
-    """The texts that a command names: a digest of them, None where there are none, and their names."""
+    """The code that a command names: a digest of it, None where there is none, and the files' names."""
 
     digest: str | None
     files: tuple[str, ...]
@@ -62,7 +62,7 @@ class CommandObjective:
     Placeholders are the parameters and
 
     - {start}, {stop}: from where to where to train; start is 0 where the state folder is empty.
-    - {length}: the end of the longest training of the search, for learning-rate schedules.
+    - {length}: R in trials, and in a final training its own length, for learning-rate schedules.
     - {dir}: the state folder.
     - {seed}: of every random choice of the trial, from 0 to 2**31 - 1.
     - {trial}, {final}: the trial's number, and 1 where this is the final training of one of the best settings, else 0.
@@ -87,7 +87,7 @@ class CommandObjective:
         cwd: the folder in which it runs; that in which the objective was made by default.
         env: is added to the environment, and has the last word in it.
         shell: have a shell read the line, in which values are quoted.
-        whole: how long the search's longest training is; `prepared` says it.
+        whole: R of the search; `prepared` says it.
         files: of its code, as the search has had them from its beginning; None for all there are. `prepared` says it.
 
     Raises:
@@ -225,18 +225,37 @@ def _name(words: Sequence[str]) -> str:
 
 
 def _code(template: Template, cwd: Path, files: Collection[str] | None) -> _Code:
-    """Return the texts among the files that a command names and does not write to, of `files` where there are some."""
+    """Return the code among the files that a command names and does not write to, of `files` where there are some."""
     digest, found = hashlib.sha256(), []
+    program = template.first if _is_below(cwd, template.first or "") else None
     for word in template.plain:
         for name in (word, word.partition("=")[2]):
             if not name or name in template.written or (files is not None and name not in files):
                 continue
-            try:
-                path = cwd / name
-                content = path.read_bytes() if path.is_file() and path.stat().st_size <= _CODE_BYTES else b"\0"
-            except (OSError, ValueError):
-                continue
-            if b"\0" not in content:
-                digest.update(hashlib.sha256(content).digest())
+            content = _digest(cwd / name, name == program)
+            if content is not None:
+                digest.update(content)
                 found.append(name)
     return _Code(digest.hexdigest() if found else None, tuple(dict.fromkeys(found)))
+
+
+def _is_below(folder: Path, program: str) -> bool:
+    """Tell whether a program given by a path is really in a folder: no interpreter of the system's, also by a link."""
+    try:
+        return os.sep in program and (folder / program).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(path: Path, program: bool) -> bytes | None:
+    """Return a file's digest; None where there is none, or where it is neither a text nor the program."""
+    try:
+        if not path.is_file():
+            return None
+        if program:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        content = path.read_bytes() if path.stat().st_size <= _CODE_BYTES else b"\0"
+    except (OSError, ValueError):
+        return None
+    return None if b"\0" in content else hashlib.sha256(content).digest()

@@ -42,6 +42,7 @@ class Template:
         names: of its placeholders.
         plain: arguments without placeholders.
         program: the first argument, if it is one of these; None with a shell.
+        first: the same, and with a shell the first word of its line.
         written: arguments that a shell's line has as files that it writes to, after `>`, `>>` and `tee`.
     """
 
@@ -72,9 +73,12 @@ class Template:
         self.plain = [word[0].text for word in self._words if len(word) == 1 and word[0].name is None]
         first = self._words[0]
         self.program = None if shell or any(piece.name is not None for piece in first) else self.plain[0]
+        self.first = self.program
         self.written: set[str] = set()
         if shell:
-            self.plain = [word for word in _split(self.text) if "{" not in word]
+            line = _split(self.text)
+            self.plain = [word for word in line if "{" not in word]
+            self.first = self.plain[0] if self.plain and self.plain[0] == line[0] else None
             self.written = set(_written(self.text))
             _check_quotes(self._words[0])
 

@@ -46,7 +46,7 @@ class Run:
         seed: of the trial, from 0 to 2**31 - 1: what NumPy, scikit-learn and all others take.
         start: where this segment goes on, in the objective's unit; 0 where it begins anew.
         stop: where it ends.
-        length: how long the longest training of the search is, for schedules of the learning rate.
+        length: R in trials, and in a final training its own length, for schedules of the learning rate.
         final: whether this is the final training of one of the best settings: from scratch, exact, its checkpoint kept
             as the search's weights. What is measured on a test set is returned here.
         device: where to train: "cpu", "cuda:0".

@@ -61,9 +61,9 @@ class LightningObjective:
     Lightning keeps: weights, optimizers, schedulers, callbacks. The checkpoint of a final training, `final.pt`, is one
     too: `Classifier.load_from_checkpoint("final.pt")`.
 
-    A segment ends with an epoch, and `trainer.max_epochs` is the length of the search's longest training all the while,
-    so that a learning-rate schedule over max_epochs, or over `trainer.estimated_stepping_batches`, is the same in a
-    trial that is dropped early as in one that is trained to the end.
+    A segment ends with an epoch, and `trainer.max_epochs` is R all the while, in a final training its own length, so
+    that a learning-rate schedule over max_epochs, or over `trainer.estimated_stepping_batches`, is the same in a trial
+    that is dropped early as in one that is trained to the end.
 
     All random choices follow from the trial's seed and the epoch: Python's, NumPy's and PyTorch's states are seeded
     before data and module are made, and in each epoch before its loaders begin, its hooks are called and its first
@@ -93,7 +93,7 @@ class LightningObjective:
         name: of the search; the module's own by default.
         stan: how trials are accelerated, with layers named as in the module; None for exactly. Final trainings are
             exact, with every entry computed by native kernels where there are STAN's settings.
-        whole: how long the search's longest training is; `prepared` says it.
+        whole: R of the search; `prepared` says it.
 
     Raises:
         UsageError: something is out of its range.
