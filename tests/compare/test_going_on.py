@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from earlier_code import noted_as_before
 from kept_locks import keep_locks
 from torch import nn
 
@@ -24,6 +25,9 @@ from stantune.compare.records import Records
 from stantune.compare.turns import TURN
 from stantune.errors import UsageError
 from stantune.files import _part_of
+
+# Earlier versions did not see such a statement.
+CLASSES, (INPUTS,) = 3, (256,)
 
 
 class Stop:
@@ -186,6 +190,17 @@ def test_another_network_is_another_comparison(bench: Any, tmp_path: Path) -> No
     other = replace(bench.problem, network=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
     with pytest.raises(UsageError, match=r"made-of\.network is .* there and .* here"):
         bench.comparer(problem=other, directory=tmp_path).compare(1)
+
+
+def test_records_that_an_earlier_version_noted_otherwise_are_gone_on_with(bench: Any, tmp_path: Path) -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(INPUTS, CLASSES))
+
+    problem = replace(bench.problem, network=network)
+    with noted_as_before():
+        before = bench.compared(seeds=1, directory=tmp_path, problem=problem)
+    assert bench.compared(seeds=1, directory=tmp_path, problem=problem) == before
+    assert len(bench.compared(seeds=2, directory=tmp_path, problem=problem).exact) == 2
 
 
 def test_records_that_do_not_tell_of_the_network_are_gone_on_with(bench: Any, tmp_path: Path) -> None:

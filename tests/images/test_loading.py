@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from earlier_code import noted_as_before
 from torch import Tensor, nn
 
 import stantune as st
@@ -23,6 +24,10 @@ from stantune.training import checkpoint
 PAGE = Path(__file__).parents[2] / "docs" / "predicting.md"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# Earlier versions did not see such a statement.
+WIDTH, (CHANNELS,) = 4, (3,)
 
 
 def squares(root: Path | None) -> st.Dataset:
@@ -179,6 +184,18 @@ def test_a_network_that_changed(searched: Path) -> None:
     broken = replace(PROBLEM, network=lambda width=4: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))
     with pytest.raises(st.StantuneError, match=r"final\.pt does not fit the network that problem 'squares' makes now"):
         st.load(searched, broken, accept_changes=True)
+
+
+def test_a_network_that_an_earlier_version_noted_otherwise(tmp_path: Path) -> None:
+    def of_one_layer(width: int = WIDTH) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64 * CHANNELS, 2))
+
+    problem = replace(PROBLEM, network=of_one_layer)
+    with noted_as_before():
+        st.tune(problem, max_resource=2, min_resource=1, threads=1, out=tmp_path / "out")
+    assert st.load(tmp_path / "out", problem).metrics
+    with pytest.raises(st.UsageError, match=r"the network of problem 'squares' changed since the search in .* began"):
+        st.load(tmp_path / "out", replace(PROBLEM, network=network))
 
 
 def test_files_that_are_others(copy: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
-import itertools
 import linecache
 import subprocess
 import sys
@@ -20,8 +18,6 @@ import pytest
 import torch
 
 from stantune.user_code.digest import digest
-
-numbers = itertools.count()
 
 BASE = '''
 import functools
@@ -59,19 +55,6 @@ def noisy(function):
 train = noisy(make(2.0))
 shifted = lambda run: run.stop + 1
 '''
-
-
-@pytest.fixture
-def loaded(tmp_path):
-    def load(text, name="train"):
-        path = tmp_path / f"code_{next(numbers)}.py"
-        path.write_text(text)
-        spec = importlib.util.spec_from_file_location("mine", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return getattr(module, name)
-
-    return load
 
 
 @pytest.mark.parametrize("name", ["train", "shifted"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from stantune.user_code.digest import digest
 
 FILES = {
     "mine.py": """
@@ -149,3 +154,64 @@ def test_values_that_are_others_in_each_run_do_not_count(before: tuple[Path, lis
     folder, found = before
     run = [sys.executable, folder / "mine.py"]
     assert subprocess.run(run, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split() == found
+
+
+STATEMENTS = """
+import random
+from stantune.texts import brief
+GIVEN = {}
+def fill(of, value):
+    of["a"] = value + 11
+fill(GIVEN, 21)
+fill(value=31, of=GIVEN)
+print(GIVEN, 41)
+brief((GIVEN, 141))
+if __name__ == "__main__":
+    fill(GIVEN, 151)
+(FIRST, (SECOND, *REST)) = (1, (51, 61))
+for STEP in [71]:
+    print(STEP, 81)
+random.seed(91)
+DRAWN = [random.random() for _ in range(3)]
+random.seed(101)
+def make():
+    return random.random()
+MADE = make()
+class Kinds(dict):
+    def add(self, function):
+        self[function.__name__] = function
+        return function
+KINDS = Kinds()
+@KINDS.add
+def built(x):
+    return x + 121
+NAME = "a"
+random.choice(NAME)
+STARTED = len(NAME) + 131
+random.seed(111)
+
+def train(run):
+    return GIVEN, SECOND, REST, STEP, DRAWN, MADE, KINDS
+
+def lazy(run):
+    return NAME, STARTED
+"""
+
+
+@pytest.mark.parametrize("value", [11, 21, 31, 51, 61, 71, 91, 101, 121])
+def test_statements_that_give_a_global_its_value_count(loaded: Callable[..., Any], value: int) -> None:
+    other = re.sub(rf"\b{value}\b", f"{value + 1}", STATEMENTS)
+    assert digest(loaded(other)) != digest(loaded(STATEMENTS))
+    assert digest(loaded(other, "lazy")) == digest(loaded(STATEMENTS, "lazy"))
+
+
+@pytest.mark.parametrize("value", [41, 81, 111, 131, 141, 151])
+def test_statements_that_give_none_do_not_count(loaded: Callable[..., Any], value: int) -> None:
+    other = re.sub(rf"\b{value}\b", f"{value + 1}", STATEMENTS)
+    assert digest(loaded(other)) == digest(loaded(STATEMENTS))
+
+
+def test_what_a_plain_value_is_given_to_cannot_change_it(loaded: Callable[..., Any]) -> None:
+    other = STATEMENTS.replace("random.choice(NAME)", "random.choices(NAME)")
+    assert digest(loaded(other, "lazy")) == digest(loaded(STATEMENTS, "lazy"))
+    assert digest(loaded(STATEMENTS.replace('"a"\n', '"b"\n'), "lazy")) != digest(loaded(STATEMENTS, "lazy"))

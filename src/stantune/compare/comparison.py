@@ -27,6 +27,7 @@ from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.precision import check_plan, computing_in, precision_on
 from stantune.training.train import run
+from stantune.user_code.noted import as_noted
 
 # The name of the arm that is none of STAN's.
 EXACT = "exact"
@@ -169,7 +170,8 @@ class Comparer:
         """
         if equal_time:
             scaled(self.problem, Fraction(1))
-        records = Records(self.directory, self._identity())
+        before = identity_of(self.directory, _PLANS_RECORD)
+        records = Records(self.directory, as_noted(self._identity(), before))
         try:
             with records.locked(), computing_in(self.precision, self.device), warnings.catch_warnings():
                 # `say` says it once.

@@ -20,6 +20,7 @@ from stantune.search.table.looking.look import Seen, look
 from stantune.search.table.looking.recorded import recorded
 from stantune.texts import brief
 from stantune.training.checkpoint import load_any
+from stantune.user_code.noted import as_noted
 
 Weights = Literal["final", "best"]
 
@@ -165,7 +166,7 @@ def _problem(identity: Mapping[str, Any], given: Problem | str | None, path: Pat
 def _check_same(made: Problem, identity: Mapping[str, Any], parts: tuple[str, ...], path: Path) -> None:
     """Raise UsageError where what matters of a problem is another than when the search began, as far as it is noted."""
     there = identity.get("made-of")
-    here = json.loads(json.dumps(made_of(made))).get("made-of")
+    here = json.loads(json.dumps(as_noted(made_of(made), identity))).get("made-of")
     if there is None or here is None:
         # Built-in, or begun when nothing of it was noted.
         return

@@ -92,7 +92,7 @@ def open_session(
         try:
             rows, finals = store.rows(), store.finals() if loggers else {}
             there_are = that_count(finals, rows, settings.max_resource, settings.finals, settings.final)
-            logbook.begin(objective, identity, rows, list(there_are.values()))
+            logbook.begin(objective, json.loads(json.dumps(identity)), rows, list(there_are.values()))
             watched = watcher or Silent()
             yield Session(objective, settings, store, directory, places, watched, retries, recorder, logbook)
         except BaseException as error:

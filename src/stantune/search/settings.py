@@ -18,6 +18,7 @@ from stantune.search.plan.values import WarmStart
 from stantune.search.propose.sampler import Sampler, sampler_of
 from stantune.seeds import derive
 from stantune.texts import brief
+from stantune.user_code.noted import as_noted
 
 # Below this a rung costs more in evaluation than in training, and tells a lucky start from a good setting no better.
 FEWEST_ITERATIONS = 25
@@ -217,7 +218,8 @@ class SearchSettings:
         - With other code, where that is accepted; and where an earlier version did not note what the code was.
         - Where an earlier version did not note what it is now; what PyTorch was set to only where that is accepted.
         """
-        here, before = self.identity(objective), {name: value for name, value in there.items() if name != "space"}
+        before = {name: value for name, value in there.items() if name != "space"}
+        here = as_noted(self.identity(objective), before)
         for name in CODE:
             if accept_changes or name not in before:
                 before.pop(name, None)

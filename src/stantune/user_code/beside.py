@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from stantune.errors import UsageError
+from stantune.user_code.globals import is_for_scripts
 from stantune.user_code.module_paths import import_first, is_users
 
 _PACKAGE = __name__.partition(".")[0]
@@ -93,9 +94,7 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 def _is_never(test: ast.expr) -> bool:
     """Tell whether a condition is TYPE_CHECKING, or that the file is a script."""
-    if isinstance(test, ast.Compare):
-        return isinstance(test.left, ast.Name) and test.left.id == "__name__" and isinstance(test.ops[0], ast.Eq)
-    return (getattr(test, "id", None) or getattr(test, "attr", None)) == "TYPE_CHECKING"
+    return is_for_scripts(test) or (getattr(test, "id", None) or getattr(test, "attr", None)) == "TYPE_CHECKING"
 
 
 def _file_of(name: str, folder: Path) -> Path | None:

@@ -31,6 +31,14 @@ def changed_by(function: FunctionType) -> Changed:
     return {name: keys for name, keys in changed_within(node).items() if name in names}
 
 
+def noted_by(function: FunctionType) -> Changed:
+    """Return what a function changes of what its closure holds, as far as its code tells: a count, or a cache."""
+    node = node_of(function)
+    if node is None:
+        return dict.fromkeys(globals_of(function.__code__, ("STORE_DEREF",)))
+    return changed_within(node)
+
+
 def changed_within(function: ast.AST) -> Changed:
     """Return the variables that a function's code gives a value, or changes, its own among them."""
     found: Changed = {}

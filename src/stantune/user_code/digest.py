@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import inspect
@@ -12,33 +11,37 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from stantune.user_code.changes import LOADS, Changed, both, changed_by, globals_of, node_of, unchanged
-from stantune.user_code.globals import folder_of, given, has_source, imported_from
+from stantune.user_code.as_text import CONTAINERS, DEPTH, PLAIN, code_of, dumped, is_plain, text_of
+from stantune.user_code.changes import LOADS, Changed, both, changed_by, globals_of, noted_by, unchanged
+from stantune.user_code.globals import folder_of, given, has_source, imported_from, is_installed, typed_in
+from stantune.user_code.noted import Digest
 
 _LENGTH = 16
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
-_CONTAINERS = (tuple, list, dict, set, frozenset)
-# What is deeper, or comes after so many, is told by its kind alone: a digest is not to take minutes.
-_DEPTH = 40
+# What comes after so many is told by its kind alone, as what is too deep: a digest is not to take minutes.
 _MOST = 100_000
 
 
-def digest(function: object) -> str:
+def digest(function: object) -> Digest:
     """Return a digest of a function and of what it names in its own module and in those beside it.
 
     Functions and classes count by their code, other globals by the statements that give them their values: the values
     may be others in each run (the time, a folder's name). In a notebook there are no statements to look at, and plain
-    values count themselves, but for those that these functions change. Comments, docstrings, decorators and the layout
-    do not count.
+    values count themselves, but for those that these functions change. Decorators count by the functions that they
+    make. Comments, docstrings and the layout do not count.
     Nor do installed modules, data, or what is imported within a function. What it holds itself counts: values in its
     closure and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are
     taken as they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.
     """
-    seen = _Seen(*_module_of(function))
+    return Digest(_digest(function), _digest(function, earlier=True))
+
+
+def _digest(function: object, earlier: bool = False) -> str:
+    """Return a digest; `earlier` by the rule of earlier versions, by which tables of those are known again."""
+    seen = _Seen(*_module_of(function, earlier), earlier=earlier)
     lines = list(_lines(function, seen))
     if seen.changed:
         # Known when all is looked through, and some of their values are told by then.
-        lines = list(_lines(function, _Seen(seen.module, seen.folder, seen.changed)))
+        lines = list(_lines(function, _Seen(seen.module, seen.folder, seen.changed, earlier)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_LENGTH]
 
 
@@ -49,23 +52,32 @@ class _Seen:
         module: the function's own, whose classes count with their code.
         folder: from which that is imported; None where it is none of the user's own.
         changed: globals of notebooks that functions change which count; see changed_within.
+        earlier: whether it is told as earlier versions did. They saw neither the modules beside a notebook nor what a
+            function has around it (but for the one that is digested, and methods), knew fewer statements that give a
+            global its value, and looked into functions and classes of installed modules.
     """
 
-    def __init__(self, module: str | None, folder: Path | None, changed: Changed | None = None) -> None:
+    def __init__(
+        self, module: str | None, folder: Path | None, changed: Changed | None = None, earlier: bool = False
+    ) -> None:
         self.module = module
         self.folder = folder
         self.changed = dict(changed or {})
+        self.earlier = earlier
         self._globals: set[tuple[str, frozenset[str]]] = set()
         self._own: dict[str | None, bool] = {module: True}
+        self._installed: dict[str | None, bool] = {module: False}
+        self._around: set[int] = set()
         self._left = [_MOST]
         # With the things themselves: the address of one that is gone may be another one's.
         self._names: dict[int, tuple[str, object]] = {}
 
     def beside(self) -> _Seen:
         """Return another that has seen the same up to here; both together may look into as many as this one."""
-        other = _Seen(self.module, self.folder)
+        other = _Seen(self.module, self.folder, earlier=self.earlier)
         other.changed = self.changed
-        other._left, other._own = self._left, self._own
+        other._left, other._own, other._installed = self._left, self._own, self._installed
+        other._around = self._around
         other._names, other._globals = dict(self._names), set(self._globals)
         return other
 
@@ -75,6 +87,25 @@ class _Seen:
             there = sys.modules.get(module or "")
             self._own[module] = self.folder is not None and there is not None and folder_of(vars(there)) == self.folder
         return self._own[module]
+
+    def installed(self, module: str | None) -> bool:
+        """Tell whether a module is an installed one, whose code does not count; the function's own is none here."""
+        if self.earlier:
+            return False
+        if module not in self._installed:
+            there = sys.modules.get(module or "")
+            self._installed[module] = there is not None and is_installed(vars(there))
+        return self._installed[module]
+
+    def add_around(self, thing: object) -> None:
+        """Note what decorators made of a function that is named: what they count or keep there is told no more."""
+        while not self.earlier and id(thing) not in self._around and (within := _wrapped_by(thing)) is not None:
+            self._around.add(id(thing))
+            thing = within
+
+    def is_around(self, thing: object) -> bool:
+        """Tell whether a decorator made a function of one that is named."""
+        return id(thing) in self._around
 
     def first(self, module: str, names: frozenset[str]) -> bool:
         """Note that those globals of a module are told; tell whether they were not told before."""
@@ -102,7 +133,7 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
         yield f"again {told}"
         return
     if isinstance(thing, functools.partial):
-        yield f"partial {_text(thing.args)} {_text(thing.keywords)}"
+        yield f"partial {text_of(thing.args)} {text_of(thing.keywords)}"
         yield from _held((thing.args, thing.keywords), seen, depth)
         yield from _lines(thing.func, seen, depth + 1)
     elif isinstance(thing, MethodType):
@@ -116,28 +147,59 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
                 yield from _lines(each, seen, depth + 1)
     elif isinstance(thing, FunctionType):
         seen.add(thing, thing.__qualname__)
-        yield f"function {thing.__name__} {_text(thing.__defaults__)} {_text(thing.__kwdefaults__)}"
-        yield from _held((thing.__defaults__, thing.__kwdefaults__), seen, depth)
-        yield from _code_of(thing)
-        if not has_source(thing.__globals__):
-            seen.changed.update(both(seen.changed, changed_by(thing)))
+        installed = seen.installed(_home(thing))
+        if installed:
+            yield _name_of(thing, seen)
+        else:
+            yield f"function {thing.__name__} {text_of(thing.__defaults__)} {text_of(thing.__kwdefaults__)}"
+            yield from _held((thing.__defaults__, thing.__kwdefaults__), seen, depth)
+            yield from code_of(thing)
+            if not has_source(thing.__globals__):
+                seen.changed.update(both(seen.changed, changed_by(thing)))
+        # Also where it is an installed one: that which a decorator made holds a function of the user's.
+        noted = noted_by(thing) if seen.is_around(thing) else {}
         for name, value in _enclosed(thing):
-            yield f"name {name}"
-            yield from _lines(value, seen, depth + 1)
-        loaded = globals_of(thing.__code__, LOADS)
-        yield from _globals(_names(thing.__code__), loaded, thing.__globals__, seen, depth)
+            for left in [value] if callable(value) else unchanged(value, noted.get(name, frozenset())):
+                yield f"name {name}"
+                yield from _lines(left, seen, depth + 1)
+        if not installed:
+            loaded = globals_of(thing.__code__, LOADS)
+            yield from _globals(_names(thing.__code__), loaded, thing.__globals__, seen, depth)
     elif isinstance(thing, type):
-        yield from _class(thing, seen, depth)
-    elif type(thing) in _PLAIN or (type(thing) in _CONTAINERS and _is_plain(thing)):
-        yield _text(thing)
+        seen.add(thing, thing.__qualname__)
+        yield from [_name_of(thing, seen)] if _is_found(thing, seen) else _class(thing, seen, depth)
+    elif type(thing) in PLAIN or (type(thing) in CONTAINERS and is_plain(thing)):
+        yield text_of(thing)
     elif isinstance(thing, ModuleType):
         yield f"module {thing.__name__}"
     else:
         yield from _object(thing, seen, depth)
 
 
+def _home(thing: FunctionType) -> str | None:
+    """Return the name of the module that a function's code is in; `__module__` may be that of what it wraps."""
+    name = thing.__globals__.get("__name__")
+    return name if isinstance(name, str) else None
+
+
+def _is_found(thing: type, seen: _Seen) -> bool:
+    """Tell whether a class is an installed module's own: one that is made there by a call may hold the user's code."""
+    if not seen.installed(thing.__module__):
+        return False
+    found: Any = sys.modules.get(thing.__module__)
+    for name in thing.__qualname__.split("."):
+        found = inspect.getattr_static(found, name, None)
+    return found is thing
+
+
+def _name_of(thing: FunctionType | type, seen: _Seen) -> str:
+    """Return what is said of an installed function or class, whose code does not count."""
+    # That of what it wraps is the user's, and called otherwise where it is a script's.
+    place = f"{thing.__module__}." if seen.installed(thing.__module__) else ""
+    return f"installed {place}{thing.__qualname__}"
+
+
 def _class(thing: type, seen: _Seen, depth: int) -> Iterator[str]:
-    seen.add(thing, thing.__qualname__)
     yield f"class {thing.__name__}({', '.join(base.__qualname__ for base in thing.__bases__)})"
     for base in thing.__bases__:
         if base.__module__ == thing.__module__ or seen.own(base.__module__):
@@ -150,13 +212,13 @@ def _class(thing: type, seen: _Seen, depth: int) -> Iterator[str]:
                 yield from _lines(value, seen, depth + 1)
             else:
                 # Libraries keep in their classes what comes up while they are used.
-                yield _text(value)
+                yield text_of(value)
 
 
 def _held(values: tuple[object, ...], seen: _Seen, depth: int) -> Iterator[str]:
     """Yield what those values hold whose text does not say it all."""
     for value in values:
-        if not _is_plain(value):
+        if not is_plain(value):
             yield from _lines(value, seen, depth + 1)
 
 
@@ -164,7 +226,7 @@ def _object(thing: Any, seen: _Seen, depth: int) -> Iterator[str]:
     """Yield what an object, or a container of such, holds: what pickle would keep of it; never an address."""
     kind = type(thing)
     seen.add(thing)
-    if depth > _DEPTH or not seen.look():
+    if depth > DEPTH or not seen.look():
         yield kind.__qualname__
         return
     content = _content(thing)
@@ -177,12 +239,12 @@ def _object(thing: Any, seen: _Seen, depth: int) -> Iterator[str]:
         yield f"{kind.__qualname__} {len(inner)}"
         yield from sorted(inner)
         return
-    if kind in _CONTAINERS:
+    if kind in CONTAINERS:
         parts = [each for pair in thing.items() for each in pair] if kind is dict else list(thing)
     else:
         if seen.own(kind.__module__):
             yield from _lines(kind, seen, depth + 1)
-        parts = _parts(thing)
+        parts = _parts(thing, seen)
     yield f"{kind.__qualname__} {len(parts)}"
     for part in parts:
         # Functions and classes by which pickle finds the way back are no code of the user's.
@@ -190,7 +252,7 @@ def _object(thing: Any, seen: _Seen, depth: int) -> Iterator[str]:
         yield from [part.__qualname__] if foreign else _lines(part, seen, depth + 1)
 
 
-def _parts(thing: Any) -> list[Any]:
+def _parts(thing: Any, seen: _Seen) -> list[Any]:
     """Return what pickle would keep of an object; nothing where it would refuse it (a lock, a file, a generator)."""
     try:
         reduced = thing.__reduce_ex__(4)
@@ -198,7 +260,9 @@ def _parts(thing: Any) -> list[Any]:
         # Its own, or one of pickle's; such an object is told by its kind.
         return []
     if not isinstance(reduced, tuple):
-        return [reduced]
+        # A name, and that of a function with a cache, say, leads to no code.
+        within = None if seen.earlier else _wrapped_by(thing)
+        return [reduced, within] if within is not None and seen.own(within.__module__) else [reduced]
     how, arguments, *rest = reduced
     state, items, pairs = [*rest, None, None, None][:3]
     try:
@@ -235,29 +299,28 @@ def _is_a(thing: object, module: Any, name: str) -> bool:
     return isinstance(thing, getattr(module, name, ()))
 
 
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Tell whether the text of a value says all of it."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return True
-    if kind not in _CONTAINERS or depth > _DEPTH:
-        return False
-    if kind is dict:
-        return all(_is_plain(key, depth + 1) and _is_plain(each, depth + 1) for key, each in value.items())
-    return all(_is_plain(each, depth + 1) for each in value)
+def _wrapped_by(thing: Any) -> FunctionType | None:
+    """Return the function that a thing was made of by a decorator, or a cache; None where it says none."""
+    within = inspect.getattr_static(thing, "__wrapped__", None)
+    return within if isinstance(within, FunctionType) else None
 
 
-def _module_of(function: Any) -> tuple[str | None, Path | None]:
+def _module_of(function: Any, earlier: bool) -> tuple[str | None, Path | None]:
     """Return the module that a function is of and its folder; for an object that is called, that of its class."""
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, MethodType):
         function = function.__self__
+    for _ in range(0 if earlier else DEPTH):
+        # Around it may be a cache, or decorators of other modules.
+        function = _wrapped_by(function) or function
     thing = function if isinstance(function, FunctionType | type) else type(function)
     module = getattr(thing, "__module__", None)
     if isinstance(thing, FunctionType):
-        return module, folder_of(thing.__globals__)
-    return module, folder_of(vars(sys.modules[module])) if module in sys.modules else None
+        there: Mapping[str, Any] = thing.__globals__
+    else:
+        there = vars(sys.modules[module]) if module in sys.modules else {}
+    return module, folder_of(there) or (None if earlier else typed_in(there))
 
 
 def _enclosed(function: FunctionType) -> Iterator[tuple[str, object]]:
@@ -284,87 +347,43 @@ def _globals(
     """
     called = str(module.get("__name__"))
     for name in sorted(names & module.keys()):
-        value = module[name]
-        # That of a function with a cache, say.
-        within = inspect.getattr_static(value, "__wrapped__", None)
-        value = within if isinstance(within, FunctionType) else value
+        thing = module[name]
+        within = _wrapped_by(thing)
+        # What is around it counts where it is the user's; a cache is not, say.
+        value = thing if within is None or _is_near(thing, called, seen) else within
+        seen.add_around(value)
         if isinstance(value, FunctionType | type):
             if value.__module__ == called or seen.own(value.__module__):
                 yield f"name {name}"
                 yield from _lines(value, seen, depth + 1)
-        elif isinstance(value, ModuleType):
-            if seen.own(value.__name__) and seen.first(value.__name__, names):
-                yield f"module {name}"
-                yield from _globals(names, names, vars(value), seen, depth + 1)
-        elif name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
-            for left in () if has_source(module) else unchanged(value, seen.changed.get(name, frozenset())):
-                if _is_plain(left):
-                    yield f"global {name} {_text(left)}"
-            for statement in given(name, module):
+        elif isinstance(value, ModuleType) and seen.own(value.__name__) and seen.first(value.__name__, names):
+            yield f"module {name}"
+            yield from _globals(names, names, vars(value), seen, depth + 1)
+        if value is not thing:
+            if seen.earlier or not seen.own(type(thing).__module__):
+                continue
+            # A decorator that is a class: its object may do more than to call what it was given.
+            yield from _lines(type(thing), seen, depth + 1)
+        elif isinstance(thing, FunctionType | type | ModuleType):
+            continue
+        if name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
+            for left in () if has_source(module) else unchanged(thing, seen.changed.get(name, frozenset())):
+                if is_plain(left):
+                    yield f"global {name} {text_of(left)}"
+            for statement in given(name, module, seen.earlier):
                 yield f"global {name}"
-                yield from _dumped(list(statement.parts))
+                yield from dumped(list(statement.parts))
                 yield from _globals(statement.names, statement.names, module, seen, depth + 1)
             for there, other in imported_from(name, module):
                 yield from _globals(frozenset({there}), frozenset({there}), other, seen, depth + 1)
 
 
+def _is_near(wrapper: object, called: str, seen: _Seen) -> bool:
+    """Tell whether a function that wraps another one has its code in a module, or in one beside it."""
+    home = _home(wrapper) if isinstance(wrapper, FunctionType) else None
+    return home is not None and not seen.earlier and (home == called or seen.own(home))
+
+
 def _names(code: CodeType) -> frozenset[str]:
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return frozenset(code.co_names).union(*inner)
-
-
-def _code_of(function: FunctionType) -> Iterator[str]:
-    """Yield a function's syntax tree as text; its bytecode, which differs between Pythons, where there is no source."""
-    node = node_of(function)
-    yield from _bytecode(function.__code__) if node is None else _dumped(node)
-
-
-def _dumped(node: object) -> Iterator[str]:
-    # Not ast.dump, whose text changes from one Python to the next.
-    if isinstance(node, ast.AST):
-        yield type(node).__name__
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if name == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                value = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
-            if value in (None, []) or name in ("decorator_list", "type_comment", "kind"):
-                continue
-            yield f".{name}"
-            yield from _dumped(value)
-    elif isinstance(node, list):
-        yield f"[{len(node)}"
-        for each in node:
-            yield from _dumped(each)
-    else:
-        yield repr(node)
-
-
-def _bytecode(code: CodeType) -> Iterator[str]:
-    yield code.co_code.hex()
-    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _bytecode(constant)
-        else:
-            yield _text(constant)
-
-
-def _text(value: Any, depth: int = 0) -> str:
-    """Return plain values as text; of others their kind alone, since their text may hold an address."""
-    if type(value) is int:
-        # Python refuses to write one of thousands of digits, but not in this way.
-        return repr(value) if value.bit_length() < 10_000 else hex(value)
-    if type(value) in _PLAIN:
-        return repr(value)
-    if depth > _DEPTH:
-        return type(value).__qualname__
-    text = functools.partial(_text, depth=depth + 1)
-    if type(value) in (tuple, list):
-        return f"({', '.join(map(text, value))})"
-    if isinstance(value, frozenset | set):
-        return f"{{{', '.join(sorted(map(text, value)))}}}"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{text(key)}: {text(each)}' for key, each in value.items())}}}"
-    if isinstance(value, ModuleType | type | FunctionType):
-        return value.__name__
-    return type(value).__qualname__

@@ -9,12 +9,15 @@ import linecache
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from stantune.user_code.module_paths import is_users
 
 _PACKAGE = __name__.partition(".")[0]
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+# What nobody can change to whom it is given.
+_FIXED = (type(None), bool, int, float, complex, str, bytes)
 
 
 class Given(NamedTuple):
@@ -35,8 +38,7 @@ def folder_of(module: Mapping[str, Any]) -> Path | None:
     Args:
         module: its globals.
     """
-    spec, file = module.get("__spec__"), module.get("__file__")
-    name = str(spec.name if spec is not None else module.get("__name__", ""))
+    file, name = module.get("__file__"), _called(module)
     if not isinstance(file, str) or name.partition(".")[0] == _PACKAGE:
         return None
     real = Path(file).resolve()
@@ -44,12 +46,56 @@ def folder_of(module: Mapping[str, Any]) -> Path | None:
     return real.parents[above] if is_users(real) and above < len(real.parents) else None
 
 
-def given(name: str, module: Mapping[str, Any]) -> Iterator[Given]:
-    """Yield the statements at the top of a module that give a global its value, or change it."""
+def typed_in(module: Mapping[str, Any]) -> Path | None:
+    """Return the folder beside a notebook, or what else has no file and is the program; None for other modules."""
+    if module.get("__name__") != "__main__" or isinstance(module.get("__file__"), str) or "" not in sys.path:
+        return None
+    try:
+        # Of `import`, too, "" is the working folder, wherever among the others it stands.
+        folder = Path.cwd().resolve()
+    except OSError:
+        return None
+    return folder if is_users(folder) else None
+
+
+def is_installed(module: Mapping[str, Any]) -> bool:
+    """Tell whether a module is of an installed package, of this one, or of Python's own library."""
+    file, root = module.get("__file__"), _called(module).partition(".")[0]
+    if root == _PACKAGE:
+        return True
+    return root in sys.stdlib_module_names if not isinstance(file, str) else not is_users(Path(file).resolve())
+
+
+def _called(module: Mapping[str, Any]) -> str:
+    """Return the name by which a module is imported."""
+    spec = module.get("__spec__")
+    return str(spec.name if spec is not None else module.get("__name__", ""))
+
+
+def given(name: str, module: Mapping[str, Any], earlier: bool = False) -> Iterator[Given]:
+    """Yield the statements at the top of a module that give a global its value, or change it, or what it draws.
+
+    Args:
+        name: the global's.
+        module: its globals.
+        earlier: by the rule of earlier versions, which knew fewer.
+    """
+    seeds: list[Given] = []
     for statement, under in _statements(_tree(module).body, ()):
-        if name in _changed(statement):
-            parts = (*under, statement)
-            yield Given(parts, frozenset(_named(parts)) - {name})
+        if _is_seed(statement):
+            seeds.append(_given((*under, statement), name))
+        handed = not earlier and name in _handed(statement, under, module)
+        if handed or name in _changed(statement, earlier):
+            parts = (*under, *_deciding(statement))
+            if not earlier and _may_draw(parts, module):
+                # Each once: what is drawn later depends on what was drawn before.
+                yield from seeds
+                seeds.clear()
+            yield _given(parts, name)
+
+
+def _given(parts: tuple[ast.AST, ...], name: str) -> Given:
+    return Given(parts, frozenset(_named(parts)) - {name})
 
 
 def imported_from(name: str, module: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -109,8 +155,11 @@ def _statements(body: list[ast.stmt], under: tuple[ast.AST, ...]) -> Iterator[tu
             yield from _statements(part.body, inner)
 
 
-def _changed(statement: ast.stmt) -> set[str]:
-    """Return the globals that a statement gives a value, or that it changes: `a = 1`, `a[0] = 1`, `a.add(1)`."""
+def _changed(statement: ast.stmt, earlier: bool) -> set[str]:
+    """Return the globals that a statement gives a value, or that it changes: `a = 1`, `a[0] = 1`, `a.add(1)`.
+
+    So does what is decorated: `@decorator` gives a name the object that it makes, and `@a.add` adds to another one.
+    """
     targets: list[ast.AST] = []
     if isinstance(statement, ast.Assign):
         targets += statement.targets
@@ -121,12 +170,77 @@ def _changed(statement: ast.stmt) -> set[str]:
             targets.append(statement.value.func)
     elif isinstance(statement, ast.With):
         targets += [item.optional_vars for item in statement.items if item.optional_vars is not None]
-    found: set[str] = set()
-    for target in targets:
-        parts = target.elts if isinstance(target, ast.Tuple | ast.List) else [target]
-        for part in parts:
-            found.update(variable_of(part))
-    return found
+    elif isinstance(statement, ast.For) and not earlier:
+        targets.append(statement.target)
+    elif isinstance(statement, _DEFINITIONS) and statement.decorator_list and not earlier:
+        called = [each.func if isinstance(each, ast.Call) else each for each in statement.decorator_list]
+        targets += [ast.Name(statement.name), *(each for each in called if isinstance(each, ast.Attribute))]
+    return {name for target in targets for part in _flat(target, not earlier) for name in variable_of(part)}
+
+
+def _handed(statement: ast.stmt, under: tuple[ast.AST, ...], module: Mapping[str, Any]) -> set[str]:
+    """Return the globals that a statement gives to what it calls, which may change them: `fill(a, 1)`.
+
+    Not so what prints, and what searches: a call of this package, or what only a script does.
+    """
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or any(map(is_for_scripts, under)):
+        return set()
+    called = set(variable_of(call.func))
+    if "print" in called or _PACKAGE in (_package_of(name, module) for name in called):
+        return set()
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    names = {name for value in values for part in _flat(value, True) for name in variable_of(part)}
+    return {name for name in names if not isinstance(module.get(name), _FIXED)}
+
+
+def is_for_scripts(test: ast.AST) -> bool:
+    """Tell whether a condition is that the file is a script: `__name__ == "__main__"`."""
+    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Eq):
+        return False
+    return isinstance(test.left, ast.Name) and test.left.id == "__name__"
+
+
+def _flat(target: ast.AST, deep: bool) -> Iterator[ast.AST]:
+    """Yield the parts of what is written as a tuple or a list; `deep`, also those of parts."""
+    if not isinstance(target, ast.Tuple | ast.List):
+        yield target
+        return
+    for part in target.elts:
+        yield from _flat(part.value if isinstance(part, ast.Starred) else part, True) if deep else [part]
+
+
+def _deciding(statement: ast.stmt) -> tuple[ast.AST, ...]:
+    """Return what of a statement decides the values that it gives."""
+    if isinstance(statement, ast.For):
+        return statement.target, statement.iter
+    if isinstance(statement, _DEFINITIONS):
+        return *statement.decorator_list, statement
+    return (statement,)
+
+
+def _is_seed(statement: ast.stmt) -> bool:
+    """Tell whether a statement calls what has a seed in its name: `torch.manual_seed(0)`, `seed_everything(0)`."""
+    call = getattr(statement, "value", None)
+    if not isinstance(call, ast.Call):
+        return False
+    return "seed" in str(getattr(call.func, "attr", getattr(call.func, "id", ""))).lower()
+
+
+def _may_draw(parts: tuple[ast.AST, ...], module: Mapping[str, Any]) -> bool:
+    """Tell whether random numbers may be drawn there: what is called is none of Python's own, or its `random`."""
+    calls = (node.func for part in parts for node in ast.walk(part) if isinstance(node, ast.Call))
+    packages = {_package_of(name, module) for call in calls for name in variable_of(call)}
+    return not packages <= {_PACKAGE, *sys.stdlib_module_names} - {"random"}
+
+
+def _package_of(name: str, module: Mapping[str, Any]) -> str:
+    """Return the package of what a global is, or what made it; "builtins" for what is none, as Python's own."""
+    value = module.get(name, abs)
+    if isinstance(value, (*_FIXED, tuple, list, dict, set)):
+        return "builtins"
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return str(home).partition(".")[0]
 
 
 def variable_of(target: Any) -> Iterator[str]:

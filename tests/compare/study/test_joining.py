@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from earlier_code import noted_as_before
 
 import stantune as st
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
@@ -16,6 +17,8 @@ from stantune.errors import UsageError
 from stantune.search.results.contract import MetricResult
 from tests import tiny_problem
 
+# Earlier versions did not see such a statement.
+FACTOR, (TERM,) = 2.0, (3.0,)
 METRIC = MetricResult(name="error", direction="minimize", unit="")
 RUN: dict[str, Any] = {"workers": 1, "threads": None, "device": "cpu", "precision": None}
 
@@ -193,3 +196,25 @@ def test_what_cannot_be_is_said_of_its_way(ways: str, words: str, tmp_path: Path
     with pytest.raises(UsageError, match=re.escape(words)):
         st.study(tiny_problem.problem, ways=ways, seeds=1, out=tmp_path / "out", budget=1e-9)
     assert not (tmp_path / "out").exists()
+
+
+def error_of(run: st.Run) -> float:
+    return float(run.params["x"]) * FACTOR + TERM
+
+
+def another_error_of(run: st.Run) -> float:
+    return float(run.params["x"]) * FACTOR - TERM
+
+
+def test_a_problem_that_an_earlier_version_noted_is_the_same(tmp_path: Path) -> None:
+    def studied(function: Any, ways: str, **others: Any) -> StudySummary:
+        objective = st.FunctionObjective(
+            function, st.Space({"x": st.Float(0, 1)}), st.Metric("error"), name="same", length=3
+        )
+        return st.study(objective, ways=ways, seeds=1, brackets=1, out=tmp_path / "out", **others).summary
+
+    with noted_as_before():
+        studied(error_of, "none")
+    with pytest.raises(UsageError, match=r"has searches of another same \(code: \w+ there, \w+ here\)"):
+        studied(another_error_of, "native")
+    assert studied(error_of, "native", budget=1e-9).ways == ["none", "native"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import runpy
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+from earlier_code import noted_as_before
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger
@@ -77,6 +79,19 @@ class TestTheObjective:
             with pytest.raises(UsageError, match=r"made-of\.trainer_settings\.gradient_clip_val: .* there, 0\.01 here"):
                 tune(clipping(0.01), **options)
             assert tune(clipping(0.01), **options, accept_changes=True).complete
+
+    def test_a_search_whose_code_an_earlier_version_noted_goes_on(self):
+        @functools.lru_cache
+        def loaders_of(params):
+            return loaders(params)
+
+        settings = SearchSettings(0, 9, 1)
+        with noted_as_before():
+            noted = settings.identity(LightningObjective(Net, loaders_of, SPACE))
+        now = settings.identity(LightningObjective(Net, loaders_of, SPACE))
+        assert now["code"] != noted["code"]
+        assert settings.extends(noted, LightningObjective(Net, loaders_of, SPACE))
+        assert not settings.extends(noted, LightningObjective(Net, loaders, SPACE))
 
     def test_a_search_from_when_they_were_not_noted_goes_on(self):
         what, settings = objective(trainer_settings={"gradient_clip_val": 1.0}), SearchSettings(0, 9, 1)

@@ -13,6 +13,7 @@ from stantune.errors import StantuneError, UsageError
 from stantune.search.settings import CODE
 from stantune.search.table.differences import differences_between
 from stantune.search.table.looking.look import look
+from stantune.user_code.noted import as_noted
 
 T = TypeVar("T")
 # What a study's searches of one problem have alike: what a search has from its beginning, and with what it may go on
@@ -125,7 +126,7 @@ def check_same(
         except StantuneError:
             # Deleted, or damaged: the study has its numbers alone.
             continue
-        here = json.loads(json.dumps(identities[one.problem]))
+        here = json.loads(json.dumps(as_noted(identities[one.problem], there)))
         # Searches of earlier versions do not have all of them.
         both = [name for name in names if name in _WHERE_SET or (name in there and name in here)]
         differences = differences_between(

@@ -21,6 +21,7 @@ from stantune.search.table.differences import another_search, differences_betwee
 from stantune.search.table.storages.messages import foreign_sentence, gone_sentence
 from stantune.search.table.storages.opening import study_named
 from stantune.search.table.storages.retry import ask
+from stantune.user_code.noted import as_noted
 
 # What may be asked of another search's identity.
 Extends: TypeAlias = Callable[[Mapping[str, Any]], bool]
@@ -84,6 +85,7 @@ def identify(
         keep(IDENTITY, here)
         return [], list(here["space"])
     there = said_alike(there)
+    here = json.loads(json.dumps(as_noted(identity, there)))
     differences = differences_between(there, here)
     if turned:
         # Of an objective of the user's own whose identity says nothing of it.
