@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import stantune.images.problem.problem
 import stantune.training.planning
@@ -73,6 +76,12 @@ class Bench:
         assert comparison is not None
         return comparison
 
+    def with_network(self, network: Callable[[], nn.Module]) -> Bench:
+        """Return the same with another network."""
+        other = Bench()
+        other.problem = replace(self.problem, network=network)
+        return other
+
     def alone(self, seed: int, stan: Stan | None, precision: str | None = None) -> float:
         """Return the test error of one of the trainings, by itself."""
         outcome = run(
@@ -103,6 +112,20 @@ def _quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
 def bench() -> Bench:
     """What is compared."""
     return Bench()
+
+
+class _Drawing(nn.Module):
+    """Draws from Python's and NumPy's generators in training, and from torch's, too, in evaluation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        drawn = input * random.uniform(0.5, 1.5) + float(np.random.rand())
+        return drawn if self.training else drawn + 100 * torch.rand_like(input)
+
+
+@pytest.fixture(scope="session")
+def drawing(bench: Bench) -> Bench:
+    """What is compared, of a network that draws from all generators of the process."""
+    return bench.with_network(lambda: nn.Sequential(_Drawing(), *network()))
 
 
 def digest(model: nn.Module) -> float:

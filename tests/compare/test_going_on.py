@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from earlier_code import noted_as_before
 from kept_locks import keep_locks
 from torch import nn
 
 from stantune.compare.comparison import Comparison
-from stantune.compare.records import Records
+from stantune.compare.records import Records, timed_on
 from stantune.compare.turns import TURN
 from stantune.errors import UsageError
 from stantune.files import _part_of
+from stantune.training import checkpoint
 
 # Earlier versions did not see such a statement.
 CLASSES, (INPUTS,) = 3, (256,)
@@ -138,6 +140,59 @@ def test_a_seed_that_was_cut_goes_on_in_its_middle(
         assert bench.errors(mine.trainings) == bench.errors(theirs.trainings)
         assert [one.kept for one in mine.trainings] == [one.kept for one in theirs.trainings]
     assert weights(tmp_path) == set(), "what they led to is in the record"
+
+
+@pytest.mark.usefixtures("errors_are_digests")
+def test_what_python_and_numpy_draw_goes_on_there_too(drawing: Any, tmp_path: Path) -> None:
+    whole = drawing.compared(seeds=1)
+    assert drawing.comparer(directory=tmp_path, stop_early=Stop(60)).compare(1) is None
+    cut = drawing.compared(seeds=1, directory=tmp_path)
+    assert drawing.errors(cut.exact) == drawing.errors(whole.exact)
+    for mine, theirs in zip(cut.arms, whole.arms, strict=True):
+        assert drawing.errors(mine.trainings) == drawing.errors(theirs.trainings)
+
+
+@pytest.mark.usefixtures("errors_are_digests")
+def test_trainings_of_before_that_kept_no_such_states_are_gone_on_with(bench: Any, tmp_path: Path) -> None:
+    whole = bench.compared(seeds=1)
+    assert bench.comparer(directory=tmp_path, stop_early=Stop(60)).compare(1) is None
+    for file in tmp_path.glob("*.pt"):
+        saved = torch.load(file, weights_only=True)
+        del saved["state"]["random_others"]
+        checkpoint.save(file, saved["identity"], saved["state"])
+    cut = bench.compared(seeds=1, directory=tmp_path)
+    assert bench.errors(cut.exact) == bench.errors(whole.exact)
+
+
+def test_records_of_another_machine_are_told_once(bench: Any, tmp_path: Path) -> None:
+    lines: list[str] = []
+
+    def compared(seeds: int) -> Comparison:
+        lines.clear()
+        found: Comparison = bench.compared(seeds, iterations=5, directory=tmp_path, say=lines.append)
+        return found
+
+    def written(name: str, machine: dict[str, str] | None) -> None:
+        file = tmp_path / f"{name}.json"
+        record = json.loads(file.read_text())
+        here = record.pop("machine")
+        assert here == timed_on("cpu")
+        file.write_text(json.dumps(record if machine is None else {**record, "machine": {**here, **machine}}))
+
+    before = compared(2)
+    assert not lines
+    written("seed-0", {"processor": "Elsewhere 9000"})
+    written("seed-1", {"kernels": "none at all"})
+    assert compared(2) == before
+    (line,) = lines
+    assert "seed-0.json is of another machine (processor is Elsewhere 9000 there and " in line
+    # Those of before tell nothing of a machine.
+    for name in ("seed-0", "seed-1"):
+        (tmp_path / f"{name}.json").unlink()
+    before = compared(1)
+    written("seed-0", None)
+    assert compared(1) == before
+    assert not lines
 
 
 # Run in a process of its own: each training is kept after each of its turns, and the process is killed in its middle.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import stantune.compare.comparison
 import stantune.compare.plans
 from stantune.images.problem.built_in import Problem, Splits
 from stantune.stan.config import LayerPlan, Memo, Stan
@@ -103,6 +104,30 @@ def test_auto_is_planned_once(bench: Any, measured: list[tuple[str, ...]], tmp_p
     record["content"]["auto"] = {"stan": asdict(arm.stan), "speedup": arm.predicted_speedup}
     file.write_text(json.dumps(record))
     assert bench.compared(seeds=1, stans=stans, directory=tmp_path).arms[0] == arm
+
+
+def test_where_nothing_is_predicted_auto_is_planned_all_the_same(
+    bench: Any, measured: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # As on a GPU; a CPU computes what it always does.
+    monkeypatch.setattr(stantune.compare.comparison, "precision_on", lambda precision, device: precision)
+    stans = {"auto": Stan(rate="auto", layers=("0",)), "0.5": bench.stans["0.5"]}
+    given: dict[str, Any] = {"seeds": 1, "stans": stans, "precision": "tf32", "directory": tmp_path}
+    arms = bench.compared(**given).arms
+    assert measured == [("0",)]
+    assert arms[0].stan.plan == (LayerPlan("0", ("rows", "columns", "blocks")),)
+    assert arms[1].stan == stans["0.5"]
+    assert [arm.predicted_speedup for arm in arms] == [None, None]
+    assert bench.compared(**given).arms == arms
+    assert len(measured) == 1
+    # As such a record was before: nothing could be trained with it.
+    file = tmp_path / "plans.json"
+    record = json.loads(file.read_text())
+    record["content"]["auto"]["plan"] = None
+    file.write_text(json.dumps(record))
+    (tmp_path / "seed-0.json").unlink()
+    assert bench.compared(**given).arms[0].stan.plan == arms[0].stan.plan
+    assert len(measured) == 2
 
 
 @pytest.mark.usefixtures("measured", "errors_are_digests")

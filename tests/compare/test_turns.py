@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +45,35 @@ def test_the_callers_random_state_is_not_touched_and_not_used(bench: Any) -> Non
         results.append(bench.errors(bench.compared(seeds=1).arms[0].trainings))
         assert torch.equal(torch.get_rng_state(), before)
     assert results[0] == results[1]
+
+
+def _states() -> tuple[Any, ...]:
+    _, keys, place, *_ = np.random.get_state()
+    return random.getstate(), keys.tolist(), place
+
+
+def _same_as_alone(bench: Any, comparison: Any) -> bool:
+    arms = [(None, comparison.exact), *((bench.stans[arm.name], arm.trainings) for arm in comparison.arms)]
+    found = [(bench.alone(seed, stan), one.test_error) for stan, several in arms for seed, one in enumerate(several)]
+    return len(found) == 6 and all(alone == in_turns for alone, in_turns in found)
+
+
+@pytest.mark.usefixtures("errors_are_digests")
+def test_networks_that_draw_from_python_and_numpy_end_as_alone_too(drawing: Any) -> None:
+    found = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        before = _states()
+        found.append(drawing.compared())
+        assert _states() == before
+    assert drawing.errors(found[0].exact) == drawing.errors(found[1].exact)
+    assert _same_as_alone(drawing, found[0])
+
+
+def test_what_evaluations_draw_is_the_seed_s_alone(drawing: Any) -> None:
+    torch.manual_seed(7)
+    assert _same_as_alone(drawing, drawing.compared())
 
 
 def test_real_digits(bench: Any, mnist: Dataset) -> None:

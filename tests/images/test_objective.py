@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from stantune import Conditions, Dataset, Float, Problem, ProblemObjective, Solver, Space, Stan, tune
 from stantune.errors import UsageError
+from stantune.images import objective as module
 from stantune.images.objective import made_of
 from stantune.search.settings import SearchSettings
 from stantune.search.table.looking.recorded import settings_of
@@ -144,6 +147,29 @@ def test_data_that_are_given_as_they_are_count_by_their_bytes() -> None:
     assert made(900) == made(900)
     assert made(900)["inputs"] != made(901)["inputs"]
     assert len(str(made(900)["inputs"])) < 40
+
+
+def test_a_plan_is_timed_in_the_numbers_of_the_trainings(
+    objective: ProblemObjective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within: list[tuple[str | None, str]] = []
+    planned: list[list[tuple[str | None, str]]] = []
+
+    @contextmanager
+    def computing_in(precision: str | None, device: str) -> Iterator[None]:
+        within.append((precision, device))
+        yield
+        within.pop()
+
+    def planned_stan(stan: Stan, *rest: object, **more: object) -> Stan:
+        planned.append([*within])
+        return replace(stan, rate=0.5)
+
+    monkeypatch.setattr(module, "computing_in", computing_in)
+    monkeypatch.setattr(module, "planned_stan", planned_stan)
+    asked = replace(objective, stan=Stan(rate="auto"), precision="fp32")
+    asked.prepared(Conditions(max_resource=27))
+    assert planned == [[("fp32", "cpu")]]
 
 
 def test_stan_s_plan_of_layers_and_the_search_s_plan_are_two(objective: ProblemObjective) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning
@@ -247,6 +249,16 @@ def test_auto_is_planned_on_the_first_batch_and_its_checkpoints_keep_the_plan(ta
     assert task.same_weights(resumed, model)
     trainer(callback).fit(Classifier(task), loader(task))
     assert torch.equal(planned[-1], task.images[:2] + 1)
+
+
+def test_it_is_known_how_many_processes_train_the_module(task, monkeypatch):
+    told = []
+    monkeypatch.setattr("stantune.integrations.lightning.accelerate_at", lambda *given: told.append(given[-1]))
+    monkeypatch.setattr("stantune.integrations.lightning.visit", lambda *given: None)
+    precision = SimpleNamespace(train_step_context=nullcontext)
+    several = SimpleNamespace(global_step=0, world_size=3, precision_plugin=precision)
+    StanCallback(STAN).on_train_batch_start(several, Classifier(task), (task.images, task.labels), 0)
+    assert told == [3]
 
 
 def test_auto_is_planned_in_the_precision_of_the_training(task, monkeypatch):

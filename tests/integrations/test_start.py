@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -45,3 +49,14 @@ def test_a_module_of_several_inputs_is_planned_on_and_remembered_by_what_it_is_c
     planned = accelerate_at(Pair(), Stan(rate="auto"), batch, inputs, {}, 0).plan
     assert planned is not None
     assert [layer.name for layer in planned.times.layers] == ["left", "right"]
+
+
+def test_of_several_processes_the_first_plans_for_all(tmp_path):
+    script = Path(__file__).with_name("planned_together.py")
+    both = [subprocess.Popen([sys.executable, script, str(rank), tmp_path / "meeting"]) for rank in (0, 1)]
+    try:
+        assert [process.wait(timeout=120) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from stantune import Stan
 from stantune.images.objective import ProblemObjective
@@ -16,6 +17,7 @@ from stantune.protocols import Conditions
 from stantune.stan.config import LayerPlan
 from stantune.stan.layers import conv2d
 from stantune.stan.layers.fusion import natively
+from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.training import planning
 from stantune.training.train import run
@@ -110,9 +112,10 @@ def test_the_real_times_are_of_the_problems_own_training():
 
 
 @pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
-def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatch):
+@pytest.mark.parametrize("native", [True, False])
+def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatch, native):
     problem = find(str(Path(__file__).parents[1] / "tiny_problem.py") + ":problem")
-    trial = Trial(problem, {}, problem.load(), seed=0, stan=None)
+    trial = Trial(problem, {}, problem.load(), seed=0, stan=None, native=native)
     calls = []
     convolve = conv2d.convolve
     monkeypatch.setattr(conv2d, "convolve", lambda *given: calls.append(given) or convolve(*given))
@@ -127,6 +130,24 @@ def test_an_exact_trial_is_plain_pytorchs_unless_it_is_timed_natively(monkeypatc
     assert not calls
     with natively(trial.model):
         step()
-    assert len(calls) == 1
+    assert len(calls) == int(native)
     step()
-    assert len(calls) == 1
+    assert len(calls) == int(native)
+
+
+@pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+@pytest.mark.parametrize("native", [True, False])
+def test_native_iterations_are_timed_where_no_convolution_is_native(monkeypatch, native):
+    def network():
+        return nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
+
+    by_kernels = []
+    followed = StanBatchNorm2d.followed
+    monkeypatch.setattr(StanBatchNorm2d, "followed", lambda *given: by_kernels.append(1) or followed(*given))
+    # So small a layer is PyTorch's otherwise.
+    monkeypatch.setattr("stantune.stan.layers.norm.norm_pays", lambda *given: True)
+    monkeypatch.setattr(planning, "SECONDS", 0.0)
+    found = planning.times_of(replace(TINY, network=network), {}, ("*",), TINY.load(), native=native)
+    assert (found.native_seconds is not None) == native
+    # One in the warm-up, and in the round one that is not timed and one that is.
+    assert len(by_kernels) == (3 if native else 0)

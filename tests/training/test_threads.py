@@ -14,10 +14,12 @@ import torch
 from corners import CORNERS
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from stantune.images.problem.built_in import find
 from stantune.kernels.library import kernels
 from stantune.stan.layers import conv2d
+from stantune.stan.layers.norm import StanBatchNorm2d
 from stantune.training import threads
 from stantune.training.threads import Measured, fastest, measure_threads, numbers_up_to, time_by_threads
 from stantune.training.train import run
@@ -167,6 +169,56 @@ def test_what_is_timed_is_what_will_be_trained(natives: tuple[bool, ...], monkey
     measured = measure_threads(problem, {}, problem.load(), natives=natives)
     assert counted == {"native": natives.count(True), "steps": 1}
     assert set(measured.seconds.values()) == {6.0 / len(natives)}, "of one iteration"
+
+
+def _once(step: Callable[[], None], counts: tuple[int, ...], warm: bool) -> dict[int, float]:
+    step()
+    return dict.fromkeys(counts, 6.0)
+
+
+@pytest.mark.usefixtures("_two_cores")
+@pytest.mark.skipif(kernels().library is None, reason=f"no native library: {kernels().reason}")
+def test_batch_norms_are_timed_natively_where_no_convolution_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(1, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
+
+    natively = []
+    followed = StanBatchNorm2d.followed
+
+    def native(*given: Any) -> Any:
+        natively.append(given[0])
+        return followed(*given)
+
+    monkeypatch.setattr(StanBatchNorm2d, "followed", native)
+    # So small a layer is PyTorch's otherwise.
+    monkeypatch.setattr("stantune.stan.layers.norm.norm_pays", lambda *given: True)
+    monkeypatch.setattr(threads, "time_by_threads", _once)
+    problem = replace(find(f"{TINY_FILE}:problem"), network=network)
+    for natives, count in (((False,), 0), ((True,), 1), ((False, True), 2)):
+        measure_threads(problem, {}, problem.load(), natives=natives)
+        assert len(natively) == count
+
+
+@pytest.mark.usefixtures("_two_cores")
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_what_is_timed_is_in_the_numbers_of_the_training(
+    precision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Looking(nn.Module):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            seen.append(input.dtype)
+            return input
+
+    monkeypatch.setattr(threads, "time_by_threads", _once)
+    problem = replace(
+        find(f"{TINY_FILE}:problem"),
+        network=lambda: nn.Sequential(nn.Conv2d(1, 4, 3), Looking(), nn.Flatten(), nn.Linear(144, 4)),
+    )
+    measure_threads(problem, {}, problem.load(), natives=(False,), precision=precision)
+    # Before that a pass looks at the network itself.
+    assert seen[-1] == (torch.float32 if precision is None else torch.bfloat16)
 
 
 def test_words() -> None:

@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter
 
 from stantune.compare.plans import Kept, Planned, plan, plan_words
-from stantune.compare.records import Records, identity_of
+from stantune.compare.records import Records, identity_of, timed_on
 from stantune.compare.turns import Training, train_in_turns, warm_up
 from stantune.compare.under_way import UnderWay
 from stantune.errors import NoEffectWarning, UsageError
@@ -26,7 +26,9 @@ from stantune.protocols import Metric
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.training.precision import check_plan, computing_in, precision_on
+from stantune.training.together.randomness import seeded
 from stantune.training.train import run
+from stantune.training.trial import cuda_index
 from stantune.user_code.noted import as_noted
 
 # The name of the arm that is none of STAN's.
@@ -129,7 +131,8 @@ class Comparer:
         stop_early: asked after each iteration; when true, `compare` returns None.
         progress: called with a title and a number of iterations before each piece of work; the context that it
             returns is told the iterations done.
-        say: called with a line on what was planned, on memory that is held, or on STAN that changes nothing.
+        say: called with a line on what was planned, on memory that is held, on STAN that changes nothing, or on records
+            of another machine.
         precision: in what numbers all train: see training.precision; None for what PyTorch is set to.
 
     Raises:
@@ -171,7 +174,7 @@ class Comparer:
         if equal_time:
             scaled(self.problem, Fraction(1))
         before = identity_of(self.directory, _PLANS_RECORD)
-        records = Records(self.directory, as_noted(self._identity(), before))
+        records = Records(self.directory, as_noted(self._identity(), before), timed_on(self.device), self.say)
         try:
             with records.locked(), computing_in(self.precision, self.device), warnings.catch_warnings():
                 # `say` says it once.
@@ -224,17 +227,19 @@ class Comparer:
     def _planned(self, records: Records) -> dict[str, Planned]:
         """Return the plans; those that were made before, since another timing would make others."""
         kept = records.load(_PLANS_RECORD, _PLANS)
-        if kept is None:
-            planned = plan(
-                self.problem,
-                self.setting,
-                self.stans,
-                self.iterations,
-                self.splits,
-                self.device,
-                # The times that predict are float32's.
-                predict=self.precision in (None, "fp32"),
-            )
+        if kept is None or not all(kept[name].settles(asked) for name, asked in self.stans.items()):
+            # What is timed draws as often as the clock lets it, and nothing of that is the caller's.
+            with seeded(derive("timed"), cuda_index(self.device)):
+                planned = plan(
+                    self.problem,
+                    self.setting,
+                    self.stans,
+                    self.iterations,
+                    self.splits,
+                    self.device,
+                    # What is predicted is float32's.
+                    predict=self.precision in (None, "fp32"),
+                )
             records.save(_PLANS_RECORD, {name: Kept.of(one) for name, one in planned.items()}, _PLANS)
         else:
             planned = {name: kept[name].planned(asked) for name, asked in self.stans.items()}

@@ -54,6 +54,10 @@ class Kept(BaseModel):
             stan = replace(stan, memo=replace(stan.memo, budget=self.budget))
         return Planned(stan, self.speedup)
 
+    def settles(self, asked: Stan) -> bool:
+        """Tell whether it holds what `asked` needs: one of before has no plan of "auto" where all train in TF32."""
+        return self.plan is not None or not _open(asked)
+
     @model_validator(mode="before")
     @classmethod
     def _of_before(cls, content: Any) -> Any:
@@ -81,24 +85,35 @@ def plan(
 ) -> dict[str, Planned]:
     """Time the problem's layers once, settle what `stans` leave open, and, if asked to, predict the speed-up of each.
 
+    Without `predict` layers are timed for "auto" alone, which cannot do without.
+
     Raises StantuneError where a plan is needed and the setting diverges.
     """
     stans = _budgeted(stans)
-    if not predict:
-        return {name: Planned(stan, None) for name, stan in stans.items()}
-    layers = tuple(dict.fromkeys(pattern for stan in stans.values() for pattern in stan.layers))
+    found = {name: Planned(stan, None) for name, stan in stans.items()}
+    timed = {name: stan for name, stan in stans.items() if predict or _open(stan)}
+    if not timed:
+        return found
+    layers = tuple(dict.fromkeys(pattern for stan in timed.values() for pattern in stan.layers))
     try:
         times = times_of(problem, setting, layers, splits, device=device)
         plans = {
             name: plan_from(times, stan, problem, setting, splits, iterations=iterations, device=device)
-            for name, stan in stans.items()
+            for name, stan in timed.items()
         }
     except StantuneError:
-        # The setting diverges. Only "auto" cannot do without times.
-        if any(stan.rate == "auto" for stan in stans.values()):
+        # The setting diverges.
+        if any(stan.rate == "auto" for stan in timed.values()):
             raise
-        return {name: Planned(stan, None) for name, stan in stans.items()}
-    return {name: Planned(made.stan, made.predicted_speedup) for name, made in plans.items()}
+        return found
+    for name, made in plans.items():
+        found[name] = Planned(made.stan, made.predicted_speedup if predict else None)
+    return found
+
+
+def _open(stan: Stan) -> bool:
+    """Tell whether settings cannot be trained with before there is a plan."""
+    return stan.rate == "auto" and stan.plan is None
 
 
 def _budgeted(stans: Mapping[str, Stan]) -> dict[str, Stan]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
+from stantune.kernels.library import kernels
+from stantune.process.machine import processor_name
 from stantune.texts import brief
 
 VERSION = 1
@@ -27,13 +30,30 @@ T = TypeVar("T")
 class Records:
     """The records of one command in a directory of its own; without a directory nothing is kept.
 
-    Each file is {"version", "identity", "content"}, so that one that another command wrote is never taken for ours.
+    Each file is {"version", "identity", "machine", "content"}, so that one that another command wrote is never taken
+    for ours, and times of another machine not for this one's without a word.
     """
 
-    def __init__(self, directory: Path | None, identity: Mapping[str, Any]) -> None:
-        """Name the place; `identity` (what JSON can hold) is all that the contents depend on but their names."""
+    def __init__(
+        self,
+        directory: Path | None,
+        identity: Mapping[str, Any],
+        machine: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Name the place.
+
+        Args:
+            directory: of the records.
+            identity: what JSON can hold; all that the contents depend on but their names.
+            machine: of `timed_on`, where contents are times of it.
+            say: told in a line, once, that a record is of another machine.
+        """
         self._directory = directory
         self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._machine = dict(machine or {})
+        self._say = say
+        self._said = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,15 +120,23 @@ class Records:
                 "or another directory with --out"
             )
         try:
-            return kind.validate_python(content)
+            found = kind.validate_python(content)
         except ValidationError:
             raise _damaged(file) from None
+        # Records of before do not tell.
+        self._compare_machines(file, record.get("machine", self._machine))
+        return found
 
     def save(self, name: str, content: T, kind: TypeAdapter[T]) -> None:
         """Keep `content`; raises StantuneError where it cannot be written."""
         if self._directory is None:
             return
-        record = {"version": VERSION, "identity": self.identity, "content": kind.dump_python(content, mode="json")}
+        record = {
+            "version": VERSION,
+            "identity": self.identity,
+            "machine": self._machine,
+            "content": kind.dump_python(content, mode="json"),
+        }
         text = json.dumps(record, indent=2)
         file = self._file(name)
         try:
@@ -118,9 +146,26 @@ class Records:
                 f"{file} cannot be written ({error.strerror or error}); make room and give the same command again"
             ) from error
 
+    def _compare_machines(self, file: Path, there: Any) -> None:
+        differences = list(_differences(there, self._machine))
+        if differences and not self._said:
+            self._said = True
+            self._say(
+                f"note: {file} is of another machine ({', '.join(differences[:_SHOWN])}), and its times say nothing "
+                "beside those of this one; another directory with --out measures all of them here"
+            )
+
     def _file(self, name: str) -> Path:
         assert self._directory is not None
         return self._directory / f"{name}.json"
+
+
+def timed_on(device: str) -> dict[str, str]:
+    """Return what times on a device depend on of the machine: its processors, and the form of the native kernels."""
+    found = {"processor": processor_name(), "kernels": kernels().form or "none"}
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
 
 
 def identity_of(directory: Path | None, name: str) -> dict[str, Any] | None:

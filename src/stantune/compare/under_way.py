@@ -10,6 +10,7 @@ from typing import Any
 
 from stantune.errors import CheckpointError
 from stantune.training import checkpoint as checkpoints
+from stantune.training.together.randomness import OwnRandom
 from stantune.training.trial import Trial
 
 
@@ -36,6 +37,8 @@ class UnderWay:
     def restore(self, place: int, trial: Trial) -> int | None:
         """Put a training back to where it was kept, if it was; return the iteration at which it had diverged.
 
+        Within the training's own random states (`OwnRandom.here`), and so is `keep`.
+
         Raises CheckpointError where the file is damaged, or of something else.
         """
         kept = checkpoints.load(self.files[place], self.identities[place])
@@ -43,6 +46,9 @@ class UnderWay:
             return None
         try:
             trial.restore(kept["trial"])
+            # Files of before have none of Python's and NumPy's.
+            if "random_others" in kept:
+                OwnRandom.restore(kept["random_others"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"checkpoint {self.files[place]} does not fit the network that is compared now; undo the change, or "
@@ -53,7 +59,7 @@ class UnderWay:
 
     def keep(self, place: int, trial: Trial, diverged_at: int | None) -> None:
         """Keep a training as it is now; raises StantuneError where that cannot be written."""
-        kept = {"trial": trial.state(), "diverged_at": diverged_at}
+        kept = {"trial": trial.state(), "diverged_at": diverged_at, "random_others": OwnRandom.state()}
         checkpoints.save(self.files[place], self.identities[place], kept)
 
     def discard(self) -> None:

@@ -28,7 +28,7 @@ from stantune.space import Space
 from stantune.stan.config import Stan
 from stantune.training.compiling import check_compile
 from stantune.training.planning import planned_stan
-from stantune.training.precision import check_plan, check_precision, precision_on
+from stantune.training.precision import check_plan, check_precision, computing_in, precision_on
 from stantune.training.threads import measure_threads
 from stantune.training.together.memory import bytes_kept
 from stantune.user_code.digest import digest
@@ -318,23 +318,30 @@ class ProblemObjective:
         """Set this process to the number of threads that trains fastest."""
         natives = (self.stan is not None,)
         measured = measure_threads(
-            self.problem, {}, self.splits, natives=natives, device=conditions.device, compile=self.compile
+            self.problem,
+            {},
+            self.splits,
+            natives=natives,
+            device=conditions.device,
+            precision=self.precision,
+            compile=self.compile,
         )
         conditions.say(measured.words)
         return tune_process(measured.threads)
 
     def _planned(self, stan: Stan, conditions: Conditions) -> Stan:
         begun = conditions.begun
-        return planned_stan(
-            stan,
-            self.problem,
-            {},
-            self.splits if begun is None or begun.get("plan") is None else None,
-            None if begun is None or begun.get("plan") is None else begun,
-            iterations=conditions.max_resource,
-            seed=conditions.seed,
-            device=conditions.device,
-        )
+        with computing_in(self.precision, conditions.device):
+            return planned_stan(
+                stan,
+                self.problem,
+                {},
+                self.splits if begun is None or begun.get("plan") is None else None,
+                None if begun is None or begun.get("plan") is None else begun,
+                iterations=conditions.max_resource,
+                seed=conditions.seed,
+                device=conditions.device,
+            )
 
 
 @contextmanager

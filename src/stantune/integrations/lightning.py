@@ -40,6 +40,8 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
     accumulated; under manual optimization, however many optimizers stepped). The batches of one step share their
     entries, so that accumulating k batches remains what it is without STAN, one iteration on a batch k times as large.
 
+    Under a rate of "auto" the first of several processes plans for all of them.
+
     A checkpoint holds the iteration: `fit(ckpt_path=...)` goes on there, and another `fit` of the same Trainer where
     it was. After a checkpoint of a training without this callback the iteration is `trainer.global_step`.
 
@@ -79,7 +81,9 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
             iteration = self._state.get("iteration", trainer.global_step)
             # As the training's own passes are made: in which precision decides what pays.
             with trainer.precision_plugin.train_step_context():
-                self.handle = accelerate_at(pl_module, self.stan, batch, self._inputs, self._state, iteration)
+                self.handle = accelerate_at(
+                    pl_module, self.stan, batch, self._inputs, self._state, iteration, trainer.world_size
+                )
             self._accelerated = pl_module
             self._state = {}  # a memo's state is large, and the handle holds it now
         visit(self.handle, batch, self._ids, self._inputs)

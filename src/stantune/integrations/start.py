@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from stantune.errors import UsageError
+from stantune.errors import UsageError, words_of
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
 from stantune.stan.planning.example import Example, tensors_in, to_device
@@ -43,7 +44,13 @@ def require_ids(stan: Stan, ids: FromBatch | None) -> None:
 
 
 def accelerate_at(
-    model: nn.Module, stan: Stan, batch: Any, inputs: Inputs, state: Mapping[str, Any], iteration: int
+    model: nn.Module,
+    stan: Stan,
+    batch: Any,
+    inputs: Inputs,
+    state: Mapping[str, Any],
+    iteration: int,
+    processes: int = 1,
 ) -> StanHandle:
     """Put STAN into a model that is about to train on `batch`.
 
@@ -54,6 +61,8 @@ def accelerate_at(
         inputs: gives what the model is called with, of the batch.
         state: of `state_of`, to go on there and with what was planned there; empty for a training that begins.
         iteration: where to go on if that is not where `state` is.
+        processes: how many train this model together, each with a part of the data, and all call this now; of those of
+            torch.distributed the first one plans for all, since each by itself would find another plan.
 
     Returns:
         The handle.
@@ -63,13 +72,20 @@ def accelerate_at(
     """
     if stan.rate == "auto" and "planned" in state:
         stan = stan.with_plan(state["planned"])
-    example = None
-    if stan.rate == "auto" or stan.memo is not None:
-        example = inputs(batch)
-        first = next(model.parameters(), None)
-        if first is not None:
-            example = to_device(example, first.device)
-    handle = accelerate_(model, stan, example)
+    together = stan.rate == "auto" and stan.plan is None and processes > 1 and _are_all(processes)
+    if together and torch.distributed.get_rank():
+        stan, together = stan.with_plan(_planned_by_the_first()), False
+
+    def accelerated() -> StanHandle:
+        example = None
+        if stan.rate == "auto" or stan.memo is not None:
+            example = inputs(batch)
+            first = next(model.parameters(), None)
+            if first is not None:
+                example = to_device(example, first.device)
+        return accelerate_(model, stan, example)
+
+    handle = _telling_the_others(accelerated) if together else accelerated()
     if state.get("iteration") != iteration:
         handle.seek(iteration)
         return handle
@@ -79,6 +95,33 @@ def accelerate_at(
         restore_(model)
         raise
     return handle
+
+
+def _are_all(processes: int) -> bool:
+    """Tell whether torch.distributed knows these processes, and no others."""
+    group = torch.distributed
+    return group.is_available() and group.is_initialized() and group.get_world_size() == processes
+
+
+def _telling_the_others(accelerated: Callable[[], StanHandle]) -> StanHandle:
+    """Return this process's handle, and tell the others, which wait, what was planned for it; a failure, too."""
+    try:
+        handle = accelerated()
+    except Exception as error:
+        torch.distributed.broadcast_object_list([words_of(error)], src=0)
+        raise
+    torch.distributed.broadcast_object_list([handle.stan.planned], src=0)
+    return handle
+
+
+def _planned_by_the_first() -> Mapping[str, Any]:
+    """Return what the first process has planned, as `Stan.planned`; raises UsageError where it could not."""
+    told: list[Any] = [None]
+    torch.distributed.broadcast_object_list(told, src=0)
+    planned = told[0]
+    if isinstance(planned, Mapping):
+        return planned
+    raise UsageError(f'rate="auto" is planned by the first process for all, and that could not: {planned}')
 
 
 def state_of(handle: StanHandle) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from stantune.process.control_groups import Group, control_groups, lines_of
 
 PACKAGES = ("stantune", "torch", "numpy", "optuna")
 
@@ -28,9 +31,27 @@ def processor_name() -> str:
     return described_processor().get("model name") or platform.processor() or platform.machine()
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use: it may run on them, and has time on so many at once.
+
+    A container may have all cores of its machine, and of their time as much as two have (`docker run --cpus=2`).
+
+    Args:
+        root: where proc and sys are mounted.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([cores, *(allowed for group in control_groups("cpu", root) for allowed in _cores_in(group))])
+
+
+def _cores_in(group: Group) -> Iterator[int]:
+    """Yield of how many cores a control group has the time, rounded up; nothing where it is not limited."""
+    if group.unified:
+        told = "".join(lines_of(group.folder / "cpu.max")).split()
+    else:
+        told = ["".join(lines_of(group.folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")]
+    # Without a limit the quota is "max", or -1.
+    if len(told) == 2 and all(number.isdecimal() for number in told) and int(told[1]):
+        yield max(1, -(-int(told[0]) // int(told[1])))
 
 
 def this_machine() -> dict[str, str]:

@@ -47,7 +47,7 @@ def times_of(
     Raises:
         StantuneError: the setting diverges within the few iterations that this takes.
     """
-    trial = Trial(problem, setting, splits, seed=derive("plan", seed), stan=None, device=device)
+    trial = Trial(problem, setting, splits, seed=derive("plan", seed), stan=None, device=device, native=native)
     step = partial(_step, problem, trial)
     return measure(trial.model, layers, trial.batches.at(0).inputs, step=step, native=native, budget=SECONDS)
 

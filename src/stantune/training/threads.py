@@ -13,6 +13,7 @@ import torch
 from stantune.process.machine import usable_cores
 from stantune.seeds import derive
 from stantune.stan.layers.fusion import natively
+from stantune.training.precision import computing_in
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial
 
@@ -54,6 +55,7 @@ def measure_threads(
     *,
     natives: Sequence[bool] = (True,),
     device: str = "cpu",
+    precision: str | None = None,
     compile: bool = False,
 ) -> Measured:
     """Time exact iterations of a problem's training by number of threads; PyTorch's number is afterwards what it was.
@@ -64,11 +66,22 @@ def measure_threads(
         splits: the problem's data.
         natives: whether an iteration is by native kernels, as under STAN, or plain PyTorch's; of both the mean counts.
         device: where to train.
+        precision: in what numbers: one of precision.PRECISIONS for the device, None for what PyTorch is set to.
         compile: whether the network is compiled; the time that this takes does not count.
     """
     trials = [
-        Trial(problem, setting, splits, seed=derive("threads"), stan=None, device=device, compile=compile)
-        for _ in natives
+        Trial(
+            problem,
+            setting,
+            splits,
+            seed=derive("threads"),
+            stan=None,
+            device=device,
+            precision=precision,
+            compile=compile,
+            native=native,
+        )
+        for native in natives
     ]
 
     def step() -> None:
@@ -76,6 +89,7 @@ def measure_threads(
             trial.train(trial.iteration + 1, lambda: False, lambda iteration: None)
 
     with ExitStack() as stack:
+        stack.enter_context(computing_in(precision, device))
         for trial, native in zip(trials, natives, strict=True):
             if native:
                 stack.enter_context(natively(trial.model))

@@ -20,7 +20,6 @@ from stantune.outcome import Cost
 from stantune.seeds import derive
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
-from stantune.stan.layers.conv2d import StanConv2d
 from stantune.stan.schedule import Phase
 from stantune.stan.surgery import accelerate_
 from stantune.training.compiling import compiled_step, compiling
@@ -79,6 +78,7 @@ class Trial:
         precision: str | None = None,
         compile: bool = False,
         lane: Lane | None = None,
+        native: bool = False,
     ) -> None:
         """Make a new network.
 
@@ -94,10 +94,14 @@ class Trial:
             precision: one of precision.PRECISIONS for the device, None for what PyTorch is set to.
             compile: whether training steps run what torch.compile makes of the network; not with STAN.
             lane: of the CUDA device, in which whoever gives it has taken it up; None for one of the trial's own.
+            native: whether native kernels may do its steps without STAN, too: for who times it with native layers in
+                its network (`natively`).
         """
         self._device = device
         self._cuda = cuda_index(device)
         self._compile = compile
+        # Without STAN a trial is what PyTorch alone trains: what STAN is compared with.
+        self._plain = stan is None and not native
         self._running = False
         with seeded(derive("weights", seed), self._cuda):
             self.model = problem.build(setting).to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -243,10 +247,7 @@ class Trial:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Train with the trial's own random state and on its own clock; the caller's state comes back afterwards."""
-        # Without STAN a trial is what PyTorch alone trains: what STAN is compared with. Who times it natively has put
-        # native layers into it.
-        plain = self.stan is None and not any(isinstance(module, StanConv2d) for module in self.model.modules())
-        own_kernels = plain_pytorch() if plain else nullcontext()
+        own_kernels = plain_pytorch() if self._plain else nullcontext()
         with torch.random.fork_rng([]), self._on_device(), own_kernels, compiling(self._compile):
             torch.set_rng_state(self._random)
             self._stretch = _Stretch(self._reduced(), time.perf_counter())

@@ -19,13 +19,27 @@ Machine = list[tuple[int, tuple[bool, ...]]]
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+def numbers() -> list[str | None]:
+    """The precisions that were asked for."""
+    return []
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, numbers: list[str | None]) -> Machine:
     """A machine on which two threads are fastest when it is first asked, and three the next time; what was asked."""
     asked: Machine = []
 
     def measure_threads(
-        problem: Any, setting: Any, splits: Any, *, natives: tuple[bool, ...], device: str, compile: bool = False
+        problem: Any,
+        setting: Any,
+        splits: Any,
+        *,
+        natives: tuple[bool, ...],
+        device: str,
+        precision: str | None = None,
+        compile: bool = False,
     ) -> Measured:
+        numbers.append(precision)
         chosen = len(asked) + 2
         asked.append((problem.batch_size, tuple(natives)))
         return Measured(chosen, {1: 0.05, chosen: 0.03})
@@ -119,6 +133,21 @@ def test_a_comparison_keeps_them_with_its_records(
     damaged = stantune(*kept)
     assert damaged.code == 1
     assert "plans.json is damaged" in damaged.err
+
+
+@pytest.mark.usefixtures("machine")
+def test_they_are_measured_in_the_numbers_of_the_trainings(
+    stantune: Stantune, tiny_file: Path, tiny: tuple[str, ...], numbers: list[str | None], tmp_path: Path
+) -> None:
+    more = ("--threads", "auto", "--precision", "bf16")
+    problem = (f"{tiny_file}:problem", "--iterations", 4)
+    for run in (
+        stantune("train", *problem, *more),
+        stantune("compare", *problem, "--seeds", 1, *more),
+        stantune("search", *tiny, "--budget", 0, "--out", tmp_path, *more),
+    ):
+        assert run.code == 0, run.err
+    assert numbers == ["bf16"] * 3
 
 
 def test_a_profile_tells_all_times(stantune: Stantune, tiny_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

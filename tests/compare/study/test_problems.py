@@ -16,6 +16,7 @@ import torch
 
 import stantune as st
 from stantune.compare.study import predicted as predicting
+from stantune.compare.study import study as studying
 from stantune.compare.study.predicted import predicted, rates_of, trained_at
 from stantune.compare.study.ways import way_of, ways_of
 from stantune.errors import DataError, UsageError
@@ -145,6 +146,49 @@ def test_nothing_predicts_meprop_and_kernels_that_are_not_here() -> None:
         "meprop:40": None,
         "stan+meprop:40": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ({}, None),
+        ({"threads": "auto"}, None),
+        ({"workers": 2}, 1),
+        ({"workers": 2, "threads": "auto"}, 1),
+        ({"workers": 2, "threads": 3}, 3),
+    ],
+)
+def test_layers_are_timed_with_the_threads_of_the_searches(
+    given: dict[str, Any], threads: int | None, tmp_path: Path
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    with (
+        mock.patch.object(studying, "tune_process") as tuned,
+        mock.patch.object(studying, "predicted_speedups", side_effect=EnoughError),
+        pytest.raises(EnoughError),
+    ):
+        st.study(TINY, ways="none,native", seeds=1, out=tmp_path / "out", max_resource=6, **given)
+    tuned.assert_called_once_with(threads)
+
+
+def test_layers_are_timed_in_the_numbers_of_the_searches() -> None:
+    data = Split(torch.zeros(4, 28, 28, 1, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), torch.arange(4))
+    problem = replace(BUILT_IN["mlp"], data=Dataset("few", data, data, 10), validation=2)
+    within = mock.MagicMock()
+
+    def times_of(*_: object, **__: object) -> ModelTimes:
+        within.assert_called_once_with("fp32", "cpu")
+        within.return_value.__enter__.assert_called_once()
+        within.return_value.__exit__.assert_not_called()
+        return TIMES
+
+    within.return_value.__exit__.return_value = None
+    asked = ProblemObjective(problem, precision="fp32")
+    with mock.patch.object(predicting, "times_of", times_of), mock.patch.object(predicting, "computing_in", within):
+        found = predicting.predicted_speedups(asked, ways_of("none,native"), SearchSettings(0, 9, 1), {})
+    assert found["native"] == pytest.approx(2.0)
 
 
 def test_data_are_fetched_before_layers_are_timed(tmp_path: Path) -> None:

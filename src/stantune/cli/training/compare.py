@@ -106,7 +106,8 @@ def compare(
         natives = (False, True)
         count = use_threads(
             console,
-            threads_of_records(directory) or measure_threads(what, setting, splits, natives=natives, device=where),
+            threads_of_records(directory)
+            or measure_threads(what, setting, splits, natives=natives, device=where, precision=precision),
         )
     stans = {name: filled(stan, fill, what, splits, setting) for name, stan in stans.items()}
 

@@ -107,7 +107,10 @@ def train(
             natives = (stan is not None,)
             use_threads(
                 console,
-                before or measure_threads(what, setting, splits, natives=natives, device=where, compile=compile),
+                before
+                or measure_threads(
+                    what, setting, splits, natives=natives, device=where, precision=precision, compile=compile
+                ),
             )
 
     with stoppable() as stop, training_progress(console, length) as moved:

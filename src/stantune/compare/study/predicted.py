@@ -17,6 +17,7 @@ from stantune.stan.config import Stan, annealed
 from stantune.stan.planning.plan import fitted, predict
 from stantune.stan.planning.timing import ModelTimes
 from stantune.training.planning import times_of
+from stantune.training.precision import computing_in
 
 
 def predicted_speedups(
@@ -42,10 +43,11 @@ def predicted_speedups(
     layers = tuple(dict.fromkeys(name for stan, _ in stans.values() for name in stan.layers))
     found: dict[str, float | None] = {way.name: 1.0 if way.name == STOCK else None for way in ways}
     try:
-        times = times_of(objective.problem, fixed, layers, objective.splits, device=settings.device) if stans else None
-        for name, (stan, way) in stans.items():
-            assert times is not None
-            found[name] = predicted(fitted(times), stan, rates_of(stan, way, settings), settings)
+        if stans:
+            with computing_in(objective.precision, settings.device):
+                times = times_of(objective.problem, fixed, layers, objective.splits, device=settings.device)
+            for name, (stan, way) in stans.items():
+                found[name] = predicted(fitted(times), stan, rates_of(stan, way, settings), settings)
     except StantuneError:
         # The setting diverges.
         pass

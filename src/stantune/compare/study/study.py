@@ -278,7 +278,8 @@ class _Study:
         if isinstance(problem.objective, ProblemObjective) and problem.objective.precision in (None, "fp32"):
             self.say(f"{problem.told.name}: layers are timed")
             threads = self.running["threads"]
-            tune_process(threads if isinstance(threads, int) else None)
+            # As its searches train.
+            tune_process(threads if isinstance(threads, int) else 1 if self.running["workers"] > 1 else None)
             plain = next((way for way in self.ways if way.stan is None), self.ways[0])
             try:
                 problem.objective.fetch(self.say)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from stantune.errors import UsageError
+from stantune.process.control_groups import Group, control_groups, lines_of
 
 Precision = Literal["bf16", "fp32"]
 Positions = Literal["grid", "changed"]
@@ -143,7 +144,7 @@ def free_memory(device: torch.device | str = "cpu", root: Path = Path("/")) -> i
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = [*_available(root), *_control_groups(root)]
+    found = [*_available(root), *(left for group in control_groups("memory", root) for left in _left_in(group))]
     if not found:
         names = getattr(os, "sysconf_names", {})
         pages = next((name for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if name in names), None)
@@ -156,38 +157,17 @@ def free_memory(device: torch.device | str = "cpu", root: Path = Path("/")) -> i
 
 
 def _available(root: Path) -> Iterator[int]:
-    for line in _lines(root / "proc/meminfo"):
+    for line in lines_of(root / "proc/meminfo"):
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
 
 
-def _control_groups(root: Path) -> Iterator[int]:
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        # Within a container the path may be the host's: what is not there limits nothing, and the top is the container.
-        group = top / path.strip("/")
-        for place in (group, *group.parents):
-            yield from _left_in(place, *names)
-            if place == top:
-                break
-
-
-def _left_in(group: Path, limit_name: str, used_name: str, reclaimable_name: str) -> Iterator[int]:
-    limit, used = "".join(_lines(group / limit_name)), "".join(_lines(group / used_name))
+def _left_in(group: Group) -> Iterator[int]:
+    if group.unified:
+        names = "memory.max", "memory.current", "inactive_file"
+    else:
+        names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    limit, used = ("".join(lines_of(group.folder / name)) for name in names[:2])
     if limit.isdecimal() and used.isdecimal():
-        stat = dict(line.split(maxsplit=1) for line in _lines(group / "memory.stat"))
-        yield int(limit) - int(used) + int(stat.get(reclaimable_name, "0"))
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []
+        stat = dict(line.split(maxsplit=1) for line in lines_of(group.folder / "memory.stat"))
+        yield int(limit) - int(used) + int(stat.get(names[2], "0"))

@@ -229,7 +229,7 @@ class _Call:
     Attributes:
         input: without its graph.
         differentiated: whether the input's gradient is needed.
-        output: without its graph.
+        output: without its graph; a copy, since the next layer may write to it, as nn.ReLU(inplace=True) does.
         graded: whether gradients were recorded at all.
         gradient: the output's, None where it has none.
     """
@@ -253,7 +253,7 @@ def _capture(
     def capture(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
             input: Tensor = arguments[0] if arguments else named["input"]
-            call = _Call(input.detach(), input.requires_grad, output.detach(), torch.is_grad_enabled())
+            call = _Call(input.detach(), input.requires_grad, output.detach().clone(), torch.is_grad_enabled())
             calls[name].append(call)
             if output.requires_grad:
                 output.register_hook(call.keep)  # type: ignore[no-untyped-call]

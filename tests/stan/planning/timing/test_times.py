@@ -194,6 +194,19 @@ def test_errors_are_those_of_the_fill_on_the_example(shape):
         assert found == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
+@pytest.mark.parametrize("step", [None, lambda: None], ids=["whole", "own step"])
+@plain
+def test_errors_are_of_what_a_layer_returned_also_where_the_next_one_writes_to_it(step):
+    found = []
+    for inplace in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=inplace), nn.Conv2d(4, 6, 3, padding=1))
+        times = measure(model, ("*",), torch.randn(2, 3, 8, 8), step=step, budget=0)
+        found.append([(name, error) for layer in times.layers for name, _, _, error in layer.patterns])
+    assert len(found[0]) == 6
+    assert found[0] == found[1]
+
+
 @plain
 def test_the_clock_suits_the_device(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
