@@ -86,6 +86,8 @@ def test_labels_are_counted_one_by_one() -> None:
     assert of_batches(MEASURES["macro F1"], outputs, targets, 2) == pytest.approx(
         np.mean([f1(2, 2, 3), f1(0, 0, 1), f1(1, 2, 1)])
     )
+    # One label alone may have no dimension of its own.
+    assert of_batches(MEASURES["macro F1"], outputs[:, 0], targets[:, 0], 2) == pytest.approx(f1(2, 2, 3))
 
 
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 20))

@@ -111,7 +111,8 @@ def _confusion(outputs: Tensor, targets: Tensor) -> Tensor:
     guesses = _guesses(outputs, targets)
     if outputs.dim() == targets.dim():
         hits, said, there = (guesses == 1) & (targets == 1), guesses == 1, targets == 1
-        return torch.stack([each.flatten(1).sum(0) for each in (hits, said, there)])
+        # One label may be (B,).
+        return torch.stack([each.unsqueeze(1).flatten(1).sum(0) for each in (hits, said, there)])
     counted = targets != IGNORED
     guesses, targets = guesses[counted], targets[counted]
     classes = outputs.shape[1]
