@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ PLAIN = {type(None), bool, int, float, complex, str, bytes}
 _TORCH = {Tensor, nn.Parameter, torch.Size, torch.dtype, torch.device}
 # The key of a dict that stands for what torch.load would refuse: an array, a scalar of NumPy's, …
 _KIND = "stantune kind"
+# A tensor whose storage is so many times what it spans of it is written without the rest.
+_LOOSE = 2
 
 
 def plain(value: Any, where: str) -> Any:
@@ -94,6 +97,82 @@ def restored(value: Any, device: str = "cpu") -> Any:
             return inner.numpy()
         case _:
             return inner.numpy()[()]
+
+
+def tight(value: Any) -> Any:
+    """Return what `plain` made without what its tensors are small parts of.
+
+    torch.save writes the whole storage of a view: for one number all of the large tensor that it was taken from. What
+    shares its storage with another tensor in here stays as it is, and shares it.
+    """
+    by_storage: dict[int, dict[int, Tensor]] = {}
+    for each in _tensors(value):
+        by_storage.setdefault(each.untyped_storage().data_ptr(), {})[id(each)] = each
+    alone = [each for tensors in by_storage.values() if len(tensors) == 1 for each in tensors.values()]
+    cut = {id(each): made for each in alone if (made := _cut(each)) is not None}
+    return _replaced(value, cut) if cut else value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two values that `plain` made are equal, wherever their tensors are; False where nobody can tell."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        try:
+            alike = (one.dtype, one.requires_grad) == (other.dtype, other.requires_grad)
+            return alike and torch.equal(one.detach().cpu(), other.detach().cpu())
+        except RuntimeError:
+            return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(each, other[key]) for key, each in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield all tensors in a value that have a storage like others."""
+    if isinstance(value, Tensor):
+        if value.layout is torch.strided and value.device.type in ("cpu", "cuda"):
+            yield value
+        return
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    if isinstance(parts, list | tuple | set):
+        for each in parts:
+            if type(each) not in PLAIN:
+                yield from _tensors(each)
+
+
+def _cut(tensor: Tensor) -> Tensor | None:
+    """Return a tensor in a storage that ends where it ends, None where its own is not much larger; strides stay."""
+    steps = ((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    span = 1 + sum(steps) if tensor.numel() else 0
+    loose = tensor.untyped_storage().nbytes() > _LOOSE * span * tensor.element_size()
+    if not loose or tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        return None
+    flat = tensor.detach().as_strided((span,), (1,), tensor.storage_offset()).clone()
+    made = flat.as_strided(tensor.shape, tensor.stride())
+    if type(tensor) is nn.Parameter:
+        made = nn.Parameter(made, tensor.requires_grad)
+    vars(made).update(vars(tensor))
+    return made.requires_grad_(tensor.requires_grad)
+
+
+def _replaced(value: Any, by: Mapping[int, Tensor]) -> Any:
+    """Return a value with other tensors in the places of some, by their ids."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if isinstance(value, Tensor):
+        return by.get(id(value), value)
+    if kind in (list, tuple, set):
+        return kind(_replaced(each, by) for each in value)
+    if kind not in (dict, OrderedDict):
+        return value
+    made = kind((_replaced(key, by), _replaced(each, by)) for key, each in value.items())
+    if hasattr(value, "_metadata"):
+        vars(made)["_metadata"] = value._metadata
+    return made
 
 
 def _hashable(made: list[Any]) -> bool:

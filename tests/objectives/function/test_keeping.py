@@ -33,6 +33,10 @@ class Evil:
         return print, ("executed",)
 
 
+class Own(torch.Tensor):
+    """A class that nobody else knows."""
+
+
 VALUES = [
     None,
     True,
@@ -224,6 +228,8 @@ def test_tied_weights_are_kept_once(trained):
         (None, "is a NoneType, which cannot"),
         (random.SystemRandom(), "is a SystemRandom, which cannot"),
         ([Evil()], r"what is kept as 'it'\[0\] is of the kind Evil, which a checkpoint cannot hold"),
+        (torch.zeros(2).as_subclass(Own), "what is kept as 'it' is of the kind Own, which a checkpoint cannot hold"),
+        ([torch.zeros(2).as_subclass(Own)], r"'it'\[0\] is of the kind Own, which a checkpoint cannot hold"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_at_once(trained, thing, sentence):

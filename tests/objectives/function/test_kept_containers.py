@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stantune.errors import CheckpointError
-from stantune.objectives.function import course, keeping
+from stantune.objectives.function import course, things
 from stantune.objectives.values import restored
 from stantune.training import checkpoint as checkpoints
 
@@ -133,15 +133,32 @@ def test_what_was_away_at_a_save_is_put_back_in_the_functions_own(trained, monke
 
 def test_a_long_history_is_not_gone_through_number_by_number(monkeypatch):
     """A million numbers would take longer than all else of a save."""
-    items, looked_into = keeping._items, []
-    monkeypatch.setattr(keeping, "_items", lambda thing: looked_into.append(type(thing)) or items(thing))
-    parts = list(keeping._parts({"losses": [0.5] * 1000, "of": ([1, "a", None, b"", 1j, True, 2.0],)}))
+    items, looked_into = things._items, []
+    monkeypatch.setattr(things, "_items", lambda thing: looked_into.append(type(thing)) or items(thing))
+    parts = list(things.parts({"losses": [0.5] * 1000, "of": ([1, "a", None, b"", 1j, True, 2.0],)}))
     assert [place for place, _ in parts] == [("losses",), ("of", 0)]
     assert looked_into == [dict, list, tuple, list]
     history = OrderedDict(losses=[0.5, [1.0], 2], more=Counter(a=3), last=(1, torch.ones(1)))
-    places = iter([place for place, _ in keeping._parts(history)])
-    assert keeping._in_given(history, places, {}) is history
+    places = iter([place for place, _ in things.parts(history)])
+    assert things.in_given(history, places, {}) is history
     assert list(history.values()) == [[0.5, [1.0], 2], Counter(a=3), (1, torch.ones(1))]
+
+
+def test_a_history_of_numbers_from_large_tensors_makes_no_large_file(trained):
+    def train(run):
+        history, last = [], torch.zeros(200, 200)[0, :2]
+        run.keep(history=history, last=last)
+        for step in run.steps():
+            large = torch.full((200, 200), float(step))
+            history.append(large[0, 0])
+            last += 1
+        return torch.stack(history).sum() + last.sum()
+
+    whole = trained(train, 0, 8).metrics
+    assert trained.checkpoint.stat().st_size < 50_000
+    trained.checkpoint.unlink()
+    trained(train, 0, 3)
+    assert trained(train, 3, 8).metrics == whole
 
 
 def test_arrays_and_containers_remain_those_that_others_have(trained):

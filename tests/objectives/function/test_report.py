@@ -124,6 +124,28 @@ def test_of_two_reports_of_one_epoch_the_better_one_counts(tmp_path: Path) -> No
     assert weights(tmp_path / "best.pt") == (2, 10.0)
 
 
+def test_weights_that_are_put_back_in_the_end_are_those_of_both_files(tmp_path: Path) -> None:
+    worth = [5, 2, 4, 1, 3]
+
+    def train(run: Run) -> float:
+        kept, best = torch.zeros(1), {"weights": torch.zeros(1)}
+        run.keep(weights=kept, best=best)
+        for epoch in run.steps():
+            kept += 1
+            run.report(worth[epoch])
+            if worth[epoch] == min(worth[: epoch + 1]):
+                best["weights"] = kept.clone()
+        kept.copy_(best["weights"])
+        return worth[int(kept) - 1]
+
+    first = final(tmp_path, train)
+    assert first.metrics == {"loss": 1.0}
+    for _ in range(2):
+        # Of equal ones the last: what the end was worth.
+        assert weights(tmp_path / "best.pt") == weights(tmp_path / "final.pt") == (5, 4.0)
+        assert final(tmp_path, train) == first
+
+
 def test_who_calls_reached_reports_of_what_was_reached(tmp_path: Path) -> None:
     def train(run: Run) -> float:
         kept = torch.zeros(1)

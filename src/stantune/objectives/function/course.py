@@ -173,9 +173,14 @@ class Course:
             self._measured(self.done if self.within is None else self.within, measured)
 
     def returned(self, metrics: Mapping[str, float]) -> None:
-        """Take what a final training was worth at its end; where nothing was reported, that is all there is."""
+        """Take what a final training was worth at its end; where nothing was reported, that is all there is.
+
+        Its file then holds what that was measured of, which the function may have changed after the last step.
+        """
         if self.curve:
             self._measured(self._stop, metrics)
+        self._heed()
+        self._noting(self._keeper.save_measured)
 
     def loss(self, loss: float) -> None:
         """See Run."""

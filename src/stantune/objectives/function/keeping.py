@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import weakref
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.weak import TensorWeakRef
 
 from stantune.errors import AheadCheckpointError, CheckpointError, StantuneError, UsageError
 from stantune.objectives.command import folder
+from stantune.objectives.function.beside import (
+    Groups,
+    Modes,
+    groups_of,
+    modes_beside,
+    modes_of,
+    other_groups,
+    put_groups,
+    put_modes,
+)
+from stantune.objectives.function.things import Place, in_given, load, parts, state_of, weakly
 from stantune.objectives.surroundings import put_back, random_states
-from stantune.objectives.values import PLAIN, plain, restored
+from stantune.objectives.values import plain, restored, same, tight
 from stantune.outcome import Cost
 from stantune.protocols import Metric, Segment
 from stantune.training import checkpoint as checkpoints
@@ -31,11 +36,13 @@ if TYPE_CHECKING:
     from stantune.stan.config import Stan
 
 _REMEDY = "call run.keep as it was when the file was written, or delete the file and the trial is trained again"
-# What a list or dict may hold that others hold, too, and change in place: an optimizer has the tensors of a dict.
-_SHARED = (Tensor, np.ndarray, list, dict, set)
-# What may hold them.
-_HOLD = (list, tuple, dict, OrderedDict, Counter)
-_Place = tuple[Any, ...]
+# Of an optimizer that has another number of groups: to train the trial again would end there once more.
+_GROUPS = (
+    "call add_param_group before run.keep where a step that is done has called it (`if run.start > 5:`), or give the "
+    "optimizer all parameters at once and freeze some of them until then by requires_grad_(False)"
+)
+# The key of what the last step of a training that is over left, where it was changed after that.
+_LEFT = "left"
 
 
 class Keeper:
@@ -73,7 +80,7 @@ class Keeper:
         self._path, self._identity, self._device = segment.checkpoint, identity, device
         self._best = segment.best
         self._stan, self._rates, self._say = stan, segment.rates, say
-        state: Mapping[str, Any] = checkpoints.load(self._path, identity) or {}
+        state: Mapping[str, Any] = _left_by_steps(checkpoints.load(self._path, identity) or {})
         best = None if segment.best is None else checkpoints.load(segment.best, identity)
         curve = curve_to_go_on_with(metric, state, best, "done") if state else {}
         if curve is None:
@@ -88,13 +95,16 @@ class Keeper:
             )
         self.losses: Mapping[str, Any] = state.get("losses", {})
         # What was done for an earlier segment is in that one's cost.
-        same = state.get("start") == segment.start
-        self.cost = Cost.from_plain(state["cost"]) if same else Cost()
+        self.cost = Cost.from_plain(state["cost"]) if state.get("start") == segment.start else Cost()
         self._start = segment.start
         self._saved: Mapping[str, Any] | None = state or None
         self._things: dict[str, Any] = {}
         # What lists and dicts held when the function gave them, by its place.
-        self._given: dict[str, dict[_Place, Callable[[], Any]]] = {}
+        self._given: dict[str, dict[Place, Callable[[], Any]]] = {}
+        # How the modules and parameters of models were when the function gave them, and when its steps began.
+        self._modes: dict[str, list[Modes]] = {}
+        # What the groups of optimizers were when they had been put back.
+        self._groups: dict[str, Groups] = {}
         self._accelerations: list[Acceleration] = []
         self._own = self._path.with_name(f"{self._path.stem}.checkpoint")
         self._has_folder = False
@@ -133,16 +143,21 @@ class Keeper:
                 raise UsageError(f"something is kept as {name!r} already; call run.keep with another name")
             if self._saved is None:
                 # Now, and not after an hour.
-                _state_of(thing, name)
-            given = dict(_parts(thing))
-            self._given[name] = {place: _held(part) for place, part in given.items()}
+                state_of(thing, name)
+            given = dict(parts(thing))
+            self._given[name] = {place: weakly(part) for place, part in given.items()}
+            if isinstance(thing, nn.Module):
+                self._modes[name] = [modes_of(thing)]
             if self._saved is not None:
                 self._put_back(thing, name, self._saved, given)
+                self._groups[name] = groups_of(thing)
             self._things[name] = thing
             self._let_go(name)
             if isinstance(thing, Optimizer):
                 for acceleration in self._accelerations:
                     acceleration.attach(thing)
+        # A schedule has changed its optimizer when it was made, which was put back before, perhaps.
+        self._put_groups()
 
     def accelerate(self, model: nn.Module, example: Tensor | None, changes: Mapping[str, Any]) -> Acceleration | None:
         """See Run.accelerate."""
@@ -170,10 +185,17 @@ class Keeper:
         return made
 
     def begin(self) -> None:
-        """Put back what is put back last, the random states; raises CheckpointError as `check` does."""
+        """Put back what is put back last: groups, modes, random states; raises CheckpointError as `check` does."""
+        for name, before in self._modes.items():
+            before.append(modes_of(self._things[name]))
         if self._saved is None:
             return
         self.check()
+        self._put_groups()
+        # Checkpoints of before have none, and nor have those in which all are as they were given.
+        for name, modes in self._saved.get("modes", {}).items():
+            if isinstance(model := self._things[name], nn.Module):
+                put_modes(model, modes)
         put_back(restored(self._saved["random"]), self._device)
         # It may be large, and nobody needs it any more.
         self._saved = None
@@ -202,12 +224,34 @@ class Keeper:
         if self._best is not None:
             self._write(self._best, done, losses, cost)
 
+    def save_measured(self) -> None:
+        """Have the checkpoint of a training that is over hold what is kept now, which was measured.
+
+        A function may change it after its last step, to the best weights or to means. Whoever does the segment again
+        begins with what that step left, as before, and comes to the same.
+        """
+        saved = checkpoints.load(self._path, self._identity) if self.keeps else None
+        if saved is None:
+            return
+        state = _left_by_steps(saved)
+        left, files = state["kept"], self._files()
+        # What is unchanged is in the file once.
+        kept = {
+            name: left[name] if name in left and same(each, left[name]) else each for name, each in self._kept().items()
+        }
+        changed = any(kept[name] is not left.get(name) for name in kept) or not same(files, state.get("files"))
+        if changed or _LEFT in saved:
+            state |= {"kept": kept, "files": files, _LEFT: {"kept": left, "files": state.get("files")}}
+            checkpoints.save(self._path, self._identity, state)
+
     def close(self) -> None:
         """Let go of everything, so that a model's memory is free."""
         for acceleration in self._accelerations:
             acceleration.detach()
         self._things.clear()
         self._given.clear()
+        self._modes.clear()
+        self._groups.clear()
         self._accelerations.clear()
         self._saved = None
         if self._has_folder:
@@ -219,179 +263,69 @@ class Keeper:
         state = {
             "done": done,
             "start": self._start,
-            "kept": {name: _state_of(thing, name) for name, thing in self._things.items()},
+            "kept": self._kept(),
             "places": {name: plain(self._places(name), f"what is kept as {name!r}") for name in self._things},
             "random": plain(random_states(self._device), "the random states"),
             "stan": [plain(made.state, "STAN's state") for made in self._accelerations],
             "losses": dict(losses),
             "cost": asdict(cost),
-            "files": folder.packed(self._own) if self._has_folder else None,
+            "files": self._files(),
         }
+        modes = {name: modes_beside(self._things[name], before) for name, before in self._modes.items()}
+        if others := {name: each for name, each in modes.items() if each}:
+            state["modes"] = others
         if self._best is not None:
             state["curve"] = self.curve
         checkpoints.save(path, self._identity, state)
 
-    def _places(self, name: str) -> list[_Place | None]:
+    def _kept(self) -> dict[str, Any]:
+        """Return the states of all that is kept, by its names."""
+        kept: dict[str, Any] = tight({name: state_of(thing, name) for name, thing in self._things.items()})
+        return kept
+
+    def _files(self) -> dict[str, Tensor] | None:
+        """Return the folder's files, None where there is no folder."""
+        return folder.packed(self._own) if self._has_folder else None
+
+    def _places(self, name: str) -> list[Place | None]:
         """Return for each part of a kept thing where it was when the function gave it; None for what came later."""
         self._let_go(name)
         places = {id(held()): place for place, held in self._given[name].items()}
-        return [places.get(id(part)) for _, part in _parts(self._things[name])]
+        return [places.get(id(part)) for _, part in parts(self._things[name])]
 
     def _let_go(self, name: str) -> None:
         """Forget what nobody holds any more of what the function gave, and what may hold much and was replaced."""
-        there = {id(part) for _, part in _parts(self._things[name])}
+        there = {id(part) for _, part in parts(self._things[name])}
         for place, held in list(self._given[name].items()):
             part = held()
             # Lists and dicts cannot be held weakly, and hold others: weights that have been replaced, perhaps.
             if part is None or (type(part) in (list, dict) and id(part) not in there):
                 del self._given[name][place]
 
-    def _put_back(self, thing: Any, name: str, saved: Mapping[str, Any], given: Mapping[_Place, Any]) -> None:
+    def _put_back(self, thing: Any, name: str, saved: Mapping[str, Any], given: Mapping[Place, Any]) -> None:
         if name not in saved["kept"]:
             raise self._misfit(f"has nothing called {name!r}")
         try:
             state = restored(saved["kept"][name], self._device)
             if type(thing) in (list, dict):
                 # Files of before do not say where anything was.
-                state = _in_given(state, iter(restored(saved.get("places", {}).get(name, []))), given)
-            _load(thing, state)
+                state = in_given(state, iter(restored(saved.get("places", {}).get(name, []))), given)
+            load(thing, state)
         except StantuneError:
             raise
         except Exception as error:
             said = " ".join(str(error).split())[:200]
-            raise self._misfit(f"has another {name!r} than the one that is kept now ({said})") from error
+            remedy = _GROUPS if other_groups(thing, saved["kept"][name]) else _REMEDY
+            raise self._misfit(f"has another {name!r} than the one that is kept now ({said})", remedy) from error
 
-    def _misfit(self, how: str) -> CheckpointError:
-        return CheckpointError(f"checkpoint {self._path} {how}; {_REMEDY}")
+    def _put_groups(self) -> None:
+        for name, groups in self._groups.items():
+            put_groups(self._things[name], groups)
 
-
-def _state_of(thing: Any, name: str) -> Any:
-    """Return what a kept thing is now; raises UsageError where it cannot be kept."""
-    what = f"what is kept as {name!r}"
-    if callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None)):
-        return plain(thing.state_dict(), what)
-    if isinstance(thing, torch.Generator):
-        return thing.get_state()
-    if isinstance(thing, np.random.Generator):
-        return plain(thing.bit_generator.state, what)
-    if isinstance(thing, np.random.RandomState):
-        return plain(thing.get_state(legacy=False), what)
-    if isinstance(thing, random.Random) and type(thing) is not random.SystemRandom:
-        return thing.getstate()
-    if type(thing) in (list, dict):
-        return plain(thing, what)
-    if isinstance(thing, Tensor):
-        return thing.detach()
-    if isinstance(thing, np.ndarray):
-        return plain(np.asarray(thing), what)
-    raise UsageError(
-        f"{what} is a {type(thing).__name__}, which cannot be put back in its place; keep what has state_dict and "
-        "load_state_dict, a random generator, a tensor, or a list or dict that holds plain values"
-    )
+    def _misfit(self, how: str, remedy: str = _REMEDY) -> CheckpointError:
+        return CheckpointError(f"checkpoint {self._path} {how}; {remedy}")
 
 
-def _load(thing: Any, state: Any) -> None:
-    """Make a kept thing what it was."""
-    if callable(getattr(thing, "load_state_dict", None)):
-        thing.load_state_dict(state)
-    elif isinstance(thing, torch.Generator):
-        thing.set_state(state)
-    elif isinstance(thing, np.random.Generator):
-        thing.bit_generator.state = state
-    elif isinstance(thing, np.random.RandomState):
-        thing.set_state(state)
-    elif isinstance(thing, random.Random):
-        thing.setstate(state)
-    elif isinstance(thing, list):
-        thing[:] = state
-    elif isinstance(thing, dict):
-        thing.clear()
-        thing.update(state)
-    elif isinstance(thing, Tensor):
-        _same_shape(thing, state)
-        with torch.no_grad():
-            thing.copy_(state)
-    elif isinstance(thing, np.ndarray):
-        _same_shape(thing, state)
-        thing[...] = state
-    else:
-        # It says so.
-        _state_of(thing, "")
-
-
-def _items(thing: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the places in a container and what is there; nothing of all else."""
-    if type(thing) not in _HOLD:
-        return ()
-    return thing.items() if isinstance(thing, dict) else enumerate(thing)
-
-
-def _parts(thing: Any, place: _Place = ()) -> Iterator[tuple[_Place, Any]]:
-    """Yield all of a list's or dict's parts, at any depth, that others may hold, too, each with its place."""
-    for key, part in _items(thing):
-        # First, and without a call: most parts are the numbers of a long history.
-        if type(part) in PLAIN:
-            continue
-        if isinstance(part, _SHARED):
-            yield (*place, key), part
-        yield from _parts(part, (*place, key))
-
-
-def _held(part: Any) -> Callable[[], Any]:
-    """Return what gives a part for as long as it is there: weakly where it can be, so that its memory becomes free."""
-    try:
-        return TensorWeakRef(part) if isinstance(part, Tensor) else weakref.ref(part)
-    except TypeError:
-        return lambda: part
-
-
-def _in_given(state: Any, places: Iterator[_Place | None], given: Mapping[_Place, Any]) -> Any:
-    """Return what was saved of a list or dict, in the function's own objects wherever those were still in it.
-
-    A model's parameters in a dict have to stay the ones that model and optimizer hold. What had been put in their place
-    meanwhile, such as a copy of the best weights, must not be written into them.
-
-    Args:
-        state: what was saved; changed in place.
-        places: for each of its parts, in the order of `_parts`, where that was among the function's; None for nowhere.
-        given: what the function has there now.
-    """
-    made = []
-    for _, part in _items(state):
-        if type(part) in PLAIN:
-            made.append(part)
-            continue
-        place = next(places, None) if isinstance(part, _SHARED) else None
-        own = None if place is None else given.get(place)
-        made.append(_within(own, _in_given(part, places, given)))
-    if type(state) is tuple:
-        return tuple(made)
-    for (key, _), part in zip(_items(state), made, strict=True):
-        state[key] = part
-    return state
-
-
-def _within(own: Any, state: Any) -> Any:
-    """Return a function's own object with what was saved of it; where that cannot be, what was saved."""
-    if not any(isinstance(own, kind) and isinstance(state, kind) for kind in _SHARED):
-        return state
-    if isinstance(own, Tensor):
-        # A parameter of another shape is refused: what trains it would go on without what was learned.
-        fits = own.requires_grad or (own.shape == state.shape and own.dtype == state.dtype)
-        if not fits or own.is_inference() or own.layout is not torch.strided or 0 in own.stride():
-            return state
-        own.requires_grad_(state.requires_grad)
-    elif isinstance(own, np.ndarray):
-        if own.shape != state.shape or own.dtype != state.dtype or not own.flags.writeable:
-            return state
-    elif isinstance(own, set):
-        own.clear()
-        own.update(state)
-        return own
-    _load(own, state)
-    return own
-
-
-def _same_shape(thing: Any, state: Any) -> None:
-    if thing.shape != state.shape or thing.dtype != state.dtype:
-        raise ValueError(f"{tuple(state.shape)} {state.dtype}, not {tuple(thing.shape)} {thing.dtype}")
+def _left_by_steps(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's state as the last step left it, which a training goes on with."""
+    return {**{name: each for name, each in state.items() if name != _LEFT}, **state.get(_LEFT, {})}
