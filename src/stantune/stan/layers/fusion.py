@@ -94,7 +94,9 @@ def _takes_either(module: nn.Module) -> bool:
     """Tell whether a module is native where its input lets it be, and nobody watches it or has patched it."""
     if isinstance(module, StanConv2d):
         # Who watches a layer wants the convolution's own output.
-        return not module.watched_now() and called_as_written(module, nn.Conv2d) and unobserved(module)
+        if module.watched_now() or module.came_by_others():
+            return False
+        return called_as_written(module, nn.Conv2d) and unobserved(module)
     if isinstance(module, StanBatchNorm2d):
         return called_as_written(module, nn.BatchNorm2d) and unobserved(module)
     if isinstance(module, StanPool2d):

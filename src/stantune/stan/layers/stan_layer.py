@@ -179,6 +179,14 @@ class StanLayer(StandIn):
                 self.__dict__.setdefault("marks", deque(maxlen=_MARKS)).append(mark)
         return output
 
+    def came_by_others(self) -> bool:
+        """Tell whether this pass computes one again that was PyTorch's alone, under a mode that is over by now."""
+        if not in_backward():
+            return False
+        again = self._again()
+        last = self.__dict__.get("last", {}) if again is None else again.last
+        return bool(last.get(get_ident(), last.get(None)) == "not plain")
+
     def note(self, fills: bool, size: tuple[int, int]) -> None:
         """Take down an output's size, (H_out, W_out), and whether it was large enough to be filled."""
         if self.sizes is not None:

@@ -323,6 +323,19 @@ def test_hooks_of_others_are_given_what_stock_layers_save() -> None:
         model(images()).sum().backward()
 
 
+@pytest.mark.parametrize("behind", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.ReLU()], ids=["average", "max", "relu"])
+def test_a_checkpoint_of_a_pass_under_a_mode_has_nothing_done_as_one(behind: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), behind, nn.Tanh())
+    stock, found = copy.deepcopy(model), []
+    accelerate_(model, Stan(rate=0.5, period=None))
+    for each in (model, stock):
+        with FlopCounterMode(display=False):
+            loss = checkpoint(each, images(), use_reentrant=False).square().sum()
+        loss.backward()
+        found.append(gradients(each))
+    agree(*found)
+
+
 def test_a_checkpoint_of_an_exact_pass_refuses_a_reduced_one() -> None:
     model = nn.Sequential(nn.Tanh(), nn.Conv2d(3, 4, 3, padding=1))
     accelerate_(model, Stan(rate=0.5, period=None))
