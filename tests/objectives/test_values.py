@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -137,10 +138,15 @@ def test_equal_values_are_known(tmp_path, number):
         (torch.zeros(1), torch.zeros(2)),
         (torch.zeros(1), torch.zeros(1, dtype=torch.float64)),
         (torch.zeros(1), torch.zeros(1, requires_grad=True)),
-        (torch.tensor(torch.nan), torch.tensor(torch.nan)),
+        (torch.zeros(()), -torch.zeros(())),
+        (0.0, -0.0),
         (torch.zeros(1, device="meta"), torch.zeros(1, device="meta")),
         (torch.eye(2).to_sparse(), torch.eye(2)),
     ],
 )
 def test_others_are_told_apart(one, other):
     assert not same(one, other)
+
+
+def test_what_is_no_number_is_the_same_as_itself():
+    assert same([math.nan, torch.tensor([math.nan, 1.0])], [math.nan, torch.tensor([math.nan, 1.0])])

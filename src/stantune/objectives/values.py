@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -114,20 +115,26 @@ def tight(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values that `plain` made are equal, wherever their tensors are; False where nobody can tell."""
+    """Tell whether two values that `plain` made are the same to the bit, on any devices; False where nobody can tell."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):
         try:
-            alike = (one.dtype, one.requires_grad) == (other.dtype, other.requires_grad)
-            return alike and torch.equal(one.detach().cpu(), other.detach().cpu())
+            alike = (one.dtype, one.shape, one.requires_grad) == (other.dtype, other.shape, other.requires_grad)
+            return alike and torch.equal(_bits(one), _bits(other))
         except RuntimeError:
             return False
+    if isinstance(one, float):
+        return struct.pack("d", one) == struct.pack("d", other)
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(each, other[key]) for key, each in one.items())
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -129,7 +129,15 @@ def test_a_rate_that_is_a_tensor_remains_the_same_object():
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-@pytest.mark.parametrize("thing", [nn.Linear(1, 1), {"param_groups": [{"lr": 1.0}]}, torch.zeros(1)])
+class Layerwise(nn.Module):
+    """Has groups of its own, which are no optimizer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.param_groups = [[nn.Parameter(torch.zeros(1))]]
+
+
+@pytest.mark.parametrize("thing", [nn.Linear(1, 1), Layerwise(), {"param_groups": [{"lr": 1.0}]}, torch.zeros(1)])
 def test_what_has_no_groups_is_left(thing):
     assert beside.groups_of(thing) == []
     beside.put_groups(thing, [])
@@ -169,6 +177,27 @@ def only_at_first(run, model):
     if run.start == 0:
         model.eval()
         model[0].bias.requires_grad_(False)
+
+
+def test_modes_of_an_evaluation_behind_steps_that_were_left_are_not_those_of_the_next_segment(trained):
+    seen = []
+
+    def train(run):
+        model = nn.Linear(1, 1)
+        run.keep(model=model)
+        model.train()
+        for _ in run.steps():
+            seen.append(model.training)
+            if run.stop == 3:
+                break
+        model.eval()
+        model.requires_grad_(False)
+        return 1.0
+
+    trained(train, 0, 3)
+    seen.clear()
+    trained(train, 3, 6)
+    assert seen == [True] * 3
 
 
 @pytest.mark.parametrize("before", [lambda run, model: None, lambda run, model: model.eval(), only_at_first])

@@ -106,6 +106,19 @@ def test_a_kill_before_it_is_written_changes_nothing(trained, monkeypatch, how):
     assert weight_in(path) == weight
 
 
+def test_what_cannot_be_kept_after_the_last_step_costs_no_result(trained):
+    def train(run):
+        model, history = nn.Linear(1, 1, bias=False), {}
+        run.keep(model=model, history=history)
+        for step in run.steps():
+            nn.init.constant_(model.weight, WEIGHTS[step])
+        history["model"] = model
+        return 1.0
+
+    assert trained(train, 0, 4, final=True).metrics == {"loss": 1.0}
+    assert weight_in(trained.where / "final.pt") == WEIGHTS[3]
+
+
 def test_a_longer_training_goes_on_with_what_the_steps_left(trained):
     seen = []
 

@@ -22,7 +22,7 @@ def groups_of(thing: Any) -> Groups:
     Flags are its own affair: one that says whether it trains belongs to weights that it changed with it.
     """
     groups = getattr(thing, "param_groups", None)
-    if not isinstance(groups, list):
+    if isinstance(thing, nn.Module) or not isinstance(groups, list) or not all(type(each) is dict for each in groups):
         return []
     return [
         {key: copy.deepcopy(value) for key, value in group.items() if key != "params" and _is_number(value)}

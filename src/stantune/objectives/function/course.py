@@ -209,7 +209,7 @@ class Course:
             self.cost.exact_seconds += took
             self._noting(lambda: self._keeper.reach(self._stop))
             self.done = self._stop
-            self._save()
+            self._save(step=False)
 
     def _measured(self, at: int, metrics: Mapping[str, float]) -> None:
         """Note what was measured at a point of a final training, and keep its weights if they are the best so far."""
@@ -240,10 +240,10 @@ class Course:
         self.ended = how
         raise how
 
-    def _save(self) -> None:
+    def _save(self, step: bool = True) -> None:
         self._heed()
         began = time.perf_counter()
-        self._noting(lambda: self._keeper.save(self.losses.state, self.cost))
+        self._noting(lambda: self._keeper.save(self.losses.state, self.cost, step))
         # Writing it is no training.
         self._mark = self._saved = time.perf_counter()
         self._wrote = self._saved - began

@@ -215,21 +215,31 @@ class Keeper:
         followed = [acceleration.follow(done) for acceleration in self._accelerations]
         return any(followed)
 
-    def save(self, losses: Mapping[str, Any], cost: Cost) -> None:
-        """Write the checkpoint; where nothing is kept, nothing is written."""
-        self._write(self._path, self.done, losses, cost)
+    def save(self, losses: Mapping[str, Any], cost: Cost, step: bool = True) -> None:
+        """Write the checkpoint; where nothing is kept, nothing is written.
+
+        Modes go on from the end of a `step` alone: who has left the steps may have evaluated since.
+        """
+        self._write(self._path, self.done, losses, cost, step)
 
     def save_best(self, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
         """Write the file of the best weights, as they are after so much training; as `save` does."""
         if self._best is not None:
-            self._write(self._best, done, losses, cost)
+            self._write(self._best, done, losses, cost, True)
 
     def save_measured(self) -> None:
         """Have the checkpoint of a training that is over hold what is kept now, which was measured.
 
         A function may change it after its last step, to the best weights or to means. Whoever does the segment again
-        begins with what that step left, as before, and comes to the same.
+        begins with what that step left, as before, and comes to the same. Where it has become what cannot be kept, the
+        file stays what that step left: the training is measured, and its result counts.
         """
+        try:
+            self._save_measured()
+        except StantuneError as error:
+            self._say(f"{self._path.name} holds what the last step left, and not what was measured after it: {error}")
+
+    def _save_measured(self) -> None:
         saved = checkpoints.load(self._path, self._identity) if self.keeps else None
         if saved is None:
             return
@@ -257,7 +267,7 @@ class Keeper:
         if self._has_folder:
             shutil.rmtree(self._own, ignore_errors=True)
 
-    def _write(self, path: Path, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
+    def _write(self, path: Path, done: int, losses: Mapping[str, Any], cost: Cost, step: bool) -> None:
         if not self.keeps:
             return
         state = {
@@ -272,7 +282,7 @@ class Keeper:
             "files": self._files(),
         }
         modes = {name: modes_beside(self._things[name], before) for name, before in self._modes.items()}
-        if others := {name: each for name, each in modes.items() if each}:
+        if step and (others := {name: each for name, each in modes.items() if each}):
             state["modes"] = others
         if self._best is not None:
             state["curve"] = self.curve
