@@ -20,7 +20,7 @@ T = TypeVar("T")
 # otherwise, so that all of them have to.
 _FROM_THE_BEGINNING = ("max_iterations", "min_iterations", "eta", "validation", "fixed")
 # What of a search's identity is the problem's, in each way.
-_PROBLEM = ("metric", "direction", "unit", "space", "batch-size", "iterations", "precision", "edition", *CODE)
+_PROBLEM = ("metric", "direction", "unit", "space", "device", "batch-size", "iterations", "precision", "edition", *CODE)
 # What of that is named only where it is set.
 _WHERE_SET = ("precision", "edition")
 _LATER = ("final_iterations", "brackets", "finalists", "final")
@@ -94,7 +94,8 @@ def tell_as_before(before: StudySummary, problems: Sequence[StudiedProblem], sea
         if problem.name not in earlier or problem.name not in begun:
             continue
         there = earlier[problem.name]
-        if not _is_left(there, problem, searches):
+        # Where nothing was noted, what is beside one another was run in ways that nobody knows.
+        if not _is_left(there, problem, searches) or not _is_noted(_RUN_WITH[0], there):
             for name in _RUN_WITH:
                 setattr(problem, name, getattr(there, name))
         if not _differing(there, problem, _PREDICTED_BY):
@@ -105,7 +106,7 @@ def check_same(
     folder: Path,
     before: StudySummary,
     searches: Sequence[StudiedSearch],
-    identities: Mapping[str, Mapping[str, Any]],
+    identities: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]],
     accept_changes: bool,
 ) -> None:
     """Raise UsageError where problems that are asked for are others than those of the searches that stand beside them.
@@ -114,7 +115,8 @@ def check_same(
         folder: the study's.
         before: what it has come to by now.
         searches: those that are asked for; tables of these tell by themselves.
-        identities: of each problem that is asked for, what its searches depend on, its space among it.
+        identities: of each problem that is asked for, what gives what its searches depend on, its space among it, as it
+            is where one with an identity was begun.
         accept_changes: whether its code may be another.
     """
     names = [name for name in _PROBLEM if not (accept_changes and name in CODE)]
@@ -126,7 +128,7 @@ def check_same(
         except StantuneError:
             # Deleted, or damaged: the study has its numbers alone.
             continue
-        here = json.loads(json.dumps(as_noted(identities[one.problem], there)))
+        here = json.loads(json.dumps(as_noted(identities[one.problem](there), there)))
         # Searches of earlier versions do not have all of them.
         both = [name for name in names if name in _WHERE_SET or (name in there and name in here)]
         differences = differences_between(

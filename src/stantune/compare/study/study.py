@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize
+from stantune.objectives.command.objective import CommandObjective
 from stantune.process.runtime import device_named, kept_process, tune_process
 from stantune.quantities import parse_duration
 from stantune.search.plan.finals import SCRATCH
@@ -201,7 +203,7 @@ class _Study:
         self.searches = searches_of(self.folder, told, self.ways, self.seeds)
         if before is not None:
             check_joinable(self.folder, before, told, self.searches)
-            identities = {problem.told.name: self._identity(problem) for problem in self.problems}
+            identities = {problem.told.name: partial(self._identity, problem) for problem in self.problems}
             check_same(self.folder, before, self.searches, identities, self.running["accept_changes"])
             tell_as_before(before, told, self.searches)
         others = [] if before is None else kept(before, self.searches)
@@ -261,10 +263,12 @@ class _Study:
                 problem.objective.problem, problem.objective.splits, settings.max_resource, fixed=settings.fixed
             )
 
-    def _identity(self, problem: Problem) -> dict[str, Any]:
+    def _identity(self, problem: Problem, there: Mapping[str, Any]) -> dict[str, Any]:
         # What is the problem's in it is the same in each way.
         objective = problem.applied(self.ways[0]).objective
-        identity = {**objective.identity, "space": objective.space.as_json()}
+        if isinstance(objective, CommandObjective):
+            objective = objective.as_begun(there)
+        identity = {**objective.identity, "space": objective.space.as_json(), "device": problem.told.device}
         if isinstance(objective, ProblemObjective):
             # What it is on the device, as a search notes it.
             identity["precision"] = problem.told.precision

@@ -162,9 +162,18 @@ class CommandObjective:
         if os.name != "posix":
             raise StantuneError("commands are run in process groups, which this system has not; use Linux or macOS")
         threads = chosen_threads(conditions, self.name, usual_threads)
-        # Its own output, perhaps. Earlier versions noted no names.
-        files = (conditions.begun or {}).get("made-of")
-        return Prepared(replace(self, whole=conditions.max_resource, files=files), threads)
+        begun = self if conditions.begun is None else self.as_begun(conditions.begun)
+        return Prepared(replace(begun, whole=conditions.max_resource), threads)
+
+    def as_begun(self, identity: Mapping[str, Any]) -> CommandObjective:
+        """Return it with the code that a search with this identity has had from its beginning.
+
+        A file that has come since is none: its own output, perhaps. Earlier versions noted no names, and no programs.
+        """
+        files = identity.get("made-of")
+        if files is None:
+            files = _code(self.template, Path(self.cwd or "."), None, programs=False).files
+        return replace(self, files=files)
 
     def trainer(self, place: Place) -> CommandTrainer:
         """See Objective; raises StantuneError where there is no such folder or program."""
@@ -224,10 +233,10 @@ def _name(words: Sequence[str]) -> str:
     return next((path.stem for path in [*scripts, *map(PurePath, words)] if path.stem), "command")
 
 
-def _code(template: Template, cwd: Path, files: Collection[str] | None) -> _Code:
+def _code(template: Template, cwd: Path, files: Collection[str] | None, programs: bool = True) -> _Code:
     """Return the code among the files that a command names and does not write to, of `files` where there are some."""
     digest, found = hashlib.sha256(), []
-    program = template.first if _is_below(cwd, template.first or "") else None
+    program = template.first if programs and _is_below(cwd, template.first or "") else None
     for word in template.plain:
         for name in (word, word.partition("=")[2]):
             if not name or name in template.written or (files is not None and name not in files):
@@ -240,9 +249,13 @@ def _code(template: Template, cwd: Path, files: Collection[str] | None) -> _Code
 
 
 def _is_below(folder: Path, program: str) -> bool:
-    """Tell whether a program given by a path is really in a folder: no interpreter of the system's, also by a link."""
+    """Tell whether a program given by its path from a folder is really in it: no interpreter, also by a link."""
     try:
-        return os.sep in program and (folder / program).resolve().is_relative_to(folder.resolve())
+        return (
+            os.sep in program
+            and not Path(program).is_absolute()
+            and (folder / program).resolve().is_relative_to(folder.resolve())
+        )
     except (OSError, ValueError):
         return False
 
