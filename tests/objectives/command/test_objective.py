@@ -304,6 +304,14 @@ class TestConstruction:
             tune(what, max_resource=3, workers=1, out=tmp_path / "out", budget=1e-9)
         assert tune(what, max_resource=3, workers=1, out=tmp_path / "out").complete
 
+    def test_what_a_search_has_that_noted_no_names_is_texts_alone(self, tmp_path):
+        for name, holds in (("train", b"\0"), ("a.py", b"1")):
+            (tmp_path / name).write_bytes(holds)
+        what = CommandObjective("./train a.py {lr}", SPACE, minimize="loss", cwd=tmp_path)
+        assert what.identity["made-of"] == ["./train", "a.py"]
+        assert what.as_begun({"code": None}).identity["made-of"] == ["a.py"]
+        assert what.as_begun({"made-of": []}).identity["code"] is None
+
     def test_a_search_that_noted_no_names_goes_on(self, tmp_path, monkeypatch):
         (tmp_path / "train.py").write_text(TOLD)
         what = CommandObjective(f"{{python}} {tmp_path}/train.py {{lr}}", SPACE, minimize="loss")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.numbers import summary_of
 from stantune.errors import StantuneError, UsageError
+from stantune.search.identity import said_alike
 from stantune.search.settings import CODE
 from stantune.search.table.differences import differences_between
 from stantune.search.table.looking.look import look
@@ -124,7 +125,7 @@ def check_same(
         if one.problem not in identities:
             continue
         try:
-            there = look(folder / one.directory).identity
+            there = said_alike(look(folder / one.directory).identity)
         except StantuneError:
             # Deleted, or damaged: the study has its numbers alone.
             continue

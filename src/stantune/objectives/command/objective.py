@@ -250,12 +250,10 @@ def _code(template: Template, cwd: Path, files: Collection[str] | None, programs
 
 def _is_below(folder: Path, program: str) -> bool:
     """Tell whether a program given by its path from a folder is really in it: no interpreter, also by a link."""
+    if os.sep not in program or Path(program).is_absolute():
+        return False
     try:
-        return (
-            os.sep in program
-            and not Path(program).is_absolute()
-            and (folder / program).resolve().is_relative_to(folder.resolve())
-        )
+        return (folder / program).resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError):
         return False
 
