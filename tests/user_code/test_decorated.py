@@ -93,6 +93,56 @@ def trained(run):
 """
 
 
+MOVING = """
+import functools, random, time
+
+def timed(function):
+    began = time.time_ns()
+    @functools.wraps(function)
+    def wrapper(x):
+        return function(x) + 0 * began
+    return wrapper
+
+def memo(function):
+    cache = {}
+    def fill(x):
+        cache[x] = function(x)
+    @functools.wraps(function)
+    def wrapper(x):
+        if x not in cache:
+            fill(x)
+        return cache[x]
+    return wrapper
+
+def shaken(rng):
+    def around(function):
+        @functools.wraps(function)
+        def wrapper(x):
+            return function(x) + rng.random()
+        return wrapper
+    return around
+
+@timed
+@memo
+@shaken(random.Random(0))
+def helper(x):
+    return x + 1
+
+def train(run):
+    return helper(1)
+"""
+
+
+def test_what_a_decorator_keeps_may_be_another_in_each_run_and_after_a_call(loaded: Callable[..., Any]) -> None:
+    train = loaded(MOVING)
+    before = digest(train)
+    train(None)
+    assert digest(train) == before
+    assert digest(loaded(MOVING)) == before
+    assert digest(loaded(MOVING.replace("Random(0)", "Random(1)"))) != before
+    assert digest(loaded(MOVING.replace("cache[x] = function(x)", "cache[x] = 2 * function(x)"))) != before
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

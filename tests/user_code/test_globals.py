@@ -211,6 +211,18 @@ def test_statements_that_give_none_do_not_count(loaded: Callable[..., Any], valu
     assert digest(loaded(other)) == digest(loaded(STATEMENTS))
 
 
+def test_what_searches_may_be_edited(loaded: Callable[..., Any]) -> None:
+    """A script without `if __name__ == "__main__"` may give what it trains with to its own main function."""
+    script = (
+        "import stantune as st\nimport argparse\nargs = argparse.Namespace(width=8)\ndef train(run):\n"
+        "    return args.width\ndef search(args, brackets):\n    st.tune\ndef main(args):\n    brackets = 1\n"
+        "    search(args, brackets)\nif False:\n    main(args)\n"
+    )
+    other = script.replace("brackets = 1", "brackets = 2")
+    assert digest(loaded(other)) == digest(loaded(script))
+    assert digest(loaded(script.replace("width=8", "width=9"))) != digest(loaded(script))
+
+
 def test_what_a_plain_value_is_given_to_cannot_change_it(loaded: Callable[..., Any]) -> None:
     other = STATEMENTS.replace("random.choice(NAME)", "random.choices(NAME)")
     assert digest(loaded(other, "lazy")) == digest(loaded(STATEMENTS, "lazy"))

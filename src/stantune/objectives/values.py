@@ -115,7 +115,7 @@ def tight(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values that `plain` made are the same to the bit, wherever they are; False where none can tell."""
+    """Tell whether two values that `plain` made are the same to the bit; False where nobody can tell."""
     if type(one) is not type(other):
         return False
     if isinstance(one, Tensor):

@@ -103,6 +103,10 @@ class _Seen:
             self._around.add(id(thing))
             thing = within
 
+    def add_part_of(self, thing: object) -> None:
+        """Note a function that a decorator made, and uses: what it keeps is told no more, either."""
+        self._around.add(id(thing))
+
     def is_around(self, thing: object) -> bool:
         """Tell whether a decorator made a function of one that is named."""
         return id(thing) in self._around
@@ -157,11 +161,9 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
             if not has_source(thing.__globals__):
                 seen.changed.update(both(seen.changed, changed_by(thing)))
         # Also where it is an installed one: that which a decorator made holds a function of the user's.
-        noted = noted_by(thing) if seen.is_around(thing) else {}
-        for name, value in _enclosed(thing):
-            for left in [value] if callable(value) else unchanged(value, noted.get(name, frozenset())):
-                yield f"name {name}"
-                yield from _lines(left, seen, depth + 1)
+        for name, value in _around(thing, seen) if seen.is_around(thing) else _enclosed(thing):
+            yield f"name {name}"
+            yield from _lines(value, seen, depth + 1)
         if not installed:
             loaded = globals_of(thing.__code__, LOADS)
             yield from _globals(_names(thing.__code__), loaded, thing.__globals__, seen, depth)
@@ -174,6 +176,23 @@ def _lines(thing: Any, seen: _Seen, depth: int = 0) -> Iterator[str]:
         yield f"module {thing.__name__}"
     else:
         yield from _object(thing, seen, depth)
+
+
+def _around(thing: FunctionType, seen: _Seen) -> Iterator[tuple[str, object]]:
+    """Yield what counts of a decorator's closure: functions, and in a notebook plain values that it does not change.
+
+    What it was given stands in the decorated statement. Its values may be others in each run (the time, a folder), and
+    move while it is used (a cache, a generator).
+    """
+    noted = {} if has_source(thing.__globals__) else noted_by(thing)
+    for name, value in _enclosed(thing):
+        within = _wrapped_by(value) or value
+        if isinstance(within, FunctionType | type):
+            if within is not _wrapped_by(thing):
+                seen.add_part_of(within)
+            yield name, within
+        elif type(value) in PLAIN and not has_source(thing.__globals__) and name not in noted:
+            yield name, value
 
 
 def _home(thing: FunctionType) -> str | None:
@@ -360,11 +379,13 @@ def _globals(
             yield f"module {name}"
             yield from _globals(names, names, vars(value), seen, depth + 1)
         if value is not thing:
-            if seen.earlier or not seen.own(type(thing).__module__):
+            own = not seen.earlier and seen.own(type(thing).__module__)
+            if not own and not seen.is_around(value):
                 continue
-            # A decorator that is a class: its object may do more than to call what it was given.
-            yield from _lines(type(thing), seen, depth + 1)
-        elif isinstance(thing, FunctionType | type | ModuleType):
+            if own:
+                # A decorator that is a class: its object may do more than to call what it was given.
+                yield from _lines(type(thing), seen, depth + 1)
+        elif isinstance(thing, FunctionType | type | ModuleType) and not seen.is_around(thing):
             continue
         if name in loaded and seen.own(called) and seen.first(called, frozenset({name})):
             for left in () if has_source(module) else unchanged(thing, seen.changed.get(name, frozenset())):

@@ -9,7 +9,7 @@ import linecache
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from stantune.user_code.module_paths import is_users
@@ -50,6 +50,12 @@ def typed_in(module: Mapping[str, Any]) -> Path | None:
     """Return the folder beside a notebook, or what else has no file and is the program; None for other modules."""
     if module.get("__name__") != "__main__" or isinstance(module.get("__file__"), str) or "" not in sys.path:
         return None
+    return _working_folder()
+
+
+@functools.cache
+def _working_folder() -> Path | None:
+    """Return the working folder as it was when it was first asked for: cells may go to another one."""
     try:
         # Of `import`, too, "" is the working folder, wherever among the others it stands.
         folder = Path.cwd().resolve()
@@ -187,11 +193,22 @@ def _handed(statement: ast.stmt, under: tuple[ast.AST, ...], module: Mapping[str
     if not isinstance(call, ast.Call) or any(map(is_for_scripts, under)):
         return set()
     called = set(variable_of(call.func))
-    if "print" in called or _PACKAGE in (_package_of(name, module) for name in called):
+    if "print" in called or any(_is_of_searches(name, module, set()) for name in called):
         return set()
     values = [*call.args, *(keyword.value for keyword in call.keywords)]
     names = {name for value in values for part in _flat(value, True) for name in variable_of(part)}
     return {name for name in names if not isinstance(module.get(name), _FIXED)}
+
+
+def _is_of_searches(name: str, module: Mapping[str, Any], seen: set[str]) -> bool:
+    """Tell whether a global is this package's, or a function that uses it: a script's `main`, which may be edited."""
+    if _package_of(name, module) == _PACKAGE:
+        return True
+    thing = module.get(name)
+    if name in seen or not isinstance(thing, FunctionType) or thing.__globals__ is not module:
+        return False
+    seen.add(name)
+    return any(_is_of_searches(each, module, seen) for each in thing.__code__.co_names)
 
 
 def is_for_scripts(test: ast.AST) -> bool:
