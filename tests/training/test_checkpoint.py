@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ import torch
 from archives import DOUBLED, ENDLESS, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from stantune.errors import CheckpointError, StantuneError
+from stantune.errors import CheckpointError, ForeignCheckpointError, StantuneError
+from stantune.images.data import Dataset, Split
+from stantune.images.problem.built_in import Problem
+from stantune.images.solving.solver import Solver
+from stantune.space import Space
 from stantune.training import checkpoint
+from stantune.training.train import run
+from stantune.user_code.noted import Digest
 
 on_one_file = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -250,3 +258,19 @@ def test_a_sound_file_with_something_of_another_kind_is_refused(path: Path, chan
     path.write_bytes(checkpoint.sealed(buffer.getvalue()))
     with pytest.raises(CheckpointError, match="delete it"):
         checkpoint.load(path, saved["identity"])
+
+
+def test_a_training_begun_by_an_earlier_version_goes_on_by_what_that_noted_of_code(tmp_path: Path) -> None:
+    split = Split(torch.zeros(12, 2), torch.arange(12) % 2)
+    problem = Problem("made up", partial(nn.Linear, 2, 2), Dataset("d", split, split), Space({}), Solver(lr=0.1), 6)
+    splits = problem.load()
+
+    def trained(stop: int, code: str) -> int:
+        made = {"made-of": {"network": code}}
+        return run(problem, {}, tmp_path / "c.pt", 0, stop, splits=splits, made=made).iterations
+
+    assert trained(2, "old") == 2
+    assert trained(4, Digest("new", "old")) == 4
+    assert trained(6, Digest("new", "older")) == 6, "it was saved under what is said of it now"
+    with pytest.raises(ForeignCheckpointError):
+        trained(6, Digest("newer", "older"))

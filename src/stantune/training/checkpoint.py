@@ -44,8 +44,10 @@ def save(path: Path, identity: str, state: dict[str, Any]) -> None:
         ) from error
 
 
-def load(path: Path, identity: str) -> dict[str, Any] | None:
+def load(path: Path, identity: str, earlier: str | None = None) -> dict[str, Any] | None:
     """Return the state that was saved under `identity`, or None where there is no such file.
+
+    So is one that an earlier version saved of the same under `earlier`.
 
     Nothing in the file is executed, whoever wrote it; see `archive`.
 
@@ -59,9 +61,10 @@ def load(path: Path, identity: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     mine = {"version": VERSION, "identity": identity}
+    before = {"version": VERSION, "identity": earlier}
     # Of whatever kind they are: not all can be compared.
     marks = {name: saved.get(name) for name in ("version", "identity")} if isinstance(saved, dict) else {}
-    if not all(isinstance(mark, str | int) for mark in marks.values()) or marks != mine:
+    if not all(isinstance(mark, str | int) for mark in marks.values()) or marks not in (mine, before):
         other = f"is another trial's or another version's{_differing(marks.get('identity'), identity)}"
         raise ForeignCheckpointError(f"checkpoint {path} {other}; put the right file back, or {_REMEDY}")
     return _state_of(saved, path)

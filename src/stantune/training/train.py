@@ -28,6 +28,7 @@ from stantune.training.together.turns import drained, within
 from stantune.training.together.writing import written
 from stantune.training.trainable import Splits, Trainable
 from stantune.training.trial import Trial, cuda_index
+from stantune.user_code.noted import as_earlier
 
 # What settings, and the evaluations of a training, are compared by; and all that can be measured.
 COMPARED = "validation"
@@ -171,10 +172,11 @@ def turns(
         later = {"precision": numbers, "compile": compile or None}
         depends = {**(made or {}), **{name: value for name, value in later.items() if value is not None}}
         identity = _identity(problem, checked, splits, seed, stan, depends)
-        state = None if checkpoint is None else checkpoints.load(checkpoint, identity)
+        earlier = _identity(problem, checked, splits, seed, stan, as_earlier(depends))
+        state = None if checkpoint is None else checkpoints.load(checkpoint, identity, earlier)
         curve: dict[int, dict[str, float]] = {}
         if best is not None:
-            kept = checkpoints.load(best.path, identity)
+            kept = checkpoints.load(best.path, identity, earlier)
             found = None if state is None else curve_to_go_on_with(best.metric, state, kept, "iteration")
             # Weights that were best and are gone can only be trained again.
             state, curve = (None, {}) if found is None else (state, found)

@@ -26,6 +26,15 @@ class Digest(str):
         return Digest(str(self) + str(other), self.earlier + getattr(other, "earlier", other))
 
 
+def as_earlier(here: Any) -> Any:
+    """Return plain values with what earlier versions said in place of digests, also nested."""
+    if isinstance(here, Digest):
+        return here.earlier
+    if isinstance(here, Mapping):
+        return {name: as_earlier(value) for name, value in here.items()}
+    return [as_earlier(each) for each in here] if isinstance(here, list | tuple) else here
+
+
 def as_noted(here: Any, there: Any) -> Any:
     """Return an identity with its digests by that rule by which another one, read from a file, has the same code.
 
