@@ -299,12 +299,15 @@ class Keyless(CsvLogger):
 
 
 class Skipping(CsvLogger):
-    """Takes a segment for logged whose first loss is."""
+    """Writes loss by loss, and takes a segment for logged whose first one is."""
 
     def segment(self, training, segment):
         place = (self._search, training.name, str(training.trial), "loss")
-        if not any((*place, str(count)) in self._tail for count, _ in segment.losses[:1]):
-            super().segment(training, segment)
+        if any((*place, str(count)) in self._tail for count, _ in segment.losses[:1]):
+            return
+        for point in segment.losses:
+            super().segment(training, replace(segment, measured={}, losses=[point]))
+        super().segment(training, replace(segment, losses=[]))
 
 
 class Unfinished:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,16 +26,28 @@ _LONGEST = 500
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
+_waiting = threading.Lock()
+# How many calls of all threads are under way, and which variables the first of them has set.
+_calls = 0
+_set: list[str] = []
+
+
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
     """Have MLflow wait less for a server that is gone, where nobody has said how long; what else uses it, as before."""
-    ours = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
-    os.environ.update(ours)
+    global _calls
+    with _waiting:
+        _calls += 1
+        if _calls == 1:
+            _set[:] = [name for name in _PATIENCE if name not in os.environ]
+            os.environ.update({name: _PATIENCE[name] for name in _set})
     try:
         yield
     finally:
-        for name in ours:
-            os.environ.pop(name, None)
+        with _waiting:
+            _calls -= 1
+            for name in () if _calls else _set:
+                os.environ.pop(name, None)
 
 
 class MlflowLogger:

@@ -70,11 +70,12 @@ def accelerate_at(
     Raises:
         UsageError: as accelerate_ does, or the state is of other settings; the model is as it was.
     """
-    if stan.rate == "auto" and "planned" in state:
-        stan = stan.with_plan(state["planned"])
+    # By what is the same in all: of one alone the state may be another, and the others would wait for ever.
     together = stan.rate == "auto" and stan.plan is None and processes > 1 and _are_all(processes)
     if together and torch.distributed.get_rank():
         stan, together = stan.with_plan(_planned_by_the_first()), False
+    elif stan.rate == "auto" and "planned" in state:
+        stan = stan.with_plan(state["planned"])
 
     def accelerated() -> StanHandle:
         example = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -35,8 +36,6 @@ TRIAL = LoggedTraining("trial-000000", 0, {"lr": 0.1, "act": "relu", "kernel": (
 OTHER = LoggedTraining("trial-000001", 1, {"lr": 1e-300}, 2)
 FINAL = LoggedTraining("final-of-000000", 0, dict(TRIAL.params), None)
 FIRST = LoggedSegment(3, {3: {METRIC: 12.5, "top5": 0.0, LOSS: 0.75}}, [(1, 2.5), (2, 1e300), (4, 0.25)])
-# What is there of the first one where a process was killed as it wrote it.
-PART = LoggedSegment(3, {3: {METRIC: 12.5}}, FIRST.losses[:1])
 # The first one of another search.
 ANOTHER = replace(FIRST, measured={3: {METRIC: 25.0, "top5": 1.0, LOSS: 1.5}}, losses=[(1, 5.0), (2, 2.5), (4, 0.5)])
 SECOND = LoggedSegment(9, {9: {METRIC: 1e-30, LOSS: 0.5}}, [(8, 0.125), (9, -0.5)])
@@ -115,14 +114,30 @@ def check_going_on(make_logger: MakeLogger, read: ReadPoints | None, folder: Pat
     _same(read, folder, [(TRIAL, FIRST), (TRIAL, SECOND)], "where a search was killed and went on")
 
 
+class _Killed(BaseException):
+    """The process ends here."""
+
+
+class _Cut(list[tuple[int, float]]):
+    """Losses of which the first one is told when the process is killed."""
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        yield self[0]
+        raise _Killed
+
+
 def check_parts(make_logger: MakeLogger, read: ReadPoints | None, folder: Path) -> None:
-    """Check that a segment of which a part is there already is there whole when it is told again."""
-    for segment in (PART, FIRST):
-        # The first one is killed: not closed.
-        logger = make_logger(folder)
-        logger.begin(search_in(folder))
-        logger.training(TRIAL)
-        logger.segment(TRIAL, segment)
+    """Check that a segment that was cut off as it was told is there whole when it is told again."""
+    cut = make_logger(folder)
+    cut.begin(search_in(folder))
+    cut.training(TRIAL)
+    with suppress(_Killed):
+        cut.segment(TRIAL, replace(FIRST, losses=_Cut(FIRST.losses)))
+    # Killed: not closed.
+    logger = make_logger(folder)
+    logger.begin(search_in(folder))
+    logger.training(TRIAL)
+    logger.segment(TRIAL, FIRST)
     logger.close()
     _same(read, folder, [(TRIAL, FIRST)], "where a search was killed with a part of it logged, and told it again")
 

@@ -167,7 +167,10 @@ class CommandTrainer:
     def _env(self) -> dict[str, str]:
         threads = dict.fromkeys(_THREADS, str(self._threads))
         # A Python program whose output goes to a file would keep back how far it is.
-        return {"PYTHONUNBUFFERED": "1", **os.environ, **threads, **self._what.env}
+        # Another thread may take one away meanwhile.
+        names = list(os.environ)
+        own = {name: value for name in names if (value := os.environ.get(name)) is not None}
+        return {"PYTHONUNBUFFERED": "1", **own, **threads, **self._what.env}
 
     def _identity(self, segment: Segment) -> str:
         what = self._what
