@@ -12,9 +12,10 @@ import pytest
 from torch import nn
 
 from stantune import Conditions, Dataset, Float, Problem, ProblemObjective, Solver, Space, tune
+from stantune.compare.comparison import Comparer
 from stantune.errors import UsageError
 from stantune.images import objective as objectives
-from stantune.images.numbers_held_out import NOTE
+from stantune.images.numbers_held_out import NOTE, noted_of
 
 INPUTS = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
 WHOLE = np.random.default_rng(1).permutation(2_000)[:120]
@@ -100,3 +101,16 @@ def test_searches_that_cannot_hold_such_numbers_note_nothing() -> None:
         {"data": data(None)},
     ):
         assert not noted(replace(problem(data), **change), None)
+
+
+def test_trainings_and_comparisons_note_what_was_drawn_of_a_function_s_data() -> None:
+    for targets, noted in ((WHOLE, {NOTE: "at random"}), (WHOLE.astype(np.float32), {})):
+        what = problem(Counting(targets))
+        splits = what.load()
+        assert noted_of(splits) == noted
+        tested = replace(splits, test=splits.validation)
+        identity = Comparer(what, {"lr": 1e-8}, {}, 9, tested)._identity()
+        assert {name: value for name, value in identity.items() if name == NOTE} == noted
+        # Nothing is held out of them, or what they are is in the identity of the problem.
+        assert noted_of(what.load(full=True)) == {}
+        assert noted_of(problem(Dataset("numbers", (INPUTS, targets))).load()) == {}

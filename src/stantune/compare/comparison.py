@@ -19,6 +19,7 @@ from stantune.compare.records import Records, identity_of, timed_on
 from stantune.compare.turns import Training, train_in_turns, warm_up
 from stantune.compare.under_way import UnderWay
 from stantune.errors import NoEffectWarning, UsageError
+from stantune.images.numbers_held_out import noted_of
 from stantune.images.objective import made_of
 from stantune.images.problem.built_in import Problem, Splits
 from stantune.images.solving.schedules import policy_of
@@ -218,6 +219,7 @@ class Comparer:
             "test_images": len(self.splits.test),
             **self.problem.identity,
             **made_of(self.problem),
+            **noted_of(self.splits),
             "device": self.device,
             "threads": torch.get_num_threads(),
             **({} if self.precision is None else {"precision": self.precision}),

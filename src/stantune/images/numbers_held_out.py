@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from stantune.errors import StantuneError
-from stantune.images.problem.problem import Problem
+from stantune.images.problem.problem import Problem, Splits
 
 NOTE = "numbers-held-out"
+
+
+def noted_of(splits: Splits) -> dict[str, Any]:
+    """Return what a training notes of the data that it is given; nothing of most."""
+    return {NOTE: "at random"} if splits.drawn else {}
 
 
 def numbers_held_out(problem: Problem, root: Path | None, begun: Mapping[str, Any] | None) -> dict[str, Any]:

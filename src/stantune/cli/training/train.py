@@ -56,6 +56,7 @@ def train(
 ) -> None:
     """Train one setting of a problem, exactly unless told otherwise, and print its error."""
     say_loading("PyTorch and the problem", json)
+    from stantune.images.numbers_held_out import noted_of
     from stantune.images.objective import made_of
     from stantune.images.resizing import Resize, resized
     from stantune.process.crowding import crowding
@@ -128,7 +129,7 @@ def train(
             use_threads=choose,
             stop_early=stop.asked,
             watch=moved,
-            made=made_of(what),
+            made={**made_of(what), **noted_of(splits)},
             precision=precision,
             compile=compile,
             # A plan is for whole images, as in a search.

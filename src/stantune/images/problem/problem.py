@@ -56,6 +56,7 @@ class Splits:
         test: what is looked at once, at the end.
         normaliser: from pixels to what the network sees, fitted to `train`.
         classes: number of classes; None where the targets are none.
+        drawn: whether a function's whole numbers, which are no classes, were held out at random; by their size once.
     """
 
     train: Split
@@ -63,6 +64,7 @@ class Splits:
     test: Split
     normaliser: Normaliser
     classes: int | None
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class Problem:
         held = f"problem {self.name!r}: the targets of the {len(validation)} samples that are held out"
         others = "hold out more of them, or others by `hold_out_seed`"
         check_counted(held, self._loss(), self._measure(), validation.targets, others)
-        splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes)
+        drawn = self.may_draw_numbers and how != self.hold_out and len(validation) > 0
+        splits = Splits(train, validation, dataset.test, self.normalise.fit(train), dataset.classes, drawn)
         check_batch_size(self.name, self.space.get("batch_size"), len(train))
         self._look(splits)
         if self.hold_out in ("first", "last") and self._loss().targets == "classes":
