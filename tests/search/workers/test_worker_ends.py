@@ -13,13 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from numbers_objective import Numbers
+from numbers_objective import LENGTH, Numbers
 from numbers_search import Told, costless, linux, processes, run, table, trained
 
 from stantune.errors import StantuneError
+from stantune.outcome import Outcome
+from stantune.protocols import Segment
 from stantune.search.plan.values import Job
 from stantune.search.state import SearchState
 from stantune.search.stopping import ENDING
+from stantune.search.workers.workers import Workers
 
 LEFT_ALONE = Path(__file__).parents[2] / "helpers" / "search" / "left_alone.py"
 
@@ -63,6 +66,18 @@ def test_stopped_in_good_order_and_gone_on_with(undisturbed: SearchState, tmp_pa
     assert told.failures == []
     assert table(run(Numbers(place), 2)) == table(undisturbed)
     assert set(Counter(trained(place)).values()) == {1}
+
+
+def test_a_worker_that_trains_and_was_not_heard_yet_keeps_what_it_has(tmp_path: Path) -> None:
+    kept, log = tmp_path / "kept", tmp_path / "log"
+    with Workers(Numbers(tmp_path, pause=0.05).order, 1) as workers:
+        workers.submit(Segment(0, {"lr": 0.5}, 0, LENGTH, 0, kept, bracket=0))
+        wait_for(log.exists)
+        # Asked before anybody listens.
+        [over] = workers.finished(lambda: True, lambda segment, done: None)
+    assert isinstance(over.how, Outcome)
+    assert over.how.interrupted
+    assert over.how.iterations == int(kept.read_text()) == len(log.read_text().splitlines()) > 0
 
 
 def test_end_at_once(tmp_path: Path) -> None:

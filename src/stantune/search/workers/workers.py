@@ -295,7 +295,7 @@ class Workers:
         for place in self._places:
             if (worker := place.worker) is None or not worker.segments:
                 continue
-            if worker.ready:
+            if worker.ready or _has_spoken(worker):
                 # Where it fails, the worker is dead, and that is noticed in its turn.
                 with contextlib.suppress(OSError):
                     worker.connection.send(Stop())
@@ -384,6 +384,14 @@ class Workers:
 
     def _living(self) -> list[Worker]:
         return [place.worker for place in self._places if place.worker is not None]
+
+
+def _has_spoken(worker: Worker) -> bool:
+    """Tell whether a worker that was not heard yet has said something: it trains, and has a checkpoint to keep."""
+    try:
+        return worker.connection.poll()
+    except OSError:
+        return False
 
 
 def _training(segment: Segment) -> tuple[int, int | None]:
