@@ -6,20 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from decorators import SCALED
 
 from stantune.user_code.digest import digest
 
-TEXT = """
+TEXT = (
+    f"""
 import functools
-
-def scaled(factor):
-    def around(function):
-        @functools.wraps(function)
-        def wrapper(x):
-            return function(x) * factor
-        return wrapper
-    return around
-
+{SCALED}"""
+    """
 class Kept:
     def __init__(self, function, times):
         functools.update_wrapper(self, function)
@@ -91,6 +86,7 @@ def train(run):
 def trained(run):
     return helper(81)
 """
+)
 
 
 MOVING = """

@@ -10,17 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decorators import INSTALLED
 
 from stantune.user_code.digest import digest
 
 FILES = {
-    "site-packages/lib.py": """
-import functools
-def around(function):
-    @functools.wraps(function)
-    def wrapper(*given):
-        return function(*given)
-    return wrapper
+    "site-packages/lib.py": f"""{INSTALLED}
 def loss(x):
     return scale(x)
 def scale(x):

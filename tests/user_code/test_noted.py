@@ -9,18 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from decorators import INSTALLED, SCALED
+
 from stantune.user_code.digest import digest
 from stantune.user_code.noted import Digest, as_noted
 
 # What earlier versions saw as today's does, and what they did not see, or looked into.
 FILES = {
-    "site-packages/lib.py": """
-import functools
-def around(function):
-    @functools.wraps(function)
-    def wrapper(*given):
-        return function(*given)
-    return wrapper
+    "site-packages/lib.py": f"""{INSTALLED}
 class Optimizer:
     rate = 0.1
 """,
@@ -35,14 +31,9 @@ sys.path.append("site-packages")
 import helpers, lib
 from stantune.user_code.digest import digest
 
-def scaled(factor):
-    def around(function):
-        @functools.wraps(function)
-        def wrapper(x):
-            return function(x) * factor
-        return wrapper
-    return around
-
+"""
+    + SCALED
+    + """
 @scaled(2.0)
 def decorated(x):
     return x + 1

@@ -35,6 +35,6 @@ def numbers_held_out(problem: Problem, root: Path | None, begun: Mapping[str, An
             if not problem.draws_numbers(root):
                 return {}
         except StantuneError:
-            # Without its data nothing is trained, and nothing of it is mixed.
+            # Nobody can tell here. Where the data are elsewhere, as on a cluster's nodes, it goes on unseen.
             return {}
     return {NOTE: "at random"}

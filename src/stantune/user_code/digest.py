@@ -26,8 +26,9 @@ def digest(function: object) -> Digest:
 
     Functions and classes count by their code, other globals by the statements that give them their values: the values
     may be others in each run (the time, a folder's name). In a notebook there are no statements to look at, and plain
-    values count themselves, but for those that these functions change. Decorators count by the functions that they
-    make. Comments, docstrings and the layout do not count.
+    values count themselves, but for those that these functions change. Decorators count by their code
+    and by what the decorated statement gives them, not by what they keep (see _around). Comments, docstrings and the
+    layout do not count.
     Nor do installed modules, data, or what is imported within a function. What it holds itself counts: values in its
     closure and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are
     taken as they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.

@@ -281,8 +281,8 @@ class Keeper:
             "cost": asdict(cost),
             "files": self._files(),
         }
-        modes = {name: modes_beside(self._things[name], before) for name, before in self._modes.items()}
-        if step and (others := {name: each for name, each in modes.items() if each}):
+        modes = {name: modes_beside(self._things[name], before) for name, before in self._modes.items()} if step else {}
+        if others := {name: each for name, each in modes.items() if each}:
             state["modes"] = others
         if self._best is not None:
             state["curve"] = self.curve
