@@ -12,6 +12,7 @@ from torch import nn
 from stantune import Stan
 from stantune.errors import NoEffectWarning
 from stantune.images.no_effect import of_no_effect, said_already
+from stantune.stan.layers.meprop import MeProp
 from stantune.stan.surgery import accelerate_
 
 
@@ -31,6 +32,15 @@ def test_it_is_said_where_something_was_to_be_spared(rate):
 
 def test_nobody_is_told_who_asked_for_nothing():
     assert of_no_effect(WITHOUT, Stan(rate=1)) == []
+
+
+def test_meprop_that_keeps_all_is_said():
+    """Such a training is one with native kernels alone, by another name."""
+    (sentence,) = of_no_effect(CORNERS, Stan(rate=1, meprop=MeProp(CLASSES)))
+    assert sentence.startswith("note: meProp changes nothing in this model (")
+    assert f"top_k={CLASSES} of meProp keeps all of its {CLASSES} components" in sentence
+    assert of_no_effect(CORNERS, Stan(rate=1, meprop=MeProp(CLASSES - 1))) == []
+    assert of_no_effect(CORNERS, Stan(rate=1, meprop=MeProp(0))) == []
 
 
 @pytest.mark.parametrize("rate", [0.5, "auto", 1])

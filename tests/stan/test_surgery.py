@@ -186,6 +186,17 @@ def test_nothing_to_accelerate_warns(model):
     assert handle.report == ()
 
 
+def test_meprop_that_keeps_all_is_said_though_convolutions_change():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
+    with pytest.warns(
+        NoEffectWarning, match=r"meProp changes nothing in this model \(2: top_k=10 of meProp keeps all of"
+    ):
+        accelerate_(model, Stan(rate=0.5, meprop=MeProp(10)))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    with pytest.warns(NoEffectWarning, match=r"meProp changes nothing in this model \(no nn.Linear is left to it\)"):
+        accelerate_(model, Stan(rate=0.5, meprop=MeProp(10)))
+
+
 @pytest.mark.usefixtures("no_kernels")
 def test_rate_one_without_kernels_changes_nothing_and_says_so(model):
     with pytest.warns(NoEffectWarning, match="rate=1 computes every entry"):

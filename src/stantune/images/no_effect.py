@@ -16,9 +16,9 @@ from stantune.stan.surgery import accelerate_saying_
 def of_no_effect(problem: Problem, stan: Stan) -> list[str]:
     """Return what is to be said where STAN changes nothing in the network of the problem's own numbers.
 
-    Nothing at a rate of 1: nobody asked for anything to be spared.
+    Nothing where nobody asked for anything to be spared.
     """
-    if stan.rate == 1:
+    if stan.spares_nothing:
         return []
     # What the planner leaves of "auto" shows only in the training.
     tried = replace(stan, rate=0.5) if stan.rate == "auto" else stan

@@ -190,6 +190,9 @@ def _accelerate(
     if not swapped and not native and not norms and not pools and not any(line.top_k for line in sparse.values()):
         why = _why_nothing(report) or "it has no convolution"
         say(f"STAN changes nothing in this model ({why}); it trains exactly")
+    elif stan.inexact and not any(line.top_k for line in sparse.values()):
+        why = _why_nothing(list(sparse.values())) or "no nn.Linear is left to it"
+        say(f"meProp changes nothing in this model ({why}); gradients are whole")
     handle = StanHandle(stan, swapped, tuple(report), memory, plan, norms, pools)
     handle.note(shapes)
     return handle

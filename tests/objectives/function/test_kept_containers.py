@@ -260,3 +260,16 @@ def test_tensors_of_another_device_come_back_as_they_were(weight):
     found = restored({"stantune kind": "elsewhere", "value": weight}, "meta")
     assert found.is_leaf
     assert (type(found), found.requires_grad, found.device.type) == (type(weight), weight.requires_grad, "meta")
+
+
+def test_a_metric_of_torchmetrics_is_kept_where_its_state_lasts():
+    """By default their state_dict is empty: the page says how to have it full."""
+    torchmetrics = pytest.importorskip("torchmetrics")
+    one, other = torchmetrics.MeanMetric(), torchmetrics.MeanMetric()
+    assert things.state_of(one, "mean") == {}
+    for metric in (one, other):
+        metric.persistent(True)
+    one.update(torch.tensor([1.0, 2.0]))
+    things.load(other, restored(things.state_of(one, "mean")))
+    other.update(torch.tensor(6.0))
+    assert other.compute() == 3
