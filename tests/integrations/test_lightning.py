@@ -11,11 +11,10 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_fits import Classifier, loader, trainer, training_of
 from torch import nn
-from torch.nn.functional import conv2d, cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from stantune import Stan, StantuneError
 from stantune.errors import UsageError
@@ -29,63 +28,6 @@ MEMO = Stan(rate=0.25, period=1, memo=Memo(samples=10, epoch=5))
 
 def ids(batch):
     return batch[2]
-
-
-def training_of(base):
-    """The LightningModule of either package; `seen` holds the grids of each training batch."""
-
-    class Classifier(base):
-        def __init__(self, task, fail_at=None, failure=RuntimeError, manual=False):
-            super().__init__()
-            self.task = task
-            self.net = task.network()
-            self.seen = []
-            self.exact = []
-            self.fail_at = fail_at
-            self.failure = failure
-            self.automatic_optimization = not manual
-
-        def forward(self, images):
-            return self.net(images)
-
-        def training_step(self, batch, batch_idx):
-            self.seen.append(self.task.grids(self.net))
-            if len(self.seen) == self.fail_at:
-                raise self.failure
-            loss = cross_entropy(self(batch[0]), batch[1])
-            if not self.automatic_optimization:
-                for optimizer in self.optimizers():
-                    optimizer.zero_grad()
-                self.manual_backward(loss)
-                for optimizer in self.optimizers():
-                    optimizer.step()
-            return loss
-
-        def validation_step(self, batch, batch_idx):
-            first = self.net[0]
-            self.exact.append(torch.equal(first(batch[0]), conv2d(batch[0], first.weight, first.bias, padding=1)))
-
-        def configure_optimizers(self):
-            if self.automatic_optimization:
-                return torch.optim.SGD(self.parameters(), self.task.lr)
-            return [torch.optim.SGD(self.net[i].parameters(), self.task.lr) for i in (0, 2)]
-
-    return Classifier
-
-
-Classifier = training_of(LightningModule)
-
-
-def loader(task):
-    return DataLoader(TensorDataset(task.images, task.labels, torch.arange(10)), batch_size=2)
-
-
-def trainer(callback, package=Trainer, **settings):
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return package(
-        callbacks=[callback] if not isinstance(callback, list) else callback,
-        **{"enable_checkpointing": False, "max_epochs": 2, **quiet, **settings},
-    )
 
 
 @pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
@@ -256,7 +198,8 @@ def test_it_is_known_how_many_processes_train_the_module(task, monkeypatch):
     monkeypatch.setattr("stantune.integrations.lightning.accelerate_at", lambda *given: told.append(given[-1]))
     monkeypatch.setattr("stantune.integrations.lightning.visit", lambda *given: None)
     precision = SimpleNamespace(train_step_context=nullcontext)
-    several = SimpleNamespace(global_step=0, world_size=3, precision_plugin=precision)
+    loop = SimpleNamespace(_skip_backward=False)
+    several = SimpleNamespace(global_step=0, world_size=3, precision_plugin=precision, fit_loop=loop, optimizers=[])
     StanCallback(STAN).on_train_batch_start(several, Classifier(task), (task.images, task.labels), 0)
     assert told == [3]
 

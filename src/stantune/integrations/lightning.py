@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
-from stantune.errors import StantuneError
+from stantune.errors import StantuneError, StanWarning
 from stantune.integrations.start import FromBatch, Inputs, accelerate_at, first_of, require_ids, state_of, visit
 from stantune.stan.config import Stan
 from stantune.stan.handle import StanHandle
@@ -37,8 +40,12 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
 
     The schedule counts optimizer steps, as max_steps, `trainer.global_step` and the learning rate's schedulers do:
     one iteration for each batch after which an optimizer has stepped (the last of those whose gradients are
-    accumulated; under manual optimization, however many optimizers stepped). The batches of one step share their
-    entries, so that accumulating k batches remains what it is without STAN, one iteration on a batch k times as large.
+    accumulated; under manual optimization, however many optimizers stepped, also without Lightning's wrapper or within
+    another optimizer). The batches of one step share their entries, so that accumulating k batches remains what it is
+    without STAN, one iteration on a batch k times as large. Where an epoch ends and no optimizer has stepped since the
+    fit began, a warning says so.
+
+    In the epoch that StochasticWeightAveraging adds to take batch norms' statistics the module is as without STAN.
 
     Under a rate of "auto" the first of several processes plans for all of them.
 
@@ -68,15 +75,33 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
         self._accelerated: nn.Module | None = None
         self._state: dict[str, Any] = {}
         self._optimizer_steps = 0
+        self._stepped = False
+        # Whether an optimizer has stepped since the fit began, and whether it was said that none has.
+        self._moved = False
+        self._said = False
+        self._hooks: list[Any] = []
+
+    @property
+    def stands(self) -> bool:
+        """Tell whether no optimizer has stepped since the fit began, of a module in which something is to be spared."""
+        return self.handle is not None and not self._moved and any(line.patterns for line in self.handle.report)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Forget another training; a checkpoint's state comes after this."""
-        if stage == "fit" and trainer.global_step == 0:
+        if stage != "fit":
+            return
+        self._moved = False
+        # By its batches: not all steps of optimizers are in global_step.
+        if trainer.fit_loop.total_batch_idx < 0:
             self.handle = None
             self._state = {}
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Accelerate the module if this is the fit's first batch."""
+        if trainer.fit_loop._skip_backward:
+            # Averaged weights are given their batch norms' statistics, which are to be those of exact passes.
+            self._restore()
+            return
         if self.handle is None or self._accelerated is None:
             iteration = self._state.get("iteration", trainer.global_step)
             # As the training's own passes are made: in which precision decides what pays.
@@ -86,13 +111,31 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
                 )
             self._accelerated = pl_module
             self._state = {}  # a memo's state is large, and the handle holds it now
+            for optimizer in _with_inner(trainer.optimizers):
+                # One that has not called Optimizer.__init__ takes no hooks.
+                with suppress(AttributeError):
+                    self._hooks.append(optimizer.register_step_post_hook(self._note_step))
         visit(self.handle, batch, self._ids, self._inputs)
-        self._optimizer_steps = trainer.global_step
+        self._optimizer_steps, self._stepped = trainer.global_step, False
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Go on to the next iteration if an optimizer has stepped."""
-        if self.handle is not None and trainer.global_step != self._optimizer_steps:
+        if self.handle is None or self._accelerated is None:
+            return
+        if self._stepped or trainer.global_step != self._optimizer_steps:
+            self._moved = True
             self.handle.step()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say, once, that nothing moves the schedule."""
+        if self.stands and not self._said:
+            self._said = True
+            warnings.warn(
+                "STAN stood still for an epoch: it moves with the steps of the trainer's optimizers, and none has "
+                "stepped; step those that configure_optimizers gives, as by self.optimizers().step()",
+                StanWarning,
+                stacklevel=2,
+            )
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Restore the module."""
@@ -113,8 +156,25 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
         else:
             self._state = dict(state_dict)
 
+    def _note_step(self, *_: Any) -> None:
+        self._stepped = True
+
     def _restore(self) -> None:
         if self._accelerated is not None:
             self._state = self.state_dict()
             restore_(self._accelerated)
             self._accelerated = None
+        while self._hooks:
+            self._hooks.pop().remove()
+
+
+def _with_inner(optimizers: Iterable[Any]) -> list[Optimizer]:
+    """Return optimizers, and those that they hold and step themselves, as SAM does; each once."""
+    found: dict[int, Optimizer] = {}
+    things = list(optimizers)
+    while things:
+        thing = things.pop()
+        if isinstance(thing, Optimizer) and id(thing) not in found:
+            found[id(thing)] = thing
+            things += vars(thing).values()
+    return list(found.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+import torch
 from earlier_code import noted_as_before
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
@@ -136,6 +137,19 @@ class TestTheObjective:
             trained(objective(lambda params: params), segment(tmp_path, 0, 1))
         with pytest.raises(UsageError, match="gave a tuple of 4"):
             trained(objective(data=lambda params: (1, 2, 3, 4)), segment(tmp_path, 0, 1))
+
+    def test_a_compiled_module_is_refused_and_one_of_compiled_parts_is_not(self, tmp_path):
+        with pytest.raises(UsageError, match=r"gave what torch.compile made of a Net; give .* self\.net\.compile\(\)"):
+            trained(objective(lambda params: torch.compile(Net(params))), segment(tmp_path, 0, 1))
+
+        class Compiled(Net):
+            def __init__(self, params):
+                super().__init__(params)
+                self.net.compile(backend="eager")
+
+        plain = trained(objective(), segment(tmp_path / "plain", 0, 1))
+        compiled = trained(objective(Compiled), segment(tmp_path / "compiled", 0, 1))
+        assert compiled.metrics == pytest.approx(plain.metrics, rel=1e-3)
 
     @pytest.mark.parametrize(
         ("conditions", "threads"),

@@ -34,7 +34,7 @@ def taken(trainer: Any, path: Path) -> dict[str, Any]:
     """Return what `trainer.save_checkpoint` writes, as it can be read without executing anything.
 
     Args:
-        trainer: whose fit is over.
+        trainer: whose fit is over, or whose last epoch is.
         path: of the trial's checkpoint, beside which it is written for a moment.
 
     Raises:

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from stantune.loss_curve import LossMeans
-from stantune.objectives.lightning.following import follower
+from stantune.objectives.lightning.following import fingerprint, follower
 from stantune.objectives.lightning.loaders import Loaders, seeded_loaders
 from stantune.objectives.lightning.package import has_hook, interruptible, numbers_of, package_of
 from stantune.objectives.surroundings import seed_all
 from stantune.seeds import derive
 from stantune.stan.config import Stan
+from stantune.stan.schedule import Phase
 
 # What the Trainer is told by others, and why not here.
 RESERVED = {
@@ -46,6 +47,7 @@ class Fit:
         stop_early: asked after each batch.
         watch: told the epochs done, after each batch.
         patience: seconds after which the fit ends at an epoch's end, to be saved.
+        take: gives what a checkpoint of a Trainer holds.
         losses: those before, and then the batches' of this fit as well.
         module: the LightningModule.
         loaders: its data.
@@ -54,6 +56,9 @@ class Fit:
         asked_to_end: a callback asked for the end before, and Lightning trains on up to its min_epochs or min_steps.
         batches: whether any batch came to be trained.
         validated: the optimizer step after which the last validation was.
+        states: fingerprints of the module at the end of that: of the weights that were validated, and of those that
+            came back after it, where a callback had put others in for it.
+        left: what `take` gave when the last epoch was over, before anything else was done for the training's end.
         setup_seconds: time that passed before the first epoch.
     """
 
@@ -67,6 +72,7 @@ class Fit:
     stop_early: Callable[[], bool]
     watch: Callable[[int], None]
     patience: Callable[[float], float]
+    take: Callable[[Any], dict[str, Any]]
     losses: LossMeans
     asked_to_end: bool = False
     batches: bool = False
@@ -75,8 +81,11 @@ class Fit:
     trainer: Any = None
     evaluation_seconds: float = 0.0
     validated: int = -1
+    states: set[str] = field(default_factory=set)
+    left: dict[str, Any] = field(default_factory=dict)
     setup_seconds: float = 0.0
     _aim: int = field(default=0, init=False)
+    _stan: Any = field(default=None, init=False)
 
     def run(
         self,
@@ -114,7 +123,8 @@ class Fit:
         if stan is not None:
             from stantune.integrations.lightning import StanCallback
 
-            added.append(StanCallback(stan))
+            self._stan = StanCallback(stan)
+            added.append(self._stan)
         own = [copy.deepcopy(callback) for callback in callbacks]
         arguments = trainer_arguments(package, self, settings, own, added)
         self.trainer = package.Trainer(**arguments, logger=copy.deepcopy(logger))
@@ -125,8 +135,18 @@ class Fit:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
-        return int(self.trainer.current_epoch)
+        """Epochs done; one that only takes batch norms' statistics, behind the last one, is none."""
+        return min(int(self.trainer.current_epoch), self.whole)
+
+    @property
+    def stands(self) -> bool:
+        """Tell whether STAN was to spare something, and no step of an optimizer moved it."""
+        return self._stan is not None and bool(self._stan.stands)
+
+    @property
+    def spares(self) -> bool:
+        """Tell whether STAN was to spare something, and did not stand in an iteration that computes everything."""
+        return self._stan is not None and (not self.stands or self._stan.handle.phase is Phase.REDUCED)
 
     @property
     def ended(self) -> bool:
@@ -141,13 +161,24 @@ class Fit:
 
     def end_after(self, epoch: int) -> None:
         """Have the fit end with this epoch, which is the present one."""
-        # Not should_stop, which tells that someone else ended it; and not before, since schedules look at max_epochs.
-        self.trainer.fit_loop.max_epochs = self._aim = epoch
+        self._aim = epoch
+        if epoch < self.whole or not self._takes_statistics:
+            # Not should_stop, which tells that someone else ended it; and not before, since schedules look at it.
+            self.trainer.fit_loop.max_epochs = epoch
+
+    @property
+    def _takes_statistics(self) -> bool:
+        """Tell whether Lightning takes batch norms' statistics of averaged weights, in an epoch behind the last one."""
+        kind = package_of(self.module).callbacks.StochasticWeightAveraging
+        averages = any(isinstance(callback, kind) for callback in self.trainer.callbacks)
+        return averages and bool(self.trainer.fit_loop.max_epochs == self.whole + 1)
 
     def evaluated(self) -> dict[str, float]:
-        """Return the metrics as they are after the last step; those are validated now that were not."""
+        """Return the metrics of the weights that there are now; those are validated now that were not."""
         metrics = numbers_of(self.trainer.callback_metrics)
-        if self.trainer.enable_validation and self.validated != self.trainer.global_step:
+        # Not every step is counted, and when a training ends callbacks put means in, or their best weights.
+        stale = self.validated != self.trainer.global_step or fingerprint(self.module) not in self.states
+        if self.trainer.enable_validation and stale:
             metrics |= self._evaluate(self.trainer.validate, self.loaders.validation)
         return metrics
 

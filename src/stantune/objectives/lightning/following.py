@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import threading
@@ -63,7 +64,8 @@ class _Follower:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
+        # Those of an epoch in which batch norms' statistics are taken anew are of no training.
+        if isinstance(loss, Tensor) and not trainer.fit_loop._skip_backward:
             # Lightning has divided it by that.
             self._losses.append(loss.detach().float().mean() * trainer.accumulate_grad_batches)
             if loss.device.type == "cpu" or batch_idx % LOOK == 0:
@@ -74,17 +76,27 @@ class _Follower:
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._look()
-        done, seconds = trainer.current_epoch + 1, time.perf_counter() - self._began
+        # An epoch behind the last one takes statistics, and is not counted.
+        done, seconds = min(trainer.current_epoch + 1, self._fit.whole), time.perf_counter() - self._began
         if done >= self._fit.until or seconds >= self._fit.patience(self._fit.setup_seconds):
             self._fit.end_after(done)
         self._fit.watch(done)
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        # Before other callbacks put other weights in: those that have been trained are what is gone on with.
+        self._fit.left = self._fit.take(trainer)
+
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._evaluating = time.perf_counter()
 
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        # Before other callbacks put back the weights that they have exchanged for the validation.
+        if _in_training(trainer):
+            self._fit.states = {fingerprint(pl_module)}
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        # Not in Trainer.validate, which is timed as a whole, nor in the check before the training.
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if _in_training(trainer):
+            self._fit.states.add(fingerprint(pl_module))
             self._fit.evaluation_seconds += time.perf_counter() - self._evaluating
             self._fit.validated = trainer.global_step
 
@@ -96,6 +108,24 @@ class _Follower:
             if not math.isfinite(loss):
                 raise Lost
             self._fit.losses.take(loss)
+
+
+def _in_training(trainer: Any) -> bool:
+    """Tell whether a validation is the training's own: not Trainer.validate, which is timed as a whole, nor a check."""
+    return bool(trainer.state.fn == "fit" and not trainer.sanity_checking)
+
+
+def fingerprint(module: Any) -> str:
+    """Return what tells a module's parameters and buffers from others, whoever has written them, and how."""
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in (*module.parameters(), *module.buffers()):
+        try:
+            content: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        except (NotImplementedError, RuntimeError, TypeError, ValueError):
+            # Of a sparse one, or one without a size yet, there are no bytes to be seen: by how often it was written.
+            content = str(tensor._version).encode()
+        found.update(content)
+    return found.hexdigest()
 
 
 def follower(package: ModuleType, fit: Fit, began: float) -> Any:

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -16,13 +16,14 @@ from typing import Any, Literal
 import cloudpickle
 import torch
 
-from stantune.arguments import function, shown
-from stantune.errors import AheadCheckpointError, NoEffectWarning, UsageError
+from stantune.arguments import function
+from stantune.errors import AheadCheckpointError, NoEffectWarning, StanWarning, UsageError
 from stantune.loss_curve import LossMeans
 from stantune.objectives.function.objective import can_be_imported, name_of
 from stantune.objectives.lightning import checkpoint as checkpoints
-from stantune.objectives.lightning.fit import RESERVED, Fit
+from stantune.objectives.lightning.fit import Fit
 from stantune.objectives.lightning.following import Lost, Stopped
+from stantune.objectives.lightning.given import callbacks_of, check_settings, is_callback
 from stantune.objectives.lightning.package import quiet, require_lightning
 from stantune.objectives.preparing import check_told, chosen_threads
 from stantune.objectives.surroundings import as_it_was
@@ -73,9 +74,12 @@ class LightningObjective:
 
     A loss or a monitored value that is not finite means that the trial is lost. A callback that ends the training, such
     as EarlyStopping, ends the trial with what it has by then, once Lightning's min_epochs and min_steps are met. Where
-    there is no batch to train on, as with drop_last and batches larger than the data, the trial fails. In the end what
-    was not validated after the last step is validated; after a final training the test set is evaluated, where there is
-    one.
+    there is no batch to train on, as with drop_last and batches larger than the data, the trial fails. In the end
+    weights that were not validated are validated; after a final training the test set is evaluated, where there is one.
+
+    Callbacks may put other weights in when a training ends, as those do that average. A trial is compared by these, and
+    goes on from those that were trained; a training's last checkpoint has what was measured. The epoch that
+    StochasticWeightAveraging adds for batch norms' statistics comes after the last one and does not count.
 
     Attributes:
         module: from a setting, a dict, to a LightningModule; a class that takes the dict is one.
@@ -118,8 +122,8 @@ class LightningObjective:
         """Check what can be checked."""
         if self.mode not in MODES:
             raise UsageError(f"`mode`={self.mode!r} is unknown; give min or max")
-        if not callable(self.callbacks) or _is_callback(self.callbacks):
-            object.__setattr__(self, "callbacks", _callbacks(self.callbacks))
+        if not callable(self.callbacks) or is_callback(self.callbacks):
+            object.__setattr__(self, "callbacks", callbacks_of(self.callbacks))
         function("module", self.module, ("params",))
         if self.data is not None:
             function("data", self.data, ("params",))
@@ -131,7 +135,7 @@ class LightningObjective:
                 f"`unit`={self.unit!r} is none of Lightning's segments; they end with an epoch: give epoch"
             )
         if self.trainer_settings is not None and not callable(self.trainer_settings):
-            _check_settings(self.trainer_settings)
+            check_settings(self.trainer_settings)
         if self.stan is not None and (self.stan.least_rate == "auto" or self.stan.memo is not None):
             raise UsageError(
                 "STAN's rate of auto is measured on one network, and memo needs the samples' ids, which a search does "
@@ -206,6 +210,8 @@ class LightningTrainer:
         self._threads = place.threads or torch.get_num_threads()
         gpus = torch.cuda.device_count()
         self._device = f"cuda:{place.number % gpus}" if place.device == "cuda" and gpus else place.device
+        # Whether it was said that STAN stood still, which each fit would say again.
+        self._said = False
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
         """See objective.Trainer.
@@ -244,6 +250,7 @@ class LightningTrainer:
         watch: Callable[[int], None],
     ) -> Outcome:
         """Train in as many fits as it takes: a fit ends where it is saved, and where STAN's rate changes."""
+        length = self._length(segment)
         while True:
             watch(done)
             if stop_early():
@@ -254,12 +261,13 @@ class LightningTrainer:
                 segment.seed,
                 done,
                 until,
-                max(segment.length or self._what.whole or self._what.length or segment.stop, segment.stop),
+                max(length or segment.stop, segment.stop),
                 self._device,
                 segment.checkpoint.parent / segment.checkpoint.stem,
                 stop_early,
                 watch,
                 lambda setup: max(SAVE_SECONDS, SAVE_SETUPS * setup),
+                lambda trainer: checkpoints.taken(trainer, segment.checkpoint),
                 losses,
                 asked,
             )
@@ -278,13 +286,16 @@ class LightningTrainer:
                     "than the data, or leave drop_last=True and limit_train_batches=0 away"
                 )
             asked = bool(fit.trainer.should_stop)
-            saved = checkpoints.taken(fit.trainer, segment.checkpoint)
             ended, reached = fit.ended, fit.epoch
+            saved = fit.left
+            if ended or (length is not None and reached >= length):
+                # Nothing goes on from here: the file holds the weights that are measured, whoever has put them in.
+                saved = checkpoints.taken(fit.trainer, segment.checkpoint)
             metrics = None
             if ended or reached >= segment.stop:
                 metrics = self._metrics(fit, segment)
             seconds = time.perf_counter() - began - fit.evaluation_seconds
-            _add(cost, stan, reached - done, seconds)
+            _add(cost, stan if fit.spares else None, reached - done, seconds)
             cost.evaluation_seconds += fit.evaluation_seconds
             done = reached
             note = {
@@ -307,12 +318,15 @@ class LightningTrainer:
         settings = what.trainer_settings
         if callable(settings):
             settings = settings(dict(segment.params))
-            _check_settings(settings)
-        callbacks = _callbacks(what.callbacks(segment)) if callable(what.callbacks) else what.callbacks
+            check_settings(settings)
+        callbacks = callbacks_of(what.callbacks(segment)) if callable(what.callbacks) else what.callbacks
         # Loggers are no functions, however much can be called on them.
         logger = what.logger(segment) if callable(what.logger) else what.logger
         checkpoint = segment.checkpoint if done else None
+        if self._said:
+            warnings.filterwarnings("ignore", "STAN stood still", StanWarning)
         fit.run(what.module, what.data, settings or {}, callbacks, logger or False, stan, checkpoint)
+        self._said = self._said or fit.stands
 
     def _metrics(self, fit: Fit, segment: Segment) -> dict[str, float]:
         """Return what was measured, as it is noted: not finite where the trial is lost."""
@@ -348,8 +362,12 @@ class LightningTrainer:
         # Not the code: whether changed code may go on is the search's to decide, and it decides before it trains.
         depends_on = {name: value for name, value in self._what.identity.items() if name not in CODE}
         depends_on |= {"params": dict(segment.params), "seed": segment.seed, "rates": segment.rates}
-        depends_on |= {"length": segment.length or self._what.whole or self._what.length, "final": segment.final}
+        depends_on |= {"length": self._length(segment), "final": segment.final}
         return json.dumps(depends_on, sort_keys=True)
+
+    def _length(self, segment: Segment) -> int | None:
+        """Return how long a training is at most, of which a segment is a part; None where nobody has said it."""
+        return segment.length or self._what.whole or self._what.length
 
 
 def _add(cost: Cost, stan: Stan | None, epochs: int, seconds: float) -> None:
@@ -368,27 +386,3 @@ def _noted(given: Any) -> Any:
     if isinstance(given, list | tuple):
         return [_noted(value) for value in given]
     return given if given is None or isinstance(given, bool | int | float | str) else digest(given)
-
-
-def _callbacks(given: Any) -> Sequence[Any]:
-    """Return callbacks as several, also where one is given, or None, as to Lightning's Trainer."""
-    several = given if isinstance(given, Sequence) else () if given is None else [given]
-    for each in several:
-        if isinstance(each, type) or not _is_callback(each):
-            raise UsageError(
-                f"`callbacks` has {shown(each)}, which is no callback of Lightning's; give one, such as EarlyStopping()"
-            )
-    return several
-
-
-def _is_callback(thing: Any) -> bool:
-    # Lightning, of which there are two packages, is not imported before it is needed.
-    return hasattr(thing, "on_train_batch_end")
-
-
-def _check_settings(settings: Any) -> None:
-    if not isinstance(settings, Mapping):
-        raise UsageError(f"`trainer_settings` is {shown(settings)}, and no dict of settings; give one")
-    for name, why in RESERVED.items():
-        if name in settings:
-            raise UsageError(f"`trainer_settings` has {name}={settings[name]!r}, which is not theirs to say: {why}")

@@ -19,13 +19,27 @@ LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightn
 
 def package_of(module: Any) -> ModuleType:
     """Return the one of Lightning's two packages that a module is of: its Trainer knows its own modules alone."""
-    for kind in type(module).__mro__:
-        root = kind.__module__.partition(".")[0]
-        if kind.__name__ == "LightningModule" and root in ("lightning", "pytorch_lightning"):
-            return importlib.import_module("lightning.pytorch" if root == "lightning" else root)
+    root = _root_of(module)
+    if root is not None:
+        return importlib.import_module("lightning.pytorch" if root == "lightning" else root)
+    compiled = getattr(module, "_orig_mod", None)
+    if _root_of(compiled) is not None:
+        raise UsageError(
+            f"`module` gave what torch.compile made of a {type(compiled).__name__}; give the LightningModule itself, "
+            "and compile its parts where it makes them, as by self.net.compile() in its __init__"
+        )
     raise UsageError(
         f"`module` gave a {type(module).__name__}, which is no LightningModule; give a function from a setting to one"
     )
+
+
+def _root_of(module: Any) -> str | None:
+    """Return the name that the package of a LightningModule begins with, None of what is none."""
+    for kind in type(module).__mro__:
+        root = kind.__module__.partition(".")[0]
+        if kind.__name__ == "LightningModule" and root in ("lightning", "pytorch_lightning"):
+            return root
+    return None
 
 
 def require_lightning() -> None:
