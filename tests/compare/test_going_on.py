@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -24,8 +25,8 @@ from torch import nn
 from stantune.compare.comparison import Comparison
 from stantune.compare.records import Records, timed_on
 from stantune.compare.turns import TURN
-from stantune.errors import UsageError
-from stantune.files import _part_of
+from stantune.errors import StantuneError, UsageError
+from stantune.files import _part_of, write_whole
 from stantune.training import checkpoint
 
 # Earlier versions did not see such a statement.
@@ -140,6 +141,26 @@ def test_a_seed_that_was_cut_goes_on_in_its_middle(
         assert bench.errors(mine.trainings) == bench.errors(theirs.trainings)
         assert [one.kept for one in mine.trainings] == [one.kept for one in theirs.trainings]
     assert weights(tmp_path) == set(), "what they led to is in the record"
+
+
+def test_trainings_are_kept_until_their_record_is_written(
+    bench: Any, turns: list[tuple[float, int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, content: bytes) -> None:
+        if file.name == "seed-0.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_whole(file, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("stantune.compare.records.write_whole", full)
+        with pytest.raises(StantuneError, match=r"seed-0\.json cannot be written .* make room"):
+            bench.comparer(directory=tmp_path).compare(1)
+    assert weights(tmp_path) == {"seed-0-exact.pt", "seed-0-0.5.pt", "seed-0-0.25.pt"}
+    turns.clear()
+    bench.compared(seeds=1, directory=tmp_path)
+    # Those of the warm-up have 4 iterations.
+    assert not [stop for _, _, stop in turns if stop > 4], "all were trained to their ends"
+    assert weights(tmp_path) == set()
 
 
 @pytest.mark.usefixtures("errors_are_digests")

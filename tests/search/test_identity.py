@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from numbers_objective import Numbers
 from optuna.storages import RDBStorage
+from proposing import Told
 
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
@@ -88,6 +89,29 @@ def test_a_device_is_its_kind(tmp_path: Path) -> None:
     assert ACCEPTED not in there
     with pytest.raises(UsageError, match="device: cuda there, cpu here"):
         run(tmp_path, device="cpu")
+
+
+class Other(Told):
+    identity: Mapping[str, Any] = {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({"sampler": "tpe", "lag": 4}, {"sampler": "tpe", "lag": 9}, "lag: 4 there, 9 here"),
+        ({"sampler": Told()}, {"sampler": Other()}, r"sampler-settings\.a: 1 there, 2 here"),
+        ({"enqueue": ({"lr": 0.2},)}, {"enqueue": ({"lr": 0.3},)}, r"enqueue: .*0\.2.* there, .*0\.3.* here"),
+    ],
+    ids=["lag", "settings of a sampler", "given settings"],
+)
+def test_other_proposals_are_of_another_search(
+    tmp_path: Path, there: dict[str, Any], here: dict[str, Any], said: str
+) -> None:
+    begun, _ = run(tmp_path, **there)
+    with pytest.raises(UsageError, match=said):
+        run(tmp_path, **here)
+    state, trained = run(tmp_path, **there)
+    assert (state.rows, trained) == (begun.rows, [])
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

@@ -17,10 +17,11 @@ from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, best_point
 from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
-from stantune.search.plan.values import Final, FinalResult, Job, Training, training_of
+from stantune.search.plan.values import Ending, Final, FinalResult, Job, Training, training_of
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.state import SearchState
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.store import Store
 from stantune.search.telling.progress import Progress, iterations_left
 from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import InProcess
@@ -127,6 +128,21 @@ def test_rung_after_rung_bracket_after_bracket(tmp_path: Path) -> None:
     # Only the trials that were trained to the end keep their weights.
     kept = {file.name for file in (tmp_path / "checkpoints").iterdir()}
     assert kept == {f"trial-{number:06d}.pt" for number in (0, 9, 14, 15, 16)}
+
+
+def test_no_checkpoint_is_deleted_before_its_trial_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is closed survives a power cut, after which a trial would begin anew without its checkpoint."""
+    directory, close, there = SearchDirectory(tmp_path), Store.close, dict[int, bool]()
+
+    def watched(store: Store, endings: Mapping[int, Ending]) -> None:
+        for number in endings.keys() - there.keys():
+            there[number] = directory.checkpoint(number).exists()
+        close(store, endings)
+
+    monkeypatch.setattr(Store, "close", watched)
+    run(tmp_path)
+    assert there == dict.fromkeys(range(17), True)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 5, "afterwards they are"
 
 
 def test_iterations_left_count_down_to_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stantune.compare.study.contract import StudiedProblem, StudySummary
 from stantune.compare.study.numbers import summary_of, waiting
 from stantune.report.page.page import _study
@@ -79,3 +81,17 @@ def test_differences_of_what_is_no_percentage_are_not_rounded_away() -> None:
     _, native = (dict(zip(table.heads, row, strict=True)) for row in table.rows)
     assert native["- stock"] == "-0.00455 ± 0.000635"
     assert any("whose test accuracy (the higher the better) is taken off" in line for line in study_sentences(found))
+
+
+def test_searches_are_compared_with_those_of_their_own_seed() -> None:
+    found = summary(["none", "native"])
+    # Stock's seed 0 is not through yet.
+    totals = {("none", 1): 8.0, ("native", 0): 2.0, ("native", 1): 4.0}
+    searches = [
+        one.model_copy(update={"seconds": one.seconds.model_copy(update={"total": totals[one.way, one.seed]})})
+        for one in found.searches
+        if (one.way, one.seed) in totals
+    ]
+    _, native = summary_of(found.problems, found.ways, found.seeds, searches).results
+    assert (native.faster_than_stock.mean, native.faster_than_stock.seeds) == (pytest.approx(2), 1)
+    assert (native.test_against_stock.mean, native.test_against_stock.seeds) == (0, 1)

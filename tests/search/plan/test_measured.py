@@ -199,6 +199,9 @@ def test_what_is_measured_of_a_table() -> None:
     assert orders(open_plan, lost)[0].correlation == pytest.approx(1 - 6 * (26**2 + 26) / (27 * (27**2 - 1)))
     lost[0] = replace(lost[0], diverged_at=None, failed="killed")
     assert orders(open_plan, lost)[0] == (pytest.approx(1), 26, 1 / 3)
+    # Who diverges at once is none of those that the others were chosen from.
+    at_once = [row if row.number < 30 else replace(row, errors={}, diverged_at=1) for row in rows]
+    assert orders(open_plan, at_once)[0] == (pytest.approx(1), 27, 27 / 30)
 
 
 @st.composite
@@ -273,6 +276,17 @@ def test_a_bracket_is_chosen_when_those_before_it_are_through() -> None:
     assert grown[-1] == chosen_plan(open_plan, whole)
     assert all(isinstance(bracket, Bracket) and not isinstance(bracket, OpenBracket) for bracket in grown[-1])
     assert not ready_jobs(open_plan, [*whole, *table(115, grown[-1][2], straight)])
+
+
+def test_a_choice_is_made_by_all_brackets_before_it() -> None:
+    open_plan = measured_plan(81, 1, 3, "algorithm1", 3)
+    first = table(0, open_plan[0], turned)
+    # What the first bracket has of the rung of 3 iterations, the second one has the other way round.
+    whole = first + table(81, chosen_plan(open_plan, first)[1], lambda n, stop: float(-n if stop == 3 else n))
+    found = chosen_plan(open_plan, whole)
+    assert [bracket.s for bracket in found] == [4, 3, 2]
+    assert found[2] == choose(CHOICES, orders(found[:2], whole))
+    assert choose(CHOICES, orders(found[:1], first)).s == 3, "by the first one alone"
 
 
 def test_rungs_of_few_trials_stay_where_they_are() -> None:

@@ -40,6 +40,15 @@ def test_a_sampler_of_a_user_is_asked_with_what_is_on_paper() -> None:
     }
 
 
+def test_in_a_measured_bracket_it_is_shown_those_before_it() -> None:
+    told = Told()
+    rows, past = searched(SearchSettings(4, 27, 1, plan_name="measured", sampler=told, lag=1))
+    # The first bracket has 27 trials; the second one is chosen when they have ended.
+    assert len(rows) > 29
+    there = sum(len(trial.results) for trial in past[:27])
+    assert [len(asked.history) for asked in told.asked[27:30]] == [there, there + 1, there + 2]
+
+
 def test_a_sampler_that_does_not_wait_is_shown_nothing() -> None:
     told = Told(waits=False)
     proposals = Proposals(SPACE, SearchSettings(0, 27, 1, sampler=told))

@@ -45,6 +45,14 @@ def test_a_setting_that_several_trials_had_is_tried_once_as_the_one_that_came_fu
     assert tried_first(rows) == [1, 3, 2]
 
 
+def test_of_a_large_search_the_best_and_the_newest_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stantune.search.propose.warm_start.MOST", 6)
+    monkeypatch.setattr("stantune.search.propose.warm_start.BEST", 2)
+    rows = [TrialRow(number, 1, {"n": number}, {9: float(number)}) for number in range(10)]
+    start = warm_start("runs/old", "old", rows, SPACE.as_json(), SPACE, 3, 9, {})
+    assert [trial.number for trial in start.trials] == [0, 1, 6, 7, 8, 9]
+
+
 def test_a_space_with_a_condition_on_a_tuple_is_the_same_one() -> None:
     """A table has lists for them."""
     space = Space({"kernel": Categorical(((3, 3), (5, 5))), "pad": Integer(0, 2)}, when={"pad": {"kernel": [(5, 5)]}})

@@ -284,14 +284,14 @@ def test_what_is_taken_over_comes_back(table: Any, url: str, by_api: bool, monke
         store.create(0, table.params, 2)
         store.create(1, {**table.params, "n": 8}, 2, started_from=17)
         store.create(2, table.params, 2)
-        store.record(0, 1, {"error": 50.0, "loss": 2.5})
+        store.record(0, 1, {"error": 50.0, "loss": 2.5}, share=0.25)
         store.record_divergence(0, 3, 2)
         store.take_over(TakeOver(2, 1, 0, 50.0, None))
         store.take_over(TakeOver(2, 3, 0, None, 2))
         store.create(3, table.params, 1)
         rows = store.rows()
-    metrics = {1: {"error": 50.0, "loss": 2.5}}
-    assert rows[2] == TrialRow(2, 2, table.params, {1: 50.0}, 2, equals=(0,), taken={1: 0, 3: 0}, metrics=metrics)
+    measured = {"metrics": {1: {"error": 50.0, "loss": 2.5}}, "shares": {1: 0.25}}
+    assert rows[2] == TrialRow(2, 2, table.params, {1: 50.0}, 2, equals=(0,), taken={1: 0, 3: 0}, **measured)
     assert rows[3].equals == (0,), "of each bracket the first"
     assert rows[1].started_from == 17
     with table.open(url) as again:

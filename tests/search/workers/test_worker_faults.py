@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 from collections import Counter
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from numbers_objective import Numbers
@@ -19,6 +22,9 @@ from stantune.search.session import HOPELESS
 from stantune.search.state import SearchState
 from stantune.search.telling.progress import Progress
 from stantune.search.workers import workers as workers_module
+from stantune.search.workers.executors import Ended, Failure
+from stantune.search.workers.places import Held, Worker
+from stantune.search.workers.worker import Moved
 from stantune.search.workers.workers import Limits, Workers
 
 
@@ -181,6 +187,30 @@ def test_idle_worker_killed_costs_nothing(tmp_path: Path) -> None:
         [second] = finish(executor)
     assert (first.segment, second.segment) == tuple(segments)
     assert second.how.iterations == 2
+
+
+def test_each_iteration_is_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own, so that no busy machine makes it fail."""
+    now = 0.0
+    monkeypatch.setattr(workers_module, "time", SimpleNamespace(monotonic=lambda: now))
+    executor, (ours, theirs), moved = Workers(Numbers().order, 1, Limits(seconds=1.5)), Pipe(), list[int]()
+    segment = Segment(0, {"lr": 0.5}, 0, 9, 0, tmp_path / "trial.pt", bracket=0)
+    executor._places[0].worker = Worker(Mock(exitcode=0), ours, True, segments={0: Held(segment)}, heard=now)
+
+    def look() -> list[Ended]:
+        # Sooner than after AWAY_SECONDS, which would count as time that this process was stopped for.
+        nonlocal now
+        now += 0.9
+        return list(executor._listen(lambda segment, done: moved.append(done)))
+
+    for done in range(1, 5):
+        theirs.send(Moved(done))
+        assert not look(), "it goes on, in all for longer than the limit"
+    assert moved == [1, 2, 3, 4]
+    assert not look()
+    [ended] = look()
+    assert ended.segment is segment
+    assert ended.how == Failure("no iteration and no evaluation was done within 1.5 s, its time-out")
 
 
 @pytest.mark.parametrize(

@@ -25,16 +25,16 @@ def train(run: st.Run) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "named"),
     [
-        {},
-        {"mode": "async", "trials": 9, "lag": 3},
-        {"brackets": 1, "variant": "table1", "sampler": "tpe", "finalists": 2},
-        {"enqueue": [{"x": 0.5, "y": (1, 2)}], "fixed": {"y": (1, 2)}, "eta": 2},
+        ({}, set()),
+        ({"mode": "async", "trials": 9, "lag": 3}, {"mode", "trials", "lag"}),
+        ({"brackets": 1, "variant": "table1", "sampler": "tpe", "finalists": 2}, {"lag"}),
+        ({"enqueue": [{"x": 0.5, "y": (1, 2)}], "fixed": {"y": (1, 2)}, "eta": 2}, {"enqueue", "fixed"}),
     ],
     ids=["plain", "asynchronous", "by a model", "with given settings"],
 )
-def test_the_table_tells_settings_and_result(tmp_path: Path, asked: dict[str, Any]) -> None:
+def test_the_table_tells_settings_and_result(tmp_path: Path, asked: dict[str, Any], named: set[str]) -> None:
     result = st.tune(train, SPACE, maximize="score", max_resource=9, seed=3, out=tmp_path / "search", **asked)
     objective, settings, state, identity = recorded(look(result.path))
     assert settings.identity(result.objective) == result.settings.identity(result.objective)
@@ -42,6 +42,8 @@ def test_the_table_tells_settings_and_result(tmp_path: Path, asked: dict[str, An
     there = summarise(objective, settings, state).model_dump_json()
     assert json.loads(there) == json.loads((result.path / "result.json").read_text(encoding="utf-8"))
     assert identity["problem"] == "train"
+    # What not every search has there.
+    assert named == identity.keys() & {"mode", "trials", "lag", "enqueue", "fixed"}
 
 
 # What every search has in its identity.
