@@ -58,13 +58,15 @@ def main(rank: int, meeting: str) -> None:
     for processes in ((), (1,), (3,)):
         assert started(whole, {}, *processes).stan.period == 3 + rank
         assert planned == [rank]
-    # Nor does the other one wait for ever where there is no plan.
-    for batch, words in (
-        ((torch.zeros_like(images), 0), "nothing in this example"),
-        ({}, "does not begin with a tensor"),
+    # Nor does the other one wait for ever where there is no plan, or where the first one cannot read what it has saved.
+    unknown = {"planned": {"rate": 0.25, "period": 3, "plan": {"0": ["circles"]}}}
+    for batch, state, words in (
+        ((torch.zeros_like(images), 0), {}, "nothing in this example"),
+        ({}, {}, "does not begin with a tensor"),
+        (whole, unknown, "circles"),
     ):
         with pytest.raises(UsageError, match=words) as caught:
-            started(batch, {}, 2)
+            started(batch, state if rank == 0 else {}, 2)
         assert ("by the first process for all, and that could not: UsageError: " in str(caught.value)) == (rank == 1)
 
 

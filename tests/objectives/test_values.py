@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stantune.objectives.values import plain, same, tight
+from stantune.objectives.values import has_lost, plain, same, tight
 from stantune.training import checkpoint as checkpoints
 
 # Of a large tensor, (300, 300), a part that spans little of it.
@@ -101,6 +101,15 @@ def test_all_around_a_part_is_as_it_was():
     ((one,), (other, nothing)) = made[3]
     assert one is other
     assert (one.mark, nothing) == ("kept", None)
+
+
+def test_tensors_whose_numbers_are_gone_are_known():
+    given_up = torch.zeros(3)
+    given_up.untyped_storage().resize_(0)
+    for lost in (torch.zeros(2, device="meta"), torch.zeros(0, device="meta"), given_up, nn.Parameter(given_up)):
+        assert has_lost({"a": [1, (torch.zeros(1), {"b": lost})]})
+    for there in (torch.zeros(0), torch.zeros(3)[:0], torch.zeros(3)[1:], torch.eye(3).to_sparse(), None, {"a": 1}):
+        assert not has_lost([there])
 
 
 EQUAL = [

@@ -17,6 +17,8 @@ def unused(x):
 """
 # A notebook's program finds the folder behind Python's own library.
 AS_NOTEBOOK = "import sys; sys.path.remove(''); sys.path.append(''); "
+# Where IPython's `%cd` has been: the folder that the notebook began in, and now another one.
+ELSEWHERE = "import helpers, os; _dh = [os.getcwd(), '/']; os.chdir('/'); "
 CODE = """
 import helpers, sys
 from stantune.user_code.digest import digest
@@ -32,7 +34,7 @@ def digests(folder: Path, code: str, helpers: str = HELPERS) -> list[str]:
     return subprocess.run(run, capture_output=True, text=True, check=True, cwd=folder).stdout.split()
 
 
-@pytest.mark.parametrize("code", [CODE, AS_NOTEBOOK + CODE])
+@pytest.mark.parametrize("code", [CODE, AS_NOTEBOOK + CODE, AS_NOTEBOOK + ELSEWHERE + CODE])
 @pytest.mark.parametrize(("before", "after"), [("LIMIT = 1", "LIMIT = 2"), ("x + LIMIT", "x - LIMIT")])
 def test_modules_beside_a_notebook_count(tmp_path: Path, code: str, before: str, after: str) -> None:
     train, other = digests(tmp_path, code)

@@ -171,6 +171,17 @@ def test_a_function_with_a_cache_counts_itself(loaded: Callable[..., Any]) -> No
         assert digest(loaded(TEXT.replace(before, after), "trained")) != digest(loaded(TEXT, "trained"))
 
 
+def test_what_a_function_s_own_decorator_is_given_counts_though_no_statement_tells_it(
+    loaded: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"import functools, os\n{SCALED}\n@scaled(float(os.environ['FACTOR']))\ndef train(run):\n    return 1\n"
+    found = []
+    for factor in ("2", "3", "2"):
+        monkeypatch.setenv("FACTOR", factor)
+        found.append(digest(loaded(text)))
+    assert found[0] == found[2] != found[1]
+
+
 def test_what_decorators_note_themselves_does_not_count(loaded: Callable[..., Any]) -> None:
     train = loaded(TEXT)
     before = digest(train)

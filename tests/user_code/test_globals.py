@@ -211,16 +211,29 @@ def test_statements_that_give_none_do_not_count(loaded: Callable[..., Any], valu
     assert digest(loaded(other)) == digest(loaded(STATEMENTS))
 
 
-def test_what_searches_may_be_edited(loaded: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("what", ["st.tune", "tune_it(train)", "st.tuning.tune.tune", "st.study()", "SEARCH.ask()"])
+def test_what_searches_may_be_edited(loaded: Callable[..., Any], what: str) -> None:
     """A script without `if __name__ == "__main__"` may give what it trains with to its own main function."""
     script = (
-        "import stantune as st\nimport argparse\nargs = argparse.Namespace(width=8)\ndef train(run):\n"
-        "    return args.width\ndef search(args, brackets):\n    st.tune\ndef main(args):\n    brackets = 1\n"
+        "import stantune as st\nfrom stantune import tune as tune_it\nSEARCH = object.__new__(st.OpenSearch)\n"
+        "import argparse\nargs = argparse.Namespace(width=8)\ndef train(run):\n"
+        f"    return args.width\ndef search(args, brackets):\n    {what}\ndef main(args):\n    brackets = 1\n"
         "    search(args, brackets)\nif False:\n    main(args)\n"
     )
     other = script.replace("brackets = 1", "brackets = 2")
     assert digest(loaded(other)) == digest(loaded(script))
     assert digest(loaded(script.replace("width=8", "width=9"))) != digest(loaded(script))
+
+
+@pytest.mark.parametrize("more", ["st.Stan(rate=0.5)", "SPACE", "st.Stan(rate=0.5), name.search", "st, name.tune"])
+def test_what_only_uses_this_package_may_change_what_it_is_given(loaded: Callable[..., Any], more: str) -> None:
+    script = (
+        "import stantune as st\nclass Name(str):\n    search = tune = 1\nKINDS, SPACE = {}, st.Space({})\n"
+        "def search():\n    st.tune(train, SPACE)\n"
+        f"def register(kinds, name, width):\n    kinds[name] = width, {more}\n"
+        'register(KINDS, Name("cnn"), 64)\ndef train(run):\n    return KINDS["cnn"]\n'
+    )
+    assert digest(loaded(script.replace("64", "128"))) != digest(loaded(script))
 
 
 def test_what_a_plain_value_is_given_to_cannot_change_it(loaded: Callable[..., Any]) -> None:

@@ -142,6 +142,11 @@ class ProblemObjective:
         """What a search notes of how samples are held out; it is set where one is prepared, and travels."""
         return {}
 
+    def held_out(self, begun: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what is added to a search's identity of how samples are held out; see `numbers_held_out`."""
+        with _going_on(self.problem):
+            return numbers_held_out(self.problem, self.data, begun)
+
     @cached_property
     def splits(self) -> Splits:
         """The problem's data, in memory; raises StantuneError where they cannot be loaded."""
@@ -218,8 +223,7 @@ class ProblemObjective:
         elif self.stan is not None and self.stan.rate == "annealed" and self.stan.iterations is None:
             ready = replace(ready, stan=replace(self.stan, iterations=conditions.max_resource))
         vars(ready)["_made"] = made
-        with _going_on(self.problem):
-            vars(ready)["_held_out"] = numbers_held_out(self.problem, self.data, conditions.begun)
+        vars(ready)["_held_out"] = self.held_out(conditions.begun)
         if "splits" in vars(self):
             # What was loaded for timing is there for training.
             vars(ready)["splits"] = self.splits

@@ -72,19 +72,20 @@ def accelerate_at(
     """
     # By what is the same in all: of one alone the state may be another, and the others would wait for ever.
     together = stan.rate == "auto" and stan.plan is None and processes > 1 and _are_all(processes)
+    saved = state.get("planned")
     if together and torch.distributed.get_rank():
-        stan, together = stan.with_plan(_planned_by_the_first()), False
-    elif stan.rate == "auto" and "planned" in state:
-        stan = stan.with_plan(state["planned"])
+        stan, together, saved = stan.with_plan(_planned_by_the_first()), False, None
 
     def accelerated() -> StanHandle:
+        # Here, since the others wait until they are told: also of a plan that was saved and cannot be.
+        settings = stan.with_plan(saved) if stan.rate == "auto" and saved is not None else stan
         example = None
-        if stan.rate == "auto" or stan.memo is not None:
+        if settings.rate == "auto" or settings.memo is not None:
             example = inputs(batch)
             first = next(model.parameters(), None)
             if first is not None:
                 example = to_device(example, first.device)
-        return accelerate_(model, stan, example)
+        return accelerate_(model, settings, example)
 
     handle = _telling_the_others(accelerated) if together else accelerated()
     if state.get("iteration") != iteration:

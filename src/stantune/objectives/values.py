@@ -107,11 +107,19 @@ def tight(value: Any) -> Any:
     shares its storage with another tensor in here stays as it is, and shares it.
     """
     by_storage: dict[int, dict[int, Tensor]] = {}
-    for each in _tensors(value):
+    for each in filter(_has_storage, _tensors(value)):
         by_storage.setdefault(each.untyped_storage().data_ptr(), {})[id(each)] = each
     alone = [each for tensors in by_storage.values() if len(tensors) == 1 for each in tensors.values()]
     cut = {id(each): made for each in alone if (made := _cut(each)) is not None}
     return _replaced(value, cut) if cut else value
+
+
+def has_lost(value: Any) -> bool:
+    """Tell whether a tensor in what `plain` made has no numbers: it is on "meta", or its memory was given up."""
+    return any(
+        each.is_meta or (_has_storage(each) and each.numel() > 0 and each.untyped_storage().nbytes() == 0)
+        for each in _tensors(value)
+    )
 
 
 def same(one: Any, other: Any) -> bool:
@@ -137,11 +145,15 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
+def _has_storage(tensor: Tensor) -> bool:
+    """Tell whether a tensor has a storage like others."""
+    return tensor.layout is torch.strided and tensor.device.type in ("cpu", "cuda")
+
+
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield all tensors in a value that have a storage like others."""
+    """Yield all tensors in a value."""
     if isinstance(value, Tensor):
-        if value.layout is torch.strided and value.device.type in ("cpu", "cuda"):
-            yield value
+        yield value
         return
     parts = [*value, *value.values()] if isinstance(value, dict) else value
     if isinstance(parts, list | tuple | set):

@@ -26,12 +26,13 @@ def digest(function: object) -> Digest:
 
     Functions and classes count by their code, other globals by the statements that give them their values: the values
     may be others in each run (the time, a folder's name). In a notebook there are no statements to look at, and plain
-    values count themselves, but for those that these functions change. Decorators count by their code
-    and by what the decorated statement gives them, not by what they keep (see _around). Comments, docstrings and the
-    layout do not count.
-    Nor do installed modules, data, or what is imported within a function. What it holds itself counts: values in its
-    closure and its defaults, arguments of a partial, the object that is called or whose method it is. Plain values are
-    taken as they are, tensors and arrays by their bytes, other objects by what pickle would keep of them.
+    values count themselves, but for those that these functions change. Decorators of functions that it names count by
+    their code and by what the decorated statement gives them, not by what they keep (see _around). Comments, docstrings
+    and the layout do not count. Nor do installed modules, data, or what is imported within a function.
+    What it holds itself counts: values in its closure and its defaults, arguments of a partial, the object that is
+    called or whose method it is, and what its own decorators keep, or a method's: it may be given them by what no
+    statement tells (an argument of the command). Plain values are taken as they are, tensors and arrays by their bytes,
+    other objects by what pickle would keep of them.
     """
     return Digest(_digest(function), _digest(function, earlier=True))
 
@@ -42,7 +43,7 @@ def _digest(function: object, earlier: bool = False) -> str:
     lines = list(_lines(function, seen))
     if seen.changed:
         # Known when all is looked through, and some of their values are told by then.
-        lines = list(_lines(function, _Seen(seen.module, seen.folder, seen.changed, earlier)))
+        lines = list(_lines(function, _Seen(seen.module, seen.folders, seen.changed, earlier)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:_LENGTH]
 
 
@@ -51,7 +52,7 @@ class _Seen:
 
     Attributes:
         module: the function's own, whose classes count with their code.
-        folder: from which that is imported; None where it is none of the user's own.
+        folders: from which that is imported, several beside a notebook; none where it is none of the user's own.
         changed: globals of notebooks that functions change which count; see changed_within.
         earlier: whether it is told as earlier versions did. They saw neither the modules beside a notebook nor what a
             function has around it (but for the one that is digested, and methods), knew fewer statements that give a
@@ -59,10 +60,10 @@ class _Seen:
     """
 
     def __init__(
-        self, module: str | None, folder: Path | None, changed: Changed | None = None, earlier: bool = False
+        self, module: str | None, folders: frozenset[Path], changed: Changed | None = None, earlier: bool = False
     ) -> None:
         self.module = module
-        self.folder = folder
+        self.folders = folders
         self.changed = dict(changed or {})
         self.earlier = earlier
         self._globals: set[tuple[str, frozenset[str]]] = set()
@@ -75,7 +76,7 @@ class _Seen:
 
     def beside(self) -> _Seen:
         """Return another that has seen the same up to here; both together may look into as many as this one."""
-        other = _Seen(self.module, self.folder, earlier=self.earlier)
+        other = _Seen(self.module, self.folders, earlier=self.earlier)
         other.changed = self.changed
         other._left, other._own, other._installed = self._left, self._own, self._installed
         other._around = self._around
@@ -86,7 +87,7 @@ class _Seen:
         """Tell whether code of a module counts: of the function's own, and of those beside it."""
         if module not in self._own:
             there = sys.modules.get(module or "")
-            self._own[module] = self.folder is not None and there is not None and folder_of(vars(there)) == self.folder
+            self._own[module] = there is not None and folder_of(vars(there)) in self.folders
         return self._own[module]
 
     def installed(self, module: str | None) -> bool:
@@ -325,8 +326,8 @@ def _wrapped_by(thing: Any) -> FunctionType | None:
     return within if isinstance(within, FunctionType) else None
 
 
-def _module_of(function: Any, earlier: bool) -> tuple[str | None, Path | None]:
-    """Return the module that a function is of and its folder; for an object that is called, that of its class."""
+def _module_of(function: Any, earlier: bool) -> tuple[str | None, frozenset[Path]]:
+    """Return the module that a function is of and its folders; for an object that is called, those of its class."""
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, MethodType):
@@ -340,7 +341,8 @@ def _module_of(function: Any, earlier: bool) -> tuple[str | None, Path | None]:
         there: Mapping[str, Any] = thing.__globals__
     else:
         there = vars(sys.modules[module]) if module in sys.modules else {}
-    return module, folder_of(there) or (None if earlier else typed_in(there))
+    folder = folder_of(there)
+    return module, frozenset({folder} if folder is not None else () if earlier else typed_in(there))
 
 
 def _enclosed(function: FunctionType) -> Iterator[tuple[str, object]]:

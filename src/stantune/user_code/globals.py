@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import importlib.util
 import linecache
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from stantune.user_code.module_paths import is_users
@@ -18,6 +19,8 @@ _PACKAGE = __name__.partition(".")[0]
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # What nobody can change to whom it is given.
 _FIXED = (type(None), bool, int, float, complex, str, bytes)
+# What of this package searches or trains, by name, and what is asked for settings; all else only makes something.
+_SEARCHING = frozenset({"open_search", "run", "study", "tune", "OpenSearch"})
 
 
 class Given(NamedTuple):
@@ -46,11 +49,15 @@ def folder_of(module: Mapping[str, Any]) -> Path | None:
     return real.parents[above] if is_users(real) and above < len(real.parents) else None
 
 
-def typed_in(module: Mapping[str, Any]) -> Path | None:
-    """Return the folder beside a notebook, or what else has no file and is the program; None for other modules."""
+def typed_in(module: Mapping[str, Any]) -> frozenset[Path]:
+    """Return the folders beside a notebook, or what else has no file and is the program; none for other modules."""
     if module.get("__name__") != "__main__" or isinstance(module.get("__file__"), str) or "" not in sys.path:
-        return None
-    return _working_folder()
+        return frozenset()
+    # IPython notes where `%cd` has been. What was imported before it lies in the folder of then.
+    been = module.get("_dh")
+    folders = {Path(each).resolve() for each in been if isinstance(each, str | Path)} if type(been) is list else set()
+    first = _working_folder()
+    return frozenset(filter(is_users, folders if first is None else {*folders, first}))
 
 
 @functools.cache
@@ -58,10 +65,9 @@ def _working_folder() -> Path | None:
     """Return the working folder as it was when it was first asked for: cells may go to another one."""
     try:
         # Of `import`, too, "" is the working folder, wherever among the others it stands.
-        folder = Path.cwd().resolve()
+        return Path.cwd().resolve()
     except OSError:
         return None
-    return folder if is_users(folder) else None
 
 
 def is_installed(module: Mapping[str, Any]) -> bool:
@@ -187,28 +193,56 @@ def _changed(statement: ast.stmt, earlier: bool) -> set[str]:
 def _handed(statement: ast.stmt, under: tuple[ast.AST, ...], module: Mapping[str, Any]) -> set[str]:
     """Return the globals that a statement gives to what it calls, which may change them: `fill(a, 1)`.
 
-    Not so what prints, and what searches: a call of this package, or what only a script does.
+    Not so what prints, a call of this package, what searches, or what only a script does.
     """
     call = statement.value if isinstance(statement, ast.Expr) else None
     if not isinstance(call, ast.Call) or any(map(is_for_scripts, under)):
         return set()
     called = set(variable_of(call.func))
-    if "print" in called or any(_is_of_searches(name, module, set()) for name in called):
+    if "print" in called or any(_changes_nothing(name, module) for name in called):
         return set()
     values = [*call.args, *(keyword.value for keyword in call.keywords)]
     names = {name for value in values for part in _flat(value, True) for name in variable_of(part)}
     return {name for name in names if not isinstance(module.get(name), _FIXED)}
 
 
-def _is_of_searches(name: str, module: Mapping[str, Any], seen: set[str]) -> bool:
-    """Tell whether a global is this package's, or a function that uses it: a script's `main`, which may be edited."""
-    if _package_of(name, module) == _PACKAGE:
-        return True
+def _changes_nothing(name: str, module: Mapping[str, Any]) -> bool:
+    """Tell whether a global is this package's, or a function that searches: a script's `main`, which may be edited."""
+    return _package_of(name, module) == _PACKAGE or _searches(name, (), module, set())
+
+
+def _searches(name: str, attributes: Sequence[str], module: Mapping[str, Any], seen: set[str]) -> bool:
+    """Tell whether a global, or what is read of it, is what searches, or a function of the file that uses such.
+
+    Args:
+        name: the global's.
+        attributes: what is read of it: `a`, and of that `b`.
+        module: its globals.
+        seen: functions that were looked into.
+    """
     thing = module.get(name)
+    if _package_of(name, module) == _PACKAGE:
+        own = attributes if isinstance(thing, ModuleType) else (getattr(thing, "__name__", type(thing).__name__),)
+        return not _SEARCHING.isdisjoint(own)
     if name in seen or not isinstance(thing, FunctionType) or thing.__globals__ is not module:
         return False
     seen.add(name)
-    return any(_is_of_searches(each, module, seen) for each in thing.__code__.co_names)
+    return any(_searches(each, read, module, seen) for each, read in _read_by(thing.__code__))
+
+
+def _read_by(code: CodeType) -> list[tuple[str, list[str]]]:
+    """Return the globals that a code reads, in turn, each with what is read of it at once: `name.a.b`."""
+    found: list[tuple[str, list[str]]] = []
+    goes_on = False
+    for each in dis.get_instructions(code):
+        if each.opname == "LOAD_GLOBAL":
+            found.append((each.argval, []))
+            goes_on = True
+        elif each.opname in ("LOAD_ATTR", "LOAD_METHOD") and goes_on:
+            found[-1][1].append(each.argval)
+        elif each.opname != "EXTENDED_ARG":
+            goes_on = False
+    return found
 
 
 def is_for_scripts(test: ast.AST) -> bool:

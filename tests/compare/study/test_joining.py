@@ -6,14 +6,17 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from earlier_code import noted_as_before
+from torch import nn
 
 import stantune as st
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.joining import check_joinable, joined, tell_as_before
 from stantune.compare.study.numbers import summary_of, waiting
 from stantune.errors import UsageError
+from stantune.images import objective
 from stantune.search.results.contract import MetricResult
 from tests import tiny_problem
 
@@ -196,6 +199,32 @@ def test_what_cannot_be_is_said_of_its_way(ways: str, words: str, tmp_path: Path
     with pytest.raises(UsageError, match=re.escape(words)):
         st.study(tiny_problem.problem, ways=ways, seeds=1, out=tmp_path / "out", budget=1e-9)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32])
+def test_like_searches_held_out_the_same_numbers(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    inputs, targets = random.normal(size=(120, 3)).astype(np.float32), random.permutation(2_000)[:120].astype(kind)
+
+    def numbers(root: Path | None) -> st.Dataset:
+        return st.Dataset("numbers", (inputs, targets))
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+
+    space = st.Space({"lr": st.Float(1e-9, 1e-8, log=True)})
+    solver = st.Solver(lr=1e-8)
+    what = st.Problem("n", network, numbers, space, solver, 9, loss="mean squared error", batch_size=10)
+    given: dict[str, Any] = {"seeds": 1, "max_resource": 3, "min_resource": 3, "threads": 1, "out": tmp_path / "out"}
+    with monkeypatch.context() as before:
+        # Earlier versions held whole numbers out by their size, and noted nothing.
+        before.setattr(objective, "numbers_held_out", lambda *given: {})
+        assert st.study(what, ways="none", **given).complete
+    if kind is np.float32:
+        assert st.study(what, ways="native", budget=1e-9, **given).summary.ways == ["none", "native"]
+        return
+    with pytest.raises(UsageError, match=r"has searches of another n \(numbers-held-out: None there, at random here\)"):
+        st.study(what, ways="native", budget=1e-9, **given)
 
 
 def error_of(run: st.Run) -> float:

@@ -116,6 +116,11 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (replace(tiny, batch_size=20), None, "batch-size: 10 there, 20 here"),
         (replace(tiny, iterations=120), None, "iterations: 60 there, 120 here"),
         (replace(tiny, edition=2), None, "edition: None there, 2 here"),
+        (
+            replace(tiny, hold_out="first"),
+            None,
+            r"hold_out: None there, \['first', 0\] here; made-of.hold_out: last there, first here",
+        ),
         # It is what there is on a CPU.
         (tiny, "fp32", None),
     ],

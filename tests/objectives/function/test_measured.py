@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import pytest
 import torch
 from torch import nn
 
+from stantune.errors import StantuneError, StanWarning
 from stantune.objectives.function import keeping
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.parameters import Float
 from stantune.protocols import Metric
 from stantune.space import Space
 from stantune.testing import check_objective
+from stantune.training import checkpoint
 from stantune.tuning.tune import tune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,7 +98,7 @@ def test_a_kill_before_it_is_written_changes_nothing(trained, monkeypatch, how):
     weight = weight_in(path)
     path.unlink()
 
-    def killed(keeper):
+    def killed(keeper, held):
         raise SystemError
 
     with monkeypatch.context() as patch:
@@ -117,6 +121,95 @@ def test_what_cannot_be_kept_after_the_last_step_costs_no_result(trained):
 
     assert trained(train, 0, 4, final=True).metrics == {"loss": 1.0}
     assert weight_in(trained.where / "final.pt") == WEIGHTS[3]
+
+
+class Means:
+    """Means of weights, which a function may give up when it needs them no more."""
+
+    def __init__(self) -> None:
+        self.shadow: Any = torch.zeros(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"shadow": 1 * self.shadow}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.shadow = state["shadow"]
+
+
+class Ending(Means):
+    """Means that end the program."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() if self.shadow is not None else sys.exit("there are no means")
+
+
+def without_means(model: nn.Module, means: Means) -> None:
+    means.shadow = None
+
+
+def elsewhere(model: nn.Module, means: Means) -> None:
+    model.to("meta")
+
+
+def without_memory(model: nn.Module, means: Means) -> None:
+    model.weight.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize(
+    ("give_up", "means", "why"),
+    [
+        (without_means, Means, "TypeError: unsupported operand"),
+        (without_means, Ending, "SystemExit: there are no means"),
+        (elsewhere, Means, "the numbers of 'model' are gone"),
+        (without_memory, Means, "the numbers of 'model' are gone"),
+    ],
+)
+def test_what_is_given_up_after_the_last_step_costs_neither_the_result_nor_the_weights(trained, give_up, means, why):
+    def train(run):
+        model, its = nn.Linear(1, 1, bias=False), means()
+        run.keep(model=model, means=its)
+        for step in run.steps():
+            nn.init.constant_(model.weight, WEIGHTS[step])
+        value = model.weight.item()
+        give_up(model, its)
+        return value
+
+    path = trained.where / "final.pt"
+    # And once more, as after a kill.
+    for _ in range(2):
+        with pytest.warns(StanWarning, match=rf"final.pt holds what the last step left, .*\({why}"):
+            assert trained(train, 0, 4, final=True).metrics == {"loss": WEIGHTS[3]}
+        assert weight_in(path) == WEIGHTS[3]
+        assert "left" not in state_in(path)
+
+
+def test_what_never_had_numbers_is_none_that_is_given_up(trained):
+    def train(run):
+        model, shape = nn.Linear(1, 1, bias=False), nn.Linear(3, 3, device="meta")
+        run.keep(model=model, shape=shape)
+        for step in run.steps():
+            nn.init.constant_(model.weight, WEIGHTS[step])
+        halved(model, {}, torch.Generator())
+        return model.weight.item()
+
+    assert trained(train, 0, 4, final=True).metrics == {"loss": WEIGHTS[3] / 2}
+    assert weight_in(trained.where / "final.pt") == WEIGHTS[3] / 2
+
+
+def test_a_full_disk_in_the_end_is_told_as_at_any_other_time(trained, monkeypatch):
+    path, write = trained.where / "final.pt", checkpoint.write_whole
+
+    def full(file: Path, content: bytes) -> None:
+        if file.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_whole", full)
+        with pytest.raises(StantuneError, match=r"final.pt cannot be written \(No space left on device\); make room"):
+            trained(ending(halved), 0, 4, final=True)
+    assert weight_in(path) == WEIGHTS[3]
+    assert trained(ending(halved), 0, 4, final=True).metrics == {"loss": weight_in(path)} == {"loss": WEIGHTS[3] / 2}
 
 
 def test_a_longer_training_goes_on_with_what_the_steps_left(trained):

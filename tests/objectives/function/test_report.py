@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from stantune.errors import StanWarning
 from stantune.objectives.function.objective import FunctionObjective
 from stantune.objectives.function.run import Run
 from stantune.objectives.returned import ReturnError
@@ -144,6 +145,36 @@ def test_weights_that_are_put_back_in_the_end_are_those_of_both_files(tmp_path: 
         # Of equal ones the last: what the end was worth.
         assert weights(tmp_path / "best.pt") == weights(tmp_path / "final.pt") == (5, 4.0)
         assert final(tmp_path, train) == first
+
+
+@pytest.mark.parametrize(
+    ("worth", "returned", "best"),
+    [
+        # It was reported, and is returned once more.
+        ([5, 2, 4, 3, 1], 1, (5, 5.0)),
+        # It is better than all that was reported, and of weights that are gone.
+        ([5, 2, 4, 1, 3], 0, (4, 4.0)),
+    ],
+)
+def test_weights_that_are_given_up_in_the_end_are_never_the_best(
+    tmp_path: Path, worth: list[int], returned: int, best: tuple[int, float]
+) -> None:
+    def train(run: Run) -> float:
+        kept = torch.zeros(1)
+        run.keep(weights=kept)
+        for epoch in run.steps():
+            kept += 1
+            run.report(worth[epoch])
+        kept.untyped_storage().resize_(0)
+        return returned
+
+    for _ in range(2):
+        with pytest.warns(StanWarning, match="final.pt holds what the last step left"):
+            outcome = final(tmp_path, train)
+        assert outcome.metrics == {"loss": returned}
+        assert {at: measured["loss"] for at, measured in outcome.curve.items()} == dict(enumerate(worth, 1))
+        assert weights(tmp_path / "best.pt") == best
+        assert weights(tmp_path / "final.pt") == (5, 5.0)
 
 
 def test_who_calls_reached_reports_of_what_was_reached(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from stantune.compare.study.contract import StudiedProblem, StudiedSearch, StudySummary
 from stantune.compare.study.numbers import summary_of
 from stantune.errors import StantuneError, UsageError
+from stantune.images.numbers_held_out import NOTE
 from stantune.search.identity import said_alike
 from stantune.search.settings import CODE
 from stantune.search.table.differences import differences_between
@@ -21,9 +22,12 @@ T = TypeVar("T")
 # otherwise, so that all of them have to.
 _FROM_THE_BEGINNING = ("max_iterations", "min_iterations", "eta", "validation", "fixed")
 # What of a search's identity is the problem's, in each way.
-_PROBLEM = ("metric", "direction", "unit", "space", "device", "batch-size", "iterations", "precision", "edition", *CODE)
+_PROBLEM = (
+    *("metric", "direction", "unit", "space", "device", "batch-size", "iterations"),
+    *("precision", "edition", "hold_out", NOTE, *CODE),
+)
 # What of that is named only where it is set.
-_WHERE_SET = ("precision", "edition")
+_WHERE_SET = ("precision", "edition", "hold_out", NOTE)
 _LATER = ("final_iterations", "brackets", "finalists", "final")
 # With what its searches are run. It decides how long they take, which is compared; a search alone may go on with other
 # workers.

@@ -272,6 +272,7 @@ class _Study:
         if isinstance(objective, ProblemObjective):
             # What it is on the device, as a search notes it.
             identity["precision"] = problem.told.precision
+            identity |= objective.held_out(there)
         return identity
 
     @kept_process()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor, nn
 
 from stantune.errors import StantuneError, UsageError
-from stantune.objectives.function.keeping import Keeper
+from stantune.objectives.function.keeping import Held, Keeper
 from stantune.objectives.function.losses import Losses
 from stantune.objectives.returned import metrics_of
 from stantune.outcome import Cost
@@ -175,12 +175,15 @@ class Course:
     def returned(self, metrics: Mapping[str, float]) -> None:
         """Take what a final training was worth at its end; where nothing was reported, that is all there is.
 
-        Its file then holds what that was measured of, which the function may have changed after the last step.
+        Its file then holds what that was measured of, which the function may have changed after the last step. Where
+        that is gone, the end is no point whose weights would be the best.
         """
-        if self.curve:
-            self._measured(self._stop, metrics)
+        held = self._noting(self._keeper.held_in_the_end)
+        if self.curve and (held is not None or not self._is_best(self._stop, metrics)):
+            self._measured(self._stop, metrics, held)
         self._heed()
-        self._noting(self._keeper.save_measured)
+        if held is not None:
+            self._noting(lambda: self._keeper.save_measured(held))
 
     def loss(self, loss: float) -> None:
         """See Run."""
@@ -211,18 +214,26 @@ class Course:
             self.done = self._stop
             self._save(step=False)
 
-    def _measured(self, at: int, metrics: Mapping[str, float]) -> None:
-        """Note what was measured at a point of a final training, and keep its weights if they are the best so far."""
+    def _measured(self, at: int, metrics: Mapping[str, float], held: Held | None = None) -> None:
+        """Note what was measured at a point of a final training, and keep its weights if they are the best so far.
+
+        They are in `held`, or else what is kept now.
+        """
         began = time.perf_counter()
         # What was measured there before, and was better, has its weights in the file.
         both = {0: metrics, 1: self.curve.get(at, {})}
         if best_point(self._metric, both) == 0:
+            is_best = self._is_best(at, metrics)
             self._keeper.curve[at] = dict(metrics)
-            if best_point(self._metric, self.curve) == at:
+            if is_best:
                 self._heed()
-                self._noting(lambda: self._keeper.save_best(at, self.losses.state, self.cost))
+                self._noting(lambda: self._keeper.save_best(at, self.losses.state, self.cost, held))
         # Writing it is no training.
         self._mark += time.perf_counter() - began
+
+    def _is_best(self, at: int, metrics: Mapping[str, float]) -> bool:
+        """Tell whether what was measured at a point is the best of a final training so far."""
+        return best_point(self._metric, {**self.curve, at: metrics}) == at
 
     def _live(self) -> None:
         now = time.perf_counter()

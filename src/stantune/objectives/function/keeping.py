@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stantune.errors import AheadCheckpointError, CheckpointError, StantuneError, UsageError
+from stantune.errors import AheadCheckpointError, CheckpointError, StantuneError, UsageError, words_of
 from stantune.objectives.command import folder
 from stantune.objectives.function.beside import (
     Groups,
@@ -25,9 +25,10 @@ from stantune.objectives.function.beside import (
 )
 from stantune.objectives.function.things import Place, in_given, load, parts, state_of, weakly
 from stantune.objectives.surroundings import put_back, random_states
-from stantune.objectives.values import plain, restored, same, tight
+from stantune.objectives.values import has_lost, plain, restored, same, tight
 from stantune.outcome import Cost
 from stantune.protocols import Metric, Segment
+from stantune.texts import one_line
 from stantune.training import checkpoint as checkpoints
 from stantune.training.best import curve_to_go_on_with
 
@@ -43,6 +44,18 @@ _GROUPS = (
 )
 # The key of what the last step of a training that is over left, where it was changed after that.
 _LEFT = "left"
+
+
+class Held(NamedTuple):
+    """What is kept at a moment.
+
+    Attributes:
+        kept: the states of things, by their names.
+        files: those of the folder, None where there is no folder.
+    """
+
+    kept: dict[str, Any]
+    files: dict[str, Tensor] | None
 
 
 class Keeper:
@@ -222,32 +235,50 @@ class Keeper:
         """
         self._write(self._path, self.done, losses, cost, step)
 
-    def save_best(self, done: int, losses: Mapping[str, Any], cost: Cost) -> None:
-        """Write the file of the best weights, as they are after so much training; as `save` does."""
+    def save_best(self, done: int, losses: Mapping[str, Any], cost: Cost, held: Held | None = None) -> None:
+        """Write the file of the best weights, `held` or as they are after so much training; as `save` does."""
         if self._best is not None:
-            self._write(self._best, done, losses, cost, True)
+            self._write(self._best, done, losses, cost, True, held)
 
-    def save_measured(self) -> None:
+    def held_in_the_end(self) -> Held | None:
+        """Return what is kept as a training is over; None, and that is said, where it cannot be kept any more.
+
+        A function may give up after its last step what it needs no more: memory, say. The files stay what they are,
+        since the training is measured, and its result counts.
+        """
+        try:
+            held = self._held()
+        except (Exception, SystemExit) as error:
+            why = one_line(str(error) if isinstance(error, StantuneError) else words_of(error))
+        else:
+            lost = [name for name, each in held.kept.items() if has_lost(each)]
+            if lost:
+                # There may be some that had no numbers before.
+                left = _left_by_steps(checkpoints.load(self._path, self._identity) or {}).get("kept", {})
+                lost = [name for name in lost if not has_lost(left.get(name))]
+            if not lost:
+                return held
+            why = f"the numbers of {', '.join(map(repr, lost))} are gone"
+        self._say(
+            f"{self._path.name} holds what the last step left, since what is kept cannot be written as the function "
+            f"left it ({why}); leave it as it was measured"
+        )
+        return None
+
+    def save_measured(self, held: Held) -> None:
         """Have the checkpoint of a training that is over hold what is kept now, which was measured.
 
         A function may change it after its last step, to the best weights or to means. Whoever does the segment again
-        begins with what that step left, as before, and comes to the same. Where it has become what cannot be kept, the
-        file stays what that step left: the training is measured, and its result counts.
+        begins with what that step left, as before, and comes to the same.
         """
-        try:
-            self._save_measured()
-        except StantuneError as error:
-            self._say(f"{self._path.name} holds what the last step left, and not what was measured after it: {error}")
-
-    def _save_measured(self) -> None:
         saved = checkpoints.load(self._path, self._identity) if self.keeps else None
         if saved is None:
             return
         state = _left_by_steps(saved)
-        left, files = state["kept"], self._files()
+        left, files = state["kept"], held.files
         # What is unchanged is in the file once.
         kept = {
-            name: left[name] if name in left and same(each, left[name]) else each for name, each in self._kept().items()
+            name: left[name] if name in left and same(each, left[name]) else each for name, each in held.kept.items()
         }
         changed = any(kept[name] is not left.get(name) for name in kept) or not same(files, state.get("files"))
         if changed or _LEFT in saved:
@@ -267,19 +298,23 @@ class Keeper:
         if self._has_folder:
             shutil.rmtree(self._own, ignore_errors=True)
 
-    def _write(self, path: Path, done: int, losses: Mapping[str, Any], cost: Cost, step: bool) -> None:
+    def _write(
+        self, path: Path, done: int, losses: Mapping[str, Any], cost: Cost, step: bool, held: Held | None = None
+    ) -> None:
         if not self.keeps:
             return
+        if held is None:
+            held = self._held()
         state = {
             "done": done,
             "start": self._start,
-            "kept": self._kept(),
+            "kept": held.kept,
             "places": {name: plain(self._places(name), f"what is kept as {name!r}") for name in self._things},
             "random": plain(random_states(self._device), "the random states"),
             "stan": [plain(made.state, "STAN's state") for made in self._accelerations],
             "losses": dict(losses),
             "cost": asdict(cost),
-            "files": self._files(),
+            "files": held.files,
         }
         modes = {name: modes_beside(self._things[name], before) for name, before in self._modes.items()} if step else {}
         if others := {name: each for name, each in modes.items() if each}:
@@ -288,14 +323,10 @@ class Keeper:
             state["curve"] = self.curve
         checkpoints.save(path, self._identity, state)
 
-    def _kept(self) -> dict[str, Any]:
-        """Return the states of all that is kept, by its names."""
+    def _held(self) -> Held:
+        """Return what is kept now."""
         kept: dict[str, Any] = tight({name: state_of(thing, name) for name, thing in self._things.items()})
-        return kept
-
-    def _files(self) -> dict[str, Tensor] | None:
-        """Return the folder's files, None where there is no folder."""
-        return folder.packed(self._own) if self._has_folder else None
+        return Held(kept, folder.packed(self._own) if self._has_folder else None)
 
     def _places(self, name: str) -> list[Place | None]:
         """Return for each part of a kept thing where it was when the function gave it; None for what came later."""

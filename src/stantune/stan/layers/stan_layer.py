@@ -164,7 +164,8 @@ class StanLayer(StandIn):
             what `hold` is to keep; None outside such checkpoints.
         """
         hooks = None if _hooks is None else _hooks(True)
-        if hooks is None or hooks[1].__module__ != "torch.utils.checkpoint":
+        # Others may be methods of PyTorch's, such as Tensor.cpu, which are of no module.
+        if hooks is None or getattr(hooks[1], "__module__", None) != "torch.utils.checkpoint":
             return None
         again = self._again()
         turn = self.turn if again is None else again.turn

@@ -69,6 +69,7 @@ def of_winners_given_up() -> Iterator[None]:
 
 BETWEEN: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "on the CPU": torch.autograd.graph.save_on_cpu,
+    "by methods of PyTorch's": lambda: torch.autograd.graph.saved_tensors_hooks(Tensor.cpu, Tensor.cpu),
     "overwritten": overwritten,
     "in another order": in_another_order,
 }
