@@ -132,7 +132,7 @@ STAN_EXPORT void stan_use_openmp(void* gomp_parallel);
 
 STAN_EXPORT int stan_lrn_keeps_factor(double power);  // 0 where the form in use takes this power again faster
 
-// Each returns 0, or 1 where there was not enough memory: what it was to write is then of no use.
+// Each returns 0, or 1 where there was not enough memory, or no thread to be had: its results are then of no use.
 STAN_EXPORT int stan_block_forward(const StanBlock* block);
 STAN_EXPORT int stan_block_backward(const StanBlock* block);
 STAN_EXPORT int stan_lrn_forward(const StanLrn* lrn);

@@ -1,4 +1,4 @@
-// Batch norm in training and the ReLU behind it: statistics, normalisation, learned scale and shift, and their adjoint.
+// Batch norm in training, the ReLU and the maximum pooling behind it: statistics, normalisation, scale, shift, adjoint.
 //
 // `rows` are the positions of all images, `channels` numbers each, one after the other. Where a vector is no whole
 // number of channels, several rows together are a whole number of vectors: a *period*, after which the channels of the
@@ -57,7 +57,7 @@ void blocks_of(const Sizes& s, int part, const Block& block) {
     }
 }
 
-// Sums `term(vector or number's index)` over the periods of a block and over the rows that are left, by channel.
+// Sums terms over the periods of a block and over the rows that are left, by channel.
 //
 // vector_term(i, j): the Vectors to be summed at numbers i to i + lanes - 1, whose pattern begins at j; number_term(i,
 // j): the same for one number. `results` sums are taken at once; they are stored one after the other in `to`.

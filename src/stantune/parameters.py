@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from stantune.arguments import did_you_mean, shown, typed_number
 from stantune.errors import UsageError
-from stantune.plain_values import DEEPEST, Choice, as_double, plain_value, printable, same_value, shown_value, tupled
+from stantune.plain_values import DEEPEST, Choice, as_double, plain_value, same_value, shown_number, shown_value, tupled
 
 # Optuna keeps every number as a double, which holds integers exactly up to here.
 _LARGEST_INTEGER = 2**53
@@ -316,7 +316,7 @@ def _check_range(parameter: Float | Integer, smallest_log: float) -> None:
 def _outside(name: str, value: float, parameter: Float | Integer) -> UsageError:
     nearest = parameter.low if value < parameter.low else parameter.high
     return UsageError(
-        f"{name} is {printable(value)}, outside its range from {parameter.low} to {parameter.high}; "
+        f"{name} is {shown_number(value)}, outside its range from {parameter.low} to {parameter.high}; "
         f"the nearest valid value is {nearest}"
     )
 

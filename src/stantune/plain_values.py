@@ -54,11 +54,11 @@ def shown_value(value: object) -> str:
     if getattr(value, "shape", ()) != ():
         return f"an array of shape {tuple(getattr(value, 'shape', ()))}"
     plain = plain_value(value)
-    text = shown(printable(plain) if isinstance(plain, int | float) else plain)
+    text = shown(shown_number(plain) if isinstance(plain, int | float) else plain)
     return text if len(text) < 100 else f"a {type(value).__name__}"
 
 
-def printable(number: float) -> float:
+def shown_number(number: float) -> float:
     """Return a number that is printed on a line; one of very many digits as a double."""
     return number if abs(number) < 10**50 else as_double(number)
 

@@ -234,6 +234,12 @@ class Objective(Protocol):
     """What is searched. It can be pickled (by cloudpickle), since worker processes make its trainers.
 
     `stantune.testing.check_objective` tries whether one does all that is asked of it here.
+
+    It may have more, each asked for by its name: `takes_turns`: its trainers are TakesTurns; `can_continue`: a final
+    training may be the trial's own, from its checkpoint; `inexact`: why no training is exact at any rate; `stan`: how
+    it is accelerated; `sets`: what of PyTorch's settings its trainings set themselves; `modules`: what its trainer
+    takes long to import; `shares_data`, with `load`: data that one process may load for all workers; `memory_told`:
+    what to say of memory before trainings take turns.
     """
 
     @property

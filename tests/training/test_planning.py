@@ -59,7 +59,7 @@ def test_a_plan_is_held_against_whole_iterations(monkeypatch):
         layers = (LayerTimes("1", unit, unit, 0.0, (PatternTimes("blocks", 0.8 * unit, 0.8 * unit, 0.2),)),)
         monkeypatch.setattr(planning, "times_of", lambda *_, **__: ModelTimes(layers, 3 * unit, 5))  # noqa: B023
         for period in (1, 9):
-            monkeypatch.setattr("stantune.stan.planning.plan.PERIODS", (period,))
+            monkeypatch.setattr("stantune.stan.planning.plan.CYCLES", (period,))
             stan = planning.planned_stan(AUTO, TINY, {}, TINY.load(), None)
             assert (stan.plan, stan.period) == (kept, period)
 

@@ -29,13 +29,13 @@ class ProblemTrainer:
         self._device = device
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer. A final training is exact, from scratch, to the maximum, or has been trained."""
+        """See protocols.Trainer. A final training is exact, from scratch, to the maximum, or has been trained."""
         return drained(self._turns(segment, stop_early, watch, None))
 
     def turns(
         self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
     ) -> Generator[None, None, Outcome]:
-        """See objective.TakesTurns."""
+        """See protocols.TakesTurns."""
         return self._turns(segment, stop_early, watch, PACE)
 
     def _turns(

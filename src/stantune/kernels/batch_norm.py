@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stantune.kernels.derivatives import gradients_of
 from stantune.kernels.gate import readable
-from stantune.kernels.library import loaded, suits
+from stantune.kernels.library import address, loaded, suits
 from stantune.kernels.pool import belong
 
 # Places of a window: each is a byte, and one of those stands for none.
@@ -30,7 +30,8 @@ def fits(
 ) -> bool:
     """Tell whether `normalise` can take these: float32 on the CPU, (B, C, H, W) in channels-last memory.
 
-    So that a pooled output is channels last, too, the input must not be both that and contiguous.
+    So that a pooled output is channels last, too, the input must not be both that and contiguous. Arguments are those
+    of `normalise`: tensors are (C,), all but x.
     """
     return (
         suits(x, running_mean, running_var, weight, bias)
@@ -160,8 +161,8 @@ class _BatchNorm(torch.autograd.Function):
         ctx.eps, ctx.relu, ctx.pool, ctx.bias = eps, relu, pool, bias
         norm = _described(x, statistics, weight, bias, eps, relu, pool)
         norm.momentum, norm.output = momentum, y.data_ptr()
-        norm.winners = None if winners is None else winners.data_ptr()
-        norm.running_mean, norm.running_var = _address(running_mean), _address(running_var)
+        norm.winners = address(winners)
+        norm.running_mean, norm.running_var = address(running_mean), address(running_var)
         loaded().stan_batch_norm_forward(ctypes.byref(norm))
         return y
 
@@ -195,9 +196,9 @@ class _BatchNorm(torch.autograd.Function):
         of_weight = torch.empty_like(weight) if wanted[1] else None
         of_bias = torch.empty_like(shift) if wanted[2] else None
         norm = _described(x, statistics, weight, shift, ctx.eps, ctx.relu, pool)
-        norm.winners = None if winners is None else winners.data_ptr()
-        norm.output_gradient, norm.input_gradient = gradient.data_ptr(), _address(of_input)
-        norm.weight_gradient, norm.bias_gradient = _address(of_weight), _address(of_bias)
+        norm.winners = address(winners)
+        norm.output_gradient, norm.input_gradient = gradient.data_ptr(), address(of_input)
+        norm.weight_gradient, norm.bias_gradient = address(of_weight), address(of_bias)
         loaded().stan_batch_norm_backward(ctypes.byref(norm))
         return of_input, of_weight, of_bias, *[None] * 6
 
@@ -231,13 +232,9 @@ def _described(
         input=x.data_ptr(),
         mean=mean,
         inverse=mean + statistics.element_size() * channels,
-        weight=_address(weight),
-        bias=_address(bias),
+        weight=address(weight),
+        bias=address(bias),
     )
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _format(x: Tensor) -> torch.memory_format:

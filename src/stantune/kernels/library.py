@@ -27,7 +27,7 @@ WINOGRAD_SWITCH = "STANTUNE_WINOGRAD"
 WINOGRAD = ("off", "auto", "always")  # native/api.hpp's numbers: never, where it pays, wherever it fits
 # That of the library which belongs to this package: native/api.hpp's STAN_INTERFACE.
 INTERFACE = 9
-# Those of its functions that tell whether there was enough memory.
+# Those of its functions that tell whether they had the memory and the threads that they need.
 _TELLING = (
     *(f"stan_{name}_{way}" for name in ("block", "lrn", "batch_norm", "pool") for way in ("forward", "backward")),
     "stan_sgd",
@@ -125,6 +125,11 @@ def loaded() -> ctypes.CDLL:
     library = kernels().library
     assert library is not None, "callers ask suits() first"
     return library
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Return where a tensor's numbers begin, as native code is told it; None for none."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def switched_off() -> bool:

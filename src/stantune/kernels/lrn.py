@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stantune.kernels.derivatives import gradients_of
 from stantune.kernels.gate import readable
-from stantune.kernels.library import loaded, suits
+from stantune.kernels.library import address, loaded, suits
 
 # A window's side is counted in 32 bits, and so are an image's numbers, with room for what lies beyond its border.
 LARGEST, MOST_NUMBERS = 2**31, 2**28
@@ -32,16 +32,19 @@ def fits(x: Tensor, size: int) -> bool:
 def normalise(x: Tensor, scale: float, power: float, size: int) -> Tensor:
     """Return x · (1 + scale · mean of x² over the window)^-power; zeros beyond the border count in the mean.
 
-    One pass over each image, forward and backward; x is kept for the backward pass, and the second factor where the
-    library cannot take it again faster.
-    Channels-last and contiguous memory are both read as they are, and the result is laid out in the same way. What
-    native code was not made for (`library.suits`) is computed in plain PyTorch.
+    One pass over each image, forward and backward; x is kept for the backward pass, and the power beside it where the
+    library cannot take it again faster. Channels-last and contiguous memory are both read as they are, and the result
+    is laid out in the same way. What does not fit (`fits`) is computed in plain PyTorch. (Krizhevsky et al., 2012,
+    section 3.3, within a channel and over positions, as Caffe's WITHIN_CHANNEL.)
 
     Args:
         x: (B, C, H, W).
         scale: 0 or more.
         power: 0 or more.
         size: of the window's sides, odd.
+
+    Returns:
+        (B, C, H, W).
     """
     if not fits(x, size):
         return _plainly(x, scale, power, size)
@@ -103,7 +106,7 @@ class _Lrn(torch.autograd.Function):
         factor = None if factor is None else factor.contiguous(memory_format=layout)
         of_input = torch.empty_like(x, memory_format=layout)
         lrn = _described(x, layout, *settings)
-        lrn.factor = None if factor is None else factor.data_ptr()
+        lrn.factor = address(factor)
         lrn.output_gradient, lrn.input_gradient = gradient.data_ptr(), of_input.data_ptr()
         loaded().stan_lrn_backward(ctypes.byref(lrn))
         return of_input, None, None, None

@@ -153,10 +153,10 @@ def _sizes(work: Work) -> tuple[float, ...]:
 
 
 def _differentiated(work: Work) -> bool:
-    """Images are not differentiated, and have so few channels."""
+    """Tell whether the input's gradient is needed: that of images, which have so few channels, is not."""
     return work.channels > 3
 
 
 def _whole(channels: int) -> int:
-    """Vectors are of 16."""
+    """Return so many channels rounded up to whole vectors, of 16."""
     return -(-channels // 16) * 16

@@ -14,7 +14,7 @@ from stantune.kernels.block.follow import windows
 from stantune.kernels.block.layout import is_last
 from stantune.kernels.derivatives import gradients_of
 from stantune.kernels.gate import is_somewhere, readable
-from stantune.kernels.library import loaded, suits
+from stantune.kernels.library import address, loaded, suits
 
 # A place in a window is a byte; sides and steps are such that no product of them is too large for the native code.
 PLACES, LONGEST = 256, 2**15
@@ -140,7 +140,7 @@ class _Pool(torch.autograd.Function):
         of_input = torch.empty_like(x, memory_format=torch.channels_last)
         described = _described(x, pool)
         described.output_gradient, described.input_gradient = gradient.data_ptr(), of_input.data_ptr()
-        described.winners = None if winners is None else winners.data_ptr()
+        described.winners = address(winners)
         loaded().stan_pool_backward(ctypes.byref(described))
         return of_input, None
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from stantune.protocols import Metric
 from stantune.quantities import duration
-from stantune.report.tables import print_table
+from stantune.report.tables import hold_numbers, print_table
 from stantune.report.words import setting_text
 from stantune.search.operating.told import FoundSearch, ListResult, LossPoint, StatusResult, TrialReport
 from stantune.search.plan.validation import part_text
@@ -28,7 +28,7 @@ def show_status(console: Console, result: StatusResult) -> None:
     for line in _head(result):
         console.print(line, soft_wrap=True)
     table = Table("bracket", f"{result.unit}s", "trials", "done", "diverged", "promoted", box=SIMPLE_HEAD)
-    _numbers(table, 1)
+    hold_numbers(table, 1)
     for bracket in result.brackets:
         for place, rung in enumerate(bracket.rungs):
             last = place == len(bracket.rungs) - 1
@@ -49,15 +49,15 @@ def show_status(console: Console, result: StatusResult) -> None:
         console.print(f"the last run ended with {result.failure}", soft_wrap=True)
 
 
-def show_found(console: Console, result: ListResult, now: float | None = None) -> None:
-    """Print all searches below a folder; `now` is the time in seconds since 1970."""
-    now = time.time() if now is None else now
+def show_found(console: Console, result: ListResult) -> None:
+    """Print all searches below a folder."""
+    now = time.time()
     if not result.searches:
         console.print(f"there is no search below {result.folder}", soft_wrap=True)
         return
     console.print(f"searches below {result.folder}", soft_wrap=True)
     table = Table("directory", "problem", "state", "trials", "best", "written", box=SIMPLE_HEAD)
-    _numbers(table, 3)
+    hold_numbers(table, 3)
     for found in result.searches:
         age = f"{duration(max(now - datetime.fromisoformat(found.changed).timestamp(), 0.0))} ago"
         if found.state is None or found.metric is None:
@@ -85,7 +85,7 @@ def show_trial(console: Console, result: TrialReport) -> None:
         console.print(f"the setting of trial {result.started_from} of the search that it started from")
     others = list(dict.fromkeys(name for rung in result.rungs for name in rung.metrics if name != metric.name))
     table = Table(f"{result.unit}s", metric.name, *others, "training", "evaluation", "coordination", box=SIMPLE_HEAD)
-    _numbers(table, 0)
+    hold_numbers(table, 0)
     for rung in result.rungs:
         value = "diverged" if rung.value is None else f"{metric.text(rung.value)}{part_text(rung.validation_share)}"
         measured = [f"{rung.metrics[name]:.4g}" if name in rung.metrics else "" for name in others]
@@ -159,9 +159,3 @@ def _head(result: StatusResult) -> Iterator[str]:
 def _below(found: FoundSearch, result: ListResult) -> str:
     """Say where a search is, in as few letters as a table needs."""
     return os.path.relpath(found.directory, result.folder)
-
-
-def _numbers(table: Table, first: int) -> None:
-    """Have all columns from the first one on hold numbers."""
-    for column in table.columns[first:]:
-        column.justify, column.no_wrap = "right", True

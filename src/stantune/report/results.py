@@ -1,4 +1,4 @@
-"""The JSON that the commands print: a versioned contract, documented in docs/json.md. Errors are in percent."""
+"""The JSON of `train`, `brackets`, `problems` and `data fetch`: versioned contracts, documented in docs/json.md."""
 
 from __future__ import annotations
 

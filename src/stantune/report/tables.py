@@ -39,6 +39,12 @@ def print_table(console: Console, table: Table, labels: Collection[int] = (0,)) 
     _print(console, _part(table, sorted({*labels, *part})))
 
 
+def hold_numbers(table: Table, first: int) -> None:
+    """Have all columns from `first` on hold numbers."""
+    for column in table.columns[first:]:
+        column.justify, column.no_wrap = "right", True
+
+
 def _part(table: Table, places: Collection[int]) -> Table:
     """Return a table of some of the columns, its texts as they are shown: their widths are measured."""
     columns = [table.columns[place] for place in places]

@@ -12,7 +12,7 @@ from rich.table import Table
 from stantune.protocols import Metric
 from stantune.quantities import duration
 from stantune.report.results import PlanResult, ProblemsResult, TrainResult
-from stantune.report.tables import print_table
+from stantune.report.tables import hold_numbers, print_table
 from stantune.report.words import by_parts, percent, setting_text, value_text
 from stantune.search.results.contract import (
     BestEvaluation,
@@ -55,7 +55,7 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
         return
     seconds, saved = result.seconds, result.saved
     times = Table("where the time went", "", box=SIMPLE_HEAD)
-    _numbers(times, 1)
+    hold_numbers(times, 1)
     times.add_row("training", duration(seconds.training))
     times.add_row("evaluation", duration(seconds.evaluation))
     times.add_row("coordination", duration(seconds.coordination))
@@ -65,12 +65,6 @@ def show_search(console: Console, result: SearchSummary, directory: Path) -> Non
         what = "saved" if saved.stan >= 0 else "lost"
         times.add_row(f"{what} by STAN, as measured", duration(abs(saved.stan)))
     print_table(console, times)
-
-
-def _numbers(table: Table, first: int) -> None:
-    """Have all columns from the first one on hold numbers."""
-    for column in table.columns[first:]:
-        column.justify, column.no_wrap = "right", True
 
 
 def _show_rates(console: Console, rates: Sequence[RateResult], unit: str) -> None:
@@ -87,7 +81,7 @@ def _metric(result: SearchSummary) -> Metric:
 def _best_trials(leaders: Sequence[Leader], metric: Metric, unit: str) -> Table:
     """Lay the trials side by side: five fit into 80 columns, however many parameters there are."""
     table = Table("best trials", *(f"trial {leader.trial}" for leader in leaders), box=SIMPLE_HEAD)
-    _numbers(table, 1)
+    hold_numbers(table, 1)
     table.add_row(metric.name, *(metric.text(leader.value) for leader in leaders))
     parts = by_parts(leaders)
     table.add_row(f"{unit}s", *(str(leader.iterations) for leader in leaders), end_section=not parts)
@@ -192,7 +186,7 @@ def show_plan(console: Console, result: PlanResult) -> None:
         console.print(f"share of the entries that STAN computes: {'all' if rate == 1 else rate}", soft_wrap=True)
     _show_rates(console, result.rates, result.unit)
     table = Table("bracket", "rung", f"{result.unit}s", "trials", box=SIMPLE_HEAD)
-    _numbers(table, 1)
+    hold_numbers(table, 1)
     known = [bracket for bracket in result.brackets if not bracket.choices]
     # All that are chosen while searching have the same choices.
     choices = result.brackets[-1].choices

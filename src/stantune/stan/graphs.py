@@ -71,7 +71,8 @@ class GraphedStep:
             constants: returns all numbers outside of tensors that the step depends on, such as learning rates and what
                 dropout leaves out: a graph is good for those alone that it was recorded with. What is accelerated and
                 how, modes of training, what has gradients, and autocast around the step are asked for by themselves.
-            recorder: for tests; by default CUDA's.
+            recorder: where steps run and are recorded, such as OnCuda in a training's lane; by default in a lane of its
+                own.
         """
         self._step = step
         self._constants = constants

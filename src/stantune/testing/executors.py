@@ -86,13 +86,13 @@ class CountingTrainer:
         self._pause = pause
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer."""
+        """See protocols.Trainer."""
         return drained(self.turns(segment, stop_early, watch))
 
     def turns(
         self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]
     ) -> Generator[None, None, Outcome]:
-        """See objective.TakesTurns."""
+        """See protocols.TakesTurns."""
         done = 0
         if segment.checkpoint.exists():
             try:

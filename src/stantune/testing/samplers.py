@@ -22,8 +22,8 @@ from stantune.testing.asserting import require_assertions
 
 MakeSampler: TypeAlias = Callable[[], Sampler]
 
-# For a proposal that looks at a thousand results; a search waits for each.
-SECONDS = 30.0
+# A proposal that looks at so many results may take so long; a search waits for each.
+RESULTS, SECONDS = 1000, 30.0
 RESOURCES = (1, 3, 9)
 
 SPACES: Mapping[str, Space] = {
@@ -263,19 +263,19 @@ def check_losses(make_sampler: MakeSampler) -> None:
                 _valid(sampler, example(SPACES[where], results, results, loss=loss), f"{where}, of {kind}")
 
 
-def check_many_results(make_sampler: MakeSampler, results: int = 1000, seconds: float = SECONDS) -> None:
+def check_many_results(make_sampler: MakeSampler, seconds: float = SECONDS) -> None:
     """Check that a proposal that looks at many results takes no more than so many seconds."""
     sampler = make_sampler()
     taken = []
-    for number in (results, results + 1):
-        asked = example(SPACES["real numbers"], number, results)
+    for number in (RESULTS, RESULTS + 1):
+        asked = example(SPACES["real numbers"], number, RESULTS)
         before = time.perf_counter()
         sampler.propose(asked)
         taken.append(time.perf_counter() - before)
         if taken[-1] <= seconds:
             return
     raise AssertionError(
-        f"the sampler {sampler.name!r} takes {min(taken):.1f} s for a proposal that sees {results} results, more than "
+        f"the sampler {sampler.name!r} takes {min(taken):.1f} s for a proposal that sees {RESULTS} results, more than "
         f"{seconds:g} s: look at fewer of them, or keep what can be kept"
     )
 

@@ -45,9 +45,7 @@ def save(path: Path, identity: str, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, identity: str, earlier: str | None = None) -> dict[str, Any] | None:
-    """Return the state that was saved under `identity`, or None where there is no such file.
-
-    So is one that an earlier version saved of the same under `earlier`.
+    """Return the state that was saved under `identity`, or by an earlier version under `earlier`; None without a file.
 
     Nothing in the file is executed, whoever wrote it; see `archive`.
 

@@ -23,7 +23,7 @@ def check_precision(precision: object) -> None:
 
 
 def precision_on(precision: str | None, device: str) -> str | None:
-    """Return the precision of trainings on a device, None where it is that without any; raises UsageError."""
+    """Return the precision of trainings on a device, None where PyTorch computes in it unasked; raises UsageError."""
     check_precision(precision)
     if torch.device(device).type == "cuda":
         return precision

@@ -151,6 +151,7 @@ def turns(
 
     An evaluation is part of one turn; the checkpoint of the end is written between turns. What it comes to is what
     `run` returns, whoever has turns in between.
+
     With `to_use` the checkpoint is kept for its weights, and what they were fed lies beside them, as with `best`.
     """
 

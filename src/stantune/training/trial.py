@@ -58,6 +58,10 @@ class Trial:
         model: the network, in training mode, its weights in channels_last memory.
         stan: STAN's settings, None where it trains exactly.
         handle: STAN's, None where it trains exactly.
+        optimizer: the network's.
+        batches: the training batches.
+        guard: what tells that it diverged.
+        start: the iteration that the segment began with.
         iteration: iterations done.
         moved: whether any were done since it was made or restored.
         losses: theirs, those of segments before among them.

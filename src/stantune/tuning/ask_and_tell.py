@@ -182,6 +182,10 @@ def open_search(
 
     What was told stays, also after a kill; a segment that was given and not told of is given again. In the end
     `result.json` is written.
+
+    Raises:
+        UsageError: something that was asked for cannot be done as asked, or the directory holds another search.
+        StantuneError: the search cannot go on; what was told is kept.
     """
     taken = {field.name for field in fields(SearchSettings)} - _NOT_ASKED
     refused = sorted(others.keys() - taken)

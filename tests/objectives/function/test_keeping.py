@@ -15,7 +15,7 @@ from broken_folders import broken_at
 from torch import nn
 
 from stantune.errors import CheckpointError, StantuneError, UsageError
-from stantune.objectives.command import folder
+from stantune.objectives.function import folder
 from stantune.objectives.values import plain, restored
 from stantune.training import checkpoint as checkpoints
 

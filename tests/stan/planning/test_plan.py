@@ -19,7 +19,7 @@ from stantune.stan.entries.choice import Choice
 from stantune.stan.entries.entries import PATTERNS
 from stantune.stan.layers.meprop import MeProp
 from stantune.stan.planning.cost import IterationTimes, speedup
-from stantune.stan.planning.plan import GAIN, NEAR_BEST, PERIODS, WORTHWHILE, checked, decide, fitted, plan_for, predict
+from stantune.stan.planning.plan import CYCLES, GAIN, NEAR_BEST, WORTHWHILE, checked, decide, fitted, plan_for, predict
 from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes
 from stantune.stan.schedule import Schedule
 
@@ -159,8 +159,8 @@ def test_z_is_the_smallest_that_comes_near_the_best(t_e, t_i, t_j, iterations, p
     found = layer(t_e=t_e, rows=(t_i, t_j))
     period = decide(times(found), Stan(rate="auto", pretrain=pretrain), iterations).stan.period
     one = IterationTimes(100.0, t_e, t_i, t_j)
-    reached = {z: speedup(one, Schedule(pretrain, z), iterations) for z in PERIODS}
-    near = [z for z in PERIODS if reached[z] >= NEAR_BEST * max(reached.values())]
+    reached = {z: speedup(one, Schedule(pretrain, z), iterations) for z in CYCLES}
+    near = [z for z in CYCLES if reached[z] >= NEAR_BEST * max(reached.values())]
     assert period == min(near)
 
 
@@ -254,9 +254,9 @@ def test_what_is_not_timed_is_not_predicted():
 
 
 def test_an_iteration_shorter_than_its_layers_is_refused():
-    with pytest.raises(UsageError, match=r"step_seconds=10.0 does not fit the times of the layers"):
+    with pytest.raises(UsageError, match=r"exact_seconds=10.0 does not fit the times of the layers"):
         decide(times(layer(**GOOD), step=10.0), Stan(rate="auto"))
-    with pytest.raises(UsageError, match=r"step_seconds=10.0 does not fit"):
+    with pytest.raises(UsageError, match=r"exact_seconds=10.0 does not fit"):
         predict(times(layer(**GOOD), step=10.0), Stan(rate=0.5))
 
 

@@ -54,7 +54,7 @@ def meprop(
 
 
 def summed_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross entropy of scores (B, 10) and classes (B,), summed over the batch and not its mean."""
+    """Return the cross entropy of outputs, scores (B, 10), and targets, classes (B,): the batch's sum, not its mean."""
     return F.cross_entropy(outputs, targets, reduction="sum")
 
 

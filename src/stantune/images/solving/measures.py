@@ -53,7 +53,7 @@ class Measure:
         return Metric(f"{split} {self.name}", self.direction, self.unit, self.bounds)
 
     def counts(self, outputs: Tensor, targets: Tensor) -> Any:
-        """Return what is kept of a batch."""
+        """Return what is kept of a batch, of outputs and targets (B, …)."""
         return outputs.cpu(), targets.cpu()
 
     def value(self, kept: list[Any]) -> float:
@@ -69,12 +69,12 @@ class Summed(Measure):
     finish: Callable[[Tensor], float] = lambda sums: float(sums[0] / sums[1])
 
     def counts(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the batch's sums."""
+        """Return the sums of a batch, of outputs and targets (B, …): float64, as `function` gives them."""
         sums: Tensor = self.function(outputs, targets)
         return sums.cpu().double()
 
     def value(self, kept: list[Tensor]) -> float:
-        """Return the value of all sums."""
+        """Return the value from the sums of all batches."""
         return self.finish(torch.stack(kept).sum(0))
 
 

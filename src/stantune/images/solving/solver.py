@@ -129,11 +129,10 @@ class Solver:
         """Return a PyTorch optimizer for the model's trainable parameters; see `set_iteration`.
 
         Of `setting`, `optimizer` stands in for the solver's kind, `lr`, `momentum` and `weight_decay` for its numbers,
-        `beta1`, `beta2` and `nesterov` for its options; LAYER_l2 (`conv1_l2`)
-        is the weight decay of that layer's own parameters, times no multiplier, except that a parameter with
-        a decay multiplier of 0 (a bias that is never decayed) stays at 0. Its other entries, such as the
-        network's own, are left alone. Parameters of equal rate and decay share a group; groups come in the
-        order of the model.
+        `beta1`, `beta2` and `nesterov` for its options; LAYER_l2 (`conv1_l2`) is the weight decay of that layer's own
+        parameters, times no multiplier, except that a parameter with a decay multiplier of 0 (a bias that is never
+        decayed) stays at 0. Its other entries, such as the network's own, are left alone. Parameters of equal rate and
+        decay share a group; groups come in the order of the model.
 
         Raises SettingError for a negative or non-finite number, what the optimizer does not take, LAYER_l2 of a layer
         that the model lacks, or a glob in `multipliers` that matches no parameter; where nothing of this is a setting's
@@ -202,10 +201,9 @@ class Solver:
         """Prepare the optimizer for the step of `iteration`, counted from 0; to be called before each step.
 
         Every group's lr becomes its initial one times the policy's factor (by default the solver's own policy's). For
-        sgd without Nesterov's momentum, momentum is multiplied by
-        lr(i-1) / lr(i): Caffe's velocity V = momentum·V + lr·(g + decay·w) carries the rates of its past,
-        while PyTorch's does not and is multiplied by the present one, V = lr(i)·v; so scaled, the updates are
-        the same.
+        sgd without Nesterov's momentum, momentum is multiplied by lr(i-1) / lr(i): Caffe's velocity
+        V = momentum·V + lr·(g + decay·w) carries the rates of its past, while PyTorch's does not and is multiplied by
+        the present one, V = lr(i)·v; so scaled, the updates are the same.
 
         Raises UsageError where the policy gives a factor that is not a finite number above 0.
         """

@@ -9,6 +9,7 @@ LAST = torch.channels_last
 
 
 def empty(shape: tuple[int, ...], last: bool) -> Tensor:
+    """Return new memory of a shape (B, C, H, W), float32 on the CPU, channels last or contiguous."""
     # In full: the default dtype and device are the user's.
     order = LAST if last else torch.contiguous_format
     return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=order)
@@ -20,7 +21,7 @@ def in_order(tensor: Tensor) -> Tensor:
 
 
 def in_planes(tensor: Tensor) -> bool:
-    """Tell whether a tensor in one of the two orders has its channels apart, and not just one of them or one place."""
+    """Tell whether a tensor (B, C, H, W) in one of the two orders has channels apart: several, and several places."""
     return not tensor.is_contiguous(memory_format=LAST)
 
 

@@ -15,7 +15,7 @@ from stantune.kernels.block.plain import listed, plainly
 from stantune.kernels.block.shapes import Shapes, StanBlock
 from stantune.kernels.derivatives import Gradients, gradients_of
 from stantune.kernels.gate import device_of, is_somewhere, readable
-from stantune.kernels.library import kernels, loaded
+from stantune.kernels.library import address, kernels, loaded
 
 
 class Call(NamedTuple):
@@ -39,6 +39,11 @@ class _Orders(NamedTuple):
 def applied(
     input: Tensor, weight: Tensor, bias: Tensor | None, call: Call, into: Tensor | None, last: bool | None = None
 ) -> Tensor:
+    """Do a call natively, differentiably; the arguments are those of `convolve`, or with `into` of `convolve_into`.
+
+    Returns:
+        (B, C_out, H_out, W_out): `into` where it is given.
+    """
     # Within `forward` nothing has a graph any more.
     wanted = torch.is_grad_enabled()
     natural = is_last(input) or is_last(weight)  # as PyTorch decides for its own
@@ -80,8 +85,8 @@ class _Block(torch.autograd.Function):
             ctx.save_for_backward(input, weight, winners, kept)
             ctx.call, ctx.orders, ctx.biased = call, orders, bias is not None
         block = _described(call)
-        block.input, block.weight, block.bias = read.data_ptr(), read_weight.data_ptr(), _pointer(read_bias)
-        block.output, block.winners, block.kept = output.data_ptr(), _pointer(winners), _pointer(kept)
+        block.input, block.weight, block.bias = read.data_ptr(), read_weight.data_ptr(), address(read_bias)
+        block.output, block.winners, block.kept = output.data_ptr(), address(winners), address(kept)
         block.input_planes, block.output_planes = in_planes(read), in_planes(output)
         loaded().stan_block_forward(ctypes.byref(block))
         if into is not None:
@@ -111,9 +116,9 @@ class _Block(torch.autograd.Function):
         block.output_gradient = read_gradient.data_ptr()
         block.input_planes, block.output_planes = in_planes(read), in_planes(read_gradient)
         block.input_gradient_planes = of_input is not None and in_planes(of_input)
-        block.winners, block.kept = _pointer(winners), _pointer(kept)
-        block.input_gradient, block.weight_gradient = _pointer(of_input), _pointer(of_weight)
-        block.bias_gradient = _pointer(of_bias)
+        block.winners, block.kept = address(winners), address(kept)
+        block.input_gradient, block.weight_gradient = address(of_input), address(of_weight)
+        block.bias_gradient = address(of_bias)
         loaded().stan_block_backward(ctypes.byref(block))
         if of_weight is not None and not orders.weight:
             of_weight = of_weight.contiguous()
@@ -132,7 +137,7 @@ def _described(call: Call) -> StanBlock:
         block.entries, block.shared = lists.most, lists.begins is None
         block.grid_h, block.grid_w, block.grid_top, block.grid_left = lists.grid or (0, 0, 0, 0)
         block.positions, block.sources = lists.positions.data_ptr(), lists.sources.data_ptr()
-        block.begins = _pointer(lists.begins)
+        block.begins = address(lists.begins)
     return block
 
 
@@ -186,7 +191,3 @@ def _plain_gradients(ctx: Any, input: Tensor, weight: Tensor, gradient: Tensor) 
         return torch.where(listed(call.lists, output), output, 0) if call.follow == _NOTHING else output
 
     return gradients_of(again, (input, weight, bias), ctx.needs_input_grad[:3], gradient)
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

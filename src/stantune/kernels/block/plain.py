@@ -18,7 +18,10 @@ def plainly(
     lists: Lists | None,
     follow: Follow,
 ) -> Tensor:
-    """Do as `convolve` in operations of PyTorch, differentiable as often as those; -1 as a source gives any value."""
+    """Do as `convolve` in operations of PyTorch, differentiable as often as those; -1 as a source gives any value.
+
+    Arguments and result are those of `convolve`.
+    """
     left, right, top, bottom = padding
     if (left, top) != (right, bottom):
         input, left, top = F.pad(input, padding), 0, 0

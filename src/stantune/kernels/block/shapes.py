@@ -36,6 +36,8 @@ def _fields() -> list[tuple[str, Any]]:
 
 
 class StanBlock(ctypes.Structure):
+    """StanBlock of native/api.hpp."""
+
     _fields_ = _fields()
 
 
@@ -70,7 +72,10 @@ def native_shapes(
     lists: Lists | None,
     follow: Follow,
 ) -> Shapes | None:
-    """Return the shapes of a convolution that native code can do, None where it is PyTorch's to do or to refuse."""
+    """Return the shapes of a convolution that native code can do, None where it is PyTorch's to do or to refuse.
+
+    Arguments are those of `convolve`. Raises ValueError where the lists are not of this batch and output.
+    """
     if not suits(input, weight, bias) or not (lists is None or _lists_are_read(lists)):
         return None
     # Asked before what is kept: 1.0, which PyTorch refuses, is equal to 1.

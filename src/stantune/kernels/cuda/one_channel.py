@@ -21,7 +21,7 @@ MOST = 64 * 2**20
 def with_fast_gradients_(model: nn.Module) -> int:
     """Have a network's convolutions of one input channel be OneChannelConv2d; return how many are that now.
 
-    None where STANTUNE_KERNELS=off asks for PyTorch alone.
+    Nothing is changed, and 0 returned, where STANTUNE_KERNELS=off asks for PyTorch alone.
     """
     if switched_off():
         return 0

@@ -38,9 +38,7 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def convolve_rows(
-    input: Tensor, weight: Tensor, bias: Tensor | None, window: Window, rows: Rows, tiles: Tiles | None = None
-) -> Tensor:
+def convolve_rows(input: Tensor, weight: Tensor, bias: Tensor | None, window: Window, rows: Rows) -> Tensor:
     """Convolve at the listed entries and fill the others from them: STAN's reduced layer (ours).
 
     Products are summed in float32, of float32 numbers as `precision` says. The backward pass is the exact adjoint, once
@@ -52,12 +50,11 @@ def convolve_rows(
         bias: (C_out,) or None, of the input's dtype.
         window: the convolution.
         rows: the entries.
-        tiles: what a program computes at a time; by default what suits the shapes.
 
     Returns:
         (B, C_out, H_out, W_out), channels last in memory, of the input's dtype.
     """
-    result: Tensor = _Convolution.apply(input, weight, bias, window, rows, tiles)  # type: ignore[no-untyped-call]
+    result: Tensor = _Convolution.apply(input, weight, bias, window, rows)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -118,11 +115,10 @@ class _Convolution(torch.autograd.Function):
         bias: Tensor | None,
         window: Window,
         rows: Rows,
-        tiles: Tiles | None,
     ) -> Tensor:
         input, weight = _in_order(input), _in_order(weight)
         bias = None if bias is None else bias.contiguous()
-        job = _Job(input, weight, window, rows, tiles)
+        job = _Job(input, weight, window, rows)
         output = torch.empty(
             (len(input), len(weight), *window.out), dtype=input.dtype, device=input.device, memory_format=_LAST
         )
@@ -143,13 +139,13 @@ class _Convolution(torch.autograd.Function):
             of_input = job.input_gradient(folded, weight, torch.empty_like(input)) if ctx.needs_input_grad[0] else None
             of_weight = job.weight_gradient(input, folded, weight) if ctx.needs_input_grad[1] else None
         of_bias = folded.sum(0, dtype=torch.float32).to(weight.dtype) if ctx.needs_input_grad[2] else None
-        return of_input, of_weight, of_bias, None, None, None
+        return of_input, of_weight, of_bias, None, None
 
 
 class _Job:
     """The sizes of one call, and its programs."""
 
-    def __init__(self, input: Tensor, weight: Tensor, window: Window, rows: Rows, tiles: Tiles | None) -> None:
+    def __init__(self, input: Tensor, weight: Tensor, window: Window, rows: Rows, tiles: Tiles | None = None) -> None:
         self.window, self.lists = window, rows
         self.filters, self.channels = weight.shape[:2]
         self.taps = window.kernel[0] * window.kernel[1]

@@ -1,8 +1,9 @@
 """The Triton programs: a convolution at listed entries with the fill behind it, and the adjoints of both.
 
 Memory is channels last throughout: images (image, row, column, channel), the weight (filter, row, column, channel). The
-entry lists are those of `cuda_rows.Rows`: `listed` entries in each run of `images` images, with `places` output places
-in an image. No program adds to memory that another one writes, so that sums have one order and need no atomics.
+entry lists are those of `rows.Rows`: `listed` entries in each run of `images` images, with `places` output places in an
+image. `folded` is (rows, filters): the computed entries' gradients. No program adds to memory that another one writes,
+so that sums have one order and need no atomics.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class CudaPath(NamedTuple):
     """What reduced convolutions can be computed with on the CUDA devices of this machine.
 
     Attributes:
-        ways: those of WAYS that are used; with both, each shape's faster one. None without a device.
+        ways: those of WAYS that are used; with both, each shape's faster one; empty without a device.
         reason: why these.
     """
 

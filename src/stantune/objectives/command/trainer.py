@@ -48,7 +48,7 @@ class CommandTrainer:
         self._device = _device(place)
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer. A segment that is cut is done again from where it began.
+        """See protocols.Trainer. A segment that is cut is done again from where it began.
 
         Raises:
             CommandError: the command failed or could not be started now, or said nothing of what it came to.

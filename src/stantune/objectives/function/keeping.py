@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stantune.errors import AheadCheckpointError, CheckpointError, StantuneError, UsageError, words_of
-from stantune.objectives.command import folder
+from stantune.objectives.function import folder
 from stantune.objectives.function.beside import (
     Groups,
     Modes,

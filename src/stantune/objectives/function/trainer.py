@@ -52,7 +52,7 @@ class FunctionTrainer:
         self._said: set[str] = set()
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer."""
+        """See protocols.Trainer."""
         stan = self._stan
         if stan is not None:
             # Every entry computed, by native kernels where the trials' are.

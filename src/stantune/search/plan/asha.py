@@ -55,7 +55,7 @@ class Step(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A step whose result is there on paper: the error in percent, None where the trial diverged or failed."""
+    """A step whose result is there on paper: its error, the lower the better, None where it diverged or failed."""
 
     number: int
     rung: int

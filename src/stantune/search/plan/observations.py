@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """What a setting reached after so many iterations: its error in percent, None where it diverged or failed."""
+    """What a setting reached after so many iterations: its error, None where it diverged or failed."""
 
     number: int
     iterations: int

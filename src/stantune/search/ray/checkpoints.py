@@ -156,7 +156,7 @@ class FetchingTrainer:
         shutil.rmtree(scratch, ignore_errors=True)
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer."""
+        """See protocols.Trainer."""
         path = self._scratch / segment.checkpoint.name
         best = None if segment.best is None else self._scratch / segment.best.name
         try:

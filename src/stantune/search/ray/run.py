@@ -1,4 +1,4 @@
-"""A search's trainings on a Ray cluster."""
+"""trainings_on: what trains a search's segments on a cluster, and brings the finalists' weights here in the end."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class BestEvaluation(Result):
 
 
 class Final(Result):
-    """One of the best settings, trained exactly from scratch."""
+    """One of the best settings: trained exactly from scratch, or as its trial was (`final_training`)."""
 
     trial: int = Field(description="the number of the trial whose setting it is")
     params: dict[str, Any] = Field(description="each parameter's value")
@@ -138,7 +138,9 @@ class Final(Result):
     validation_error: float | None = Field(description="percent; null where it diverged, or was not measured")
     test_error: float | None = Field(description="percent; null where it diverged, or was not measured")
     weights: str | None = Field(description="their file in the search's directory; null where the training diverged")
-    trial_value: float = Field(description="the metric's value that the trial had, with another seed")
+    trial_value: float = Field(
+        description="the metric's value that the trial had; with another seed, unless its own training is continued"
+    )
     best: BestEvaluation | None = Field(description="its best evaluation; null where nothing was measured")
 
 

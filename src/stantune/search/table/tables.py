@@ -23,7 +23,7 @@ class ForeignChangeError(Exception):
 
 
 class EndedTrial(NamedTuple):
-    """A trial to close: the state it ends in, its value (the last error, None without one), its attributes."""
+    """A trial to close: the state it ends in, the metric's last value (None without one), its attributes."""
 
     trial_id: int
     state: TrialState

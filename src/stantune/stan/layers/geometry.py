@@ -59,7 +59,10 @@ def whole(number: object) -> int | None:
 
 @lru_cache(maxsize=1024)
 def read_window(kernel: tuple[int, ...], stride: Any, padding: Any, dilation: Any) -> Window | None:
-    """Return a layer's settings, each made `hashable`, as F.conv2d reads them; None where it refuses them, or might."""
+    """Return a layer's settings, each made `hashable`, as F.conv2d reads them; None where it refuses them, or might.
+
+    Raises ValueError for a setting of another length, or one that is no whole number.
+    """
     sides = len(kernel)
 
     def numbers(setting: Any) -> tuple[int, ...]:

@@ -165,7 +165,8 @@ def output_shapes(
 ) -> dict[str, list[tuple[int, ...]]]:
     """Return the shapes of one sample's outputs of each layer, one of each call, from an evaluation on `example`.
 
-    The model is left as it was. Layers that the example does not pass through are left out.
+    The model is left as it was. Layers that the example does not pass through are left out. Raises UsageError where the
+    model cannot be called on it.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {}
     names = {layer: name for name, layer in layers.items()}

@@ -26,12 +26,12 @@ class LayerSpace(NamedTuple):
     Attributes:
         name: the layer's name in the model.
         shape: one sample's output: (C, H, W) for a convolution (C, L in one dimension), (N,) for a linear layer.
-        saved_seconds: time that the memo fill saves per visit of a sample; None where nobody measured it.
+        saved: multiply-adds that the memo fill saves per visit of a sample.
     """
 
     name: str
     shape: tuple[int, ...]
-    saved_seconds: float | None = None
+    saved: float = 0.0
 
     @property
     def channels(self) -> int:
@@ -65,22 +65,14 @@ def choose_layers(
 ) -> Selection:
     """Choose the layers whose outputs for `samples` samples are remembered within `budget` bytes (ours).
 
-    By saved time per byte: the layer that saves most is taken first, of equal ones the model's first, and each further
-    one that still fits; one that saves nothing is left out. Where no layer's saved time is known all are wanted.
+    By saved multiply-adds per byte: the layer that saves most is taken first, of equal ones the model's first, and each
+    further one that still fits; one that saves nothing is left out.
 
     Raises:
-        UsageError: no layer that saves time fits or, where all are wanted, they do not fit together.
-        ValueError: the saved time is known for some layers only.
+        UsageError: no layer that saves anything fits.
     """
-    unknown = [space.saved_seconds is None for space in spaces]
-    if any(unknown) and not all(unknown):
-        raise ValueError("the time that memo saves is known for some of the layers only")
     costs = [samples * bytes_per_sample(space, dtype, positions) for space in spaces]
-    if any(unknown):
-        if sum(costs) > budget:
-            raise UsageError(_refusal(spaces, samples, budget, dtype, positions))
-        return Selection(tuple(spaces), ())
-    gain = [(space.saved_seconds or 0.0) / cost for space, cost in zip(spaces, costs, strict=True)]
+    gain = [space.saved / cost for space, cost in zip(spaces, costs, strict=True)]
     worth = sorted((place for place, value in enumerate(gain) if value > 0), key=lambda place: -gain[place])
     taken: set[int] = set()
     left = budget
@@ -90,34 +82,27 @@ def choose_layers(
             left -= costs[place]
     if worth and not taken:
         smallest = spaces[min(worth, key=lambda place: costs[place])]
-        raise UsageError(_refusal([smallest], samples, budget, dtype, positions))
+        raise UsageError(_refusal(smallest, samples, budget, dtype, positions))
     return Selection(
         tuple(space for place, space in enumerate(spaces) if place in taken),
         tuple(space for place, space in enumerate(spaces) if place not in taken),
     )
 
 
-def _refusal(spaces: Sequence[LayerSpace], samples: int, budget: int, dtype: Precision, positions: Positions) -> str:
-    """Return the sentence about layers that do not fit together: what is missing, and what would fit."""
-
-    def needed(layers: Sequence[LayerSpace], precision: Precision = dtype) -> int:
-        return samples * sum(bytes_per_sample(space, precision, positions) for space in layers)
-
-    names = ", ".join(space.name or "the model" for space in spaces)
-    need, halved = needed(spaces), needed(spaces, "bf16")
+def _refusal(space: LayerSpace, samples: int, budget: int, dtype: Precision, positions: Positions) -> str:
+    """Return the sentence about a layer that does not fit: what is missing, and what would fit."""
+    need = samples * bytes_per_sample(space, dtype, positions)
+    halved = samples * bytes_per_sample(space, "bf16", positions)
     fitting = []
     if dtype != "bf16" and halved <= budget:
         fitting.append(f'dtype="bf16" ({_size(halved)})')
-    alone = [space.name for space in spaces if needed([space]) <= budget]
-    if alone:
-        fitting.append(f"{' or '.join(alone)} alone")
     fewer = budget * samples // need
     if fewer:
         fitting.append(f"{fewer} samples")
     fitting.append("the neighbour fill, which remembers nothing (memo=None)")
     return (
-        f"memo needs {_size(need)} to remember {names} for {samples} samples in {dtype}, and {_size(need - budget)} "
-        f"are missing in its budget of {_size(budget)}; what would fit: {', '.join(fitting)}"
+        f"memo needs {_size(need)} to remember {space.name or 'the model'} for {samples} samples in {dtype}, and "
+        f"{_size(need - budget)} are missing in its budget of {_size(budget)}; what would fit: {', '.join(fitting)}"
     )
 
 

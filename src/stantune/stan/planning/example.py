@@ -28,7 +28,7 @@ def called(model: nn.Module, example: Example) -> Any:
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
-    """Return the tensors in what a model takes or returns."""
+    """Yield the tensors in what a model takes or returns."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -98,6 +98,9 @@ def differentiate(model: nn.Module, example: Example, loss: Loss | None) -> bool
 
     Returns:
         Whether there was anything to differentiate, of a model that has parameters to train.
+
+    Raises:
+        UsageError: the model, the loss or the backward pass fails on the example.
     """
     try:
         output = called(model, example)

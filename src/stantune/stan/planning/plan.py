@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -14,10 +14,10 @@ from stantune.stan.entries.choice import Choice, cheapest
 from stantune.stan.entries.entries import PATTERNS
 from stantune.stan.planning.cost import IterationTimes, pays, speedup
 from stantune.stan.planning.example import Example, Loss
-from stantune.stan.planning.timing import Clock, LayerTimes, ModelTimes, PatternTimes, measure
+from stantune.stan.planning.timing import LayerTimes, ModelTimes, PatternTimes, measure
 
 # The Z that the planner chooses from; the smallest one that comes near the best keeps E fresh.
-PERIODS = (1, 2, 4, 9, 19, 49, 99)
+CYCLES = (1, 2, 4, 9, 19, 49, 99)
 NEAR_BEST = 0.9
 # A pattern must save this share of the layer's exact time. Below it lies the noise of the timing, and a layer that
 # skips half of its work or more and saves less than this gives away accuracy for next to nothing.
@@ -37,8 +37,8 @@ class Plan:
     Attributes:
         stan: the settings in numbers: for rate="auto" its `plan`, `period`, `tolerance` and `rate` are the planner's.
         times: of whole iterations and of every convolution.
-        predicted_speedup: of the whole run; None where nothing predicts it (memo fill, meProp,
-            a rate that changes).
+        predicted_speedup: of the whole run; None where nothing predicts it (memo fill, meProp, a rate that
+            changes).
         reasons: why layers are left alone, by name, with the figures.
     """
 
@@ -55,14 +55,11 @@ def plan_for(
     *,
     loss: Loss | None = None,
     iterations: int | None = None,
-    step: Callable[[], object] | None = None,
     budget: float = 3.0,
-    clock: Clock | None = None,
 ) -> Plan:
     """Time the model's layers here and now, decide what rate="auto" leaves open, and predict the run's speed-up.
 
-    The model is left as it was. For the arguments see `timing.measure`; without `step` the
-    prediction is that of forward and backward pass alone, as in the source.
+    The model is left as it was. The prediction is that of forward and backward pass alone, as in the source.
 
     Args:
         model: not accelerated.
@@ -70,21 +67,20 @@ def plan_for(
         example: what the model is called with in a training iteration.
         loss: of what it returns, see `timing.measure`.
         iterations: N; by default `stan.iterations`, and a long run where that is None too.
-        step: performs a whole exact training iteration.
         budget: seconds, see `timing.measure`.
-        clock: for tests.
 
     Raises:
         UsageError: an example that the model cannot be trained on.
     """
-    times = measure(model, stan.layers, example, loss=loss, step=step, native=stan.native, budget=budget, clock=clock)
+    times = measure(model, stan.layers, example, loss=loss, native=stan.native, budget=budget)
     return decide(fitted(times), stan, iterations)
 
 
 def fitted(times: ModelTimes) -> ModelTimes:
     """Return the times with layers that together take no longer than the iteration that they are part of.
 
-    Timed one by one, the layers of a small network seem to: each call is then found cold, and is told by the clock.
+    Timed one by one, the layers of a small network seem to: each finds the caches cold, and the clock's own time is in
+    each.
     """
     together = sum(layer.exact for layer in times.layers)
     if together <= times.exact_seconds:
@@ -106,7 +102,7 @@ def decide(times: ModelTimes, stan: Stan, iterations: int | None = None) -> Plan
     """Return the plan that follows from measured times: a pure function.
 
     For rate="auto" each layer keeps as candidates the patterns that save at least WORTHWHILE of its exact time and more
-    than every pattern that computes more entries; Z is the smallest of PERIODS that reaches NEAR_BEST of the best
+    than every pattern that computes more entries; Z is the smallest of CYCLES that reaches NEAR_BEST of the best
     speed-up; layers of which a cycle then costs more than it saves are left alone (the source's break-even), and all of
     them where they do not bring GAIN together. Where a run would then not be GAIN times as fast as with stock PyTorch,
     native kernels are left out, too, and the model stays what it was.
@@ -246,7 +242,9 @@ def predict(
         # Under STAN exact iterations, too, are another matter than without it: native.
         return saving * times.step_seconds / times.exact_seconds
     except ValueError as error:
-        raise UsageError(f"step_seconds={times.exact_seconds} does not fit the times of the layers: {error}") from error
+        raise UsageError(
+            f"exact_seconds={times.exact_seconds} does not fit the times of the layers: {error}"
+        ) from error
 
 
 def _wanted(layer: LayerTimes, stan: Stan) -> bool:
@@ -284,10 +282,12 @@ def _period(times: ModelTimes, stan: Stan, kept: Mapping[str, tuple[PatternTimes
         times.exact_seconds, t_e, sum(candidate.t_i for candidate in best), sum(candidate.t_j for candidate in best)
     )
     try:
-        reached = {period: speedup(one, replace(stan, period=period).schedule, iterations) for period in PERIODS}
+        reached = {period: speedup(one, replace(stan, period=period).schedule, iterations) for period in CYCLES}
     except ValueError as error:
-        raise UsageError(f"step_seconds={times.exact_seconds} does not fit the times of the layers: {error}") from error
-    return next(period for period in PERIODS if reached[period] >= NEAR_BEST * max(reached.values()))
+        raise UsageError(
+            f"exact_seconds={times.exact_seconds} does not fit the times of the layers: {error}"
+        ) from error
+    return next(period for period in CYCLES if reached[period] >= NEAR_BEST * max(reached.values()))
 
 
 def _concrete(stan: Stan, kept: Mapping[str, Sequence[PatternTimes]], period: int) -> Stan:

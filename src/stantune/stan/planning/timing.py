@@ -102,8 +102,8 @@ class ModelTimes(NamedTuple):
         layers: every convolution, in the model's order.
         step_seconds: a whole exact iteration.
         rounds: how often each time was taken.
-        native_seconds: a whole exact iteration of the accelerated model, whose convolutions run natively where they
-            can; None where none can, and it is `step_seconds`.
+        native_seconds: a whole exact iteration of the accelerated model, whose convolutions, batch norms and poolings
+            run natively where they can; None where none can, and it is `step_seconds`.
     """
 
     layers: tuple[LayerTimes, ...]

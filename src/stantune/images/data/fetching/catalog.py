@@ -141,7 +141,10 @@ def describe(name: str) -> Description:
 
 
 def data_root(root: Path | str | None = None) -> Path:
-    """The directory of all data sets: `root`, else STANTUNE_DATA, else one in the platform's cache."""
+    """The directory of all data sets: `root`, else STANTUNE_DATA, else one in the platform's cache.
+
+    Raises UsageError for one that begins with the name of nobody here (`~nobody`).
+    """
     chosen = root or os.environ.get("STANTUNE_DATA") or Path(platformdirs.user_cache_dir("stantune")) / "data"
     try:
         return Path(chosen).expanduser()

@@ -12,17 +12,17 @@ Fan = Literal["in", "out", "average"]
 
 
 def constant_(tensor: Tensor, value: float = 0.0) -> Tensor:
-    """Fill with one value, Caffe's `constant`; return it."""
+    """Fill `tensor`, of any shape, in place with one value, Caffe's `constant`; return it."""
     return nn.init.constant_(tensor, value)
 
 
 def uniform_(tensor: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Fill from the uniform distribution on [low, high), Caffe's `uniform`; return it."""
+    """Fill `tensor`, of any shape, in place, uniformly distributed on [low, high), Caffe's `uniform`; return it."""
     return nn.init.uniform_(tensor, low, high)
 
 
 def normal_(tensor: Tensor, mean: float, std: float) -> Tensor:
-    """Fill from N(mean, std²), Caffe's `gaussian` with a mean; return it."""
+    """Fill `tensor`, of any shape, in place from N(mean, std²), Caffe's `gaussian` with a mean; return it."""
     return nn.init.normal_(tensor, mean, std)
 
 

@@ -84,7 +84,7 @@ def _final(summary: SearchSummary) -> str:
 
 
 def _estimate(final: Final, metric: Metric) -> str:
-    """Say how far what the trial promised was from what came, with another seed and every entry computed."""
+    """Say how far what the trial promised was from what came."""
     assert final.value is not None
     apart = metric.loss(final.value) - metric.loss(final.trial_value)
     how = (

@@ -1,4 +1,4 @@
-"""A folder's files as values of a checkpoint, and back."""
+"""The files of run.checkpoint_dir as values of a checkpoint, and back."""
 
 from __future__ import annotations
 
