@@ -201,6 +201,19 @@ def test_two_positions_are_enough() -> None:
     torch.testing.assert_close(variance, torch.tensor([8.0, 0.5]))
 
 
+def test_a_window_of_more_places_than_a_byte_can_tell_is_pytorchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = last(torch.randn(2, 4, 20, 32, generator=generator)).requires_grad_()
+    assert fits(x, None, None, pool=(15, 17))
+    assert not fits(x, None, None, pool=(16, 16))
+    for pool in ((15, 17), (16, 16), (20, 16), (20, 32)):
+        y = normalise(x, None, None, MOMENTUM, EPS, pool=pool)
+        expected = F.max_pool2d(F.batch_norm(x, None, None, training=True, eps=EPS), pool)
+        gradient = torch.randn(y.shape, generator=generator)
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(each, x, gradient)[0] for each in (y, expected)))
+
+
 def test_one_number_of_threads_gives_one_result() -> None:
     x = last(torch.randn(40, 7, 13, 13, generator=torch.Generator().manual_seed(0))).requires_grad_()
     for threads in (1, 3):

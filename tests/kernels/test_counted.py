@@ -19,14 +19,47 @@ def test_images_of_a_convolution(images: int, fit: bool) -> None:
     assert (shapes is not None) == fit
 
 
+# A square image of MOST_NUMBERS numbers.
+SIDE = 2**14
+
+
+@pytest.mark.parametrize(
+    ("input", "weight", "stride", "padding", "follow", "fit"),
+    [
+        ((1, 1, SIDE, SIDE), (1, 1, 1, 1), (2, 2), (0, 0, 0, 0), Follow(), True),
+        ((1, 1, SIDE, SIDE), (1, 1, 1, 1), (2, 2), (1, 0, 0, 0), Follow(), False),
+        ((1, 1, SIDE, SIDE), (1, 1, 1, 1), (2, 2), (0, 0, 0, 1), Follow(), False),
+        ((1, 2, SIDE, SIDE), (1, 2, 1, 1), (2, 2), (0, 0, 0, 0), Follow(), False),
+        ((1, 1, SIDE, SIDE), (2, 1, 1, 1), (1, 1), (0, 0, 0, 0), Follow(), False),
+        ((1, SIDE, 1, 1), (SIDE, SIDE, 1, 1), (1, 1), (0, 0, 0, 0), Follow(), True),
+        ((1, 2 * SIDE, 1, 1), (SIDE, 2 * SIDE, 1, 1), (1, 1), (0, 0, 0, 0), Follow(), False),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (MOST_NUMBERS, 1), (0, 0, 0, 0), Follow(), True),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1, MOST_NUMBERS + 1), (0, 0, 0, 0), Follow(), False),
+        ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1), (0, 0, 0, 0), Follow("max", (1, 1), (MOST_NUMBERS + 1, 1)), False),
+    ],
+)
+def test_numbers_of_a_convolution(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    follow: Follow,
+    fit: bool,
+) -> None:
+    assert (_shapes(input, weight, weight[0], stride, padding, follow) is not None) == fit
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_numbers_of_an_image_under_lrn(more: int) -> None:
     assert lrn.fits(torch.empty(1, 1, 1, lrn.MOST_NUMBERS + more), 3) == (not more)
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_channels_of_a_batch_norm(more: int) -> None:
-    assert batch_norm.fits(torch.empty(2, batch_norm.MOST + more, 1, 1), None, None) == (not more)
+@pytest.mark.parametrize("place", [1, 2, 3], ids=["channels", "rows", "columns"])
+def test_sides_of_a_batch_norm(place: int, more: int) -> None:
+    shape = [2, 1, 1, 1]
+    shape[place] = batch_norm.MOST + more
+    assert batch_norm.fits(torch.empty(shape), None, None) == (not more)
 
 
 @pytest.mark.parametrize("more", [0, 1])

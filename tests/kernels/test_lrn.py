@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stantune.images.nets.caffe import WithinChannelLRN
 from stantune.kernels import library
-from stantune.kernels.lrn import normalise
+from stantune.kernels.lrn import fits, normalise
 
 pytestmark = pytest.mark.usefixtures("form", "_threads")
 EPSILON = torch.finfo(torch.float32).eps
@@ -105,6 +105,14 @@ def test_a_window_may_be_larger_than_the_image(shape: tuple[int, ...], layout: s
 def test_a_window_beyond_32_bits_is_refused_in_pytorchs_words() -> None:
     with pytest.raises(RuntimeError, match="overflow"):
         normalise(torch.ones(1, 1, 2, 2), 1.0, 0.75, 2**32 + 1)
+
+
+def test_windows_without_a_middle_are_pytorchs() -> None:
+    x = torch.ones(1, 1, 4, 4)
+    assert fits(x, 1)
+    assert fits(x, 3)
+    assert not fits(x, 2)
+    assert not fits(x, 0)
 
 
 @pytest.mark.parametrize("power", [0.3, 0.5, 0.75, 1.0, 1.7, 3.0, 40.0])

@@ -145,8 +145,14 @@ def test_it_goes_on_from_a_state(calls: list[int], from_pytorch: bool) -> None:
         (lambda: torch.randn(4, 3).bfloat16(), {}),
         (lambda: torch.randn(8, 3)[::2], {}),
         (lambda: torch.randn(4, 3).t(), {}),
+        # The gradient lies in another order.
+        (lambda: torch.randn(2, 3, 2, 2).contiguous(memory_format=torch.channels_last), {}),
+        (lambda: torch.randn(2, 3, 2, 2).contiguous(memory_format=torch.channels_last), {"momentum": 0.0}),
     ],
-    ids=["nesterov", "dampening", "maximize", "double", "bfloat16", "with gaps", "transposed"],
+    ids=[
+        *("nesterov", "dampening", "maximize", "double", "bfloat16", "with gaps", "transposed"),
+        *("channels last", "channels last without momentum"),
+    ],
 )
 def test_the_rest_is_pytorchs(calls: list[int], make: Callable[[], Tensor], options: dict[str, Any]) -> None:
     found = []
@@ -159,6 +165,28 @@ def test_the_rest_is_pytorchs(calls: list[int], make: Callable[[], Tensor], opti
             optimizer.step()
         found.append(parameter.detach())
     assert torch.equal(*found)
+    assert not calls
+
+
+def test_gradients_that_mixed_precision_scaled_are_pytorchs(calls: list[int]) -> None:
+    one = torch.ones(())
+    for grad_scale, found_inf, expected in ((2 * one, None, 0.5), (None, one, 1.0), (None, None, 0.0)):
+        weight = nn.Parameter(torch.ones(3))
+        weight.grad = torch.ones(3)
+        optimizer = Sgd([weight], lr=1.0, fused=True)
+        optimizer.grad_scale, optimizer.found_inf = grad_scale, found_inf
+        optimizer.step()
+        assert weight.tolist() == [expected] * 3
+    assert calls == [1]
+
+
+def test_a_step_that_is_differentiated_is_pytorchs(calls: list[int]) -> None:
+    weight, gradient = torch.ones(3, requires_grad=True).clone(), torch.ones(3, requires_grad=True)
+    weight.retain_grad()
+    weight.grad = gradient
+    Sgd([weight], lr=0.5, differentiable=True).step()
+    (of_gradient,) = torch.autograd.grad(weight.sum(), gradient)
+    assert of_gradient.tolist() == [-0.5] * 3
     assert not calls
 
 

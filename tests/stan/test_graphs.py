@@ -138,6 +138,21 @@ def test_another_learning_rate_or_batch_or_mode_is_another_graph() -> None:
     assert done.pop() == "replay"
 
 
+@pytest.mark.parametrize(
+    "other", [torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(3, 2).t()], ids=["dtype", "order in memory"]
+)
+def test_an_input_of_another_kind_is_another_graph(other: Tensor) -> None:
+    model = nn.Module()
+    recorder = Repeats(model)
+    graphed = GraphedStep(model, lambda x: x.sum(), recorder=recorder)
+    with torch.autocast("cpu", torch.bfloat16):  # under which products are of one type for both
+        for given in [torch.ones(2, 3)] * 2:
+            graphed(given)
+        assert recorder.done == ["run", "record", "replay"]
+        graphed(other)
+    assert recorder.done[-1] == "run"
+
+
 def test_no_more_is_recorded_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "MOST", 2)
     training = Training(SCHEDULE)

@@ -133,7 +133,7 @@ def test_a_maximum_pooling_is_done_along_with_it(behind: str, kind: str) -> None
         ([nn.ReLU(), nn.AvgPool2d(2)], ["_PoolBackward", "_BatchNormBackward"]),
         ([nn.AvgPool2d(2), nn.ReLU()], ["ReluBackward0", "_PoolBackward", "_BatchNormBackward"]),
         ([nn.Tanh(), nn.MaxPool2d(2)], ["_PoolBackward", "TanhBackward0", "_BatchNormBackward"]),
-        # A window has more places than a byte can tell.
+        # A window is larger than its image.
         ([nn.MaxPool2d((7, 40))], None),
     ],
 )
