@@ -211,7 +211,22 @@ def test_statements_that_give_none_do_not_count(loaded: Callable[..., Any], valu
     assert digest(loaded(other)) == digest(loaded(STATEMENTS))
 
 
-@pytest.mark.parametrize("what", ["st.tune", "tune_it(train)", "st.tuning.tune.tune", "st.study()", "SEARCH.ask()"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "st.tune",
+        "tune_it(train)",
+        "st.tuning.tune.tune",
+        "st.study()",
+        "SEARCH.ask()",
+        "[st.tune(train, seed=seed) for seed in range(3)]",
+        "max((st.tune(train, seed=seed) for seed in range(3)), key=str)",
+        "again = lambda: st.tune(train)",
+        "st.testing.check_objective(train)",
+        "from stantune import tune",
+        "import stantune; stantune.tune(train)",
+    ],
+)
 def test_what_searches_may_be_edited(loaded: Callable[..., Any], what: str) -> None:
     """A script without `if __name__ == "__main__"` may give what it trains with to its own main function."""
     script = (
@@ -225,7 +240,16 @@ def test_what_searches_may_be_edited(loaded: Callable[..., Any], what: str) -> N
     assert digest(loaded(script.replace("width=8", "width=9"))) != digest(loaded(script))
 
 
-@pytest.mark.parametrize("more", ["st.Stan(rate=0.5)", "SPACE", "st.Stan(rate=0.5), name.search", "st, name.tune"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "st.Stan(rate=0.5)",
+        "SPACE",
+        "st.Stan(rate=0.5), name.search",
+        "st, name.tune",
+        "[st.Stan(rate=rate) for rate in (0.5, 1)]",
+    ],
+)
 def test_what_only_uses_this_package_may_change_what_it_is_given(loaded: Callable[..., Any], more: str) -> None:
     script = (
         "import stantune as st\nclass Name(str):\n    search = tune = 1\nKINDS, SPACE = {}, st.Space({})\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dis
 import functools
 import importlib.util
@@ -20,7 +21,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # What nobody can change to whom it is given.
 _FIXED = (type(None), bool, int, float, complex, str, bytes)
 # What of this package searches or trains, by name, and what is asked for settings; all else only makes something.
-_SEARCHING = frozenset({"open_search", "run", "study", "tune", "OpenSearch"})
+_SEARCHING = frozenset({"check_objective", "open_search", "run", "study", "tune", "OpenSearch"})
 
 
 class Given(NamedTuple):
@@ -53,21 +54,19 @@ def typed_in(module: Mapping[str, Any]) -> frozenset[Path]:
     """Return the folders beside a notebook, or what else has no file and is the program; none for other modules."""
     if module.get("__name__") != "__main__" or isinstance(module.get("__file__"), str) or "" not in sys.path:
         return frozenset()
-    # IPython notes where `%cd` has been. What was imported before it lies in the folder of then.
-    been = module.get("_dh")
-    folders = {Path(each).resolve() for each in been if isinstance(each, str | Path)} if type(been) is list else set()
-    first = _working_folder()
-    return frozenset(filter(is_users, folders if first is None else {*folders, first}))
+    return frozenset(filter(is_users, _working_folders()))
 
 
 @functools.cache
-def _working_folder() -> Path | None:
-    """Return the working folder as it was when it was first asked for: cells may go to another one."""
-    try:
-        # Of `import`, too, "" is the working folder, wherever among the others it stands.
-        return Path.cwd().resolve()
-    except OSError:
-        return None
+def _working_folders() -> frozenset[Path]:
+    """Return the program's working folders as they were when they were first asked for: cells may go to another one."""
+    # IPython notes where `%cd` has been. What was imported before it lies in the folder of then.
+    been = vars(sys.modules["__main__"]).get("_dh")
+    folders = {Path(each).resolve() for each in been if isinstance(each, str | Path)} if type(been) is list else set()
+    # Of `import`, too, "" is the working folder, wherever among the others it stands.
+    with contextlib.suppress(OSError):
+        folders.add(Path.cwd().resolve())
+    return frozenset(folders)
 
 
 def is_installed(module: Mapping[str, Any]) -> bool:
@@ -227,7 +226,30 @@ def _searches(name: str, attributes: Sequence[str], module: Mapping[str, Any], s
     if name in seen or not isinstance(thing, FunctionType) or thing.__globals__ is not module:
         return False
     seen.add(name)
-    return any(_searches(each, read, module, seen) for each, read in _read_by(thing.__code__))
+    return _reaches_search(thing.__code__, module, seen)
+
+
+def _reaches_search(code: CodeType, module: Mapping[str, Any], seen: set[str]) -> bool:
+    """Tell whether a code uses what searches, also within: a comprehension, a lambda, an import of its own."""
+    within = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return (
+        any(_searches(each, read, module, seen) for each, read in _read_by(code))
+        or _imports_search(code)
+        or any(_reaches_search(each, module, seen) for each in within)
+    )
+
+
+def _imports_search(code: CodeType) -> bool:
+    """Tell whether a code imports what searches of this package, or the package itself and names such."""
+    imported = ""
+    for each in dis.get_instructions(code):
+        if each.opname == "IMPORT_NAME":
+            imported = each.argval.partition(".")[0]
+        elif (each.opname == "IMPORT_FROM" and imported == _PACKAGE and each.argval in _SEARCHING) or (
+            each.opname == "STORE_FAST" and imported == _PACKAGE and not _SEARCHING.isdisjoint(code.co_names)
+        ):
+            return True
+    return False
 
 
 def _read_by(code: CodeType) -> list[tuple[str, list[str]]]:

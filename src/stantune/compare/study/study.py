@@ -31,6 +31,7 @@ from stantune.compare.study.problems import Length, Problem, each_of, problem_of
 from stantune.compare.study.result import StudyResult
 from stantune.compare.study.ways import Applied, Way, ways_of
 from stantune.errors import NoEffectWarning, StantuneError, UsageError
+from stantune.images.numbers_held_out import NOTE
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize
 from stantune.objectives.command.objective import CommandObjective
@@ -176,6 +177,8 @@ class _Study:
     watching: Callable[[], AbstractContextManager[Watcher | None]] | None
     searches: list[StudiedSearch] = field(default_factory=list)
     before: StudySummary | None = None
+    # Of each problem, and of a search that noted it or not, what its identity has of whole numbers that are held out.
+    _held_out: dict[tuple[str, bool], dict[str, Any]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise UsageError, before anything is trained, where a search cannot be had, or two would share a folder."""
@@ -272,7 +275,11 @@ class _Study:
         if isinstance(objective, ProblemObjective):
             # What it is on the device, as a search notes it.
             identity["precision"] = problem.told.precision
-            identity |= objective.held_out(there)
+            # Of a search that noted nothing the data may have to be asked: once.
+            noted = NOTE in there
+            if (problem.told.name, noted) not in self._held_out:
+                self._held_out[problem.told.name, noted] = objective.held_out(there)
+            identity |= self._held_out[problem.told.name, noted]
         return identity
 
     @kept_process()
