@@ -336,8 +336,9 @@ class StanHandle:
         self._passes += 1
         if self._passes == FORGOTTEN:
             self._say(
-                f"{FORGOTTEN} training passes in iteration {self.iteration}: step() seems forgotten; call it once per "
-                "iteration, or every pass uses the same entries"
+                f"{FORGOTTEN} training passes of a layer in iteration {self.iteration}: if these are of no recurrence, "
+                "line search or accumulation, step() seems forgotten; call it once per iteration, or every pass uses "
+                "the same entries"
             )
 
     def _say(self, sentence: str) -> None:

@@ -178,6 +178,44 @@ def test_a_step_that_calls_its_bases_is_one_step(trained):
     assert trained(loop, 0, 3, stan=Stan()).metrics == {"loss": 3.0}
 
 
+class Wrapping(torch.optim.Optimizer):
+    """As Accelerate has it: an optimizer by its class alone, which calls another one with every second of its steps."""
+
+    def __init__(self, optimizer):
+        self.optimizer, self.calls = optimizer, 0
+
+    param_groups = property(lambda self: self.optimizer.param_groups, lambda self, groups: None)
+    state = property(lambda self: self.optimizer.state, lambda self, state: None)
+
+    def state_dict(self):
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state)
+
+    def step(self, closure=None):
+        self.calls += 1
+        if self.calls % 2 == 0:
+            self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("wrap", [Wrapping, lambda optimizer: Wrapping(Wrapping(optimizer))], ids=["once", "twice"])
+def test_an_optimizer_without_hooks_is_followed_by_the_one_within(trained, wrap):
+    def loop(run):
+        model = network()
+        optimizer = wrap(torch.optim.SGD(model.parameters(), 0.1))
+        stan = run.accelerate(model)
+        run.keep(model=model, optimizer=optimizer)
+        for _ in run.steps():
+            for _ in range(4):
+                optimizer.step()
+        return float(stan.handle.iteration)
+
+    each = 2 if wrap is Wrapping else 1
+    assert trained(loop, 0, 2, stan=Stan()).metrics == {"loss": 2.0 * each}
+    assert trained(loop, 2, 3, stan=Stan()).metrics == {"loss": 3.0 * each}
+
+
 def test_its_optimizer_is_let_go_in_the_end(trained):
     kept = []
 

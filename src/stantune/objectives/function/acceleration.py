@@ -70,8 +70,9 @@ class Acceleration:
         groups = optimizer.param_groups
         # Now: the model may have been given other parameters since it was accelerated.
         own = {id(parameter) for parameter in self._model.parameters()}
-        if any(id(parameter) in own for group in groups for parameter in group["params"]):
-            self._hook = _StepHook(optimizer, self.step)
+        stepping = _that_steps(optimizer)
+        if stepping is not None and any(id(parameter) in own for group in groups for parameter in group["params"]):
+            self._hook = _StepHook(stepping, self.step)
 
     def detach(self) -> None:
         """Let go of the optimizer."""
@@ -121,6 +122,20 @@ class Acceleration:
         # At a rate of 1 nothing need be changed.
         if self._stan.rate != 1:
             self._say(why)
+
+
+def _that_steps(optimizer: Optimizer) -> Optimizer | None:
+    """Return the optimizer itself, or the one within that it calls where it takes no hooks; None where there is none.
+
+    That of Hugging Face's Accelerate is made without its base class's `__init__`, and has no hooks. It calls its own
+    where gradients are whole, and so not while they are accumulated.
+    """
+    within: Any = optimizer
+    while isinstance(within, Optimizer):
+        if hasattr(within, "_optimizer_step_post_hooks"):
+            return within
+        within = getattr(within, "optimizer", None)
+    return None
 
 
 class _StepHook:

@@ -151,6 +151,9 @@ def _goes_backward(input: Tensor) -> bool:
     """
     if not isinstance(input, Tensor):  # a tracer's
         return False
+    if input.layout is not torch.strided or input.is_nested:
+        # Its rows are not those of one matrix.
+        return False
     if torch.compiler.is_compiling():
         return not torch.compiler.is_exporting()
     if torch._C._functorch.peek_interpreter_stack() is None:

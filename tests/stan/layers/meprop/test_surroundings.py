@@ -125,6 +125,28 @@ def test_what_the_backward_pass_does_not_need_may_change_before_it(unified: bool
 
 
 @both_forms
+@pytest.mark.parametrize("kind", ["sparse", "rows", "jagged", "nested"])
+def test_inputs_that_are_no_one_matrix_are_pytorchs(kind: str, unified: bool) -> None:
+    layer = MePropLinear(20, 30, top_k=4, unified=unified)
+    stock = nn.Linear(20, 30)
+    stock.load_state_dict(layer.state_dict())
+    parts = [torch.randn(2, 20), torch.randn(3, 20)]
+    matrix = torch.eye(20)
+    found = []
+    for each in (layer, stock):
+        if kind == "sparse":
+            output = each(matrix.to_sparse())
+        elif kind == "rows":
+            output = each(matrix.to_sparse_csr())
+        else:
+            layout = torch.jagged if kind == "jagged" else torch.strided
+            output = torch.cat(each(torch.nested.nested_tensor(parts, layout=layout)).unbind())
+        output.square().sum().backward()
+        found.append([output.detach(), each.weight.grad, each.bias.grad])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+@both_forms
 def test_a_second_derivative_is_refused(unified: bool) -> None:
     layer, _ = made(4, 12, 2, unified)
     x = torch.randn(3, 4, requires_grad=True)
