@@ -49,6 +49,18 @@ class Manual(Net):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
+class Wrapped(Manual):
+    """Steps its optimizer itself, by Lightning's wrapper."""
+
+    def training_step(self, batch, batch_idx):
+        loss = Net.training_step(self, batch, batch_idx)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
 class ByHand(Manual):
     """Has no optimizer that steps."""
 
@@ -125,6 +137,13 @@ class TestOtherWeightsAtTheEnd:
         if module is Net:
             # Of one more epoch, in which nothing was trained.
             assert kept(tmp_path / "whole/trial-3.pt")["state_dict"]["net.1.num_batches_tracked"] == 6
+
+    def test_under_manual_optimization_it_adds_no_epoch(self, tmp_path):
+        what = objective(Wrapped, callbacks=[StochasticWeightAveraging(0.05, swa_epoch_start=0.5)])
+        whole = check_segments(tmp_path, what, (2, 4, 6))
+        saved = kept(tmp_path / "whole/trial-3.pt")
+        assert (saved["global_step"], whole.losses.end) == (36, 36)
+        assert whole.metrics["val_loss"] == val_loss(tmp_path / "whole/trial-3.pt")
 
     def test_weights_that_stay_are_not_validated_again(self, tmp_path):
         seen = []

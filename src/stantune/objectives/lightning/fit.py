@@ -171,7 +171,9 @@ class Fit:
         """Tell whether Lightning takes batch norms' statistics of averaged weights, in an epoch behind the last one."""
         kind = package_of(self.module).callbacks.StochasticWeightAveraging
         averages = any(isinstance(callback, kind) for callback in self.trainer.callbacks)
-        return averages and bool(self.trainer.fit_loop.max_epochs == self.whole + 1)
+        # Under manual optimization nothing keeps the module from training on in it.
+        only_passes = self.module.automatic_optimization and self.trainer.fit_loop.max_epochs == self.whole + 1
+        return averages and bool(only_passes)
 
     def evaluated(self) -> dict[str, float]:
         """Return the metrics of the weights that there are now; those are validated now that were not."""
