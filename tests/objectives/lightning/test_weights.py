@@ -138,6 +138,22 @@ class TestOtherWeightsAtTheEnd:
             # Of one more epoch, in which nothing was trained.
             assert kept(tmp_path / "whole/trial-3.pt")["state_dict"]["net.1.num_batches_tracked"] == 6
 
+    def test_no_step_is_made_where_statistics_are_taken(self, tmp_path):
+        averages = []
+
+        class Noting(StochasticWeightAveraging):
+            def on_train_end(self, trainer, pl_module):
+                super().on_train_end(trainer, pl_module)
+                averages.extend(each.clone() for each in self._average_model.parameters())
+
+        # No validation behind the last epoch clears its gradients.
+        settings = {"check_val_every_n_epoch": 4}
+        own = lambda run: [Noting(0.05, swa_epoch_start=0.5)]
+        trained(objective(callbacks=own, trainer_settings=settings), segment(tmp_path, 0, 6))
+        saved = kept(tmp_path / "trial-3.pt")["state_dict"]
+        names = [name for name, _ in Net(PARAMS).named_parameters()]
+        assert all(torch.equal(saved[name], each) for name, each in zip(names, averages, strict=True))
+
     def test_under_manual_optimization_it_adds_no_epoch(self, tmp_path):
         what = objective(Wrapped, callbacks=[StochasticWeightAveraging(0.05, swa_epoch_start=0.5)])
         whole = check_segments(tmp_path, what, (2, 4, 6))

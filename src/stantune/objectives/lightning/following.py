@@ -61,6 +61,10 @@ class _Follower:
         if batch_idx == 0:
             # Whether the first batch is fetched before the epoch's hooks or after them differs with the first epoch.
             self._fit.seed_for("steps", trainer.current_epoch)
+            if trainer.fit_loop._skip_backward:
+                # Lightning steps behind the last batch also here, by the gradients that training has left.
+                for optimizer in trainer.optimizers:
+                    optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
