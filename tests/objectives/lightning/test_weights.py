@@ -176,6 +176,30 @@ class TestOtherWeightsAtTheEnd:
         assert seen == ["fit", "fit"]
 
 
+    def test_weights_that_make_way_for_a_validation_are_not_validated_again(self, tmp_path):
+        seen = []
+
+        class Looking(Net):
+            def on_validation_epoch_start(self):
+                seen.append(self.trainer.state.fn)
+
+        class Exchanging(Callback):
+            """Has others validated, as averages by hand are."""
+
+            def on_validation_start(self, trainer, pl_module):
+                self.trained = [each.detach().clone() for each in pl_module.parameters()]
+                for each in pl_module.parameters():
+                    each.data.mul_(0.5)
+
+            def on_validation_end(self, trainer, pl_module):
+                for each, trained_one in zip(pl_module.parameters(), self.trained, strict=True):
+                    each.data.copy_(trained_one)
+
+        outcome = trained(objective(Looking, callbacks=lambda run: [Exchanging()]), segment(tmp_path, 0, 2))
+        assert seen == ["fit", "fit"]
+        assert outcome.metrics["val_loss"] == val_loss(tmp_path / "trial-3.pt", factor=0.5)
+
+
 class TestStepsThatLightningDoesNotCount:
     def test_what_was_not_validated_after_them_is(self, tmp_path):
         seldom = check_segments(tmp_path, objective(Manual, trainer_settings={"check_val_every_n_epoch": 2}), (1, 3))

@@ -56,8 +56,8 @@ class Fit:
         asked_to_end: a callback asked for the end before, and Lightning trains on up to its min_epochs or min_steps.
         batches: whether any batch came to be trained.
         validated: the optimizer step after which the last validation was.
-        states: fingerprints of the module at the end of that: of the weights that were validated, and of those that
-            came back after it, where a callback had put others in for it.
+        states: fingerprints of the module from before that and from its end: of the weights that were validated, and of
+            those that come back after it, where a callback has put others in for it.
         left: what `take` gave when the last epoch was over, before anything else was done for the training's end.
         setup_seconds: time that passed before the first epoch.
     """

@@ -92,11 +92,14 @@ class _Follower:
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._evaluating = time.perf_counter()
+        # Before other callbacks put others in: these come back, also where they do so after this one's last hook.
+        if _in_training(trainer):
+            self._fit.states = {fingerprint(pl_module)}
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         # Before other callbacks put back the weights that they have exchanged for the validation.
         if _in_training(trainer):
-            self._fit.states = {fingerprint(pl_module)}
+            self._fit.states.add(fingerprint(pl_module))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if _in_training(trainer):
