@@ -148,8 +148,8 @@ class TestOtherWeightsAtTheEnd:
 
         # No validation behind the last epoch clears its gradients.
         settings = {"check_val_every_n_epoch": 4}
-        own = lambda run: [Noting(0.05, swa_epoch_start=0.5)]
-        trained(objective(callbacks=own, trainer_settings=settings), segment(tmp_path, 0, 6))
+        what = objective(callbacks=lambda run: [Noting(0.05, swa_epoch_start=0.5)], trainer_settings=settings)
+        trained(what, segment(tmp_path, 0, 6))
         saved = kept(tmp_path / "trial-3.pt")["state_dict"]
         names = [name for name, _ in Net(PARAMS).named_parameters()]
         assert all(torch.equal(saved[name], each) for name, each in zip(names, averages, strict=True))
@@ -174,7 +174,6 @@ class TestOtherWeightsAtTheEnd:
 
         trained(objective(Looking), segment(tmp_path, 0, 2))
         assert seen == ["fit", "fit"]
-
 
     def test_weights_that_make_way_for_a_validation_are_not_validated_again(self, tmp_path):
         seen = []
