@@ -82,6 +82,40 @@ def test_steps_past_lightnings_wrapper_count(task, tmp_path, how):
     assert not callback._stepped
 
 
+class Late(Classifier):
+    """Steps in its own on_train_batch_end, which comes after callbacks'; of two optimizers the first before it."""
+
+    def __init__(self, task, late):
+        super().__init__(task, manual=True)
+        self.late = late
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append(self.task.grids(self.net))
+        self.zero_grad()
+        self.manual_backward(cross_entropy(self(batch[0]), batch[1]))
+        for optimizer in self.optimizers()[self.late :]:
+            optimizer.step()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        for optimizer in self.optimizers()[: self.late]:
+            optimizer.step()
+
+
+@pytest.mark.parametrize("late", [1, 2])
+@pytest.mark.parametrize("batches", [1, 5])
+def test_steps_in_the_modules_own_hook_count_once(task, recwarn, late, batches):
+    _, grids = task.plain(STAN, 15)
+    module, callback = Late(task, late), StanCallback(STAN)
+    runner = trainer(callback, limit_train_batches=batches)
+    runner.fit(module, loader(task))
+    assert callback.handle.iteration == 2 * batches
+    runner.fit_loop.max_epochs = 3
+    runner.fit(module, loader(task))
+    assert callback.handle.iteration == 3 * batches
+    assert module.seen == grids[: 3 * batches]
+    assert not [each for each in recwarn if each.category is StanWarning]
+
+
 def test_where_no_optimizer_steps_it_is_said_once(task):
     module, callback = Past(task, "by hand"), StanCallback(STAN)
     with pytest.warns(StanWarning, match=r"STAN stood still for an epoch: .* self\.optimizers\(\)\.step\(\)") as said:

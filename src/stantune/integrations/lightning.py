@@ -76,6 +76,8 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
         self._state: dict[str, Any] = {}
         self._optimizer_steps = 0
         self._stepped = False
+        # Whether the present batch has moved the schedule.
+        self._counted = False
         # Whether an optimizer has stepped since the fit began, and whether it was said that none has.
         self._moved = False
         self._said = False
@@ -98,6 +100,8 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Accelerate the module if this is the fit's first batch."""
+        # Of the batch before: the module's own on_train_batch_end comes after callbacks', and may step as well.
+        self._count(trainer)
         if trainer.fit_loop._skip_backward:
             # Averaged weights are given their batch norms' statistics, which are to be those of exact passes.
             self._restore()
@@ -116,18 +120,15 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
                 with suppress(AttributeError):
                     self._hooks.append(optimizer.register_step_post_hook(self._note_step))
         visit(self.handle, batch, self._ids, self._inputs)
-        self._optimizer_steps, self._stepped = trainer.global_step, False
+        self._optimizer_steps, self._stepped, self._counted = trainer.global_step, False, False
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Go on to the next iteration if an optimizer has stepped."""
-        if self.handle is None or self._accelerated is None:
-            return
-        if self._stepped or trainer.global_step != self._optimizer_steps:
-            self._moved = True
-            self.handle.step()
+        self._count(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Say, once, that nothing moves the schedule."""
+        self._count(trainer)
         if self.stands and not self._said:
             self._said = True
             warnings.warn(
@@ -155,6 +156,14 @@ class StanCallback(*_callbacks()):  # type: ignore[misc]  # bases that are known
             self.handle.load_state_dict(state_dict)
         else:
             self._state = dict(state_dict)
+
+    def _count(self, trainer: Any) -> None:
+        """Go on to the next iteration if an optimizer has stepped since the batch began; once for each batch."""
+        if self.handle is None or self._accelerated is None or self._counted:
+            return
+        if self._stepped or trainer.global_step != self._optimizer_steps:
+            self._counted = self._moved = True
+            self.handle.step()
 
     def _note_step(self, *_: Any) -> None:
         self._stepped = True

@@ -49,6 +49,18 @@ class Manual(Net):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
+class Wrapped(Manual):
+    """Steps its optimizer itself, by Lightning's wrapper."""
+
+    def training_step(self, batch, batch_idx):
+        loss = Net.training_step(self, batch, batch_idx)
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return loss
+
+
 class ByHand(Manual):
     """Has no optimizer that steps."""
 
@@ -126,6 +138,29 @@ class TestOtherWeightsAtTheEnd:
             # Of one more epoch, in which nothing was trained.
             assert kept(tmp_path / "whole/trial-3.pt")["state_dict"]["net.1.num_batches_tracked"] == 6
 
+    def test_no_step_is_made_where_statistics_are_taken(self, tmp_path):
+        averages = []
+
+        class Noting(StochasticWeightAveraging):
+            def on_train_end(self, trainer, pl_module):
+                super().on_train_end(trainer, pl_module)
+                averages.extend(each.clone() for each in self._average_model.parameters())
+
+        # No validation behind the last epoch clears its gradients.
+        settings = {"check_val_every_n_epoch": 4}
+        what = objective(callbacks=lambda run: [Noting(0.05, swa_epoch_start=0.5)], trainer_settings=settings)
+        trained(what, segment(tmp_path, 0, 6))
+        saved = kept(tmp_path / "trial-3.pt")["state_dict"]
+        names = [name for name, _ in Net(PARAMS).named_parameters()]
+        assert all(torch.equal(saved[name], each) for name, each in zip(names, averages, strict=True))
+
+    def test_under_manual_optimization_it_adds_no_epoch(self, tmp_path):
+        what = objective(Wrapped, callbacks=[StochasticWeightAveraging(0.05, swa_epoch_start=0.5)])
+        whole = check_segments(tmp_path, what, (2, 4, 6))
+        saved = kept(tmp_path / "whole/trial-3.pt")
+        assert (saved["global_step"], whole.losses.end) == (36, 36)
+        assert whole.metrics["val_loss"] == val_loss(tmp_path / "whole/trial-3.pt")
+
     def test_weights_that_stay_are_not_validated_again(self, tmp_path):
         seen = []
 
@@ -139,6 +174,29 @@ class TestOtherWeightsAtTheEnd:
 
         trained(objective(Looking), segment(tmp_path, 0, 2))
         assert seen == ["fit", "fit"]
+
+    def test_weights_that_make_way_for_a_validation_are_not_validated_again(self, tmp_path):
+        seen = []
+
+        class Looking(Net):
+            def on_validation_epoch_start(self):
+                seen.append(self.trainer.state.fn)
+
+        class Exchanging(Callback):
+            """Has others validated, as averages by hand are."""
+
+            def on_validation_start(self, trainer, pl_module):
+                self.trained = [each.detach().clone() for each in pl_module.parameters()]
+                for each in pl_module.parameters():
+                    each.data.mul_(0.5)
+
+            def on_validation_end(self, trainer, pl_module):
+                for each, trained_one in zip(pl_module.parameters(), self.trained, strict=True):
+                    each.data.copy_(trained_one)
+
+        outcome = trained(objective(Looking, callbacks=lambda run: [Exchanging()]), segment(tmp_path, 0, 2))
+        assert seen == ["fit", "fit"]
+        assert outcome.metrics["val_loss"] == val_loss(tmp_path / "trial-3.pt", factor=0.5)
 
 
 class TestStepsThatLightningDoesNotCount:

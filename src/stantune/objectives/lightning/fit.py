@@ -56,8 +56,8 @@ class Fit:
         asked_to_end: a callback asked for the end before, and Lightning trains on up to its min_epochs or min_steps.
         batches: whether any batch came to be trained.
         validated: the optimizer step after which the last validation was.
-        states: fingerprints of the module at the end of that: of the weights that were validated, and of those that
-            came back after it, where a callback had put others in for it.
+        states: fingerprints of the module from before that and from its end: of the weights that were validated, and of
+            those that come back after it, where a callback has put others in for it.
         left: what `take` gave when the last epoch was over, before anything else was done for the training's end.
         setup_seconds: time that passed before the first epoch.
     """
@@ -171,7 +171,9 @@ class Fit:
         """Tell whether Lightning takes batch norms' statistics of averaged weights, in an epoch behind the last one."""
         kind = package_of(self.module).callbacks.StochasticWeightAveraging
         averages = any(isinstance(callback, kind) for callback in self.trainer.callbacks)
-        return averages and bool(self.trainer.fit_loop.max_epochs == self.whole + 1)
+        # Under manual optimization nothing keeps the module from training on in it.
+        only_passes = self.module.automatic_optimization and self.trainer.fit_loop.max_epochs == self.whole + 1
+        return averages and bool(only_passes)
 
     def evaluated(self) -> dict[str, float]:
         """Return the metrics of the weights that there are now; those are validated now that were not."""

@@ -61,6 +61,10 @@ class _Follower:
         if batch_idx == 0:
             # Whether the first batch is fetched before the epoch's hooks or after them differs with the first epoch.
             self._fit.seed_for("steps", trainer.current_epoch)
+            if trainer.fit_loop._skip_backward:
+                # Lightning steps behind the last batch also here, by the gradients that training has left.
+                for optimizer in trainer.optimizers:
+                    optimizer.zero_grad(set_to_none=True)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -88,11 +92,14 @@ class _Follower:
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._evaluating = time.perf_counter()
+        # Before other callbacks put others in: these come back, also where they do so after this one's last hook.
+        if _in_training(trainer):
+            self._fit.states = {fingerprint(pl_module)}
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         # Before other callbacks put back the weights that they have exchanged for the validation.
         if _in_training(trainer):
-            self._fit.states = {fingerprint(pl_module)}
+            self._fit.states.add(fingerprint(pl_module))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if _in_training(trainer):

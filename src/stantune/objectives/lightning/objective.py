@@ -287,9 +287,10 @@ class LightningTrainer:
                 )
             asked = bool(fit.trainer.should_stop)
             ended, reached = fit.ended, fit.epoch
-            saved = fit.left
+            saved, fit.left = fit.left, {}
             if ended or (length is not None and reached >= length):
                 # Nothing goes on from here: the file holds the weights that are measured, whoever has put them in.
+                saved.clear()  # before another copy is made
                 saved = checkpoints.taken(fit.trainer, segment.checkpoint)
             metrics = None
             if ended or reached >= segment.stop:
