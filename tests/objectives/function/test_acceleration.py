@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,6 +215,22 @@ def test_an_optimizer_without_hooks_is_followed_by_the_one_within(trained, wrap)
     each = 2 if wrap is Wrapping else 1
     assert trained(loop, 0, 2, stan=Stan()).metrics == {"loss": 2.0 * each}
     assert trained(loop, 2, 3, stan=Stan()).metrics == {"loss": 3.0 * each}
+
+
+def test_an_optimizer_without_hooks_and_none_within_moves_nothing_and_that_is_said(trained):
+    def loop(run):
+        model = network()
+        within = torch.optim.SGD(model.parameters(), 0.1)
+        names = ("param_groups", "state_dict", "load_state_dict", "step")
+        optimizer = Wrapping(SimpleNamespace(**{name: getattr(within, name) for name in names}))
+        stan = run.accelerate(model)
+        run.keep(optimizer=optimizer)
+        for _ in run.steps():
+            optimizer.step()
+        return float(stan.handle.iteration)
+
+    with pytest.warns(StanWarning, match="STAN stood still"):
+        assert trained(loop, stan=Stan()).metrics == {"loss": 0.0}
 
 
 def test_its_optimizer_is_let_go_in_the_end(trained):
