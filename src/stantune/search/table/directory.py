@@ -20,7 +20,15 @@ from stantune.search.table import studies
 from stantune.search.table.locking import is_locked
 from stantune.search.table.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
 from stantune.search.table.note import Note, unwritten
-from stantune.search.table.storages.opening import holds_studies, located, same_place, sqlite_url, without_password
+from stantune.search.table.storages.masking import without_password
+from stantune.search.table.storages.opening import (
+    holds_others,
+    holds_search,
+    holds_studies,
+    located,
+    same_place,
+    sqlite_url,
+)
 from stantune.texts import encodable, one_line
 
 _STUDY = "search"
@@ -190,7 +198,11 @@ class SearchDirectory:
 
     def may_hold_search(self) -> bool:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
-        return self.study != _STUDY or self.is_marked()
+        if self.study != _STUDY or self._note.file.exists():
+            return True
+        database = self.path / DATABASE
+        # One that is damaged or held may be a search's of long ago, which has no note.
+        return database.exists() and holds_search(database, _STUDY) is not False
 
     def was_begun(self) -> bool:
         """Tell whether a search was begun here whose table was there."""
@@ -292,6 +304,9 @@ class SearchDirectory:
         storage is that of another machine, which has a directory of the same path.
         """
         self._check_owner()
+        database = self.path / DATABASE
+        # Another program's studies, or what was exported there, stay, and so does the file.
+        alone = self.study == _STUDY and not (database.exists() and holds_others(database, _STUDY))
         begun = self.was_begun()
         folder = self.path / "checkpoints"
         for path in (*self.path.iterdir(), *(folder.iterdir() if folder.is_dir() else ())):
@@ -304,8 +319,8 @@ class SearchDirectory:
             path.unlink(missing_ok=True)
         # Before the table: it would be missed by a search that had begun.
         self._note.write(self._where, begun=False)
-        if self.study == _STUDY:
-            there = (self.path / DATABASE).exists()
+        if alone:
+            there = database.exists()
             for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
@@ -340,9 +355,11 @@ class SearchDirectory:
         database = self.path / DATABASE
         if database.exists():
             # Searches of long ago have no note.
-            if not holds_studies(database):
+            ours = holds_search(database, self.study) is not False
+            if not holds_studies(database) or (self.study == _STUDY and not ours):
                 raise UsageError(self._occupied(DATABASE))
-            return
+            if ours:
+                return
         if (self.path / STUDY_RESULT).is_file():
             raise UsageError(
                 f"{self.path} is the folder of a study, which has a folder for each of its searches; choose another "
