@@ -217,7 +217,9 @@ def test_a_database_that_cannot_be_read_now_is_left_with_all_that_it_belongs_to(
 
 @pytest.mark.parametrize("before", ["nothing", "file", "folder"])
 @pytest.mark.parametrize("now", ["file", "folder"])
-def test_a_file_or_a_folder_takes_the_place_of_either(tmp_path: Path, before: str, now: str) -> None:
+def test_a_file_or_a_folder_is_set_aside_and_what_was_set_aside_before_is_kept(
+    tmp_path: Path, before: str, now: str
+) -> None:
     def make(path: Path, kind: str) -> None:
         if kind == "folder":
             path.mkdir()
@@ -235,7 +237,9 @@ def test_a_file_or_a_folder_takes_the_place_of_either(tmp_path: Path, before: st
     assert aside.exists() == (before != "nothing"), "nothing takes no place"
     make(final, now)
     directory.set_aside(final)
-    assert (held(aside), final.exists()) == (now, False)
+    newest = aside if before == "nothing" else tmp_path / "final.pt.aside.2"
+    assert (held(newest), final.exists()) == (now, False)
+    assert before == "nothing" or held(aside) == before
     make(final, before)
     directory.discard(final)
     assert not final.exists()
@@ -343,8 +347,10 @@ def test_a_deleted_search_leaves_what_is_not_its_own(tmp_path: Path, others: tup
             "last-run.json",
             "final.pt",
             "final-2.pt.aside",
+            "final-2.pt.aside.2",
             "best.pt",
             "best-2.pt.aside",
+            "best-2.pt.aside.10",
         )
         for name in (*own, "final/stdout.log", *others):
             (directory.path / name).parent.mkdir(exist_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import os
 import platform
 import secrets
 from collections.abc import Iterator
@@ -17,18 +19,12 @@ from stantune.files import delete, write_whole
 from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
+from stantune.search.table.claiming import begun_before_notes
 from stantune.search.table.locking import is_locked
 from stantune.search.table.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
 from stantune.search.table.note import Note, unwritten
 from stantune.search.table.storages.masking import without_password
-from stantune.search.table.storages.opening import (
-    holds_others,
-    holds_search,
-    holds_studies,
-    located,
-    same_place,
-    sqlite_url,
-)
+from stantune.search.table.storages.opening import holds_others, holds_search, located, same_place, sqlite_url
 from stantune.texts import encodable, one_line
 
 _STUDY = "search"
@@ -161,10 +157,10 @@ class SearchDirectory:
     def set_aside(self, checkpoint: Path) -> None:
         """Have a damaged file out of a checkpoint's way; it may be somebody else's, so it is kept."""
         if checkpoint.exists():
-            aside = checkpoint.with_name(f"{checkpoint.name}{ASIDE}")
-            # A folder takes no other's place.
-            delete(aside)
-            checkpoint.replace(aside)
+            # One that was set aside before is kept, too.
+            ends = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+            asides = (checkpoint.with_name(f"{checkpoint.name}{ASIDE}{end}") for end in ends)
+            checkpoint.replace(next(aside for aside in asides if not os.path.lexists(aside)))
 
     def sweep(self, checkpoint: Path) -> None:
         """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
@@ -352,31 +348,9 @@ class SearchDirectory:
             if not self.was_begun():
                 self._note.write(self._where, begun=False)
             return
-        database = self.path / DATABASE
-        if database.exists():
-            # Searches of long ago have no note.
-            ours = holds_search(database, self.study) is not False
-            if not holds_studies(database) or (self.study == _STUDY and not ours):
-                raise UsageError(self._occupied(DATABASE))
-            if ours:
-                return
-        if (self.path / STUDY_RESULT).is_file():
-            raise UsageError(
-                f"{self.path} is the folder of a study, which has a folder for each of its searches; choose another "
-                "directory with `out`"
-            )
-        for path in sorted(self.path.iterdir()):
-            files = (self.result, self.run, self.options, self.logged, self._request)
-            ours = ("checkpoints", *(file.name for file in files))
-            if path.name in ours or TRAINED.fullmatch(path.name) or LOGS.fullmatch(path.name):
-                raise UsageError(self._occupied(path.name))
-        self._note.write(self._where, begun=False)
-
-    def _occupied(self, name: str) -> str:
-        return (
-            f"{self.path} holds {name}, which no search wrote and a search would overwrite; move it away, or choose "
-            "another directory with `out`"
-        )
+        files = (self.result, self.run, self.options, self.logged, self._request)
+        if not begun_before_notes(self.path, self.study, self.study == _STUDY, [file.name for file in files]):
+            self._note.write(self._where, begun=False)
 
     def _check_owner(self) -> None:
         """Raise UsageError where the study was begun on another node, and this directory has never gone on with it."""
