@@ -96,6 +96,7 @@ def test_the_lock_of_a_killed_search_is_waited_for_while_a_worker_that_was_being
         "messages.log",
         "messages.log.1",
         "stop.request",
+        ".lock",
     ],
 )
 def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path, name):
@@ -108,6 +109,15 @@ def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path,
             pass
     assert (tmp_path / name).read_bytes() == b"mine"
     assert not (tmp_path / "search.json").exists()
+
+
+@pytest.mark.parametrize("written", ["", "4711\nnode\n", "filelock/2\n"])
+def test_a_lock_as_a_search_leaves_it_is_taken(tmp_path: Path, written: str) -> None:
+    (tmp_path / ".lock").write_text(written)
+    directory = SearchDirectory(tmp_path)
+    with directory.locked():
+        directory.delete()
+    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("database", [True, False])

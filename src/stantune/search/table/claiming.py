@@ -26,7 +26,7 @@ def begun_before_notes(path: Path, study: str, own_database: bool, files: Collec
     if database.exists():
         ours = holds_search(database, study) is not False
         if not holds_studies(database) or (own_database and not ours):
-            raise _occupied(path, DATABASE)
+            raise occupied(path, DATABASE)
         if ours:
             return True
     if (path / STUDY_RESULT).is_file():
@@ -37,11 +37,12 @@ def begun_before_notes(path: Path, study: str, own_database: bool, files: Collec
     for there in sorted(path.iterdir()):
         name = there.name
         if name in ("checkpoints", *files) or TRAINED.fullmatch(name) or LOGS.fullmatch(name):
-            raise _occupied(path, name)
+            raise occupied(path, name)
     return False
 
 
-def _occupied(path: Path, name: str) -> UsageError:
+def occupied(path: Path, name: str) -> UsageError:
+    """Say that a directory holds what a search would take for its own."""
     return UsageError(
         f"{path} holds {name}, which no search wrote and a search would overwrite; move it away, or choose another "
         "directory with `out`"

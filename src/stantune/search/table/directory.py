@@ -19,8 +19,8 @@ from stantune.files import delete, write_whole
 from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
-from stantune.search.table.claiming import begun_before_notes
-from stantune.search.table.locking import is_locked
+from stantune.search.table.claiming import begun_before_notes, occupied
+from stantune.search.table.locking import is_locked, is_others
 from stantune.search.table.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
 from stantune.search.table.note import Note, unwritten
 from stantune.search.table.storages.masking import without_password
@@ -235,6 +235,8 @@ class SearchDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self._note.file.exists() and is_others(self.path / LOCK):
+                raise occupied(self.path, LOCK)
             # What is asked and told may be closed by another thread than opened it.
             lock = FileLock(self.path / LOCK, thread_local=False)
             lock.acquire(timeout=_LOCK_SECONDS)
