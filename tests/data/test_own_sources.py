@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from broken_folders import broken_at
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from stantune.errors import DataError, StanWarning, UsageError
 from stantune.images.data import ImageFolder, from_torch
 from stantune.images.data.reading import torch_data as module
+from stantune.images.data.reading.folders import ENDINGS
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (6, 4)) -> None:
@@ -356,6 +357,45 @@ def test_other_things_are_refused() -> None:
         from_torch(each for each in range(3))
     with pytest.raises(UsageError, match=r"the samples of list do not make one tensor .*; have each of the same shape"):
         from_torch([(torch.zeros(3), 1), (torch.zeros(4), 1)])
+
+
+EPS = """%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 6 4
+%%EndComments
+%%EndProlog
+showpage
+%%EOF
+"""
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_program_unpacks_what_is_called_an_image(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "a/1.png", 9)
+    (tmp_path / f"a/2{ending}").write_text(EPS)
+    started = []
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *given, **named: started.append(given) or Image.new("RGB", (6, 4)).im
+    )
+    with pytest.raises(DataError, match=f"2{ending} is no image that can be read"):
+        ImageFolder(tmp_path, 4)()
+    assert started == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_each_ending_s_format_is_read_by_whichever_ending_it_has(ending: str, tmp_path: Path) -> None:
+    picture(tmp_path / f"a/1{ending}", 96)
+    (tmp_path / f"a/1{ending}").rename(tmp_path / "a/1.png")
+    assert (ImageFolder(tmp_path, 4)().train.inputs.int() - 96).abs().max() <= 1
+
+
+def test_photographs_that_hold_a_second_one_are_read(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (6, 4), (value, value, value)) for value in (96, 7)]
+    (tmp_path / "a").mkdir()
+    pictures[0].save(tmp_path / "a/1.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    assert Image.open(tmp_path / "a/1.jpg").format == "MPO"
+    assert (ImageFolder(tmp_path, 4)().train.inputs.int() - 96).abs().max() <= 1
 
 
 def test_an_image_of_400_megapixels_is_told_and_not_unpacked(tmp_path: Path) -> None:

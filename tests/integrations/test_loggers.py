@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import stantune as st
 from stantune.integrations.loggers import loggers_of
+from stantune.search.telling.logbook import Logbook
 
 SPACE = st.Space({"x": st.Float(0, 1)})
 
@@ -197,6 +199,31 @@ def test_notes_that_are_cut_or_strange(whole, tmp_path):
     tuned(out, loggers=[third], fresh=True)
     assert in_order(third.told) == in_order(first.told)
     assert third.key != first.key
+
+
+@pytest.mark.parametrize(
+    "key", ["../elsewhere-01234567", "/elsewhere-01234567", "..", "a/b-01234567", "", None, 3, ["x"]]
+)
+def test_a_key_that_no_search_makes_is_not_taken(key, tmp_path):
+    """Loggers have folders by it: what is told is in the search's own."""
+    out, first, second = tmp_path / "run", Noting(), Noting("another")
+    tuned(out, loggers=[Noting("before")])
+    (out / "logged.jsonl").write_text(json.dumps({"search": key}))
+    tuned(out, loggers=[first])
+    assert re.fullmatch(r"train-[0-9a-f]{8}", first.key)
+    tuned(out, loggers=[second])
+    assert second.key == first.key, "which is noted, and found again"
+
+
+@pytest.mark.parametrize("name", ["lenet", "_mine", "a-b.py_train", "Ä", "..", "-x-", "x" * 60])
+def test_a_key_that_was_made_is_taken(name, tmp_path):
+    def told() -> Noting:
+        logger = Noting()
+        objective = SimpleNamespace(name=name, metric=None, unit="epoch")
+        Logbook([logger], tmp_path / "logged.jsonl", print).begin(objective, {}, [], [])
+        return logger
+
+    assert told().key == told().key
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,47 @@ class TestTheTemplate:
         with pytest.raises(UsageError, match=r"\{name\} stands within quotes"):
             Template(line, shell=True)
 
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "cat <<EOF\nopt: {name}\nEOF",
+            "cat <<EOF > opt.yaml && train\nopt: {name}\nEOF\n",
+            "cat << 'EOF'\n{name}\nEOF",
+            "cat <<-\\EOF\n\ta\n\t{name}\n\tEOF",
+            "x=$(cat <<EOF\n{name}\nEOF\n)",
+            "cat <<A <<B\na\nA\n{name}\nB",
+            "cat <<EOF\n EOF\nEOF too\n{name}\nEOF",
+            "cat <<EOF\n{name}",
+            "cat <<EOF\n$((1 << 2)) {name}\nEOF",
+            "cat 3<<EOF # a note\n# {name}\nEOF",
+            "echo $((1 << 2)) && cat <<EOF\n{name}\nEOF",
+            "cat <<EOF\na\nEOF\ncat <<EOF\n{name}\nEOF",
+        ],
+    )
+    def test_a_shell_cannot_be_given_a_value_within_a_here_document(self, line):
+        with pytest.raises(UsageError, match=r"\{name\} stands within a here-document"):
+            Template(f"echo {{before}}; {line}", shell=True)
+
+    @pytest.mark.parametrize(
+        ("line", "printed"),
+        [
+            ("cat <<EOF - && echo {name}\na\nEOF\necho {name}", "a\n2\n2\n"),
+            ("cat <<A; cat <<'B'\na\nA\nb\nB\necho {name}", "a\nb\n2\n"),
+            ("cat <<-EOF\n\ta\n\tEOF\necho {name}", "a\n2\n"),
+            ("echo $((1 << {name}))\necho {name}", "4\n2\n"),
+            ("echo $(((1 + 1) << 1)) \\\n{name}", "4 2\n"),
+            ("echo 'a <<EOF' \"<<EOF\" \\<\\<EOF # <<EOF\necho {name}", "a <<EOF <<EOF <<EOF\n2\n"),
+        ],
+    )
+    def test_here_documents_and_shifts_elsewhere_do_no_harm(self, line, printed):
+        (filled,) = Template(line, shell=True).fill({"name": 2})
+        assert subprocess.run(filled, shell=True, capture_output=True, text=True).stdout == printed
+
+    def test_a_value_behind_three_angles_is_quoted(self):
+        assert Template("cat <<< {name}\necho {name}", shell=True).fill({"name": "$(x)"}) == [
+            "cat <<< '$(x)'\necho '$(x)'"
+        ]
+
     @pytest.mark.parametrize("line", ["echo 'a' {name} \"b\"", 'echo "it\'s" {name}', "echo \\' {name}"])
     def test_quotes_elsewhere_do_no_harm(self, line):
         assert Template(line, shell=True).fill({"name": "x"})

@@ -11,11 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 from kept_locks import keep_locks
 
 from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.parameters import Float
+from stantune.protocols import Metric
 from stantune.search.table.directory import SearchDirectory
+from stantune.search.table.storages.opening import sqlite_url
+from stantune.search.table.store import Store
+from stantune.space import Space
 
 # Is killed under the lock, which a process that it has started keeps for a moment.
 KILLED = """
@@ -90,6 +96,7 @@ def test_the_lock_of_a_killed_search_is_waited_for_while_a_worker_that_was_being
         "messages.log",
         "messages.log.1",
         "stop.request",
+        ".lock",
     ],
 )
 def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path, name):
@@ -102,6 +109,15 @@ def test_what_another_program_wrote_is_neither_deleted_nor_overwritten(tmp_path,
             pass
     assert (tmp_path / name).read_bytes() == b"mine"
     assert not (tmp_path / "search.json").exists()
+
+
+@pytest.mark.parametrize("written", ["", "4711\nnode\n", "filelock/2\n"])
+def test_a_lock_as_a_search_leaves_it_is_taken(tmp_path: Path, written: str) -> None:
+    (tmp_path / ".lock").write_text(written)
+    directory = SearchDirectory(tmp_path)
+    with directory.locked():
+        directory.delete()
+    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("database", [True, False])
@@ -122,9 +138,98 @@ def test_a_database_of_another_program_is_no_search_s(tmp_path: Path, database: 
     assert not (tmp_path / "search.json").exists()
 
 
+def begin(directory: SearchDirectory) -> None:
+    """Have a search's table in a directory."""
+    Store.open(directory.url, "search", {"seed": 0}, Space({"lr": Float(0.1, 1)}), metric=Metric("error")).release()
+
+
+def theirs(folder: Path, name: str = "my-thesis") -> bytes:
+    """Have an Optuna database of another program's in a folder; return it."""
+    optuna.create_study(storage=sqlite_url(folder / "search.db"), study_name=name).enqueue_trial({"x": 1})
+    return (folder / "search.db").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["my-thesis", "search"])
+def test_a_database_of_optuna_s_that_no_search_made_is_no_search_s(tmp_path: Path, name: str) -> None:
+    before = theirs(tmp_path, name)
+    others = ("best.pt", "result.json", "final/plot.txt")
+    (tmp_path / "final").mkdir()
+    for other in others:
+        (tmp_path / other).write_text("mine")
+    for begun in (True, False):
+        directory = SearchDirectory.begun(tmp_path) if begun else SearchDirectory(tmp_path)
+        assert not directory.may_hold_search()
+        with pytest.raises(UsageError, match=r"holds search\.db, which no search wrote"), directory.locked():
+            directory.delete()
+    assert (tmp_path / "search.db").read_bytes() == before
+    assert [(tmp_path / other).read_text() for other in others] == ["mine"] * 3
+    assert not (tmp_path / "search.json").exists()
+
+
+@pytest.mark.parametrize("file", ["result.json", "best.pt", None])
+def test_a_database_that_is_named_as_storage_says_nothing_of_what_lies_beside_it(
+    tmp_path: Path, file: str | None
+) -> None:
+    theirs(tmp_path)
+    directory = SearchDirectory(tmp_path, sqlite_url(tmp_path / "search.db"))
+    if file is None:
+        with directory.locked():
+            directory.delete()
+    else:
+        (tmp_path / file).write_text("mine")
+        with pytest.raises(UsageError, match=f"holds {file}, which no search wrote"), directory.locked():
+            directory.delete()
+        assert (tmp_path / file).read_text() == "mine"
+    assert optuna.get_all_study_names(directory.url) == ["my-thesis"]
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_search_s_database_goes_with_it_but_for_other_studies(tmp_path: Path, noted: bool, shared: bool) -> None:
+    url = sqlite_url(tmp_path / "search.db")
+    if noted:
+        with SearchDirectory(tmp_path).locked():
+            pass
+    begin(SearchDirectory(tmp_path))
+    if shared:
+        optuna.create_study(storage=url, study_name="stantune exported").enqueue_trial({"x": 1})
+    directory = SearchDirectory.begun(tmp_path)
+    assert directory.may_hold_search()
+    with directory.locked():
+        assert directory.delete()
+    if shared:
+        assert optuna.get_all_study_names(url) == ["stantune exported"]
+        assert len(optuna.load_study(storage=url, study_name="stantune exported").trials) == 1
+        assert {path.name for path in tmp_path.iterdir()} <= {"search.db", "search.db-wal", "search.db-shm"}
+    else:
+        assert not tmp_path.exists()
+
+
+def test_a_database_that_cannot_be_read_now_is_left_with_all_that_it_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stantune.search.table.storages.opening.PATIENCE_SECONDS", 0.1)
+    directory = SearchDirectory(tmp_path)
+    with directory.locked():
+        begin(directory)
+        directory.final().write_bytes(b"x")
+    with closing(sqlite3.connect(tmp_path / "search.db", isolation_level=None)) as another:
+        another.execute("PRAGMA journal_mode = DELETE")
+        another.execute("BEGIN EXCLUSIVE")
+        with directory.locked(), pytest.raises(StoreError, match="may hold other studies") as caught:
+            directory.clear()
+        another.execute("ROLLBACK")
+    assert str(tmp_path / "search.db") in str(caught.value)
+    assert directory.final().exists()
+    with directory.locked():
+        assert directory.delete()
+
+
 @pytest.mark.parametrize("before", ["nothing", "file", "folder"])
 @pytest.mark.parametrize("now", ["file", "folder"])
-def test_a_file_or_a_folder_takes_the_place_of_either(tmp_path: Path, before: str, now: str) -> None:
+def test_a_file_or_a_folder_is_set_aside_and_what_was_set_aside_before_is_kept(
+    tmp_path: Path, before: str, now: str
+) -> None:
     def make(path: Path, kind: str) -> None:
         if kind == "folder":
             path.mkdir()
@@ -142,7 +247,9 @@ def test_a_file_or_a_folder_takes_the_place_of_either(tmp_path: Path, before: st
     assert aside.exists() == (before != "nothing"), "nothing takes no place"
     make(final, now)
     directory.set_aside(final)
-    assert (held(aside), final.exists()) == (now, False)
+    newest = aside if before == "nothing" else tmp_path / "final.pt.aside.2"
+    assert (held(newest), final.exists()) == (now, False)
+    assert before == "nothing" or held(aside) == before
     make(final, before)
     directory.discard(final)
     assert not final.exists()
@@ -250,8 +357,10 @@ def test_a_deleted_search_leaves_what_is_not_its_own(tmp_path: Path, others: tup
             "last-run.json",
             "final.pt",
             "final-2.pt.aside",
+            "final-2.pt.aside.2",
             "best.pt",
             "best-2.pt.aside",
+            "best-2.pt.aside.10",
         )
         for name in (*own, "final/stdout.log", *others):
             (directory.path / name).parent.mkdir(exist_ok=True)

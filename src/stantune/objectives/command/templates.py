@@ -22,6 +22,18 @@ _OPERATORS = "();<>|&\n"
 _HIDDEN = {ord(operator): 0xE000 + place for place, operator in enumerate(_OPERATORS)}
 _SHOWN = {hidden: operator for operator, hidden in _HIDDEN.items()}
 _QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)
+# Where a placeholder stands in a shell's line.
+_PLACE = "\0"
+# What a shell's line is looked through by for here-documents: what has none, though it may have `<<`, comes first.
+_HERE = re.compile(
+    rf"""{_QUOTED.pattern}
+    |\(\((?:[^()\n]|\([^()\n]*\))*\)\)                               # arithmetic
+    |(?<![^\s;&|()])\#[^\n]*                                        # a comment
+    |<<<
+    |<<(?P<tabs>-?)[ \t]*(?P<end>(?:{_QUOTED.pattern}|[^\s;&|<>()'"\\])*)
+    |\n""",
+    re.DOTALL | re.VERBOSE,
+)
 # What stands before a program's name, with options and assignments.
 _BEFORE_COMMANDS = {"!", "{", "command", "do", "else", "env", "exec", "nohup", "stdbuf", "sudo", "then", "time"}
 
@@ -81,6 +93,7 @@ class Template:
             self.first = self.plain[0] if self.plain and self.plain[0] == line[0] else None
             self.written = set(_written(self.text))
             _check_quotes(self._words[0])
+            _check_here_documents(self._words[0])
 
     def check(self, parameters: Mapping[str, Sequence[Any]], others: Mapping[str, Any]) -> None:
         """Check the placeholders.
@@ -216,3 +229,30 @@ def _check_quotes(pieces: Sequence[_Piece]) -> None:
                 f"the placeholder {{{piece.name}}} stands within quotes, and values are quoted as they are filled in; "
                 "leave the quotes around it away"
             )
+
+
+def _check_here_documents(pieces: Sequence[_Piece]) -> None:
+    """Raise UsageError where a placeholder stands in a here-document: a shell expands what is quoted there, too."""
+    text = "".join(piece.text if piece.name is None else piece.text + _PLACE for piece in pieces)
+    names = [piece.name for piece in pieces if piece.name is not None]
+    begun: list[re.Match[str]] = []
+    at = 0
+    while token := _HERE.search(text, at):
+        at = token.end()
+        if token["end"] is not None:
+            begun.append(token)
+        elif token[0] == "\n":
+            for document in begun:
+                # One whose end is not found goes on to that of the line.
+                end = re.escape(re.sub(r"['\"\\]", "", document["end"]))
+                tabs = r"\t*" if document["tabs"] else ""
+                over = re.compile(rf"^{tabs}{end}$\n?", re.MULTILINE).search(text, at)
+                place = text.find(_PLACE, at, over.start() if over else len(text))
+                if place >= 0:
+                    name = names[text.count(_PLACE, 0, place)]
+                    raise UsageError(
+                        f"the placeholder {{{name}}} stands within a here-document, where a shell expands values; "
+                        f"write the file with printf '%s\\n' {{{name}}}, or pass it as an argument"
+                    )
+                at = over.end() if over else len(text)
+            begun = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import os
 import platform
 import secrets
 from collections.abc import Iterator
@@ -17,10 +19,12 @@ from stantune.files import delete, write_whole
 from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
-from stantune.search.table.locking import is_locked
+from stantune.search.table.claiming import begun_before_notes, occupied
+from stantune.search.table.locking import is_locked, is_others
 from stantune.search.table.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
 from stantune.search.table.note import Note, unwritten
-from stantune.search.table.storages.opening import holds_studies, located, same_place, sqlite_url, without_password
+from stantune.search.table.storages.masking import without_password
+from stantune.search.table.storages.opening import holds_others, holds_search, located, same_place, sqlite_url
 from stantune.texts import encodable, one_line
 
 _STUDY = "search"
@@ -153,10 +157,10 @@ class SearchDirectory:
     def set_aside(self, checkpoint: Path) -> None:
         """Have a damaged file out of a checkpoint's way; it may be somebody else's, so it is kept."""
         if checkpoint.exists():
-            aside = checkpoint.with_name(f"{checkpoint.name}{ASIDE}")
-            # A folder takes no other's place.
-            delete(aside)
-            checkpoint.replace(aside)
+            # One that was set aside before is kept, too.
+            ends = itertools.chain([""], (f".{number}" for number in itertools.count(2)))
+            asides = (checkpoint.with_name(f"{checkpoint.name}{ASIDE}{end}") for end in ends)
+            checkpoint.replace(next(aside for aside in asides if not os.path.lexists(aside)))
 
     def sweep(self, checkpoint: Path) -> None:
         """Delete what a process was writing to a checkpoint when it was killed; call it when no process writes it."""
@@ -190,7 +194,11 @@ class SearchDirectory:
 
     def may_hold_search(self) -> bool:
         """Tell whether a search was begun here; of a storage elsewhere, which may be a server's, it is supposed."""
-        return self.study != _STUDY or self.is_marked()
+        if self.study != _STUDY or self._note.file.exists():
+            return True
+        database = self.path / DATABASE
+        # One that is damaged or held may be a search's of long ago, which has no note.
+        return database.exists() and holds_search(database, _STUDY) is not False
 
     def was_begun(self) -> bool:
         """Tell whether a search was begun here whose table was there."""
@@ -227,6 +235,8 @@ class SearchDirectory:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if not self._note.file.exists() and is_others(self.path / LOCK):
+                raise occupied(self.path, LOCK)
             # What is asked and told may be closed by another thread than opened it.
             lock = FileLock(self.path / LOCK, thread_local=False)
             lock.acquire(timeout=_LOCK_SECONDS)
@@ -292,6 +302,9 @@ class SearchDirectory:
         storage is that of another machine, which has a directory of the same path.
         """
         self._check_owner()
+        database = self.path / DATABASE
+        # Another program's studies, or what was exported there, stay, and so does the file.
+        alone = self.study == _STUDY and not (database.exists() and holds_others(database, _STUDY))
         begun = self.was_begun()
         folder = self.path / "checkpoints"
         for path in (*self.path.iterdir(), *(folder.iterdir() if folder.is_dir() else ())):
@@ -304,8 +317,8 @@ class SearchDirectory:
             path.unlink(missing_ok=True)
         # Before the table: it would be missed by a search that had begun.
         self._note.write(self._where, begun=False)
-        if self.study == _STUDY:
-            there = (self.path / DATABASE).exists()
+        if alone:
+            there = database.exists()
             for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                 (self.path / name).unlink(missing_ok=True)
         else:
@@ -337,29 +350,9 @@ class SearchDirectory:
             if not self.was_begun():
                 self._note.write(self._where, begun=False)
             return
-        database = self.path / DATABASE
-        if database.exists():
-            # Searches of long ago have no note.
-            if not holds_studies(database):
-                raise UsageError(self._occupied(DATABASE))
-            return
-        if (self.path / STUDY_RESULT).is_file():
-            raise UsageError(
-                f"{self.path} is the folder of a study, which has a folder for each of its searches; choose another "
-                "directory with `out`"
-            )
-        for path in sorted(self.path.iterdir()):
-            files = (self.result, self.run, self.options, self.logged, self._request)
-            ours = ("checkpoints", *(file.name for file in files))
-            if path.name in ours or TRAINED.fullmatch(path.name) or LOGS.fullmatch(path.name):
-                raise UsageError(self._occupied(path.name))
-        self._note.write(self._where, begun=False)
-
-    def _occupied(self, name: str) -> str:
-        return (
-            f"{self.path} holds {name}, which no search wrote and a search would overwrite; move it away, or choose "
-            "another directory with `out`"
-        )
+        files = (self.result, self.run, self.options, self.logged, self._request)
+        if not begun_before_notes(self.path, self.study, self.study == _STUDY, [file.name for file in files]):
+            self._note.write(self._where, begun=False)
 
     def _check_owner(self) -> None:
         """Raise UsageError where the study was begun on another node, and this directory has never gone on with it."""

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+# How what filelock writes begins, where the file system has no locks; elsewhere it writes nothing.
+_WRITTEN = re.compile(rb"(filelock/|\d+\s)")
+_LONGEST = 64
+
+
+def is_others(file: Path) -> bool:
+    """Tell whether what lies at a lock file's place is another program's: it holds what no lock of ours does."""
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as opened:
+            beginning = opened.read(_LONGEST)
+    except OSError:  # to lock it fails as well, which says more
+        return False
+    return bool(beginning) and not _WRITTEN.match(beginning)
 
 
 def is_locked(file: Path) -> bool:

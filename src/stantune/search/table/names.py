@@ -14,7 +14,8 @@ NOTE = "search.json"
 STUDY_RESULT = "study.json"
 # Checkpoints, what was damaged of them, and the folders beside them in which trainings keep files of their own; best
 # weights have none.
-TRAINED = re.compile(r"(trial-\d{6,}|final(-\d+)?)(\.pt(\.aside)?|\.checkpoint)?|best(-\d+)?\.pt(\.aside)?")
+_WEIGHTS = r"\.pt(\.aside(\.\d+)?)?"
+TRAINED = re.compile(rf"(trial-\d{{6,}}|final(-\d+)?)({_WEIGHTS}|\.checkpoint)?|best(-\d+)?{_WEIGHTS}")
 LOGS = re.compile(rf"{re.escape(LOG)}(\.\d)?")
 # What is written to a file until it is whole (see files.whole), and the sign that other nodes look for.
 PART = re.compile(r"\.(?:(.+)\.[0-9a-f]+|[0-9a-f]{16})\.part")

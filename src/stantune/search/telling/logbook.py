@@ -22,6 +22,8 @@ from stantune.texts import one_line
 
 # Letters of a search's name in its key.
 _NAME_LENGTH = 40
+# Keys as they are made here; loggers have folders of such names, so that a note from elsewhere may not say any other.
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*-[0-9a-f]{8}")
 
 
 class Logbook:
@@ -46,7 +48,8 @@ class Logbook:
         self._writable = True
         for line in self._lines() if self._loggers else ():
             if isinstance(line, dict):
-                self._key = str(line.get("search"))
+                if _KEY.fullmatch(key := str(line.get("search"))):
+                    self._key = key
             elif isinstance(line, list):
                 self._told.add(tuple(map(str, line)))
 

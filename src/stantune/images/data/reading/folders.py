@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What files with these endings hold. Pillow goes by their content, and has a program unpack some other formats.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 TRAIN = ("train", "training")
 TEST = ("test", "val", "valid", "validation", "testing")
 
@@ -118,7 +120,7 @@ class ImageFolder:
 
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 transparent = _is_transparent(image)
                 fitted = ImageOps.fit(_in_eight_bits(image).convert("L" if self.grey else "RGB"), (width, height))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -18,10 +18,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from stantune.errors import StoreError, UsageError
+from stantune.search.table.attributes import IDENTITY
 from stantune.search.table.storages.masking import discreet
 from stantune.search.table.storages.masking import without_password as without_password
 from stantune.search.table.storages.messages import one_sentence
-from stantune.search.table.storages.read_only import connect_read_only, has_studies, is_closed
+from stantune.search.table.storages.read_only import connect_read_only, has_others, has_search, has_studies, is_closed
 from stantune.search.table.storages.retry import insist
 from stantune.search.table.tables import sqlite_factory
 from stantune.texts import encodable
@@ -178,6 +179,41 @@ def holds_studies(file: Path) -> bool:
     except sqlite3.DatabaseError:
         # No database at all.
         return False
+
+
+def holds_search(file: Path, study_name: str) -> bool | None:
+    """Tell whether an SQLite file has a search's study of this name; None where it is damaged or may not be read now.
+
+    Nothing is written.
+    """
+    try:
+        return has_search(file, study_name, IDENTITY, PATIENCE_SECONDS)
+    except (sqlite3.DatabaseError, OSError) as error:
+        # Without such tables it can be read, and has none.
+        return False if _is_without_tables(error) else None
+
+
+def holds_others(file: Path, study_name: str) -> bool:
+    """Tell whether an SQLite file has studies of other names, as far as it is not damaged; nothing is written.
+
+    Raises StoreError where it cannot be read now.
+    """
+    try:
+        return has_others(file, study_name, PATIENCE_SECONDS)
+    except (sqlite3.OperationalError, OSError) as error:
+        if _is_without_tables(error):
+            return False
+        raise StoreError(
+            f"{file} may hold other studies, and cannot be read ({error}): end the program that has it, see that it "
+            "may be read, and give the same command again"
+        ) from error
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _is_without_tables(error: Exception) -> bool:
+    """Tell whether SQLite says that a table or a column is not there."""
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
 
 
 def _may_hold_studies(url: sqlalchemy.URL) -> bool:

@@ -46,6 +46,29 @@ def has_studies(file: Path, patience: float) -> bool:
             raise sqlite3.DatabaseError("the database is malformed") from error
 
 
+def has_search(file: Path, study_name: str, attribute: str, patience: float) -> bool:
+    """Tell whether an SQLite file has a study of this name with such an attribute of a user's; nothing is written.
+
+    Raises sqlite3.Error where it cannot be read.
+    """
+    with closing(connect_read_only(file, patience)) as connection:
+        found = connection.execute(
+            "SELECT 1 FROM studies JOIN study_user_attributes USING (study_id) WHERE study_name = ? AND key = ?",
+            (study_name, attribute),
+        )
+        return found.fetchone() is not None
+
+
+def has_others(file: Path, study_name: str, patience: float) -> bool:
+    """Tell whether an SQLite file has studies of other names; nothing is written.
+
+    Raises sqlite3.Error where it cannot be read.
+    """
+    with closing(connect_read_only(file, patience)) as connection:
+        found = connection.execute("SELECT 1 FROM studies WHERE study_name IS NOT ?", (study_name,))
+        return found.fetchone() is not None
+
+
 def _is_write_ahead(file: Path) -> bool:
     with file.open("rb") as content:
         return content.read(_MODE_AT + 1)[_MODE_AT:] == bytes([_WRITE_AHEAD])
