@@ -66,8 +66,17 @@ class TestTheTemplate:
         ],
     )
     def test_a_shell_cannot_be_given_a_value_within_a_here_document(self, line):
-        with pytest.raises(UsageError, match=r"\{name\} stands within a here-document"):
-            Template(f"echo {{before}}; {line}", shell=True)
+        template = Template(f"echo {{before}}; {line}", shell=True)
+        with pytest.raises(UsageError, match=r"\{name\} stands within a here-document.* and it may be '\$\(x\)'"):
+            template.check({"before": ["$(x)"], "name": [2, "$(x)"]}, {})
+
+    def test_a_value_that_is_not_quoted_may_stand_within_a_here_document(self):
+        template = Template("cat <<EOF\nlr: {lr}\nname: {name}\nEOF", shell=True)
+        values = {"lr": -1e-05, "name": "adam"}
+        template.check({name: [value] for name, value in values.items()}, {})
+        (filled,) = template.fill(values)
+        printed = subprocess.run(filled, shell=True, capture_output=True, text=True).stdout
+        assert printed == "lr: -1e-05\nname: adam\n"
 
     @pytest.mark.parametrize(
         ("line", "printed"),
@@ -76,12 +85,15 @@ class TestTheTemplate:
             ("cat <<A; cat <<'B'\na\nA\nb\nB\necho {name}", "a\nb\n2\n"),
             ("cat <<-EOF\n\ta\n\tEOF\necho {name}", "a\n2\n"),
             ("echo $((1 << {name}))\necho {name}", "4\n2\n"),
+            ("echo $(( (1 + (1)) << 1 ))\necho {name}", "4\n2\n"),
             ("echo $(((1 + 1) << 1)) \\\n{name}", "4 2\n"),
             ("echo 'a <<EOF' \"<<EOF\" \\<\\<EOF # <<EOF\necho {name}", "a <<EOF <<EOF <<EOF\n2\n"),
         ],
     )
     def test_here_documents_and_shifts_elsewhere_do_no_harm(self, line, printed):
-        (filled,) = Template(line, shell=True).fill({"name": 2})
+        template = Template(line, shell=True)
+        template.check({"name": ["$(x)"]}, {})
+        (filled,) = template.fill({"name": 2})
         assert subprocess.run(filled, shell=True, capture_output=True, text=True).stdout == printed
 
     def test_a_value_behind_three_angles_is_quoted(self):

@@ -225,6 +225,44 @@ def test_a_database_that_cannot_be_read_now_is_left_with_all_that_it_belongs_to(
         assert directory.delete()
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_damaged_table_is_deleted_with_its_search_and_is_nobody_elses_traceback(tmp_path: Path, noted: bool) -> None:
+    directory = SearchDirectory(tmp_path)
+    with directory.locked():
+        begin(directory)
+    database = tmp_path / "search.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode = DELETE")
+    database.write_bytes(database.read_bytes().replace(b"CREATE TABLE studies", b"CREATE T\xff\xfe\xfa studies"))
+    if noted:
+        with directory.locked():
+            assert directory.delete()
+        assert not tmp_path.exists()
+    else:
+        (tmp_path / "search.json").unlink()
+        with pytest.raises(UsageError, match=r"holds search\.db"), directory.locked():
+            pass
+
+
+def test_what_a_kill_left_half_written_is_deleted_too(tmp_path: Path) -> None:
+    """Where the file system has no write-ahead mode."""
+    directory = SearchDirectory(tmp_path)
+    with directory.locked():
+        begin(directory)
+    killed = (
+        "import os, sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute('PRAGMA journal_mode = DELETE')\nc.execute('PRAGMA cache_size = 1')\nc.execute('BEGIN')\n"
+        "c.execute('CREATE TABLE filler (x)')\n"
+        "for _ in range(200): c.execute('INSERT INTO filler VALUES (randomblob(4000))')\nos._exit(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, tmp_path / "search.db"], check=False)
+    assert (tmp_path / "search.db-journal").stat().st_size
+    with directory.locked():
+        assert directory.delete()
+    assert not tmp_path.exists()
+
+
 @pytest.mark.parametrize("before", ["nothing", "file", "folder"])
 @pytest.mark.parametrize("now", ["file", "folder"])
 def test_a_file_or_a_folder_is_set_aside_and_what_was_set_aside_before_is_kept(

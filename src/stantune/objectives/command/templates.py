@@ -87,13 +87,14 @@ class Template:
         self.program = None if shell or any(piece.name is not None for piece in first) else self.plain[0]
         self.first = self.program
         self.written: set[str] = set()
+        self._in_documents: set[str] = set()
         if shell:
             line = _split(self.text)
             self.plain = [word for word in line if "{" not in word]
             self.first = self.plain[0] if self.plain and self.plain[0] == line[0] else None
             self.written = set(_written(self.text))
             _check_quotes(self._words[0])
-            _check_here_documents(self._words[0])
+            self._in_documents = _within_here_documents(self._words[0])
 
     def check(self, parameters: Mapping[str, Sequence[Any]], others: Mapping[str, Any]) -> None:
         """Check the placeholders.
@@ -128,6 +129,7 @@ class Template:
                 values = parameters[piece.name] if piece.name in parameters else [others[piece.name]]
                 for value in values:
                     self._check_form(piece.name, piece.form, value)
+                    self._check_document(piece.name, _shown(value, piece.form))
 
     def _check_form(self, name: str, form: str, value: Any) -> None:
         try:
@@ -137,6 +139,15 @@ class Template:
                 f"the placeholder {{{name}:{form}}} in the command {self.text!r} cannot print {shown(value)}, which "
                 f"{name} may be ({error}); write {{{name}}}, or another form"
             ) from error
+
+    def _check_document(self, name: str, told: str) -> None:
+        """Raise UsageError where a text that is quoted would stand in a here-document, in which a shell expands it."""
+        if name in self._in_documents and shlex.quote(told) != told:
+            raise UsageError(
+                f"the placeholder {{{name}}} stands within a here-document, where a shell expands values and keeps "
+                f"their quotes, and it may be {shown(told)}; write the file with printf '%s\\n' {{{name}}}, or pass it "
+                "as an argument"
+            )
 
     def fill(self, values: Mapping[str, Any]) -> list[str]:
         """Return the arguments; for a shell one, its line. A parameter that has no value becomes an empty text."""
@@ -231,11 +242,12 @@ def _check_quotes(pieces: Sequence[_Piece]) -> None:
             )
 
 
-def _check_here_documents(pieces: Sequence[_Piece]) -> None:
-    """Raise UsageError where a placeholder stands in a here-document: a shell expands what is quoted there, too."""
+def _within_here_documents(pieces: Sequence[_Piece]) -> set[str]:
+    """Return the names of the placeholders that stand within a here-document of a shell's line."""
     text = "".join(piece.text if piece.name is None else piece.text + _PLACE for piece in pieces)
     names = [piece.name for piece in pieces if piece.name is not None]
     begun: list[re.Match[str]] = []
+    found: set[str] = set()
     at = 0
     while token := _HERE.search(text, at):
         at = token.end()
@@ -243,16 +255,15 @@ def _check_here_documents(pieces: Sequence[_Piece]) -> None:
             begun.append(token)
         elif token[0] == "\n":
             for document in begun:
-                # One whose end is not found goes on to that of the line.
                 end = re.escape(re.sub(r"['\"\\]", "", document["end"]))
                 tabs = r"\t*" if document["tabs"] else ""
                 over = re.compile(rf"^{tabs}{end}$\n?", re.MULTILINE).search(text, at)
-                place = text.find(_PLACE, at, over.start() if over else len(text))
-                if place >= 0:
-                    name = names[text.count(_PLACE, 0, place)]
-                    raise UsageError(
-                        f"the placeholder {{{name}}} stands within a here-document, where a shell expands values; "
-                        f"write the file with printf '%s\\n' {{{name}}}, or pass it as an argument"
-                    )
+                if over is None and document["end"][0].isdigit():
+                    # A shift of numbers that was not told from one.
+                    continue
+                until = over.start() if over else len(text)
+                first = text.count(_PLACE, 0, at)
+                found.update(names[first : first + text.count(_PLACE, at, until)])
                 at = over.end() if over else len(text)
             begun = []
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 # How what filelock writes begins, where the file system has no locks; elsewhere it writes nothing.
-_WRITTEN = re.compile(rb"(filelock/|\d+\s)")
+_WRITTEN = re.compile(rb"(filelock/|\d+\n\S+\n)")
 _LONGEST = 64
 
 

@@ -194,7 +194,9 @@ def holds_search(file: Path, study_name: str) -> bool | None:
 
 
 def holds_others(file: Path, study_name: str) -> bool:
-    """Tell whether an SQLite file has studies of other names, as far as it is not damaged; nothing is written.
+    """Tell whether an SQLite file has studies of other names, as far as it is not damaged.
+
+    Nothing is written, but that what a killed process has left half written is taken back.
 
     Raises StoreError where it cannot be read now.
     """

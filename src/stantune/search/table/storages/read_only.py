@@ -9,6 +9,8 @@ from pathlib import Path
 
 # In an SQLite file: the byte that says how it is written to, and its value for write-ahead mode.
 _MODE_AT, _WRITE_AHEAD = 18, 2
+# Of SQLite's error codes the last byte tells the kind.
+_KIND_OF_ERROR = 0xFF
 
 
 def is_closed(file: Path) -> bool:
@@ -37,13 +39,7 @@ def has_studies(file: Path, patience: float) -> bool:
 
     Raises sqlite3.Error where it cannot be read.
     """
-    with closing(connect_read_only(file, patience)) as connection:
-        try:
-            found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'studies'")
-            return found.fetchone() is not None
-        except UnicodeDecodeError as error:
-            # SQLite's own sentence on a damaged table quotes the damaged text.
-            raise sqlite3.DatabaseError("the database is malformed") from error
+    return _finds(file, patience, "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'studies'")
 
 
 def has_search(file: Path, study_name: str, attribute: str, patience: float) -> bool:
@@ -51,22 +47,33 @@ def has_search(file: Path, study_name: str, attribute: str, patience: float) -> 
 
     Raises sqlite3.Error where it cannot be read.
     """
-    with closing(connect_read_only(file, patience)) as connection:
-        found = connection.execute(
-            "SELECT 1 FROM studies JOIN study_user_attributes USING (study_id) WHERE study_name = ? AND key = ?",
-            (study_name, attribute),
-        )
-        return found.fetchone() is not None
+    asked = "SELECT 1 FROM studies JOIN study_user_attributes USING (study_id) WHERE study_name = ? AND key = ?"
+    return _finds(file, patience, asked, study_name, attribute)
 
 
 def has_others(file: Path, study_name: str, patience: float) -> bool:
-    """Tell whether an SQLite file has studies of other names; nothing is written.
+    """Tell whether an SQLite file that is about to be written to has studies of other names.
 
     Raises sqlite3.Error where it cannot be read.
     """
+    asked = "SELECT 1 FROM studies WHERE study_name IS NOT ?"
+    try:
+        return _finds(file, patience, asked, study_name)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _KIND_OF_ERROR != sqlite3.SQLITE_READONLY:
+            raise
+    # A killed process has left half of a write, which has to be taken back before anybody can read.
+    with closing(sqlite3.connect(file, timeout=patience)) as connection:
+        return connection.execute(asked, (study_name,)).fetchone() is not None
+
+
+def _finds(file: Path, patience: float, asked: str, *values: str) -> bool:
     with closing(connect_read_only(file, patience)) as connection:
-        found = connection.execute("SELECT 1 FROM studies WHERE study_name IS NOT ?", (study_name,))
-        return found.fetchone() is not None
+        try:
+            return connection.execute(asked, values).fetchone() is not None
+        except UnicodeDecodeError as error:
+            # SQLite's own sentence on a damaged table quotes the damaged text.
+            raise sqlite3.DatabaseError("the database is malformed") from error
 
 
 def _is_write_ahead(file: Path) -> bool:
