@@ -21,11 +21,11 @@ from typing import Any
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Float
 from stantune.protocols import Conditions, Metric, Place, Prepared, Segment, StopEarly
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, Training
 from stantune.search.propose.sampler import SAMPLERS
 from stantune.search.settings import MODES, SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.progress import Progress
 from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import InProcess

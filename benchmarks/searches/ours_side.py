@@ -12,9 +12,9 @@ from benchmarks.searches.quality_results import EXACT, Found
 from stantune.errors import UsageError
 from stantune.outcome import Outcome
 from stantune.protocols import Place, Segment, StopEarly
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings, default_min_resource
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Ended, Executor, Watch
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Workers

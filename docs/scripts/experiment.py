@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stantune.compare.study.folder import study_in
 from stantune.report.study import StudyTable, study_tables
-from stantune.search.table.directory import STUDY_RESULT
+from stantune.search.directory.directory import STUDY_RESULT
 
 STUDIES = Path(__file__).parents[1] / "study"
 # Heads of columns that are, or are made of, times; "predicted" and "iteration ×" among them.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stantune.cli import output
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 
 Stantune = Callable[..., Any]
 AsWhole = Callable[[dict[str, Any]], None]

@@ -13,9 +13,9 @@ import stantune as st
 from stantune.errors import StantuneError
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Metric, Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.results.result import SearchResult
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 from stantune.tuning.compose import compose
 

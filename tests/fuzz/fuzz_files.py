@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from stantune.compare.comparison import _PLANS, _TRAININGS, threads_of_records
 from stantune.compare.records import Records
 from stantune.errors import StantuneError
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 from stantune.training import checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))

@@ -20,9 +20,9 @@ from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import Problem, Splits, find
 from stantune.images.solving.evaluation import error_percent
 from stantune.protocols import Place
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 from stantune.stan.config import Stan
 from stantune.training.trial import Trial

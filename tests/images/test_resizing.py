@@ -21,9 +21,9 @@ from stantune.images.data import Dataset, Split
 from stantune.images.objective import ProblemObjective
 from stantune.images.resizing import Resize, resized
 from stantune.protocols import Place, Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.stopping import Stop
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.seeds import derive
 from stantune.stan.config import Memo
 from stantune.training.train import run

@@ -22,9 +22,9 @@ import stantune as st
 import stantune.training.train
 from stantune.images.data.splits import Split
 from stantune.images.objective import ProblemObjective
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.stopping import Stop
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.stan.config import Memo
 from stantune.training.trial import Trial
 

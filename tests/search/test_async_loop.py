@@ -17,13 +17,13 @@ from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Categorical, Float
 from stantune.protocols import Segment, StopEarly
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.values import Job, TrialRow, training_of
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Ended, Failure, Watch
 from stantune.space import Space
 

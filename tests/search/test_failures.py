@@ -16,11 +16,11 @@ from numbers_search import Told, table
 from stantune.errors import StantuneError
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.session import HOPELESS
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Ended, Failure, InProcess, Watch
 from stantune.tuning.ask_and_tell import open_search
 

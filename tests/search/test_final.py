@@ -15,11 +15,11 @@ from optuna.storages import RDBStorage
 import stantune as st
 from stantune.errors import UsageError
 from stantune.outcome import Cost
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.operating.trial_report import trial_report
 from stantune.search.plan.standings import ranking
 from stantune.search.results.summary import summarise
 from stantune.search.table.attributes import FINAL
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded
 from stantune.stan.config import Stan

@@ -18,6 +18,7 @@ from stantune.errors import CheckpointError
 from stantune.files import write_whole
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.operating.trial_report import trial_report
 from stantune.search.plan.values import FinalResult
@@ -25,7 +26,6 @@ from stantune.search.results.summary import summarise
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table.attributes import FINAL
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded
 from stantune.search.table.store import Store

@@ -16,12 +16,12 @@ from proposing import Told
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, StopEarly
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.identity import said_alike
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table.attributes import ACCEPTED, IDENTITY
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 
 NUMBERS = Numbers(length=9)

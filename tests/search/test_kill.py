@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.plan.values import TrialRow
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")
 

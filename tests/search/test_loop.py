@@ -15,12 +15,12 @@ import stantune as st
 from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Segment, best_point
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.plan.hyperband import trained_iterations
 from stantune.search.plan.values import Ending, Final, FinalResult, Job, Training, training_of
 from stantune.search.settings import SearchSettings, default_min_resource
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.search.telling.progress import Progress, iterations_left
 from stantune.search.telling.watching import Silent

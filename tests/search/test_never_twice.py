@@ -14,12 +14,12 @@ from stantune.errors import UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Categorical, Float, Integer
 from stantune.protocols import Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.plan.standings import ranking
 from stantune.search.plan.values import setting_key
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.table.store import Store
 from stantune.search.workers.executors import InProcess

@@ -15,6 +15,7 @@ from numbers_objective import Numbers
 from stantune.errors import StoreError, UsageError
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Categorical, Float
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.estimate import seconds_of
 from stantune.search.loop import search
 from stantune.search.operating.status import status_of
@@ -23,7 +24,6 @@ from stantune.search.plan.measured import OpenBracket, costliest
 from stantune.search.plan.values import training_of
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import settings_of
 from stantune.search.telling.progress import iterations_left

@@ -17,11 +17,11 @@ import stantune as st
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Categorical, Float, Integer, Parameter
 from stantune.protocols import Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.workers.executors import InProcess
 from stantune.space import Space

@@ -10,9 +10,9 @@ import stantune as st
 from stantune.objectives.told import ToldObjective
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Metric
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search as run
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import InProcess
 
 SPACE = st.Space({"x": st.Float(-1, 1), "width": st.Categorical((8, 16))})

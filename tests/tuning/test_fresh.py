@@ -12,7 +12,7 @@ import pytest
 import stantune as st
 from stantune.errors import StantuneError
 from stantune.objectives.function.objective import FunctionObjective
-from stantune.search.table import directory
+from stantune.search.directory import directory
 from stantune.search.table.looking.look import look
 from stantune.search.table.storages.opening import sqlite_url
 

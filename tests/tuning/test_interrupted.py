@@ -18,8 +18,8 @@ from another_thread import elsewhere
 
 import stantune as st
 from stantune.process.handlers import HereAlone
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.stopping import Stop, stoppable, stoppable_beside
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from tests.tiny_problem import problem as tiny
 

@@ -17,8 +17,8 @@ from stantune.images.objective import ProblemObjective
 from stantune.process.float32 import ALLOWED
 from stantune.process.runtime import flush_denormals, flushes_denormals, kept_process
 from stantune.process.settings import noted_settings, put_settings, settings_now, unusual_settings
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.stan.config import Memo
 from stantune.tuning.process import noted
 

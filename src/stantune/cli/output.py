@@ -67,7 +67,7 @@ def check_file(option: str, path: Path) -> None:
         raise UsageError(f"{option} {path} cannot be written ({error.strerror}); name another file") from error
     if near:
         # Imported only now, since it loads Optuna.
-        from stantune.search.table.directory import owner_of
+        from stantune.search.directory.directory import owner_of
 
         if (owner := owner_of(path)) is not None:
             raise UsageError(f"{option} {path} is a file of what was searched in {owner}; name another")

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from stantune.protocols import Metric, compared_value
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.plan.finals import contenders, finals_of, that_count, with_substitutes
 from stantune.search.plan.values import Final, FinalResult, TrialRow
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.store import Store
 from stantune.search.workers.executors import Failure
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from stantune.errors import StantuneError
 from stantune.protocols import Objective
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.opening import open_session
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.loggers import Logger
 from stantune.search.telling.watching import Watcher
 from stantune.search.workers.executors import Executor, Failure

@@ -9,11 +9,11 @@ from typing import Any
 
 from stantune.errors import UsageError, words_of
 from stantune.protocols import Objective
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import Recorder
 from stantune.search.plan.finals import that_count
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import Recorder
 from stantune.search.table.store import Store
 from stantune.search.telling.logbook import Logbook
 from stantune.search.telling.loggers import Logger

@@ -11,6 +11,8 @@ from dataclasses import replace
 from stantune.errors import StantuneError, StoreError
 from stantune.outcome import Outcome
 from stantune.protocols import Objective, Segment, compared_value
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import Recorder
 from stantune.search.finalists import Finalists
 from stantune.search.outcomes import taken
 from stantune.search.plan.coordinator import Coordinator
@@ -20,8 +22,6 @@ from stantune.search.plan.values import Final, FinalResult, Job, SegmentFailure,
 from stantune.search.propose.proposals import Proposals
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import Recorder
 from stantune.search.table.store import Store
 from stantune.search.telling.logbook import Logbook
 from stantune.search.telling.progress import Progress

@@ -16,11 +16,11 @@ from stantune.errors import StanWarning, StoreError, UsageError
 from stantune.objectives.returned import ReturnError, metrics_of
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Objective, Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.opening import open_session, plain_identity
 from stantune.search.results.result import SearchResult
 from stantune.search.session import RETRIES, Session
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.start_from import starting_from
 from stantune.search.workers.executors import Failure
 from stantune.space import Space

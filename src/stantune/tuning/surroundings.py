@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from stantune.arguments import shown
 from stantune.errors import StantuneError, UsageError
 from stantune.protocols import Objective
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.results.result import SearchResult
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
 from stantune.search.stopping import Sooner, Stop, enclosing, stoppable, stoppable_beside
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.storages.masking import without_password
 from stantune.search.telling.watching import Watcher

@@ -17,6 +17,8 @@ from stantune.process.alone import alone as in_turn
 from stantune.process.crowding import crowding
 from stantune.protocols import Conditions, Objective, Place, TakesTurns
 from stantune.quantities import parse_bytes, parse_duration
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.log import logging_to
 from stantune.search.loop import search
 from stantune.search.opening import plain_identity
 from stantune.search.plan.finals import CONTINUE
@@ -24,8 +26,6 @@ from stantune.search.propose.sampler import Sampler
 from stantune.search.results.result import SearchResult
 from stantune.search.session import RETRIES
 from stantune.search.stopping import Stop
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.log import logging_to
 from stantune.search.table.start_from import starting_from
 from stantune.search.telling.lines import Lines
 from stantune.search.telling.loggers import Logger

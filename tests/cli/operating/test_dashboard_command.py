@@ -25,8 +25,8 @@ import pytest
 from stantune.outcome import Cost
 from stantune.parameters import Float
 from stantune.protocols import Metric
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.plan.values import FinalResult
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking import dashboard as module
 from stantune.search.table.store import Store
 from stantune.space import Space

@@ -22,11 +22,11 @@ from told import play
 from stantune.outcome import Cost, Outcome
 from stantune.parameters import Categorical
 from stantune.protocols import Metric
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import LastRun
 from stantune.search.opening import open_session
 from stantune.search.operating.told import ExportResult, ListResult, StatusResult, TrialReport
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import LastRun
 from stantune.space import Space
 
 Stantune = Callable[..., Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table.storages.opening import reading
 
 PROBLEM = """

@@ -18,7 +18,7 @@ import pytest
 from stantune.compare.study.contract import StudySummary
 from stantune.compare.study.folder import asked_to_stop, locked
 from stantune.parameters import Float, Integer
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table.looking.look import Seen, look
 from stantune.space import Space
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from states import equal, what_counts
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.training import compiling
 
 TESTS = Path(__file__).parents[2]

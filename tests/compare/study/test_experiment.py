@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stantune.compare.study.folder import study_in, written
-from stantune.search.table.names import STUDY_RESULT
+from stantune.search.directory.names import STUDY_RESULT
 
 DOCS = Path(__file__).parents[3] / "docs"
 KEPT = sorted(file.parent for file in (DOCS / "study").glob(f"*/{STUDY_RESULT}"))

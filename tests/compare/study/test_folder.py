@@ -10,7 +10,7 @@ from kept_locks import keep_locks
 
 from stantune.compare.study.folder import locked
 from stantune.files import whole
-from stantune.search.table.names import STUDY_RESULT
+from stantune.search.directory.names import STUDY_RESULT
 
 
 def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from numbers_objective import LENGTH, Numbers
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages import opening as storage
 from stantune.search.workers.workers import Workers
 

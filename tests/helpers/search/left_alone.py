@@ -11,9 +11,9 @@ from pathlib import Path
 
 from numbers_objective import LENGTH, Numbers
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.workers import Limits, Workers
 
 if __name__ == "__main__":

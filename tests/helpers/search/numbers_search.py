@@ -12,11 +12,11 @@ import pytest
 from numbers_objective import Numbers
 
 from stantune.outcome import Cost
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.plan.values import Final, FinalResult, Training
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.telling.progress import Progress
 from stantune.search.telling.watching import Silent
 from stantune.search.workers.executors import InProcess

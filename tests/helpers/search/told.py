@@ -8,9 +8,9 @@ from numbers_objective import Numbers
 
 from stantune.outcome import Cost, Outcome
 from stantune.protocols import Metric, Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.opening import open_session
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Failure
 
 METRIC = Metric("accuracy", "maximize", "%")

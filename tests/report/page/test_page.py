@@ -19,7 +19,7 @@ from stantune.report.page.contract import ReportNumbers
 from stantune.report.page.page import MARK, _plotly, page
 from stantune.report.page.sections.sentences import sentences
 from stantune.report.page.writing import write_report
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table.store import Store
 
 

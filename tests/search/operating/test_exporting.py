@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial
 from told import play
 
 from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.operating.exporting import copy_study
-from stantune.search.table.directory import SearchDirectory
 
 # Copies a study, and is killed where it comes to one of its methods for the nth time.
 KILLED = """
@@ -25,7 +25,7 @@ import os, sys
 from pathlib import Path
 from optuna.storages import JournalStorage, RDBStorage
 from stantune.search.operating.exporting import copy_study
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 
 path, url, method, left = *sys.argv[1:4], int(sys.argv[4])
 storage = JournalStorage if url.startswith("journal") else RDBStorage

@@ -20,12 +20,12 @@ from told import METRIC, NUMBERS, SETTINGS, outcome, play
 from stantune.errors import StantuneError, UsageError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.opening import open_session
 from stantune.search.operating.exporting import Cell, csv_of, parquet_of, rows_of
 from stantune.search.operating.status import searches_below, status_of
 from stantune.search.operating.trial_report import trial_report
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.workers.executors import Failure
 

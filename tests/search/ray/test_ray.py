@@ -26,10 +26,10 @@ from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find
 from stantune.objectives.choose import find_objective
 from stantune.protocols import Place, Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Executor, InProcess
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits

@@ -13,9 +13,9 @@ import pytest
 from told import play
 
 from stantune.errors import UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.ray.checkpoints import OWNER, RemoteDirectory
 from stantune.search.ray.places import Place
-from stantune.search.table.directory import SearchDirectory
 
 
 @pytest.fixture(params=["path", "file", "memory"])

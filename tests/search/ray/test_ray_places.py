@@ -24,11 +24,11 @@ from stantune.outcome import Outcome
 from stantune.parameters import Float
 from stantune.protocols import Metric, Segment, StopEarly
 from stantune.protocols import Place as Where
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.ray import places as ray_places
 from stantune.search.ray.checkpoints import FetchingOrder, FetchingTrainer
 from stantune.search.ray.places import Place, Sign, signed
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Failure, attempt
 from stantune.search.workers.order import Order
 from stantune.space import Space

@@ -10,8 +10,8 @@ import pytest
 from told import NUMBERS, SETTINGS, outcome, play
 
 from stantune.errors import UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.opening import open_session
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 
 

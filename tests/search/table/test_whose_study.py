@@ -19,9 +19,9 @@ from optuna.storages import RDBStorage
 from told import SETTINGS, play
 
 from stantune.errors import StoreError, UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.operating.exporting import copy_study
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 
 

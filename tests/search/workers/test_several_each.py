@@ -16,9 +16,9 @@ from numbers_search import SETTINGS, Told, costless, run, table, trained
 from stantune.errors import DataError, StantuneError
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.state import SearchState
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.executors import Ended, EndedBeside, Failure, InProcess, Watch
 from stantune.search.workers.workers import Limits, Workers
 from stantune.testing import check_executor

@@ -20,9 +20,9 @@ from numbers_objective import LEFT_SECONDS, Numbers
 from stantune.images.objective import ProblemObjective
 from stantune.images.problem.built_in import find
 from stantune.protocols import Place, Segment
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.loop import search
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers import workers as workers_module
 from stantune.search.workers.executors import Failure, InProcess
 from stantune.search.workers.order import Order

@@ -19,7 +19,7 @@ def delete(directory: Directory, yes: Yes = False, storage: Storage = None, debu
 
     Other files in the directory stay.
     """
-    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.directory.directory import SearchDirectory
     from stantune.search.table.storages.masking import without_password
 
     there = SearchDirectory.begun(directory, storage)

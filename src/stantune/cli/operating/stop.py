@@ -46,8 +46,8 @@ def _stop_study(console: Console, folder: Path) -> None:
 
 
 def _stop_search(console: Console, directory: Path, storage: str | None) -> None:
-    from stantune.search.table.directory import SearchDirectory
-    from stantune.search.table.last_run import LastRun
+    from stantune.search.directory.directory import SearchDirectory
+    from stantune.search.directory.last_run import LastRun
 
     there = SearchDirectory.begun(directory, storage)
     if not there.in_use():

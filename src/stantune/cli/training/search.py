@@ -22,9 +22,9 @@ from stantune.errors import StantuneError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from stantune.search.directory.directory import SearchDirectory
     from stantune.search.plan.values import Training
     from stantune.search.results.result import SearchResult
-    from stantune.search.table.directory import SearchDirectory
     from stantune.search.telling.progress import Progress
     from stantune.search.telling.watching import Watcher
 
@@ -149,8 +149,8 @@ def search(
     say_loading("PyTorch and the problem", json)
     from stantune.quantities import parse_duration
     from stantune.report.text import show_search
+    from stantune.search.directory.directory import SearchDirectory
     from stantune.search.stopping import stoppable
-    from stantune.search.table.directory import SearchDirectory
     from stantune.search.telling.notes import without_winner
     from stantune.tuning.tune import path_of, tune
 
@@ -273,7 +273,7 @@ def _say_what_is_missing(found: SearchResult, interrupted: bool, seconds: float 
 
 def _confirm(path: Path, storage: str | None, yes: bool) -> None:
     """Ask whether a search is to be deleted, unless there is none, or --yes says so; raises where it is not."""
-    from stantune.search.table.directory import SearchDirectory
+    from stantune.search.directory.directory import SearchDirectory
 
     if yes or not SearchDirectory(path, storage).may_hold_search():
         return

@@ -15,12 +15,12 @@ from stantune.compare.study.contract import StudiedProblem, StudiedSearch, Study
 from stantune.compare.study.numbers import searched, summary_of, waiting
 from stantune.errors import StantuneError, UsageError
 from stantune.files import read_json, write_whole
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.locking import is_locked
+from stantune.search.directory.names import STUDY_RESULT
 from stantune.search.operating.status import status_of
 from stantune.search.operating.told import StatusResult
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.locking import is_locked
 from stantune.search.table.looking.look import look
-from stantune.search.table.names import STUDY_RESULT
 
 if TYPE_CHECKING:
     # It loads PyTorch, which those who only look do without.

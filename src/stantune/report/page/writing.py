@@ -17,9 +17,9 @@ from stantune.report.page.numbers import report_numbers, search_numbers
 from stantune.report.page.page import MARK, page
 from stantune.report.page.sections.profiled import check_all_used, profile_for, read_profile
 from stantune.report.page.sections.searched import entries_of_result, entries_of_table
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import LastRun
 from stantune.search.results.summary import summarise
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import LastRun
 from stantune.search.table.looking.look import look
 from stantune.search.table.looking.recorded import recorded
 

@@ -15,13 +15,13 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.plan.coordinator import rungs
 from stantune.search.plan.standings import status
 from stantune.search.propose.sampling import optuna_quiet
 from stantune.search.results.columns import metric_columns
 from stantune.search.results.summary import cost_seconds
 from stantune.search.table.attributes import COPYING
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import Seen
 from stantune.search.table.storages.messages import one_sentence
 from stantune.search.table.storages.opening import connect, mend, reading, release

@@ -17,10 +17,10 @@ from stantune.errors import StantuneError, UsageError
 from stantune.files import delete
 from stantune.outcome import Outcome
 from stantune.protocols import Segment, StopEarly, Trainer
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.names import TRAINED
 from stantune.search.plan.finals import SUBSTITUTES, ranks_in
 from stantune.search.ray.places import SIGN, Place
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.names import TRAINED
 from stantune.texts import one_line
 
 # By which a search is known at a URL: a file there, and its name in the search's own note.

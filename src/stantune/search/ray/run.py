@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from stantune.protocols import Trainer
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.ray.checkpoints import FetchingOrder, RemoteDirectory
 from stantune.search.ray.cluster import Cluster, Share
 from stantune.search.ray.executor import RayExecutor
 from stantune.search.ray.places import signed
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.workers.order import Order
 from stantune.search.workers.workers import Limits
 

@@ -1,1 +1,1 @@
-"""The trial table and the directory that a search is kept in."""
+"""The trial table."""

@@ -11,12 +11,12 @@ from typing import Any
 from stantune.arguments import shown
 from stantune.errors import UsageError
 from stantune.protocols import Objective
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.plan.values import WarmStart
 from stantune.search.propose.given import fixed_values, past_of
 from stantune.search.propose.warm_start import warm_start
 from stantune.search.settings import SearchSettings
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 
 
 def starting_from(

@@ -14,8 +14,8 @@ from sound_table import NAME, at, fresh_copy, opened
 
 from stantune.errors import StoreError
 from stantune.outcome import Cost, Outcome
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.plan.values import FinalResult
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sound_table import NAME, at, fresh_copy, use
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 
 # What SQLite keeps of each kind, and what no program of ours or Optuna's writes there.

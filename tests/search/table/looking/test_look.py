@@ -13,16 +13,16 @@ from told import METRIC, NUMBERS, SETTINGS, play
 
 from stantune.errors import StantuneError, UsageError
 from stantune.files import write_whole
+from stantune.search.directory import last_run as last_run_module
+from stantune.search.directory import log as log_module
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import LastRun
+from stantune.search.directory.log import logging_to
 from stantune.search.opening import open_session
 from stantune.search.plan.finals import winner_of
 from stantune.search.plan.measured import Choices
 from stantune.search.plan.standings import ranking
 from stantune.search.settings import SearchSettings
-from stantune.search.table import last_run as last_run_module
-from stantune.search.table import log as log_module
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import LastRun
-from stantune.search.table.log import logging_to
 from stantune.search.table.looking.look import look
 
 

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy
 
 from stantune.errors import StantuneError, StoreError, UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.masking import discreet, without_password, without_secrets
 
 # All have SECRET in them where a password stands, is meant to stand, or may stand.

@@ -16,8 +16,8 @@ import pytest
 from stantune.errors import StantuneError, UsageError
 from stantune.parameters import Float
 from stantune.protocols import Metric
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.looking.look import look
 from stantune.search.table.store import Store
 from stantune.space import Space

@@ -18,10 +18,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 
 from stantune.errors import StoreError, UsageError
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.operating.exporting import copy_study
 from stantune.search.plan.hyperband import plan
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages import opening as storage
 from stantune.search.table.storages import retry
 from stantune.search.table.storages.opening import sqlite_url

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table import studies
-from stantune.search.table.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks")

@@ -7,8 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.settings import SearchSettings
-from stantune.search.table.directory import SearchDirectory
 
 # STAN's fields and what they are by default: the class itself comes with PyTorch, which a page does without.
 _STAN: dict[str, Any] = {

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from stantune.errors import StantuneError, UsageError
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table.looking.readable import Readable
 from stantune.search.table.storages.opening import reading
 

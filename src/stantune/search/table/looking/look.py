@@ -11,6 +11,8 @@ from typing import Any, Literal
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.outcome import Cost, total
 from stantune.protocols import Metric
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import LastRun
 from stantune.search.plan import finals
 from stantune.search.plan.coordinator import ready_jobs
 from stantune.search.plan.hyperband import Bracket
@@ -18,8 +20,6 @@ from stantune.search.plan.measured import Choices
 from stantune.search.plan.plans import plan_of
 from stantune.search.plan.values import FinalResult, TrialRow
 from stantune.search.table.attributes import BEFORE, BRACKET, IDENTITY, METRIC_NAMES
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import LastRun
 from stantune.search.table.rows import finals_of, row_of
 from stantune.search.table.storages.messages import damaged_sentence, one_sentence
 from stantune.search.table.storages.opening import reading, without_password

@@ -18,7 +18,7 @@ from kept_locks import keep_locks
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.parameters import Float
 from stantune.protocols import Metric
-from stantune.search.table.directory import SearchDirectory
+from stantune.search.directory.directory import SearchDirectory
 from stantune.search.table.storages.opening import sqlite_url
 from stantune.search.table.store import Store
 from stantune.space import Space
@@ -300,7 +300,7 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     directory = SearchDirectory(tmp_path)
     directory.make_room(directory.checkpoint(0))
     directory.checkpoint(0).write_bytes(b"x")
-    monkeypatch.setattr("stantune.search.table.directory.write_whole", full)
+    monkeypatch.setattr("stantune.search.directory.directory.write_whole", full)
     monkeypatch.setattr(Path, "mkdir", full)
     said = r"cannot be written \(No space left on device\); make room"
     with pytest.raises(StantuneError, match=f"final.pt {said}"):
@@ -424,7 +424,7 @@ def test_a_note_that_is_none_is_one_sentence(note: str | None, tmp_path: Path) -
 
 
 def test_another_thread_may_close_what_one_has_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keep_locks(monkeypatch, "stantune.search.table.directory")
+    keep_locks(monkeypatch, "stantune.search.directory.directory")
     for _ in range(2):
         opened = SearchDirectory(tmp_path).locked()
         with ThreadPoolExecutor(1) as one:

@@ -16,13 +16,13 @@ from filelock import FileLock, Timeout
 
 from stantune.errors import StantuneError, StoreError, UsageError
 from stantune.files import delete, write_whole
+from stantune.search.directory.claiming import begun_before_notes, occupied
+from stantune.search.directory.locking import is_locked, is_others
+from stantune.search.directory.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
+from stantune.search.directory.note import Note, unwritten
 from stantune.search.plan.finals import best_weights_of, ranks_in, weights_of
 from stantune.search.plan.values import Final, Job
 from stantune.search.table import studies
-from stantune.search.table.claiming import begun_before_notes, occupied
-from stantune.search.table.locking import is_locked, is_others
-from stantune.search.table.names import ASIDE, DATABASE, LOCK, LOG, LOGGED, LOGS, NOTE, PART, STUDY_RESULT, TRAINED
-from stantune.search.table.note import Note, unwritten
 from stantune.search.table.storages.masking import without_password
 from stantune.search.table.storages.opening import holds_others, holds_search, located, same_place, sqlite_url
 from stantune.texts import encodable, one_line

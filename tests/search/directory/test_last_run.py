@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from told import play
 
+from stantune.search.directory.directory import SearchDirectory
+from stantune.search.directory.last_run import LastRun
 from stantune.search.operating.status import status_of
-from stantune.search.table.directory import SearchDirectory
-from stantune.search.table.last_run import LastRun
 from stantune.search.table.looking.look import look
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from stantune.errors import UsageError
-from stantune.search.table.names import DATABASE, LOGS, STUDY_RESULT, TRAINED
+from stantune.search.directory.names import DATABASE, LOGS, STUDY_RESULT, TRAINED
 from stantune.search.table.storages.opening import holds_search, holds_studies
 
 
