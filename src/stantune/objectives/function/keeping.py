@@ -266,7 +266,7 @@ class Keeper:
         return None
 
     def save_measured(self, held: Held) -> None:
-        """Have the checkpoint of a training that is over hold what is kept now, which was measured.
+        """Have the checkpoint of a training that is over hold `held`, which was measured.
 
         A function may change it after its last step, to the best weights or to means. Whoever does the segment again
         begins with what that step left, as before, and comes to the same.

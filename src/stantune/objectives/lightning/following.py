@@ -136,4 +136,5 @@ def fingerprint(module: Any) -> str:
 
 
 def follower(package: ModuleType, fit: Fit, began: float) -> Any:
+    """Return a callback of a package's kind that follows a fit, which began at `began` by time.perf_counter."""
     return type("Follower", (_Follower, package.Callback), {})(fit, began)

@@ -214,7 +214,7 @@ class LightningTrainer:
         self._said = False
 
     def train(self, segment: Segment, stop_early: StopEarly, watch: Callable[[int], None]) -> Outcome:
-        """See objective.Trainer.
+        """See protocols.Trainer.
 
         Raises:
             MetricError: the monitored metric was not logged.

@@ -189,7 +189,7 @@ class SearchDirectory:
         return file.parent == self.path.resolve() and bool(ours)
 
     def is_marked(self) -> bool:
-        """Tell whether there is a file here that only a search writes."""
+        """Tell whether a search may have been begun here: there is a note, or a database, whoever made it."""
         return self._note.file.exists() or (self.path / DATABASE).exists()
 
     def may_hold_search(self) -> bool:
